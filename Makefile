@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint types bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[models,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m sim demo --out demo-out
+
+test: $(VENV)/.installed lint types
+	$(BIN)/python -m pytest -m 'not slow' -n 2 -q
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow -q
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/sim_speed.py
+
+clean:
+	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,146 @@
+"""The words that policies, traces and both drivers speak.
+
+Shapes use the letters of the paper: `L` MoE layers, `J` routed experts per layer, `K` experts per token, `h` hidden
+size, `B` requests in the batch, `T` tokens in the iteration. Layers and experts count from 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int: TypeAlias = NDArray[np.integer]
+Float: TypeAlias = NDArray[np.floating]
+Bool: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes of a Mixture-of-Experts model that routing and costs depend on.
+
+    `shared_ffn` is the total width of the shared experts of a layer (never offloaded), 0 without any;
+    `weight_bytes` is the size of one parameter in memory.
+    """
+
+    name: str
+    layers: int
+    experts: int
+    top_k: int
+    hidden: int
+    expert_ffn: int
+    shared_ffn: int = 0
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    weight_bytes: float = 2.0
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one routed expert: three matrices of hidden × FFN."""
+        return round(3 * self.hidden * self.expert_ffn * self.weight_bytes)
+
+    @property
+    def total_experts(self) -> int:
+        """L·J."""
+        return self.layers * self.experts
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """All forward passes of one request: a row per token, `N` rows in the order of computation.
+
+    Iteration 0 is the prefill and each later one a decode step; a recording without prefill starts at iteration 1.
+    """
+
+    request: int
+    source: str
+    iteration: Int  # [N] int32
+    position: Int  # [N] int32, place of the token in its sequence
+    token: Int  # [N] int32
+    gate: Float  # [N, L, J] float16, softmax over all experts (or the router's normalised scores)
+    experts: Int  # [N, L, K] int16, experts really executed, in the router's order
+    embedding: Float | None = None  # [N, h] float16, output of the embedding layer
+    lookahead: dict[int, Float] = field(default_factory=dict)  # distance d -> [N, L, J]: router l+d at layer l's input
+
+
+class History(Protocol):
+    """Requests that were served before: what a policy may learn from at its start."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[RecordedRequest]: ...
+
+
+class Future(Protocol):
+    """What the requests to come will demand, for policies that ask for it: oracles.
+
+    It is known per request, in the order of service, never which requests will share a batch.
+    """
+
+    @property
+    def requests(self) -> Sequence[int]:
+        """Request ids in the order of service."""
+        ...
+
+    def demands(self, request: int) -> Bool:
+        """`[iterations, L, J]`: which experts each iteration of the request executes."""
+        ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """One iteration of the requests that run together."""
+
+    iteration: int  # counts from 0 over the whole run
+    request: Int  # [B] ids
+    row: Int  # [T] which of the B requests each token belongs to
+    prefill: Bool  # [B]
+    token: Int  # [T]
+    embedding: Float | None  # [T, h] output of the embedding layer, float32
+
+
+@dataclass(slots=True)
+class Gate:
+    """What the router of one layer said."""
+
+    layer: int
+    probs: Float  # [T, J] float32, softmax over all experts
+    experts: Int  # [T, K] experts really executed: not always the top-k of probs
+    lookahead: dict[int, Float] = field(default_factory=dict)  # {distance: [T, J]}
+
+
+@dataclass(slots=True)
+class Prefetch:
+    """A wish to have `experts` of `layer` on their GPUs; it replaces what was pending for that layer.
+
+    For a layer that the running iteration has already gated it means the next iteration.
+    """
+
+    layer: int
+    experts: Sequence[int]  # distinct
+    weights: Sequence[float]  # non-negative and finite, one per expert; eq. 10 divides them by the distance
+
+
+@dataclass(slots=True)
+class Search:
+    """A piece of predictor work that takes time beside inference; data, so that it can be logged and replayed.
+
+    `rows` queries are compared with stored vectors of `dims` numbers each; `entries` is how many are stored.
+    """
+
+    kind: str  # "semantic", "trajectory" or "update"
+    layer: int  # the layer after which it was issued; -1 before the first
+    rows: int
+    dims: int
+    entries: int
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search found, for each of its `R` rows."""
+
+    index: Int  # [R] the best entry of the store, -1 where the store is empty
+    score: Float  # [R] its cosine similarity

@@ -1,0 +1,1 @@
+"""Routing traces of Mixture-of-Experts models: capture, format, conversion."""
