@@ -122,6 +122,7 @@ class Prefetch:
     layer: int
     experts: Sequence[int]  # distinct
     weights: Sequence[float]  # non-negative and finite, one per expert; eq. 10 divides them by the distance
+    belief: Float | None = None  # [J] the predicted distribution; without it, the weights stand for it
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Search:
     """
 
     kind: str  # "semantic", "trajectory" or "update"
-    layer: int  # the layer after which it was issued; -1 before the first
+    layer: int  # the layer whose gate it follows; -1 before the first
     rows: int
     dims: int
     entries: int
@@ -142,5 +143,30 @@ class Search:
 class Found:
     """What a search found, for each of its `R` rows."""
 
-    index: Int  # [R] the best entry of the store, -1 where the store is empty
+    index: Int  # [R] the best entry of the store
     score: Float  # [R] its cosine similarity
+
+
+@dataclass(slots=True)
+class Demand:
+    """What one (iteration, layer) event found: each of its distinct experts is a hit, late or a miss."""
+
+    layer: int
+    hits: list[int]
+    late: list[int]
+    misses: list[int]
+    waves: int  # 1, unless a GPU has fewer slots than the layer needs there
+
+
+@dataclass(slots=True)
+class Copy:
+    """One chunk to move over the link of a GPU into one of its slots."""
+
+    gpu: int
+    layer: int
+    expert: int
+    chunk: int
+    bytes: int
+    slot: int
+    victim: int  # layer * J + expert of what was dropped for it, -1 if nothing was
+    demanded: bool

@@ -1,0 +1,183 @@
+"""What a policy is: a prefetcher, an evictor and four choices; and the table of named policies.
+
+A new policy is one class in one file and one line in `NAMED`. Packages outside register theirs through the entry
+point group `finemoe_lab.policies`; the form of both is `module:function`, and the function returns a `Policy`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.errors import UserError, unknown
+from policies.types import Batch, Float, Found, Future, Gate, History, ModelShape, Prefetch, Search
+
+NAMED = {
+    "finemoe": "policies.finemoe:finemoe",
+    "lru": "policies.classic:lru",
+    "no-offload": "policies.classic:no_offload",
+    "oracle": "policies.oracle:oracle",
+}
+PLUG_INS = "finemoe_lab.policies"
+
+
+def items(array: NDArray[np.float64]) -> "memoryview[float]":
+    """The items of an array, flat: single ones are read and written much faster here than through numpy."""
+    return cast("memoryview[float]", array.reshape(-1).data)
+
+
+class Prefetcher:
+    """Says which experts should be on their way; as it stands it prefetches nothing.
+
+    It sees only what a real run would show it at that moment. Oracles ask for the future in `requires`.
+    """
+
+    requires: frozenset[str] = frozenset()  # of {"embedding", "lookahead", "future"}
+    block = 0  # iterations that `predict_block` takes at once; 0: it is not offered
+    note = ""  # what a reader of the results must know of this run
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Train on the history, fill the store; called once before the first iteration."""
+
+    def on_request_start(self, request: int) -> None:
+        """A request begins."""
+
+    def on_request_end(self, request: int) -> None:
+        """A request has its last token."""
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
+        """An iteration begins: its tokens and embeddings are known, no layer has run."""
+        return ()
+
+    def on_layer(self, batch: Batch, layer: int) -> Iterable[Prefetch | Search]:
+        """A layer begins, before its attention."""
+        return ()
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
+        """The router of a layer has spoken."""
+        return ()
+
+    def search(self, search: Search) -> Found:
+        """Answer a search on the state at the moment when it was issued."""
+        raise AssertionError(f"{type(self).__name__} issues searches but does not answer them")
+
+    def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
+        """A search has ended; `layer_now` is the last gated layer, L when its iteration is over."""
+        return ()
+
+    def on_batch_end(self, batch: Batch, maps: Float) -> Iterable[Search]:
+        """An iteration has ended: learn from `maps` `[T, L, J]`; the updates returned are charged as searches."""
+        return ()
+
+    def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
+        """Prepare the answers for iterations to come (`maps`: a `[T, L, J]` each); only a simulator can call this.
+
+        It must equal the callbacks, and an answer may depend only on what its moment has seen.
+        """
+
+
+class Evictor:
+    """Keeps a score per expert; the smallest is dropped first. As it stands all are worth the same."""
+
+    requires: frozenset[str] = frozenset()  # of {"future"}
+    distinct = False  # whether any two experts that were used have different scores, so that no ties need breaking
+    scores: NDArray[np.float64]  # [L·J], finite or -inf, kept up to date
+    experts: int  # J
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """Set up for a model; called once before the first iteration."""
+        self.experts = model.experts
+        self.scores = np.zeros(model.total_experts)
+
+    def on_batch(self, batch: Batch) -> None:
+        """An iteration begins."""
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """An (iteration, layer) event demands these experts."""
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """An expert has arrived."""
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """An expert has been dropped."""
+
+    def believe(self, layer: int, probs: Float) -> None:
+        """A prediction `[J]` for a layer was made; it replaces the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A prefetcher, an evictor and the choices that a driver must know."""
+
+    prefetcher: Prefetcher
+    evictor: Evictor
+    blocking_prediction: bool = False  # experts are computed only when the searches issued so far have ended
+    blocking_prefetch: bool = False  # a layer starts only when all that is planned for it has arrived
+    compute_on_arrival: bool = True  # experts are computed as they arrive, not when all have
+    chunk_bytes: int | None = None  # a copy can be pre-empted between chunks; None: one chunk per expert
+    preloaded: bool = False  # every expert has a slot and is there from the start
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the policy needs to be told: of {"embedding", "lookahead", "future"}."""
+        return self.prefetcher.requires | self.evictor.requires
+
+
+def policy_names() -> list[str]:
+    """All names that `make_policy` knows, in alphabetical order."""
+    return sorted({*NAMED, *entry_points(group=PLUG_INS).names})
+
+
+def make_policy(spec: str) -> Policy:
+    """A fresh policy from `NAME` or `NAME,setting=value,…`, for example `finemoe,prefetch_distance=6`.
+
+    An unknown name or setting is a `UserError` that offers the nearest.
+    """
+    name, *words = spec.split(",")
+    factory = _factory(name)
+    known = inspect.signature(factory).parameters
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"policy {spec!r}: {word!r} is not of the form setting=value")
+        if key not in known:
+            raise (
+                unknown(f"setting of policy {name}", key, known)
+                if known
+                else UserError(f"policy {name} has no settings, so not {key!r} either")
+            )
+        settings[key] = _parse(value, known[key].default, f"policy {spec!r}: {key}")
+    return factory(**settings)
+
+
+def _factory(name: str) -> Callable[..., Policy]:
+    if name in NAMED:
+        module, _, function = NAMED[name].partition(":")
+        factory: Callable[..., Policy] = getattr(import_module(module), function)
+        return factory
+    plug_ins = entry_points(group=PLUG_INS)
+    if name not in plug_ins.names:
+        raise unknown("policy", name, policy_names())
+    loaded: Callable[..., Policy] = plug_ins[name].load()
+    return loaded
+
+
+def _parse(text: str, default: object, where: str) -> object:
+    """`text` as a value of the type of `default`."""
+    kind = type(default)
+    assert kind in (bool, int, float, str)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value: object = kind(text)
+        return value
+    except (KeyError, ValueError):
+        raise UserError(f"{where}: {text!r} is not a {kind.__name__}") from None

@@ -1,0 +1,44 @@
+"""The decision log: every call on the cache with its answer, as a row.
+
+Two drivers that decide alike write the same log, so it is what they are compared by.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from policies.cache import ExpertCache
+
+Row = tuple[float, str, int, int, list[int], str]
+
+
+class DecisionLog:
+    """Collects rows of `COLUMNS`; -1 stands where a call names no GPU or no layer."""
+
+    COLUMNS = ("time_s", "call", "gpu", "layer", "experts", "answer")
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
+        """Note one call."""
+        if call == "begin_iteration":
+            self._add(now_s, call, -1, -1, given.request.tolist(), f"iteration {given.iteration}")
+        elif call == "demand":
+            layer, experts = given
+            told = f"hits {answer.hits} late {answer.late} misses {answer.misses} waves {answer.waves}"
+            self._add(now_s, call, -1, layer, experts, told)
+        elif call == "release":
+            self._add(now_s, call, -1, given[0], given[1], "")
+        elif call == "plan":
+            self._add(now_s, call, -1, given.layer, given.experts, f"weights {list(given.weights)}")
+        elif call == "next_copy" and answer is None:
+            stalled = cache.stalled >> given & 1
+            self._add(now_s, call, given, -1, [], "no slot" if stalled else "nothing")
+        elif call == "next_copy":
+            told = f"chunk {answer.chunk} slot {answer.slot} victim {answer.victim} demanded {answer.demanded}"
+            self._add(now_s, call, given, answer.layer, [answer.expert], told)
+        else:
+            self._add(now_s, call, given.gpu, given.layer, [given.expert], "complete" if answer else "in part")
+
+    def _add(self, now_s: float, call: str, gpu: int, layer: int, experts: Sequence[int], answer: str) -> None:
+        self.rows.append((now_s, call, gpu, layer, list(experts), answer))
