@@ -1,0 +1,23 @@
+"""`python -m sim COMMAND`: simulate policies on traces."""
+
+import sys
+from collections.abc import Sequence
+
+from traces.commands import Command, call
+
+COMMANDS = {
+    "run": Command(
+        "sim.run",
+        "compare policies on a trace",
+        "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --as mixtral-8x7b",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and answer its exit status."""
+    return call("sim", "Simulate offloading policies on routing traces.", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Which requests run together, and what each iteration of theirs demands."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from policies.types import Batch, Float, Int, RecordedRequest
+
+Array = TypeVar("Array", Float, Int)
+
+
+@dataclass(slots=True)
+class Step:
+    """One iteration as the trace recorded it."""
+
+    batch: Batch
+    maps: Float  # [T, L, J] float32
+    experts: Int  # [T, L, K] as executed
+    lookahead: dict[int, Float]  # {distance: [T, L, J]}
+    demands: list[list[int]]  # per layer the distinct experts, in rising order
+    loads: list[list[int]] | None  # per layer the tokens of each of them; None: one token each
+    context: int  # cached positions of all requests after this iteration
+    attended: int  # (token, position) pairs
+    starting: Sequence[int]  # requests whose first iteration this is
+    ending: Sequence[int]  # requests whose last iteration this is
+
+
+def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[Step]:
+    """The paper's offline runs: requests in order, `size` at a time, each group until its last request has ended."""
+    pending = iter(requests)
+    number = 0
+    while group := [_Replay(recorded) for recorded in islice(pending, size)]:
+        running = group
+        step = 0
+        while running:
+            yield _step(number, step, running)
+            number += 1
+            step += 1
+            running = [replay for replay in running if step < replay.steps]
+
+
+class _Replay:
+    """A request's rows, cut into iterations."""
+
+    def __init__(self, recorded: RecordedRequest) -> None:
+        self.recorded = recorded
+        self.maps = recorded.gate.astype(np.float32)
+        self.embedding = None if recorded.embedding is None else recorded.embedding.astype(np.float32)
+        self.starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1)).tolist()
+        self.starts.append(len(recorded.token))
+        self.steps = len(self.starts) - 1
+        self.has_prefill = bool(recorded.iteration[0] == 0)
+        self.demands = np.sort(recorded.experts, axis=2).tolist()  # right where an iteration has one token
+
+    def rows(self, step: int) -> slice:
+        return slice(self.starts[step], self.starts[step + 1])
+
+
+def _step(number: int, step: int, running: Sequence[_Replay]) -> Step:
+    rows = [replay.rows(step) for replay in running]
+    counts = [each.stop - each.start for each in rows]
+    pairs = list(zip(running, rows, strict=True))
+
+    embedded = all(replay.embedding is not None for replay in running)
+    batch = Batch(
+        iteration=number,
+        request=np.array([replay.recorded.request for replay in running]),
+        row=np.repeat(np.arange(len(running)), counts),
+        prefill=np.array([replay.has_prefill and step == 0 for replay in running]),
+        token=_join([replay.recorded.token[each] for replay, each in pairs]),
+        embedding=_join([r.embedding[each] for r, each in pairs if r.embedding is not None]) if embedded else None,
+    )
+    maps = _join([replay.maps[each] for replay, each in pairs])
+    experts = _join([replay.recorded.experts[each] for replay, each in pairs])
+    if len(experts) == 1:
+        demands, loads = running[0].demands[rows[0].start], None
+    else:
+        demands, loads = _distinct(experts, maps.shape[2])
+    positions = [replay.recorded.position[each] + 1 for replay, each in pairs]
+    return Step(
+        batch=batch,
+        maps=maps,
+        experts=experts,
+        lookahead={
+            distance: _join([replay.recorded.lookahead[distance][each] for replay, each in pairs])
+            for distance in running[0].recorded.lookahead
+        },
+        demands=demands,
+        loads=loads,
+        context=sum(int(each[-1]) for each in positions),
+        attended=sum(int(each.sum()) for each in positions),
+        starting=[replay.recorded.request for replay in running] if step == 0 else (),
+        ending=[replay.recorded.request for replay in running if replay.steps == step + 1],
+    )
+
+
+def _join(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _distinct(experts: Int, total: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Per layer, from `[T, L, K]`: the distinct experts in rising order, and how many tokens each serves."""
+    layers = experts.shape[1]
+    flat = experts + np.arange(layers)[:, None] * total
+    tokens = np.bincount(flat.ravel(), minlength=layers * total).reshape(layers, total)
+    demands = [np.flatnonzero(row).tolist() for row in tokens]
+    return demands, [row[row > 0].tolist() for row in tokens]

@@ -1,0 +1,330 @@
+"""The SimPy driver: lets modelled time pass between the decisions of a policy.
+
+Every link, the running layer and every search are callbacks on events that are scheduled again and again; processes and
+resources would cost ten times more. A layer that finds all its experts on the GPUs needs one event.
+
+    iteration:  layer 0 | layer 1 | … | layer L−1 | head
+    layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import simpy
+from simpy.events import NORMAL
+
+from policies.base import Policy, Prefetcher
+from policies.cache import ExpertCache
+from policies.types import Batch, Copy, Found, Gate, Prefetch, Search
+from sim.batching import Step
+from sim.cost import CostModel
+from sim.recorder import Recorder
+
+
+class _Event(simpy.Event):
+    """An event that calls one function and can be scheduled again once it has happened."""
+
+    def __init__(self, env: simpy.Environment, call: Callable[..., None]) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        self._call = [call]
+        self._schedule = env.schedule
+
+    def after(self, delay_s: float) -> None:
+        """Happen so many seconds from now."""
+        self.callbacks = self._call
+        self._schedule(self, NORMAL, delay_s)
+
+
+class _LinkEvent(_Event):
+    """The arrival of the chunk that a link carries."""
+
+    copy: Copy
+
+
+class _SearchEvent(_Event):
+    """The end of a search."""
+
+    batch: Batch
+    asked: Search
+    found: Found
+
+
+class _ComputedEvent(_Event):
+    """The end of one expert's computation, where the layer runs in waves."""
+
+    expert: int
+
+
+class Engine:
+    """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
+
+    def __init__(
+        self, *, policy: Policy, cache: ExpertCache, cost: CostModel, steps: Iterator[Step], recorder: Recorder
+    ) -> None:
+        self._policy = policy
+        self._prefetcher = policy.prefetcher
+        self._cache = cache
+        self._cost = cost
+        self._steps = steps
+        self._ahead: deque[Step] = deque()
+        self._recorder = recorder
+        self._env = simpy.Environment()
+        self._over = self._env.event()
+
+        kind = type(policy.prefetcher)
+        self._tell_gate = kind.on_gate is not Prefetcher.on_gate
+        self._layer_needs_event = policy.blocking_prefetch or kind.on_layer is not Prefetcher.on_layer
+        self._layer_event = _Event(self._env, self._layer_begins)
+        self._gate_event = _Event(self._env, self._gated)
+        self._end_event = _Event(self._env, self._iteration_ends)
+        self._expiry_event = _Event(self._env, self._pins_expire)
+        self._links = [_LinkEvent(self._env, self._copied) for _ in cache.devices]
+        self._spare_searches: list[_SearchEvent] = []
+        self._spare_computed: list[_ComputedEvent] = []
+
+        self._home = cache.home
+        self._idle = (1 << len(cache.devices)) - 1  # links, a bit each
+        self._searcher_free_s = 0.0
+        self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
+        self._one_token_s = cost.expert_s(1)
+        self._held_back = False  # the layer waits for its prefetches
+        self._missing: set[int] = set()  # experts of the running layer that are still on their way
+        self._uncomputed = 0  # experts of a layer that runs in waves
+        self._expiry_s = 0.0  # when the pins of the last gated layer end
+        self._expiry_scheduled = False
+
+    def run(self) -> float:
+        """Replay all steps; the answer is the makespan in seconds."""
+        if self._begin_iteration():
+            self._env.run(self._over)
+        return self._env.now
+
+    # ---- iterations ----------------------------------------------------------------------------------------------
+
+    def _begin_iteration(self) -> bool:
+        """Begin the next step now; False if there is none."""
+        step = self._next_step()
+        if step is None:
+            return False
+        now_s = self._env.now
+        batch = step.batch
+        self._step, self._batch = step, batch
+        self._start_s, self._wait_s = now_s, 0.0
+        tokens = len(batch.token)
+        self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
+        self._exchange_s = self._cost.exchange_s(tokens)
+        self._layer = 0
+        for request in step.starting:
+            self._prefetcher.on_request_start(request)
+        self._cache.begin_iteration(batch, now_s)
+        self._act(self._prefetcher.on_batch(batch))
+        self._wake_links()
+        self._schedule_layer(0.0)
+        return True
+
+    def _next_step(self) -> Step | None:
+        if not self._ahead:
+            block = self._prefetcher.block
+            self._ahead.extend(islice(self._steps, max(1, block)))
+            if block and self._ahead:
+                self._prefetcher.predict_block(*zip(*((step.batch, step.maps) for step in self._ahead), strict=True))
+        return self._ahead.popleft() if self._ahead else None
+
+    def _iteration_ends(self, event: _Event) -> None:
+        step, now_s = self._step, self._env.now
+        self._recorder.iteration(step, self._start_s, now_s, self._wait_s, self._cache.counts)
+        for update in self._prefetcher.on_batch_end(step.batch, step.maps):
+            self._charge(update)
+        for request in step.ending:
+            self._prefetcher.on_request_end(request)
+        if not self._begin_iteration():
+            self._over.succeed()
+
+    # ---- layers --------------------------------------------------------------------------------------------------
+
+    def _schedule_layer(self, delay_s: float) -> None:
+        if self._layer_needs_event:
+            self._layer_event.after(delay_s)
+        else:
+            self._gate_event.after(delay_s + self._dense_s)
+
+    def _layer_begins(self, event: _Event) -> None:
+        self._act(self._prefetcher.on_layer(self._batch, self._layer))
+        self._held_back, self._held_since_s = True, self._env.now
+        self._wake_links()
+        self._let_through()
+
+    def _let_through(self) -> None:
+        """Start a layer that is held back, unless the policy wants its prefetches to arrive first."""
+        if self._policy.blocking_prefetch and self._cache.waits_for(self._layer):
+            return
+        self._held_back = False
+        self._wait_s += self._env.now - self._held_since_s
+        self._gate_event.after(self._dense_s)
+
+    def _gated(self, event: _Event) -> None:
+        """The router has spoken: demand its experts, predict, and compute what is there."""
+        now_s = self._env.now
+        layer, step, cache = self._layer, self._step, self._cache
+        self._experts = experts = step.demands[layer]
+        demand = cache.demand(layer, experts, now_s)
+        if self._tell_gate:
+            lookahead = {distance: probs[:, layer] for distance, probs in step.lookahead.items()}
+            gate = Gate(layer, step.maps[:, layer], step.experts[:, layer], lookahead)
+            self._act(self._prefetcher.on_gate(step.batch, gate))
+        if step.loads is not None:
+            self._seconds = dict(zip(experts, map(self._cost.expert_s, step.loads[layer]), strict=True))
+        work_s = self._work_s(experts)
+        self._ready_s = now_s + work_s
+        start_s = max(now_s, self._searcher_free_s) if self._policy.blocking_prediction else now_s
+        self._uncomputed = len(experts) if demand.waves > 1 else 0
+        if demand.misses or demand.late or self._uncomputed:
+            self._missing.update(demand.late, demand.misses)
+            self._busy_s = [start_s] * len(cache.devices)
+            if self._policy.compute_on_arrival or self._uncomputed:
+                for expert in demand.hits:
+                    self._compute(expert, now_s)
+        else:
+            self._experts_done(start_s + work_s, now_s)
+        if cache.wake:
+            self._wake_links()
+
+    def _work_s(self, experts: list[int]) -> float:
+        """Seconds until the busiest GPU has computed these experts of the running layer."""
+        home, first = self._home, self._layer * self._cache.model.experts
+        if self._step.loads is None:
+            counts = [0] * len(self._links)
+            for expert in experts:
+                counts[home[first + expert]] += 1
+            return max(counts) * self._one_token_s
+        work_s = [0.0] * len(self._links)
+        for expert in experts:
+            work_s[home[first + expert]] += self._seconds[expert]
+        return max(work_s)
+
+    def _compute(self, expert: int, now_s: float) -> None:
+        """Let the expert's GPU compute it next."""
+        gpu = self._home[self._layer * self._cache.model.experts + expert]
+        busy_s = self._busy_s[gpu]
+        end_s = busy_s if busy_s > now_s else now_s
+        end_s += self._one_token_s if self._step.loads is None else self._seconds[expert]
+        self._busy_s[gpu] = end_s
+        if self._uncomputed:
+            event = self._spare_computed.pop() if self._spare_computed else _ComputedEvent(self._env, self._computed)
+            event.expert = expert
+            event.after(end_s - now_s)
+
+    def _computed(self, event: _ComputedEvent) -> None:
+        """An expert of a layer that runs in waves is done with its slot."""
+        self._spare_computed.append(event)
+        self._uncomputed -= 1
+        if self._uncomputed:
+            self._cache.release(self._layer, [event.expert], self._env.now, self._env.now)
+        else:
+            self._experts_done(self._env.now, self._env.now)
+        self._wake_links()
+
+    def _arrived(self, expert: int, now_s: float) -> None:
+        """An expert that the running layer misses is there."""
+        self._missing.remove(expert)
+        if self._policy.compute_on_arrival or self._uncomputed:
+            self._compute(expert, now_s)
+        if not self._missing and not self._uncomputed:
+            if not self._policy.compute_on_arrival:
+                for each in self._experts:
+                    self._compute(each, now_s)
+            self._experts_done(max(self._busy_s), now_s)
+
+    def _experts_done(self, end_s: float, now_s: float) -> None:
+        """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
+        self._wait_s += end_s - self._ready_s
+        self._expiry_s = end_s
+        self._cache.release(self._layer, self._experts, end_s, now_s)
+        self._layer += 1
+        if self._layer < self._cache.model.layers:
+            self._schedule_layer(end_s + self._exchange_s - now_s)
+        else:
+            rows = len(self._batch.request)
+            self._end_event.after(end_s + self._exchange_s + self._cost.head_s(rows) - now_s)
+
+    # ---- links ---------------------------------------------------------------------------------------------------
+
+    def _wake_links(self) -> None:
+        """Let every idle link that may have work ask for it."""
+        cache = self._cache
+        ready = cache.wake & self._idle
+        cache.wake = 0
+        now_s = self._env.now
+        while ready:
+            bit = ready & -ready
+            ready ^= bit
+            link = self._links[bit.bit_length() - 1]
+            copy = cache.next_copy(bit.bit_length() - 1, now_s)
+            if copy is not None:
+                self._idle ^= bit
+                link.copy = copy
+                link.after(self._copy_s[copy.bytes])
+        if cache.stalled:
+            self._watch_expiry()
+
+    def _copied(self, event: _LinkEvent) -> None:
+        """A chunk has arrived."""
+        cache, copy, now_s = self._cache, event.copy, self._env.now
+        complete = cache.copied(copy, now_s)
+        following = cache.next_copy(copy.gpu, now_s)
+        if following is not None:
+            event.copy = following
+            event.after(self._copy_s[following.bytes])
+        else:
+            self._idle |= 1 << copy.gpu
+        if complete:
+            if copy.expert in self._missing and copy.layer == cache.layer_now:
+                self._arrived(copy.expert, now_s)
+            if self._held_back:
+                self._let_through()
+        if cache.stalled:
+            self._watch_expiry()
+
+    def _watch_expiry(self) -> None:
+        """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""
+        delay_s = self._expiry_s - self._env.now
+        if delay_s > 0 and not self._expiry_scheduled:
+            self._expiry_scheduled = True
+            self._expiry_event.after(delay_s)
+
+    def _pins_expire(self, event: _Event) -> None:
+        self._expiry_scheduled = False
+        self._cache.wake = -1
+        self._wake_links()
+
+    # ---- predictions ---------------------------------------------------------------------------------------------
+
+    def _act(self, actions: Iterable[Prefetch | Search]) -> None:
+        now_s = self._env.now
+        for action in actions:
+            if isinstance(action, Prefetch):
+                self._cache.plan(action, now_s)
+                continue
+            event = self._spare_searches.pop() if self._spare_searches else _SearchEvent(self._env, self._found)
+            event.batch, event.asked, event.found = self._batch, action, self._prefetcher.search(action)
+            event.after(self._charge(action) - now_s)
+
+    def _charge(self, search: Search) -> float:
+        """Searches are served one at a time, first come, first served; the answer is when this one will have ended."""
+        self._searcher_free_s = max(self._searcher_free_s, self._env.now) + self._cost.search_s(search)
+        return self._searcher_free_s
+
+    def _found(self, event: _SearchEvent) -> None:
+        """A search has ended; what it says about layers that have been gated meanwhile comes too late."""
+        cache, now_s = self._cache, self._env.now
+        layer_now = cache.layer_now if event.batch is self._batch else cache.model.layers
+        for prefetch in self._prefetcher.on_found(event.batch, layer_now, event.asked, event.found):
+            cache.plan(prefetch, now_s)
+        self._spare_searches.append(event)
+        if cache.wake:
+            self._wake_links()
+        if self._held_back:
+            self._let_through()

@@ -1,0 +1,163 @@
+"""`python -m sim run`: compare policies on a trace."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from policies.base import policy_names
+from policies.errors import UserError
+from policies.types import RecordedRequest
+from sim import results
+from sim.hardware import PRESETS, preset
+from sim.simulation import Run, Setting, needed_columns, simulate, simulated_as, slots_for
+from traces.models import PUBLISHED, published
+from traces.reader import RecordedFuture, Requests, Trace
+
+RESIDENT = "no-offload"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="a NAME.trace folder")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        required=True,
+        metavar="NAME[,setting=value…]",
+        help=f"may be given several times; one of {', '.join(policy_names())}",
+    )
+    parser.add_argument(
+        "--hardware", default="rtx3090x6", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: %(default)s)"
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--cache-experts", type=int, metavar="N", help="experts that all GPUs together can hold")
+    size.add_argument(
+        "--cache-share", type=float, metavar="X", help="the same as a share of all experts (default: 0.25)"
+    )
+    size.add_argument("--cache-gb", type=float, metavar="GB", help="the same in gigabytes (1e9 bytes), rounded down")
+    parser.add_argument(
+        "--as",
+        dest="as_model",
+        metavar="MODEL",
+        help="simulate the sizes of a published model with the traced routing; "
+        f"one of {', '.join(PUBLISHED)}; experts per layer and top-k must agree",
+    )
+    parser.add_argument(
+        "--train-split",
+        type=float,
+        default=0.7,
+        metavar="X",
+        help="share of the requests that policies may learn from; the others are simulated (default: %(default)s)",
+    )
+    parser.add_argument("--requests", type=int, metavar="N", help="simulate only the first N of them")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="B", help="requests that run together (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and of policies (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write tidy Parquet results into a new folder")
+    parser.add_argument(
+        "--detail",
+        choices=results.DETAILS,
+        default="iterations",
+        help="the finest rows to write; events is the decision log (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a list on stdout, an object per policy")
+    parser.add_argument(
+        "--check", action="store_true", help="hold the invariants of the cache after every call; slower"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Simulate, print the table or the JSON, write the results."""
+    trace = Trace.open(args.trace)
+    hardware = preset(args.hardware)
+    model = simulated_as(trace.shape, published(args.as_model)) if args.as_model else trace.shape
+    share = 0.25 if args.cache_share is None else args.cache_share
+    setting = Setting(
+        model=model,
+        hardware=hardware,
+        cache_experts=slots_for(model, experts=args.cache_experts, share=share, gb=args.cache_gb),
+        batch_size=args.batch_size,
+        seed=args.seed,
+        check=args.check,
+        log=args.detail == "events",
+    )
+    if args.out and args.out.exists():
+        raise UserError(f"{args.out} exists already; choose another --out or remove it")
+    needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
+    runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
+    summaries = [results.summarise(each, resident) for each in runs]
+    if args.out:
+        results.write(args.out, runs, summaries, describe(trace, setting, args.train_split), args.detail)
+    if args.json:
+        print(json.dumps(summaries, indent=2))
+    else:
+        print(heading(trace, setting, len(resident.requests)))
+        print()
+        print(results.table(summaries))
+        for note in sorted({f"{each.policy}: {each.note}" for each in runs if each.note}):
+            print(f"\n{note}")
+
+
+def compare(
+    trace: Trace, policies: Sequence[str], setting: Setting, train_share: float, limit: int | None = None
+) -> tuple[list[Run], Run]:
+    """A run per policy on the requests that are not learned from, and the run with every expert resident."""
+    if not 0 <= train_share < 1:
+        raise UserError(f"--train-split {train_share}: it is a share from 0 to below 1")
+    train, test = trace.split(train_share, np.random.default_rng(setting.seed))
+    test = test[:limit]
+    if not test:
+        raise UserError(
+            f"{trace.path}: with --train-split {train_share} none of {len(trace)} requests is left to simulate"
+        )
+    history, future = Requests(trace, train), RecordedFuture(trace, test)
+    runs: dict[str, Run] = {}
+    for policy in dict.fromkeys([*policies, RESIDENT]):
+        progress = tqdm(total=len(test), desc=policy, unit="request", disable=None, leave=False)
+        with progress:
+            runs[policy] = simulate(policy, setting, _told(trace, test, progress), history=history, future=future)
+    return [runs[policy] for policy in dict.fromkeys(policies)], runs[RESIDENT]
+
+
+def describe(trace: Trace, setting: Setting, train_share: float) -> dict[str, Any]:
+    """Everything that the results depend on."""
+    model, hardware = setting.model, setting.hardware
+    return {
+        "simulated": True,
+        "trace": trace.path.name,
+        "trace_kind": trace.meta.kind,
+        "trace_model": trace.shape.name,
+        "trace_digest": trace.digest,
+        "train_split": train_share,
+        "model": {name: getattr(model, name) for name in model.__slots__},
+        "hardware": hardware.name,
+        "gpus": hardware.gpus,
+        "cache_experts": setting.cache_experts,
+        "batch_size": setting.batch_size,
+        "seed": setting.seed,
+    }
+
+
+def heading(trace: Trace, setting: Setting, requests: int) -> str:
+    """Two lines that say what the times stand for."""
+    model, hardware = setting.model, setting.hardware
+    kind = "SYNTHETIC" if trace.meta.kind == "synthetic" else trace.meta.kind
+    total = model.total_experts
+    return (
+        f"Simulated, not measured: {requests} requests of {trace.path.name} ({kind}, routing of {trace.shape.name}) "
+        f"with the sizes of {model.name}\n"
+        f"on {hardware.name} ({hardware.gpus} × {hardware.gpu.name}); the GPUs hold {setting.cache_experts} of {total} "
+        f"experts ({setting.cache_experts / total:.0%}), {setting.cache_experts * model.expert_bytes / 1e9:.2f} GB"
+    )
+
+
+def _told(trace: Trace, requests: Sequence[int], progress: "tqdm[Any]") -> Iterator[RecordedRequest]:
+    for recorded in trace.iter(requests):
+        yield recorded
+        progress.update()

@@ -1,0 +1,139 @@
+"""One run: a policy, a model, a machine and a cache size, over the requests of a trace."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from policies.base import make_policy
+from policies.cache import ExpertCache
+from policies.decision_log import DecisionLog
+from policies.errors import UserError
+from policies.invariants import InvariantChecker
+from policies.observe import ObservedCache, Observer
+from policies.placement import split_slots
+from policies.residency import Counts
+from policies.types import Future, History, ModelShape, RecordedRequest
+from sim.batching import fixed_batches
+from sim.cost import CostModel
+from sim.engine import Engine
+from sim.hardware import Hardware
+from sim.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the runs of a comparison have in common."""
+
+    model: ModelShape
+    hardware: Hardware
+    cache_experts: int  # slots of all GPUs together
+    batch_size: int = 1
+    seed: int = 0
+    check: bool = False  # hold the invariants of the cache after every call
+    log: bool = False  # keep the decision log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What came out of one run."""
+
+    policy: str
+    setting: Setting
+    iterations: pd.DataFrame
+    requests: pd.DataFrame
+    counts: Counts
+    makespan_s: float
+    expert_slots: int  # of the cache; all experts for a policy that keeps them resident
+    note: str  # what a reader must know of it
+    log: DecisionLog | None
+
+
+def simulate(
+    spec: str,
+    setting: Setting,
+    requests: Iterable[RecordedRequest],
+    *,
+    history: History | None = None,
+    future: Future | None = None,
+) -> Run:
+    """Replay `requests` under the policy that `spec` names (see `make_policy`).
+
+    Whatever is random draws from one generator seeded with `setting.seed`, so a run does not depend on those beside it.
+    """
+    policy = make_policy(spec)
+    if setting.batch_size < 1:
+        raise UserError(f"batch size {setting.batch_size}: at least 1 request is needed")
+    model, gpus = setting.model, setting.hardware.gpus
+    slots = split_slots(model, model.total_experts if policy.preloaded else setting.cache_experts, gpus)
+    if "future" in policy.requires and future is None:
+        raise UserError(f"policy {spec} needs to be told the future")
+    policy.evictor.start(model, future)
+    policy.prefetcher.start(model, history, future, np.random.default_rng(setting.seed))
+
+    log = DecisionLog() if setting.log else None
+    observers: list[Observer] = [log] if log else []
+    if setting.check:
+        observers.append(InvariantChecker(preloaded=model.total_experts if policy.preloaded else 0))
+    if observers:
+        cache: ExpertCache = ObservedCache(
+            model, policy.evictor, slots=slots, chunk_bytes=policy.chunk_bytes, observers=observers
+        )
+    else:
+        cache = ExpertCache(model, policy.evictor, slots=slots, chunk_bytes=policy.chunk_bytes)
+    if policy.preloaded:
+        cache.preload()
+    recorder = Recorder()
+    makespan_s = Engine(
+        policy=policy,
+        cache=cache,
+        cost=CostModel(model, setting.hardware),
+        steps=fixed_batches(requests, setting.batch_size),
+        recorder=recorder,
+    ).run()
+    return Run(
+        policy=spec,
+        setting=setting,
+        iterations=recorder.iterations(),
+        requests=recorder.requests(),
+        counts=cache.counts,
+        makespan_s=makespan_s,
+        expert_slots=sum(slots),
+        note=policy.prefetcher.note,
+        log=log,
+    )
+
+
+def simulated_as(traced: ModelShape, published: ModelShape) -> ModelShape:
+    """The traced model with the sizes of a published one; experts per layer and top-k must agree, layers stay."""
+    if (traced.experts, traced.top_k) != (published.experts, published.top_k):
+        raise UserError(
+            f"--as {published.name}: it has top-{published.top_k} of {published.experts} experts, "
+            f"the trace of {traced.name} has top-{traced.top_k} of {traced.experts}"
+        )
+    if traced.layers == published.layers:
+        return published
+    return replace(published, name=f"{published.name} layers × {traced.layers}", layers=traced.layers)
+
+
+def slots_for(model: ModelShape, *, experts: int | None, share: float | None, gb: float | None) -> int:
+    """Slots of all GPUs together, from a number of experts, a share of L·J, or gigabytes (1e9 bytes), rounded down."""
+    if experts is not None:
+        return experts
+    if gb is not None:
+        return min(int(gb * 1e9 // model.expert_bytes), model.total_experts)
+    assert share is not None
+    if not 0 < share <= 1:
+        raise UserError(f"--cache-share {share}: it is a share of all experts, above 0 and at most 1")
+    return int(share * model.total_experts)
+
+
+def needed_columns(specs: Sequence[str], *, embedding: bool, lookahead: Sequence[int], where: str) -> None:
+    """A `UserError` that names the column if a policy needs one that the trace `where` does not have."""
+    for spec in specs:
+        requires = make_policy(spec).requires
+        if "embedding" in requires and not embedding:
+            raise UserError(f"policy {spec} needs embeddings.parquet, which {where} does not have")
+        if "lookahead" in requires and not lookahead:
+            raise UserError(f"policy {spec} needs a column lookahead_1, which {where} does not have")
