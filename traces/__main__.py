@@ -1,0 +1,30 @@
+"""`python -m traces COMMAND`: collect, look at, check and convert traces."""
+
+import sys
+from collections.abc import Sequence
+
+from traces.commands import Command, call
+
+COMMANDS = {
+    "collect": Command(
+        "traces.collect_cli",
+        "run a HuggingFace MoE model on prompts and record its gates",
+        "collect pocket --prompts prompts.jsonl --max-new-tokens 64 --out pocket.trace",
+    ),
+    "info": Command("traces.info", "show what is in a trace", "info NAME.trace"),
+    "check": Command("traces.check", "verify every hash and every row of a trace", "check NAME.trace"),
+    "convert": Command(
+        "traces.convert",
+        "bring other people's traces into our format",
+        "convert npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status."""
+    return call("traces", "Collect, look at, check and convert traces of MoE routing.", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
