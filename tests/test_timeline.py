@@ -1,0 +1,147 @@
+"""A timeline worked out by hand: the whole simulator against paper and pencil, to the microsecond."""
+
+import pytest
+from builders import US, HandCost, request_of, scripted, shape
+
+from policies.classic import LeastRecentlyUsed
+from policies.decision_log import DecisionLog
+from policies.invariants import InvariantChecker
+from policies.observe import ObservedCache
+from policies.types import Prefetch
+from sim.batching import fixed_batches
+from sim.engine import Engine
+from sim.recorder import Recorder
+
+A, B = 0, 1  # layers
+
+
+def run(model, policy, requests, *, slots, cost, chunk_bytes=None, batch_size=1):
+    policy.evictor.start(model, None)
+    log = DecisionLog()
+    cache = ObservedCache(
+        model, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[log, InvariantChecker()]
+    )
+    recorder = Recorder()
+    engine = Engine(
+        policy=policy, cache=cache, cost=cost, steps=fixed_batches(requests, batch_size), recorder=recorder
+    )
+    engine.run()
+    return recorder, cache.counts, log
+
+
+def copies(log):
+    """(start in µs, layer, expert, chunk, victim) of each chunk."""
+    answer = []
+    for time_s, call, _, layer, experts, told in log.rows:
+        if call == "next_copy" and layer >= 0:
+            words = told.split()
+            answer.append((round(time_s / US, 3), layer, experts[0], int(words[1]), int(words[5])))
+    return answer
+
+
+def test_two_layers_four_experts_two_slots_one_link():
+    """A chunk takes 10 µs, an expert has two; attention and router take 5 µs, an expert 4 µs. a = layer 0, b = layer 1.
+
+    Prefill, two tokens, cold: layer a needs a0, a1, a2 with two slots, so it runs in WAVES.
+        5 gate a      a0 5-25, computed 25-29
+                      a1 25-45, computed 45-49
+                      a2 45-65 EVICTS a0, which is done; computed 65-69
+       74 gate b      b0 74-94 evicts a1 (least recently used), computed 94-98
+                      b2 94-114 evicts a2, computed 114-118: the first token
+    Decode, one token, from 118. The plan says a0 (0.9, distance 1) and b1 (0.8, distance 2): a0 goes first.
+      118             a0 118-128, first chunk, evicts b0
+      123 gate a      a0 is LATE: it is PROMOTED, its second chunk follows 128-138, computed 138-142; a1 is missed:
+                      138-158 evicts b2, computed 158-162
+      158             b1 finds both slots pinned and waits for the end of the layer
+      162             b1 162-172, first chunk, evicts a0
+      167 gate b      needs b0 and b2, not b1
+      172             b1 is PRE-EMPTED between its chunks; b0 172-192 evicts a1, computed 192-196
+      192             b2 needs a slot: b0 is pinned, so the paused b1 is CANCELLED; 192-212, computed 212-216
+    """
+    model = shape()
+    request = request_of(
+        [
+            [[0, 1], [0, 2]],
+            [[1, 2], [0, 2]],
+            [[0, 1], [0, 2]],
+        ],
+        model,
+        prefill_tokens=2,
+    )
+    plan = {(1, -1): [Prefetch(A, [0], [0.9]), Prefetch(B, [1], [0.8])]}
+    recorder, counts, log = run(
+        model, scripted(plan, LeastRecentlyUsed()), [request], slots=[2], cost=HandCost(), chunk_bytes=12
+    )
+
+    a0, a1, a2, b0, b2 = 0, 1, 2, 4, 6
+    assert copies(log) == [
+        (5, A, 0, 0, -1),
+        (15, A, 0, 1, -1),
+        (25, A, 1, 0, -1),
+        (35, A, 1, 1, -1),
+        (45, A, 2, 0, a0),
+        (55, A, 2, 1, -1),
+        (74, B, 0, 0, a1),
+        (84, B, 0, 1, -1),
+        (94, B, 2, 0, a2),
+        (104, B, 2, 1, -1),
+        (118, A, 0, 0, b0),
+        (128, A, 0, 1, -1),
+        (138, A, 1, 0, b2),
+        (148, A, 1, 1, -1),
+        (162, B, 1, 0, a0),
+        (172, B, 0, 0, a1),
+        (182, B, 0, 1, -1),
+        (192, B, 2, 0, -1),
+        (202, B, 2, 1, -1),
+    ]
+    times = recorder.requests().iloc[0]
+    assert times["ttft_s"] == pytest.approx(118 * US, abs=1e-12)
+    assert times["tpot_s"] == pytest.approx(98 * US, abs=1e-12)
+    assert (counts.hits, counts.late, counts.misses) == (0, 1, 8)
+    assert (counts.prefetched, counts.promoted, counts.cancelled) == (2, 1, 1)
+    assert counts.bytes == 19 * 12
+    assert recorder.iterations()["misses"].tolist() == [5, 3]
+
+
+def test_a_wave_waits_for_the_slot_of_the_wave_before():
+    """One slot, two tokens with an expert each: 5-15 first copy, computed 15-19, only then the second, 19-29, done at 33."""
+    model = shape(layers=1, experts=2, top_k=1)
+    request = request_of([[[0]], [[1]]], model, prefill_tokens=2)
+    recorder, counts, log = run(model, scripted({}, LeastRecentlyUsed()), [request], slots=[1], cost=HandCost())
+    assert copies(log) == [(5, 0, 0, 0, -1), (19, 0, 1, 0, 0)]
+    assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(33 * US, abs=1e-12)
+    assert counts.misses == 2
+
+
+def test_gpus_copy_and_compute_in_parallel_and_then_exchange():
+    """Two GPUs, an expert each: both copies 5-15, both computed 15-19, 3 µs to exchange."""
+    model = shape(layers=1, experts=2, top_k=2)
+    request = request_of([[[0, 1]]], model)
+    cost = HandCost(exchange_s=3 * US)
+    recorder, _, log = run(model, scripted({}, LeastRecentlyUsed()), [request], slots=[1, 1], cost=cost)
+    assert [start for start, *_ in copies(log)] == [5, 5]
+    assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(22 * US, abs=1e-12)
+
+
+def test_experts_that_wait_for_all_are_computed_after_the_last_arrival():
+    """Copies end at 15 and 25. On arrival: 15-19 and 25-29. Otherwise both from 25: 33."""
+    model = shape(layers=1, experts=2, top_k=2)
+    request = request_of([[[0, 1]]], model)
+    ends = []
+    for on_arrival in (True, False):
+        policy = scripted({}, LeastRecentlyUsed(), compute_on_arrival=on_arrival)
+        recorder, _, _ = run(model, policy, [request], slots=[2], cost=HandCost())
+        ends.append(round(recorder.iterations()["end_s"].iloc[0] / US, 6))
+    assert ends == [29, 33]
+
+
+def test_a_blocking_prefetch_holds_back_its_layer():
+    """The plan for layer 0 is issued at 0: copies 0-10 and 10-20, then attention until 25, experts until 33."""
+    model = shape(layers=1, experts=2, top_k=2)
+    request = request_of([[[0, 1]]], model)
+    policy = scripted({(0, -1): [Prefetch(0, [0, 1], [0.6, 0.4])]}, LeastRecentlyUsed(), blocking_prefetch=True)
+    recorder, counts, _ = run(model, policy, [request], slots=[2], cost=HandCost())
+    assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(33 * US, abs=1e-12)
+    assert (counts.hits, counts.misses, counts.useful) == (2, 0, 2)
+    assert recorder.iterations()["wait_s"].iloc[0] == pytest.approx(20 * US, abs=1e-12)
