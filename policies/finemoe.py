@@ -63,6 +63,8 @@ class ExpertMapPrefetcher(Prefetcher):
         _one_of("fill", self.fill, "random", "redundancy")
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
+        if self.capacity < 1:
+            raise UserError(f"finemoe: capacity {self.capacity}: the store needs room for at least 1 map")
         self._model = model
         self._store: ExpertMapStore | None = None
         self._trajectory: Trajectory | None = None

@@ -12,6 +12,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from policies.cache import ExpertCache
 from policies.residency import ABSENT, RESIDENT
 
@@ -25,17 +27,21 @@ class InvariantError(AssertionError):
 def check_slots(cache: ExpertCache) -> None:
     """Invariant 1."""
     residency = cache.residency
+    present = np.frombuffer(bytes(residency.where), np.uint8) != ABSENT
+    home, slot = np.array(cache.home)[present], np.array(residency.slot)[present]
     for device in cache.devices:
-        held = [
-            residency.slot[x] for x, gpu in enumerate(cache.home) if gpu == device.gpu and residency.where[x] != ABSENT
-        ]
-        _hold(len(set(held)) == len(held) <= device.slots, 1, f"GPU {device.gpu}: slots {sorted(held)}")
+        held = slot[home == device.gpu]
+        _hold(
+            len(np.unique(held)) == len(held) <= device.slots and bool((held < device.slots).all()),
+            1,
+            f"GPU {device.gpu} with {device.slots} slots holds experts in slots {sorted(held.tolist())}",
+        )
 
 
 def check_copies(cache: ExpertCache, preloaded: int) -> None:
     """Invariants 2 and 7."""
     residency, counts = cache.residency, cache.counts
-    present = sum(state != ABSENT for state in residency.where)
+    present = len(residency.where) - residency.where.count(ABSENT)
     gone = counts.evictions + counts.cancelled
     _hold(
         counts.copies + preloaded == gone + present,
@@ -44,9 +50,9 @@ def check_copies(cache: ExpertCache, preloaded: int) -> None:
     )
     ended = counts.useful + counts.promoted + counts.wasted + counts.cancelled
     _hold(
-        counts.prefetched == ended + sum(residency.unused),
+        counts.prefetched == ended + residency.unused.count(1),
         7,
-        f"{counts.prefetched} prefetched, {ended} ended and {sum(residency.unused)} unused",
+        f"{counts.prefetched} prefetched, {ended} ended and {residency.unused.count(1)} unused",
     )
 
 
@@ -68,7 +74,9 @@ class InvariantChecker:
             return
         _hold(now_s >= self._now_s - CLOCK_TOLERANCE_S, 6, f"{call} at {now_s} s after {self._now_s} s")
         self._now_s = max(self._now_s, now_s)
-        if call == "demand":
+        if call == "begin_iteration":
+            check_slots(cache)
+        elif call == "demand":
             self._demanded(cache, given[0], given[1])
         elif call == "copied":
             self._arrived(cache, given)
@@ -81,7 +89,6 @@ class InvariantChecker:
         counts = cache.counts
         counted = counts.hits + counts.late + counts.misses
         _hold(counted == self._demands, 4, f"{counted} counted, {self._demands} demanded")
-        check_slots(cache)
         check_copies(cache, self._preloaded)
 
     def _released(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:

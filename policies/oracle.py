@@ -15,7 +15,8 @@ class Belady(Evictor):
     """Drop what is demanded again last; told the future of every request.
 
     Exact when requests are served one after the other in the order of the future: no on-demand policy misses less. In a
-    batch the nearest use by any of its requests counts, each at its own pace, which makes it an estimate.
+    batch the nearest use by any of its requests counts, and what they leave unused is thought to be next used by the
+    requests after them, one at a time: an estimate.
     """
 
     requires = frozenset({"future"})
@@ -44,17 +45,19 @@ class Belady(Evictor):
         requests = batch.request.tolist()
         for ended in self._next_use.keys() - set(requests):
             del self._next_use[ended]
-        now, later = [], []
+        now, later, left = [], [], []
         for request in requests:
             if request not in self._next_use:
                 self._next_use[request] = self._table(request)
                 self._done[request] = 0
-            step = self._done[request]
+            table, step = self._next_use[request], self._done[request]
             self._done[request] = step + 1
-            now.append(self._next_use[request][step] - step)
-            later.append(self._next_use[request][step + 1] - step)
-        self._use_later = -(np.min(later, axis=0) * self._layers + self._layer)
-        self.scores[:] = -(np.min(now, axis=0) * self._layers + self._layer)
+            now.append(table[step] - step)
+            later.append(table[step + 1] - step)
+            left.append(len(table) - 1 - step)
+        beyond = max(left) + self._after[max(self._order[request] for request in requests)]
+        self._use_later = -(np.minimum(np.min(later, axis=0), beyond) * self._layers + self._layer)
+        self.scores[:] = -(np.minimum(np.min(now, axis=0), beyond) * self._layers + self._layer)
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """This iteration's use has happened; the next one counts from here."""
@@ -63,10 +66,10 @@ class Belady(Evictor):
             self.scores[x] = self._use_later[x]
 
     def _table(self, request: int) -> NDArray[np.float64]:
-        """`[iterations + 1, L·J]`: the first iteration, from each one on, that demands the expert."""
+        """`[iterations + 1, L·J]`: the first iteration of the request, from each one on, that demands the expert."""
         demands = self._future.demands(request).reshape(-1, len(self.scores))
         table = np.empty((len(demands) + 1, len(self.scores)))
-        table[-1] = len(demands) + self._after[self._order[request]]
+        table[-1] = _NEVER
         for step in range(len(demands) - 1, -1, -1):
             table[step] = np.where(demands[step], step, table[step + 1])
         return table

@@ -27,8 +27,6 @@ class ExpertMapStore:
     def __init__(
         self, layers: int, experts: int, *, capacity: int, prefetch_distance: int, hidden: int | None = None
     ) -> None:
-        if capacity < 1:
-            raise UserError(f"store capacity {capacity}: at least 1 map is needed")
         self.capacity = capacity
         self.count = 0
         self._layers, self._experts = layers, experts

@@ -28,7 +28,8 @@ def request_of(
 ) -> RecordedRequest:
     """A request from the experts of each token and layer, `[tokens][L][K]`.
 
-    The first `prefill_tokens` tokens are its prefill. Gates give most to the first executed expert; an `rng` blurs them.
+    The first `prefill_tokens` tokens are its prefill. Gates give most to the first executed expert; an `rng` blurs
+    them.
     """
     experts = np.array(demands, np.int16)
     tokens = len(experts)
@@ -69,9 +70,7 @@ def random_requests(
             if tokens and rng.random() < 0.4:
                 fresh[0] = tokens[-1][0]
             tokens.append(fresh)
-        answer.append(
-            request_of(tokens, model, number=number, prefill_tokens=prefill_tokens, rng=rng, hidden=hidden)
-        )
+        answer.append(request_of(tokens, model, number=number, prefill_tokens=prefill_tokens, rng=rng, hidden=hidden))
     return answer
 
 

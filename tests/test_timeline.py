@@ -22,9 +22,7 @@ def run(model, policy, requests, *, slots, cost, chunk_bytes=None, batch_size=1)
         model, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[log, InvariantChecker()]
     )
     recorder = Recorder()
-    engine = Engine(
-        policy=policy, cache=cache, cost=cost, steps=fixed_batches(requests, batch_size), recorder=recorder
-    )
+    engine = Engine(policy=policy, cache=cache, cost=cost, steps=fixed_batches(requests, batch_size), recorder=recorder)
     engine.run()
     return recorder, cache.counts, log
 
@@ -105,7 +103,7 @@ def test_two_layers_four_experts_two_slots_one_link():
 
 
 def test_a_wave_waits_for_the_slot_of_the_wave_before():
-    """One slot, two tokens with an expert each: 5-15 first copy, computed 15-19, only then the second, 19-29, done at 33."""
+    """One slot, two tokens with an expert each: copy 5-15, computed 15-19, only then copy 19-29, computed 29-33."""
     model = shape(layers=1, experts=2, top_k=1)
     request = request_of([[[0]], [[1]]], model, prefill_tokens=2)
     recorder, counts, log = run(model, scripted({}, LeastRecentlyUsed()), [request], slots=[1], cost=HandCost())

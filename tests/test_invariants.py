@@ -1,0 +1,119 @@
+"""Each invariant holds in runs of every kind, and its check fails when it is broken on purpose."""
+
+import numpy as np
+import pytest
+from builders import machine, random_requests, shape
+from test_cache import begin
+
+from policies.classic import LeastRecentlyUsed
+from policies.invariants import InvariantChecker, InvariantError, check_copies, check_slots
+from policies.observe import ObservedCache
+from policies.residency import ABSENT
+from policies.types import Prefetch
+from sim.simulation import Setting, simulate
+
+
+def watched(slots=(2,), chunk_bytes=None, layers=2):
+    model = shape(layers, 4)
+    evictor = LeastRecentlyUsed()
+    evictor.start(model, None)
+    cache = ObservedCache(model, evictor, slots=list(slots), chunk_bytes=chunk_bytes, observers=[InvariantChecker()])
+    begin(cache)
+    return cache
+
+
+def test_two_experts_in_one_slot_break_1():
+    cache = watched()
+    cache.demand(0, [0, 1], 0.0)
+    for _ in range(2):
+        cache.copied(cache.next_copy(0, 0.0), 0.0)
+    cache.residency.slot[1] = cache.residency.slot[0]
+    with pytest.raises(InvariantError, match="invariant 1 "):
+        check_slots(cache)
+
+
+def test_an_expert_that_vanishes_breaks_2():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    cache.copied(cache.next_copy(0, 0.0), 0.0)
+    cache.residency.where[0] = ABSENT
+    with pytest.raises(InvariantError, match="invariant 2 "):
+        check_copies(cache, 0)
+
+
+def test_bytes_that_nothing_moved_break_3():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    copy = cache.next_copy(0, 0.0)
+    cache.counts.bytes += 1
+    with pytest.raises(InvariantError, match="invariant 3 "):
+        cache.copied(copy, 0.0)
+
+
+def test_a_chunk_out_of_order_breaks_3():
+    cache = watched(chunk_bytes=8)
+    cache.demand(0, [0], 0.0)
+    copy = cache.next_copy(0, 0.0)
+    copy.chunk = 2
+    with pytest.raises(InvariantError, match="invariant 3 "):
+        cache.copied(copy, 0.0)
+
+
+def test_a_hit_too_many_breaks_4():
+    cache = watched()
+    cache.counts.hits += 1
+    with pytest.raises(InvariantError, match="invariant 4 "):
+        cache.demand(0, [0], 0.0)
+
+
+def test_computing_what_has_not_arrived_breaks_5():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    with pytest.raises(InvariantError, match="invariant 5 "):
+        cache.release(0, [0], 1.0, 1.0)
+
+
+def test_time_that_goes_back_breaks_6():
+    cache = watched()
+    cache.demand(0, [0], 2.0)
+    with pytest.raises(InvariantError, match="invariant 6 "):
+        cache.next_copy(0, 1.0)
+
+
+def test_a_prefetch_without_an_end_breaks_7():
+    cache = watched()
+    cache.plan(Prefetch(1, [0], [1.0]), 0.0)
+    cache.next_copy(0, 0.0)
+    cache.residency.unused[4] = 0
+    with pytest.raises(InvariantError, match="invariant 7 "):
+        cache.demand(0, [0], 0.0)
+
+
+def test_dropping_what_is_in_use_breaks_8():
+    cache = watched()
+    cache.demand(0, [0, 1], 0.0)
+    for _ in range(2):
+        cache.copied(cache.next_copy(0, 0.0), 0.0)
+    cache.residency.unpin()
+    cache.plan(Prefetch(1, [0], [1.0]), 0.0)
+    with pytest.raises(InvariantError, match="invariant 8 "):
+        cache.next_copy(0, 0.0)
+
+
+@pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload"])
+@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("share", ["smallest", "half"])
+def test_all_invariants_hold_throughout_a_run(policy, gpus, batch_size, share):
+    model = shape(4, 6)
+    rng = np.random.default_rng(7)
+    requests = random_requests(model, rng, requests=4, decoded=8, prefill_tokens=5, hidden=3)
+    setting = Setting(
+        model=model,
+        hardware=machine(gpus, bytes_per_s=2e6, latency_s=1e-6),
+        cache_experts=max(2, gpus) if share == "smallest" else 12,
+        batch_size=batch_size,
+        check=True,
+    )
+    run = simulate(policy, setting, requests[2:], history=requests[:2])
+    assert run.counts.hits + run.counts.late + run.counts.misses > 0

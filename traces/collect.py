@@ -1,0 +1,273 @@
+"""Run prompts through a Transformers MoE model and record its routing as a trace.
+
+Prompts are cut into batches by their lengths alone, and each finished batch is one part on the disk. So the batches of
+an interrupted collection are those of a resumed one, and since low bits of a gate may depend on the other requests of
+its batch, whole batches are what is run again.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from policies.errors import UserError
+from policies.types import Float, Int, RecordedRequest
+from traces.capture import GateRecorder, requests_of
+from traces.format import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.hf_model import LoadedModel, load
+from traces.hf_shape import moe_blocks, shape_of
+from traces.progress import token_bar
+from traces.prompts import Prompt, read_prompts
+from traces.sampling import SeededSampling
+from traces.writer import TraceWriter
+
+_PROBE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectSettings:
+    """What to collect, and how."""
+
+    model: str  # "pocket", a folder, or a repository of the hub
+    prompts: Path
+    out: Path
+    max_new_tokens: int
+    batch_size: int = 8
+    lookahead: tuple[int, ...] = ()
+    temperature: float | None = None  # None: greedy
+    seed: int = 0  # of the sampling
+    dtype: str = "auto"
+    device: str = "auto"
+    limit: int | None = None
+    revision: str | None = None
+    keep_prompts: bool = False
+    source: str | None = None  # of prompts that do not say theirs
+    restart: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt as the model takes it; `request` is its place among the prompts."""
+
+    request: int
+    prompt: Prompt
+    tokens: list[int]
+
+
+def collect(settings: CollectSettings) -> Path:
+    """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
+    _check_target(settings)
+    prompts = read_prompts(settings.prompts, limit=settings.limit, source=settings.source)
+    loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+    requests = tokenized(prompts, loaded, settings)
+    batches = cut_into_batches(requests, settings.batch_size)
+    _check_lookahead(settings.lookahead, loaded)
+    with _reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
+        score = _probe(recorder, loaded, requests[0].tokens)
+        meta = _meta(settings, loaded, score)
+        plan = _plan(settings, loaded, prompts)
+        with TraceWriter(
+            settings.out, meta, plan=plan, restart=settings.restart, overwrite=settings.overwrite
+        ) as writer:
+            _run(batches, recorder, loaded, settings, writer)
+            return writer.finish()
+
+
+def tokenized(prompts: Sequence[Prompt], loaded: LoadedModel, settings: CollectSettings) -> list[TokenizedPrompt]:
+    """The prompts' tokens; one that does not fit into the model's context with what it is to generate is an error."""
+    requests = []
+    for request, prompt in enumerate(prompts):
+        place = f"{settings.prompts}: line {prompt.line}, field prompt"
+        tokens = list(loaded.tokenizer(prompt.text)["input_ids"])
+        if not tokens:
+            raise UserError(f"{place}: the tokenizer makes no token of it")
+        if max(tokens) >= loaded.config.vocab_size:
+            raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
+        longest = loaded.context
+        if longest is not None and len(tokens) + settings.max_new_tokens > longest:
+            wanted = f"{len(tokens)} tokens and {settings.max_new_tokens} new ones"
+            raise UserError(f"{place}: {wanted} exceed the model's context of {longest}")
+        requests.append(TokenizedPrompt(request, prompt, tokens))
+    return requests
+
+
+def cut_into_batches(requests: Sequence[TokenizedPrompt], size: int) -> list[list[TokenizedPrompt]]:
+    """Requests of similar length together, so that little is padding; the longest first, to run out of memory early."""
+    ordered = sorted(requests, key=lambda request: (-len(request.tokens), request.request))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def left_padded(batch: Sequence[TokenizedPrompt], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `[B, S]` and the mask of real tokens `[B, S]`."""
+    width = max(len(request.tokens) for request in batch)
+    blank = [width - len(request.tokens) for request in batch]
+    tokens = [[padding] * spare + request.tokens for spare, request in zip(blank, batch, strict=True)]
+    mask = [[0] * spare + [1] * (width - spare) for spare in blank]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def _check_target(settings: CollectSettings) -> None:
+    """The writer says the same, but only after a model of many gigabytes has been loaded."""
+    if settings.out.suffix != ".trace":
+        raise UserError(f"{settings.out}: the name of a trace must end in .trace")
+    if settings.out.exists() and not settings.overwrite:
+        raise UserError(f"{settings.out} exists already; overwrite to replace it")
+
+
+def _check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
+    layers = len(moe_blocks(loaded.model))
+    for distance in distances:
+        if not 0 < distance < layers:
+            what = f"must be from 1 to {layers - 1}, since {loaded.name} has {layers} MoE layers"
+            raise UserError(f"lookahead {distance}: {what}")
+
+
+def _probe(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
+    """Run a few tokens: a model that cannot be recorded says so before anything is written. Its score function."""
+    with torch.no_grad():
+        loaded.model(input_ids=torch.tensor([tokens[:_PROBE_TOKENS]], device=loaded.device))
+    recorder.take()
+    assert recorder.score is not None  # known from the first pass on
+    return "sigmoid" if recorder.score == "sigmoid" else "softmax"
+
+
+def _meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMeta:
+    return TraceMeta(
+        kind="captured",
+        model=loaded.name,
+        shape=shape_of(loaded.model, name=loaded.name),
+        revision=loaded.revision,
+        config_sha256=loaded.config_sha256,
+        dtype=loaded.dtype,
+        score=score,
+        lookahead=tuple(sorted(set(settings.lookahead))),
+        embedding=True,
+        prompt_text=settings.keep_prompts,
+        seed=None if settings.temperature is None else settings.seed,
+        prompts=settings.prompts.name,
+        generation={
+            "max_new_tokens": settings.max_new_tokens,
+            "batch_size": settings.batch_size,
+            "temperature": settings.temperature,
+            "eos_tokens": list(loaded.eos),
+            "attention": str(getattr(loaded.config, "_attn_implementation", None)),
+            "experts": str(getattr(loaded.config, "_experts_implementation", None)),
+        },
+        versions=library_versions("torch", "transformers"),
+    )
+
+
+def _plan(settings: CollectSettings, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
+    """What must be the same, beside the meta, for a resumed run to give the same bytes; not a part of the trace."""
+    if loaded.device.type == "cuda":
+        machine = torch.cuda.get_device_name(loaded.device)
+    else:
+        machine = f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
+    return {
+        "prompts": sha256_of_json([[prompt.text, prompt.source] for prompt in prompts]),
+        "machine": machine,
+    }
+
+
+def _run(
+    batches: Sequence[Sequence[TokenizedPrompt]],
+    recorder: GateRecorder,
+    loaded: LoadedModel,
+    settings: CollectSettings,
+    writer: TraceWriter,
+) -> None:
+    """Run the batches that are not on the disk yet, and put each there when it is done."""
+    left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
+    loaded.model.generation_config = _generation(loaded, settings)  # nothing of the checkpoint's own taste
+    planned = sum(map(len, left.values())) * settings.max_new_tokens
+    with token_bar(loaded.model, planned) as finished:
+        for number, batch in left.items():
+            recorded, counts = _record(batch, recorder, loaded, settings)
+            infos = [_info(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+            writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
+            finished(len(batch) * settings.max_new_tokens, sum(counts))
+            del recorded  # let go before the next batch begins
+
+
+def _record(
+    batch: Sequence[TokenizedPrompt], recorder: GateRecorder, loaded: LoadedModel, settings: CollectSettings
+) -> tuple[list[RecordedRequest], list[int]]:
+    """Generate for one batch: the recordings, and how many tokens each request generated."""
+    ids = [request.request for request in batch]
+    tokens, mask = left_padded(batch, _padding(loaded), loaded.device)
+    draw = LogitsProcessorList()
+    if settings.temperature is not None:
+        draw.append(SeededSampling(temperature=settings.temperature, seed=settings.seed, requests=ids))
+    try:
+        output = loaded.model.generate(input_ids=tokens, attention_mask=mask, logits_processor=draw)
+    except torch.OutOfMemoryError as error:
+        what = f"a batch of {len(batch)} prompts of up to {tokens.shape[1]} tokens does not fit into the memory"
+        raise UserError(f"{what} of {loaded.device}; use a smaller --batch-size") from error
+    counts = [_until_end(row, loaded.eos) for row in output[:, tokens.shape[1] :].tolist()]
+    return requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch]), counts
+
+
+def _generation(loaded: LoadedModel, settings: CollectSettings) -> Any:
+    config: Any = GenerationConfig  # it has no annotations
+    return config(
+        do_sample=False,
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=list(loaded.eos) or None,
+        pad_token_id=_padding(loaded),
+        disable_compile=True,  # hooks must run
+    )
+
+
+def _padding(loaded: LoadedModel) -> int:
+    """Any token will do: what is computed for it is dropped."""
+    own = loaded.tokenizer.pad_token_id
+    return own if own is not None else (loaded.eos or (0,))[0]
+
+
+def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> int:
+    """How many tokens up to and with the first that ends a generation."""
+    return next((count for count, token in enumerate(tokens, start=1) if token in ends), len(tokens))
+
+
+def _info(request: TokenizedPrompt, generated: int, settings: CollectSettings) -> RequestInfo:
+    return RequestInfo(
+        request=request.request,
+        source=request.prompt.source,
+        prompt_tokens=len(request.tokens),
+        output_tokens=generated,
+        prompt_sha256=request.prompt.sha256,
+        prompt=request.prompt.text if settings.keep_prompts else None,
+    )
+
+
+def embeddings_of(recorded: Sequence[RecordedRequest], model: Any) -> tuple[Int, Float]:
+    """The distinct tokens `[n]` of the recordings and the embedding layer's output for them, float16 `[n, h]`.
+
+    The layer is called once more, since its output for a token is the same in every pass.
+    """
+    distinct = np.unique(np.concatenate([one.token for one in recorded])).astype(np.int32)
+    layer = model.get_input_embeddings()
+    with torch.no_grad():
+        vectors = layer(torch.from_numpy(distinct).long().to(layer.weight.device))
+    return distinct, vectors.to(torch.float16).cpu().numpy()
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """The same bits from the same machine. On the CPU they are for a fixed number of threads; CUDA has to be told."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

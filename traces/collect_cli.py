@@ -1,0 +1,91 @@
+"""The command `python -m traces collect`."""
+
+import argparse
+from pathlib import Path
+
+from policies.errors import UserError
+
+_MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `run` reads."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
+    add("--prompts", required=True, type=Path, metavar="FILE", help="JSON Lines with 'prompt', or one prompt per line")
+    add("--max-new-tokens", required=True, type=_positive, metavar="N", help="tokens to generate per prompt at most")
+    add("--out", required=True, type=Path, metavar="NAME.trace", help="the trace to write")
+    add("--limit", type=_positive, metavar="N", help="take only the first N prompts")
+    add("--source-name", metavar="NAME", help="source of prompts that do not say theirs (default: the file's name)")
+    add("--keep-prompts", action="store_true", help="store the prompts' text, not only its hash")
+    add("--lookahead", type=_distances, default=(), metavar="D,D", help="also apply router l+D to what router l sees")
+    add("--batch-size", type=_positive, default=8, metavar="N", help="prompts that run together (default: %(default)s)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--greedy", action="store_true", help="take the likeliest token (the default)")
+    how.add_argument("--temperature", type=_temperature, metavar="T", help="sample instead")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the sampling (default: %(default)s)")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: the checkpoint's")
+    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+    add("--revision", metavar="NAME", help="branch, tag or commit of a repository of the hub")
+    add("--restart", action="store_true", help="throw away what an interrupted run has left")
+    add("--overwrite", action="store_true", help="replace a finished trace of the same name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect; the same command again goes on after an interruption."""
+    try:
+        from traces.collect import CollectSettings, collect
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _MODEL_LIBRARIES:
+            raise
+        raise UserError(f"collect needs {error.name}: pip install 'finemoe-lab[models]'") from None
+    path = collect(
+        CollectSettings(
+            model=args.model,
+            prompts=args.prompts,
+            out=args.out,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            lookahead=args.lookahead,
+            temperature=args.temperature,
+            seed=args.seed,
+            dtype=args.dtype,
+            device=args.device,
+            limit=args.limit,
+            revision=args.revision,
+            keep_prompts=args.keep_prompts,
+            source=args.source_name,
+            restart=args.restart,
+            overwrite=args.overwrite,
+        )
+    )
+    print(path)
+    return 0
+
+
+def _positive(text: str) -> int:
+    return _whole(text, least=1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least}, value {text!r}")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, value {text!r}")
+    return value
+
+
+def _distances(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))

@@ -1,0 +1,75 @@
+"""From an `Architecture` to an untrained Transformers model.
+
+One function per model family; a further family is one function and one line in `_FAMILIES`.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from policies.errors import unknown
+from traces.pocket.recipe import Architecture
+from traces.pocket.tokenizer import END_ID, PAD_ID
+
+Model: TypeAlias = Any  # a Transformers PreTrainedModel, whose own annotations differ between versions
+
+
+def build(architecture: Architecture, seed: int) -> Model:
+    """A float32 model with fresh weights; the same architecture and seed give the same weights.
+
+    The seed is set on torch's global generator, since Transformers initialises from it, and restored afterwards.
+    """
+    import torch
+
+    if architecture.family not in _FAMILIES:
+        raise unknown("model family", architecture.family, _FAMILIES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _FAMILIES[architecture.family](architecture)
+        with torch.no_grad():
+            for router in routers(model):
+                router.weight.normal_(0.0, architecture.router_std)
+    return model
+
+
+def untrained(architecture: Architecture, seed: int) -> Model:
+    """The control: a fresh model, rounded to bfloat16 as a stored one is and run in float32."""
+    import torch
+
+    return build(architecture, seed).to(torch.bfloat16).to(torch.float32).eval()
+
+
+def routers(model: Model) -> list[Any]:
+    """The routers of the model in layer order: modules with a `weight` of `[J, h]`, named `gate` or `router`."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if name.rsplit(".", 1)[-1] in ("gate", "router") and hasattr(module, "weight")
+    ]
+
+
+def _mixtral(architecture: Architecture) -> Model:
+    from transformers import MixtralForCausalLM
+
+    configuration: Any = MixtralForCausalLM.config_class
+    return MixtralForCausalLM(
+        configuration(
+            vocab_size=architecture.vocabulary,
+            hidden_size=architecture.hidden,
+            intermediate_size=architecture.expert_ffn,
+            num_hidden_layers=architecture.layers,
+            num_attention_heads=architecture.attention_heads,
+            num_key_value_heads=architecture.kv_heads,
+            num_local_experts=architecture.experts,
+            num_experts_per_tok=architecture.top_k,
+            max_position_embeddings=architecture.max_positions,
+            initializer_range=architecture.initializer_range,
+            tie_word_embeddings=True,
+            bos_token_id=END_ID,
+            eos_token_id=END_ID,
+            pad_token_id=PAD_ID,
+            experts_implementation="grouped_mm",
+        )
+    )
+
+
+_FAMILIES: dict[str, Callable[[Architecture], Model]] = {"mixtral": _mixtral}
