@@ -1,7 +1,7 @@
 """The expert cache: what is on which GPU, what is copied next and what is dropped for it.
 
 The mechanism that both drivers share. It has no clock and moves no bytes: a driver tells it what happens when, asks
-each idle link for its next copy, and reports when a chunk has arrived.
+the device of each idle link for its next copy, and tells it when a chunk has arrived.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ import numpy as np
 from policies.base import Evictor
 from policies.device import Device
 from policies.placement import round_robin
-from policies.residency import ABSENT, COPYING, RESIDENT, Counts, Residency
-from policies.types import Batch, Copy, Demand, Int, ModelShape, Prefetch
+from policies.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
+from policies.types import Batch, Demand, Int, ModelShape, Prefetch
 
 
 class ExpertCache:
     """Residency, plans, copies and victims of all GPUs.
 
     `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
-    driver with threads holds a lock. After each call, `wake` has a bit set for every GPU whose link, if idle, should
-    ask for a copy; the driver clears it.
+    driver with threads holds a lock. After each call, `wake` lists devices whose link, if idle, should ask for its
+    `next_copy`, some perhaps twice; the driver empties it.
     """
 
     def __init__(
@@ -35,17 +35,18 @@ class ExpertCache:
         self.model = model
         self.evictor = evictor
         self.residency = Residency(model)
+        self.stalled: list[Device] = []  # devices whose link found work but no slot that it may take
         size = model.expert_bytes
         chunk = min(chunk_bytes or size, size)
         self.chunk_bytes = [min(chunk, size - start) for start in range(0, size, chunk)]
-        self.devices = [
-            Device(gpu, count, self.residency, evictor, self.chunk_bytes) for gpu, count in enumerate(slots)
-        ]
+        self.devices = [self._device(gpu, count) for gpu, count in enumerate(slots)]
         self.home: list[int] = (round_robin(model, len(slots)) if home is None else home).ravel().tolist()
-        self.wake = 0
+        self._device_of = [self.devices[gpu] for gpu in self.home]
+        self.wake: list[Device] = []
         self._plans: list[Sequence[int]] = [()] * model.layers
         self._fewest = min(slots)
         self._events = 0
+        self._distinct = evictor.distinct
         self._tell_belief = type(evictor).believe is not Evictor.believe
 
     @property
@@ -54,14 +55,14 @@ class ExpertCache:
         return self.residency.counts
 
     @property
+    def peak_slots(self) -> int:
+        """The most slots that were taken at a time, summed over the GPUs."""
+        return sum(device.peak_slots for device in self.devices)
+
+    @property
     def layer_now(self) -> int:
         """The last gated layer of the running iteration, -1 before the first."""
         return self.residency.layer_now
-
-    @property
-    def stalled(self) -> int:
-        """A bit for each GPU whose link found work but no slot for it."""
-        return self.residency.stalled
 
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
         """A new iteration: no layer has been gated."""
@@ -74,46 +75,45 @@ class ExpertCache:
         One accounting event. What was pending for the layer is dropped, what is already on its way is promoted.
         """
         residency = self.residency
-        pins = residency.pins
-        if pins:
-            residency.unpin()
         residency.layer_now = layer
+        residency.unpin_s = NEVER
+        residency.pins = pins = []
         if self._plans[layer]:
             self._drop_plan(layer)
-        where, pinned, unused, last_use = residency.where, residency.pinned, residency.unused, residency.last_use
+        where, unused = residency.where, residency.unused
         base = layer * residency.experts
-        counts = residency.counts
-        self._events = event = self._events + 1
         hits: list[int] = []
         late: list[int] = []
         misses: list[int] = []
         for expert in experts:
             x = base + expert
             pins.append(x)
-            pinned[x] = 1
-            last_use[x] = event
             state = where[x]
             if state == RESIDENT:
                 hits.append(expert)
                 if unused[x]:
                     unused[x] = 0
-                    counts.useful += 1
+                    residency.counts.useful += 1
             elif state == ABSENT:
                 misses.append(expert)
-                gpu = self.home[x]
-                self.devices[gpu].demanded.append(x)
-                self.wake |= 1 << gpu
+                device = self._device_of[x]
+                device.demanded.append(x)
+                self.wake.append(device)
             else:
                 late.append(expert)
                 unused[x] = 0
-                counts.promoted += 1
-                gpu = self.home[x]
-                if self.devices[gpu].promote(x):
-                    self.wake |= 1 << gpu
+                self._device_of[x].promote(x)
+        counts = residency.counts
         counts.hits += len(hits)
-        counts.late += len(late)
-        counts.misses += len(misses)
-        self.wake |= residency.stalled
+        if misses:
+            counts.misses += len(misses)
+        if late:
+            counts.late += len(late)
+        if not self._distinct:
+            self._events += 1
+            for x in pins:
+                residency.last_use[x] = self._events
+        self.wake_stalled()
         self.evictor.touched(layer, experts, now_s)
         return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
 
@@ -126,14 +126,9 @@ class ExpertCache:
         if at_s > now_s:
             residency.unpin_s = at_s
             return
-        if len(experts) >= len(residency.pins):
-            residency.unpin()
-        else:
-            for expert in experts:
-                x = layer * residency.experts + expert
-                residency.pinned[x] = 0
-                residency.pins.remove(x)
-        self.wake |= residency.stalled
+        base = layer * residency.experts
+        residency.pins = [x for x in residency.pins if x - base not in experts]
+        self.wake_stalled()
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
@@ -147,10 +142,10 @@ class ExpertCache:
         for x, weight in zip(plan, prefetch.weights, strict=True):
             planned[x] = 1
             if where[x] == ABSENT:
-                gpu = self.home[x]
-                self.devices[gpu].wish(layer, x, weight)
-                self.wake |= 1 << gpu
-        self.wake |= residency.stalled
+                device = self._device_of[x]
+                device.wish(layer, x, weight)
+                self.wake.append(device)
+        self.wake_stalled()
         if self._tell_belief:
             belief = prefetch.belief
             if belief is None:
@@ -160,28 +155,23 @@ class ExpertCache:
 
     def waits_for(self, layer: int) -> bool:
         """Whether something planned for the layer is still on its way, or can be."""
-        residency = self.residency
-        where = residency.where
+        where = self.residency.where
         return any(
-            where[x] == COPYING or (where[x] == ABSENT and not residency.stalled >> self.home[x] & 1)
-            for x in self._plans[layer]
+            where[x] == COPYING or (where[x] == ABSENT and not self._device_of[x].stalled) for x in self._plans[layer]
         )
 
-    def next_copy(self, gpu: int, now_s: float) -> Copy | None:
-        """The chunk that the idle link of a GPU moves next: demand first, then by weight / distance (eq. 10).
-
-        None when there is nothing to move, or no slot for it: then the GPU is stalled.
-        """
-        return self.devices[gpu].next_copy(now_s)
-
-    def copied(self, copy: Copy, now_s: float) -> bool:
-        """A chunk has arrived; True if its expert is now complete."""
-        return self.devices[copy.gpu].copied(copy, copy.layer * self.residency.experts + copy.expert, now_s)
+    def wake_stalled(self) -> None:
+        """Let every link that found no slot try again: something has changed."""
+        if self.stalled:
+            self.wake += self.stalled
 
     def preload(self) -> None:
         """Put every expert on its GPU before anything runs; there must be a slot for each."""
         for x, gpu in enumerate(self.home):
             self.devices[gpu].preload(x)
+
+    def _device(self, gpu: int, slots: int) -> Device:
+        return Device(gpu, slots, self.residency, self.evictor, self.chunk_bytes, self.stalled)
 
     def _drop_plan(self, layer: int) -> None:
         planned = self.residency.planned

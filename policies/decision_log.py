@@ -32,13 +32,14 @@ class DecisionLog:
         elif call == "plan":
             self._add(now_s, call, -1, given.layer, given.experts, f"weights {list(given.weights)}")
         elif call == "next_copy" and answer is None:
-            stalled = cache.stalled >> given & 1
-            self._add(now_s, call, given, -1, [], "no slot" if stalled else "nothing")
+            self._add(now_s, call, given, -1, [], "no slot" if cache.devices[given].stalled else "nothing")
         elif call == "next_copy":
             told = f"chunk {answer.chunk} slot {answer.slot} victim {answer.victim} demanded {answer.demanded}"
-            self._add(now_s, call, given, answer.layer, [answer.expert], told)
+            layer, expert = divmod(answer.number, cache.model.experts)
+            self._add(now_s, call, given, layer, [expert], told)
         else:
-            self._add(now_s, call, given.gpu, given.layer, [given.expert], "complete" if answer else "in part")
+            layer, expert = divmod(given.number, cache.model.experts)
+            self._add(now_s, call, given.gpu, layer, [expert], "complete" if answer else "in part")
 
     def _add(self, now_s: float, call: str, gpu: int, layer: int, experts: Sequence[int], answer: str) -> None:
         self.rows.append((now_s, call, gpu, layer, list(experts), answer))

@@ -6,7 +6,7 @@
 4. Hits + late + misses = distinct demands.
 5. Nothing is released, that is computed, before it has arrived.
 6. Time never goes back.
-7. Prefetched copies = useful + promoted + wasted + cancelled + not used yet.
+7. Prefetched copies = useful + late + wasted + cancelled + not used yet.
 8. What the running layer has demanded is not dropped before its release.
 """
 
@@ -48,7 +48,7 @@ def check_copies(cache: ExpertCache, preloaded: int) -> None:
         2,
         f"{counts.copies} copies and {preloaded} preloaded, {gone} dropped and {present} present",
     )
-    ended = counts.useful + counts.promoted + counts.wasted + counts.cancelled
+    ended = counts.useful + counts.late + counts.wasted + counts.cancelled
     _hold(
         counts.prefetched == ended + residency.unused.count(1),
         7,
@@ -64,7 +64,7 @@ class InvariantChecker:
         self._now_s = -CLOCK_TOLERANCE_S
         self._demands = 0
         self._bytes = 0
-        self._next_chunk: dict[tuple[int, int], int] = {}
+        self._next_chunk: dict[int, int] = {}
         self._pinned: set[int] = set()
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
@@ -103,9 +103,9 @@ class InvariantChecker:
             self._pinned.discard(x)
 
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
-        key = copy.layer, copy.expert
-        _hold(copy.chunk == self._next_chunk.get(key, 0) or copy.chunk == 0, 3, f"chunk {copy.chunk} of {key}")
-        self._next_chunk[key] = (copy.chunk + 1) % len(cache.chunk_bytes)
+        x = copy.number
+        _hold(copy.chunk in (0, self._next_chunk.get(x, 0)), 3, f"chunk {copy.chunk} of expert {x}")
+        self._next_chunk[x] = (copy.chunk + 1) % len(cache.chunk_bytes)
         self._bytes += cache.chunk_bytes[copy.chunk]
         _hold(cache.counts.bytes == self._bytes, 3, f"{cache.counts.bytes} counted, {self._bytes} arrived")
 

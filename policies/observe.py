@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from policies.base import Evictor
 from policies.cache import ExpertCache
+from policies.device import Device
 from policies.types import Batch, Copy, Demand, Int, ModelShape, Prefetch
 
 
@@ -35,36 +36,48 @@ class ObservedCache(ExpertCache):
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
         """Observed."""
         super().begin_iteration(batch, now_s)
-        self._tell(now_s, "begin_iteration", batch, None)
+        self.tell(now_s, "begin_iteration", batch, None)
 
     def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
         """Observed."""
         answer = super().demand(layer, experts, now_s)
-        self._tell(now_s, "demand", (layer, experts), answer)
+        self.tell(now_s, "demand", (layer, experts), answer)
         return answer
 
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
         """Observed; it is told with the time from which it holds."""
         super().release(layer, experts, at_s, now_s)
-        self._tell(at_s, "release", (layer, experts), None)
+        self.tell(at_s, "release", (layer, experts), None)
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Observed."""
         super().plan(prefetch, now_s)
-        self._tell(now_s, "plan", prefetch, None)
+        self.tell(now_s, "plan", prefetch, None)
 
-    def next_copy(self, gpu: int, now_s: float) -> Copy | None:
+    def tell(self, now_s: float, call: str, given: Any, answer: Any) -> None:
+        """Tell all observers of a call."""
+        for observer in self._observers:
+            observer.called(self, now_s, call, given, answer)
+
+    def _device(self, gpu: int, slots: int) -> Device:
+        return _ObservedDevice(self, gpu, slots)
+
+
+class _ObservedDevice(Device):
+    """A `Device` whose calls are told by its cache."""
+
+    def __init__(self, cache: ObservedCache, gpu: int, slots: int) -> None:
+        super().__init__(gpu, slots, cache.residency, cache.evictor, cache.chunk_bytes, cache.stalled)
+        self._cache = cache
+
+    def next_copy(self, now_s: float) -> Copy | None:
         """Observed."""
-        answer = super().next_copy(gpu, now_s)
-        self._tell(now_s, "next_copy", gpu, answer)
+        answer = super().next_copy(now_s)
+        self._cache.tell(now_s, "next_copy", self.gpu, answer)
         return answer
 
     def copied(self, copy: Copy, now_s: float) -> bool:
         """Observed."""
         answer = super().copied(copy, now_s)
-        self._tell(now_s, "copied", copy, answer)
+        self._cache.tell(now_s, "copied", copy, answer)
         return answer
-
-    def _tell(self, now_s: float, call: str, given: Any, answer: Any) -> None:
-        for observer in self._observers:
-            observer.called(self, now_s, call, given, answer)

@@ -160,13 +160,15 @@ class Demand:
 
 @dataclass(slots=True)
 class Copy:
-    """One chunk to move over the link of a GPU into one of its slots."""
+    """One chunk of an expert to move over the link of a GPU into one of its slots.
+
+    Experts are told by their number, `layer * J + expert`.
+    """
 
     gpu: int
-    layer: int
-    expert: int
+    number: int
     chunk: int
     bytes: int
     slot: int
-    victim: int  # layer * J + expert of what was dropped for it, -1 if nothing was
+    victim: int  # what was dropped for it, -1 if nothing was
     demanded: bool

@@ -49,11 +49,14 @@ class _Replay:
         self.recorded = recorded
         self.maps = recorded.gate.astype(np.float32)
         self.embedding = None if recorded.embedding is None else recorded.embedding.astype(np.float32)
-        self.starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1)).tolist()
-        self.starts.append(len(recorded.token))
-        self.steps = len(self.starts) - 1
+        starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1))
+        self.starts = [*starts.tolist(), len(recorded.token)]
+        self.steps = len(starts)
         self.has_prefill = bool(recorded.iteration[0] == 0)
         self.demands = np.sort(recorded.experts, axis=2).tolist()  # right where an iteration has one token
+        reach = recorded.position.astype(np.int64) + 1
+        self.context = np.maximum.reduceat(reach, starts).tolist()
+        self.attended = np.add.reduceat(reach, starts).tolist()
 
     def rows(self, step: int) -> slice:
         return slice(self.starts[step], self.starts[step + 1])
@@ -61,44 +64,44 @@ class _Replay:
 
 def _step(number: int, step: int, running: Sequence[_Replay]) -> Step:
     rows = [replay.rows(step) for replay in running]
+    recorded = [replay.recorded for replay in running]
     counts = [each.stop - each.start for each in rows]
-    pairs = list(zip(running, rows, strict=True))
-
-    embedded = all(replay.embedding is not None for replay in running)
-    batch = Batch(
-        iteration=number,
-        request=np.array([replay.recorded.request for replay in running]),
-        row=np.repeat(np.arange(len(running)), counts),
-        prefill=np.array([replay.has_prefill and step == 0 for replay in running]),
-        token=_join([replay.recorded.token[each] for replay, each in pairs]),
-        embedding=_join([r.embedding[each] for r, each in pairs if r.embedding is not None]) if embedded else None,
-    )
-    maps = _join([replay.maps[each] for replay, each in pairs])
-    experts = _join([replay.recorded.experts[each] for replay, each in pairs])
+    experts = _join([each.experts for each in recorded], rows)
+    maps = _join([replay.maps for replay in running], rows)
     if len(experts) == 1:
         demands, loads = running[0].demands[rows[0].start], None
     else:
         demands, loads = _distinct(experts, maps.shape[2])
-    positions = [replay.recorded.position[each] + 1 for replay, each in pairs]
+    embeddings = [replay.embedding for replay in running if replay.embedding is not None]
+    batch = Batch(
+        iteration=number,
+        request=np.array([each.request for each in recorded]),
+        row=np.arange(len(running)).repeat(counts),
+        prefill=np.array([replay.has_prefill and step == 0 for replay in running]),
+        token=_join([each.token for each in recorded], rows),
+        embedding=_join(embeddings, rows) if len(embeddings) == len(running) else None,
+    )
     return Step(
         batch=batch,
         maps=maps,
         experts=experts,
         lookahead={
-            distance: _join([replay.recorded.lookahead[distance][each] for replay, each in pairs])
-            for distance in running[0].recorded.lookahead
+            distance: _join([each.lookahead[distance] for each in recorded], rows) for distance in recorded[0].lookahead
         },
         demands=demands,
         loads=loads,
-        context=sum(int(each[-1]) for each in positions),
-        attended=sum(int(each.sum()) for each in positions),
-        starting=[replay.recorded.request for replay in running] if step == 0 else (),
+        context=sum([replay.context[step] for replay in running]),
+        attended=sum([replay.attended[step] for replay in running]),
+        starting=[each.request for each in recorded] if step == 0 else (),
         ending=[replay.recorded.request for replay in running if replay.steps == step + 1],
     )
 
 
-def _join(arrays: list[Array]) -> Array:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+def _join(arrays: list[Array], rows: list[slice]) -> Array:
+    """The rows of each array, one below the other."""
+    if len(arrays) == 1:
+        return arrays[0][rows[0]]
+    return np.concatenate([array[some] for array, some in zip(arrays, rows, strict=True)])
 
 
 def _distinct(experts: Int, total: int) -> tuple[list[list[int]], list[list[int]]]:

@@ -7,6 +7,7 @@ resources would cost ten times more. A layer that finds all its experts on the G
     layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -41,6 +42,7 @@ class _Event(simpy.Event):
 class _LinkEvent(_Event):
     """The arrival of the chunk that a link carries."""
 
+    idle = True
     copy: Copy
 
 
@@ -76,20 +78,25 @@ class Engine:
 
         kind = type(policy.prefetcher)
         self._tell_gate = kind.on_gate is not Prefetcher.on_gate
-        self._layer_needs_event = policy.blocking_prefetch or kind.on_layer is not Prefetcher.on_layer
-        self._layer_event = _Event(self._env, self._layer_begins)
         self._gate_event = _Event(self._env, self._gated)
+        self._tell_layer = policy.blocking_prefetch or kind.on_layer is not Prefetcher.on_layer
+        # What follows the layer before: the beginning of a layer if anyone wants to know, or at once its gate.
+        self._next_event = _Event(self._env, self._layer_begins) if self._tell_layer else self._gate_event
         self._end_event = _Event(self._env, self._iteration_ends)
         self._expiry_event = _Event(self._env, self._pins_expire)
         self._links = [_LinkEvent(self._env, self._copied) for _ in cache.devices]
         self._spare_searches: list[_SearchEvent] = []
         self._spare_computed: list[_ComputedEvent] = []
 
-        self._home = cache.home
-        self._idle = (1 << len(cache.devices)) - 1  # links, a bit each
+        self._layers, self._total = cache.model.layers, cache.model.experts
+        self._home = [cache.home[start : start + self._total] for start in range(0, len(cache.home), self._total)]
+        self._blocking = policy.blocking_prediction
+        self._on_arrival = policy.compute_on_arrival
+        self._devices = cache.devices
         self._searcher_free_s = 0.0
         self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
         self._one_token_s = cost.expert_s(1)
+        self._first = 0  # number of expert 0 of the last gated layer
         self._held_back = False  # the layer waits for its prefetches
         self._missing: set[int] = set()  # experts of the running layer that are still on their way
         self._uncomputed = 0  # experts of a layer that runs in waves
@@ -98,8 +105,14 @@ class Engine:
 
     def run(self) -> float:
         """Replay all steps; the answer is the makespan in seconds."""
-        if self._begin_iteration():
-            self._env.run(self._over)
+        collecting = gc.isenabled()
+        gc.disable()  # nothing here makes cycles, and looking for them costs a fifth of the time
+        try:
+            if self._begin_iteration():
+                self._env.run(self._over)
+        finally:
+            if collecting:
+                gc.enable()
         return self._env.now
 
     # ---- iterations ----------------------------------------------------------------------------------------------
@@ -111,10 +124,11 @@ class Engine:
             return False
         now_s = self._env.now
         batch = step.batch
-        self._step, self._batch = step, batch
+        self._step, self._batch, self._loads = step, batch, step.loads
         self._start_s, self._wait_s = now_s, 0.0
         tokens = len(batch.token)
         self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
+        self._lead_s = 0.0 if self._tell_layer else self._dense_s
         self._exchange_s = self._cost.exchange_s(tokens)
         self._layer = 0
         for request in step.starting:
@@ -122,7 +136,7 @@ class Engine:
         self._cache.begin_iteration(batch, now_s)
         self._act(self._prefetcher.on_batch(batch))
         self._wake_links()
-        self._schedule_layer(0.0)
+        self._next_event.after(self._lead_s)
         return True
 
     def _next_step(self) -> Step | None:
@@ -145,12 +159,6 @@ class Engine:
 
     # ---- layers --------------------------------------------------------------------------------------------------
 
-    def _schedule_layer(self, delay_s: float) -> None:
-        if self._layer_needs_event:
-            self._layer_event.after(delay_s)
-        else:
-            self._gate_event.after(delay_s + self._dense_s)
-
     def _layer_begins(self, event: _Event) -> None:
         self._act(self._prefetcher.on_layer(self._batch, self._layer))
         self._held_back, self._held_since_s = True, self._env.now
@@ -170,23 +178,25 @@ class Engine:
         now_s = self._env.now
         layer, step, cache = self._layer, self._step, self._cache
         self._experts = experts = step.demands[layer]
+        self._first = layer * self._total
         demand = cache.demand(layer, experts, now_s)
         if self._tell_gate:
             lookahead = {distance: probs[:, layer] for distance, probs in step.lookahead.items()}
             gate = Gate(layer, step.maps[:, layer], step.experts[:, layer], lookahead)
             self._act(self._prefetcher.on_gate(step.batch, gate))
-        if step.loads is not None:
-            self._seconds = dict(zip(experts, map(self._cost.expert_s, step.loads[layer]), strict=True))
+        if self._loads is not None:
+            self._seconds = dict(zip(experts, map(self._cost.expert_s, self._loads[layer]), strict=True))
         work_s = self._work_s(experts)
         self._ready_s = now_s + work_s
-        start_s = max(now_s, self._searcher_free_s) if self._policy.blocking_prediction else now_s
+        start_s = max(now_s, self._searcher_free_s) if self._blocking else now_s
         self._uncomputed = len(experts) if demand.waves > 1 else 0
         if demand.misses or demand.late or self._uncomputed:
             self._missing.update(demand.late, demand.misses)
             self._busy_s = [start_s] * len(cache.devices)
-            if self._policy.compute_on_arrival or self._uncomputed:
+            if self._on_arrival or self._uncomputed:
+                home = self._home[layer]
                 for expert in demand.hits:
-                    self._compute(expert, now_s)
+                    self._compute(expert, home[expert], now_s)
         else:
             self._experts_done(start_s + work_s, now_s)
         if cache.wake:
@@ -194,23 +204,21 @@ class Engine:
 
     def _work_s(self, experts: list[int]) -> float:
         """Seconds until the busiest GPU has computed these experts of the running layer."""
-        home, first = self._home, self._layer * self._cache.model.experts
-        if self._step.loads is None:
-            counts = [0] * len(self._links)
-            for expert in experts:
-                counts[home[first + expert]] += 1
-            return max(counts) * self._one_token_s
+        home = self._home[self._layer]
+        if self._loads is None:
+            gpus = [home[expert] for expert in experts]
+            return max(map(gpus.count, gpus)) * self._one_token_s
         work_s = [0.0] * len(self._links)
         for expert in experts:
-            work_s[home[first + expert]] += self._seconds[expert]
+            work_s[home[expert]] += self._seconds[expert]
         return max(work_s)
 
-    def _compute(self, expert: int, now_s: float) -> None:
-        """Let the expert's GPU compute it next."""
-        gpu = self._home[self._layer * self._cache.model.experts + expert]
-        busy_s = self._busy_s[gpu]
-        end_s = busy_s if busy_s > now_s else now_s
-        end_s += self._one_token_s if self._step.loads is None else self._seconds[expert]
+    def _compute(self, expert: int, gpu: int, now_s: float) -> None:
+        """Let a GPU compute an expert of the running layer next."""
+        end_s = self._busy_s[gpu]
+        if end_s < now_s:
+            end_s = now_s
+        end_s += self._one_token_s if self._loads is None else self._seconds[expert]
         self._busy_s[gpu] = end_s
         if self._uncomputed:
             event = self._spare_computed.pop() if self._spare_computed else _ComputedEvent(self._env, self._computed)
@@ -227,15 +235,16 @@ class Engine:
             self._experts_done(self._env.now, self._env.now)
         self._wake_links()
 
-    def _arrived(self, expert: int, now_s: float) -> None:
+    def _arrived(self, expert: int, gpu: int, now_s: float) -> None:
         """An expert that the running layer misses is there."""
-        self._missing.remove(expert)
-        if self._policy.compute_on_arrival or self._uncomputed:
-            self._compute(expert, now_s)
-        if not self._missing and not self._uncomputed:
-            if not self._policy.compute_on_arrival:
+        missing = self._missing
+        missing.remove(expert)
+        if self._on_arrival or self._uncomputed:
+            self._compute(expert, gpu, now_s)
+        if not missing and not self._uncomputed:
+            if not self._on_arrival:
                 for each in self._experts:
-                    self._compute(each, now_s)
+                    self._compute(each, self._home[self._layer][each], now_s)
             self._experts_done(max(self._busy_s), now_s)
 
     def _experts_done(self, end_s: float, now_s: float) -> None:
@@ -244,8 +253,8 @@ class Engine:
         self._expiry_s = end_s
         self._cache.release(self._layer, self._experts, end_s, now_s)
         self._layer += 1
-        if self._layer < self._cache.model.layers:
-            self._schedule_layer(end_s + self._exchange_s - now_s)
+        if self._layer < self._layers:
+            self._next_event.after(end_s - now_s + self._exchange_s + self._lead_s)
         else:
             rows = len(self._batch.request)
             self._end_event.after(end_s + self._exchange_s + self._cost.head_s(rows) - now_s)
@@ -255,37 +264,37 @@ class Engine:
     def _wake_links(self) -> None:
         """Let every idle link that may have work ask for it."""
         cache = self._cache
-        ready = cache.wake & self._idle
-        cache.wake = 0
         now_s = self._env.now
-        while ready:
-            bit = ready & -ready
-            ready ^= bit
-            link = self._links[bit.bit_length() - 1]
-            copy = cache.next_copy(bit.bit_length() - 1, now_s)
-            if copy is not None:
-                self._idle ^= bit
-                link.copy = copy
-                link.after(self._copy_s[copy.bytes])
+        for device in cache.wake:
+            link = self._links[device.gpu]
+            if link.idle:
+                copy = device.next_copy(now_s)
+                if copy is not None:
+                    link.idle = False
+                    link.copy = copy
+                    link.after(self._copy_s[copy.bytes])
+        cache.wake.clear()
         if cache.stalled:
             self._watch_expiry()
 
     def _copied(self, event: _LinkEvent) -> None:
         """A chunk has arrived."""
-        cache, copy, now_s = self._cache, event.copy, self._env.now
-        complete = cache.copied(copy, now_s)
-        following = cache.next_copy(copy.gpu, now_s)
+        copy, now_s = event.copy, self._env.now
+        device = self._devices[copy.gpu]
+        complete = device.copied(copy, now_s)
+        following = device.next_copy(now_s)
         if following is not None:
             event.copy = following
             event.after(self._copy_s[following.bytes])
         else:
-            self._idle |= 1 << copy.gpu
+            event.idle = True
         if complete:
-            if copy.expert in self._missing and copy.layer == cache.layer_now:
-                self._arrived(copy.expert, now_s)
+            expert = copy.number - self._first
+            if expert in self._missing:
+                self._arrived(expert, copy.gpu, now_s)
             if self._held_back:
                 self._let_through()
-        if cache.stalled:
+        if self._cache.stalled:
             self._watch_expiry()
 
     def _watch_expiry(self) -> None:
@@ -297,7 +306,7 @@ class Engine:
 
     def _pins_expire(self, event: _Event) -> None:
         self._expiry_scheduled = False
-        self._cache.wake = -1
+        self._cache.wake_stalled()
         self._wake_links()
 
     # ---- predictions ---------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Run:
     counts: Counts
     makespan_s: float
     expert_slots: int  # of the cache; all experts for a policy that keeps them resident
+    peak_slots: int  # the most that were taken at a time
     note: str  # what a reader must know of it
     log: DecisionLog | None
 
@@ -100,6 +101,7 @@ def simulate(
         counts=cache.counts,
         makespan_s=makespan_s,
         expert_slots=sum(slots),
+        peak_slots=cache.peak_slots,
         note=policy.prefetcher.note,
         log=log,
     )

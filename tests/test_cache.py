@@ -31,9 +31,9 @@ def load(cache, layer, experts, gpu=0):
 
 def drain(cache, gpu=0):
     moved = []
-    while (copy := cache.next_copy(gpu, 0.0)) is not None:
-        cache.copied(copy, 0.0)
-        moved.append((copy.layer, copy.expert))
+    while (copy := cache.devices[gpu].next_copy(0.0)) is not None:
+        cache.devices[gpu].copied(copy, 0.0)
+        moved.append(divmod(copy.number, cache.model.experts))
     return moved
 
 
@@ -64,7 +64,7 @@ def test_an_event_counts_each_distinct_expert_as_hit_late_or_miss():
     begin(cache)
     load(cache, 0, [0])
     cache.plan(Prefetch(0, [1], [1.0]), 0.0)
-    cache.next_copy(0, 0.0)  # expert 1 is on its way
+    cache.devices[0].next_copy(0.0)  # expert 1 is on its way
     begin(cache, 1)
     demand = cache.demand(0, [0, 1, 2], 0.0)
     assert (demand.hits, demand.late, demand.misses, demand.waves) == ([0], [1], [2], 1)
@@ -76,19 +76,19 @@ def test_a_late_expert_is_promoted_not_copied_twice():
     cache = cache_of(shape(1, 4), [3])
     begin(cache)
     cache.plan(Prefetch(0, [1], [1.0]), 0.0)
-    copy = cache.next_copy(0, 0.0)
+    copy = cache.devices[0].next_copy(0.0)
     cache.demand(0, [1], 0.0)
-    assert cache.next_copy(0, 0.0) is None
-    assert cache.copied(copy, 0.0)
+    assert cache.devices[0].next_copy(0.0) is None
+    assert cache.devices[0].copied(copy, 0.0)
     assert drain(cache) == []
-    assert (cache.counts.copies, cache.counts.promoted, cache.counts.useful) == (1, 1, 0)
+    assert (cache.counts.copies, cache.counts.late, cache.counts.useful) == (1, 1, 0)
 
 
 def test_a_queued_prefetch_that_has_not_started_becomes_a_miss():
     cache = cache_of(shape(1, 4), [4])
     begin(cache)
     cache.plan(Prefetch(0, [1, 2], [0.6, 0.4]), 0.0)
-    cache.next_copy(0, 0.0)
+    cache.devices[0].next_copy(0.0)
     assert cache.demand(0, [2], 0.0).misses == [2]
     assert cache.counts.prefetched == 1
 
@@ -155,10 +155,10 @@ def test_a_prefetch_never_evicts_what_the_running_layer_has_demanded():
     begin(cache)
     load(cache, 0, [0, 1])
     cache.plan(Prefetch(1, [2], [1.0]), 0.0)
-    assert cache.next_copy(0, 0.0) is None
+    assert cache.devices[0].next_copy(0.0) is None
     assert cache.stalled
     cache.release(0, [0, 1], 0.0, 0.0)
-    assert cache.wake & 1
+    assert cache.wake
     assert drain(cache) == [(1, 2)]
 
 
@@ -168,8 +168,8 @@ def test_a_release_ahead_of_time_holds_from_then_on():
     load(cache, 0, [0, 1])
     cache.plan(Prefetch(1, [2], [1.0]), 0.0)
     cache.release(0, [0, 1], at_s=5.0, now_s=1.0)
-    assert cache.next_copy(0, 4.9) is None
-    assert cache.next_copy(0, 5.0).victim == 0
+    assert cache.devices[0].next_copy(4.9) is None
+    assert cache.devices[0].next_copy(5.0).victim == 0
 
 
 def test_a_prefetch_never_evicts_what_a_nearer_plan_holds():
@@ -182,11 +182,11 @@ def test_a_prefetch_never_evicts_what_a_nearer_plan_holds():
     begin(cache, 1)
     cache.plan(Prefetch(1, [0], [0.1]), 0.0)
     cache.plan(Prefetch(2, [3], [0.9]), 0.0)
-    copy = cache.next_copy(0, 0.0)
-    assert (copy.layer, copy.victim) == (2, 0)
-    cache.copied(copy, 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 4, copy.victim) == (2, 0)
+    cache.devices[0].copied(copy, 0.0)
     cache.plan(Prefetch(2, [2, 3], [0.9, 0.9]), 0.0)
-    assert cache.next_copy(0, 0.0) is None  # the other slot is held by the same layer's plan
+    assert cache.devices[0].next_copy(0.0) is None  # the other slot is held by the same layer's plan
 
 
 def test_a_nearer_prefetch_may_evict_what_a_farther_plan_holds():
@@ -195,7 +195,7 @@ def test_a_nearer_prefetch_may_evict_what_a_farther_plan_holds():
     cache.plan(Prefetch(2, [3], [0.9]), 0.0)
     drain(cache)
     cache.plan(Prefetch(1, [0], [0.1]), 0.0)
-    assert cache.next_copy(0, 0.0).victim == 2 * 4 + 3
+    assert cache.devices[0].next_copy(0.0).victim == 2 * 4 + 3
     assert cache.counts.wasted == 1
 
 
@@ -207,8 +207,8 @@ def test_a_blocked_far_prefetch_lets_a_nearer_one_through():
     drain(cache)
     cache.plan(Prefetch(3, [1], [0.9]), 0.0)
     cache.plan(Prefetch(1, [1], [0.1]), 0.0)
-    copy = cache.next_copy(0, 0.0)
-    assert (copy.layer, copy.victim) == (1, 4)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 2, copy.victim) == (1, 4)
 
 
 def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
@@ -217,9 +217,9 @@ def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
     begin(cache)
     cache.demand(0, [1], 0.0)
     sizes = []
-    while (copy := cache.next_copy(0, 0.0)) is not None:
+    while (copy := cache.devices[0].next_copy(0.0)) is not None:
         sizes.append(copy.bytes)
-        assert cache.copied(copy, 0.0) is (len(sizes) == 3)
+        assert cache.devices[0].copied(copy, 0.0) is (len(sizes) == 3)
     assert sizes == [10, 10, 4]
     assert cache.counts.bytes == 24
 
@@ -228,19 +228,19 @@ def test_a_paused_prefetch_goes_on_before_another_begins():
     cache = cache_of(shape(2, 4), [4], chunk_bytes=12)
     begin(cache)
     cache.plan(Prefetch(1, [2], [0.1]), 0.0)
-    cache.copied(cache.next_copy(0, 0.0), 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
     cache.plan(Prefetch(0, [1], [0.9]), 0.0)
-    copy = cache.next_copy(0, 0.0)
-    assert (copy.layer, copy.chunk) == (1, 1)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 4, copy.chunk) == (1, 1)
 
 
 def test_a_paused_prefetch_that_its_layer_turned_out_not_to_need_is_cancelled():
     cache = cache_of(shape(1, 4), [4], chunk_bytes=12)
     begin(cache)
     cache.plan(Prefetch(0, [2], [0.1]), 0.0)
-    copy = cache.next_copy(0, 0.0)
+    copy = cache.devices[0].next_copy(0.0)
     cache.demand(0, [0], 0.0)
-    cache.copied(copy, 0.0)
+    cache.devices[0].copied(copy, 0.0)
     assert drain(cache) == [(0, 0), (0, 0)]
     assert cache.counts.cancelled == 1
     assert cache.counts.bytes == 3 * 12
@@ -264,14 +264,14 @@ def test_ties_are_broken_by_recency_and_then_by_number():
         load(cache, 0, experts)
         cache.release(0, experts, 0.0, 0.0)
     cache.demand(0, [3], 0.0)
-    assert cache.next_copy(0, 0.0).victim == 2
+    assert cache.devices[0].next_copy(0.0).victim == 2
 
     cache = cache_of(shape(1, 4), [3], evictor=Constant())
     begin(cache)
     load(cache, 0, [0, 1, 2])  # one event: the same recency
     cache.release(0, [0, 1, 2], 0.0, 0.0)
     cache.demand(0, [3], 0.0)
-    assert cache.next_copy(0, 0.0).victim == 0
+    assert cache.devices[0].next_copy(0.0).victim == 0
 
 
 def test_preloaded_experts_are_all_there():
@@ -279,7 +279,7 @@ def test_preloaded_experts_are_all_there():
     cache.preload()
     begin(cache)
     assert cache.demand(1, [0, 3], 0.0).hits == [0, 3]
-    assert cache.counts.peak_slots == 8
+    assert cache.peak_slots == 8
 
 
 class Believer(Evictor):

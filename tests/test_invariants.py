@@ -26,7 +26,7 @@ def test_two_experts_in_one_slot_break_1():
     cache = watched()
     cache.demand(0, [0, 1], 0.0)
     for _ in range(2):
-        cache.copied(cache.next_copy(0, 0.0), 0.0)
+        cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
     cache.residency.slot[1] = cache.residency.slot[0]
     with pytest.raises(InvariantError, match="invariant 1 "):
         check_slots(cache)
@@ -35,7 +35,7 @@ def test_two_experts_in_one_slot_break_1():
 def test_an_expert_that_vanishes_breaks_2():
     cache = watched()
     cache.demand(0, [0], 0.0)
-    cache.copied(cache.next_copy(0, 0.0), 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
     cache.residency.where[0] = ABSENT
     with pytest.raises(InvariantError, match="invariant 2 "):
         check_copies(cache, 0)
@@ -44,19 +44,19 @@ def test_an_expert_that_vanishes_breaks_2():
 def test_bytes_that_nothing_moved_break_3():
     cache = watched()
     cache.demand(0, [0], 0.0)
-    copy = cache.next_copy(0, 0.0)
+    copy = cache.devices[0].next_copy(0.0)
     cache.counts.bytes += 1
     with pytest.raises(InvariantError, match="invariant 3 "):
-        cache.copied(copy, 0.0)
+        cache.devices[0].copied(copy, 0.0)
 
 
 def test_a_chunk_out_of_order_breaks_3():
     cache = watched(chunk_bytes=8)
     cache.demand(0, [0], 0.0)
-    copy = cache.next_copy(0, 0.0)
+    copy = cache.devices[0].next_copy(0.0)
     copy.chunk = 2
     with pytest.raises(InvariantError, match="invariant 3 "):
-        cache.copied(copy, 0.0)
+        cache.devices[0].copied(copy, 0.0)
 
 
 def test_a_hit_too_many_breaks_4():
@@ -77,13 +77,13 @@ def test_time_that_goes_back_breaks_6():
     cache = watched()
     cache.demand(0, [0], 2.0)
     with pytest.raises(InvariantError, match="invariant 6 "):
-        cache.next_copy(0, 1.0)
+        cache.devices[0].next_copy(1.0)
 
 
 def test_a_prefetch_without_an_end_breaks_7():
     cache = watched()
     cache.plan(Prefetch(1, [0], [1.0]), 0.0)
-    cache.next_copy(0, 0.0)
+    cache.devices[0].next_copy(0.0)
     cache.residency.unused[4] = 0
     with pytest.raises(InvariantError, match="invariant 7 "):
         cache.demand(0, [0], 0.0)
@@ -93,11 +93,11 @@ def test_dropping_what_is_in_use_breaks_8():
     cache = watched()
     cache.demand(0, [0, 1], 0.0)
     for _ in range(2):
-        cache.copied(cache.next_copy(0, 0.0), 0.0)
-    cache.residency.unpin()
+        cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.residency.pins = []
     cache.plan(Prefetch(1, [0], [1.0]), 0.0)
     with pytest.raises(InvariantError, match="invariant 8 "):
-        cache.next_copy(0, 0.0)
+        cache.devices[0].next_copy(0.0)
 
 
 @pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload"])

@@ -97,7 +97,7 @@ def test_two_layers_four_experts_two_slots_one_link():
     assert times["ttft_s"] == pytest.approx(118 * US, abs=1e-12)
     assert times["tpot_s"] == pytest.approx(98 * US, abs=1e-12)
     assert (counts.hits, counts.late, counts.misses) == (0, 1, 8)
-    assert (counts.prefetched, counts.promoted, counts.cancelled) == (2, 1, 1)
+    assert (counts.prefetched, counts.late, counts.cancelled) == (2, 1, 1)
     assert counts.bytes == 19 * 12
     assert recorder.iterations()["misses"].tolist() == [5, 3]
 
