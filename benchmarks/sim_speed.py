@@ -2,8 +2,9 @@
 
     python benchmarks/sim_speed.py [--json] [--iterations 2000] [--repeat 3]
 
-32 layers × 8 experts, top-2, on six GPUs that hold 25 % of the experts; h = 64, store of 1000 maps. The routing is drawn
-at random (clustered, with some repetition from token to token): it sets the amount of work and says nothing about models.
+32 layers × 8 experts, top-2, on six GPUs that hold 25 % of the experts; h = 64, store of 1000 maps. The routing is
+drawn
+at random (clustered, with some repetition from token to token): it sets the amount of work, no more.
 Timed is a run from its first iteration to its last, in processor time of one core, the best of several; drawing the
 trace and starting the policy are not part of it.
 """

@@ -80,7 +80,7 @@ class ExpertCache:
         residency.pins = pins = []
         if self._plans[layer]:
             self._drop_plan(layer)
-        where, unused = residency.where, residency.unused
+        where, wake = residency.where, self.wake
         base = layer * residency.experts
         hits: list[int] = []
         late: list[int] = []
@@ -89,19 +89,19 @@ class ExpertCache:
             x = base + expert
             pins.append(x)
             state = where[x]
-            if state == RESIDENT:
-                hits.append(expert)
-                if unused[x]:
-                    unused[x] = 0
-                    residency.counts.useful += 1
-            elif state == ABSENT:
+            if state == ABSENT:
                 misses.append(expert)
                 device = self._device_of[x]
                 device.demanded.append(x)
-                self.wake.append(device)
+                wake.append(device)
+            elif state == RESIDENT:
+                hits.append(expert)
+                if residency.unused[x]:
+                    residency.unused[x] = 0
+                    residency.counts.useful += 1
             else:
                 late.append(expert)
-                unused[x] = 0
+                residency.unused[x] = 0
                 self._device_of[x].promote(x)
         counts = residency.counts
         counts.hits += len(hits)
@@ -113,7 +113,8 @@ class ExpertCache:
             self._events += 1
             for x in pins:
                 residency.last_use[x] = self._events
-        self.wake_stalled()
+        if self.stalled:
+            wake += self.stalled
         self.evictor.touched(layer, experts, now_s)
         return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
 

@@ -79,8 +79,11 @@ class Device:
                 return None
             demanded = False
         chunk = residency.arrived[x]
-        victim, self._victim = self._victim, -1
-        return Copy(self.gpu, x, chunk, self._chunk_bytes[chunk], residency.slot[x], victim, demanded)
+        self._flying = copy = Copy(
+            self.gpu, x, chunk, self._chunk_bytes[chunk], residency.slot[x], self._victim, demanded
+        )
+        self._victim = -1
+        return copy
 
     def copied(self, copy: Copy, now_s: float) -> bool:
         """A chunk has arrived; True if its expert is now complete."""
@@ -89,7 +92,7 @@ class Device:
         x = copy.number
         if copy.chunk + 1 < self._chunks:
             residency.arrived[x] = copy.chunk + 1
-            if x in residency.pins:
+            if copy.demanded:
                 self.demanded.appendleft(x)
             else:
                 self.paused = x
@@ -99,13 +102,13 @@ class Device:
             self._evictor.loaded(*divmod(x, residency.experts), now_s)
         return True
 
-    def promote(self, x: int) -> bool:
-        """A copy on its way has become a demand; True if the link has to be told, because it is paused."""
-        if self.paused != x:
-            return False  # a chunk is in the air, `copied` queues the rest
-        self.paused = -1
-        self.demanded.appendleft(x)
-        return True
+    def promote(self, x: int) -> None:
+        """A prefetch on its way has become a demand."""
+        if self.paused == x:
+            self.paused = -1
+            self.demanded.appendleft(x)
+        else:  # a chunk is in the air
+            self._flying.demanded = True
 
     @property
     def peak_slots(self) -> int:

@@ -9,7 +9,7 @@ resources would cost ten times more. A layer that finds all its experts on the G
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import simpy
@@ -96,9 +96,8 @@ class Engine:
         self._searcher_free_s = 0.0
         self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
         self._one_token_s = cost.expert_s(1)
-        self._first = 0  # number of expert 0 of the last gated layer
         self._held_back = False  # the layer waits for its prefetches
-        self._missing: set[int] = set()  # experts of the running layer that are still on their way
+        self._missing = 0  # experts of the running layer that are still on their way
         self._uncomputed = 0  # experts of a layer that runs in waves
         self._expiry_s = 0.0  # when the pins of the last gated layer end
         self._expiry_scheduled = False
@@ -124,7 +123,7 @@ class Engine:
             return False
         now_s = self._env.now
         batch = step.batch
-        self._step, self._batch, self._loads = step, batch, step.loads
+        self._step, self._batch = step, batch
         self._start_s, self._wait_s = now_s, 0.0
         tokens = len(batch.token)
         self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
@@ -178,74 +177,77 @@ class Engine:
         now_s = self._env.now
         layer, step, cache = self._layer, self._step, self._cache
         self._experts = experts = step.demands[layer]
-        self._first = layer * self._total
         demand = cache.demand(layer, experts, now_s)
         if self._tell_gate:
             lookahead = {distance: probs[:, layer] for distance, probs in step.lookahead.items()}
             gate = Gate(layer, step.maps[:, layer], step.experts[:, layer], lookahead)
             self._act(self._prefetcher.on_gate(step.batch, gate))
-        if self._loads is not None:
-            self._seconds = dict(zip(experts, map(self._cost.expert_s, self._loads[layer]), strict=True))
-        work_s = self._work_s(experts)
+        home = self._home[layer]
+        if step.loads is None:
+            gpus = [*map(home.__getitem__, experts)]
+            work_s = max(map(gpus.count, gpus)) * self._one_token_s
+        else:
+            self._seconds = dict(zip(experts, map(self._cost.expert_s, step.loads[layer]), strict=True))
+            work_s = max(self._computed_from(0.0, experts))
         self._ready_s = now_s + work_s
         start_s = max(now_s, self._searcher_free_s) if self._blocking else now_s
-        self._uncomputed = len(experts) if demand.waves > 1 else 0
-        if demand.misses or demand.late or self._uncomputed:
-            self._missing.update(demand.late, demand.misses)
-            self._busy_s = [start_s] * len(cache.devices)
-            if self._on_arrival or self._uncomputed:
-                home = self._home[layer]
-                for expert in demand.hits:
-                    self._compute(expert, home[expert], now_s)
+        self._missing = len(demand.misses) + len(demand.late)
+        if demand.waves > 1:
+            self._uncomputed = len(experts)
+            self._busy_s = [start_s] * len(self._links)
+            for expert in demand.hits:
+                self._compute_in_wave(expert, home[expert], now_s)
+        elif self._missing:
+            self._busy_s = self._computed_from(start_s, demand.hits if self._on_arrival else ())
         else:
             self._experts_done(start_s + work_s, now_s)
         if cache.wake:
             self._wake_links()
 
-    def _work_s(self, experts: list[int]) -> float:
-        """Seconds until the busiest GPU has computed these experts of the running layer."""
+    def _computed_from(self, start_s: float, experts: Sequence[int]) -> list[float]:
+        """When each GPU has computed these experts of the running layer, beginning at `start_s`."""
+        busy_s = [start_s] * len(self._links)
         home = self._home[self._layer]
-        if self._loads is None:
-            gpus = [home[expert] for expert in experts]
-            return max(map(gpus.count, gpus)) * self._one_token_s
-        work_s = [0.0] * len(self._links)
         for expert in experts:
-            work_s[home[expert]] += self._seconds[expert]
-        return max(work_s)
+            busy_s[home[expert]] += self._seconds[expert] if self._step.loads else self._one_token_s
+        return busy_s
 
-    def _compute(self, expert: int, gpu: int, now_s: float) -> None:
-        """Let a GPU compute an expert of the running layer next."""
-        end_s = self._busy_s[gpu]
-        if end_s < now_s:
-            end_s = now_s
-        end_s += self._one_token_s if self._loads is None else self._seconds[expert]
-        self._busy_s[gpu] = end_s
+    def _arrived(self, copy: Copy, now_s: float) -> None:
+        """An expert that the running layer misses is there."""
+        self._missing -= 1
+        expert = copy.number % self._total
         if self._uncomputed:
-            event = self._spare_computed.pop() if self._spare_computed else _ComputedEvent(self._env, self._computed)
-            event.expert = expert
-            event.after(end_s - now_s)
+            self._compute_in_wave(expert, copy.gpu, now_s)
+            return
+        busy_s = self._busy_s
+        if self._on_arrival:
+            begin_s = busy_s[copy.gpu]
+            if begin_s < now_s:
+                begin_s = now_s
+            busy_s[copy.gpu] = begin_s + (self._seconds[expert] if self._step.loads else self._one_token_s)
+        if not self._missing:
+            if not self._on_arrival:
+                busy_s = self._computed_from(max(now_s, *busy_s), self._experts)
+            self._experts_done(max(busy_s), now_s)
+
+    def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> None:
+        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted."""
+        end_s = max(self._busy_s[gpu], now_s) + (self._seconds[expert] if self._step.loads else self._one_token_s)
+        self._busy_s[gpu] = end_s
+        event = self._spare_computed.pop() if self._spare_computed else _ComputedEvent(self._env, self._computed)
+        event.expert = expert
+        event.after(end_s - now_s)
 
     def _computed(self, event: _ComputedEvent) -> None:
         """An expert of a layer that runs in waves is done with its slot."""
         self._spare_computed.append(event)
         self._uncomputed -= 1
+        now_s = self._env.now
         if self._uncomputed:
-            self._cache.release(self._layer, [event.expert], self._env.now, self._env.now)
+            self._cache.release(self._layer, [event.expert], now_s, now_s)
         else:
-            self._experts_done(self._env.now, self._env.now)
+            self._experts_done(now_s, now_s)
         self._wake_links()
-
-    def _arrived(self, expert: int, gpu: int, now_s: float) -> None:
-        """An expert that the running layer misses is there."""
-        missing = self._missing
-        missing.remove(expert)
-        if self._on_arrival or self._uncomputed:
-            self._compute(expert, gpu, now_s)
-        if not missing and not self._uncomputed:
-            if not self._on_arrival:
-                for each in self._experts:
-                    self._compute(each, self._home[self._layer][each], now_s)
-            self._experts_done(max(self._busy_s), now_s)
 
     def _experts_done(self, end_s: float, now_s: float) -> None:
         """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
@@ -289,9 +291,8 @@ class Engine:
         else:
             event.idle = True
         if complete:
-            expert = copy.number - self._first
-            if expert in self._missing:
-                self._arrived(expert, copy.gpu, now_s)
+            if copy.demanded:
+                self._arrived(copy, now_s)
             if self._held_back:
                 self._let_through()
         if self._cache.stalled:
