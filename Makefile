@@ -11,7 +11,12 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m sim demo --out demo-out
+	$(BIN)/python -m traces collect pocket --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --threads 1 \
+		--overwrite --out demo-out/pocket.trace
+	rm -rf demo-out/results
+	$(BIN)/python -m sim run demo-out/pocket.trace --as mixtral-8x7b --hardware rtx3090x6 --cache-share 0.25 \
+		--policy finemoe --policy lru --policy oracle --policy no-offload --out demo-out/results
+	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
 
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -m 'not slow' -n 2 -q

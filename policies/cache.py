@@ -46,7 +46,8 @@ class ExpertCache:
         self._plans: list[Sequence[int]] = [()] * model.layers
         self._fewest = min(slots)
         self._events = 0
-        self._distinct = evictor.distinct
+        self._ties = not evictor.distinct
+        self._touched = evictor.touched
         self._tell_belief = type(evictor).believe is not Evictor.believe
 
     @property
@@ -76,46 +77,42 @@ class ExpertCache:
         """
         residency = self.residency
         residency.layer_now = layer
+        residency.pin_base = base = layer * residency.experts
+        residency.pinned = experts
         residency.unpin_s = NEVER
-        residency.pins = pins = []
         if self._plans[layer]:
             self._drop_plan(layer)
-        where, wake = residency.where, self.wake
-        base = layer * residency.experts
+        where, unused, counts = residency.where, residency.unused, residency.counts
         hits: list[int] = []
         late: list[int] = []
         misses: list[int] = []
         for expert in experts:
             x = base + expert
-            pins.append(x)
             state = where[x]
-            if state == ABSENT:
+            if state == RESIDENT:
+                hits.append(expert)
+                if unused[x]:
+                    unused[x] = 0
+                    counts.useful += 1
+            elif state == ABSENT:
                 misses.append(expert)
                 device = self._device_of[x]
                 device.demanded.append(x)
-                wake.append(device)
-            elif state == RESIDENT:
-                hits.append(expert)
-                if residency.unused[x]:
-                    residency.unused[x] = 0
-                    residency.counts.useful += 1
+                self.wake.append(device)
             else:
                 late.append(expert)
-                residency.unused[x] = 0
+                unused[x] = 0
                 self._device_of[x].promote(x)
-        counts = residency.counts
         counts.hits += len(hits)
-        if misses:
-            counts.misses += len(misses)
-        if late:
-            counts.late += len(late)
-        if not self._distinct:
-            self._events += 1
-            for x in pins:
-                residency.last_use[x] = self._events
+        counts.misses += len(misses)
+        counts.late += len(late)
+        if self._ties:
+            self._events = event = self._events + 1
+            for expert in experts:
+                residency.last_use[base + expert] = event
         if self.stalled:
-            wake += self.stalled
-        self.evictor.touched(layer, experts, now_s)
+            self.wake += self.stalled
+        self._touched(layer, experts, now_s)
         return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
 
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
@@ -127,8 +124,7 @@ class ExpertCache:
         if at_s > now_s:
             residency.unpin_s = at_s
             return
-        base = layer * residency.experts
-        residency.pins = [x for x in residency.pins if x - base not in experts]
+        residency.pinned = [expert for expert in residency.pinned if expert not in experts]
         self.wake_stalled()
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
@@ -137,16 +133,17 @@ class ExpertCache:
         if self._plans[layer]:
             self._drop_plan(layer)
         residency = self.residency
-        where, planned = residency.where, residency.planned
         base = layer * residency.experts
         self._plans[layer] = plan = [base + expert for expert in prefetch.experts]
         for x, weight in zip(plan, prefetch.weights, strict=True):
-            planned[x] = 1
-            if where[x] == ABSENT:
+            residency.planned[x] = 1
+            if residency.where[x] == ABSENT:
                 device = self._device_of[x]
-                device.wish(layer, x, weight)
-                self.wake.append(device)
-        self.wake_stalled()
+                if x not in device.demanded:
+                    device.wish(layer, x, weight)
+                    self.wake.append(device)
+        if self.stalled:
+            self.wake += self.stalled
         if self._tell_belief:
             belief = prefetch.belief
             if belief is None:
@@ -157,9 +154,8 @@ class ExpertCache:
     def waits_for(self, layer: int) -> bool:
         """Whether something planned for the layer is still on its way, or can be."""
         where = self.residency.where
-        return any(
-            where[x] == COPYING or (where[x] == ABSENT and not self._device_of[x].stalled) for x in self._plans[layer]
-        )
+        coming = any(where[x] == COPYING for x in self._plans[layer])
+        return coming or any(layer in device.pending and not device.stalled for device in self.devices)
 
     def wake_stalled(self) -> None:
         """Let every link that found no slot try again: something has changed."""
@@ -178,10 +174,8 @@ class ExpertCache:
         planned = self.residency.planned
         for x in self._plans[layer]:
             planned[x] = 0
+            self._device_of[x].pending.pop(layer, None)
         self._plans[layer] = ()
-        for device in self.devices:
-            if layer in device.pending:
-                del device.pending[layer]
 
     def _waves(self, base: int, experts: Sequence[int]) -> int:
         needed = [0] * len(self.devices)

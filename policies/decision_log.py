@@ -19,6 +19,10 @@ class DecisionLog:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
+    def in_time(self) -> list[Row]:
+        """The rows by time; a release that was announced ahead stands where it holds."""
+        return sorted(self.rows, key=lambda row: row[0])
+
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
         """Note one call."""
         if call == "begin_iteration":

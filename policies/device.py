@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.base import Evictor
 from policies.residency import ABSENT, COPYING, NEVER, RESIDENT, Residency
-from policies.types import Copy
+from policies.types import Copy, Float
 
 Queue = list[tuple[float, int]]
 
@@ -42,7 +42,7 @@ class Device:
         self._least_open = slots
         self._occupants = np.zeros(slots, np.int64)
         self._occupant = self._occupants.data
-        self._distinct = evictor.distinct
+        self._ties = not evictor.distinct
         self._tell_loaded = type(evictor).loaded is not Evictor.loaded
         self._tell_evicted = type(evictor).evicted is not Evictor.evicted
         self._victim = -1  # what was dropped for the copy that begins
@@ -65,33 +65,33 @@ class Device:
         if self.stalled:
             self.stalled = False
             self._all_stalled.remove(self)
+        self._victim = -1
         if self.demanded:
             x = self.demanded[0]
             if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
                 return None
             self.demanded.popleft()
             demanded = True
-        else:
-            if not self.pending and self.paused < 0:
-                return None
+        elif self.pending or self.paused >= 0:
             x = self._next_prefetch(now_s)
             if x < 0:
                 return None
             demanded = False
+        else:
+            return None
         chunk = residency.arrived[x]
         self._flying = copy = Copy(
             self.gpu, x, chunk, self._chunk_bytes[chunk], residency.slot[x], self._victim, demanded
         )
-        self._victim = -1
         return copy
 
     def copied(self, copy: Copy, now_s: float) -> bool:
         """A chunk has arrived; True if its expert is now complete."""
-        residency = self._residency
+        residency, x = self._residency, copy.number
         residency.counts.bytes += copy.bytes
-        x = copy.number
-        if copy.chunk + 1 < self._chunks:
-            residency.arrived[x] = copy.chunk + 1
+        arrived = copy.chunk + 1
+        if arrived < self._chunks:
+            residency.arrived[x] = arrived
             if copy.demanded:
                 self.demanded.appendleft(x)
             else:
@@ -179,8 +179,9 @@ class Device:
             slot = self._victim_slot(distance, now_s)
             if slot < 0:
                 if distance or self.paused < 0:
-                    self.stalled = True
-                    self._all_stalled.append(self)
+                    if not self.stalled:  # several layers may find no slot
+                        self.stalled = True
+                        self._all_stalled.append(self)
                     return False
                 self._cancel()
                 slot = self._open_slot()
@@ -196,33 +197,41 @@ class Device:
 
         The answer is its slot; -1 if none may go.
         """
-        residency, occupant = self._residency, self._occupant
+        residency = self._residency
         if now_s >= residency.unpin_s:
-            residency.pins = []
+            residency.pinned = ()
             residency.unpin_s = NEVER
         scores = self._evictor.scores[self._occupants]
-        while True:
+        for _ in range(self.slots):
             slot = int(scores.argmin())
-            least = scores[slot]
-            if least == NEVER:
-                return -1
+            if self._ties:
+                slot = self._least_recent(slot, scores)
+            x = self._occupant[slot]
+            if (
+                residency.where[x] == RESIDENT
+                and x - residency.pin_base not in residency.pinned
+                and not (residency.planned[x] and residency.distance(x // residency.experts) <= distance)
+            ):
+                self._victim = x
+                residency.where[x] = ABSENT
+                residency.counts.evictions += 1
+                if residency.unused[x]:
+                    residency.unused[x] = 0
+                    residency.counts.wasted += 1
+                if self._tell_evicted:
+                    self._evictor.evicted(*divmod(x, residency.experts), now_s)
+                return slot
             scores[slot] = NEVER
-            if not self._distinct and scores[scores.argmin()] == least:
-                ties = [slot, *(scores == least).nonzero()[0].tolist()]
-                scores[slot] = least
-                slot = min(ties, key=lambda tie: (residency.last_use[occupant[tie]], occupant[tie]))
-                scores[slot] = NEVER
-            x = occupant[slot]
-            if residency.where[x] != RESIDENT or x in residency.pins:
-                continue
-            if residency.planned[x] and residency.distance(x // residency.experts) <= distance:
-                continue
-            self._victim = x
-            residency.where[x] = ABSENT
-            residency.counts.evictions += 1
-            if residency.unused[x]:
-                residency.unused[x] = 0
-                residency.counts.wasted += 1
-            if self._tell_evicted:
-                self._evictor.evicted(*divmod(x, residency.experts), now_s)
+        return -1
+
+    def _least_recent(self, slot: int, scores: Float) -> int:
+        """Among the slots whose score equals that of `slot`, the first with the least, the one used least recently."""
+        least = scores[slot]
+        scores[slot] = NEVER
+        tied = scores[scores.argmin()] == least
+        scores[slot] = least
+        if not tied:
             return slot
+        last_use, occupant = self._residency.last_use, self._occupant
+        ties: list[int] = (scores == least).nonzero()[0].tolist()
+        return min(ties, key=lambda tie: (last_use[occupant[tie]], occupant[tie]))

@@ -149,15 +149,18 @@ class ExpertMapPrefetcher(Prefetcher):
         record of each iteration. Each record selects by its own δ; a weight, or belief, is the maximum over records.
         """
         weights = np.where(select(probs, score, self._model.top_k), probs, -1.0)
-        weights = np.maximum.reduceat(weights, starts, axis=0).reshape(-1, self._model.experts)
-        beliefs = np.maximum.reduceat(probs, starts, axis=0).reshape(-1, self._model.experts).astype(np.float64)
-        row, experts = np.nonzero(weights >= 0)
+        layers, experts = probs.shape[1:]
+        if len(starts) < len(probs):
+            weights = np.maximum.reduceat(weights, starts, axis=0)
+            probs = np.maximum.reduceat(probs, starts, axis=0)
+        weights, beliefs = weights.reshape(-1, experts), probs.reshape(-1, experts).astype(np.float64)
+        row, expert = np.nonzero(weights >= 0)
         end = row.searchsorted(np.arange(len(weights)), side="right").tolist()
-        weight, expert, layers = weights[row, experts].tolist(), experts.tolist(), probs.shape[1]
+        chosen, weight = expert.tolist(), weights[row, expert].tolist()
         plans, begin = [], 0
-        for number, stop in enumerate(end):
+        for number, (stop, belief) in enumerate(zip(end, beliefs, strict=True)):
             layer = first + number % layers
-            plans.append(Prefetch(layer, expert[begin:stop], weight[begin:stop], beliefs[number]))
+            plans.append(Prefetch(layer, chosen[begin:stop], weight[begin:stop], belief))
             begin = stop
         return plans
 
@@ -213,13 +216,16 @@ class ExpertMapPrefetcher(Prefetcher):
         if self._store is None:
             if embeddings is None:
                 self.note = "the trace has no embeddings: by trajectory only, nothing guides the first layers"
-            self._store = ExpertMapStore(
-                self._model.layers,
-                self._model.experts,
-                capacity=self.capacity,
-                prefetch_distance=self.prefetch_distance,
-                hidden=None if embeddings is None else embeddings.shape[1],
-            )
+            try:
+                self._store = ExpertMapStore(
+                    self._model.layers,
+                    self._model.experts,
+                    capacity=self.capacity,
+                    prefetch_distance=self.prefetch_distance,
+                    hidden=None if embeddings is None else embeddings.shape[1],
+                )
+            except (MemoryError, ValueError):  # numpy's words for too much and for far too much
+                raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
         self._store.add(maps, embeddings, similarity)
 
 
@@ -244,10 +250,10 @@ class BeliefAndFrequency(Evictor):
         """Nothing has been predicted or demanded."""
         super().start(model, future)
         shape = model.layers, model.experts
-        self._belief = np.full(shape, 1 / model.experts)
-        self._frequency = np.zeros(shape)
-        self._score_rows = list(self.scores.reshape(shape))
-        self._items = items(self._belief), items(self._frequency), items(self.scores)
+        belief, frequency = np.full(shape, 1 / model.experts), np.zeros(shape)
+        self._rows = list(zip(belief, frequency, self.scores.reshape(shape), strict=True))  # of each layer
+        self._items = items(belief), items(frequency), items(self.scores)
+        self._floor = np.full(model.experts, BELIEF_FLOOR)
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Count the event for each expert."""
@@ -261,9 +267,9 @@ class BeliefAndFrequency(Evictor):
 
     def believe(self, layer: int, probs: Float) -> None:
         """Overwrite what was believed of the layer."""
-        belief = self._belief[layer]
-        np.maximum(probs, BELIEF_FLOOR, out=belief)
-        np.multiply(belief, self._frequency[layer], out=self._score_rows[layer])
+        belief, frequency, scores = self._rows[layer]
+        np.maximum(probs, self._floor, out=belief)
+        np.multiply(belief, frequency, out=scores)
 
 
 def finemoe(

@@ -1,5 +1,6 @@
 """What is known of every expert of the model: where it is, who wants it, how far its copy has come."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies.types import ModelShape
@@ -37,7 +38,8 @@ class Residency:
         self.slot = [-1] * total
         self.last_use = [0] * total  # number of the event; kept for evictors whose scores may tie
         self.layer_now = -1  # last gated layer of the running iteration
-        self.pins: list[int] = []  # demanded by the running layer and not released yet
+        self.pin_base = 0  # number of expert 0 of the running layer
+        self.pinned: Sequence[int] = ()  # ids of its experts that were demanded and not released yet
         self.unpin_s = NEVER  # when they are, if that is known ahead
         self.counts = Counts()
 

@@ -6,6 +6,7 @@ replaces the most redundant one (eq. 9). Among equal scores the lowest index win
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +65,8 @@ class ExpertMapStore:
         """
         count, rows = self.count, len(maps)
         dots: Single = np.matmul(maps.transpose(1, 0, 2), self._columns[:, :, :count])  # [L, R, count]
-        for layer in range(1, self._layers):
-            dots[layer] += dots[layer - 1]
+        for before, layer in pairwise(dots):
+            layer += before
         dots *= self._inverse_norms[:, None, :count]
         norms = np.sqrt(np.einsum("rlj,rlj->lr", maps, maps).cumsum(axis=0))  # [L, R]
         index = dots.argmax(axis=2)
@@ -95,11 +96,11 @@ class ExpertMapStore:
             return
         fresh, norms = fresh[room:], norms[room:]
         units = None if units is None else units[room:]
-        flat = _unit(fresh.reshape(len(fresh), -1))
         if similarity is None or room:
-            similarity = self._whole(flat)
+            similarity = self._whole(_unit(fresh.reshape(len(fresh), -1)))
         redundancy = self._redundancy(similarity, None if units is None else self._semantic_scores(units))
         if len(fresh) > 1:
+            flat = _unit(fresh.reshape(len(fresh), -1))
             among = self._redundancy(flat @ flat.T, None if units is None else units @ units.T)
         for row in range(len(fresh)):
             slot = int(redundancy[row].argmax())

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 import numpy as np
 
-from policies.types import Batch, Float, Int, RecordedRequest
+from policies.base import Prefetcher
+from policies.types import Batch, Float, Gate, Int, RecordedRequest
 
 Array = TypeVar("Array", Float, Int)
 
@@ -40,6 +41,24 @@ def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[St
             number += 1
             step += 1
             running = [replay for replay in running if step < replay.steps]
+
+
+def predicted(steps: Iterator[Step], prefetcher: Prefetcher) -> Iterator[Step]:
+    """The same steps; a prefetcher that predicts whole blocks of them does so before the first of each."""
+    if not prefetcher.block:
+        yield from steps
+    while ahead := list(islice(steps, prefetcher.block)):
+        prefetcher.predict_block([step.batch for step in ahead], [step.maps for step in ahead])
+        yield from ahead
+
+
+def gates_of(step: Step) -> list[Gate]:
+    """What the routers say, layer by layer."""
+    gates = list(map(Gate, count(), step.maps.swapaxes(0, 1), step.experts.swapaxes(0, 1)))
+    for distance, probs in step.lookahead.items():
+        for gate, seen in zip(gates, probs.swapaxes(0, 1), strict=True):
+            gate.lookahead[distance] = seen
+    return gates
 
 
 class _Replay:

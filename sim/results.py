@@ -121,7 +121,9 @@ def write(
         if DETAILS.index(detail) >= DETAILS.index("iterations"):
             _write_frame(partial / "iterations.parquet", _stack(runs, [run.iterations for run in runs]), meta)
         if detail == "events":
-            logs = [pd.DataFrame(run.log.rows if run.log else [], columns=list(DecisionLog.COLUMNS)) for run in runs]
+            logs = [
+                pd.DataFrame(run.log.in_time() if run.log else [], columns=list(DecisionLog.COLUMNS)) for run in runs
+            ]
             _write_frame(partial / "events.parquet", _stack(runs, logs), meta)
         (partial / "meta.json").write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
         partial.replace(directory)

@@ -93,15 +93,15 @@ def run(args: argparse.Namespace) -> None:
     runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
     summaries = [results.summarise(each, resident) for each in runs]
     if args.out:
-        results.write(args.out, runs, summaries, describe(trace, setting, args.train_split), args.detail)
+        results.write(args.out, runs, summaries, describe(trace, setting, args), args.detail)
     if args.json:
         print(json.dumps(summaries, indent=2))
     else:
         print(heading(trace, setting, len(resident.requests)))
         print()
         print(results.table(summaries))
-        for note in sorted({f"{each.policy}: {each.note}" for each in runs if each.note}):
-            print(f"\n{note}")
+        for note in dict.fromkeys(each.note for each in runs if each.note):
+            print(f"\n{', '.join(each.policy for each in runs if each.note == note)}: {note}")
 
 
 def compare(
@@ -110,6 +110,10 @@ def compare(
     """A run per policy on the requests that are not learned from, and the run with every expert resident."""
     if not 0 <= train_share < 1:
         raise UserError(f"--train-split {train_share}: it is a share from 0 to below 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"--requests {limit}: at least 1 must be simulated")
+    if setting.seed < 0:
+        raise UserError(f"--seed {setting.seed}: it must not be negative")
     train, test = trace.split(train_share, np.random.default_rng(setting.seed))
     test = test[:limit]
     if not test:
@@ -125,7 +129,7 @@ def compare(
     return [runs[policy] for policy in dict.fromkeys(policies)], runs[RESIDENT]
 
 
-def describe(trace: Trace, setting: Setting, train_share: float) -> dict[str, Any]:
+def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the results depend on."""
     model, hardware = setting.model, setting.hardware
     return {
@@ -134,13 +138,17 @@ def describe(trace: Trace, setting: Setting, train_share: float) -> dict[str, An
         "trace_kind": trace.meta.kind,
         "trace_model": trace.shape.name,
         "trace_digest": trace.digest,
-        "train_split": train_share,
+        "policies": list(dict.fromkeys(args.policy)),
+        "train_split": args.train_split,
+        "requests": args.requests,
         "model": {name: getattr(model, name) for name in model.__slots__},
         "hardware": hardware.name,
         "gpus": hardware.gpus,
         "cache_experts": setting.cache_experts,
         "batch_size": setting.batch_size,
         "seed": setting.seed,
+        "check": setting.check,
+        "detail": args.detail,
     }
 
 

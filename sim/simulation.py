@@ -67,7 +67,9 @@ def simulate(
     if setting.batch_size < 1:
         raise UserError(f"batch size {setting.batch_size}: at least 1 request is needed")
     model, gpus = setting.model, setting.hardware.gpus
-    slots = split_slots(model, model.total_experts if policy.preloaded else setting.cache_experts, gpus)
+    slots = split_slots(model, setting.cache_experts, gpus)
+    if policy.preloaded:
+        slots = split_slots(model, model.total_experts, gpus)
     if "future" in policy.requires and future is None:
         raise UserError(f"policy {spec} needs to be told the future")
     policy.evictor.start(model, future)
@@ -120,15 +122,19 @@ def simulated_as(traced: ModelShape, published: ModelShape) -> ModelShape:
 
 
 def slots_for(model: ModelShape, *, experts: int | None, share: float | None, gb: float | None) -> int:
-    """Slots of all GPUs together, from a number of experts, a share of L·J, or gigabytes (1e9 bytes), rounded down."""
+    """Slots of all GPUs together, from a number of experts, gigabytes (1e9 bytes), or a share of L·J, rounded down."""
     if experts is not None:
         return experts
     if gb is not None:
-        return min(int(gb * 1e9 // model.expert_bytes), model.total_experts)
-    assert share is not None
-    if not 0 < share <= 1:
-        raise UserError(f"--cache-share {share}: it is a share of all experts, above 0 and at most 1")
-    return int(share * model.total_experts)
+        if not 0 < gb < float("inf"):
+            raise UserError(f"--cache-gb {gb}: it is a number of gigabytes above 0")
+        fitting = gb * 1e9 / model.expert_bytes
+    else:
+        assert share is not None
+        if not 0 < share <= 1:
+            raise UserError(f"--cache-share {share}: it is a share of all experts, above 0 and at most 1")
+        fitting = share * model.total_experts
+    return min(int(fitting + 1e-6), model.total_experts)  # 35 % of 1440 is 504, whatever binary fractions say
 
 
 def needed_columns(specs: Sequence[str], *, embedding: bool, lookahead: Sequence[int], where: str) -> None:

@@ -296,3 +296,14 @@ def test_every_prediction_passes_through_the_evictor():
     assert evictor.told == (1, [0.2, 0, 0.7, 0])
     cache.plan(Prefetch(1, [2], [0.7], belief=np.array([0.1, 0.1, 0.7, 0.1])), 0.0)
     assert evictor.told == (1, [0.1, 0.1, 0.7, 0.1])
+
+
+def test_a_device_is_stalled_once_however_many_layers_find_no_slot():
+    cache = cache_of(shape(4, 2), [1])
+    begin(cache)
+    load(cache, 0, [0])
+    for layer in (1, 2, 3):
+        cache.plan(Prefetch(layer, [0], [0.5]), 0.0)
+    for _ in range(3):
+        assert cache.devices[0].next_copy(0.0) is None
+        assert cache.stalled == [cache.devices[0]]

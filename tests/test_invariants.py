@@ -5,11 +5,17 @@ import pytest
 from builders import machine, random_requests, shape
 from test_cache import begin
 
+from policies.base import Evictor, Policy, Prefetcher
 from policies.classic import LeastRecentlyUsed
+from policies.finemoe import BeliefAndFrequency
 from policies.invariants import InvariantChecker, InvariantError, check_copies, check_slots
 from policies.observe import ObservedCache
 from policies.residency import ABSENT
 from policies.types import Prefetch
+from sim.batching import fixed_batches
+from sim.cost import CostModel
+from sim.engine import Engine
+from sim.recorder import Recorder
 from sim.simulation import Setting, simulate
 
 
@@ -94,7 +100,7 @@ def test_dropping_what_is_in_use_breaks_8():
     cache.demand(0, [0, 1], 0.0)
     for _ in range(2):
         cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
-    cache.residency.pins = []
+    cache.residency.pinned = []
     cache.plan(Prefetch(1, [0], [1.0]), 0.0)
     with pytest.raises(InvariantError, match="invariant 8 "):
         cache.devices[0].next_copy(0.0)
@@ -117,3 +123,58 @@ def test_all_invariants_hold_throughout_a_run(policy, gpus, batch_size, share):
     )
     run = simulate(policy, setting, requests[2:], history=requests[:2])
     assert run.counts.hits + run.counts.late + run.counts.misses > 0
+
+
+class Erratic(Prefetcher):
+    """Wishes for anything at any moment, gated layers and experts that are demanded right now included."""
+
+    def __init__(self, rng, model):
+        self._rng, self._model = rng, model
+
+    def _wish(self):
+        for _ in range(self._rng.integers(3)):
+            count = int(self._rng.integers(1, self._model.experts + 1))
+            experts = self._rng.permutation(self._model.experts)[:count].tolist()
+            yield Prefetch(int(self._rng.integers(self._model.layers)), experts, self._rng.random(count).tolist())
+
+    def on_batch(self, batch):
+        return self._wish()
+
+    def on_layer(self, batch, layer):
+        return self._wish()
+
+    def on_gate(self, batch, gate):
+        return self._wish()
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed):
+    """Random wishes, machines and choices: every run ends, demands everything once, and keeps all invariants."""
+    rng = np.random.default_rng(seed)
+    model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
+    gpus = int(rng.integers(1, 4))
+    least = max(model.top_k, gpus)
+    total = int(rng.integers(least, max(least, model.total_experts) + 1))
+    requests = random_requests(model, rng, requests=2, decoded=8, prefill_tokens=int(rng.integers(0, 4)))
+    evictor = [LeastRecentlyUsed, BeliefAndFrequency, Evictor][seed % 3]()
+    policy = Policy(
+        prefetcher=Erratic(rng, model),
+        evictor=evictor,
+        blocking_prefetch=bool(rng.integers(2)),
+        compute_on_arrival=bool(rng.integers(2)),
+    )
+    evictor.start(model, None)
+    cache = ObservedCache(
+        model,
+        evictor,
+        slots=[total // gpus + (gpu < total % gpus) for gpu in range(gpus)],
+        chunk_bytes=[None, 7, 12][int(rng.integers(3))],
+        observers=[InvariantChecker()],
+    )
+    cost = CostModel(model, machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6))
+    recorder = Recorder()
+    steps = list(fixed_batches(requests, 1 + seed % 2))
+    Engine(policy=policy, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
+    assert len(recorder.iterations()) == len(steps)
+    demanded = recorder.iterations()[["hits", "late", "misses"]].to_numpy().sum()
+    assert demanded == sum(len(experts) for step in steps for experts in step.demands)

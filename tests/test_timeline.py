@@ -143,3 +143,26 @@ def test_a_blocking_prefetch_holds_back_its_layer():
     assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(33 * US, abs=1e-12)
     assert (counts.hits, counts.misses, counts.useful) == (2, 0, 2)
     assert recorder.iterations()["wait_s"].iloc[0] == pytest.approx(20 * US, abs=1e-12)
+
+
+def test_a_link_that_waits_for_a_slot_is_woken_though_the_clock_rounds():
+    """Layers end at times that floating point cannot add up exactly: a wake-up a rounding error early must not repeat.
+
+    One slot, so each prefetch waits for the pins of the layer before; an endless loop would raise here.
+    """
+    model = shape(layers=4, experts=2, top_k=1)
+    request = request_of([[[0], [1], [0], [1]]] * 40, model)
+    plans = {(n, layer): [Prefetch(layer + 1, [(layer + 1) % 2], [1.0])] for n in range(40) for layer in range(3)}
+    thirds = HandCost(dense_s=0.1 / 3, expert_s=0.7 / 3, chunk_s=0.011 / 7)
+    steps = iter(range(100_000))
+
+    class Watchdog:
+        def called(self, cache, now_s, call, given, answer):
+            next(steps)
+
+    policy = scripted(plans, LeastRecentlyUsed())
+    policy.evictor.start(model, None)
+    cache = ObservedCache(model, policy.evictor, slots=[1], observers=[Watchdog()])
+    recorder = Recorder()
+    Engine(policy=policy, cache=cache, cost=thirds, steps=fixed_batches([request], 1), recorder=recorder).run()
+    assert len(recorder.iterations()) == 40

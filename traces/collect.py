@@ -45,6 +45,7 @@ class CollectSettings:
     seed: int = 0  # of the sampling
     dtype: str = "auto"
     device: str = "auto"
+    threads: int | None = None  # of the CPU; None: torch's choice
     limit: int | None = None
     revision: str | None = None
     keep_prompts: bool = False
@@ -65,6 +66,8 @@ class TokenizedPrompt:
 def collect(settings: CollectSettings) -> Path:
     """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
     _check_target(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     prompts = read_prompts(settings.prompts, limit=settings.limit, source=settings.source)
     loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
     requests = tokenized(prompts, loaded, settings)

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=_natural, default=0, metavar="N", help="of the sampling (default: %(default)s)")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: the checkpoint's")
     add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+    add("--threads", type=_positive, metavar="N", help="of the CPU (default: torch's choice); small models want 1")
     add("--revision", metavar="NAME", help="branch, tag or commit of a repository of the hub")
     add("--restart", action="store_true", help="throw away what an interrupted run has left")
     add("--overwrite", action="store_true", help="replace a finished trace of the same name")
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             dtype=args.dtype,
             device=args.device,
+            threads=args.threads,
             limit=args.limit,
             revision=args.revision,
             keep_prompts=args.keep_prompts,

@@ -1,0 +1,99 @@
+"""The links that carry experts from host memory to their GPUs, one copy at a time each."""
+
+from collections.abc import Callable
+
+import simpy
+
+from policies.cache import ExpertCache
+from policies.types import Copy
+from sim.cost import CostModel
+from sim.events import Event
+
+
+class _Flight(Event):
+    """Chunks of one size that set off at the same moment on as many links: they arrive at the same moment too."""
+
+    bytes: int
+    copies: list[Copy]
+
+
+class _Expiry(Event):
+    """The end of the pins of a layer."""
+
+    at_s: float
+
+
+class Links:
+    """Moves what the devices of a cache ask for, and calls `complete` with each copy that makes an expert complete."""
+
+    def __init__(
+        self, env: simpy.Environment, cache: ExpertCache, cost: CostModel, complete: Callable[[Copy, float], None]
+    ) -> None:
+        self._env = env
+        self._cache = cache
+        self._complete = complete
+        self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
+        self._devices = cache.devices
+        self._idle = [True] * len(cache.devices)
+        self._spare: list[_Flight] = []
+        self._expiry_s = 0.0  # when the pins of the last gated layer end
+        self._expiry_event = _Expiry(env, self._pins_expire)
+        self._expiry_scheduled = False
+
+    def wake(self, now_s: float) -> None:
+        """Let every idle link that may have work ask for it."""
+        cache, idle = self._cache, self._idle
+        flight = None
+        for device in cache.wake:
+            if idle[device.gpu]:
+                copy = device.next_copy(now_s)
+                if copy is not None:
+                    idle[device.gpu] = False
+                    if flight is not None and flight.bytes == copy.bytes:
+                        flight.copies.append(copy)
+                    else:
+                        flight = self._set_off(copy)
+        cache.wake.clear()
+        if cache.stalled:
+            self._watch_expiry(now_s)
+
+    def expect_expiry(self, at_s: float) -> None:
+        """The pins of the running layer end then: a link that finds no slot tries again."""
+        self._expiry_s = at_s
+
+    def _set_off(self, copy: Copy) -> _Flight:
+        flight = self._spare.pop() if self._spare else _Flight(self._env, self._arrived)
+        flight.bytes, flight.copies = copy.bytes, [copy]
+        flight.after(self._copy_s[copy.bytes])
+        return flight
+
+    def _arrived(self, flight: _Flight) -> None:
+        """Chunks have arrived: on each link the next one sets off."""
+        now_s = self._env.now
+        for copy in flight.copies:
+            device = self._devices[copy.gpu]
+            complete = device.copied(copy, now_s)
+            following = device.next_copy(now_s)
+            if following is None:
+                self._idle[copy.gpu] = True
+            else:
+                self._set_off(following)
+            if complete:
+                self._complete(copy, now_s)
+            if self._cache.stalled:
+                self._watch_expiry(now_s)
+        self._spare.append(flight)
+
+    def _watch_expiry(self, now_s: float) -> None:
+        """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""
+        delay_s = self._expiry_s - now_s
+        if delay_s > 0 and not self._expiry_scheduled:
+            self._expiry_scheduled = True
+            self._expiry_event.at_s = self._expiry_s
+            self._expiry_event.after(delay_s)
+
+    def _pins_expire(self, event: _Expiry) -> None:
+        self._expiry_scheduled = False
+        self._cache.wake_stalled()
+        # The clock may be a rounding error short of the time that was meant, at which the pins would still hold.
+        self.wake(max(event.at_s, self._env.now))
