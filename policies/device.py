@@ -65,7 +65,6 @@ class Device:
         if self.stalled:
             self.stalled = False
             self._all_stalled.remove(self)
-        self._victim = -1
         if self.demanded:
             x = self.demanded[0]
             if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
@@ -83,6 +82,7 @@ class Device:
         self._flying = copy = Copy(
             self.gpu, x, chunk, self._chunk_bytes[chunk], residency.slot[x], self._victim, demanded
         )
+        self._victim = -1
         return copy
 
     def copied(self, copy: Copy, now_s: float) -> bool:
@@ -97,6 +97,8 @@ class Device:
             else:
                 self.paused = x
             return False
+        if arrived > 1:
+            residency.arrived[x] = 0
         residency.where[x] = RESIDENT
         if self._tell_loaded:
             self._evictor.loaded(*divmod(x, residency.experts), now_s)
@@ -163,6 +165,7 @@ class Device:
         x, self.paused = self.paused, -1
         residency = self._residency
         residency.where[x] = ABSENT
+        residency.arrived[x] = 0
         residency.unused[x] = 0
         residency.counts.cancelled += 1
         self._open.append(residency.slot[x])
@@ -188,7 +191,6 @@ class Device:
         self._occupant[slot] = x
         residency.slot[x] = slot
         residency.where[x] = COPYING
-        residency.arrived[x] = 0
         residency.counts.copies += 1
         return True
 

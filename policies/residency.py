@@ -34,7 +34,7 @@ class Residency:
         self.where = bytearray(total)  # ABSENT, COPYING or RESIDENT
         self.planned = bytearray(total)  # held by the plan of its layer
         self.unused = bytearray(total)  # its copy began as a prefetch, and nothing has demanded it yet
-        self.arrived = [0] * total  # chunks
+        self.arrived = [0] * total  # chunks of a copy that is under way
         self.slot = [-1] * total
         self.last_use = [0] * total  # number of the event; kept for evictors whose scores may tie
         self.layer_now = -1  # last gated layer of the running iteration

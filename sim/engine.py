@@ -149,14 +149,17 @@ class Engine:
             work_s = max(self._computed_from(0.0, experts))
         self._ready_s = now_s + work_s
         start_s = max(now_s, self._searcher.free_s) if self._blocking else now_s
-        self._missing = len(demand.misses) + len(demand.late)
+        self._missing = len(experts) - len(demand.hits)
         if demand.waves > 1:
             self._uncomputed = len(experts)
             self._busy_s = [start_s] * self._gpus
             for expert in demand.hits:
                 self._compute_in_wave(expert, home[expert], now_s)
         elif self._missing:
-            self._busy_s = self._computed_from(start_s, demand.hits if self._on_arrival else ())
+            self._busy_s = busy_s = [start_s] * self._gpus
+            if self._on_arrival:
+                for expert in demand.hits:
+                    busy_s[home[expert]] += self._seconds[expert]
         else:
             self._experts_done(start_s + work_s, now_s)
         if cache.wake:
@@ -172,24 +175,21 @@ class Engine:
 
     def _arrived(self, copy: Copy, now_s: float) -> None:
         """An expert is complete; the running layer goes on if it was missing."""
-        if copy.demanded:
-            self._missing_arrived(copy, now_s)
-        if self._held_back:
-            self._let_through()
-
-    def _missing_arrived(self, copy: Copy, now_s: float) -> None:
-        self._missing -= 1
-        expert = copy.number % self._total
+        if not copy.demanded:
+            if self._held_back:
+                self._let_through()
+            return
+        self._missing = missing = self._missing - 1
+        expert, busy_s = copy.number % self._total, self._busy_s
         if self._uncomputed:
             self._compute_in_wave(expert, copy.gpu, now_s)
             return
-        busy_s = self._busy_s
         if self._on_arrival:
             begin_s = busy_s[copy.gpu]
             if begin_s < now_s:
                 begin_s = now_s
             busy_s[copy.gpu] = begin_s + self._seconds[expert]
-        if not self._missing:
+        if not missing:
             if not self._on_arrival:
                 busy_s = self._computed_from(max(now_s, *busy_s), self._experts)
             self._experts_done(max(busy_s), now_s)
@@ -216,7 +216,6 @@ class Engine:
     def _experts_done(self, end_s: float, now_s: float) -> None:
         """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
         self._wait_s += end_s - self._ready_s
-        self._links.expect_expiry(end_s)
         self._cache.release(self._layer, self._experts, end_s, now_s)
         self._layer += 1
         if self._layer < self._layers:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import simpy
 
 from policies.cache import ExpertCache
+from policies.residency import NEVER
 from policies.types import Copy
 from sim.cost import CostModel
 from sim.events import Event
@@ -36,7 +37,6 @@ class Links:
         self._devices = cache.devices
         self._idle = [True] * len(cache.devices)
         self._spare: list[_Flight] = []
-        self._expiry_s = 0.0  # when the pins of the last gated layer end
         self._expiry_event = _Expiry(env, self._pins_expire)
         self._expiry_scheduled = False
 
@@ -56,10 +56,6 @@ class Links:
         cache.wake.clear()
         if cache.stalled:
             self._watch_expiry(now_s)
-
-    def expect_expiry(self, at_s: float) -> None:
-        """The pins of the running layer end then: a link that finds no slot tries again."""
-        self._expiry_s = at_s
 
     def _set_off(self, copy: Copy) -> _Flight:
         flight = self._spare.pop() if self._spare else _Flight(self._env, self._arrived)
@@ -86,11 +82,11 @@ class Links:
 
     def _watch_expiry(self, now_s: float) -> None:
         """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""
-        delay_s = self._expiry_s - now_s
-        if delay_s > 0 and not self._expiry_scheduled:
+        at_s = self._cache.residency.unpin_s
+        if now_s < at_s < NEVER and not self._expiry_scheduled:
             self._expiry_scheduled = True
-            self._expiry_event.at_s = self._expiry_s
-            self._expiry_event.after(delay_s)
+            self._expiry_event.at_s = at_s
+            self._expiry_event.after(at_s - now_s)
 
     def _pins_expire(self, event: _Expiry) -> None:
         self._expiry_scheduled = False

@@ -1,6 +1,8 @@
 """What must hold on the real routing of gpt-oss-20b: 200 requests, 24 layers of 32 experts, top-4, decode only."""
 
+import heapq
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from test_convert import GPT_OSS
 
 from policies.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, Prefetch, RecordedRequest, Search
 from sim.__main__ import main as sim
 from traces.__main__ import main as traces
 from traces.reader import Requests, Trace
+
+DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 pytestmark = pytest.mark.skipif(
     not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place"
@@ -105,6 +109,37 @@ def test_hit_rates_are_near_those_that_others_measured_on_the_whole(
     found, _ = simulate("--cache-share", share, "--hardware", "rtx3090", policies=("lru", "oracle"), requests=8)
     assert found["lru"]["hit_rate"] == pytest.approx(lru, abs=0.03)
     assert found["oracle"]["hit_rate"] == pytest.approx(belady, abs=0.03)
+
+
+def belady_misses(accesses: list[int], slots: int) -> int:
+    """Misses of Belady's rule when experts are demanded one at a time: no on-demand policy has fewer."""
+    never = len(accesses)
+    next_use, following = [never] * len(accesses), {}
+    for place in reversed(range(len(accesses))):
+        next_use[place] = following.get(accesses[place], never)
+        following[accesses[place]] = place
+    held: dict[int, int] = {}  # expert -> its next use
+    farthest: list[tuple[int, int]] = []  # some entries are out of date
+    misses = 0
+    for place, expert in enumerate(accesses):
+        if expert not in held:
+            misses += 1
+            while len(held) >= slots:
+                use, victim = heapq.heappop(farthest)
+                if held.get(victim) == -use:
+                    del held[victim]
+        held[expert] = next_use[place]
+        heapq.heappush(farthest, (-next_use[place], expert))
+    return misses
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_the_oracle_is_beladys_rule_but_for_what_a_layer_pins(simulate: Any, arrays: Arrays, share: float) -> None:
+    found, requests = simulate("--cache-share", share, "--hardware", "rtx3090", policies=("oracle",), requests=3)
+    experts = np.sort(arrays["experts"][rows_of(arrays, requests)].astype(np.int64), axis=2)
+    accesses = (experts + np.arange(LAYERS)[:, None] * EXPERTS).ravel().tolist()
+    bound = 1 - belady_misses(accesses, round(share * LAYERS * EXPERTS)) / len(accesses)
+    assert bound - 1e-3 < found["oracle"]["hit_rate"] <= bound + 1e-12
 
 
 def test_finemoe_says_that_it_runs_by_trajectory_only(
