@@ -24,6 +24,11 @@ class Counts:
     evictions: int = 0
     bytes: int = 0
 
+    @property
+    def unused(self) -> int:
+        """Prefetched copies that are there, or on their way, and that nothing has demanded yet."""
+        return self.prefetched - self.useful - self.late - self.wasted - self.cancelled
+
 
 class Residency:
     """The state of each expert, numbered `layer * J + expert`, shared by the GPUs of an `ExpertCache`."""

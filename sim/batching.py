@@ -67,6 +67,7 @@ class _Replay:
     def __init__(self, recorded: RecordedRequest) -> None:
         self.recorded = recorded
         self.maps = recorded.gate.astype(np.float32)
+        self.lookahead = {distance: probs.astype(np.float32) for distance, probs in recorded.lookahead.items()}
         self.embedding = None if recorded.embedding is None else recorded.embedding.astype(np.float32)
         starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1))
         self.starts = [*starts.tolist(), len(recorded.token)]
@@ -105,7 +106,8 @@ def _step(number: int, step: int, running: Sequence[_Replay]) -> Step:
         maps=maps,
         experts=experts,
         lookahead={
-            distance: _join([each.lookahead[distance] for each in recorded], rows) for distance in recorded[0].lookahead
+            distance: _join([replay.lookahead[distance] for replay in running], rows)
+            for distance in running[0].lookahead
         },
         demands=demands,
         loads=loads,

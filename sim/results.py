@@ -50,6 +50,7 @@ def summarise(run: Run, resident: Run) -> Summary:
         "prefetch_late": _ratio(counts.late, counts.prefetched),
         "prefetch_wasted": _ratio(counts.wasted, counts.prefetched),
         "prefetch_cancelled": _ratio(counts.cancelled, counts.prefetched),
+        "prefetch_unused": _ratio(counts.unused, counts.prefetched),
         "copies": counts.copies,
         "evictions": counts.evictions,
         "copied_bytes": counts.bytes,

@@ -196,9 +196,6 @@ def test_lookahead_is_joined_by_distance():
         np.testing.assert_array_equal(third.lookahead[distance], early[3:])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="fixed_batches hands lookahead on as float16; design.md's Gate says Float32, as for probs"
-)
 def test_lookahead_has_the_precision_of_the_gates():
     (step, *_) = steps(1, [with_lookahead(FIRST, np.random.default_rng(2))])
     assert step.lookahead[1].dtype == step.maps.dtype == np.float32
