@@ -1,10 +1,9 @@
 """How many decode iterations per second the simulator replays on one core.
 
-    python benchmarks/sim_speed.py [--json] [--iterations 2000] [--repeat 3]
+    python benchmarks/sim_speed.py [--json] [--iterations 1000] [--repeat 7]
 
 32 layers × 8 experts, top-2, on six GPUs that hold 25 % of the experts; h = 64, store of 1000 maps. The routing is
-drawn
-at random (clustered, with some repetition from token to token): it sets the amount of work, no more.
+drawn at random (clustered, with some repetition from token to token): it sets the amount of work, no more.
 Timed is a run from its first iteration to its last, in processor time of one core, the best of several; drawing the
 trace and starting the policy are not part of it.
 """
@@ -85,8 +84,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a list, an object per policy")
-    parser.add_argument("--iterations", type=int, default=2000, help="decode iterations per run (default: 2000)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts (default: 3)")
+    parser.add_argument("--iterations", type=int, default=1000, help="decode iterations per run (default: 1000)")
+    parser.add_argument("--repeat", type=int, default=7, help="runs, of which the best counts (default: 7)")
     args = parser.parse_args()
     model = published("mixtral-8x7b")
     count = -(-args.iterations // REQUEST_ITERATIONS)
