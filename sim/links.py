@@ -25,14 +25,18 @@ class _Expiry(Event):
 
 
 class Links:
-    """Moves what the devices of a cache ask for, and calls `complete` with each copy that makes an expert complete."""
+    """Moves what the devices of a cache ask for.
 
-    def __init__(
-        self, env: simpy.Environment, cache: ExpertCache, cost: CostModel, complete: Callable[[Copy, float], None]
-    ) -> None:
+    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it, and `on_prefetched`
+    otherwise.
+    """
+
+    on_demanded: Callable[[Copy, float], None]
+    on_prefetched: Callable[[], None]
+
+    def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: CostModel) -> None:
         self._env = env
         self._cache = cache
-        self._complete = complete
         self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
         self._devices = cache.devices
         self._idle = [True] * len(cache.devices)
@@ -75,10 +79,13 @@ class Links:
             else:
                 self._set_off(following)
             if complete:
-                self._complete(copy, now_s)
-            if self._cache.stalled:
-                self._watch_expiry(now_s)
+                if copy.demanded:
+                    self.on_demanded(copy, now_s)
+                else:
+                    self.on_prefetched()
         self._spare.append(flight)
+        if self._cache.stalled:
+            self._watch_expiry(now_s)
 
     def _watch_expiry(self, now_s: float) -> None:
         """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""

@@ -1,0 +1,117 @@
+"""What the GPUs compute of the running layer's experts, each on its own GPU and one after the other there."""
+
+from collections.abc import Callable, Sequence
+
+import simpy
+
+from policies.cache import ExpertCache
+from policies.types import Copy, Demand
+from sim.cost import CostModel
+from sim.events import Event
+
+
+class _ComputedEvent(Event):
+    """The end of one expert's computation, where the layer runs in waves."""
+
+    expert: int
+
+
+class ExpertWork:
+    """Computes experts as they arrive, when all have, or, in a layer that runs in waves, as slots allow.
+
+    `done` is called with the time at which the last expert of a layer will have been computed, as soon as that is
+    known; `wake` when a slot has become free.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        cache: ExpertCache,
+        cost: CostModel,
+        *,
+        on_arrival: bool,
+        done: Callable[[float, float], None],
+        wake: Callable[[float], None],
+    ) -> None:
+        self._env = env
+        self._cache = cache
+        self._cost = cost
+        self._on_arrival = on_arrival
+        self._done = done
+        self._wake = wake
+        self._gpus = len(cache.devices)
+        self._total = total = cache.model.experts
+        self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
+        self._one_token_s = cost.expert_s(1)
+        self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
+        self._missing = 0  # experts that are still on their way
+        self._uncomputed = 0  # experts of a layer that runs in waves
+        self._spare: list[_ComputedEvent] = []
+
+    def shortest_s(self, layer: int, experts: Sequence[int], loads: Sequence[int] | None) -> float:
+        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
+
+        `loads` are the tokens of each expert, None for one each.
+        """
+        self._layer, self._experts = layer, experts
+        self._home = home = self._homes[layer]
+        if loads is None:
+            self._seconds = self._one_token_each_s
+            gpus = [*map(home.__getitem__, experts)]
+            return max(map(gpus.count, gpus)) * self._one_token_s
+        self._seconds = dict(zip(experts, map(self._cost.expert_s, loads), strict=True))
+        return max(self._from(0.0, experts))
+
+    def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
+        """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
+        self._missing = len(demand.misses) + len(demand.late)
+        if demand.waves > 1:
+            self._uncomputed = len(self._experts)
+            self._busy_s = [start_s] * self._gpus
+            for expert in demand.hits:
+                self._compute_in_wave(expert, self._home[expert], now_s)
+        else:
+            self._busy_s = self._from(start_s, demand.hits if self._on_arrival else ())
+
+    def arrived(self, copy: Copy, now_s: float) -> None:
+        """An expert that the layer misses is there."""
+        self._missing = missing = self._missing - 1
+        expert, busy_s = copy.number % self._total, self._busy_s
+        if self._uncomputed:
+            self._compute_in_wave(expert, copy.gpu, now_s)
+            return
+        if self._on_arrival:
+            begin_s = busy_s[copy.gpu]
+            if begin_s < now_s:
+                begin_s = now_s
+            busy_s[copy.gpu] = begin_s + self._seconds[expert]
+        if not missing:
+            if not self._on_arrival:
+                busy_s = self._from(max(now_s, *busy_s), self._experts)
+            self._done(max(busy_s), now_s)
+
+    def _from(self, start_s: float, experts: Sequence[int]) -> list[float]:
+        """When each GPU has computed these experts, beginning at `start_s`."""
+        busy_s = [start_s] * self._gpus
+        for expert in experts:
+            busy_s[self._home[expert]] += self._seconds[expert]
+        return busy_s
+
+    def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> None:
+        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted."""
+        end_s = max(self._busy_s[gpu], now_s) + self._seconds[expert]
+        self._busy_s[gpu] = end_s
+        event = self._spare.pop() if self._spare else _ComputedEvent(self._env, self._computed)
+        event.expert = expert
+        event.after(end_s - now_s)
+
+    def _computed(self, event: _ComputedEvent) -> None:
+        """An expert of a layer that runs in waves is done with its slot."""
+        self._spare.append(event)
+        self._uncomputed -= 1
+        now_s = self._env.now
+        if self._uncomputed:
+            self._cache.release(self._layer, [event.expert], now_s, now_s)
+        else:
+            self._done(now_s, now_s)
+        self._wake(now_s)
