@@ -34,13 +34,14 @@ def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[St
     pending = iter(requests)
     number = 0
     while group := [_Replay(recorded) for recorded in islice(pending, size)]:
-        running = group
-        step = 0
+        running, begin = group, 0
         while running:
-            yield _step(number, step, running)
-            number += 1
-            step += 1
-            running = [replay for replay in running if step < replay.steps]
+            together = _Together(running)
+            end = min(replay.steps for replay in running)  # until a request leaves
+            for step in range(begin, end):
+                yield _step(number, step, together)
+                number += 1
+            running, begin = [replay for replay in running if replay.steps > end], end
 
 
 def predicted(steps: Iterator[Step], prefetcher: Prefetcher) -> Iterator[Step]:
@@ -82,10 +83,21 @@ class _Replay:
         return slice(self.starts[step], self.starts[step + 1])
 
 
-def _step(number: int, step: int, running: Sequence[_Replay]) -> Step:
+class _Together:
+    """Requests that run together, and what is the same in each of their decode steps."""
+
+    def __init__(self, replays: Sequence[_Replay]) -> None:
+        self.replays = replays
+        self.recorded = [replay.recorded for replay in replays]
+        self.request = np.array([recorded.request for recorded in self.recorded])
+        self.row = np.arange(len(replays))
+        self.no_prefill = np.zeros(len(replays), bool)
+        self.has_prefill = np.array([replay.has_prefill for replay in replays])
+
+
+def _step(number: int, step: int, together: _Together) -> Step:
+    running, recorded = together.replays, together.recorded
     rows = [replay.rows(step) for replay in running]
-    recorded = [replay.recorded for replay in running]
-    counts = [each.stop - each.start for each in rows]
     experts = _join([each.experts for each in recorded], rows)
     maps = _join([replay.maps for replay in running], rows)
     if len(experts) == 1:
@@ -95,9 +107,9 @@ def _step(number: int, step: int, running: Sequence[_Replay]) -> Step:
     embeddings = [replay.embedding for replay in running if replay.embedding is not None]
     batch = Batch(
         iteration=number,
-        request=np.array([each.request for each in recorded]),
-        row=np.arange(len(running)).repeat(counts),
-        prefill=np.array([replay.has_prefill and step == 0 for replay in running]),
+        request=together.request,
+        row=together.row.repeat([each.stop - each.start for each in rows]) if len(maps) > len(rows) else together.row,
+        prefill=together.no_prefill if step else together.has_prefill,
         token=_join([each.token for each in recorded], rows),
         embedding=_join(embeddings, rows) if len(embeddings) == len(running) else None,
     )
