@@ -104,8 +104,10 @@ class ExpertCache:
                 unused[x] = 0
                 self._device_of[x].promote(x)
         counts.hits += len(hits)
-        counts.misses += len(misses)
-        counts.late += len(late)
+        if misses:
+            counts.misses += len(misses)
+        if late:
+            counts.late += len(late)
         if self._ties:
             self._events = event = self._events + 1
             for expert in experts:

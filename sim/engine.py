@@ -91,6 +91,7 @@ class Engine:
         self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
         self._lead_s = 0.0 if self._tell_layer else self._dense_s
         self._exchange_s = self._cost.exchange_s(tokens)
+        self._gap_s = self._exchange_s + self._lead_s  # from the last expert of a layer to the next layer's event
         self._layer = 0
         for request in step.starting:
             self._prefetcher.on_request_start(request)
@@ -151,7 +152,7 @@ class Engine:
         self._cache.release(self._layer, self._step.demands[self._layer], end_s, now_s)
         self._layer += 1
         if self._layer < self._layers:
-            self._next_event.after(end_s - now_s + self._exchange_s + self._lead_s)
+            self._next_event.after(end_s - now_s + self._gap_s)
         else:
             rows = len(self._batch.request)
             self._end_event.after(end_s + self._exchange_s + self._cost.head_s(rows) - now_s)

@@ -73,7 +73,9 @@ class Links:
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
-            following = device.next_copy(now_s)
+            following = None
+            if device.demanded or device.pending or device.paused >= 0:  # looking is cheaper than asking
+                following = device.next_copy(now_s)
             if following is None:
                 self._idle[copy.gpu] = True
             else:
