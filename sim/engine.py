@@ -96,6 +96,7 @@ class Engine:
         for request in step.starting:
             self._prefetcher.on_request_start(request)
         self._cache.begin_iteration(batch, now_s)
+        self._work.begin_iteration(step)
         self._act(self._prefetcher.on_batch(batch), now_s)
         self._links.wake(now_s)
         self._next_event.after(self._lead_s)
@@ -136,7 +137,7 @@ class Engine:
         demand = cache.demand(layer, experts, now_s)
         if self._tell_gate:
             self._act(self._prefetcher.on_gate(step.batch, self._gates[layer]), now_s)
-        shortest_s = self._work.shortest_s(layer, experts, step.loads[layer] if step.loads else None)
+        shortest_s = self._work.shortest_s(layer, experts)
         self._ready_s = now_s + shortest_s
         start_s = max(now_s, self._searcher.free_s) if self._blocking else now_s
         if len(demand.hits) == len(experts) and demand.waves == 1:

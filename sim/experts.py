@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import simpy
 
 from policies.cache import ExpertCache
 from policies.types import Copy, Demand
+from sim.batching import Step
 from sim.cost import CostModel
 from sim.events import Event
 
@@ -42,29 +44,36 @@ class ExpertWork:
         self._gpus = len(cache.devices)
         self._total = total = cache.model.experts
         self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
+        self._gpu_of = np.array(self._homes)  # [L, J]
+        self._layers = np.arange(len(self._homes))[:, None]
         self._one_token_s = cost.expert_s(1)
         self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
         self._missing = 0  # experts that are still on their way
         self._uncomputed = 0  # experts of a layer that runs in waves
         self._spare: list[_ComputedEvent] = []
 
-    def shortest_s(self, layer: int, experts: Sequence[int], loads: Sequence[int] | None) -> float:
-        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
+    def begin_iteration(self, step: Step) -> None:
+        """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
+        self._loads = step.loads
+        if step.loads is None:
+            gpus = self._gpu_of[self._layers, step.experts[0]]  # [L, K]
+            same = gpus[:, :, None] == gpus[:, None, :]
+            self._busiest: list[int] = same.sum(axis=2).max(axis=1).tolist()
 
-        `loads` are the tokens of each expert, None for one each.
-        """
+    def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
+        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there."""
         self._layer, self._experts = layer, experts
-        self._home = home = self._homes[layer]
-        if loads is None:
+        self._home = self._homes[layer]
+        if self._loads is None:
             self._seconds = self._one_token_each_s
-            gpus = [*map(home.__getitem__, experts)]
-            return max(map(gpus.count, gpus)) * self._one_token_s
+            return self._busiest[layer] * self._one_token_s
+        loads = self._loads[layer]
         self._seconds = dict(zip(experts, map(self._cost.expert_s, loads), strict=True))
         return max(self._from(0.0, experts))
 
     def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
         """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
-        self._missing = len(demand.misses) + len(demand.late)
+        self._missing = len(self._experts) - len(demand.hits)
         if demand.waves > 1:
             self._uncomputed = len(self._experts)
             self._busy_s = [start_s] * self._gpus
