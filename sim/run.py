@@ -156,12 +156,13 @@ def heading(trace: Trace, setting: Setting, requests: int) -> str:
     """Two lines that say what the times stand for."""
     model, hardware = setting.model, setting.hardware
     kind = "SYNTHETIC" if trace.meta.kind == "synthetic" else trace.meta.kind
-    total = model.total_experts
+    total, gpu_memory = model.total_experts, hardware.gpus * hardware.gpu.memory_bytes
     return (
         f"Simulated, not measured: {requests} requests of {trace.path.name} ({kind}, routing of {trace.shape.name}) "
         f"with the sizes of {model.name}\n"
         f"on {hardware.name} ({hardware.gpus} × {hardware.gpu.name}); the GPUs hold {setting.cache_experts} of {total} "
-        f"experts ({setting.cache_experts / total:.0%}), {setting.cache_experts * model.expert_bytes / 1e9:.2f} GB"
+        f"experts ({setting.cache_experts / total:.0%}), {setting.cache_experts * model.expert_bytes / 1e9:.2f} GB of "
+        f"their {gpu_memory / 1e9:.0f} GB; all experts have {total * model.expert_bytes / 1e9:.2f} GB"
     )
 
 
