@@ -144,8 +144,7 @@ class ExpertCache:
                 if x not in device.demanded:
                     device.wish(layer, x, weight)
                     self.wake.append(device)
-        if self.stalled:
-            self.wake += self.stalled
+        self.wake_stalled()
         if self._tell_belief:
             belief = prefetch.belief
             if belief is None:

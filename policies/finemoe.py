@@ -97,7 +97,7 @@ class ExpertMapPrefetcher(Prefetcher):
             self._rows = len(batch.token if self.prefill_records == "token" else batch.request)
             self._trajectory = store.trajectory(self._rows)
         else:
-            self._rows = self._answers.rows
+            self._rows = len(self._answers.similarity)
         if self._embeddings is None:
             return ()
         return (Search("semantic", -1, self._rows, self._model.hidden, store.count),)
@@ -192,7 +192,7 @@ class ExpertMapPrefetcher(Prefetcher):
             rows = slice(start, start + count)
             own = {plan.layer: plan for plan in plans[number * ahead : (number + 1) * ahead]}
             found = [Found(*answer) for answer in zip(index[rows].T, score[rows].T, strict=True)]
-            self._blocks[batch.iteration] = _Answers(count, found, similarity[rows], own)
+            self._blocks[batch.iteration] = _Answers(found, similarity[rows], own)
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,6 @@ class ExpertMapPrefetcher(Prefetcher):
 class _Answers:
     """What the searches of one iteration will say."""
 
-    rows: int
     found: list[Found]  # [L]
     similarity: Single  # [R, count]
     plans: dict[int, Prefetch]  # by layer

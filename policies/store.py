@@ -96,11 +96,12 @@ class ExpertMapStore:
             return
         fresh, norms = fresh[room:], norms[room:]
         units = None if units is None else units[room:]
-        if similarity is None or room:
-            similarity = self._whole(_unit(fresh.reshape(len(fresh), -1)))
+        known = similarity if not room else None  # one from before the room was filled lacks the new entries
+        if known is None or len(fresh) > 1:
+            flat = _unit(fresh.reshape(len(fresh), -1))
+        similarity = self._whole(flat) if known is None else known
         redundancy = self._redundancy(similarity, None if units is None else self._semantic_scores(units))
         if len(fresh) > 1:
-            flat = _unit(fresh.reshape(len(fresh), -1))
             among = self._redundancy(flat @ flat.T, None if units is None else units @ units.T)
         for row in range(len(fresh)):
             slot = int(redundancy[row].argmax())

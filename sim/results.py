@@ -103,6 +103,12 @@ def table(summaries: Sequence[Summary]) -> str:
     return tabulate(rows, headers=headers, colalign=aligned, disable_numparse=True)
 
 
+def refuse_existing(directory: Path) -> None:
+    """A `UserError` if the results have no place to go, to be asked before anything is simulated for them."""
+    if directory.exists():
+        raise UserError(f"{directory} exists already; choose another --out or remove it")
+
+
 def write(
     directory: Path, runs: Sequence[Run], summaries: Sequence[Summary], meta: Mapping[str, Any], detail: str
 ) -> None:
@@ -111,8 +117,7 @@ def write(
     Each file holds the rows of all policies, and `meta` as JSON in its metadata under the key `finemoe_lab`. The folder
     appears whole or not at all; one that is there already is an error.
     """
-    if directory.exists():
-        raise UserError(f"{directory} exists already; choose another --out or remove it")
+    refuse_existing(directory)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
         check=args.check,
         log=args.detail == "events",
     )
-    if args.out and args.out.exists():
-        raise UserError(f"{args.out} exists already; choose another --out or remove it")
+    if args.out:
+        results.refuse_existing(args.out)
     needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
     runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
     summaries = [results.summarise(each, resident) for each in runs]
