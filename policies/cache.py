@@ -82,7 +82,7 @@ class ExpertCache:
         residency.unpin_s = NEVER
         if self._plans[layer]:
             self._drop_plan(layer)
-        where, unused, counts = residency.where, residency.unused, residency.counts
+        where, counts = residency.where, residency.counts
         hits: list[int] = []
         late: list[int] = []
         misses: list[int] = []
@@ -91,8 +91,8 @@ class ExpertCache:
             state = where[x]
             if state == RESIDENT:
                 hits.append(expert)
-                if unused[x]:
-                    unused[x] = 0
+                if residency.unused[x]:
+                    residency.unused[x] = 0
                     counts.useful += 1
             elif state == ABSENT:
                 misses.append(expert)
@@ -101,7 +101,7 @@ class ExpertCache:
                 self.wake.append(device)
             else:
                 late.append(expert)
-                unused[x] = 0
+                residency.unused[x] = 0
                 self._device_of[x].promote(x)
         counts.hits += len(hits)
         if misses:

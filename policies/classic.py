@@ -26,11 +26,10 @@ class LeastRecentlyUsed(Evictor):
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Number the uses."""
-        scores, uses, base = self._scores, self._uses, layer * self.experts
+        scores, base = self._scores, layer * self.experts
+        self._uses = uses = self._uses + self.experts  # above all numbers of the events before
         for expert in experts:
-            uses += 1
-            scores[base + expert] = uses
-        self._uses = uses
+            scores[base + expert] = uses + expert
 
 
 def lru() -> Policy:
