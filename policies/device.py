@@ -113,6 +113,11 @@ class Device:
             self._flying.demanded = True
 
     @property
+    def has_work(self) -> bool:
+        """Whether anything waits for the link: looking is cheaper than asking for the next copy."""
+        return bool(self.demanded or self.pending) or self.paused >= 0
+
+    @property
     def peak_slots(self) -> int:
         """The most slots that were taken at a time."""
         return self.slots - self._least_open

@@ -36,7 +36,7 @@ class Engine:
         self._cost = cost
         self._steps = predicted(steps, policy.prefetcher)
         self._recorder = recorder
-        self._env = simpy.Environment()
+        self._env = simpy.Environment(0.0)
         self._over = self._env.event()
 
         kind = type(policy.prefetcher)
@@ -104,7 +104,7 @@ class Engine:
 
     def _iteration_ends(self, event: Event) -> None:
         step, now_s = self._step, self._env.now
-        self._recorder.iteration(step, self._start_s, now_s, self._wait_s, self._cache.counts)
+        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, self._wait_s, self._cache.counts)
         for update in self._prefetcher.on_batch_end(step.batch, step.maps):
             self._searcher.charge(update, now_s)
         for request in step.ending:

@@ -48,15 +48,19 @@ class Links:
         """Let every idle link that may have work ask for it."""
         cache, idle = self._cache, self._idle
         flight = None
+        in_vain = []  # a device that is listed twice is asked once
         for device in cache.wake:
             if idle[device.gpu]:
                 copy = device.next_copy(now_s)
-                if copy is not None:
-                    idle[device.gpu] = False
-                    if flight is not None and flight.bytes == copy.bytes:
-                        flight.copies.append(copy)
-                    else:
-                        flight = self._set_off(copy)
+                idle[device.gpu] = False
+                if copy is None:
+                    in_vain.append(device.gpu)
+                elif flight is not None and flight.bytes == copy.bytes:
+                    flight.copies.append(copy)
+                else:
+                    flight = self._set_off(copy)
+        for gpu in in_vain:
+            idle[gpu] = True
         cache.wake.clear()
         if cache.stalled:
             self._watch_expiry(now_s)
@@ -73,9 +77,7 @@ class Links:
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
-            following = None
-            if device.demanded or device.pending or device.paused >= 0:  # looking is cheaper than asking
-                following = device.next_copy(now_s)
+            following = device.next_copy(now_s) if device.has_work else None
             if following is None:
                 self._idle[copy.gpu] = True
             else:

@@ -1,9 +1,11 @@
 """What a run leaves behind: a row per iteration and a row per request."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from policies.residency import Counts
-from sim.batching import Step
+from policies.types import Batch
 
 
 class Recorder:
@@ -28,18 +30,20 @@ class Recorder:
         self._before = (0, 0, 0, 0)
         self._requests: dict[int, list[float]] = {}  # start_s, first_token_s, end_s, output_tokens, has_prefill
 
-    def iteration(self, step: Step, start_s: float, end_s: float, wait_s: float, counts: Counts) -> None:
-        """One iteration has ended; `wait_s` is how much longer it took than with every expert in place."""
-        requests, prefill = step.batch.request.tolist(), step.batch.prefill.tolist()
+    def iteration(
+        self, batch: Batch, starting: Sequence[int], start_s: float, end_s: float, wait_s: float, counts: Counts
+    ) -> None:
+        """One iteration has ended, the first of `starting`; `wait_s` is how long missing experts held it up."""
+        requests, prefill = batch.request.tolist(), batch.prefill.tolist()
         now = (counts.hits, counts.late, counts.misses, counts.bytes)
         hits, late, misses, copied = (value - before for value, before in zip(now, self._before, strict=True))
         self._before = now
         self._rows.append(
             (
-                step.batch.iteration,
+                batch.iteration,
                 any(prefill),
                 len(requests),
-                len(step.maps),
+                len(batch.token),
                 hits,
                 late,
                 misses,
@@ -50,7 +54,7 @@ class Recorder:
             )
         )
         for request, prefills in zip(requests, prefill, strict=True):
-            if request in step.starting:
+            if request in starting:
                 self._requests[request] = [start_s, end_s, end_s, 0, prefills]
             row = self._requests[request]
             row[2] = end_s
