@@ -46,6 +46,7 @@ class ExpertCache:
         self._plans: list[Sequence[int]] = [()] * model.layers
         self._fewest = min(slots)
         self._events = 0
+        self._computed: set[int] = set()  # experts of a layer that runs in waves
         self._ties = not evictor.distinct
         self._touched = evictor.touched
         self._tell_belief = type(evictor).believe is not Evictor.believe
@@ -80,6 +81,7 @@ class ExpertCache:
         residency.pin_base = base = layer * residency.experts
         residency.pinned = experts
         residency.unpin_s = NEVER
+        self._computed.clear()
         if self._plans[layer]:
             self._drop_plan(layer)
         where, counts = residency.where, residency.counts
@@ -120,14 +122,27 @@ class ExpertCache:
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
         """The running layer has no more use for these experts from `at_s` on, which may lie ahead of `now_s`.
 
-        A release ahead of time must name all that is still pinned: it saves a driver the event at `at_s`.
+        A release ahead of time must name all that is still pinned: it saves a driver the event at `at_s`. Experts that
+        are released while their layer runs in waves stay until their GPU has none left that is in use or on its way:
+        so what goes for the next wave does not depend on how fast anything was.
         """
         residency = self.residency
         if at_s > now_s:
             residency.unpin_s = at_s
             return
-        residency.pinned = [expert for expert in residency.pinned if expert not in experts]
-        self.wake_stalled()
+        base, where = residency.pin_base, residency.where
+        self._computed.update(experts)
+        in_use = {
+            self.home[base + expert]
+            for expert in residency.pinned
+            if expert not in self._computed and where[base + expert] != ABSENT
+        }
+        pinned = [
+            expert for expert in residency.pinned if expert not in self._computed or self.home[base + expert] in in_use
+        ]
+        if len(pinned) < len(residency.pinned):
+            residency.pinned = pinned
+            self.wake_stalled()
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""

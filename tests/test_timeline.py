@@ -42,19 +42,19 @@ def test_two_layers_four_experts_two_slots_one_link():
 
     Prefill, two tokens, cold: layer a needs a0, a1, a2 with two slots, so it runs in WAVES.
         5 gate a      a0 5-25, computed 25-29
-                      a1 25-45, computed 45-49
-                      a2 45-65 EVICTS a0, which is done; computed 65-69
-       74 gate b      b0 74-94 evicts a1 (least recently used), computed 94-98
-                      b2 94-114 evicts a2, computed 114-118: the first token
-    Decode, one token, from 118. The plan says a0 (0.9, distance 1) and b1 (0.8, distance 2): a0 goes first.
-      118             a0 118-128, first chunk, evicts b0
-      123 gate a      a0 is LATE: it is PROMOTED, its second chunk follows 128-138, computed 138-142; a1 is missed:
-                      138-158 evicts b2, computed 158-162
-      158             b1 finds both slots pinned and waits for the end of the layer
-      162             b1 162-172, first chunk, evicts a0
-      167 gate b      needs b0 and b2, not b1
-      172             b1 is PRE-EMPTED between its chunks; b0 172-192 evicts a1, computed 192-196
-      192             b2 needs a slot: b0 is pinned, so the paused b1 is CANCELLED; 192-212, computed 212-216
+                      a1 25-45, computed 45-49: the end of the first wave
+                      a2 49-69 EVICTS a0; computed 69-73
+       78 gate b      b0 78-98 evicts a1 (least recently used), computed 98-102
+                      b2 98-118 evicts a2, computed 118-122: the first token
+    Decode, one token, from 122. The plan says a0 (0.9, distance 1) and b1 (0.8, distance 2): a0 goes first.
+      122             a0 122-132, first chunk, evicts b0
+      127 gate a      a0 is LATE: it is PROMOTED, its second chunk follows 132-142, computed 142-146; a1 is missed:
+                      142-162 evicts b2, computed 162-166
+      162             b1 finds both slots pinned and waits for the end of the layer
+      166             b1 166-176, first chunk, evicts a0
+      171 gate b      needs b0 and b2, not b1
+      176             b1 is PRE-EMPTED between its chunks; b0 176-196 evicts a1, computed 196-200
+      196             b2 needs a slot: b0 is pinned, so the paused b1 is CANCELLED; 196-216, computed 216-220
     """
     model = shape()
     request = request_of(
@@ -77,24 +77,24 @@ def test_two_layers_four_experts_two_slots_one_link():
         (15, A, 0, 1, -1),
         (25, A, 1, 0, -1),
         (35, A, 1, 1, -1),
-        (45, A, 2, 0, a0),
-        (55, A, 2, 1, -1),
-        (74, B, 0, 0, a1),
-        (84, B, 0, 1, -1),
-        (94, B, 2, 0, a2),
-        (104, B, 2, 1, -1),
-        (118, A, 0, 0, b0),
-        (128, A, 0, 1, -1),
-        (138, A, 1, 0, b2),
-        (148, A, 1, 1, -1),
-        (162, B, 1, 0, a0),
-        (172, B, 0, 0, a1),
-        (182, B, 0, 1, -1),
-        (192, B, 2, 0, -1),
-        (202, B, 2, 1, -1),
+        (49, A, 2, 0, a0),
+        (59, A, 2, 1, -1),
+        (78, B, 0, 0, a1),
+        (88, B, 0, 1, -1),
+        (98, B, 2, 0, a2),
+        (108, B, 2, 1, -1),
+        (122, A, 0, 0, b0),
+        (132, A, 0, 1, -1),
+        (142, A, 1, 0, b2),
+        (152, A, 1, 1, -1),
+        (166, B, 1, 0, a0),
+        (176, B, 0, 0, a1),
+        (186, B, 0, 1, -1),
+        (196, B, 2, 0, -1),
+        (206, B, 2, 1, -1),
     ]
     times = recorder.requests().iloc[0]
-    assert times["ttft_s"] == pytest.approx(118 * US, abs=1e-12)
+    assert times["ttft_s"] == pytest.approx(122 * US, abs=1e-12)
     assert times["tpot_s"] == pytest.approx(98 * US, abs=1e-12)
     assert (counts.hits, counts.late, counts.misses) == (0, 1, 8)
     assert (counts.prefetched, counts.late, counts.cancelled) == (2, 1, 1)
