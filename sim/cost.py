@@ -5,11 +5,40 @@ fixed overhead. Weights and activations are in the model's own precision.
 """
 
 from functools import cache
+from typing import Protocol
 
 from policies.types import ModelShape, Search
 from sim.hardware import Hardware
 
 _SEARCH_NUMBER_BYTES = 4  # the store is float32
+
+
+class Cost(Protocol):
+    """Seconds for the parts of an iteration: what the engine asks a `CostModel` or a `MeasuredCost`."""
+
+    def dense_s(self, tokens: int, context: int, attended: int) -> float:
+        """What every layer does before its experts."""
+        ...
+
+    def expert_s(self, tokens: int) -> float:
+        """One routed expert."""
+        ...
+
+    def exchange_s(self, tokens: int) -> float:
+        """What follows the last expert of a layer."""
+        ...
+
+    def head_s(self, rows: int) -> float:
+        """The output projection."""
+        ...
+
+    def copy_s(self, size_bytes: int) -> float:
+        """A chunk of an expert from host memory to its device."""
+        ...
+
+    def search_s(self, search: Search) -> float:
+        """A search, or a store update."""
+        ...
 
 
 class CostModel:
@@ -60,12 +89,16 @@ class CostModel:
 
     def search_s(self, search: Search) -> float:
         """A search, or a store update, which compares with every entry likewise."""
-        numbers = float(search.entries) * search.dims
-        return self.hardware.search_overhead_s + max(
-            numbers * _SEARCH_NUMBER_BYTES / self.hardware.search_bytes_per_s,
-            2 * search.rows * numbers / self.hardware.search_flops_per_s,
-        )
+        hardware = self.hardware
+        rates = hardware.search_bytes_per_s, hardware.search_flops_per_s
+        return hardware.search_overhead_s + comparing_s(search, *rates)
 
     def _roofline(self, flops: float, numbers: float) -> float:
         gpu = self.hardware.gpu
         return gpu.overhead_s + max(flops / gpu.flops_per_s, numbers * self.model.weight_bytes / gpu.memory_bytes_per_s)
+
+
+def comparing_s(search: Search, bytes_per_s: float, flops_per_s: float) -> float:
+    """The longer of reading the store and computing with it."""
+    numbers = float(search.entries) * search.dims
+    return max(numbers * _SEARCH_NUMBER_BYTES / bytes_per_s, 2 * search.rows * numbers / flops_per_s)

@@ -16,7 +16,7 @@ from policies.base import Policy, Prefetcher
 from policies.cache import ExpertCache
 from policies.types import Batch, Found, Prefetch, Search
 from sim.batching import Step, gates_of, predicted
-from sim.cost import CostModel
+from sim.cost import Cost
 from sim.events import Event
 from sim.experts import ExpertWork
 from sim.links import Links
@@ -28,7 +28,7 @@ class Engine:
     """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
 
     def __init__(
-        self, *, policy: Policy, cache: ExpertCache, cost: CostModel, steps: Iterator[Step], recorder: Recorder
+        self, *, policy: Policy, cache: ExpertCache, cost: Cost, steps: Iterator[Step], recorder: Recorder
     ) -> None:
         self._policy = policy
         self._prefetcher = policy.prefetcher

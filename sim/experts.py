@@ -8,7 +8,7 @@ import simpy
 from policies.cache import ExpertCache
 from policies.types import Copy, Demand
 from sim.batching import Step
-from sim.cost import CostModel
+from sim.cost import Cost
 from sim.events import Event
 
 
@@ -29,7 +29,7 @@ class ExpertWork:
         self,
         env: simpy.Environment,
         cache: ExpertCache,
-        cost: CostModel,
+        cost: Cost,
         *,
         on_arrival: bool,
         done: Callable[[float, float], None],

@@ -7,7 +7,7 @@ import simpy
 from policies.cache import ExpertCache
 from policies.residency import NEVER
 from policies.types import Copy
-from sim.cost import CostModel
+from sim.cost import Cost
 from sim.events import Event
 
 
@@ -34,7 +34,7 @@ class Links:
     on_demanded: Callable[[Copy, float], None]
     on_prefetched: Callable[[], None]
 
-    def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: CostModel) -> None:
+    def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost) -> None:
         self._env = env
         self._cache = cache
         self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}

@@ -1,4 +1,4 @@
-"""`python -m sim plot`: draw the comparison that a results folder holds."""
+"""`python -m sim plot`: draw the comparison that a results folder holds, simulated or measured."""
 
 import argparse
 import json
@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from policies.errors import UserError
+from sim.files import replacing
 
+PICTURES = (".png", ".svg", ".pdf")
 _HIT, _LATE, _MISS = "#2a6f97", "#e9a13b", "#c8553d"
 
 
@@ -23,13 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw the picture and say where it is."""
     summary, meta = read_summary(args.results)
-    if args.out.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--out {args.out}: the name must end in .png, .svg or .pdf")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        draw(summary, meta, args.out)
-    except OSError as error:
-        raise UserError(f"{args.out}: the picture could not be written: {error.strerror or error}") from error
+    if args.out.suffix not in PICTURES:
+        raise UserError(f"--out {args.out}: the name must end in {' or '.join(PICTURES)}")
+    draw(summary, meta, args.out)
     print(args.out)
 
 
@@ -46,10 +44,14 @@ def read_summary(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
-    """Two panels with a bar per policy: time per output token, and what became of each demand."""
+    """Two panels with a bar per policy: time per output token, and what became of each demand.
+
+    Axis and title say by `meta["simulated"]` whether the times were simulated or measured.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    kind = "simulated" if meta["simulated"] else "measured"
     figure = Figure(figsize=(10, 1.9 + 0.5 * len(summary)), layout="constrained")
     FigureCanvasAgg(figure)
     times, shares = figure.subplots(1, 2, sharey=True)
@@ -60,7 +62,7 @@ def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
     times.hlines(place, summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3, color="black", label="p50 to p95")
     for at, value in zip(place, tpot_ms, strict=True):
         times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
-    times.set(yticks=place, yticklabels=summary["policy"], xlabel="simulated time per output token, mean [ms]")
+    times.set(yticks=place, yticklabels=summary["policy"], xlabel=f"{kind} time per output token, mean [ms]")
     times.margins(x=0.15)
     times.legend(frameon=False, loc="lower right", fontsize=8)
 
@@ -77,14 +79,15 @@ def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
     for axes in (times, shares):
         axes.spines[["top", "right"]].set_visible(False)
 
-    kind = "SYNTHETIC routing" if meta["trace_kind"] == "synthetic" else f"routing of {meta['trace_model']}"
+    routing = "SYNTHETIC routing" if meta["trace_kind"] == "synthetic" else f"routing of {meta['trace_model']}"
+    of_profile = meta["simulated"] and meta.get("profile_sha256")
+    machine = f"a measured profile of {meta['hardware']}" if of_profile else meta["hardware"]
     model = meta["model"]
     total = model["layers"] * model["experts"]
     figure.suptitle(
-        f"Simulated: {kind} with the sizes of {model['name']} on {meta['hardware']}, "
-        f"{meta['cache_experts']} of {total} experts on the GPUs",
+        f"{kind.capitalize()}: {routing} with the sizes of {model['name']} on {machine}, "
+        f"{meta['cache_experts']} of {total} experts in the cache",
         fontsize=10,
     )
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=150)
-    partial.replace(path)
+    with replacing(path, "the picture") as partial:
+        figure.savefig(partial, dpi=150)

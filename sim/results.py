@@ -32,6 +32,7 @@ def summarise(run: Run, resident: Run) -> Summary:
     tokens = int(run.requests["output_tokens"].sum())
     return {
         "policy": run.policy,
+        "simulated": run.simulated,
         "ttft_s_mean": _mean(run.requests["ttft_s"]),
         "ttft_s_p50": _quantile(run.requests["ttft_s"], 0.50),
         "ttft_s_p95": _quantile(run.requests["ttft_s"], 0.95),
@@ -45,6 +46,9 @@ def summarise(run: Run, resident: Run) -> Summary:
         "late_rate": _ratio(counts.late, demands),
         "miss_rate": _ratio(counts.misses, demands),
         "distinct_demands": demands,
+        "hits": counts.hits,
+        "late": counts.late,
+        "misses": counts.misses,
         "prefetched_copies": counts.prefetched,
         "prefetch_useful": _ratio(counts.useful, counts.prefetched),
         "prefetch_late": _ratio(counts.late, counts.prefetched),
@@ -114,23 +118,23 @@ def write(
 ) -> None:
     """Put the summary, requests and, by `detail`, iterations and events as Parquet files into a new folder.
 
-    Each file holds the rows of all policies, and `meta` as JSON in its metadata under the key `finemoe_lab`. The folder
-    appears whole or not at all; one that is there already is an error.
+    Each file holds the rows of all policies, and `meta` in its metadata. The folder appears whole or not at all; one
+    that is there already is an error.
     """
     refuse_existing(directory)
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _write_frame(partial / "summary.parquet", pd.DataFrame(list(summaries)), meta)
-        _write_frame(partial / "requests.parquet", _stack(runs, [run.requests for run in runs]), meta)
+        write_frame(partial / "summary.parquet", pd.DataFrame(list(summaries)), meta)
+        write_frame(partial / "requests.parquet", _stack(runs, [run.requests for run in runs]), meta)
         if DETAILS.index(detail) >= DETAILS.index("iterations"):
-            _write_frame(partial / "iterations.parquet", _stack(runs, [run.iterations for run in runs]), meta)
+            write_frame(partial / "iterations.parquet", _stack(runs, [run.iterations for run in runs]), meta)
         if detail == "events":
             logs = [
                 pd.DataFrame(run.log.in_time() if run.log else [], columns=list(DecisionLog.COLUMNS)) for run in runs
             ]
-            _write_frame(partial / "events.parquet", _stack(runs, logs), meta)
+            write_frame(partial / "events.parquet", _stack(runs, logs), meta)
         (partial / "meta.json").write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
         partial.replace(directory)
     except OSError as error:
@@ -145,7 +149,8 @@ def _stack(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
+    """Put a table into a Parquet file, with `meta` as JSON in its metadata under the key `finemoe_lab`."""
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     described = {**(arrow.schema.metadata or {}), b"finemoe_lab": json.dumps(meta, sort_keys=True).encode()}
     pq.write_table(arrow.replace_schema_metadata(described), path, compression="zstd")

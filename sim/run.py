@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from policies.base import policy_names
 from policies.errors import UserError
-from policies.types import RecordedRequest
+from policies.types import ModelShape, RecordedRequest
 from sim import results
-from sim.hardware import PRESETS, preset
+from sim.hardware import PRESETS, Hardware
+from sim.machines import Devices, Machine, machine, told
+from sim.profile import Profile
 from sim.simulation import Run, Setting, needed_columns, simulate, simulated_as, slots_for
 from traces.models import PUBLISHED, published
-from traces.reader import RecordedFuture, Requests, Trace
+from traces.reader import RecordedFuture, Requests, Trace, split
 
 RESIDENT = "no-offload"
 
@@ -25,14 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("trace", type=Path, metavar="TRACE", help="a NAME.trace folder")
     parser.add_argument(
+        "--hardware",
+        default="rtx3090x6",
+        metavar="NAME|FILE.toml",
+        help=f"one of {', '.join(PRESETS)}, or a profile that `validate calibrate` wrote (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--as",
+        dest="as_model",
+        metavar="MODEL",
+        help="simulate the sizes of a published model with the traced routing; "
+        f"one of {', '.join(PUBLISHED)}; experts per layer and top-k must agree",
+    )
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what simulated and real runs have in common."""
+    parser.add_argument(
         "--policy",
         action="append",
         required=True,
         metavar="NAME[,setting=value…]",
         help=f"may be given several times; one of {', '.join(policy_names())}",
-    )
-    parser.add_argument(
-        "--hardware", default="rtx3090x6", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: %(default)s)"
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--cache-experts", type=int, metavar="N", help="experts that all GPUs together can hold")
@@ -41,20 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     size.add_argument("--cache-gb", type=float, metavar="GB", help="the same in gigabytes (1e9 bytes), rounded down")
     parser.add_argument(
-        "--as",
-        dest="as_model",
-        metavar="MODEL",
-        help="simulate the sizes of a published model with the traced routing; "
-        f"one of {', '.join(PUBLISHED)}; experts per layer and top-k must agree",
-    )
-    parser.add_argument(
         "--train-split",
         type=float,
         default=0.7,
         metavar="X",
-        help="share of the requests that policies may learn from; the others are simulated (default: %(default)s)",
+        help="share of the requests that policies may learn from; the others are run (default: %(default)s)",
     )
-    parser.add_argument("--requests", type=int, metavar="N", help="simulate only the first N of them")
+    parser.add_argument("--requests", type=int, metavar="N", help="run only the first N of them")
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="B", help="requests that run together (default: 1)"
     )
@@ -75,10 +85,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Simulate, print the table or the JSON, write the results."""
     trace = Trace.open(args.trace)
-    hardware = preset(args.hardware)
+    hardware = machine(args.hardware)
     model = simulated_as(trace.shape, published(args.as_model)) if args.as_model else trace.shape
+    setting = setting_of(args, model, hardware)
+    if args.out:
+        results.refuse_existing(args.out)
+    needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
+    runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
+    report(args, trace, setting, runs, resident)
+
+
+def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | Devices) -> Setting:
+    """What the arguments say about every run."""
     share = 0.25 if args.cache_share is None else args.cache_share
-    setting = Setting(
+    return Setting(
         model=model,
         hardware=hardware,
         cache_experts=slots_for(model, experts=args.cache_experts, share=share, gb=args.cache_gb),
@@ -87,39 +107,28 @@ def run(args: argparse.Namespace) -> None:
         check=args.check,
         log=args.detail == "events",
     )
-    if args.out:
-        results.refuse_existing(args.out)
-    needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
-    runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
+
+
+def report(args: argparse.Namespace, trace: Trace, setting: Setting, runs: Sequence[Run], resident: Run) -> None:
+    """Print the table or the JSON, and write the results if they have a place to go."""
     summaries = [results.summarise(each, resident) for each in runs]
     if args.out:
         results.write(args.out, runs, summaries, describe(trace, setting, args), args.detail)
     if args.json:
         print(json.dumps(summaries, indent=2))
-    else:
-        print(heading(trace, setting, len(resident.requests)))
-        print()
-        print(results.table(summaries))
-        for note in dict.fromkeys(each.note for each in runs if each.note):
-            print(f"\n{', '.join(each.policy for each in runs if each.note == note)}: {note}")
+        return
+    print(heading(trace, setting, len(resident.requests)))
+    print()
+    print(results.table(summaries))
+    for note in dict.fromkeys(each.note for each in runs if each.note):
+        print(f"\n{', '.join(each.policy for each in runs if each.note == note)}: {note}")
 
 
 def compare(
     trace: Trace, policies: Sequence[str], setting: Setting, train_share: float, limit: int | None = None
 ) -> tuple[list[Run], Run]:
     """A run per policy on the requests that are not learned from, and the run with every expert resident."""
-    if not 0 <= train_share < 1:
-        raise UserError(f"--train-split {train_share}: it is a share from 0 to below 1")
-    if limit is not None and limit < 1:
-        raise UserError(f"--requests {limit}: at least 1 must be simulated")
-    if setting.seed < 0:
-        raise UserError(f"--seed {setting.seed}: it must not be negative")
-    train, test = trace.split(train_share, np.random.default_rng(setting.seed))
-    test = test[:limit]
-    if not test:
-        raise UserError(
-            f"{trace.path}: with --train-split {train_share} none of {len(trace)} requests is left to simulate"
-        )
+    train, test = divided(trace.request_ids, train_share, setting.seed, limit, where=str(trace.path))
     history, future = Requests(trace, train), RecordedFuture(trace, test)
     runs: dict[str, Run] = {}
     for policy in dict.fromkeys([*policies, RESIDENT]):
@@ -129,11 +138,27 @@ def compare(
     return [runs[policy] for policy in dict.fromkeys(policies)], runs[RESIDENT]
 
 
+def divided(
+    requests: Sequence[int], train_share: float, seed: int, limit: int | None, *, where: str
+) -> tuple[list[int], list[int]]:
+    """A random share of the requests to learn from, and the first `limit` of the others, which are to be run."""
+    if not 0 <= train_share < 1:
+        raise UserError(f"--train-split {train_share}: it is a share from 0 to below 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"--requests {limit}: at least 1 must be run")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: it must not be negative")
+    train, test = split(requests, train_share, np.random.default_rng(seed))
+    if not test:
+        raise UserError(f"{where}: with --train-split {train_share} none of {len(requests)} requests is left to run")
+    return train, test[:limit]
+
+
 def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the results depend on."""
     model, hardware = setting.model, setting.hardware
     return {
-        "simulated": True,
+        "simulated": not isinstance(setting.hardware, Devices),
         "trace": trace.path.name,
         "trace_kind": trace.meta.kind,
         "trace_model": trace.shape.name,
@@ -144,6 +169,7 @@ def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[s
         "model": {name: getattr(model, name) for name in model.__slots__},
         "hardware": hardware.name,
         "gpus": hardware.gpus,
+        "profile_sha256": hardware.sha256 if isinstance(hardware, Profile) else None,
         "cache_experts": setting.cache_experts,
         "batch_size": setting.batch_size,
         "seed": setting.seed,
@@ -156,14 +182,25 @@ def heading(trace: Trace, setting: Setting, requests: int) -> str:
     """Two lines that say what the times stand for."""
     model, hardware = setting.model, setting.hardware
     kind = "SYNTHETIC" if trace.meta.kind == "synthetic" else trace.meta.kind
-    total, gpu_memory = model.total_experts, hardware.gpus * hardware.gpu.memory_bytes
+    total, room = model.total_experts, _size(setting.cache_experts * model.expert_bytes)
+    if isinstance(hardware, Hardware):
+        room += f" of their {hardware.gpus * hardware.gpu.memory_bytes / 1e9:.0f} GB"
+    if isinstance(hardware, Devices):
+        what = f"Measured, not simulated: {requests} requests of {trace.path.name} ({kind}) by {model.name}"
+    else:
+        what = (
+            f"Simulated, not measured: {requests} requests of {trace.path.name} ({kind}, routing of "
+            f"{trace.shape.name}) with the sizes of {model.name}"
+        )
     return (
-        f"Simulated, not measured: {requests} requests of {trace.path.name} ({kind}, routing of {trace.shape.name}) "
-        f"with the sizes of {model.name}\n"
-        f"on {hardware.name} ({hardware.gpus} × {hardware.gpu.name}); the GPUs hold {setting.cache_experts} of {total} "
-        f"experts ({setting.cache_experts / total:.0%}), {setting.cache_experts * model.expert_bytes / 1e9:.2f} GB of "
-        f"their {gpu_memory / 1e9:.0f} GB; all experts have {total * model.expert_bytes / 1e9:.2f} GB"
+        f"{what}\non {told(hardware)}; {'the GPUs' if isinstance(hardware, Hardware) else 'these'} hold "
+        f"{setting.cache_experts} of {total} experts ({setting.cache_experts / total:.0%}), {room}; "
+        f"all experts have {_size(total * model.expert_bytes)}"
     )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
 
 
 def _told(trace: Trace, requests: Sequence[int], progress: "tqdm[Any]") -> Iterator[RecordedRequest]:

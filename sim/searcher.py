@@ -6,7 +6,7 @@ import simpy
 
 from policies.base import Prefetcher
 from policies.types import Batch, Found, Search
-from sim.cost import CostModel
+from sim.cost import Cost
 from sim.events import Event
 
 
@@ -25,7 +25,7 @@ class Searcher:
         self,
         env: simpy.Environment,
         prefetcher: Prefetcher,
-        cost: CostModel,
+        cost: Cost,
         found: Callable[[Batch, Search, Found], None],
     ) -> None:
         self.free_s = 0.0  # when all that was asked so far will have ended

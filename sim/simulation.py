@@ -16,9 +16,8 @@ from policies.placement import split_slots
 from policies.residency import Counts
 from policies.types import Future, History, ModelShape, RecordedRequest
 from sim.batching import fixed_batches
-from sim.cost import CostModel
 from sim.engine import Engine
-from sim.hardware import Hardware
+from sim.machines import Devices, Machine, cost_of
 from sim.recorder import Recorder
 
 
@@ -27,7 +26,7 @@ class Setting:
     """What the runs of a comparison have in common."""
 
     model: ModelShape
-    hardware: Hardware
+    hardware: Machine | Devices
     cache_experts: int  # slots of all GPUs together
     batch_size: int = 1
     seed: int = 0
@@ -49,6 +48,7 @@ class Run:
     peak_slots: int  # the most that were taken at a time
     note: str  # what a reader must know of it
     log: DecisionLog | None
+    simulated: bool  # or measured on real devices
 
 
 def simulate(
@@ -59,54 +59,66 @@ def simulate(
     history: History | None = None,
     future: Future | None = None,
 ) -> Run:
-    """Replay `requests` under the policy that `spec` names (see `make_policy`).
-
-    Whatever is random draws from one generator seeded with `setting.seed`, so a run does not depend on those beside it.
-    """
-    policy = make_policy(spec)
-    if setting.batch_size < 1:
-        raise UserError(f"batch size {setting.batch_size}: at least 1 request is needed")
-    model, gpus = setting.model, setting.hardware.gpus
-    slots = split_slots(model, setting.cache_experts, gpus)
-    if policy.preloaded:
-        slots = split_slots(model, model.total_experts, gpus)
-    if "future" in policy.requires and future is None:
-        raise UserError(f"policy {spec} needs to be told the future")
-    policy.evictor.start(model, future)
-    policy.prefetcher.start(model, history, future, np.random.default_rng(setting.seed))
-
-    log = DecisionLog() if setting.log else None
-    observers: list[Observer] = [log] if log else []
-    if setting.check:
-        observers.append(InvariantChecker(preloaded=model.total_experts if policy.preloaded else 0))
-    if observers:
-        cache: ExpertCache = ObservedCache(
-            model, policy.evictor, slots=slots, chunk_bytes=policy.chunk_bytes, observers=observers
-        )
-    else:
-        cache = ExpertCache(model, policy.evictor, slots=slots, chunk_bytes=policy.chunk_bytes)
-    if policy.preloaded:
-        cache.preload()
+    """Replay `requests` under the policy that `spec` names (see `make_policy`)."""
+    assert not isinstance(setting.hardware, Devices)  # these are for a real run
+    prepared = Prepared(spec, setting, history=history, future=future)
     recorder = Recorder()
     makespan_s = Engine(
-        policy=policy,
-        cache=cache,
-        cost=CostModel(model, setting.hardware),
+        policy=prepared.policy,
+        cache=prepared.cache,
+        cost=cost_of(setting.model, setting.hardware),
         steps=fixed_batches(requests, setting.batch_size),
         recorder=recorder,
     ).run()
-    return Run(
-        policy=spec,
-        setting=setting,
-        iterations=recorder.iterations(),
-        requests=recorder.requests(),
-        counts=cache.counts,
-        makespan_s=makespan_s,
-        expert_slots=sum(slots),
-        peak_slots=cache.peak_slots,
-        note=policy.prefetcher.note,
-        log=log,
-    )
+    return prepared.run(recorder, makespan_s, simulated=True)
+
+
+class Prepared:
+    """A policy that has been started, on a cache as it shall begin: what either driver is given.
+
+    Whatever is random draws from one generator seeded with `setting.seed`, so a run does not depend on those beside it.
+    """
+
+    def __init__(self, spec: str, setting: Setting, *, history: History | None, future: Future | None) -> None:
+        if setting.batch_size < 1:
+            raise UserError(f"batch size {setting.batch_size}: at least 1 request is needed")
+        self.policy = policy = make_policy(spec)
+        self._spec, self._setting = spec, setting
+        model, gpus = setting.model, setting.hardware.gpus
+        split_slots(model, setting.cache_experts, gpus)  # what cannot be is refused for every policy
+        self.slots = split_slots(model, model.total_experts if policy.preloaded else setting.cache_experts, gpus)
+        if "future" in policy.requires and future is None:
+            raise UserError(f"policy {spec} needs to be told the future")
+        policy.evictor.start(model, future)
+        policy.prefetcher.start(model, history, future, np.random.default_rng(setting.seed))
+        self._log = DecisionLog() if setting.log else None
+        observers: list[Observer] = [self._log] if self._log else []
+        if setting.check:
+            observers.append(InvariantChecker(preloaded=model.total_experts if policy.preloaded else 0))
+        chunk_bytes = policy.chunk_bytes
+        self.cache = (
+            ObservedCache(model, policy.evictor, slots=self.slots, chunk_bytes=chunk_bytes, observers=observers)
+            if observers
+            else ExpertCache(model, policy.evictor, slots=self.slots, chunk_bytes=chunk_bytes)
+        )
+        if policy.preloaded:
+            self.cache.preload()
+
+    def run(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Run:
+        """What has come out, once a driver is done."""
+        return Run(
+            policy=self._spec,
+            setting=self._setting,
+            iterations=recorder.iterations(),
+            requests=recorder.requests(),
+            counts=self.cache.counts,
+            makespan_s=makespan_s,
+            expert_slots=sum(self.slots),
+            peak_slots=self.cache.peak_slots,
+            note=self.policy.prefetcher.note,
+            log=self._log,
+            simulated=simulated,
+        )
 
 
 def simulated_as(traced: ModelShape, published: ModelShape) -> ModelShape:

@@ -15,7 +15,7 @@ from policies.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, Prefetch, RecordedRequest, Search
 from sim.__main__ import main as sim
 from traces.__main__ import main as traces
-from traces.reader import Requests, Trace
+from traces.reader import Requests, Trace, split
 
 DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
@@ -198,7 +198,7 @@ def test_recall_of_the_nearest_map_is_about_six_in_ten(trace: Path) -> None:
     0.613 was measured with a randomly filled store (`reference/field.md`).
     """
     opened = Trace.open(trace)
-    history, simulated = opened.split(0.7, np.random.default_rng(0))
+    history, simulated = split(opened.request_ids, 0.7, np.random.default_rng(0))
     prefetcher = ExpertMapPrefetcher(learn=False)
     assert (prefetcher.prefetch_distance, prefetcher.capacity, prefetcher.fill) == (DISTANCE, CAPACITY, "random")
     prefetcher.start(opened.shape, Requests(opened, history), None, np.random.default_rng(0))

@@ -1,5 +1,6 @@
 """What `python -m sim run --out` writes."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from profiles import flat_profile
 from run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames
 from trace_helpers import content
 
 from policies.decision_log import DecisionLog
+from sim.profile import write_profile
 
 
 def test_pandas_opens_the_same_numbers_that_json_gives(simulate: Any, trace: Path, out: Path) -> None:
@@ -47,6 +50,18 @@ def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path
         assert each["late_rate"] * each["distinct_demands"] == pytest.approx(iterations["late"].sum())
         assert each["miss_rate"] * each["distinct_demands"] == pytest.approx(iterations["misses"].sum())
         assert each["makespan_s"] >= iterations["end_s"].max()
+
+
+def test_hits_late_and_misses_are_counted_exactly(simulate: Any, trace: Path, out: Path) -> None:
+    found = simulate(trace, "--out", out)
+    for policy, iterations in frames(out)["iterations"].groupby("policy"):
+        for key in ("hits", "late", "misses"):
+            assert found[policy][key] == iterations[key].sum()
+
+
+def test_every_row_says_that_it_was_simulated(simulate: Any, trace: Path, out: Path) -> None:
+    assert {each["simulated"] for each in simulate(trace, "--out", out).values()} == {True}
+    assert frames(out)["summary"]["simulated"].dtype == bool
 
 
 def test_a_request_takes_its_first_token_and_then_the_others(simulate: Any, trace: Path, out: Path) -> None:
@@ -120,6 +135,16 @@ def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: 
     assert {key: meta[key] for key in expected} == expected
     sizes = {"layers": 4, "experts": 8, "top_k": 2, "hidden": 4, "expert_ffn": 8, "vocab": 40, "weight_bytes": 2.0}
     assert {key: meta["model"][key] for key in sizes} == sizes
+    assert meta["profile_sha256"] is None
+
+
+def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(SHAPE))
+    simulate(trace, "--out", tmp_path / "results", "--hardware", profile)
+    meta = json.loads((tmp_path / "results" / "meta.json").read_text())
+    assert (meta["hardware"], meta["gpus"]) == ("flat", 1)
+    assert meta["profile_sha256"] == hashlib.sha256(profile.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

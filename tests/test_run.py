@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from run_helpers import EXPERT_BYTES, ITERATIONS_OF_A_REQUEST, POLICIES, REQUIRED, arguments, demands_of, frames
+from profiles import flat_profile
+from run_helpers import EXPERT_BYTES, ITERATIONS_OF_A_REQUEST, POLICIES, REQUIRED, SHAPE, arguments, demands_of, frames
 from trace_helpers import small_shape, small_trace
 
 from policies.invariants import InvariantChecker
 from sim.__main__ import main
+from sim.profile import write_profile
 from sim.simulation import slots_for
 from traces.models import PUBLISHED, published
 
@@ -76,6 +78,18 @@ def test_a_prefetched_copy_is_useful_late_wasted_cancelled_or_still_unused_at_th
 def test_peak_memory_is_that_of_the_slots_taken(simulate: Any, trace: Path) -> None:
     for each in simulate(trace, "--cache-experts", 8, policies=("finemoe", "lru", "oracle")).values():
         assert each["expert_memory_bytes"] == 8 * EXPERT_BYTES  # far more experts are demanded than fit
+
+
+def test_on_a_measured_profile_times_are_the_profiles(simulate: Any, trace: Path, tmp_path: Path) -> None:
+    """No-offload: per layer 5 s dense, then 4 s each for the experts of its single device, 1 s exchange; head 2 s.
+
+    A decode step has 2 experts per layer, so 4 · (5 + 2·4 + 1) + 2.
+    """
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
+    found = simulate(trace, "--hardware", tmp_path / "a.toml", policies=("no-offload", "lru"))
+    assert found["no-offload"]["tpot_s_mean"] == pytest.approx(58, rel=1e-12)
+    assert found["lru"]["tpot_s_mean"] > 58
+    assert {(each["hardware"], each["gpus"]) for each in found.values()} == {("flat", 1)}
 
 
 @pytest.mark.parametrize("hardware", ["rtx3090", "rtx3090x6"])
@@ -147,6 +161,17 @@ def test_the_heading_says_what_the_times_stand_for(trace: Path, capsys: pytest.C
         assert word in heading
     for word in ("rtx3090x6", "8 of 32 experts (25%)", "2.82 GB"):  # 8 · 352 MB
         assert word in heading
+
+
+def test_the_heading_says_that_the_machine_is_a_measured_profile(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE, gpus=2))
+    assert main(arguments(trace, "--hardware", tmp_path / "a.toml", policies=("lru",))) == 0
+    heading = capsys.readouterr().out.split("\n\n")[0]
+    for words in ("Simulated, not measured", "on a measured profile of flat (2 logical devices)", "8 of 32 experts"):
+        assert words in heading
+    assert "of their" not in heading  # what memory the devices have was not measured
 
 
 def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, capsys: pytest.CaptureFixture[str]) -> None:

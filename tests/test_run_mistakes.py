@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from broken_traces import BROKEN
-from run_helpers import POLICIES, arguments
+from profiles import flat_profile
+from run_helpers import POLICIES, SHAPE, arguments
 from trace_helpers import change_values, content, small_trace
 
 from policies.base import NAMED, Policy, Prefetcher
 from policies.classic import LeastRecentlyUsed
 from sim.__main__ import main
+from sim.profile import Table, write_profile
 
 
 def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
@@ -69,7 +72,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--train-split", 1), "--train-split 1.0: it is a share from 0 to below 1"),
         (("--train-split", -0.1), "--train-split -0.1: "),
         (("--train-split", "nan"), "--train-split nan: "),
-        (("--train-split", 0.99), "none of 10 requests is left to simulate"),
+        (("--train-split", 0.99), "none of 10 requests is left to run"),
         (("--batch-size", 0), "batch size 0: at least 1 request is needed"),
         (("--batch-size", -2), "batch size -2: "),
         (("--requests", 0), "--requests 0"),
@@ -105,6 +108,37 @@ def test_only_one_cache_size_can_be_given(trace: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="2"):
         main(arguments(trace, "--cache-experts", 8, "--cache-share", 0.25))
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_profile_of_another_model_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(replace(SHAPE, name="large", hidden=5)))
+    said = refused(capsys, arguments(trace, "--hardware", profile, "--out", out))
+    assert said == "profile flat: it was measured for large with hidden 5, small has hidden 4"
+    assert not out.exists()
+
+
+def test_a_profile_that_was_measured_with_too_few_tokens_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prefill of 5 tokens is more than the 4 that were measured."""
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(SHAPE, dense=Table(sizes=(1, 4), seconds=(1.0, 2.0))))
+    said = refused(capsys, arguments(trace, "--hardware", profile, "--out", out))
+    assert said == "profile flat: dense time was measured for 1 … 4 tokens, 5 are needed; calibrate with more"
+    assert not out.exists()
+
+
+def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "a.toml"
+    said = refused(capsys, arguments(trace, "--hardware", profile))
+    assert said == f"{profile}: it cannot be read: No such file or directory"
+    write_profile(profile, flat_profile(SHAPE))
+    profile.write_text(profile.read_text().replace("gpus = 1", "gpu = 1"))
+    said = refused(capsys, arguments(trace, "--hardware", profile))
+    assert said == f"{profile}: unknown key 'gpu'; did you mean 'gpus'?"
 
 
 def test_a_missing_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

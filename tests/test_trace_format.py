@@ -26,7 +26,7 @@ from trace_helpers import (
 from policies.errors import UserError
 from policies.types import RecordedRequest
 from traces.format import RequestInfo, TraceError, TraceMeta
-from traces.reader import RecordedFuture, Requests, Trace
+from traces.reader import RecordedFuture, Requests, Trace, split
 from traces.writer import TraceWriter
 
 
@@ -254,16 +254,16 @@ def test_a_history_can_be_read_again_and_again(tmp_path: Path) -> None:
 
 def test_a_split_is_random_complete_and_in_order(tmp_path: Path) -> None:
     trace = Trace.open(small_trace(tmp_path / "a.trace", requests=20))
-    train, test = trace.split(0.7, np.random.default_rng(0))
+    train, test = split(trace.request_ids, 0.7, np.random.default_rng(0))
     assert len(train) == 14
     assert sorted(train + test) == list(range(20))
     assert train == sorted(train)
     assert test == sorted(test)
-    assert (train, test) == trace.split(0.7, np.random.default_rng(0))
-    assert train != trace.split(0.7, np.random.default_rng(1))[0]
-    assert trace.split(1.0, np.random.default_rng(0))[1] == []
+    assert (train, test) == split(trace.request_ids, 0.7, np.random.default_rng(0))
+    assert train != split(trace.request_ids, 0.7, np.random.default_rng(1))[0]
+    assert split(trace.request_ids, 1.0, np.random.default_rng(0))[1] == []
     with pytest.raises(UserError, match=r"train_share must be from 0 to 1, value 1\.5"):
-        trace.split(1.5, np.random.default_rng(0))
+        split(trace.request_ids, 1.5, np.random.default_rng(0))
 
 
 def test_an_unknown_request_is_told(tmp_path: Path) -> None:

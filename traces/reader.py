@@ -108,15 +108,6 @@ class Trace:
         demanded[index, np.arange(shape.layers)[None, :, None], experts] = True
         return demanded
 
-    def split(self, train_share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """A random share of the requests to learn from and the others to be tested on, each in the trace's order."""
-        if not 0.0 <= train_share <= 1.0:
-            raise UserError(f"train_share must be from 0 to 1, value {train_share}")
-        ids = np.asarray(self.request_ids)
-        chosen = np.zeros(len(ids), bool)
-        chosen[rng.permutation(len(ids))[: round(train_share * len(ids))]] = True
-        return ids[chosen].tolist(), ids[~chosen].tolist()
-
     def _info(self, request: int) -> RequestInfo:
         if request not in self.infos:
             raise UserError(f"{self.path} has no request {request}; it has {len(self)} from {min(self.infos)} on")
@@ -149,6 +140,16 @@ class Trace:
         self._raise(request, faults.missing_faults(token, known))
         found: Float = vectors[index]
         return found
+
+
+def split(requests: Sequence[int], train_share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """A random share of the requests to learn from and the others to be tested on, each in the order given."""
+    if not 0.0 <= train_share <= 1.0:
+        raise UserError(f"train_share must be from 0 to 1, value {train_share}")
+    ids = np.asarray(requests)
+    chosen = np.zeros(len(ids), bool)
+    chosen[rng.permutation(len(ids))[: round(train_share * len(ids))]] = True
+    return ids[chosen].tolist(), ids[~chosen].tolist()
 
 
 class Requests:
