@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("policies", "traces", "sim", "validate")
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate"}
-COLLECTOR = {f"traces/{name}.py" for name in ("capture", "collect", "hf_model", "hf_shape", "sampling", "scores")}
+COLLECTOR = {
+    f"traces/{name}.py" for name in ("capture", "collect", "generation", "hf_model", "hf_shape", "sampling", "scores")
+}
+LIGHT_VALIDATE = {f"validate/{name}.py" for name in ("__init__", "__main__", "clock", "compare", "driver", "timelines")}
 
 
 def files(package: str) -> list[Path]:
@@ -60,7 +63,8 @@ def needs_torch(path: Path) -> bool:
 
 
 def light_files() -> list[Path]:
-    return [path for package in ("policies", "traces", "sim") for path in files(package) if not needs_torch(path)]
+    light = [path for package in ("policies", "traces", "sim") for path in files(package) if not needs_torch(path)]
+    return light + [path for path in files("validate") if name_of(path) in LIGHT_VALIDATE]
 
 
 def light_modules() -> list[str]:
@@ -84,7 +88,7 @@ def test_the_simulator_does_not_import_the_validator() -> None:
     assert found == []
 
 
-def test_torch_and_its_kin_are_imported_by_the_collector_and_the_pocket_model_only() -> None:
+def test_torch_and_its_kin_are_imported_by_the_collector_the_pocket_model_and_the_runtime_only() -> None:
     found = [
         f"{name_of(path)}:{line} imports {name}"
         for path in light_files()
@@ -94,9 +98,10 @@ def test_torch_and_its_kin_are_imported_by_the_collector_and_the_pocket_model_on
     assert found == []
 
 
-def test_the_collectors_modules_are_all_there() -> None:
-    """So that a renamed one does not leave an exception behind."""
+def test_the_modules_of_collector_and_driver_are_all_there() -> None:
+    """So that a renamed one does not leave an exception, or escape the rule."""
     assert {name_of(path) for path in files("traces")} >= COLLECTOR
+    assert {name_of(path) for path in files("validate")} >= LIGHT_VALIDATE
 
 
 def test_nothing_imports_the_tests_or_the_benchmarks() -> None:
@@ -128,13 +133,13 @@ def test_simulating_reading_and_converting_load_no_torch(module: str) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing can load it")
-def test_no_module_outside_the_collector_and_the_pocket_model_loads_torch() -> None:
+def test_no_module_outside_the_collector_the_pocket_model_and_the_runtime_loads_torch() -> None:
     light = light_modules()
-    assert {"sim.run", "sim.simulation", "policies.finemoe", "traces.writer"} <= set(light)
+    assert {"sim.run", "sim.simulation", "policies.finemoe", "traces.writer", "validate.driver"} <= set(light)
     assert fresh(f"import {', '.join(light)}; {HEAVY_NOW}") == "[]"
 
 
-def test_without_torch_all_but_the_collector_and_the_pocket_model_can_be_imported() -> None:
+def test_without_torch_all_but_the_collector_the_pocket_model_and_the_runtime_can_be_imported() -> None:
     light = light_modules()
     hidden = "import sys; sys.modules.update({name: None for name in " + repr(HEAVY) + "})"
     assert fresh(f"{hidden}; import {', '.join(light)}; print('done')") == "done"

@@ -104,7 +104,7 @@ class GateRecorder:
         if heard is None:
             return
         block = self.blocks[layer]
-        heard.logits[layer] = _logits(output, block)
+        heard.logits[layer] = router_logits(output, block)
         if self.lookahead:
             self._look_ahead(heard, layer, args, kwargs)
 
@@ -120,7 +120,9 @@ class GateRecorder:
             earlier = earlier.to(seen.device)
             given, named = ((earlier, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: earlier})
             with torch.no_grad():  # `forward` and not a call: the router's hooks must not hear this
-                heard.lookahead[distance, layer - distance] = _logits(block.router.forward(*given, **named), block)
+                heard.lookahead[distance, layer - distance] = router_logits(
+                    block.router.forward(*given, **named), block
+                )
         heard.inputs[layer] = seen.detach().clone()  # a copy: blocks may overwrite their input in place
         heard.inputs.pop(layer - self.lookahead[-1], None)
 
@@ -161,7 +163,7 @@ class GateRecorder:
                 raise UserError(f"the forward pass did not call the {what} of block {block.name}")
 
 
-def _logits(output: Any, block: MoeBlock) -> Tensor:
+def router_logits(output: Any, block: MoeBlock) -> Tensor:
     """`[T, J]`: the first of the router's outputs that is as wide as there are experts.
 
     Families return it alone, or with the chosen experts and their weights, and Transformers 5.17 in another order.

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
 
 from policies.errors import UserError
 from policies.types import Float, Int, RecordedRequest
 from traces.capture import GateRecorder, requests_of
 from traces.format import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.generation import TokenizedPrompt, generate, generation_config, tokenized
 from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.progress import token_bar
@@ -54,52 +53,25 @@ class CollectSettings:
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedPrompt:
-    """A prompt as the model takes it; `request` is its place among the prompts."""
-
-    request: int
-    prompt: Prompt
-    tokens: list[int]
-
-
 def collect(settings: CollectSettings) -> Path:
     """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
-    _check_target(settings)
+    check_target(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     prompts = read_prompts(settings.prompts, limit=settings.limit, source=settings.source)
     loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
-    requests = tokenized(prompts, loaded, settings)
+    requests = tokenized(prompts, loaded, max_new_tokens=settings.max_new_tokens, where=settings.prompts)
     batches = cut_into_batches(requests, settings.batch_size)
     _check_lookahead(settings.lookahead, loaded)
-    with _reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
-        score = _probe(recorder, loaded, requests[0].tokens)
-        meta = _meta(settings, loaded, score)
-        plan = _plan(settings, loaded, prompts)
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
+        score = probe_score(recorder, loaded, requests[0].tokens)
+        meta = trace_meta(settings, loaded, score)
+        plan = plan_of(loaded, prompts)
         with TraceWriter(
             settings.out, meta, plan=plan, restart=settings.restart, overwrite=settings.overwrite
         ) as writer:
             _run(batches, recorder, loaded, settings, writer)
             return writer.finish()
-
-
-def tokenized(prompts: Sequence[Prompt], loaded: LoadedModel, settings: CollectSettings) -> list[TokenizedPrompt]:
-    """The prompts' tokens; one that does not fit into the model's context with what it is to generate is an error."""
-    requests = []
-    for request, prompt in enumerate(prompts):
-        place = f"{settings.prompts}: line {prompt.line}, field prompt"
-        tokens = list(loaded.tokenizer(prompt.text)["input_ids"])
-        if not tokens:
-            raise UserError(f"{place}: the tokenizer makes no token of it")
-        if max(tokens) >= loaded.config.vocab_size:
-            raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
-        longest = loaded.context
-        if longest is not None and len(tokens) + settings.max_new_tokens > longest:
-            wanted = f"{len(tokens)} tokens and {settings.max_new_tokens} new ones"
-            raise UserError(f"{place}: {wanted} exceed the model's context of {longest}")
-        requests.append(TokenizedPrompt(request, prompt, tokens))
-    return requests
 
 
 def cut_into_batches(requests: Sequence[TokenizedPrompt], size: int) -> list[list[TokenizedPrompt]]:
@@ -108,16 +80,7 @@ def cut_into_batches(requests: Sequence[TokenizedPrompt], size: int) -> list[lis
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def left_padded(batch: Sequence[TokenizedPrompt], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids `[B, S]` and the mask of real tokens `[B, S]`."""
-    width = max(len(request.tokens) for request in batch)
-    blank = [width - len(request.tokens) for request in batch]
-    tokens = [[padding] * spare + request.tokens for spare, request in zip(blank, batch, strict=True)]
-    mask = [[0] * spare + [1] * (width - spare) for spare in blank]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
-
-
-def _check_target(settings: CollectSettings) -> None:
+def check_target(settings: CollectSettings) -> None:
     """The writer says the same, but only after a model of many gigabytes has been loaded."""
     if settings.out.suffix != ".trace":
         raise UserError(f"{settings.out}: the name of a trace must end in .trace")
@@ -133,7 +96,7 @@ def _check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
             raise UserError(f"lookahead {distance}: {what}")
 
 
-def _probe(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
+def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
     """Run a few tokens: a model that cannot be recorded says so before anything is written. Its score function."""
     with torch.no_grad():
         loaded.model(input_ids=torch.tensor([tokens[:_PROBE_TOKENS]], device=loaded.device))
@@ -142,7 +105,8 @@ def _probe(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> st
     return "sigmoid" if recorder.score == "sigmoid" else "softmax"
 
 
-def _meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMeta:
+def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMeta:
+    """The description of a trace that is recorded from `loaded`."""
     return TraceMeta(
         kind="captured",
         model=loaded.name,
@@ -168,7 +132,7 @@ def _meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMe
     )
 
 
-def _plan(settings: CollectSettings, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
+def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
     """What must be the same, beside the meta, for a resumed run to give the same bytes; not a part of the trace."""
     if loaded.device.type == "cuda":
         machine = torch.cuda.get_device_name(loaded.device)
@@ -189,12 +153,11 @@ def _run(
 ) -> None:
     """Run the batches that are not on the disk yet, and put each there when it is done."""
     left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
-    loaded.model.generation_config = _generation(loaded, settings)  # nothing of the checkpoint's own taste
     planned = sum(map(len, left.values())) * settings.max_new_tokens
     with token_bar(loaded.model, planned) as finished:
         for number, batch in left.items():
             recorded, counts = _record(batch, recorder, loaded, settings)
-            infos = [_info(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+            infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
             writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
             finished(len(batch) * settings.max_new_tokens, sum(counts))
             del recorded  # let go before the next batch begins
@@ -205,42 +168,16 @@ def _record(
 ) -> tuple[list[RecordedRequest], list[int]]:
     """Generate for one batch: the recordings, and how many tokens each request generated."""
     ids = [request.request for request in batch]
-    tokens, mask = left_padded(batch, _padding(loaded), loaded.device)
-    draw = LogitsProcessorList()
+    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens)
+    draw = []
     if settings.temperature is not None:
         draw.append(SeededSampling(temperature=settings.temperature, seed=settings.seed, requests=ids))
-    try:
-        output = loaded.model.generate(input_ids=tokens, attention_mask=mask, logits_processor=draw)
-    except torch.OutOfMemoryError as error:
-        what = f"a batch of {len(batch)} prompts of up to {tokens.shape[1]} tokens does not fit into the memory"
-        raise UserError(f"{what} of {loaded.device}; use a smaller --batch-size") from error
-    counts = [_until_end(row, loaded.eos) for row in output[:, tokens.shape[1] :].tolist()]
+    counts = [len(tokens) for tokens in generate(loaded, batch, config, processors=draw).tokens]
     return requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch]), counts
 
 
-def _generation(loaded: LoadedModel, settings: CollectSettings) -> Any:
-    config: Any = GenerationConfig  # it has no annotations
-    return config(
-        do_sample=False,
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=list(loaded.eos) or None,
-        pad_token_id=_padding(loaded),
-        disable_compile=True,  # hooks must run
-    )
-
-
-def _padding(loaded: LoadedModel) -> int:
-    """Any token will do: what is computed for it is dropped."""
-    own = loaded.tokenizer.pad_token_id
-    return own if own is not None else (loaded.eos or (0,))[0]
-
-
-def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> int:
-    """How many tokens up to and with the first that ends a generation."""
-    return next((count for count, token in enumerate(tokens, start=1) if token in ends), len(tokens))
-
-
-def _info(request: TokenizedPrompt, generated: int, settings: CollectSettings) -> RequestInfo:
+def info_of(request: TokenizedPrompt, generated: int, settings: CollectSettings) -> RequestInfo:
+    """The row of a request that has generated so many tokens."""
     return RequestInfo(
         request=request.request,
         source=request.prompt.source,
@@ -264,7 +201,7 @@ def embeddings_of(recorded: Sequence[RecordedRequest], model: Any) -> tuple[Int,
 
 
 @contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
+def reproducible(device: torch.device) -> Iterator[None]:
     """The same bits from the same machine. On the CPU they are for a fixed number of threads; CUDA has to be told."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cuda":
