@@ -8,6 +8,7 @@ One lock guards the cache; a prefetcher is only ever called by the predictor's t
 moved by a function that is passed in, and what is done with an expert that has arrived is the caller's.
 """
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from sim.recorder import Recorder
 from validate.clock import Clock, Thread
 
 _PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
+_TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
 
 
 class _Moment(NamedTuple):
@@ -93,6 +95,8 @@ class Driver:
         self._uncomputed = 0
 
     def __enter__(self) -> Self:
+        self._turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_S)
         for link in self._links:
             name = f"link {link.device.gpu}"
             self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link), name), name))
@@ -109,6 +113,7 @@ class Driver:
             self._wake_all()
         for thread in self._threads:
             thread.join(_PATIENCE_S)
+        sys.setswitchinterval(self._turn_s)
         if error is None:
             self._check()
 
