@@ -3,12 +3,25 @@
 Two drivers that decide alike write the same log, so it is what they are compared by.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from policies.cache import ExpertCache
 
 Row = tuple[float, str, int, int, list[int], str]
+
+
+class Transfer(NamedTuple):
+    """A chunk of an expert on a link; `end_s` is infinite if the log ends before it has arrived."""
+
+    gpu: int
+    layer: int
+    expert: int
+    demanded: bool  # when it was chosen; a prefetch that is demanded on its way stays one
+    start_s: float
+    end_s: float
+    complete: bool  # it was the last chunk of the expert
 
 
 class DecisionLog:
@@ -47,3 +60,19 @@ class DecisionLog:
 
     def _add(self, now_s: float, call: str, gpu: int, layer: int, experts: Sequence[int], answer: str) -> None:
         self.rows.append((now_s, call, gpu, layer, list(experts), answer))
+
+
+def transfers(rows: Iterable[Row]) -> list[Transfer]:
+    """What the links carried, by the time it began: each `next_copy` that chose a chunk, with its `copied`.
+
+    `rows` are in time, as `DecisionLog.in_time` gives them.
+    """
+    begun: dict[int, Transfer] = {}  # by GPU; a link carries one chunk at a time
+    answer = []
+    for time_s, call, gpu, layer, experts, told in rows:
+        if call == "next_copy" and layer >= 0:
+            demanded = told.endswith("demanded True")
+            begun[gpu] = Transfer(gpu, layer, experts[0], demanded, time_s, math.inf, complete=False)
+        elif call == "copied":
+            answer.append(begun.pop(gpu)._replace(end_s=time_s, complete=told == "complete"))
+    return sorted([*answer, *begun.values()], key=lambda transfer: transfer.start_s)

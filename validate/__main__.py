@@ -1,0 +1,33 @@
+"""`python -m validate COMMAND`: run policies on real devices and compare with the simulation."""
+
+import sys
+from collections.abc import Sequence
+
+from traces.commands import Command, call
+
+COMMANDS = {
+    "calibrate": Command(
+        "validate.calibrate",
+        "measure this machine for a model, as a profile to simulate with",
+        "calibrate pocket --out machine.toml",
+    ),
+    "replay": Command(
+        "validate.replay",
+        "run a model with its experts really offloaded",
+        "replay pocket --policy finemoe --policy lru --cache-experts 16 --out MEASURED",
+    ),
+    "compare": Command(
+        "validate.compare",
+        "print simulated beside measured results",
+        "compare SIMULATED MEASURED --plot timelines.png",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and answer its exit status."""
+    return call("validate", "Offload experts on real devices and compare with the simulation.", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""One run on real devices: a policy, an offloaded model and a cache size, over batches of prompts."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from policies.cache import ExpertCache
+from policies.types import Copy, Future, History
+from sim.recorder import Recorder
+from sim.simulation import Prepared, Run, Setting
+from traces.generation import generate
+from traces.hf_model import LoadedModel
+from validate.arena import Arena
+from validate.clock import Clock
+from validate.driver import Driver
+from validate.reference import Batches, Output, outputs_of
+from validate.runtime import OffloadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Testbed:
+    """An offloaded model and the devices that its experts are copied to, each over a link of its own."""
+
+    loaded: LoadedModel
+    offloaded: OffloadedModel
+    devices: Sequence[torch.device]
+
+
+def measure(
+    spec: str,
+    setting: Setting,
+    testbed: Testbed,
+    batches: Batches,
+    config: Any,
+    *,
+    history: History | None = None,
+    future: Future | None = None,
+    driver_type: Callable[..., Driver] = Driver,
+    done: Callable[[int], object] = lambda requests: None,
+) -> tuple[Run, dict[int, Output]]:
+    """Generate for all batches under the policy that `spec` names; the run, and what came out for each request.
+
+    Its makespan is the time spent in generation. `done` is told how many requests have ended.
+    """
+    prepared = Prepared(spec, setting, history=history, future=future)
+    cache, recorder = prepared.cache, Recorder()
+    outputs: dict[int, Output] = {}
+    loaded, offloaded = testbed.loaded, testbed.offloaded
+    arena = Arena(offloaded.records, slots=prepared.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
+    if prepared.policy.preloaded:
+        _fill(arena, cache)
+    makespan_s = 0.0
+    gc.collect()
+    driver = driver_type(policy=prepared.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
+    with driver, offloaded.run(driver, arena):
+        for batch in batches:
+            ids = [request.request for request in batch]
+            offloaded.serve(ids, ends=config.eos_token_id or (), new_tokens=config.max_new_tokens)
+            begun_s = time.perf_counter()
+            generated = generate(loaded, batch, config, logits=True)
+            makespan_s += time.perf_counter() - begun_s
+            outputs |= outputs_of(batch, generated)
+            done(len(batch))
+    return prepared.run(recorder, makespan_s, simulated=False), outputs
+
+
+def _fill(arena: Arena, cache: ExpertCache) -> None:
+    """Put every expert into the slot where the cache has it."""
+    for number, (gpu, slot) in enumerate(zip(cache.home, cache.residency.slot, strict=True)):
+        for chunk, size in enumerate(cache.chunk_bytes):
+            arena.move(Copy(gpu, number, chunk, size, slot, victim=-1, demanded=False))

@@ -1,0 +1,162 @@
+"""`python -m validate replay`: run a model with its experts really offloaded, and measure it.
+
+First the resident model runs all prompts: it gives the routing that policies learn from, and the outputs that every
+replay must equal. Then its experts move to a record file, and each policy serves the prompts that it has not seen.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from policies.errors import UserError
+from policies.placement import split_slots
+from sim import results
+from sim.machines import Devices
+from sim.run import RESIDENT, add_run_arguments, divided, report, setting_of
+from sim.simulation import Run, needed_columns
+from traces.collect import CollectSettings, check_target
+from traces.generation import generation_config, tokenized
+from traces.hf_model import POCKET, LoadedModel, load
+from traces.hf_shape import moe_blocks, shape_of
+from traces.pocket import DEMO_PROMPTS
+from traces.prompts import read_prompts
+from traces.reader import RecordedFuture, Requests
+from validate.arena import devices_of
+from validate.measure import Testbed, measure
+from validate.records import layout_of
+from validate.reference import hold_equal, resident_run
+from validate.runtime import offload
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="JSON Lines with 'prompt', or one per line (pocket has its own)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="take only the first N prompts")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=48, metavar="N", help="tokens to generate at most (default: %(default)s)"
+    )
+    add_device_arguments(parser)
+    parser.add_argument(
+        "--record", type=Path, metavar="NAME.trace", help="keep the routing as a trace, for `sim run` to simulate"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a trace of that name")
+    add_run_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which devices a real run takes, and how the model is loaded."""
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="kind of device (default: %(default)s)")
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="G", help="how many of them, each with a link of its own (default: 1)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: torch's choice)")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a repository of the hub")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Replay, print the table or the JSON, write the results."""
+    if args.out:
+        results.refuse_existing(args.out)
+    with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
+        replay(args, Path(scratch))
+
+
+def replay(args: argparse.Namespace, scratch: Path) -> None:
+    """The command; `scratch` is a folder for the records, and for a trace that is not to be kept."""
+    settings = _settings(args, scratch)
+    loaded = load_for_devices(args)
+    devices = devices_of(args.device, args.devices)
+    layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
+    requests = tokenized(
+        read_prompts(settings.prompts, limit=settings.limit),
+        loaded,
+        max_new_tokens=settings.max_new_tokens,
+        where=settings.prompts,
+    )
+    setting = setting_of(args, shape_of(loaded.model, name=loaded.name), Devices(device_name(args), args.devices))
+    split_slots(setting.model, setting.cache_experts, args.devices)
+    needed_columns(args.policy, embedding=True, lookahead=(), where="a replay")
+    train, test = divided(range(len(requests)), args.train_split, args.seed, args.requests, where=str(settings.prompts))
+    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
+    history, batches, others = (
+        [[requests[number] for number in some] for some in _cut(ids, args.batch_size)] for ids in (train, test, beyond)
+    )
+
+    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens)
+    with _bar("resident model", len(requests)) as bar:
+        trace, expected = resident_run(loaded, [*history, *batches, *others], config, settings, done=bar.update)
+    testbed = Testbed(loaded, offload(loaded, scratch / "experts.records"), devices)
+    runs: dict[str, Run] = {}
+    for policy in dict.fromkeys([RESIDENT, *args.policy]):
+        with _bar(policy, len(test)) as bar:
+            runs[policy], outputs = measure(
+                policy,
+                setting,
+                testbed,
+                batches,
+                config,
+                history=Requests(trace, train),
+                future=RecordedFuture(trace, test),
+                done=bar.update,
+            )
+        hold_equal(policy, expected, outputs)
+    report(args, trace, setting, [runs[policy] for policy in dict.fromkeys(args.policy)], runs[RESIDENT])
+
+
+def load_for_devices(args: argparse.Namespace) -> LoadedModel:
+    """The model that the arguments name, on its first device."""
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads {args.threads}: at least 1 is needed")
+        torch.set_num_threads(args.threads)
+    return load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
+
+
+def device_name(args: argparse.Namespace) -> str:
+    """What results call the devices of a real run."""
+    return f"{args.device} with {torch.get_num_threads()} threads" if args.device == "cpu" else str(args.device)
+
+
+def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
+    """What the recording of the resident model depends on."""
+    for name, value in (
+        ("--limit", args.limit),
+        ("--max-new-tokens", args.max_new_tokens),
+        ("--devices", args.devices),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: at least 1 is needed")
+    if args.prompts is None and args.model != POCKET:
+        raise UserError(f"--prompts is needed for {args.model}: only the pocket model comes with its own")
+    settings = CollectSettings(
+        model=args.model,
+        prompts=args.prompts or DEMO_PROMPTS,
+        out=args.record or scratch / "routing.trace",
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        limit=args.limit,
+        overwrite=args.overwrite,
+    )
+    check_target(settings)
+    return settings
+
+
+def _cut(requests: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Groups of so many, in order, as the simulator runs them."""
+    return [requests[start : start + size] for start in range(0, len(requests), size)]
+
+
+@contextmanager
+def _bar(name: str, requests: int) -> Iterator[Any]:
+    with tqdm(total=requests, desc=name, unit="request", disable=None, leave=False) as bar:
+        yield bar
