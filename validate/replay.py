@@ -124,7 +124,8 @@ def load_for_devices(args: argparse.Namespace) -> LoadedModel:
 
 def device_name(args: argparse.Namespace) -> str:
     """What results call the devices of a real run."""
-    return f"{args.device} with {torch.get_num_threads()} threads" if args.device == "cpu" else str(args.device)
+    threads = torch.get_num_threads()
+    return f"cpu with {threads} thread{'s'[: threads > 1]}" if args.device == "cpu" else str(args.device)
 
 
 def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
