@@ -227,7 +227,7 @@ def test_an_interruption_is_one_line_and_130(
 
     monkeypatch.setattr("traces.info.run", interrupt)
     assert main(["info", str(trace)]) == 130
-    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

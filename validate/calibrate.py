@@ -72,9 +72,9 @@ def calibrated(args: argparse.Namespace, testbed: Testbed) -> Profile:
     """The profile of this machine, measured now."""
     shape = testbed.offloaded.shape
     longest = min(args.max_tokens, (testbed.loaded.context or args.max_tokens) - _NEW_TOKENS)
-    sizes = powers(longest)
+    sizes = _powers(longest)
     once = [[size] for size in sizes]
-    together = [[min(16, longest)] * rows for rows in powers(args.batch_size)[1:]] * _REPEATS
+    together = [[min(16, longest)] * rows for rows in _powers(args.batch_size)[1:]] * _REPEATS
     _passes(testbed, "no-offload", shape.total_experts, once)  # warms up
     resident = _passes(testbed, "no-offload", shape.total_experts, [*once * _REPEATS, *together])
     on_demand = _passes(testbed, "lru", max(shape.top_k, args.devices), once)
@@ -106,19 +106,18 @@ def calibrated(args: argparse.Namespace, testbed: Testbed) -> Profile:
 
 def summary(profile: Profile) -> str:
     """The main figures, for people."""
-    shape, share = profile.model, profile.expert.seconds[0]
+    shape, rate = profile.model, float(profile.measured["copy_bytes_per_s"])
     lines = [
         f"Measured on {profile.name} with {shape.name}: {shape.layers} layers of {shape.experts} experts, "
         f"{shape.expert_bytes / 1e6:.3g} MB each",
         f"copy of an expert      {profile.copy.seconds[-1] * 1e6:8.1f} µs, of which bytes "
-        f"{shape.expert_bytes / float(profile.measured['copy_bytes_per_s']) * 1e6:.1f} µs "
-        f"({float(profile.measured['copy_bytes_per_s']) / 1e9:.2f} GB/s)",
-        f"expert, one token      {share * 1e6:8.1f} µs",
+        f"{shape.expert_bytes / rate * 1e6:.1f} µs ({rate / 1e9:.2f} GB/s)",
+        f"expert, one token      {profile.expert.seconds[0] * 1e6:8.1f} µs",
         f"attention, one token   {profile.dense.seconds[0] * 1e6:8.1f} µs a layer, with router and shared experts",
         f"offloading itself      {profile.exchange_s * 1e6:8.1f} µs a layer",
         f"head and sampling      {profile.head.seconds[0] * 1e6:8.1f} µs an iteration",
         f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
-        f"{1e9 / profile.search_bytes_per_s:.2f} ms per MB of the store",
+        f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
     ]
     return "\n".join(lines)
 
@@ -130,10 +129,10 @@ def _passes(testbed: Testbed, policy: str, cache_experts: int, batches: Sequence
     config = generation_config(testbed.loaded, max_new_tokens=_NEW_TOKENS)
     config.eos_token_id = None  # every request to its last token
     passes: list[PassTimes] = []
-    with tqdm(total=len(batches), desc=policy, unit="batch", disable=None, leave=False) as bar:
-        for batch in _random_prompts(batches, testbed.loaded.config.vocab_size):
-            measure(policy, setting, testbed, [batch], config, driver_type=partial(Stopwatch, passes=passes))
-            bar.update()
+    prompts = _random_prompts(batches, testbed.loaded.config.vocab_size)
+    watched = partial(Stopwatch, passes=passes)
+    with tqdm(total=sum(map(len, prompts)), desc=policy, unit="prompt", disable=None, leave=False) as bar:
+        measure(policy, setting, testbed, prompts, config, driver_type=watched, done=bar.update)
     return passes
 
 
@@ -219,7 +218,7 @@ def _random_prompts(batches: Sequence[Sequence[int]], vocabulary: int) -> list[l
     return answer
 
 
-def powers(most: int) -> list[int]:
+def _powers(most: int) -> list[int]:
     """1, 2, 4 … and last `most`."""
     sizes = [2**power for power in range(most.bit_length())]
     return sizes if sizes[-1] == most else [*sizes, most]

@@ -12,7 +12,7 @@ from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest, S
 _CAPACITIES = (16, 1000)
 _REPEATS = 15
 _ROWS = 64  # of a search that compares many queries at once
-_SLOWEST_S = 1e-15  # per byte or operation; a slope that noise makes negative
+_LEAST_S = 1e-15  # per byte or operation, where noise hides it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ def search_time(model: ModelShape) -> SearchTime:
     points = [point for capacity in _CAPACITIES for point in _points(model, capacity, 1, rng)]
     slope, overhead_s = np.polyfit([size for size, _ in points], [seconds for _, seconds in points], 1)
     overhead_s = max(float(overhead_s), 0.0)
-    size, seconds = max(_points(model, _CAPACITIES[-1], _ROWS, rng)[:1])
+    size, seconds = _points(model, _CAPACITIES[-1], _ROWS, rng)[0]  # the semantic search
     operations = 2 * _ROWS * size / 4
     return SearchTime(
         overhead_s=overhead_s,
-        bytes_per_s=1 / max(float(slope), _SLOWEST_S),
-        flops_per_s=operations / max(seconds - overhead_s, operations * _SLOWEST_S),
+        bytes_per_s=1 / max(float(slope), _LEAST_S),
+        flops_per_s=operations / max(seconds - overhead_s, operations * _LEAST_S),
     )
 
 
