@@ -1,27 +1,49 @@
-"""What a policy is: a prefetcher, an evictor and four choices; and the table of named policies.
+"""What a policy is: a prefetcher, an evictor and four choices; and the tables of named policies and evictors.
 
-A new policy is one class in one file and one line in `NAMED`. Packages outside register theirs through the entry
-point group `finemoe_lab.policies`; the form of both is `module:function`, and the function returns a `Policy`.
+A new policy is one class in one file and one line in `NAMED`, a new evictor one line in `EVICTORS`. Packages outside
+register their policies through the entry point group `finemoe_lab.policies`. The form is always `module:callable`, and
+the callable returns a `Policy`, or an `Evictor`.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import UserError, unknown
-from policies.types import Batch, Float, Found, Future, Gate, History, ModelShape, Prefetch, Search
+from policies.spec import called, inside, line_of, outside, parts_of
+from policies.types import Batch, Float, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
 
 NAMED = {
+    "belady": "policies.oracle:belady",
+    "clairvoyant": "policies.clairvoyant:clairvoyant",
+    "deepspeed": "policies.deepspeed:deepspeed",
     "finemoe": "policies.finemoe:finemoe",
+    "hit-count": "policies.trackers:hit_count",
+    "lfu": "policies.classic:lfu",
     "lru": "policies.classic:lru",
+    "map-t": "policies.trackers:map_t",
+    "map-ts": "policies.trackers:map_ts",
+    "map-ts-delta": "policies.trackers:map_ts_delta",
+    "mixtral-offloading": "policies.mixtral_offloading:mixtral_offloading",
+    "moe-infinity": "policies.moe_infinity:moe_infinity",
     "no-offload": "policies.classic:no_offload",
-    "oracle": "policies.oracle:oracle",
+    "oracle": "policies.oracle:belady",
+    "perfect-prefetch": "policies.oracle:perfect_prefetch",
+    "promoe": "policies.promoe:promoe",
+    "speculate": "policies.trackers:speculate",
+}
+EVICTORS = {
+    "belady": "policies.oracle:Belady",
+    "finemoe": "policies.finemoe:BeliefAndFrequency",
+    "lecar": "policies.modern:LeCaR",
+    "lfu": "policies.classic:LeastFrequentlyUsed",
+    "lhd": "policies.modern:LeastHitDensity",
+    "lru": "policies.classic:LeastRecentlyUsed",
+    "sieve": "policies.modern:Sieve",
 }
 PLUG_INS = "finemoe_lab.policies"
 
@@ -84,10 +106,17 @@ class Prefetcher:
 
 
 class Evictor:
-    """Keeps a score per expert; the smallest is dropped first. As it stands all are worth the same."""
+    """Keeps a score per expert; the smallest is dropped first. As it stands all are worth the same.
+
+    One that `guards` keeps scores of absent experts too, and they alone decide: a prefetch takes only a victim that is
+    scored below the expert itself, whatever plans hold, and a planned expert that is dropped waits for its copy again.
+    Its `patience` is how many layers a prefetch waits for a better victim.
+    """
 
     requires: frozenset[str] = frozenset()  # of {"future"}
     distinct = False  # whether any two experts that were used have different scores, so that no ties need breaking
+    guards = False
+    patience = 0
     scores: NDArray[np.float64]  # [L·J], finite or -inf, kept up to date
     experts: int  # J
 
@@ -103,10 +132,14 @@ class Evictor:
         """An (iteration, layer) event demands these experts."""
 
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """An expert has arrived."""
+        """A prefetched expert has arrived; one that is demanded was `touched` already."""
 
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """An expert has been dropped."""
+
+    def foreseen(self, fetched: int, occupants: Int) -> Float:
+        """Scores `[slots]` of a GPU's occupants as they will be when `fetched` is needed; asked only if it guards."""
+        raise AssertionError(f"{type(self).__name__} guards but does not foresee")
 
     def believe(self, layer: int, probs: Float) -> None:
         """A prediction `[J]` for a layer was made; it replaces the one before."""
@@ -138,46 +171,43 @@ def policy_names() -> list[str]:
 def make_policy(spec: str) -> Policy:
     """A fresh policy from `NAME` or `NAME,setting=value,…`, for example `finemoe,prefetch_distance=6`.
 
-    An unknown name or setting is a `UserError` that offers the nearest.
+    With `+EVICTOR` behind it, another evictor takes the place of its own: `finemoe,prefetch_distance=6+lhd,classes=8`.
+    A name with a colon, `module:callable`, is a policy from outside. An unknown name or setting is a `UserError` that
+    offers the nearest.
     """
-    name, *words = spec.split(",")
-    factory = _factory(name)
-    known = inspect.signature(factory).parameters
-    settings: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise UserError(f"policy {spec!r}: {word!r} is not of the form setting=value")
-        if key not in known:
-            raise (
-                unknown(f"setting of policy {name}", key, known)
-                if known
-                else UserError(f"policy {name} has no settings, so not {key!r} either")
-            )
-        settings[key] = _parse(value, known[key].default, f"policy {spec!r}: {key}")
-    return factory(**settings)
+    part, *others = parts_of(spec)
+    name = part.partition(",")[0]
+    policy = called(policy_factory(name), "policy", part)
+    if not isinstance(policy, Policy):
+        raise UserError(f"policy {name}: it returns a {type(policy).__name__}, not a Policy")
+    if not others:
+        return policy
+    if len(others) > 1:
+        raise UserError(f"policy {spec!r}: a policy has one evictor, not {len(others)}")
+    if policy.preloaded:
+        raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
+    evictor: Evictor = called(evictor_factory(others[0].partition(",")[0]), "evictor", others[0])
+    return replace(policy, evictor=evictor)
 
 
-def _factory(name: str) -> Callable[..., Policy]:
+def policy_factory(name: str) -> Callable[..., object]:
+    """What makes the policy of a name, or of `module:callable`."""
+    if ":" in name:
+        return outside(name)
     if name in NAMED:
-        module, _, function = NAMED[name].partition(":")
-        factory: Callable[..., Policy] = getattr(import_module(module), function)
-        return factory
+        return inside(NAMED[name])
     plug_ins = entry_points(group=PLUG_INS)
     if name not in plug_ins.names:
         raise unknown("policy", name, policy_names())
-    loaded: Callable[..., Policy] = plug_ins[name].load()
+    try:
+        loaded: Callable[..., object] = plug_ins[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"policy {name}: its package cannot be loaded: {line_of(error)}") from error
     return loaded
 
 
-def _parse(text: str, default: object, where: str) -> object:
-    """`text` as a value of the type of `default`."""
-    kind = type(default)
-    assert kind in (bool, int, float, str)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        value: object = kind(text)
-        return value
-    except (KeyError, ValueError):
-        raise UserError(f"{where}: {text!r} is not a {kind.__name__}") from None
+def evictor_factory(name: str) -> Callable[..., Evictor]:
+    """What makes the evictor of a name."""
+    if name not in EVICTORS:
+        raise unknown("evictor", name, EVICTORS)
+    return inside(EVICTORS[name])

@@ -48,6 +48,7 @@ class ExpertCache:
         self._events = 0
         self._computed: set[int] = set()  # experts of a layer that runs in waves
         self._ties = not evictor.distinct
+        self._guards = evictor.guards
         self._touched = evictor.touched
         self._tell_belief = type(evictor).believe is not Evictor.believe
 
@@ -159,6 +160,9 @@ class ExpertCache:
                 if x not in device.demanded:
                     device.wish(layer, x, weight)
                     self.wake.append(device)
+        if self._guards:
+            for x, weight in zip(plan, prefetch.weights, strict=True):
+                residency.weight[x] = weight
         self.wake_stalled()
         if self._tell_belief:
             belief = prefetch.belief

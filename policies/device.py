@@ -43,6 +43,7 @@ class Device:
         self._occupants = np.zeros(slots, np.int64)
         self._occupant = self._occupants.data
         self._ties = not evictor.distinct
+        self._guards = evictor.guards
         self._tell_loaded = type(evictor).loaded is not Evictor.loaded
         self._tell_evicted = type(evictor).evicted is not Evictor.evicted
         self._victim = -1  # what was dropped for the copy that begins
@@ -100,7 +101,7 @@ class Device:
         if arrived > 1:
             residency.arrived[x] = 0
         residency.where[x] = RESIDENT
-        if self._tell_loaded:
+        if self._tell_loaded and not copy.demanded:
             self._evictor.loaded(*divmod(x, residency.experts), now_s)
         return True
 
@@ -139,7 +140,11 @@ class Device:
                 return x
             self._cancel()  # its layer has been gated without it, or a new plan is without it
         pending = self.pending
-        for layer in self._by_priority() if len(pending) > 1 else list(pending):
+        if self._guards:  # what comes after the most urgent is needed later, so it may take even less
+            layers = [self._most_urgent()] if pending else []
+        else:
+            layers = self._by_priority() if len(pending) > 1 else list(pending)
+        for layer in layers:
             queue = pending[layer]
             x = -queue[-1][1]
             if self._take_slot(x, self._residency.distance(layer), now_s):
@@ -152,11 +157,22 @@ class Device:
                 return x
         return -1
 
+    def _most_urgent(self) -> int:
+        """The layer with the largest weight / distance."""
+        now, layers = self._residency.layer_now, self._residency.layers
+        urgent, most = -1, -1.0
+        for layer, queue in self.pending.items():
+            priority = queue[-1][0] / (layer - now if layer > now else layer - now + layers)
+            if priority > most:
+                urgent, most = layer, priority
+        return urgent
+
     def _by_priority(self) -> list[int]:
         """Layers by falling weight / distance of their best expert; equal ones by distance."""
+        now, layers = self._residency.layer_now, self._residency.layers
         ranks = []
         for layer, queue in self.pending.items():
-            distance = self._residency.distance(layer)
+            distance = layer - now if layer > now else layer - now + layers
             ranks.append((-queue[-1][0] / distance, distance, layer))
         ranks.sort()
         return [layer for _, _, layer in ranks]
@@ -184,7 +200,8 @@ class Device:
         if self._open:
             slot = self._open_slot()
         else:
-            slot = self._victim_slot(distance, now_s)
+            guarded = self._guards and distance > 0
+            slot = self._guarded_slot(x, now_s) if guarded else self._victim_slot(distance, now_s)
             if slot < 0:
                 if distance or self.paused < 0:
                     if not self.stalled:  # several layers may find no slot
@@ -219,17 +236,50 @@ class Device:
                 and x - residency.pin_base not in residency.pinned
                 and not (residency.planned[x] and residency.distance(x // residency.experts) <= distance)
             ):
-                self._victim = x
-                residency.where[x] = ABSENT
-                residency.counts.evictions += 1
-                if residency.unused[x]:
-                    residency.unused[x] = 0
-                    residency.counts.wasted += 1
-                if self._tell_evicted:
-                    self._evictor.evicted(*divmod(x, residency.experts), now_s)
+                self._drop(x, now_s)
                 return slot
             scores[slot] = NEVER
         return -1
+
+    def _guarded_slot(self, fetched: int, now_s: float) -> int:
+        """Drop the best victim that the evictor foresees for a prefetch, if it is scored below what is fetched.
+
+        The answer is its slot; -1 if it may not go yet, or none is.
+        """
+        residency, evictor = self._residency, self._evictor
+        if now_s >= residency.unpin_s:
+            residency.pinned = ()
+            residency.unpin_s = NEVER
+        own = evictor.scores[fetched]
+        scores = evictor.foreseen(fetched, self._occupants)
+        for _ in range(self.slots):
+            slot = int(scores.argmin())
+            if scores[slot] >= own:
+                return -1
+            x = self._occupant[slot]
+            pinned = x - residency.pin_base in residency.pinned
+            if residency.where[x] == RESIDENT and not pinned:
+                if evictor.scores[x] >= own:
+                    return -1  # it is worth the wait
+                self._drop(x, now_s)
+                return slot
+            if pinned and evictor.patience and residency.complete():
+                return -1  # it can go as soon as its layer ends, which is not long
+            scores[slot] = NEVER
+        return -1
+
+    def _drop(self, x: int, now_s: float) -> None:
+        residency = self._residency
+        self._victim = x
+        residency.where[x] = ABSENT
+        residency.counts.evictions += 1
+        if residency.unused[x]:
+            residency.unused[x] = 0
+            residency.counts.wasted += 1
+        if self._tell_evicted:
+            self._evictor.evicted(*divmod(x, residency.experts), now_s)
+        if self._guards and residency.planned[x]:
+            self.wish(x // residency.experts, x, residency.weight[x])
 
     def _least_recent(self, slot: int, scores: Float) -> int:
         """Among the slots whose score equals that of `slot`, the first with the least, the one used least recently."""

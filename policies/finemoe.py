@@ -1,6 +1,23 @@
 """FineMoE: prefetch by expert-map search, evict by belief and frequency (paper §4).
 
-Order of this file: the prefetcher (prediction, prediction of whole blocks, learning), the evictor, the policy.
+Where paper and authors' demo differ, the default follows the paper and a setting of `finemoe` has the other way:
+
+    what                                    paper                       demo                          ours
+    ----                                    -----                       ----                          ----
+    selected of a found map (eq. 7, 8)      until the sum exceeds δ     while the sum is ≤ δ          `threshold`
+    queued                                  the selected                every expert; δ orders only   `queue`
+    a trajectory match guides               the layer d ahead           all layers beyond d           `reach`
+    the first layer that it guides          d                           d + 1: nothing guides d       as the paper
+    weight by layer (eq. 10)                p / distance when copied    linear, fixed when queued     as the paper
+    a prefill is                            one record, unsaid how      a record per prompt token     `prefill_records`
+    of which a trajectory search sees       not said                    the last                      all its records
+    and which are planned                   not said                    each, in turn                 their maximum
+    freq (eq. 11) counts                    cache visits                visits that hit               `count_misses`
+    freq and p of what is dropped           not said                    start anew                    `reset_on_evict`
+    p · freq                                a real number               truncated to an integer       as the paper
+    the store offline                       learns                      is not updated                `learn`
+
+Order of this file: the prefetcher (prediction, prediction of whole blocks, learning), the evictors, the policy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,8 +27,8 @@ import numpy as np
 
 from policies.base import Evictor, Policy, Prefetcher, items
 from policies.errors import UserError
-from policies.selection import select
-from policies.store import ExpertMapStore, Records, Single, Trajectory, sample
+from policies.selection import THRESHOLDS, plan, plans, select
+from policies.store import ExpertMapStore, Records, Single, Trajectory, nearest, sample
 from policies.types import (
     Batch,
     Float,
@@ -27,6 +44,7 @@ from policies.types import (
 )
 
 BELIEF_FLOOR = 1e-6  # so that frequency decides among the improbable
+QUEUED_WEIGHT = 1e-6  # of the demo's experts that are not selected
 FILL_ROWS = 256  # records of the history that enter the store at once
 
 
@@ -35,8 +53,9 @@ class ExpertMapPrefetcher(Prefetcher):
 
     The store begins with a "random" sample of the history, or with all of it in order under "redundancy" replacement
     (`fill`; the paper does not say, and the sample predicts better); with `learn`, each iteration enters when it ends
-    (eq. 9). Without embeddings the trajectory guides alone. `prefill_records` says what a prefill is made of: one
-    record per "token" (as the authors' demo), or one per "iteration", the mean of its tokens.
+    (eq. 9). Without embeddings, or without `semantic`, the trajectory guides alone. `prefill_records` says what a
+    prefill is made of: one record per "token" (as the authors' demo), or one per "iteration", the mean of its tokens.
+    `threshold`, `queue` and `reach`: see the table above.
     """
 
     def __init__(
@@ -47,12 +66,20 @@ class ExpertMapPrefetcher(Prefetcher):
         learn: bool = True,
         fill: str = "random",
         prefill_records: str = "token",
+        semantic: bool = True,
+        threshold: str = "exceed",
+        queue: str = "selected",
+        reach: str = "layer",
     ) -> None:
         self.prefetch_distance = prefetch_distance
         self.capacity = capacity
         self.learn = learn
         self.fill = fill
         self.prefill_records = prefill_records
+        self.semantic = semantic
+        self.threshold = threshold
+        self.queue = queue
+        self.reach = reach
         self.block = 1 if learn else 64
 
     def start(
@@ -61,6 +88,9 @@ class ExpertMapPrefetcher(Prefetcher):
         """Fill the store from the history."""
         _one_of("prefill_records", self.prefill_records, "token", "iteration")
         _one_of("fill", self.fill, "random", "redundancy")
+        _one_of("threshold", self.threshold, *THRESHOLDS)
+        _one_of("queue", self.queue, "selected", "all")
+        _one_of("reach", self.reach, "layer", "rest")
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
@@ -70,6 +100,7 @@ class ExpertMapPrefetcher(Prefetcher):
         self._trajectory: Trajectory | None = None
         self._blocks: dict[int, _Answers] = {}
         self._answers: _Answers | None = None
+        self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
         records: Iterable[Records] = (self._recorded(recorded) for recorded in history or ())
         if self.fill == "random":
             records = sample(records, self.capacity, rng)
@@ -82,7 +113,7 @@ class ExpertMapPrefetcher(Prefetcher):
         """The records that a request would have left."""
         group = np.where(recorded.iteration == 0, 0, np.arange(len(recorded.token)))
         maps = self._records(recorded.gate.astype(np.float32), group)
-        return maps, None if recorded.embedding is None else self._records(recorded.embedding, group)
+        return maps, self._embedded(recorded.embedding, group)
 
     # ---- prediction ----------------------------------------------------------------------------------------------
 
@@ -92,7 +123,8 @@ class ExpertMapPrefetcher(Prefetcher):
         if store is None:
             return ()
         self._answers = self._blocks.pop(batch.iteration, None)
-        self._embeddings = None if batch.embedding is None else self._records(batch.embedding, batch.row)
+        self._nearness = None
+        self._embeddings = self._embedded(batch.embedding, batch.row)
         if self._answers is None:
             self._rows = len(batch.token if self.prefill_records == "token" else batch.request)
             self._trajectory = store.trajectory(self._rows)
@@ -119,7 +151,8 @@ class ExpertMapPrefetcher(Prefetcher):
         assert self._store is not None
         if search.kind == "semantic":
             assert self._embeddings is not None
-            return self._store.semantic(self._embeddings)
+            self._nearness = self._store.nearness(self._embeddings)
+            return nearest(self._nearness)
         if self._answers is not None:
             return self._answers.found[search.layer]
         assert self._trajectory is not None
@@ -128,17 +161,19 @@ class ExpertMapPrefetcher(Prefetcher):
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that the search was for and that have not been gated meanwhile."""
         assert self._store is not None
-        if search.kind == "trajectory":
-            layer = search.layer + self.prefetch_distance
-            if layer <= layer_now:
-                return ()
-            if self._answers is not None:
-                return (self._answers.plans[layer],)
-            first, end = layer, layer + 1
+        if search.kind == "semantic":
+            first, end = 0, self.prefetch_distance
         else:
-            first, end = layer_now + 1, self.prefetch_distance
-            if first >= end:
-                return ()
+            first = search.layer + self.prefetch_distance
+            end = first + 1 if self.reach == "layer" else self._model.layers
+        first = max(first, layer_now + 1)
+        if first >= end:
+            return ()
+        if self._answers is not None and first in self._answers.plans:
+            return (self._answers.plans[first],)
+        if len(found.index) == 1 and end == first + 1 and self.queue == "selected":
+            row = self._store.maps(found.index[0], first)
+            return (plan(first, row, found.score[0], self._model.top_k, self.threshold),)
         probs = self._store.maps(found.index[:, None], np.arange(first, end))
         return self._plans(probs, found.score[:, None].repeat(end - first, axis=1), first, [0])
 
@@ -146,23 +181,16 @@ class ExpertMapPrefetcher(Prefetcher):
         """Plans of the layers from `first` on, one iteration after the other.
 
         `probs` `[R, layers, J]` and `score` `[R, layers]` are the found maps of all records, and `starts` the first
-        record of each iteration. Each record selects by its own δ; a weight, or belief, is the maximum over records.
+        record of each iteration. Each record selects by its own δ.
         """
-        weights = np.where(select(probs, score, self._model.top_k), probs, -1.0)
-        layers, experts = probs.shape[1:]
-        if len(starts) < len(probs):
-            weights = np.maximum.reduceat(weights, starts, axis=0)
-            probs = np.maximum.reduceat(probs, starts, axis=0)
-        weights, beliefs = weights.reshape(-1, experts), probs.reshape(-1, experts).astype(np.float64)
-        row, expert = np.nonzero(weights >= 0)
-        end = row.searchsorted(np.arange(len(weights)), side="right").tolist()
-        chosen, weight = expert.tolist(), weights[row, expert].tolist()
-        plans, begin = [], 0
-        for number, (stop, belief) in enumerate(zip(end, beliefs, strict=True)):
-            layer = first + number % layers
-            plans.append(Prefetch(layer, chosen[begin:stop], weight[begin:stop], belief))
-            begin = stop
-        return plans
+        selected = select(probs, score, self._model.top_k, self.threshold)
+        if self.queue == "all":
+            return plans(np.where(selected, probs, 0) + QUEUED_WEIGHT, probs, first, starts)
+        return plans(np.where(selected, probs, -1.0), probs, first, starts)
+
+    def _embedded(self, embedding: Float | None, group: Int) -> Float | None:
+        """The embeddings of the records, if the search is to use them."""
+        return self._records(embedding, group) if self.semantic and embedding is not None else None
 
     def _records(self, values: Float, group: Int) -> Float:
         """Per token `[T, …]` to per record `[R, …]`: the same, or the mean of each group; `group` `[T]` rises."""
@@ -186,11 +214,13 @@ class ExpertMapPrefetcher(Prefetcher):
         starts = np.cumsum([0, *counts[:-1]]).tolist()
         index, score, similarity = store.block(records[0] if len(records) == 1 else np.concatenate(records))
         ahead = self._model.layers - distance
-        probs = store.maps(index[:, :ahead], np.arange(distance, self._model.layers))
-        plans = self._plans(probs, score[:, :ahead], distance, starts)
+        planned: list[Prefetch] = []  # the one layer that each search guides
+        if self.reach == "layer":
+            probs = store.maps(index[:, :ahead], np.arange(distance, self._model.layers))
+            planned = self._plans(probs, score[:, :ahead], distance, starts)
         for number, (batch, start, count) in enumerate(zip(batches, starts, counts, strict=True)):
             rows = slice(start, start + count)
-            own = {plan.layer: plan for plan in plans[number * ahead : (number + 1) * ahead]}
+            own = {each.layer: each for each in planned[number * ahead : (number + 1) * ahead]}
             found = [Found(*answer) for answer in zip(index[rows].T, score[rows].T, strict=True)]
             self._blocks[batch.iteration] = _Answers(found, similarity[rows], own)
 
@@ -205,16 +235,22 @@ class ExpertMapPrefetcher(Prefetcher):
             similarity = self._answers.similarity
         elif self._trajectory is not None:
             similarity = self._trajectory.scores()
-        embeddings = None if batch.embedding is None else self._records(batch.embedding, batch.row)
+        embeddings = self._embedded(batch.embedding, batch.row)
         records = self._records(maps, batch.row)
-        self._remember(records, embeddings, similarity)
+        self._remember(records, embeddings, similarity, self._nearness)
         assert self._store is not None
         dims = self._model.total_experts + (0 if embeddings is None else self._model.hidden)
         return (Search("update", self._model.layers - 1, len(records), dims, self._store.count),)
 
-    def _remember(self, maps: Float, embeddings: Float | None, similarity: Single | None = None) -> None:
+    def _remember(
+        self,
+        maps: Float,
+        embeddings: Float | None,
+        similarity: Single | None = None,
+        nearness: Single | None = None,
+    ) -> None:
         if self._store is None:
-            if embeddings is None:
+            if embeddings is None and self.semantic:
                 self.note = "the trace has no embeddings: by trajectory only, nothing guides the first layers"
             try:
                 self._store = ExpertMapStore(
@@ -226,7 +262,7 @@ class ExpertMapPrefetcher(Prefetcher):
                 )
             except (MemoryError, ValueError):  # numpy's words for too much and for far too much
                 raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
-        self._store.add(maps, embeddings, similarity)
+        self._store.add(maps, embeddings, similarity, nearness)
 
 
 @dataclass(slots=True)
@@ -271,12 +307,54 @@ class BeliefAndFrequency(Evictor):
         np.multiply(belief, frequency, out=scores)
 
 
+class InCacheFrequency(BeliefAndFrequency):
+    """Eq. 11 as the authors' demo has it, in either of two ways.
+
+    `count_misses`: freq counts also the events that did not find the expert on its GPU. `reset_on_evict`: freq and p of
+    an expert that is dropped start anew.
+    """
+
+    def __init__(self, *, count_misses: bool, reset_on_evict: bool) -> None:
+        self.count_misses = count_misses
+        self.reset_on_evict = reset_on_evict
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """Nothing is there."""
+        super().start(model, future)
+        self._present = bytearray(model.total_experts)  # 1 from its arrival, or its demand, on
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Count the event for each expert, or each that is there."""
+        base, present = layer * self.experts, self._present
+        super().touched(layer, [j for j in experts if self.count_misses or present[base + j]], now_s)
+        for expert in experts:
+            present[base + expert] = 1
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """It is there."""
+        self._present[layer * self.experts + expert] = 1
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """It is not there any more."""
+        x = layer * self.experts + expert
+        self._present[x] = 0
+        if self.reset_on_evict:
+            belief, frequency, scores = self._items
+            belief[x], frequency[x], scores[x] = 1 / self.experts, 0.0, 0.0
+
+
 def finemoe(
     prefetch_distance: int = 3,
     capacity: int = 1000,
     learn: bool = True,
     fill: str = "random",
     prefill_records: str = "token",
+    semantic: bool = True,
+    threshold: str = "exceed",
+    queue: str = "selected",
+    reach: str = "layer",
+    count_misses: bool = True,
+    reset_on_evict: bool = False,
 ) -> Policy:
     """The paper's policy: asynchronous map search and prefetch, belief and frequency for eviction."""
     prefetcher = ExpertMapPrefetcher(
@@ -285,8 +363,15 @@ def finemoe(
         learn=learn,
         fill=fill,
         prefill_records=prefill_records,
+        semantic=semantic,
+        threshold=threshold,
+        queue=queue,
+        reach=reach,
     )
-    return Policy(prefetcher=prefetcher, evictor=BeliefAndFrequency())
+    evictor = BeliefAndFrequency()
+    if reset_on_evict or not count_misses:
+        evictor = InCacheFrequency(count_misses=count_misses, reset_on_evict=reset_on_evict)
+    return Policy(prefetcher=prefetcher, evictor=evictor)
 
 
 def _one_of(setting: str, value: str, *known: str) -> None:

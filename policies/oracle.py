@@ -1,63 +1,43 @@
-"""Belady's rule: the eviction that an oracle would choose for a cache without prefetch."""
+"""Policies that are told the future: Belady's eviction without prefetch, and perfect prefetch with LRU.
 
-from collections.abc import Sequence
+Bounds for one half of the problem each; `policies.clairvoyant` has both.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.base import Evictor, Policy, Prefetcher
-from policies.types import Batch, Future, ModelShape
-
-_NEVER = np.inf
+from policies.classic import LeastRecentlyUsed
+from policies.errors import UserError
+from policies.next_use import NextUse
+from policies.types import Batch, Float, Future, Gate, History, ModelShape, Prefetch
 
 
 class Belady(Evictor):
     """Drop what is demanded again last; told the future of every request.
 
-    Exact when requests are served one after the other in the order of the future: no on-demand policy misses less. In a
-    batch the nearest use by any of its requests counts, and what they leave unused is thought to be next used by the
-    requests after them, one at a time: an estimate.
+    Exact when requests are served one after the other: no on-demand policy misses less. An estimate in a batch (see
+    `NextUse`). Experts that are there and those that are not are scored alike.
     """
 
     requires = frozenset({"future"})
 
+    def __init__(self) -> None:
+        self._next = NextUse()
+
     def start(self, model: ModelShape, future: Future | None) -> None:
         """Find each expert's first use in the requests to come."""
-        assert future is not None
         super().start(model, future)
-        self._future = future
+        self._next.start(model, future)
         self._layers = model.layers
         self._layer = np.repeat(np.arange(model.layers, dtype=np.float64), model.experts)  # [L·J]
-        self._order = {request: place for place, request in enumerate(future.requests)}
-        # What follows a request: iterations from its end to the next use of each expert, [requests, L·J].
-        self._after = np.full((len(self._order), model.total_experts), _NEVER)
-        following = np.full(model.total_experts, _NEVER)
-        for request in reversed(future.requests):
-            self._after[self._order[request]] = following
-            demands = self._future.demands(request).reshape(-1, model.total_experts)
-            first = np.where(demands.any(axis=0), demands.argmax(axis=0), len(demands) + following)
-            following = first
-        self._next_use: dict[int, NDArray[np.float64]] = {}  # per running request [iterations + 1, L·J]
-        self._done: dict[int, int] = {}  # iterations
 
     def on_batch(self, batch: Batch) -> None:
-        """Look up each expert's next use from this iteration on, and from the next one on."""
-        requests = batch.request.tolist()
-        for ended in self._next_use.keys() - set(requests):
-            del self._next_use[ended]
-        now, later, left = [], [], []
-        for request in requests:
-            if request not in self._next_use:
-                self._next_use[request] = self._table(request)
-                self._done[request] = 0
-            table, step = self._next_use[request], self._done[request]
-            self._done[request] = step + 1
-            now.append(table[step] - step)
-            later.append(table[step + 1] - step)
-            left.append(len(table) - 1 - step)
-        beyond = max(left) + self._after[max(self._order[request] for request in requests)]
-        self._use_later = -(np.minimum(np.min(later, axis=0), beyond) * self._layers + self._layer)
-        self.scores[:] = -(np.minimum(np.min(now, axis=0), beyond) * self._layers + self._layer)
+        """Score each expert by its next use, in layers from the beginning of this iteration."""
+        self._next.advance(batch)
+        self._use_later = -(self._next.later * self._layers + self._layer)
+        self.scores[:] = -(self._next.now * self._layers + self._layer)
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """This iteration's use has happened; the next one counts from here."""
@@ -65,16 +45,57 @@ class Belady(Evictor):
             x = layer * self.experts + expert
             self.scores[x] = self._use_later[x]
 
-    def _table(self, request: int) -> NDArray[np.float64]:
-        """`[iterations + 1, L·J]`: the first iteration of the request, from each one on, that demands the expert."""
-        demands = self._future.demands(request).reshape(-1, len(self.scores))
-        table = np.empty((len(demands) + 1, len(self.scores)))
-        table[-1] = _NEVER
-        for step in range(len(demands) - 1, -1, -1):
-            table[step] = np.where(demands[step], step, table[step + 1])
-        return table
+
+class PerfectPrefetcher(Prefetcher):
+    """Knows what the next `prefetch_distance` layers will demand, in this iteration and the next one.
+
+    Nearest layer first. In a batch the next iteration is an estimate (see `NextUse`).
+    """
+
+    requires = frozenset({"future"})
+
+    def __init__(self, *, prefetch_distance: int = 3) -> None:
+        self.prefetch_distance = prefetch_distance
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Be told."""
+        if not 1 <= self.prefetch_distance <= model.layers:
+            raise UserError(
+                f"perfect-prefetch: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}"
+            )
+        self._shape = model.layers, model.experts
+        self._next = NextUse()
+        self._next.start(model, future)
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
+        """Plan the first layers, and look up what the others and those of the next iteration will demand."""
+        self._next.advance(batch)
+        self._demands = _used(self._next.now.reshape(self._shape) == 0)
+        self._demands += _used(self._next.later.reshape(self._shape) == 1)
+        return [self._plan(layer) for layer in range(self.prefetch_distance)]
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
+        """Plan the layer that has come within the distance."""
+        return (self._plan(gate.layer + self.prefetch_distance),)
+
+    def _plan(self, place: int) -> Prefetch:
+        """`place` counts layers from the first one of this iteration."""
+        experts = self._demands[place]
+        return Prefetch(place % self._shape[0], experts, [1.0] * len(experts))
 
 
-def oracle() -> Policy:
+def _used(demands: Float) -> list[list[int]]:
+    return [np.flatnonzero(row).tolist() for row in demands]
+
+
+def belady() -> Policy:
     """Copy on demand only, drop what is needed again last (Belady): a bound for eviction, not for time."""
     return Policy(prefetcher=Prefetcher(), evictor=Belady())
+
+
+def perfect_prefetch(prefetch_distance: int = 3) -> Policy:
+    """Prefetch exactly what the next layers will demand, drop the least recently used: a bound for prediction."""
+    prefetcher = PerfectPrefetcher(prefetch_distance=prefetch_distance)
+    return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed())

@@ -2,13 +2,61 @@
 
 import numpy as np
 
-from policies.errors import UserError
-from policies.types import Int, ModelShape
+from policies.errors import UserError, unknown
+from policies.types import History, Int, ModelShape
+
+PLACEMENTS = ("round-robin", "balanced")
+
+
+def place(name: str, model: ModelShape, gpus: int, history: History | None) -> Int:
+    """`[L, J]` GPU of each expert under a named placement; `balanced` looks at the history."""
+    if name == "round-robin":
+        return round_robin(model, gpus)
+    if name != "balanced":
+        raise unknown("placement", name, PLACEMENTS)
+    if not history:
+        raise UserError("placement balanced needs requests to learn from; there are none")
+    return balanced(demand_counts(model, history), gpus)
 
 
 def round_robin(model: ModelShape, gpus: int) -> Int:
     """`[L, J]` GPU of each expert, dealt in turn (paper §5: expert parallelism through a hash map)."""
     return (np.arange(model.total_experts) % gpus).reshape(model.layers, model.experts)
+
+
+def demand_counts(model: ModelShape, history: History) -> Int:
+    """`[L, J]` how many iterations of the history demanded each expert."""
+    counts = np.zeros(model.total_experts, np.int64)
+    number = np.arange(model.layers)[:, None] * model.experts
+    for recorded in history:
+        prefill = recorded.iteration == 0
+        numbers = recorded.experts + number  # [N, L, K]
+        counts += np.bincount(numbers[~prefill].ravel(), minlength=len(counts))
+        counts[np.unique(numbers[prefill])] += 1
+    return counts.reshape(model.layers, model.experts)
+
+
+def balanced(counts: Int, gpus: int) -> Int:
+    """`[L, J]` GPU of each expert so that each layer's demands `[L, J]` fall evenly on the GPUs.
+
+    Greedy: the experts of a layer in falling demand, ties by id, each to the GPU with the least demand so far in
+    this layer, then in the layers before, then with the lowest number. Every GPU gets as many experts of a layer as in
+    round-robin, so that it has as many in all.
+    """
+    layers, experts = counts.shape
+    dealt = (np.arange(layers * experts) % gpus).reshape(layers, experts)
+    home = np.empty((layers, experts), np.int64)
+    total = [0] * gpus
+    for layer, row in enumerate(counts.tolist()):
+        room = np.bincount(dealt[layer], minlength=gpus).tolist()
+        load = [0] * gpus
+        for expert in sorted(range(experts), key=lambda expert: -row[expert]):
+            gpu = min((gpu for gpu in range(gpus) if room[gpu]), key=lambda gpu: (load[gpu], total[gpu], gpu))
+            home[layer, expert] = gpu
+            room[gpu] -= 1
+            load[gpu] += row[expert]
+        total = [before + more for before, more in zip(total, load, strict=True)]
+    return home
 
 
 def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:

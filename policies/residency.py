@@ -38,6 +38,7 @@ class Residency:
         self.layers, self.experts = model.layers, model.experts
         self.where = bytearray(total)  # ABSENT, COPYING or RESIDENT
         self.planned = bytearray(total)  # held by the plan of its layer
+        self.weight = [0.0] * total  # in that plan; kept for evictors that guard
         self.unused = bytearray(total)  # its copy began as a prefetch, and nothing has demanded it yet
         self.arrived = [0] * total  # chunks of a copy that is under way
         self.slot = [-1] * total
@@ -47,6 +48,10 @@ class Residency:
         self.pinned: Sequence[int] = ()  # ids of its experts that were demanded and not released yet
         self.unpin_s = NEVER  # when they are, if that is known ahead
         self.counts = Counts()
+
+    def complete(self) -> bool:
+        """Whether all that the running layer demanded and has not released is there."""
+        return all(self.where[self.pin_base + expert] == RESIDENT for expert in self.pinned)
 
     def distance(self, layer: int) -> int:
         """Layers from the last gated one to `layer`, which is in the next iteration if it has been gated."""

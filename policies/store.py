@@ -42,7 +42,7 @@ class ExpertMapStore:
         """Bytes of the stored maps and embeddings (fig. 18), without the transposed copy that makes searching fast."""
         return self._rows.nbytes + (0 if self._embeddings is None else self._embeddings.nbytes)
 
-    def maps(self, index: Int, layers: Int) -> Single:
+    def maps(self, index: Int, layers: Int | int) -> Single:
         """`[…, J]` the stored distributions of entries `index` at `layers`, broadcast against each other."""
         rows: Single = self._rows[index, layers]
         return rows
@@ -51,7 +51,13 @@ class ExpertMapStore:
 
     def semantic(self, embeddings: Float) -> Found:
         """Eq. 4: the stored entry nearest to each embedding `[R, h]`."""
-        return _best(self._semantic_scores(embeddings))
+        return nearest(self.nearness(embeddings))
+
+    def nearness(self, embeddings: Float) -> Single:
+        """`[R, count]` cosine of embeddings `[R, h]` with those of every entry."""
+        assert self._embeddings is not None
+        scores: Single = _unit(embeddings) @ self._embeddings[: self.count].T
+        return scores
 
     def trajectory(self, rows: int) -> "Trajectory":
         """Begin an incremental search for `rows` iterations (or tokens) at once."""
@@ -73,17 +79,19 @@ class ExpertMapStore:
         score = dots[np.arange(self._layers)[:, None], np.arange(rows), index] / norms
         return index.T, score.T, dots[-1] / norms[-1][:, None]
 
-    def _semantic_scores(self, embeddings: Float) -> Single:
-        assert self._embeddings is not None
-        scores: Single = _unit(embeddings) @ self._embeddings[: self.count].T
-        return scores
-
     # ---- update --------------------------------------------------------------------------------------------------
 
-    def add(self, maps: Float, embeddings: Float | None, similarity: Single | None = None) -> None:
+    def add(
+        self,
+        maps: Float,
+        embeddings: Float | None,
+        similarity: Single | None = None,
+        nearness: Single | None = None,
+    ) -> None:
         """Store `R` entries one after the other, maps `[R, L, J]`; when full, each replaces the most redundant (eq. 9).
 
-        `similarity` `[R, count]`: the cosine of the whole maps with every entry, where a search has it already.
+        `similarity` and `nearness`, both `[R, count]`: the cosine of the whole maps, and of the embeddings, with every
+        entry, where a search has them already.
         """
         fresh = np.ascontiguousarray(maps, np.float32)
         units = None if embeddings is None else _unit(embeddings)
@@ -96,11 +104,15 @@ class ExpertMapStore:
             return
         fresh, norms = fresh[room:], norms[room:]
         units = None if units is None else units[room:]
-        known = similarity if not room else None  # one from before the room was filled lacks the new entries
-        if known is None or len(fresh) > 1:
+        if room:
+            similarity = nearness = None  # they lack the entries that have just been stored
+        if similarity is None or len(fresh) > 1:
             flat = _unit(fresh.reshape(len(fresh), -1))
-        similarity = self._whole(flat) if known is None else known
-        redundancy = self._redundancy(similarity, None if units is None else self._semantic_scores(units))
+        if similarity is None:
+            similarity = self._whole(flat)
+        if nearness is None and units is not None:
+            nearness = self.nearness(units)
+        redundancy = self._redundancy(similarity, nearness)
         if len(fresh) > 1:
             among = self._redundancy(flat @ flat.T, None if units is None else units @ units.T)
         for row in range(len(fresh)):
@@ -143,6 +155,7 @@ class Trajectory:
         self._store = store
         self._dots: Single = np.zeros((rows, store.count), np.float32)
         self._squares: Single = np.zeros(rows, np.float32)
+        self._rows = np.arange(rows)
         self._layer = -1
 
     def extend(self, probs: Float) -> None:
@@ -150,17 +163,23 @@ class Trajectory:
         self._layer += 1
         store = self._store
         self._dots += probs @ store._columns[self._layer, :, : store.count]
-        self._squares += np.einsum("tj,tj->t", probs, probs)
+        self._squares += np.vecdot(probs, probs)
 
     def scores(self) -> Single:
         """`[T, count]` cosine of what was seen with the same prefix of every entry."""
         norms: Single = np.sqrt(self._squares)
-        scores: Single = self._dots * self._store._inverse_norms[self._layer, : self._store.count] / norms[:, None]
+        scores: Single = self._projections() / norms[:, None]
         return scores
 
     def best(self) -> Found:
         """Eq. 5: the nearest entry to each row."""
-        return _best(self.scores())
+        projections = self._projections()  # which of them is the largest does not depend on the row's own norm
+        index = projections.argmax(axis=1)
+        return Found(index, projections[self._rows, index] / np.sqrt(self._squares))
+
+    def _projections(self) -> Single:
+        projections: Single = self._dots * self._store._inverse_norms[self._layer, : self._store.count]
+        return projections
 
 
 def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> list[Records]:
@@ -183,7 +202,8 @@ def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> 
     return [(np.stack(maps), np.stack(embeddings) if embeddings else None)] if maps else []
 
 
-def _best(scores: Single) -> Found:
+def nearest(scores: Single) -> Found:
+    """The best of the entries by their scores `[R, count]`."""
     index = scores.argmax(axis=1)
     return Found(index, scores[np.arange(len(scores)), index])
 

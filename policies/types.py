@@ -132,7 +132,7 @@ class Search:
     `rows` queries are compared with stored vectors of `dims` numbers each; `entries` is how many are stored.
     """
 
-    kind: str  # "semantic", "trajectory" or "update"
+    kind: str  # "semantic", "trajectory", "match", "lookahead", "speculate" or "update"
     layer: int  # the layer whose gate it follows; -1 before the first
     rows: int
     dims: int
@@ -143,8 +143,8 @@ class Search:
 class Found:
     """What a search found, for each of its `R` rows."""
 
-    index: Int  # [R] the best entry of the store
-    score: Float  # [R] its cosine similarity
+    index: Int  # [R] the best entry of the store; of a speculation the layers that it is about
+    score: Float  # [R] its cosine similarity; of a speculation [R, layers, J], how probable each expert is
 
 
 @dataclass(slots=True)

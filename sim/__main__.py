@@ -11,6 +11,11 @@ COMMANDS = {
         "compare policies on a trace",
         "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --as mixtral-8x7b",
     ),
+    "policies": Command(
+        "sim.catalogue",
+        "list policies and evictors, what they need and their settings",
+        "policies",
+    ),
     "plot": Command(
         "sim.plot",
         "draw the comparison that a results folder holds",

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ from policies.decision_log import DecisionLog
 from policies.errors import UserError
 from sim.simulation import Run
 
+RESIDENT = "no-offload"
+BEST = "clairvoyant"
 Summary = dict[str, Any]
 DETAILS = ("requests", "iterations", "events")
 
 
-def summarise(run: Run, resident: Run) -> Summary:
-    """The figures of a run; `resident` is the run with every expert on its GPU. Shares are of 1, times in seconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the policies of a comparison are measured against."""
+
+    resident: Run  # with every expert on its GPU
+    clairvoyant: Run  # told all that will be demanded
+    makespan_s: float | None  # the least that any policy can take with this cache, where times are simulated
+
+
+def summarise(run: Run, bounds: Bounds) -> Summary:
+    """The figures of a run. Shares are of 1, times in seconds.
 
     A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome
     of prefetches without any.
@@ -39,7 +51,8 @@ def summarise(run: Run, resident: Run) -> Summary:
         "tpot_s_mean": _mean(run.requests["tpot_s"]),
         "tpot_s_p50": _quantile(run.requests["tpot_s"], 0.50),
         "tpot_s_p95": _quantile(run.requests["tpot_s"], 0.95),
-        "tpot_over_no_offload": _ratio(_mean(run.requests["tpot_s"]), _mean(resident.requests["tpot_s"])),
+        "tpot_over_no_offload": _ratio(_mean(run.requests["tpot_s"]), _mean(bounds.resident.requests["tpot_s"])),
+        "tpot_over_clairvoyant": _ratio(_mean(run.requests["tpot_s"]), _mean(bounds.clairvoyant.requests["tpot_s"])),
         "hit_rate": _ratio(counts.hits, demands),
         "hit_rate_prefill": _hit_rate(run.iterations[prefill]),
         "hit_rate_decode": _hit_rate(run.iterations[~prefill]),
@@ -65,10 +78,12 @@ def summarise(run: Run, resident: Run) -> Summary:
         "iterations": len(run.iterations),
         "output_tokens": tokens,
         "makespan_s": run.makespan_s,
+        "makespan_lower_bound_s": (bounds.resident if run.preloaded else bounds).makespan_s,
         "model": model.name,
         "hardware": run.setting.hardware.name,
         "gpus": run.setting.hardware.gpus,
         "batch_size": run.setting.batch_size,
+        "placement": run.setting.placement,
         "seed": run.setting.seed,
         "note": run.note or None,
     }
@@ -81,6 +96,7 @@ def table(summaries: Sequence[Summary]) -> str:
         "TTFT ms\nmean / p50 / p95",
         "TPOT ms\nmean / p50 / p95",
         "TPOT over\nno-offload",
+        "TPOT over\nclairvoyant",
         "hit rate %\nall / prefill / decode",
         "late\n%",
         "miss\n%",
@@ -94,6 +110,7 @@ def table(summaries: Sequence[Summary]) -> str:
             _cells(each, ["ttft_s_mean", "ttft_s_p50", "ttft_s_p95"], 1e3, 1),
             _cells(each, ["tpot_s_mean", "tpot_s_p50", "tpot_s_p95"], 1e3, 1),
             _cells(each, ["tpot_over_no_offload"], 1, 2) + " ×",
+            _cells(each, ["tpot_over_clairvoyant"], 1, 2) + " ×",
             _cells(each, ["hit_rate", "hit_rate_prefill", "hit_rate_decode"], 100, 1),
             _cells(each, ["late_rate"], 100, 1),
             _cells(each, ["miss_rate"], 100, 1),

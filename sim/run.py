@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from policies.base import policy_names
+from policies.base import EVICTORS, policy_names
 from policies.errors import UserError
+from policies.placement import PLACEMENTS
 from policies.types import ModelShape, RecordedRequest
 from sim import results
+from sim.bounds import makespan_lower_bound_s
 from sim.hardware import PRESETS, Hardware
 from sim.machines import Devices, Machine, machine, told
 from sim.profile import Profile
 from sim.simulation import Run, Setting, needed_columns, simulate, simulated_as, slots_for
 from traces.models import PUBLISHED, published
 from traces.reader import RecordedFuture, Requests, Trace, split
-
-RESIDENT = "no-offload"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         action="append",
         required=True,
-        metavar="NAME[,setting=value…]",
-        help=f"may be given several times; one of {', '.join(policy_names())}",
+        metavar="NAME[,setting=value…][+EVICTOR]",
+        help=f"may be given several times; one of {', '.join(policy_names())}, or module:callable of your own; "
+        f"an evictor in place of its own is one of {', '.join(EVICTORS)}; `python -m sim policies` tells more",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--cache-experts", type=int, metavar="N", help="experts that all GPUs together can hold")
@@ -67,6 +68,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, metavar="N", help="run only the first N of them")
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="B", help="requests that run together (default: 1)"
+    )
+    parser.add_argument(
+        "--placement",
+        default="round-robin",
+        choices=PLACEMENTS,
+        help="which GPU each expert lives on: dealt in turn, or so that each layer's demands in the history fall "
+        "evenly on the GPUs (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and of policies (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tidy Parquet results into a new folder")
@@ -91,8 +99,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         results.refuse_existing(args.out)
     needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
-    runs, resident = compare(trace, args.policy, setting, args.train_split, args.requests)
-    report(args, trace, setting, runs, resident)
+    runs, bounds = compare(trace, args.policy, setting, args.train_split, args.requests)
+    report(args, trace, setting, runs, bounds)
 
 
 def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | Devices) -> Setting:
@@ -103,39 +111,46 @@ def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | 
         hardware=hardware,
         cache_experts=slots_for(model, experts=args.cache_experts, share=share, gb=args.cache_gb),
         batch_size=args.batch_size,
+        placement=args.placement,
         seed=args.seed,
         check=args.check,
         log=args.detail == "events",
     )
 
 
-def report(args: argparse.Namespace, trace: Trace, setting: Setting, runs: Sequence[Run], resident: Run) -> None:
+def report(
+    args: argparse.Namespace, trace: Trace, setting: Setting, runs: Sequence[Run], bounds: results.Bounds
+) -> None:
     """Print the table or the JSON, and write the results if they have a place to go."""
-    summaries = [results.summarise(each, resident) for each in runs]
+    summaries = [results.summarise(each, bounds) for each in runs]
     if args.out:
         results.write(args.out, runs, summaries, describe(trace, setting, args), args.detail)
     if args.json:
         print(json.dumps(summaries, indent=2))
         return
-    print(heading(trace, setting, len(resident.requests)))
+    print(heading(trace, setting, len(bounds.resident.requests)))
     print()
     print(results.table(summaries))
-    for note in dict.fromkeys(each.note for each in runs if each.note):
-        print(f"\n{', '.join(each.policy for each in runs if each.note == note)}: {note}")
+    shown = {each.policy: each for each in [*runs, bounds.clairvoyant]}.values()
+    for note in dict.fromkeys(each.note for each in shown if each.note):
+        print(f"\n{', '.join(each.policy for each in shown if each.note == note)}: {note}")
 
 
 def compare(
     trace: Trace, policies: Sequence[str], setting: Setting, train_share: float, limit: int | None = None
-) -> tuple[list[Run], Run]:
-    """A run per policy on the requests that are not learned from, and the run with every expert resident."""
+) -> tuple[list[Run], results.Bounds]:
+    """A run per policy on the requests that are not learned from, and the bounds that they are measured against."""
     train, test = divided(trace.request_ids, train_share, setting.seed, limit, where=str(trace.path))
     history, future = Requests(trace, train), RecordedFuture(trace, test)
     runs: dict[str, Run] = {}
-    for policy in dict.fromkeys([*policies, RESIDENT]):
+    for policy in dict.fromkeys([*policies, results.BEST, results.RESIDENT]):
         progress = tqdm(total=len(test), desc=policy, unit="request", disable=None, leave=False)
         with progress:
             runs[policy] = simulate(policy, setting, _told(trace, test, progress), history=history, future=future)
-    return [runs[policy] for policy in dict.fromkeys(policies)], runs[RESIDENT]
+    resident = runs[results.RESIDENT]
+    least_s = makespan_lower_bound_s(setting, trace.iter(test), resident, history)
+    bounds = results.Bounds(resident=resident, clairvoyant=runs[results.BEST], makespan_s=least_s)
+    return [runs[policy] for policy in dict.fromkeys(policies)], bounds
 
 
 def divided(
@@ -172,6 +187,7 @@ def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[s
         "profile_sha256": hardware.sha256 if isinstance(hardware, Profile) else None,
         "cache_experts": setting.cache_experts,
         "batch_size": setting.batch_size,
+        "placement": setting.placement,
         "seed": setting.seed,
         "check": setting.check,
         "detail": args.detail,

@@ -12,7 +12,7 @@ from policies.decision_log import DecisionLog
 from policies.errors import UserError
 from policies.invariants import InvariantChecker
 from policies.observe import ObservedCache, Observer
-from policies.placement import split_slots
+from policies.placement import place, split_slots
 from policies.residency import Counts
 from policies.types import Future, History, ModelShape, RecordedRequest
 from sim.batching import fixed_batches
@@ -29,6 +29,7 @@ class Setting:
     hardware: Machine | Devices
     cache_experts: int  # slots of all GPUs together
     batch_size: int = 1
+    placement: str = "round-robin"  # which GPU each expert lives on, one of `PLACEMENTS`
     seed: int = 0
     check: bool = False  # hold the invariants of the cache after every call
     log: bool = False  # keep the decision log
@@ -44,6 +45,7 @@ class Run:
     requests: pd.DataFrame
     counts: Counts
     makespan_s: float
+    preloaded: bool  # every expert was resident from the start
     expert_slots: int  # of the cache; all experts for a policy that keeps them resident
     peak_slots: int  # the most that were taken at a time
     note: str  # what a reader must know of it
@@ -95,12 +97,13 @@ class Prepared:
         observers: list[Observer] = [self._log] if self._log else []
         if setting.check:
             observers.append(InvariantChecker(preloaded=model.total_experts if policy.preloaded else 0))
-        chunk_bytes = policy.chunk_bytes
-        self.cache = (
-            ObservedCache(model, policy.evictor, slots=self.slots, chunk_bytes=chunk_bytes, observers=observers)
-            if observers
-            else ExpertCache(model, policy.evictor, slots=self.slots, chunk_bytes=chunk_bytes)
-        )
+        home, chunk_bytes = place(setting.placement, model, gpus, history), policy.chunk_bytes
+        if observers:
+            self.cache: ExpertCache = ObservedCache(
+                model, policy.evictor, slots=self.slots, home=home, chunk_bytes=chunk_bytes, observers=observers
+            )
+        else:
+            self.cache = ExpertCache(model, policy.evictor, slots=self.slots, home=home, chunk_bytes=chunk_bytes)
         if policy.preloaded:
             self.cache.preload()
 
@@ -113,6 +116,7 @@ class Prepared:
             requests=recorder.requests(),
             counts=self.cache.counts,
             makespan_s=makespan_s,
+            preloaded=self.policy.preloaded,
             expert_slots=sum(self.slots),
             peak_slots=self.cache.peak_slots,
             note=self.policy.prefetcher.note,
@@ -155,5 +159,5 @@ def needed_columns(specs: Sequence[str], *, embedding: bool, lookahead: Sequence
         requires = make_policy(spec).requires
         if "embedding" in requires and not embedding:
             raise UserError(f"policy {spec} needs embeddings.parquet, which {where} does not have")
-        if "lookahead" in requires and not lookahead:
+        if "lookahead" in requires and 1 not in lookahead:
             raise UserError(f"policy {spec} needs a column lookahead_1, which {where} does not have")

@@ -1,6 +1,7 @@
 """Small models, requests and machines made by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -72,6 +73,15 @@ def random_requests(
             tokens.append(fresh)
         answer.append(request_of(tokens, model, number=number, prefill_tokens=prefill_tokens, rng=rng, hidden=hidden))
     return answer
+
+
+def with_lookahead(recorded: RecordedRequest, *distances: int) -> RecordedRequest:
+    """The same request with lookahead gates that say exactly what the later layer's gate will say."""
+    ahead = {}
+    for distance in distances:
+        ahead[distance] = np.zeros_like(recorded.gate)
+        ahead[distance][:, :-distance] = recorded.gate[:, distance:]
+    return replace(recorded, lookahead=ahead)
 
 
 class KnownFuture:

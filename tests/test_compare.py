@@ -111,7 +111,15 @@ def test_each_metric_stands_once_per_policy() -> None:
     assert found["metric"].tolist() == COMPARED
     assert {
         *("ttft_s_mean", "ttft_s_p50", "ttft_s_p95", "tpot_s_mean", "tpot_s_p50", "tpot_s_p95"),
-        *("tpot_over_no_offload", "hit_rate", "hit_rate_prefill", "hit_rate_decode", "late_rate", "miss_rate"),
+        *(
+            "tpot_over_no_offload",
+            "tpot_over_clairvoyant",
+            "hit_rate",
+            "hit_rate_prefill",
+            "hit_rate_decode",
+            "late_rate",
+            "miss_rate",
+        ),
         *("prefetch_useful", "prefetch_late", "prefetch_wasted", "bytes_per_token", "makespan_s"),
         *("distinct_demands", "hits", "late", "misses"),
     } == set(found["metric"])

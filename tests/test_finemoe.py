@@ -8,7 +8,13 @@ from builders import machine, random_requests, request_of, shape
 
 from policies.base import make_policy
 from policies.errors import UserError
-from policies.finemoe import BELIEF_FLOOR, BeliefAndFrequency, ExpertMapPrefetcher
+from policies.finemoe import (
+    BELIEF_FLOOR,
+    QUEUED_WEIGHT,
+    BeliefAndFrequency,
+    ExpertMapPrefetcher,
+    InCacheFrequency,
+)
 from policies.types import Batch, Found, Gate, Search
 from sim.batching import fixed_batches
 from sim.simulation import Setting, simulate
@@ -144,10 +150,16 @@ def test_each_iteration_is_learned_when_it_ends():
     assert entries == [[], [1], [2]]
 
 
+SPEC = "finemoe,prefetch_distance=2,capacity=20"
+
+
 @pytest.mark.parametrize("learn", ["true", "false"])
 @pytest.mark.parametrize("records", ["token", "iteration"])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, monkeypatch):
+@pytest.mark.parametrize(
+    "words", ["", "semantic=false,threshold=top-k", "threshold=demo,queue=all,reach=rest,reset_on_evict=true"]
+)
+def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, words, monkeypatch):
     """The same decisions at the same times, row by row; scores may differ in the last bit of float32."""
     model = shape(5, 6)
     rng = np.random.default_rng(11)
@@ -155,7 +167,7 @@ def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, m
     setting = Setting(
         model=model, hardware=machine(2, bytes_per_s=5e6), cache_experts=12, batch_size=batch_size, log=True
     )
-    spec = f"finemoe,prefetch_distance=2,capacity=20,learn={learn},prefill_records={records}"
+    spec = ",".join([SPEC, f"learn={learn},prefill_records={records}", *filter(None, [words])])
     block = simulate(spec, setting, requests[4:], history=requests[:4])
     monkeypatch.setattr(ExpertMapPrefetcher, "predict_block", lambda *_: None)
     callbacks = simulate(spec, setting, requests[4:], history=requests[:4])
@@ -200,6 +212,9 @@ def test_prediction_helps_where_the_history_repeats_itself():
         ("finemoe,capacity=0", "capacity 0: the store"),
         ("finemoe,fill=best", "'best'"),
         ("finemoe,prefill_records=all", "'all'"),
+        ("finemoe,threshold=delta", "threshold 'delta'"),
+        ("finemoe,queue=none", "queue 'none'"),
+        ("finemoe,reach=far", "reach 'far'"),
         ("finemoe,prefetch_distanc=3", "did you mean 'prefetch_distance'"),
         ("finemoe,capacity=many", "'many' is not a int"),
         ("finemoe,learn=maybe", "'maybe' is not a bool"),
@@ -230,3 +245,76 @@ def test_a_batch_of_several_requests_is_one_record_each():
     assert isinstance(step.batch, Batch)
     (search,) = prefetcher.on_batch(step.batch)
     assert (search.rows, search.entries) == (3, 6)
+
+
+# ---- as the authors' demo has it -------------------------------------------------------------------------------------
+
+
+def test_the_demo_queues_every_expert_and_delta_only_orders():
+    """p = (0.7, 0.2, 0.1, 0), found with score 0.25: δ = 0.75, so 0.7 + 0.2 exceeds it and two experts are selected."""
+    model = shape(2, 4, top_k=1)
+    gate = np.array([[[0.7, 0.2, 0.1, 0]] * 2], np.float16)
+    recorded = replace(request_of([[[0], [0]]], model), gate=gate)
+    search, found = Search("trajectory", 0, 1, 4, 1), Found(np.array([0]), np.array([0.25], np.float32))
+    weights = {}
+    for queue in ("selected", "all"):
+        prefetcher = started(model, [recorded], prefetch_distance=1, queue=queue)
+        (plan,) = prefetcher.on_found(None, 0, search, found)
+        weights[queue] = dict(zip(plan.experts, np.round(plan.weights, 6).tolist(), strict=True))
+        np.testing.assert_array_equal(plan.belief, gate[0, 1].astype(np.float32))
+    np.testing.assert_allclose(list(weights["selected"].values()), [0.7, 0.2], atol=1e-3)
+    assert list(weights["all"]) == [0, 1, 2, 3]
+    assert [weights["all"][expert] for expert in (2, 3)] == [QUEUED_WEIGHT] * 2
+
+
+def test_the_demo_plans_all_layers_beyond_the_distance_from_each_match():
+    model = shape(5, 4, top_k=1)
+    recorded = request_of([[[0], [1], [2], [3], [0]]], model)
+    planned = {}
+    for reach in ("layer", "rest"):
+        prefetcher = started(model, [recorded], prefetch_distance=2, reach=reach)
+        (step,) = fixed_batches([recorded], 1)
+        list(prefetcher.on_batch(step.batch))
+        (search,) = prefetcher.on_gate(step.batch, gate_of(step, 0))
+        found = prefetcher.search(search)
+        plans = prefetcher.on_found(step.batch, 0, search, found)
+        planned[reach] = [(plan.layer, list(plan.experts)) for plan in plans]
+    assert planned == {"layer": [(2, [2])], "rest": [(2, [2]), (3, [3]), (4, [0])]}
+
+
+def test_without_semantic_search_nothing_guides_the_first_layers():
+    model = shape(4, 4, top_k=1)
+    recorded = request_of([[[2], [0], [3], [1]]], model, rng=np.random.default_rng(0), hidden=3)
+    prefetcher = started(model, [recorded], prefetch_distance=2, semantic=False)
+    (step,) = fixed_batches([recorded], 1)
+    assert list(prefetcher.on_batch(step.batch)) == []
+    assert prefetcher.note == ""  # as it was asked for
+    prefetcher.on_gate(step.batch, gate_of(step, 0))
+    (update,) = prefetcher.on_batch_end(step.batch, step.maps)
+    assert update.dims == 4 * 4  # no embedding enters the store
+
+
+def test_the_demo_counts_visits_that_found_the_expert_there():
+    """J = 2, so the first belief is ½. Expert 0 is missed, hit and hit; expert 1 is prefetched and hit."""
+    evictor = InCacheFrequency(count_misses=False, reset_on_evict=False)
+    evictor.start(shape(1, 2), None)
+    evictor.touched(0, [0], 0.0)
+    assert evictor.scores.tolist() == [0, 0]
+    evictor.touched(0, [0], 0.0)
+    evictor.loaded(0, 1, 0.0)
+    evictor.touched(0, [0, 1], 0.0)
+    assert evictor.scores.tolist() == [1, 0.5]
+    evictor.evicted(0, 0, 0.0)
+    evictor.touched(0, [0], 0.0)
+    assert evictor.scores.tolist() == [1, 0.5]
+
+
+def test_the_demo_starts_anew_with_what_was_dropped():
+    evictor = InCacheFrequency(count_misses=True, reset_on_evict=True)
+    evictor.start(shape(1, 2), None)
+    evictor.touched(0, [0, 1], 0.0)
+    evictor.believe(0, np.array([0.9, 0.1]))
+    evictor.evicted(0, 0, 0.0)
+    assert evictor.scores.tolist() == [0, 0.1]
+    evictor.touched(0, [0], 0.0)
+    assert evictor.scores.tolist() == [0.5, 0.1]

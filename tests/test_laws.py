@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
-from builders import KnownFuture, machine, random_requests, shape
+from builders import KnownFuture, machine, random_requests, shape, with_lookahead
 
 from policies.base import policy_names
 from sim.batching import fixed_batches
 from sim.simulation import Setting, simulate
 
 MODEL = shape(5, 6)
-REQUESTS = random_requests(MODEL, np.random.default_rng(21), requests=6, decoded=12, prefill_tokens=4, hidden=3)
+REQUESTS = [
+    with_lookahead(recorded, 1)
+    for recorded in random_requests(
+        MODEL, np.random.default_rng(21), requests=6, decoded=12, prefill_tokens=4, hidden=3
+    )
+]
 HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
 ON_DEMAND = ("lru", "oracle")
 MOVING = tuple(name for name in policy_names() if name != "no-offload")

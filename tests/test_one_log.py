@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import KnownFuture, machine, random_requests, shape
+from builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from fake_clock import FakeClock
 
 from policies.base import Evictor, Policy, Prefetcher, make_policy, policy_names
@@ -115,6 +115,7 @@ def both(make, *, model=None, gpus=1, slots=8, batch_size=1, seed=0, prefill_tok
     model = model or shape(layers=4, experts=6, top_k=2)
     rng = np.random.default_rng(seed)
     requests = random_requests(model, rng, requests=4, decoded=5, prefill_tokens=prefill_tokens, hidden=3)
+    requests = [with_lookahead(recorded, 1) for recorded in requests]
     given = {"model": model, "slots": slots, "gpus": gpus, "history": random_requests(model, rng, requests=3, hidden=3)}
     return Setup(make(), requests, **given).simulated(batch_size), Setup(make(), requests, **given).run(batch_size)
 

@@ -8,16 +8,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from profiles import flat_profile
 from tiny_models import save_tiny
 
 from sim.__main__ import main as sim
+from sim.batching import fixed_batches
 from sim.profile import read_profile, write_profile
-from traces.reader import Trace
+from traces.reader import Trace, split
 from validate.__main__ import main as validate
 from validate.arena import Arena
+from validate.driver import Driver
 
 PROMPTS = "\n".join(" ".join(f"w{4 + (7 * line + place) % 190}" for place in range(3 + line % 5)) for line in range(9))
 ON_DEMAND = ["hits", "late", "misses", "distinct_demands", "copies", "evictions", "copied_bytes"]
@@ -90,6 +93,36 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     summary = pd.read_parquet(tmp_path / "measured" / "summary.parquet")
     assert not summary["simulated"].any()
     assert json.loads((tmp_path / "measured" / "meta.json").read_text())["simulated"] is False
+
+
+def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, tmp_path, monkeypatch):
+    """Policies that speculate see early what the recording has."""
+    trace, seen = tmp_path / "replayed.trace", []
+
+    def spying(driver, gate, experts):
+        seen.append((gate.layer, {distance: probs.copy() for distance, probs in gate.lookahead.items()}))
+        return gated(driver, gate, experts)
+
+    gated = Driver.gated
+    monkeypatch.setattr(Driver, "gated", spying)
+    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2"]
+    measured = replayed(checkpoint, capsys, *sizes, "--record", trace)
+    assert measured["mixtral-offloading"]["prefetched_copies"] > 0
+    opened = Trace.open(trace)
+    _, test = split(opened.request_ids, 0.7, np.random.default_rng(0))
+    (step, *_) = fixed_batches(opened.iter(test[:1]), 1)
+    for layer in range(3):
+        number, ahead = seen[layer]
+        assert number == layer
+        assert ahead.keys() == {1, 2}
+        for distance, probs in ahead.items():
+            np.testing.assert_array_equal(probs, step.lookahead[distance][:, layer])
+
+
+def test_a_policy_that_speculates_needs_lookahead(checkpoint, capsys):
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "mixtral-offloading")) == 2
+    error = "needs a column lookahead_1, which a replay without --lookahead does not have"
+    assert error in capsys.readouterr().err
 
 
 def test_all_prompts_are_recorded_even_if_only_some_are_replayed(checkpoint, capsys, tmp_path):

@@ -288,5 +288,6 @@ def test_checking_looks_at_every_call_of_every_policy(
     monkeypatch.setattr("sim.simulation.InvariantChecker", Counting)
     simulate(trace)
     assert checked == []
-    simulate(trace, "--check", "--detail", "events", "--out", out)
+    everything_that_runs = (*POLICIES, "clairvoyant")
+    simulate(trace, "--check", "--detail", "events", "--out", out, policies=everything_that_runs)
     assert len(checked) == len(frames(out)["events"])

@@ -36,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
     ("more", "said"),
     [
         (("--policy", "finemo"), "unknown policy 'finemo'; did you mean 'finemoe'?"),
-        (("--policy", "LRU"), "unknown policy 'LRU'; known: finemoe, lru, no-offload, oracle"),
+        (("--policy", "LRU"), "unknown policy 'LRU'; known: belady, "),
         (("--policy", ""), "unknown policy ''; known: "),
         (("--policy", "finemoe,capcity=5"), "unknown setting of policy finemoe 'capcity'; did you mean 'capacity'?"),
         (("--policy", "lru,capacity=5"), "policy lru has no settings, so not 'capacity' either"),

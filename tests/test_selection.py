@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from policies.selection import select
+from policies.selection import THRESHOLDS, highest, plan, plans, select
 
 P = np.array([0.5, 0.1, 0.3, 0.1])  # falling: expert 0, 2, 1, 3 with running sums 0.5, 0.8, 0.9, 1.0
 
@@ -49,3 +49,52 @@ def test_the_definition_read_aloud_gives_the_same_mask():
             taken.add(expert)
             total += probs[expert]
         assert set(np.flatnonzero(select(probs, np.array(score), top_k))) == taken
+
+
+@pytest.mark.parametrize(
+    ("score", "top_k", "experts"),
+    [
+        (1.0, 1, [0]),
+        (0.4, 1, [0]),  # δ = 0.6: 0.5 is within it, 0.8 is not
+        (0.15, 1, [0, 2]),  # δ = 0.85
+        (0.15, 3, [0, 1, 2]),  # at least top-k
+        (0.0, 1, [0, 1, 2, 3]),  # δ = 1, the sum of all
+    ],
+)
+def test_the_demo_leaves_out_the_expert_with_which_the_sum_exceeds_delta(score, top_k, experts):
+    assert np.flatnonzero(select(P, np.array(score), top_k, "demo")).tolist() == experts
+
+
+def test_top_k_takes_so_many_whatever_the_score():
+    assert [np.flatnonzero(select(P, np.array(score), 2, "top-k")).tolist() for score in (-1, 0.3, 1)] == [[0, 2]] * 3
+
+
+def test_the_highest_keep_their_probability_ties_by_id_and_zeros_are_left_out():
+    assert highest(P, 3).tolist() == [0.5, 0.1, 0.3, -1]
+    assert highest(np.array([0.0, 0.6, 0.0, 0.4]), 3).tolist() == [-1, 0.6, -1, 0.4]
+
+
+def test_a_plan_has_the_maximum_over_the_records_of_its_iteration():
+    """Two iterations of two layers: the first of records 0 and 1, the second of record 2."""
+    probs = np.array([[P, P[::-1]], [P[::-1], P], [P, P]])
+    answer = plans(highest(probs, 1), probs, 5, [0, 2])
+    assert [(plan.layer, plan.experts, plan.weights) for plan in answer] == [
+        (5, [0, 3], [0.5, 0.5]),
+        (6, [0, 3], [0.5, 0.5]),
+        (5, [0], [0.5]),
+        (6, [0], [0.5]),
+    ]
+    assert answer[0].belief.tolist() == [0.5, 0.3, 0.3, 0.5]
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_the_plan_of_one_record_is_the_same_made_faster(threshold):
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        probs = rng.dirichlet(np.full(9, 0.4)).astype(np.float32).round(2)  # some equal, some zero
+        score = np.float32(rng.uniform(-0.2, 1.2))
+        mask = select(probs[None], score[None], 3, threshold)
+        (expected,) = plans(np.where(mask, probs, np.float32(-1))[:, None], probs[None, None], 5)
+        one = plan(5, probs, score, 3, threshold)
+        assert (one.layer, one.experts, one.weights) == (5, expected.experts, expected.weights)
+        assert one.belief.tolist() == expected.belief.tolist()

@@ -124,14 +124,14 @@ def test_adding_many_is_adding_one_after_the_other(rows, capacity, hidden, seed)
     np.testing.assert_array_equal(*(store.maps(index, np.arange(LAYERS)) for store in stores))
 
 
-def test_a_similarity_handed_over_decides_like_one_computed_anew():
+def test_similarities_handed_over_decide_like_ones_computed_anew():
     rng = np.random.default_rng(5)
-    one, maps, _ = filled(rng, 6)
-    two = ExpertMapStore(LAYERS, EXPERTS, capacity=6, prefetch_distance=1)
-    two.add(maps, None)
-    new = maps_of(rng, 3)
-    one.add(new, None)
-    two.add(new, None, two.block(new)[2])
+    one, maps, embeddings = filled(rng, 6, hidden=HIDDEN)
+    two = ExpertMapStore(LAYERS, EXPERTS, capacity=6, prefetch_distance=1, hidden=HIDDEN)
+    two.add(maps, embeddings)
+    new, vectors = maps_of(rng, 3), rng.normal(size=(3, HIDDEN)).astype(np.float32)
+    one.add(new, vectors)
+    two.add(new, vectors, two.block(new)[2], two.nearness(vectors))
     index = np.arange(6)[:, None]
     np.testing.assert_array_equal(*(store.maps(index, np.arange(LAYERS)) for store in (one, two)))
 

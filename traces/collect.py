@@ -62,7 +62,7 @@ def collect(settings: CollectSettings) -> Path:
     loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
     requests = tokenized(prompts, loaded, max_new_tokens=settings.max_new_tokens, where=settings.prompts)
     batches = cut_into_batches(requests, settings.batch_size)
-    _check_lookahead(settings.lookahead, loaded)
+    check_lookahead(settings.lookahead, loaded)
     with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
         score = probe_score(recorder, loaded, requests[0].tokens)
         meta = trace_meta(settings, loaded, score)
@@ -88,7 +88,8 @@ def check_target(settings: CollectSettings) -> None:
         raise UserError(f"{settings.out} exists already; overwrite to replace it")
 
 
-def _check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
+def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
+    """A `UserError` if no layer has a router so far ahead."""
     layers = len(moe_blocks(loaded.model))
     for distance in distances:
         if not 0 < distance < layers:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_positive, metavar="N", help="take only the first N prompts")
     add("--source-name", metavar="NAME", help="source of prompts that do not say theirs (default: the file's name)")
     add("--keep-prompts", action="store_true", help="store the prompts' text, not only its hash")
-    add("--lookahead", type=_distances, default=(), metavar="D,D", help="also apply router l+D to what router l sees")
+    add("--lookahead", type=distances, default=(), metavar="D,D", help="also apply router l+D to what router l sees")
     add("--batch-size", type=_positive, default=8, metavar="N", help="prompts that run together (default: %(default)s)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", help="take the likeliest token (the default)")
@@ -89,5 +89,6 @@ def _temperature(text: str) -> float:
     return value
 
 
-def _distances(text: str) -> tuple[int, ...]:
+def distances(text: str) -> tuple[int, ...]:
+    """`1,3` as an argument."""
     return tuple(sorted({_positive(part.strip()) for part in text.split(",")}))

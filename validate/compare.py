@@ -50,6 +50,7 @@ _SHARES = [
 METRICS = [
     *_TIMES,
     Metric("tpot_over_no_offload", "1", "TPOT over no-offload", "×", 1, 2),
+    Metric("tpot_over_clairvoyant", "1", "TPOT over clairvoyant", "×", 1, 2),
     *_SHARES,
     Metric("bytes_per_token", "bytes", "copied per token", "MB", 1e-6, 2),
     Metric("makespan_s", "s", "makespan", "s", 1, 3),
@@ -65,7 +66,15 @@ COUNTS = [
 ]
 COLUMNS = ("policy", "metric", "unit", "simulated", "measured", "absolute_error", "relative_error")
 
-_EQUAL = ("trace_digest", "cache_experts", "gpus", "batch_size", "seed", "train_split")  # of the description
+_EQUAL = (
+    "trace_digest",
+    "cache_experts",
+    "gpus",
+    "placement",
+    "batch_size",
+    "seed",
+    "train_split",
+)  # of the description
 _EQUAL_OF_POLICY = ("requests", "expert_slots")  # of the summary
 
 

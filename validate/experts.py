@@ -46,6 +46,7 @@ class OffloadedLayer:
     arena: Arena
     rows: Rows
     probs: Tensor | None = None  # [rows, J] float16, what the router has just said
+    ahead: dict[int, Tensor] = field(default_factory=dict)  # {distance: [rows, J]}, what a later router says to that
 
     def output(self, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """`[rows, h]` from hidden states `[rows, h]`, the experts `[rows, K]` to execute and their weights `[rows, K]`.
@@ -77,10 +78,17 @@ class OffloadedLayer:
 
     def _gate(self, chosen: Int) -> Gate:
         assert self.probs is not None  # a block calls its router first
-        probs, self.probs = self.probs.float().cpu().numpy(), None
-        real, maps = self.rows.real, self.rows.maps[:, self.layer]
-        maps[:] = probs if real is None else probs[real]
-        return Gate(self.layer, maps, chosen if real is None else chosen[real])
+        maps = self.rows.maps[:, self.layer]
+        maps[:] = self._real(self.probs)
+        ahead = {distance: self._real(probs) for distance, probs in self.ahead.items()}
+        self.probs = None
+        real = self.rows.real
+        return Gate(self.layer, maps, chosen if real is None else chosen[real], ahead)
+
+    def _real(self, probs: Tensor) -> Float:
+        """`[T, J]` float32 of the rows that are tokens of running requests."""
+        on_host: Float = probs.float().cpu().numpy()
+        return on_host if self.rows.real is None else on_host[self.rows.real]
 
 
 def install(experts: nn.Module, layer: OffloadedLayer | None) -> None:

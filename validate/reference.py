@@ -59,7 +59,7 @@ def resident_run(
     """
     loaded.model.set_experts_implementation("eager")
     outputs: dict[int, Output] = {}
-    with reproducible(loaded.device), GateRecorder(loaded.model) as recorder:
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
         meta = trace_meta(settings, loaded, probe_score(recorder, loaded, batches[0][0].tokens))
         plan = plan_of(loaded, [request.prompt for batch in batches for request in batch])
         with TraceWriter(settings.out, meta, plan=plan, restart=True, overwrite=settings.overwrite) as writer:

@@ -18,9 +18,10 @@ from policies.errors import UserError
 from policies.placement import split_slots
 from sim import results
 from sim.machines import Devices
-from sim.run import RESIDENT, add_run_arguments, divided, report, setting_of
+from sim.run import add_run_arguments, divided, report, setting_of
 from sim.simulation import Run, needed_columns
-from traces.collect import CollectSettings, check_target
+from traces.collect import CollectSettings, check_lookahead, check_target
+from traces.collect_cli import distances
 from traces.generation import generation_config, tokenized
 from traces.hf_model import POCKET, LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="take only the first N prompts")
     parser.add_argument(
         "--max-new-tokens", type=int, default=48, metavar="N", help="tokens to generate at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lookahead",
+        type=distances,
+        default=(),
+        metavar="D,D",
+        help="also apply router l+D to what router l sees, for policies that speculate by it",
     )
     add_device_arguments(parser)
     parser.add_argument(
@@ -85,7 +93,8 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
     )
     setting = setting_of(args, shape_of(loaded.model, name=loaded.name), Devices(device_name(args), args.devices))
     split_slots(setting.model, setting.cache_experts, args.devices)
-    needed_columns(args.policy, embedding=True, lookahead=(), where="a replay")
+    check_lookahead(settings.lookahead, loaded)
+    needed_columns(args.policy, embedding=True, lookahead=settings.lookahead, where="a replay without --lookahead")
     train, test = divided(range(len(requests)), args.train_split, args.seed, args.requests, where=str(settings.prompts))
     beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
     history, batches, others = (
@@ -95,9 +104,9 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
     config = generation_config(loaded, max_new_tokens=settings.max_new_tokens)
     with _bar("resident model", len(requests)) as bar:
         trace, expected = resident_run(loaded, [*history, *batches, *others], config, settings, done=bar.update)
-    testbed = Testbed(loaded, offload(loaded, scratch / "experts.records"), devices)
+    testbed = Testbed(loaded, offload(loaded, scratch / "experts.records", lookahead=settings.lookahead), devices)
     runs: dict[str, Run] = {}
-    for policy in dict.fromkeys([RESIDENT, *args.policy]):
+    for policy in dict.fromkeys([results.RESIDENT, results.BEST, *args.policy]):
         with _bar(policy, len(test)) as bar:
             runs[policy], outputs = measure(
                 policy,
@@ -110,7 +119,8 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
                 done=bar.update,
             )
         hold_equal(policy, expected, outputs)
-    report(args, trace, setting, [runs[policy] for policy in dict.fromkeys(args.policy)], runs[RESIDENT])
+    bounds = results.Bounds(resident=runs[results.RESIDENT], clairvoyant=runs[results.BEST], makespan_s=None)
+    report(args, trace, setting, [runs[policy] for policy in dict.fromkeys(args.policy)], bounds)
 
 
 def load_for_devices(args: argparse.Namespace) -> LoadedModel:
@@ -145,6 +155,7 @@ def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
         out=args.record or scratch / "routing.trace",
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
+        lookahead=args.lookahead,
         limit=args.limit,
         overwrite=args.overwrite,
     )

@@ -58,17 +58,25 @@ class OffloadedModel:
     """A model without its experts, and the records that hold them; `offload` makes it.
 
     It runs as it did, but inside `run` only. `shape` are its sizes with the experts; `score` says how its routers'
-    outputs become probabilities.
+    outputs become probabilities, and at the distances `lookahead` later routers are asked early.
     """
 
     def __init__(
-        self, model: Any, *, blocks: Sequence[MoeBlock], records: Records, shape: ModelShape, score: str
+        self,
+        model: Any,
+        *,
+        blocks: Sequence[MoeBlock],
+        records: Records,
+        shape: ModelShape,
+        score: str,
+        lookahead: Sequence[int],
     ) -> None:
         self.model = model
         self.blocks = blocks
         self.records = records
         self.shape = shape
         self.score = score
+        self.lookahead = lookahead
         self._run: _Run | None = None
 
     @contextmanager
@@ -97,7 +105,9 @@ class OffloadedModel:
         self._run.generation = _Generation(np.array(requests), frozenset(ends), new_tokens)
 
 
-def offload(loaded: LoadedModel, path: Path, *, score: str | None = None) -> OffloadedModel:
+def offload(
+    loaded: LoadedModel, path: Path, *, score: str | None = None, lookahead: Sequence[int] = ()
+) -> OffloadedModel:
     """Move the experts of a loaded model to a record file at `path` and free their memory.
 
     Their modules have no parameters any more, so that nothing can use them by accident. (Meta tensors would not do:
@@ -116,7 +126,7 @@ def offload(loaded: LoadedModel, path: Path, *, score: str | None = None) -> Off
     for block in blocks:
         for part in layout.parts:
             delattr(block.experts, part.name)
-    return OffloadedModel(model, blocks=blocks, records=records, shape=shape, score=score)
+    return OffloadedModel(model, blocks=blocks, records=records, shape=shape, score=score, lookahead=lookahead)
 
 
 def _probe(model: Any) -> str:
@@ -135,6 +145,7 @@ class _Run:
         self._model = offloaded.model
         self._blocks = offloaded.blocks
         self._score = offloaded.score
+        self._lookahead = offloaded.lookahead
         self._driver = driver
         self._rows = Rows()
         count = offloaded.records.layout.experts
@@ -160,7 +171,7 @@ class _Run:
             decoder = _decoder_layer(model, block.name)
             self._hooks += [
                 decoder.register_forward_pre_hook(partial(self._layer_begins, layer.layer)),
-                block.router.register_forward_hook(partial(self._routed, layer, block)),
+                block.router.register_forward_hook(partial(self._routed, layer, block), with_kwargs=True),
             ]
 
     def detach(self) -> None:
@@ -209,8 +220,27 @@ class _Run:
     def _layer_begins(self, layer: int, decoder: nn.Module, args: Arguments) -> None:
         self._driver.begin_layer(layer)
 
-    def _routed(self, layer: OffloadedLayer, block: MoeBlock, router: nn.Module, args: Arguments, output: Any) -> None:
-        layer.probs = scores(self._score, router_logits(output, block)).to(torch.float16)
+    def _routed(
+        self,
+        layer: OffloadedLayer,
+        block: MoeBlock,
+        router: nn.Module,
+        args: Arguments,
+        kwargs: Keywords,
+        output: Any,
+    ) -> None:
+        layer.probs = self._probabilities(output, block)
+        for distance in self._lookahead:
+            ahead = layer.layer + distance
+            if ahead < len(self._blocks):
+                later = self._blocks[ahead]
+                # `forward` and not a call: the later router's own hook must not hear this.
+                layer.ahead[distance] = self._probabilities(later.router.forward(*args, **kwargs), later)
+            else:
+                layer.ahead[distance] = torch.zeros_like(layer.probs)  # as in a trace
+
+    def _probabilities(self, output: Any, block: MoeBlock) -> Tensor:
+        return scores(self._score, router_logits(output, block)).to(torch.float16)
 
     def _end(self, model: nn.Module, args: Arguments, output: Any) -> None:
         generation = self.generation
