@@ -12,10 +12,11 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m traces collect pocket --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --threads 1 \
-		--overwrite --out demo-out/pocket.trace
+		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	rm -rf demo-out/results
 	$(BIN)/python -m sim run demo-out/pocket.trace --as mixtral-8x7b --hardware rtx3090x6 --cache-share 0.25 \
-		--policy finemoe --policy lru --policy oracle --policy no-offload --out demo-out/results
+		--policy finemoe --policy moe-infinity --policy promoe --policy mixtral-offloading --policy deepspeed \
+		--policy lru --policy belady --policy clairvoyant --policy no-offload --out demo-out/results
 	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
 	rm -rf demo-out/measured demo-out/simulated
 	$(BIN)/python -m validate calibrate pocket --threads 1 --out demo-out/machine.toml
