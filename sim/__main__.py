@@ -16,6 +16,11 @@ COMMANDS = {
         "list policies and evictors, what they need and their settings",
         "policies",
     ),
+    "predict": Command(
+        "sim.predict",
+        "measure how well policies predict, apart from time and caches",
+        "predict NAME.trace --policy finemoe --policy hit-count --distance 1..8 --plot recall.png",
+    ),
     "plot": Command(
         "sim.plot",
         "draw the comparison that a results folder holds",
