@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.base import Evictor
 from policies.device import Device
-from policies.placement import round_robin
+from policies.placement import homes_of, round_robin
 from policies.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
 from policies.types import Batch, Demand, Int, ModelShape, Prefetch
 
@@ -21,6 +21,13 @@ class ExpertCache:
     `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
     driver with threads holds a lock. After each call, `wake` lists devices whose link, if idle, should ask for its
     `next_copy`, some perhaps twice; the driver empties it.
+
+    With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
+    parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
+    It takes a slot on one of them at a time: in a cache that is too small, a second copy would only take the slot of
+    another expert. An absent expert that is demanded or planned goes to the home whose link has the least to do: the
+    fewest demanded experts waiting, then, for a plan, the fewest planned ones, then the first. The attribute `home`
+    `[L·J]` says where each is now; it changes only while the expert is absent and no link has it in a queue.
     """
 
     def __init__(
@@ -30,6 +37,7 @@ class ExpertCache:
         *,
         slots: Sequence[int],
         home: Int | None = None,
+        replicas: int = 1,
         chunk_bytes: int | None = None,
     ) -> None:
         self.model = model
@@ -40,7 +48,10 @@ class ExpertCache:
         chunk = min(chunk_bytes or size, size)
         self.chunk_bytes = [min(chunk, size - start) for start in range(0, size, chunk)]
         self.devices = [self._device(gpu, count) for gpu, count in enumerate(slots)]
-        self.home: list[int] = (round_robin(model, len(slots)) if home is None else home).ravel().tolist()
+        primary = round_robin(model, len(slots)) if home is None else home
+        self.homes: list[list[int]] = homes_of(primary, replicas, len(slots)).reshape(-1, replicas).tolist()
+        self.home: list[int] = primary.ravel().tolist()
+        self.fixed = replicas == 1  # no expert ever changes its home
         self._device_of = [self.devices[gpu] for gpu in self.home]
         self.wake: list[Device] = []
         self._plans: list[Sequence[int]] = [()] * model.layers
@@ -99,7 +110,7 @@ class ExpertCache:
                     counts.useful += 1
             elif state == ABSENT:
                 misses.append(expert)
-                device = self._device_of[x]
+                device = self._device_of[x] if self.fixed else self._rehome(x, planned=False)
                 device.demanded.append(x)
                 self.wake.append(device)
             else:
@@ -158,6 +169,8 @@ class ExpertCache:
             if residency.where[x] == ABSENT:
                 device = self._device_of[x]
                 if x not in device.demanded:
+                    if not self.fixed:
+                        device = self._rehome(x, planned=True)
                     device.wish(layer, x, weight)
                     self.wake.append(device)
         if self._guards:
@@ -190,7 +203,17 @@ class ExpertCache:
     def _device(self, gpu: int, slots: int) -> Device:
         return Device(gpu, slots, self.residency, self.evictor, self.chunk_bytes, self.stalled)
 
+    def _rehome(self, x: int, *, planned: bool) -> Device:
+        """Send an absent expert that no link has in a queue to its home with the least to do."""
+        device = min(
+            (self.devices[gpu] for gpu in self.homes[x]),
+            key=lambda device: (len(device.demanded), device.prefetches if planned else 0),
+        )
+        self.home[x], self._device_of[x] = device.gpu, device
+        return device
+
     def _drop_plan(self, layer: int) -> None:
+        """Forget the plan of a layer. What is pending waits at its home, which it keeps until then."""
         planned = self.residency.planned
         for x in self._plans[layer]:
             planned[x] = 0

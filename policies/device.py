@@ -119,6 +119,11 @@ class Device:
         return bool(self.demanded or self.pending) or self.paused >= 0
 
     @property
+    def prefetches(self) -> int:
+        """How many wait for the link."""
+        return sum(map(len, self.pending.values()))
+
+    @property
     def peak_slots(self) -> int:
         """The most slots that were taken at a time."""
         return self.slots - self._least_open

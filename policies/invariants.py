@@ -8,6 +8,7 @@
 6. Time never goes back.
 7. Prefetched copies = useful + late + wasted + cancelled + not used yet.
 8. What the running layer has demanded is not dropped before its release.
+9. An expert is on one of its homes, and stays there until it is dropped.
 """
 
 from typing import Any
@@ -55,6 +56,15 @@ def check_copies(cache: ExpertCache, preloaded: int) -> None:
     )
 
 
+def check_homes(cache: ExpertCache, x: int, gpu: int) -> None:
+    """Invariant 9 for an expert that is present, and has been put on this GPU."""
+    _hold(
+        cache.home[x] == gpu and gpu in cache.homes[x],
+        9,
+        f"expert {x} of homes {cache.homes[x]} was put on GPU {gpu} and is on GPU {cache.home[x]}",
+    )
+
+
 class InvariantChecker:
     """An observer that raises `InvariantError` at the first call after which an invariant is broken."""
 
@@ -64,6 +74,7 @@ class InvariantChecker:
         self._demands = 0
         self._bytes = 0
         self._next_chunk: dict[int, int] = {}
+        self._gpu: dict[int, int] = {}  # that each expert was put on last
         self._pinned: set[int] = set()
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
@@ -75,12 +86,17 @@ class InvariantChecker:
         self._now_s = max(self._now_s, now_s)
         if call == "begin_iteration":
             check_slots(cache)
+            for x, gpu in self._gpu.items():
+                if cache.residency.where[x] != ABSENT:
+                    check_homes(cache, x, gpu)
         elif call == "demand":
             self._demanded(cache, given[0], given[1])
         elif call == "copied":
             self._arrived(cache, given)
         elif call == "next_copy" and answer is not None:
             _hold(answer.victim not in self._pinned, 8, f"expert {answer.victim} was dropped while in use")
+            self._gpu[answer.number] = answer.gpu
+            check_homes(cache, answer.number, answer.gpu)
 
     def _demanded(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:
         self._pinned = {layer * cache.model.experts + expert for expert in experts}
@@ -99,10 +115,13 @@ class InvariantChecker:
                 5,
                 f"expert {expert} of layer {layer} was released before it had arrived",
             )
+            if not computed_already:
+                check_homes(cache, x, self._gpu.get(x, cache.home[x]))  # what was preloaded was never put
             self._pinned.discard(x)
 
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
         x = copy.number
+        check_homes(cache, x, copy.gpu)
         _hold(copy.chunk in (0, self._next_chunk.get(x, 0)), 3, f"chunk {copy.chunk} of expert {x}")
         self._next_chunk[x] = (copy.chunk + 1) % len(cache.chunk_bytes)
         self._bytes += cache.chunk_bytes[copy.chunk]

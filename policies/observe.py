@@ -27,10 +27,11 @@ class ObservedCache(ExpertCache):
         *,
         slots: Sequence[int],
         home: Int | None = None,
+        replicas: int = 1,
         chunk_bytes: int | None = None,
         observers: Sequence[Observer],
     ) -> None:
-        super().__init__(model, evictor, slots=slots, home=home, chunk_bytes=chunk_bytes)
+        super().__init__(model, evictor, slots=slots, home=home, replicas=replicas, chunk_bytes=chunk_bytes)
         self._observers = observers
 
     def begin_iteration(self, batch: Batch, now_s: float) -> None:

@@ -24,6 +24,22 @@ def round_robin(model: ModelShape, gpus: int) -> Int:
     return (np.arange(model.total_experts) % gpus).reshape(model.layers, model.experts)
 
 
+def homes_of(home: Int, replicas: int, gpus: int) -> Int:
+    """`[L, J, R]` the GPUs that each expert may live on: its own in `home` `[L, J]`, then the next ones, cyclically.
+
+    More expert parallelism adds replicas and so offloading opportunities (paper §7).
+    """
+    check_replicas(replicas, gpus)
+    return (home[..., None] + np.arange(replicas)) % gpus
+
+
+def check_replicas(replicas: int, gpus: int) -> None:
+    """A `UserError` unless 1 ≤ R ≤ G."""
+    if not 1 <= replicas <= gpus:
+        what = "1 GPU an expert has 1 home" if gpus == 1 else f"{gpus} GPUs an expert has from 1 to {gpus} homes"
+        raise UserError(f"replicas {replicas}: on {what}")
+
+
 def demand_counts(model: ModelShape, history: History) -> Int:
     """`[L, J]` how many iterations of the history demanded each expert."""
     counts = np.zeros(model.total_experts, np.int64)

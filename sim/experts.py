@@ -43,6 +43,7 @@ class ExpertWork:
         self._wake = wake
         self._gpus = len(cache.devices)
         self._total = total = cache.model.experts
+        # The GPU of each expert by layer; with replicas, as it was at first.
         self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
         self._gpu_of = np.array(self._homes)  # [L, J]
         self._layers = np.arange(len(self._homes))[:, None]
@@ -55,18 +56,22 @@ class ExpertWork:
     def begin_iteration(self, step: Step) -> None:
         """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
         self._loads = step.loads
-        if step.loads is None:
+        if step.loads is None and self._cache.fixed:
             gpus = self._gpu_of[self._layers, step.experts[0]]  # [L, K]
             same = gpus[:, :, None] == gpus[:, None, :]
             self._busiest: list[int] = same.sum(axis=2).max(axis=1).tolist()
 
     def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
-        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there."""
+        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
+
+        To be asked once its experts have been demanded: from then until their release they keep their homes.
+        """
         self._layer, self._experts = layer, experts
-        self._home = self._homes[layer]
+        fixed = self._cache.fixed
+        self._home = self._homes[layer] if fixed else self._cache.home[layer * self._total : (layer + 1) * self._total]
         if self._loads is None:
             self._seconds = self._one_token_each_s
-            return self._busiest[layer] * self._one_token_s
+            return (self._busiest[layer] if fixed else self._on_busiest(experts)) * self._one_token_s
         loads = self._loads[layer]
         self._seconds = dict(zip(experts, map(self._cost.expert_s, loads), strict=True))
         return max(self._from(0.0, experts))
@@ -98,6 +103,13 @@ class ExpertWork:
             if not self._on_arrival:
                 busy_s = self._from(max(now_s, *busy_s), self._experts)
             self._done(max(busy_s), now_s)
+
+    def _on_busiest(self, experts: Sequence[int]) -> int:
+        """How many of these experts the GPU with the most of them has."""
+        count = [0] * self._gpus
+        for expert in experts:
+            count[self._home[expert]] += 1
+        return max(count)
 
     def _from(self, start_s: float, experts: Sequence[int]) -> list[float]:
         """When each GPU has computed these experts, beginning at `start_s`."""

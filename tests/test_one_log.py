@@ -52,7 +52,9 @@ class ExactCost:
 class Setup:
     """A policy and its cache, fresh for each driver."""
 
-    def __init__(self, policy: Policy, requests: Sequence[RecordedRequest], model, slots, gpus, *, history=()) -> None:
+    def __init__(
+        self, policy: Policy, requests: Sequence[RecordedRequest], model, slots, gpus, *, history=(), replicas=1
+    ) -> None:
         self.policy, self.requests, self.model = policy, requests, model
         self.cost = ExactCost(CostModel(model, machine(gpus)))
         policy.evictor.start(model, KnownFuture(model, requests))
@@ -63,6 +65,7 @@ class Setup:
             model,
             policy.evictor,
             slots=split_slots(model, total, gpus),
+            replicas=replicas,
             chunk_bytes=policy.chunk_bytes,
             observers=[self.log, InvariantChecker(model.total_experts if policy.preloaded else 0)],
         )
@@ -110,13 +113,14 @@ class Setup:
         return "\n".join(map(repr, self.log.in_time())).encode()
 
 
-def both(make, *, model=None, gpus=1, slots=8, batch_size=1, seed=0, prefill_tokens=5):
+def both(make, *, model=None, gpus=1, replicas=1, slots=8, batch_size=1, seed=0, prefill_tokens=5):
     """The same run by both drivers."""
     model = model or shape(layers=4, experts=6, top_k=2)
     rng = np.random.default_rng(seed)
     requests = random_requests(model, rng, requests=4, decoded=5, prefill_tokens=prefill_tokens, hidden=3)
     requests = [with_lookahead(recorded, 1) for recorded in requests]
-    given = {"model": model, "slots": slots, "gpus": gpus, "history": random_requests(model, rng, requests=3, hidden=3)}
+    history = random_requests(model, rng, requests=3, hidden=3)
+    given = {"model": model, "slots": slots, "gpus": gpus, "replicas": replicas, "history": history}
     return Setup(make(), requests, **given).simulated(batch_size), Setup(make(), requests, **given).run(batch_size)
 
 
@@ -130,12 +134,12 @@ def assert_same(simulated: Setup, run: Setup) -> None:
     assert simulated.recorder.iterations()[timed].equals(run.recorder.iterations()[timed])
 
 
-@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("slots", [4, 9, 16])
 @pytest.mark.parametrize("name", policy_names())
-def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int, gpus: int) -> None:
-    simulated, run = both(lambda: make_policy(name), gpus=gpus, slots=slots, batch_size=batch_size)
+def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int, gpus: int, replicas: int) -> None:
+    simulated, run = both(lambda: make_policy(name), gpus=gpus, replicas=replicas, slots=slots, batch_size=batch_size)
     assert_same(simulated, run)
     assert len(run.log.rows) > 200 or name == "no-offload"
 
@@ -177,12 +181,14 @@ class Restless(Prefetcher):
         return [Search("update", 0, 1, 5, int(self._rng.integers(1, 2000)))]
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "replicas"), [(seed, replicas) for seed in range(60) for replicas in (1, 2 + seed // 6 % 2)]
+)
+def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, replicas: int) -> None:
     """Random plans, searches, choices and machines; a link that finds no slot, waves, late answers and promotions."""
     rng = np.random.default_rng(seed)
     model = shape(int(rng.integers(1, 5)), int(rng.integers(3, 7)), top_k=int(rng.integers(1, 3)))
-    gpus = int(rng.integers(1, 4))
+    gpus = max(int(rng.integers(1, 4)), replicas)
     least = max(model.top_k, gpus)
     choices = {
         "blocking_prediction": bool(rng.integers(2)),
@@ -199,6 +205,7 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int) -> No
         restless,
         model=model,
         gpus=gpus,
+        replicas=replicas,
         slots=int(rng.integers(least, model.total_experts + 1)),
         batch_size=1 + seed % 2,
         seed=seed,
