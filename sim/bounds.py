@@ -12,18 +12,26 @@ uses being best.
 **Least time.** A link moves one expert after the other, from time 0 on. Iteration k cannot end before the fewest loads
 of the iterations up to it have arrived, and what follows takes at least as long as with every expert in place. The
 bound is the largest sum of both over all k and GPUs; it is never below the computing, nor below the loads of any link.
+
+**With replicas** an expert may come over several links, so no link has loads that are surely its own. But no expert is
+on two GPUs at a time: what all of them hold when a layer ends is a C_i of one cache with all their slots, and the
+argument above holds for it, where a layer counts as one that runs in waves if on any GPU the experts that may live
+there are more than its slots. Of the loads of all G links, some link moves at least a G-th, rounded up. Computing too
+may be spread otherwise than in the run with every expert in place, which keeps each at its first home: a layer takes at
+least as long as its longest expert, and at least a G-th of what its experts take together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.placement import place, split_slots
+from policies.placement import homes_of, place, split_slots
 from policies.types import History, Int, RecordedRequest
 from sim.batching import Step, fixed_batches
+from sim.cost import Cost
 from sim.machines import Devices, cost_of
 from sim.simulation import Run, Setting
 
@@ -36,19 +44,23 @@ def makespan_lower_bound_s(
     """Seconds that no policy can pass with the cache of the setting; `resident` is the run of no-offload."""
     model, hardware = setting.model, setting.hardware
     assert not isinstance(hardware, Devices)  # a real run has no costs to compute with
-    loads = fewest_loads(
-        fixed_batches(requests, setting.batch_size),
-        place(setting.placement, model, hardware.gpus, history),
-        split_slots(model, setting.cache_experts, hardware.gpus),
-    )
-    copy_s = cost_of(model, hardware).copy_s(model.expert_bytes)
-    return least_time_s(loads, copy_s, resident.iterations["end_s"].to_numpy())
+    home = place(setting.placement, model, hardware.gpus, history)
+    slots = split_slots(model, setting.cache_experts, hardware.gpus)
+    steps = fixed_batches(requests, setting.batch_size)
+    cost = cost_of(model, hardware)
+    copy_s = cost.copy_s(model.expert_bytes)
+    if setting.replicas == 1:
+        return least_time_s(fewest_loads(steps, home, slots), copy_s, resident.iterations["end_s"].to_numpy())
+    computing_s: list[float] = []
+    loads = fewest_loads(_timed(steps, cost, hardware.gpus, computing_s), home, slots, setting.replicas)
+    return least_time_s(loads, copy_s, np.cumsum(computing_s))
 
 
-def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int]) -> Int:
+def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int], replicas: int = 1) -> Int:
     """`[iterations, G]`: the fewest copies to each GPU that serve all iterations up to each one.
 
-    `home` `[L, J]` is the GPU of each expert and `slots` how many fit there.
+    `home` `[L, J]` is the GPU of each expert and `slots` how many fit there. With replicas it is `[iterations, 1]`: the
+    fewest copies of the link that moves most.
     """
     layers, experts = home.shape
     numbers: list[int] = []  # of all experts demanded
@@ -59,27 +71,43 @@ def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int]) -> Int:
             sizes.append(len(demanded))
     number = np.array(numbers, np.int64)
     event = np.repeat(np.arange(len(sizes)), sizes)
-    gpu = home.reshape(-1)[number]
+    gpus = homes_of(home, replicas, len(slots)).reshape(-1, replicas)[number]  # [N, R]
     needed = np.zeros((len(sizes), len(slots)), np.int64)
-    np.add.at(needed, (event, gpu), 1)
+    np.add.at(needed, (event[:, None], gpus), 1)
     waves = np.flatnonzero((needed > np.array(slots)).any(axis=1))  # events
     following = _following(number, event)
-    loads = np.zeros((len(sizes) // layers, len(slots)), np.int64)
-    for each, room in enumerate(slots):
+    gpu, rooms = (gpus[:, 0], slots) if replicas == 1 else (np.zeros_like(number), [sum(slots)])
+    loads = np.zeros((len(sizes) // layers, len(rooms)), np.int64)
+    for each, room in enumerate(rooms):
         own = gpu == each
         at = _loads_of_one(number[own], event[own], following[own], waves, room)
         loads[:, each] = np.bincount(np.array(at, np.int64) // layers, minlength=len(loads))
-    return loads.cumsum(axis=0)
+    loads = loads.cumsum(axis=0)
+    return loads if replicas == 1 else -(-loads // len(slots))
 
 
 def least_time_s(loads: Int, copy_s: float, resident_end_s: NDArray[np.float64]) -> float:
     """The least time in seconds for so many loads, `[iterations, G]` as from `fewest_loads`, of `copy_s` each.
 
-    `resident_end_s` `[iterations]` is when each iteration ends with every expert in place.
+    `resident_end_s` `[iterations]` is when each iteration ends, at the earliest, with every expert in place.
     """
     makespan_s = float(resident_end_s[-1])
     least_s = loads.max(axis=1) * copy_s + (makespan_s - resident_end_s)
     return max(makespan_s, float(least_s.max()))
+
+
+def _timed(steps: Iterable[Step], cost: Cost, gpus: int, computing_s: list[float]) -> Iterator[Step]:
+    """The same steps; the least time that each computes, wherever its experts are, is added to `computing_s`."""
+    for step in steps:
+        tokens = len(step.batch.token)
+        each_s = cost.dense_s(tokens, step.context, step.attended) + cost.exchange_s(tokens)
+        total_s = cost.head_s(len(step.batch.request))
+        for layer, experts in enumerate(step.demands):
+            loads = [1] * len(experts) if step.loads is None else step.loads[layer]
+            experts_s = [cost.expert_s(count) for count in loads]
+            total_s += each_s + max(*experts_s, sum(experts_s) / gpus)
+        computing_s.append(total_s)
+        yield step
 
 
 def _following(number: Int, event: Int) -> Int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from policies.decision_log import DecisionLog
 from policies.errors import UserError
 from policies.invariants import InvariantChecker
 from policies.observe import ObservedCache, Observer
-from policies.placement import place, split_slots
+from policies.placement import check_replicas, place, split_slots
 from policies.residency import Counts
 from policies.types import Future, History, ModelShape, RecordedRequest
 from sim.batching import fixed_batches
@@ -30,6 +31,7 @@ class Setting:
     cache_experts: int  # slots of all GPUs together
     batch_size: int = 1
     placement: str = "round-robin"  # which GPU each expert lives on, one of `PLACEMENTS`
+    replicas: int = 1  # GPUs that each expert may live on, one at a time: that one and the next
     seed: int = 0
     check: bool = False  # hold the invariants of the cache after every call
     log: bool = False  # keep the decision log
@@ -88,6 +90,7 @@ class Prepared:
         self._spec, self._setting = spec, setting
         model, gpus = setting.model, setting.hardware.gpus
         split_slots(model, setting.cache_experts, gpus)  # what cannot be is refused for every policy
+        check_replicas(setting.replicas, gpus)
         self.slots = split_slots(model, model.total_experts if policy.preloaded else setting.cache_experts, gpus)
         if "future" in policy.requires and future is None:
             raise UserError(f"policy {spec} needs to be told the future")
@@ -97,13 +100,15 @@ class Prepared:
         observers: list[Observer] = [self._log] if self._log else []
         if setting.check:
             observers.append(InvariantChecker(preloaded=model.total_experts if policy.preloaded else 0))
-        home, chunk_bytes = place(setting.placement, model, gpus, history), policy.chunk_bytes
-        if observers:
-            self.cache: ExpertCache = ObservedCache(
-                model, policy.evictor, slots=self.slots, home=home, chunk_bytes=chunk_bytes, observers=observers
-            )
-        else:
-            self.cache = ExpertCache(model, policy.evictor, slots=self.slots, home=home, chunk_bytes=chunk_bytes)
+        make = partial(ObservedCache, observers=observers) if observers else ExpertCache
+        self.cache: ExpertCache = make(
+            model,
+            policy.evictor,
+            slots=self.slots,
+            home=place(setting.placement, model, gpus, history),
+            replicas=setting.replicas,
+            chunk_bytes=policy.chunk_bytes,
+        )
         if policy.preloaded:
             self.cache.preload()
 

@@ -82,6 +82,51 @@ def test_no_policy_passes_the_bound(experts, gpus, batch_size):
     assert {"belady", "clairvoyant", "finemoe", "lfu", "lru", "perfect-prefetch"} <= set(policy_names())
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(("gpus", "replicas"), [(2, 2), (3, 2), (3, 3)])
+@pytest.mark.parametrize("experts", [3, 10, 24])
+def test_with_replicas_no_policy_passes_the_bound_of_all_links_together(experts, gpus, replicas, batch_size):
+    """Nor where links are so fast that computing, spread over other GPUs than at first, is all that takes time."""
+    for bytes_per_s in (1e5, 1e6, 1e7, 1e12):
+        hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-9)
+        setting = Setting(
+            model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size, replicas=replicas
+        )
+        resident = simulate("no-offload", setting, TEST)
+        least_s = makespan_lower_bound_s(setting, TEST, resident)
+        for policy in ("belady", "clairvoyant", "finemoe", "lru", "perfect-prefetch"):
+            run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
+            assert run.makespan_s >= least_s * (1 - 1e-12), policy
+
+
+def test_with_replicas_the_loads_are_those_of_one_cache_divided_by_the_links():
+    """Both GPUs together have two slots: the demands 0 1 2 1 0 load 0, 1, 2 (for 0) and 0, of which a link has half."""
+    model = shape(1, 4, top_k=1)
+    steps = fixed_batches([request_of([[[expert]] for expert in (0, 1, 2, 1, 0)], model)], 1)
+    assert fewest_loads(steps, round_robin(model, 2), [1, 1], 2).tolist() == [[1], [1], [2], [2], [2]]
+
+
+def test_with_replicas_a_layer_may_run_in_waves_wherever_its_experts_may_meet():
+    """Of 0 and 2, as of 1 and 3, both may be on a GPU with one slot, in two waves: neither surely stays to the end.
+
+    Two loads, two more, and if 0 and 2 have stayed none: of four, a link has two. If 1 and 3 stayed for sure, two slots
+    would need six loads, three slots five.
+    """
+    model = shape(1, 4, top_k=2)
+    steps = list(fixed_batches([request_of([[[0, 2]], [[1, 3]], [[0, 2]]], model)], 1))
+    assert fewest_loads(steps, round_robin(model, 2), [1, 1], 2).tolist() == [[1], [2], [2]]
+    assert fewest_loads(steps, round_robin(model, 2), [2, 1], 2).tolist() == [[1], [2], [2]]
+
+
+def test_with_replicas_a_layer_may_compute_faster_than_with_every_expert_at_its_first_home():
+    """Experts 0 and 2 live on one GPU; each on a link and a GPU of its own, they take half of the time together."""
+    model = shape(1, 4, top_k=2)
+    requests = [request_of([[[0, 2]]] * 4, model)]
+    setting = Setting(model=model, hardware=machine(2, bytes_per_s=1e12), cache_experts=4, replicas=2)
+    resident, run = (simulate(policy, setting, requests) for policy in ("no-offload", "lru"))
+    assert makespan_lower_bound_s(setting, requests, resident) <= run.makespan_s < resident.makespan_s
+
+
 def test_on_a_slow_link_the_clairvoyant_comes_close():
     setting = Setting(model=MODEL, hardware=machine(bytes_per_s=1e5), cache_experts=15)
     resident = simulate("no-offload", setting, TEST)

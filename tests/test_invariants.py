@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from builders import machine, random_requests, shape
+from builders import KnownFuture, machine, random_requests, shape
 from test_cache import begin
 
 from policies.base import Evictor, Policy, Prefetcher
@@ -19,11 +19,18 @@ from sim.recorder import Recorder
 from sim.simulation import Setting, simulate
 
 
-def watched(slots=(2,), chunk_bytes=None, layers=2):
+def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):
     model = shape(layers, 4)
     evictor = LeastRecentlyUsed()
     evictor.start(model, None)
-    cache = ObservedCache(model, evictor, slots=list(slots), chunk_bytes=chunk_bytes, observers=[InvariantChecker()])
+    cache = ObservedCache(
+        model,
+        evictor,
+        slots=list(slots),
+        replicas=replicas,
+        chunk_bytes=chunk_bytes,
+        observers=[InvariantChecker()],
+    )
     begin(cache)
     return cache
 
@@ -106,11 +113,38 @@ def test_dropping_what_is_in_use_breaks_8():
         cache.devices[0].next_copy(0.0)
 
 
-@pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload"])
-@pytest.mark.parametrize("gpus", [1, 3])
+def test_moving_what_is_there_breaks_9():
+    cache = watched(slots=(2, 2), replicas=2)
+    cache.demand(0, [0], 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.home[0] = 1
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.release(0, [0], 0.0, 0.0)
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        begin(cache, 1)
+
+
+def test_a_copy_to_a_gpu_that_is_no_home_breaks_9():
+    cache = watched(slots=(2, 2))
+    cache.home[0] = 1
+    cache.devices[1].demanded.append(0)
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.devices[1].next_copy(0.0)
+
+
+def test_moving_what_waits_for_a_link_breaks_9():
+    cache = watched(slots=(2, 2), replicas=2)
+    cache.demand(0, [0], 0.0)
+    cache.home[0] = 1
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.devices[0].next_copy(0.0)
+
+
+@pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload", "clairvoyant"])
+@pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2), (3, 3)])
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("share", ["smallest", "half"])
-def test_all_invariants_hold_throughout_a_run(policy, gpus, batch_size, share):
+def test_all_invariants_hold_throughout_a_run(policy, gpus, replicas, batch_size, share):
     model = shape(4, 6)
     rng = np.random.default_rng(7)
     requests = random_requests(model, rng, requests=4, decoded=8, prefill_tokens=5, hidden=3)
@@ -119,9 +153,11 @@ def test_all_invariants_hold_throughout_a_run(policy, gpus, batch_size, share):
         hardware=machine(gpus, bytes_per_s=2e6, latency_s=1e-6),
         cache_experts=max(2, gpus) if share == "smallest" else 12,
         batch_size=batch_size,
+        replicas=replicas,
         check=True,
     )
-    run = simulate(policy, setting, requests[2:], history=requests[:2])
+    future = KnownFuture(model, requests[2:])
+    run = simulate(policy, setting, requests[2:], history=requests[:2], future=future)
     assert run.counts.hits + run.counts.late + run.counts.misses > 0
 
 
@@ -147,12 +183,13 @@ class Erratic(Prefetcher):
         return self._wish()
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(48))
-def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed):
+def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed, replicas):
     """Random wishes, machines and choices: every run ends, demands everything once, and keeps all invariants."""
     rng = np.random.default_rng(seed)
     model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
-    gpus = int(rng.integers(1, 4))
+    gpus = max(int(rng.integers(1, 4)), replicas)
     least = max(model.top_k, gpus)
     total = int(rng.integers(least, max(least, model.total_experts) + 1))
     requests = random_requests(model, rng, requests=2, decoded=8, prefill_tokens=int(rng.integers(0, 4)))
@@ -168,6 +205,7 @@ def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed):
         model,
         evictor,
         slots=[total // gpus + (gpu < total % gpus) for gpu in range(gpus)],
+        replicas=replicas,
         chunk_bytes=[None, 7, 12][int(rng.integers(3))],
         observers=[InvariantChecker()],
     )

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from policies.errors import UserError
-from policies.placement import split_slots
+from policies.placement import check_replicas, split_slots
 from sim import results
 from sim.machines import Devices
 from sim.run import add_run_arguments, divided, report, setting_of
@@ -93,6 +93,7 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
     )
     setting = setting_of(args, shape_of(loaded.model, name=loaded.name), Devices(device_name(args), args.devices))
     split_slots(setting.model, setting.cache_experts, args.devices)
+    check_replicas(setting.replicas, args.devices)
     check_lookahead(settings.lookahead, loaded)
     needed_columns(args.policy, embedding=True, lookahead=settings.lookahead, where="a replay without --lookahead")
     train, test = divided(range(len(requests)), args.train_split, args.seed, args.requests, where=str(settings.prompts))
