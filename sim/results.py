@@ -84,6 +84,7 @@ def summarise(run: Run, bounds: Bounds) -> Summary:
         "gpus": run.setting.hardware.gpus,
         "batch_size": run.setting.batch_size,
         "placement": run.setting.placement,
+        "replicas": run.setting.replicas,
         "seed": run.setting.seed,
         "note": run.note or None,
     }

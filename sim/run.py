@@ -76,6 +76,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="which GPU each expert lives on: dealt in turn, or so that each layer's demands in the history fall "
         "evenly on the GPUs (default: %(default)s)",
     )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="R",
+        help="GPUs that each expert may live on, one at a time: the placement's and the next ones; what is copied goes "
+        "to the one whose link has the least to do (default: 1)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and of policies (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write tidy Parquet results into a new folder")
     parser.add_argument(
@@ -112,6 +120,7 @@ def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | 
         cache_experts=slots_for(model, experts=args.cache_experts, share=share, gb=args.cache_gb),
         batch_size=args.batch_size,
         placement=args.placement,
+        replicas=args.replicas,
         seed=args.seed,
         check=args.check,
         log=args.detail == "events",
@@ -188,6 +197,7 @@ def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[s
         "cache_experts": setting.cache_experts,
         "batch_size": setting.batch_size,
         "placement": setting.placement,
+        "replicas": setting.replicas,
         "seed": setting.seed,
         "check": setting.check,
         "detail": args.detail,

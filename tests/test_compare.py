@@ -227,7 +227,15 @@ def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("trace_digest", "ab"), ("cache_experts", 9), ("gpus", 2), ("batch_size", 4), ("seed", 1), ("train_split", 0.5)],
+    [
+        ("trace_digest", "ab"),
+        ("cache_experts", 9),
+        ("gpus", 2),
+        ("replicas", 2),
+        ("batch_size", 4),
+        ("seed", 1),
+        ("train_split", 0.5),
+    ],
 )
 def test_another_setting_is_refused_by_its_name_and_both_values(
     refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any

@@ -53,12 +53,16 @@ def replayed(checkpoint: Path, capsys, *more: object):
 
 
 @pytest.mark.parametrize(
-    ("devices", "batch_size", "cache"), [(1, 1, 12), (1, 2, 4), (3, 1, 9), (2, 3, 20)], ids=lambda value: str(value)
+    ("devices", "replicas", "batch_size", "cache"),
+    [(1, 1, 1, 12), (1, 1, 2, 4), (3, 1, 1, 9), (3, 2, 1, 9), (2, 1, 3, 20), (2, 2, 3, 4)],
+    ids=lambda value: str(value),
 )
-def test_on_demand_counts_equal_the_simulated_ones_exactly(checkpoint, capsys, tmp_path, devices, batch_size, cache):
+def test_on_demand_counts_equal_the_simulated_ones_exactly(
+    checkpoint, capsys, tmp_path, devices, replicas, batch_size, cache
+):
     """Of the very routing that the replay recorded, on as many devices."""
     trace = tmp_path / "replayed.trace"
-    sizes = ["--cache-experts", cache, "--batch-size", batch_size, "--policy", "lru"]
+    sizes = ["--cache-experts", cache, "--batch-size", batch_size, "--replicas", replicas, "--policy", "lru"]
     if batch_size == 1:
         sizes += ["--policy", "oracle"]
     measured = replayed(checkpoint, capsys, *sizes, "--devices", devices, "--record", trace, "--check")
@@ -155,6 +159,7 @@ def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoin
     [
         (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
         (["--cache-experts", 12, "--devices", 0], "--devices 0: at least 1 is needed"),
+        (["--cache-experts", 12, "--replicas", 2], "replicas 2: on 1 GPU an expert has 1 home"),
         (["--cache-experts", 12, "--threads", 0], "--threads 0: at least 1 is needed"),
         (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
         (["--cache-experts", 12, "--train-split", 1.0], "--train-split 1.0"),

@@ -154,6 +154,7 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
         pytest.param(("--train-split", 0.6), id="train-split"),
         pytest.param(("--batch-size", 2), id="batch-size"),
         pytest.param(("--placement", "balanced"), id="placement"),
+        pytest.param(("--replicas", 2), id="replicas"),
         pytest.param(("--hardware", "a100"), id="hardware"),
         pytest.param(("--cache-experts", 9), id="cache-experts"),
         pytest.param(("--as", "mixtral-8x7b"), id="as"),

@@ -71,6 +71,7 @@ _EQUAL = (
     "cache_experts",
     "gpus",
     "placement",
+    "replicas",
     "batch_size",
     "seed",
     "train_split",
