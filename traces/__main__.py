@@ -18,6 +18,11 @@ COMMANDS = {
         "bring other people's traces into our format",
         "convert npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
     ),
+    "arrivals": Command(
+        "traces.arrivals_cli",
+        "show, sample or draw when requests arrive and how long they are",
+        "arrivals AzureLLMInferenceTrace_conv.csv --requests 256 --rate 2.91 --out azure.parquet --plot azure.png",
+    ),
 }
 
 
