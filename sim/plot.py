@@ -79,7 +79,8 @@ def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
     for axes in (times, shares):
         axes.spines[["top", "right"]].set_visible(False)
 
-    routing = "SYNTHETIC routing" if meta["trace_kind"] == "synthetic" else f"routing of {meta['trace_model']}"
+    told = {"synthetic": "SYNTHETIC routing", "fitted": f"FITTED routing of {meta['trace_model']}"}
+    routing = told.get(meta["trace_kind"], f"routing of {meta['trace_model']}")
     of_profile = meta["simulated"] and meta.get("profile_sha256")
     machine = f"a measured profile of {meta['hardware']}" if of_profile else meta["hardware"]
     model = meta["model"]

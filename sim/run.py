@@ -207,7 +207,7 @@ def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[s
 def heading(trace: Trace, setting: Setting, requests: int) -> str:
     """Two lines that say what the times stand for."""
     model, hardware = setting.model, setting.hardware
-    kind = "SYNTHETIC" if trace.meta.kind == "synthetic" else trace.meta.kind
+    kind = trace.meta.kind.upper() if trace.meta.kind in ("synthetic", "fitted") else trace.meta.kind
     total, room = model.total_experts, _size(setting.cache_experts * model.expert_bytes)
     if isinstance(hardware, Hardware):
         room += f" of their {hardware.gpus * hardware.gpu.memory_bytes / 1e9:.0f} GB"

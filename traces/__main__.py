@@ -23,6 +23,11 @@ COMMANDS = {
         "show, sample or draw when requests arrive and how long they are",
         "arrivals AzureLLMInferenceTrace_conv.csv --requests 256 --rate 2.91 --out azure.parquet --plot azure.png",
     ),
+    "fit": Command(
+        "traces.fit_cli",
+        "give recorded requests the lengths and arrivals of a workload",
+        "fit NAME.trace --workload azure.parquet --out NAME-azure.trace",
+    ),
 }
 
 

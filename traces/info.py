@@ -59,9 +59,11 @@ def table(trace: Trace) -> str:
     found, shape = summary(trace), trace.shape
     sources = list(found["sources"].items())
     shown = ", ".join(f"{name} ({count})" for name, count in sources[:8])
-    kind = (
-        found["kind"].upper() + ": drawn, not recorded" if found["kind"] in ("synthetic", "fitted") else found["kind"]
-    )
+    told = {
+        "synthetic": "SYNTHETIC: drawn, not recorded",
+        "fitted": "FITTED: recorded rows, put together anew; see notes",
+    }
+    kind = told.get(found["kind"], found["kind"])
     lines = [
         ("trace", found["path"]),
         ("kind", kind),
