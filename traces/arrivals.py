@@ -87,8 +87,8 @@ def sample(
     """`requests` of the workload's rows, in their order, with time stretched so that `rate_per_s` is the mean rate.
 
     Rows are drawn without replacement, all alike, so that the course of the day stays and bursts thin out. None leaves
-    the rows or the time as they are, but that the first arrival is at 0. The paper's online runs (§6.3): 256 requests
-    of the Azure traces at 2.91 requests/s.
+    the rows or the time as they are, but that the first arrival is at 0. The paper's online runs (fig. 11): 256
+    requests of the Azure traces at 2.91 requests/s.
     """
     rows, told = np.arange(len(workload)), ""
     if requests is not None:
