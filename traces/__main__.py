@@ -1,4 +1,4 @@
-"""`python -m traces COMMAND`: collect, look at, check and convert traces."""
+"""`python -m traces COMMAND`: collect, look at, check, analyse and convert traces."""
 
 import sys
 from collections.abc import Sequence
@@ -13,6 +13,11 @@ COMMANDS = {
     ),
     "info": Command("traces.info", "show what is in a trace", "info NAME.trace"),
     "check": Command("traces.check", "verify every hash and every row of a trace", "check NAME.trace"),
+    "analyse": Command(
+        "traces.analyse_cli",
+        "entropy, overlap, reuse, similarity and load of a trace, in tables and pictures",
+        "analyse NAME.trace --out analysis",
+    ),
     "convert": Command(
         "traces.convert",
         "bring other people's traces into our format",
@@ -33,7 +38,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
-    return call("traces", "Collect, look at, check and convert traces of MoE routing.", COMMANDS, argv)
+    return call("traces", "Collect, look at, check, analyse and convert traces of MoE routing.", COMMANDS, argv)
 
 
 if __name__ == "__main__":
