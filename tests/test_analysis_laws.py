@@ -256,7 +256,8 @@ def test_correlations_of_a_perfect_line_are_one_in_every_grain() -> None:
 
 def test_the_theorys_sizes_are_those_of_the_paper() -> None:
     # L·J = 32 · 8 = 256: 2LJ = 512; ½ · 256 · ln 256 = 128 · 5.545 = 709.8
-    assert theory(32, 8) == {512: 0.75, 710: 0.98}
+    assert theory(32, 8) == {0.75: 512, 0.98: 710}
+    assert theory(1, 55) == {0.75: 110, 0.98: 110}  # near e⁴ they are equal, below it the second is the smaller
 
 
 def test_coverage_of_a_store_that_has_the_very_maps_is_one_and_never_falls() -> None:
@@ -265,8 +266,9 @@ def test_coverage_of_a_store_that_has_the_very_maps_is_one_and_never_falls() -> 
     table = coverage(sample_of(stored[-10:]), sample_of(stored), theory(2, 5))
     # 2LJ = 20, ½ · 10 · ln 10 = 11.5 → 12
     assert table["asked_maps"].tolist() == [12, 16, 20]
+    np.testing.assert_array_equal(table["theory"], [0.98, np.nan, 0.75])
     assert (table["similarity_mean"].diff().dropna() >= 0).all()
-    whole = coverage(sample_of(stored[-10:]), sample_of(stored), {500: 0.75})
+    whole = coverage(sample_of(stored[-10:]), sample_of(stored), {0.75: 500})
     assert whole["asked_maps"].tolist() == [16, 32, 64, 500]
     assert whole["maps"].tolist() == [16, 32, 64, 100]  # capped by what the history has
     assert whole["similarity_mean"].iloc[-1] == pytest.approx(1)

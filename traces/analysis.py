@@ -135,7 +135,7 @@ def _samplers(
     trace: Trace, history: Sequence[int], tested: Sequence[int], sample: int, rng: np.random.Generator
 ) -> dict[tuple[str, str], Sampler]:
     """By phase and side. Prefills are compared with prefills only: they execute the union over a prompt."""
-    most = max(sample, *theory(trace.shape.layers, trace.shape.experts))
+    most = max(sample, *theory(trace.shape.layers, trace.shape.experts).values())
     skip = int(trace.meta.prefill)
     found = {
         ("decode", "stored"): Sampler(draw(_lengths(trace, history), most, rng, skip)),
@@ -172,7 +172,7 @@ def _similarities(samples: Mapping[tuple[str, str], Sample | None], count: int) 
     }
 
 
-def _coverage(samples: Mapping[tuple[str, str], Sample | None], guaranteed: Mapping[int, float]) -> Tables:
+def _coverage(samples: Mapping[tuple[str, str], Sample | None], guaranteed: Mapping[float, int]) -> Tables:
     """Of decode iterations; none without pairs."""
     test, stored = samples["decode", "test"], samples["decode", "stored"]
     if test is None or stored is None:

@@ -17,6 +17,7 @@ _LABELS = {
     "ahead": ("cosine of the first half of the maps", "overlapping experts of the second half [%]"),
     "semantic": ("cosine of embeddings", "overlapping experts [%]"),
 }
+_PROMISES = {0.75: ("2LJ", "v"), 0.98: ("½·LJ·ln(LJ)", "^")}
 
 
 def draw_all(found: Analysis, folder: Path) -> list[Path]:
@@ -204,7 +205,8 @@ def coverage(found: Analysis) -> Any:
     axis.fill_between(table["maps"], table["similarity_p05"], 1, color=_BLUE, alpha=0.12, label=most)
     axis.plot(table["maps"], table["similarity_mean"], "o-", color=_BLUE, markersize=4, label="their mean")
     said = table[table["theory"].notna()]
-    for row, name, marker in zip(said.itertuples(), ("2LJ", "½·LJ·ln(LJ)"), "v^", strict=True):
+    for row in said.itertuples():
+        name, marker = _PROMISES[row.theory]
         less = f", of which {row.maps:,} are there" if row.maps < row.asked_maps else ""
         label = f"theory: {name} = {row.asked_maps:,} maps{less}"
         axis.plot([row.maps], [row.theory], marker, color=_RED, markersize=8, linestyle="none", label=label)

@@ -185,22 +185,24 @@ def correlation(found: pd.DataFrame, bins: pd.DataFrame) -> dict[str, float | in
 # ---- coverage of the store -------------------------------------------------------------------------------------------
 
 
-def theory(layers: int, experts: int) -> dict[int, float]:
-    """§4.4: how many maps guarantee which similarity: 2LJ and ½·LJ·ln(LJ)."""
+def theory(layers: int, experts: int) -> dict[float, int]:
+    """§4.4: which similarity is guaranteed by how many maps: 2LJ and ½·LJ·ln(LJ)."""
     total = layers * experts
-    return {2 * total: 0.75, max(1, round(total * np.log(total) / 2)): 0.98}
+    return {0.75: 2 * total, 0.98: max(1, round(total * np.log(total) / 2))}
 
 
-def coverage(test: Sample, stored: Sample, guaranteed: Mapping[int, float]) -> pd.DataFrame:
+def coverage(test: Sample, stored: Sample, guaranteed: Mapping[float, int]) -> pd.DataFrame:
     """How near the nearest stored map is (cosine of whole maps), for stores of so many of them.
 
-    A row per size: powers of two that the sample has, and the sizes `guaranteed` with what `theory` says of them.
+    A row per size: powers of two that the sample has, and the sizes of `theory` with the similarity that it promises.
     Stores are the first `maps` of the sample; `maps` is less than `asked_maps` where the sample has no more.
     """
-    powers = [2**power for power in range(4, 31) if 2**power < min(max(guaranteed), len(stored))]
+    powers = [2**power for power in range(4, 31) if 2**power < min(max(guaranteed.values()), len(stored))]
+    asked_maps = [(size, promised) for promised, size in guaranteed.items()]
+    asked_maps += [(size, np.nan) for size in powers if size not in guaranteed.values()]
     best = np.full(len(test), -1, np.float32)
     known, rows = 0, []
-    for asked in sorted({*powers, *guaranteed}):
+    for asked, promised in sorted(asked_maps):
         maps = min(asked, len(stored))
         if maps > known:
             best = np.maximum(best, cosines(test.maps, stored.maps[known:maps]).max(axis=1))
@@ -209,7 +211,7 @@ def coverage(test: Sample, stored: Sample, guaranteed: Mapping[int, float]) -> p
             {
                 "asked_maps": asked,
                 "maps": maps,
-                "theory": guaranteed.get(asked, np.nan),
+                "theory": promised,
                 "similarity_mean": float(best.mean()),
                 "similarity_p50": float(np.quantile(best, 0.5)),
                 "similarity_p05": float(np.quantile(best, 0.05)),
