@@ -93,7 +93,8 @@ class ExpertCache:
         residency.pin_base = base = layer * residency.experts
         residency.pinned = experts
         residency.unpin_s = NEVER
-        self._computed.clear()
+        if self._computed:
+            self._computed.clear()
         if self._plans[layer]:
             self._drop_plan(layer)
         where, counts = residency.where, residency.counts

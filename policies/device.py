@@ -62,10 +62,10 @@ class Device:
 
         None when there is nothing to move, or no slot for it: then the device is stalled.
         """
-        residency = self._residency
         if self.stalled:
             self.stalled = False
             self._all_stalled.remove(self)
+        residency = self._residency
         if self.demanded:
             x = self.demanded[0]
             if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
@@ -112,11 +112,6 @@ class Device:
             self.demanded.appendleft(x)
         else:  # a chunk is in the air
             self._flying.demanded = True
-
-    @property
-    def has_work(self) -> bool:
-        """Whether anything waits for the link: looking is cheaper than asking for the next copy."""
-        return bool(self.demanded or self.pending) or self.paused >= 0
 
     @property
     def prefetches(self) -> int:
@@ -207,12 +202,23 @@ class Device:
         else:
             guarded = self._guards and distance > 0
             slot = self._guarded_slot(x, now_s) if guarded else self._victim_slot(distance, now_s)
-            if slot < 0:
-                if distance or self.paused < 0:
-                    if not self.stalled:  # several layers may find no slot
-                        self.stalled = True
-                        self._all_stalled.append(self)
-                    return False
+            if slot >= 0:
+                self._victim = dropped = self._occupant[slot]
+                residency.where[dropped] = ABSENT
+                residency.counts.evictions += 1
+                if residency.unused[dropped]:
+                    residency.unused[dropped] = 0
+                    residency.counts.wasted += 1
+                if self._tell_evicted:
+                    self._evictor.evicted(*divmod(dropped, residency.experts), now_s)
+                if self._guards and residency.planned[dropped]:
+                    self.wish(dropped // residency.experts, dropped, residency.weight[dropped])
+            elif distance or self.paused < 0:
+                if not self.stalled:  # several layers may find no slot
+                    self.stalled = True
+                    self._all_stalled.append(self)
+                return False
+            else:
                 self._cancel()
                 slot = self._open_slot()
         self._occupant[slot] = x
@@ -222,10 +228,7 @@ class Device:
         return True
 
     def _victim_slot(self, distance: int, now_s: float) -> int:
-        """Drop the expert with the least score, then the least recent use, then the lowest number.
-
-        The answer is its slot; -1 if none may go.
-        """
+        """The slot of the expert to drop: least score, then least recent use, then lowest number; -1 if none may go."""
         residency = self._residency
         if now_s >= residency.unpin_s:
             residency.pinned = ()
@@ -241,15 +244,14 @@ class Device:
                 and x - residency.pin_base not in residency.pinned
                 and not (residency.planned[x] and residency.distance(x // residency.experts) <= distance)
             ):
-                self._drop(x, now_s)
                 return slot
             scores[slot] = NEVER
         return -1
 
     def _guarded_slot(self, fetched: int, now_s: float) -> int:
-        """Drop the best victim that the evictor foresees for a prefetch, if it is scored below what is fetched.
+        """The slot of the best victim that the evictor foresees for a prefetch; -1 if it may not go yet, or none is.
 
-        The answer is its slot; -1 if it may not go yet, or none is.
+        It must be scored below what is fetched.
         """
         residency, evictor = self._residency, self._evictor
         if now_s >= residency.unpin_s:
@@ -266,25 +268,11 @@ class Device:
             if residency.where[x] == RESIDENT and not pinned:
                 if evictor.scores[x] >= own:
                     return -1  # it is worth the wait
-                self._drop(x, now_s)
                 return slot
             if pinned and evictor.patience and residency.complete():
                 return -1  # it can go as soon as its layer ends, which is not long
             scores[slot] = NEVER
         return -1
-
-    def _drop(self, x: int, now_s: float) -> None:
-        residency = self._residency
-        self._victim = x
-        residency.where[x] = ABSENT
-        residency.counts.evictions += 1
-        if residency.unused[x]:
-            residency.unused[x] = 0
-            residency.counts.wasted += 1
-        if self._tell_evicted:
-            self._evictor.evicted(*divmod(x, residency.experts), now_s)
-        if self._guards and residency.planned[x]:
-            self.wish(x // residency.experts, x, residency.weight[x])
 
     def _least_recent(self, slot: int, scores: Float) -> int:
         """Among the slots whose score equals that of `slot`, the first with the least, the one used least recently."""

@@ -72,9 +72,10 @@ class _ObservedDevice(Device):
         self._cache = cache
 
     def next_copy(self, now_s: float) -> Copy | None:
-        """Observed."""
+        """Observed, unless there is nothing to move."""
         answer = super().next_copy(now_s)
-        self._cache.tell(now_s, "next_copy", self.gpu, answer)
+        if answer is not None or self.stalled:
+            self._cache.tell(now_s, "next_copy", self.gpu, answer)
         return answer
 
     def copied(self, copy: Copy, now_s: float) -> bool:

@@ -77,7 +77,7 @@ class Links:
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
-            following = device.next_copy(now_s) if device.has_work else None
+            following = device.next_copy(now_s)
             if following is None:
                 self._idle[copy.gpu] = True
             else:

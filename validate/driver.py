@@ -250,7 +250,7 @@ class Driver:
                 if copy.demanded:
                     self._arrived.append(copy.number % self.cache.model.experts)
                 self._model.notify()
-            following = device.next_copy(now_s) if device.has_work and not self._stopped else None
+            following = None if self._stopped else device.next_copy(now_s)
             link.idle = following is None
             return following
 
