@@ -50,8 +50,8 @@ def replace_table(name: str, change: Callable[[pa.Table], pa.Table]) -> Breaker:
     return run
 
 
-def meta_with(**values: Any) -> Breaker:
-    return lambda path: change_meta(path, lambda meta: meta.update(values))
+def meta_with(rehash: bool = True, **values: Any) -> Breaker:
+    return lambda path: change_meta(path, lambda meta: meta.update(values), rehash)
 
 
 def wider_shape(meta: dict[str, Any]) -> None:
@@ -212,6 +212,16 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "columns": (meta_with(columns={}), r"meta.json: field columns: does not fit shape, lookahead and embedding"),
     "not json": (meta_text("{"), r"meta.json: cannot be read: "),
+    "deep json": (meta_text("[" * 100_000), r"meta.json: cannot be read: "),
+    "not a number": (
+        meta_with(False, generation={"temperature": float("nan")}),
+        r"meta.json: holds what JSON cannot: ",
+    ),
+    "half a character": (meta_with(False, notes="\ud800"), r"meta.json: holds what JSON cannot: "),
+    "endless rows": (
+        lambda path: change_meta(path, lambda meta: meta["shape"].update(layers=70_000, experts=32_767)),
+        r"meta.json: field shape.experts: a row would hold 2293690000 values, at most 2147483647 can be",
+    ),
     "a list": (meta_text("[]"), r"meta.json: is not a JSON object"),
     "changed meta": (
         lambda path: change_meta(path, lambda meta: meta.update(seed=2), rehash=False),

@@ -1,87 +1,28 @@
-"""What goes into a trace comes out of it, whatever happens in between."""
+"""What a trace's files look like, what a writer refuses, and how a trace is read."""
 
 import json
 import pickle
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from trace_helpers import (
     PLAN,
     assert_same,
-    content,
     random_request,
     small_meta,
     small_shape,
     small_trace,
-    write_trace,
 )
 
 from policies.errors import UserError
 from policies.types import RecordedRequest
-from traces.format import RequestInfo, TraceError, TraceMeta
+from traces.format import RequestInfo, TraceError
 from traces.reader import RecordedFuture, Requests, Trace, split
 from traces.writer import TraceWriter
-
-
-@st.composite
-def metas(draw: Any) -> TraceMeta:
-    layers = draw(st.integers(1, 4))
-    experts = draw(st.sampled_from([1, 2, 7, 256, 257]))
-    shape = small_shape(
-        layers=layers,
-        experts=experts,
-        top_k=draw(st.integers(1, min(4, experts))),
-        hidden=draw(st.integers(1, 9)),
-        vocab=draw(st.integers(1, 50)),
-    )
-    return small_meta(
-        shape=shape,
-        prefill=draw(st.booleans()),
-        gate_complete=draw(st.booleans()),
-        embedding=draw(st.booleans()),
-        prompt_text=draw(st.booleans()),
-        lookahead=tuple(sorted(draw(st.sets(st.integers(1, layers - 1))))) if layers > 1 else (),
-        generation={"max_new_tokens": 16, "temperature": 0.7, "stop": ["\n"]},
-        seed=draw(st.integers(0, 2**63)),
-    )
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data(), meta=metas())
-def test_what_is_written_is_read_for_any_legal_shape(
-    data: st.DataObject, meta: TraceMeta, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    ids = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5, unique=True))
-    sizes = [(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))) for _ in ids]
-    pairs = [random_request(one, meta, prompt=p, output=o) for one, (p, o) in zip(ids, sizes, strict=True)]
-    cut = data.draw(st.integers(0, len(pairs)))
-    parts = [part for part in (pairs[:cut], pairs[cut:]) if part]
-    trace = Trace.open(write_trace(tmp_path_factory.mktemp("t") / "a.trace", meta, parts))
-    expected = sorted(pairs, key=lambda pair: pair[0].request)
-    assert trace.request_ids == sorted(ids)
-    assert list(trace.infos.values()) == [info for info, _ in expected]
-    for found, (_, recorded) in zip(trace.iter(), expected, strict=True):
-        assert_same(found, recorded)
-    assert replace(trace.meta, files={}) == meta
-
-
-@pytest.mark.parametrize("cuts", [[6], [1, 1, 1, 1, 1, 1], [2, 4], [5, 1]])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_bytes_do_not_depend_on_the_parts(tmp_path: Path, cuts: list[int], reverse: bool) -> None:
-    meta = small_meta()
-    pairs = [random_request(request, meta) for request in range(6)]
-    whole = write_trace(tmp_path / "whole.trace", meta, [pairs])
-    order = pairs[::-1] if reverse else pairs[::2] + pairs[1::2]
-    starts = np.cumsum([0, *cuts])
-    parts = [order[a:b] for a, b in pairwise(starts)]
-    assert content(write_trace(tmp_path / "parts.trace", meta, parts)) == content(whole)
 
 
 def test_a_request_is_one_row_group(tmp_path: Path) -> None:
@@ -191,6 +132,11 @@ def test_a_request_is_written_once(tmp_path: Path) -> None:
             writer.write_part(1, [pair[0]], [pair[1]])
 
 
+def test_a_request_whose_number_is_too_large_is_refused(tmp_path: Path) -> None:
+    info, recorded = random_request(2**31, small_meta())
+    assert "field request: must fit into int32, value 2147483648" in refused(tmp_path, info, recorded)
+
+
 def test_names_and_empty_traces_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.folder: the name of a trace must end in \.trace"):
         TraceWriter(tmp_path / "a.folder", small_meta(), plan=PLAN)
@@ -207,6 +153,8 @@ def test_names_and_empty_traces_are_told(tmp_path: Path) -> None:
         ({"kind": "measured"}, "field kind: must be one of captured, imported, synthetic, fitted, value 'measured'"),
         ({"score": "tanh"}, "field score: must be one of softmax, sigmoid, value 'tanh'"),
         ({"lookahead": (3,)}, r"field lookahead: must be ascending distances from 1 to 2, value \[3\]"),
+        ({"generation": {"temperature": float("inf")}}, "holds what JSON cannot: "),
+        ({"shape": small_shape(hidden=2**31)}, "field shape.hidden: a row would hold 2147483648 values"),
         ({"lookahead": (2, 1)}, "field lookahead: must be ascending"),
         ({"shape": small_shape(top_k=7)}, "field shape.top_k: must not exceed the 6 experts, value 7"),
         ({"shape": small_shape(experts=40000)}, "field shape.experts: must be below 32768, value 40000"),

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
-from traces.format import EMBEDDINGS, GATE_SUM_TOLERANCE, REQUESTS, RequestInfo, TraceMeta
-
-_LARGEST = np.iinfo(np.int32).max
+from traces.format import EMBEDDINGS, GATE_SUM_TOLERANCE, LARGEST, REQUESTS, RequestInfo, TraceMeta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta
         return
     yield from order_faults(recorded.iteration, info, meta)
     yield from _report(recorded.position < 0, "position", "must not be negative", recorded.position)
-    yield from _report(recorded.position > _LARGEST, "position", "must fit into int32", recorded.position)
+    yield from _report(recorded.position > LARGEST, "position", "must fit into int32", recorded.position)
     yield from _report(_behind(recorded.position), "position", "must grow from row to row", recorded.position)
     yield from token_faults(recorded.token, meta.shape)
     yield from expert_faults(recorded.experts, meta.shape)
@@ -158,6 +156,8 @@ def info_faults(infos: Sequence[RequestInfo]) -> Iterator[Fault]:
         if info.request <= last:
             yield Fault(row=row, field="request", what="must not be negative and grow", value=info.request)
         last = info.request
+        if info.request > LARGEST:
+            yield Fault(row=row, field="request", what="must fit into int32", value=info.request)
         if info.output_tokens < 1:
             yield Fault(row=row, field="output_tokens", what="must be positive", value=info.output_tokens)
         if info.prompt_tokens is not None and info.prompt_tokens < 1:

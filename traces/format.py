@@ -20,6 +20,7 @@ from policies.errors import UserError, unknown
 from policies.types import ModelShape
 
 FORMAT_VERSION = 1
+LARGEST = int(np.iinfo(np.int32).max)  # what a column holds, and how many values a row of one
 GATE_SUM_TOLERANCE = 5e-3  # rows of `gate` are float16: they sum to 1 within this
 
 META = "meta.json"
@@ -97,6 +98,10 @@ class TraceMeta:
     def __post_init__(self) -> None:
         for problem in _meta_problems(self):
             raise TraceError(f"{META}: {problem}")
+        try:
+            self._body()
+        except (TypeError, ValueError) as error:  # NaN, infinity, half a surrogate pair, a numpy number
+            raise TraceError(f"{META}: holds what JSON cannot: {error}") from None
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -127,7 +132,7 @@ class TraceMeta:
         body = {one.name: getattr(self, one.name) for one in fields(self)}
         body |= {
             "format_version": FORMAT_VERSION,
-            "shape": asdict(self.shape),
+            "shape": asdict(self.shape) | {"weight_bytes": float(self.shape.weight_bytes)},  # 2 and 2.0 hash alike
             "lookahead": list(self.lookahead),
             "columns": self.columns,
             "files": {name: asdict(info) for name, info in self.files.items()},
@@ -201,6 +206,9 @@ def _meta_problems(meta: TraceMeta) -> list[str]:
     problems += [f"field shape.{name}: must be positive, value {size}" for name, size in sizes.items() if size < 1]
     if shape.experts > np.iinfo(np.int16).max:
         problems.append(f"field shape.experts: must be below 32768, value {shape.experts}")
+    for name, size in {"experts": shape.layers * shape.experts, "hidden": shape.hidden}.items():
+        if size > LARGEST:
+            problems.append(f"field shape.{name}: a row would hold {size} values, at most {LARGEST} can be")
     if shape.top_k > shape.experts:
         problems.append(f"field shape.top_k: must not exceed the {shape.experts} experts, value {shape.top_k}")
     distances = list(meta.lookahead)
