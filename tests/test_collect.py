@@ -1,13 +1,9 @@
 """A collection says what the model did, and an interrupted one ends as if it had not been interrupted."""
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,64 +195,6 @@ def _stop_after_parts(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
         original(self, number, *rest)
 
     monkeypatch.setattr(TraceWriter, "write_part", write_part)
-
-
-def killed(arguments: Sequence[str], when: Callable[[], bool]) -> bool:
-    """Run the command and kill it as soon as `when`; whether it was killed before it ended."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "traces", *arguments],
-        env=subprocess_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while started.poll() is None:
-        if when():
-            started.send_signal(signal.SIGKILL)
-            started.wait()
-            return True
-        time.sleep(0.002)
-    assert started.returncode == 0
-    return False
-
-
-def test_a_killed_collection_goes_on_to_the_same_bytes(checkpoints: Path, prompts: Path, tmp_path: Path) -> None:
-    whole = collected(checkpoints / "mixtral", prompts, tmp_path / "whole.trace", "--lookahead", "1")
-    out = tmp_path / "killed.trace"
-    ran = command(checkpoints / "mixtral", prompts, out, "--lookahead", "1")
-    parts = tmp_path / "killed.trace.partial" / "parts"
-    assert killed(ran, lambda: (parts / "000001").exists())
-    assert main(ran) == 0
-    assert content(out) == content(whole.path)
-
-
-@pytest.mark.slow
-def test_a_collection_killed_many_times_gives_the_same_bytes(checkpoints: Path, tmp_path: Path) -> None:
-    draw = random.Random(11)
-    prompts = tmp_path / "many.txt"
-    lines = (" ".join(f"w{draw.randint(4, 198)}" for _ in range(draw.randint(2, 40))) for _ in range(240))
-    prompts.write_text("\n".join(lines), encoding="utf-8")
-    options = ("--max-new-tokens", "24", "--temperature", "1", "--lookahead", "1")
-    whole = collected(checkpoints / "qwen2_moe", prompts, tmp_path / "whole.trace", *options)
-    out = tmp_path / "killed.trace"
-    ran = command(checkpoints / "qwen2_moe", prompts, out, *options)
-    parts, batches = tmp_path / "killed.trace.partial" / "parts", 240 // BATCH
-
-    def finished() -> int:
-        return len(list(parts.glob("[0-9]*"))) if parts.exists() else 0
-
-    kills = 0
-    while not out.exists():
-        wanted = min(finished() + draw.randint(1, 12), batches)
-        late, due = draw.uniform(0, 0.1), [0.0]
-
-        def moment(wanted: int = wanted, late: float = late, due: list[float] = due) -> bool:
-            if not due[0] and finished() >= wanted:
-                due[0] = time.monotonic() + late
-            return due[0] > 0 and time.monotonic() >= due[0]
-
-        kills += killed(ran, moment if kills < 12 else lambda: False)
-    assert kills >= 5
-    assert content(out) == content(whole.path)
 
 
 def test_a_model_of_the_hub_is_recorded_with_its_commit(checkpoints: Path, prompts: Path, tmp_path: Path) -> None:

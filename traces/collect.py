@@ -22,6 +22,7 @@ from traces.format import RequestInfo, TraceMeta, library_versions, sha256_of_js
 from traces.generation import TokenizedPrompt, generate, generation_config, tokenized
 from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
+from traces.partial import PartialFolder
 from traces.progress import token_bar
 from traces.prompts import Prompt, read_prompts
 from traces.sampling import SeededSampling
@@ -81,11 +82,11 @@ def cut_into_batches(requests: Sequence[TokenizedPrompt], size: int) -> list[lis
 
 
 def check_target(settings: CollectSettings) -> None:
-    """The writer says the same, but only after a model of many gigabytes has been loaded."""
+    """The writer does the same, but only after a model of many gigabytes has been loaded."""
     if settings.out.suffix != ".trace":
         raise UserError(f"{settings.out}: the name of a trace must end in .trace")
     if settings.out.exists() and not settings.overwrite:
-        raise UserError(f"{settings.out} exists already; overwrite to replace it")
+        PartialFolder(settings.out).settle()
 
 
 def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:

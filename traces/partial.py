@@ -33,10 +33,7 @@ class PartialFolder:
 
     def begin(self, plan: Mapping[str, Any], *, restart: bool = False) -> None:
         """Take up what is there of this plan, or begin anew; another plan or a finished target is a `UserError`."""
-        if self.path.exists():
-            self._take_lock()
-            self._recover()
-        self._check_target()
+        self.settle()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         if restart or not (self.path / "plan.json").exists():
@@ -48,6 +45,13 @@ class PartialFolder:
         self._parts.mkdir(exist_ok=True)
         for leftover in self._parts.glob("*.tmp"):
             remove(leftover)
+
+    def settle(self) -> None:
+        """Bring a killed `install` to its end; a target that stands and may not be overwritten is a `UserError`."""
+        if self.path.exists():
+            self._take_lock()
+            self._recover()
+        self._check_target()
 
     def close(self) -> None:
         """Let other processes write; what is on the disk stays."""
