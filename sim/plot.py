@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from policies.errors import UserError
 from sim.files import replacing
+from traces import kinds
 
 PICTURES = (".png", ".svg", ".pdf")
 _HIT, _LATE, _MISS = "#2a6f97", "#e9a13b", "#c8553d"
@@ -79,8 +80,7 @@ def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
     for axes in (times, shares):
         axes.spines[["top", "right"]].set_visible(False)
 
-    told = {"synthetic": "SYNTHETIC routing", "fitted": f"FITTED routing of {meta['trace_model']}"}
-    routing = told.get(meta["trace_kind"], f"routing of {meta['trace_model']}")
+    routing = kinds.routing(meta["trace_kind"], meta["trace_model"])
     of_profile = meta["simulated"] and meta.get("profile_sha256")
     machine = f"a measured profile of {meta['hardware']}" if of_profile else meta["hardware"]
     model = meta["model"]

@@ -22,6 +22,7 @@ from sim.prediction import Forecasts, at_distance, measure
 from sim.results import refuse_existing, write_frame
 from sim.run import divided
 from sim.simulation import needed_columns
+from traces import kinds
 from traces.reader import RecordedFuture, Requests, Trace
 
 MEASURES = {"recall": "executed experts that were planned [%]", "recall_at_k": "executed experts among the first K [%]"}
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         save(summary, heading(trace, len(test)), args.plot)
     if args.json:
-        print(json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=2))
+        told = frame.assign(trace_kind=trace.meta.kind)
+        print(json.dumps(json.loads(told.to_json(orient="records", double_precision=15)), indent=2))
         return
     print(heading(trace, len(test)))
     print("Predicted in no time and without a cache; shares of all layers / of the layers from the distance on.\n")
@@ -139,10 +141,10 @@ def compare(
 
 def heading(trace: Trace, requests: int) -> str:
     """What was predicted."""
-    kind = "SYNTHETIC" if trace.meta.kind == "synthetic" else trace.meta.kind
     shape = trace.shape
     return (
-        f"Prediction of {requests} requests of {trace.path.name} ({kind}, routing of {shape.name}: "
+        f"Prediction of {requests} requests of {trace.path.name} "
+        f"({kinds.routing(trace.meta.kind, shape.name)}: "
         f"{shape.layers} × {shape.experts} experts of {shape.expert_bytes / 1e6:.3g} MB, top-{shape.top_k})"
     )
 

@@ -19,6 +19,7 @@ from sim.hardware import PRESETS, Hardware
 from sim.machines import Devices, Machine, machine, told
 from sim.profile import Profile
 from sim.simulation import Run, Setting, needed_columns, simulate, simulated_as, slots_for
+from traces import kinds
 from traces.models import PUBLISHED, published
 from traces.reader import RecordedFuture, Requests, Trace, split
 
@@ -135,7 +136,7 @@ def report(
     if args.out:
         results.write(args.out, runs, summaries, describe(trace, setting, args), args.detail)
     if args.json:
-        print(json.dumps(summaries, indent=2))
+        print(json.dumps([{**each, "trace_kind": trace.meta.kind} for each in summaries], indent=2))
         return
     print(heading(trace, setting, len(bounds.resident.requests)))
     print()
@@ -207,16 +208,16 @@ def describe(trace: Trace, setting: Setting, args: argparse.Namespace) -> dict[s
 def heading(trace: Trace, setting: Setting, requests: int) -> str:
     """Two lines that say what the times stand for."""
     model, hardware = setting.model, setting.hardware
-    kind = trace.meta.kind.upper() if trace.meta.kind in ("synthetic", "fitted") else trace.meta.kind
     total, room = model.total_experts, _size(setting.cache_experts * model.expert_bytes)
     if isinstance(hardware, Hardware):
         room += f" of their {hardware.gpus * hardware.gpu.memory_bytes / 1e9:.0f} GB"
     if isinstance(hardware, Devices):
+        kind = kinds.label(trace.meta.kind)
         what = f"Measured, not simulated: {requests} requests of {trace.path.name} ({kind}) by {model.name}"
     else:
         what = (
-            f"Simulated, not measured: {requests} requests of {trace.path.name} ({kind}, routing of "
-            f"{trace.shape.name}) with the sizes of {model.name}"
+            f"Simulated, not measured: {requests} requests of {trace.path.name} "
+            f"({kinds.routing(trace.meta.kind, trace.shape.name)}) with the sizes of {model.name}"
         )
     return (
         f"{what}\non {told(hardware)}; {'the GPUs' if isinstance(hardware, Hardware) else 'these'} hold "

@@ -219,7 +219,7 @@ def test_tables_and_pictures_say_that_a_trace_is_fitted(source: Path, workload: 
     assert main(["info", str(fitted)]) == 0
     assert "FITTED" in capsys.readouterr().out
     assert sim(["run", str(fitted), "--policy", "lru", "--cache-experts", "8", "--out", str(results)]) == 0
-    assert "fitted.trace (FITTED, routing of small)" in capsys.readouterr().out
+    assert "fitted.trace (FITTED routing of small)" in capsys.readouterr().out
     assert sim(["plot", str(results), "--out", str(source.with_name("a.svg"))]) == 0
     assert "Simulated: FITTED routing of small" in source.with_name("a.svg").read_text()
 

@@ -181,7 +181,7 @@ def test_the_picture_is_drawn(folders: tuple[Path, Path], tmp_path: Path, more: 
 
 def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Path, Path], tmp_path: Path) -> None:
     logs = [read_logs(folder, ["finemoe", "lru"]) for folder in folders]
-    draw(logs[0], logs[1], 5, tmp_path / "a.svg")
+    draw(logs[0], logs[1], 5, tmp_path / "a.svg", title="some.trace")
     svg = (tmp_path / "a.svg").read_text()
     for policy in ("finemoe", "lru"):
         seconds = strip(logs[0][policy], 5).seconds
@@ -193,7 +193,7 @@ def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Pa
 def test_an_iteration_that_is_not_there_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
     logs = [read_logs(folder, ["lru"]) for folder in folders]
     with pytest.raises(UserError, match="--iteration 12: lru has the iterations 0 … 11"):
-        draw(logs[0], logs[1], 12, tmp_path / "a.png")
+        draw(logs[0], logs[1], 12, tmp_path / "a.png", title="some.trace")
     assert list(tmp_path.iterdir()) == []
 
 

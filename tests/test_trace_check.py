@@ -77,7 +77,7 @@ def test_info_of_a_broken_trace_exits_with_2(trace: Path, case: str, capsys: pyt
 def test_a_whole_trace_is_ok(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(trace) == []
     assert main(["check", str(trace)]) == 0
-    assert capsys.readouterr().out.startswith(f"{trace}: ok, 4 requests, 32 rows, sha256 ")
+    assert capsys.readouterr().out.startswith(f"{trace}: ok, SYNTHETIC, 4 requests, 32 rows, sha256 ")
 
 
 def test_a_wrong_hash_is_told_and_the_row_all_the_same(trace: Path) -> None:

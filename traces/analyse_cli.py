@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from policies.errors import UserError
+from traces import kinds
 from traces.analysis import Analysis, Settings, analyse
 from traces.reader import Trace
 from traces.storage import fresh_folder, move, parquet_sink, remove, write_json
@@ -142,9 +143,9 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def report(found: Analysis) -> str:
     """The same for people."""
     meta, given = found.meta, summary(found)
-    drawn = f"{meta['kind'].upper()}: drawn, not recorded" if synthetic(found) else meta["kind"]
     lines = [
-        f"{meta['trace']} ({drawn}; routing of {meta['model']}): {meta['layers']} layers of {meta['experts']} experts, "
+        f"{meta['trace']} ({kinds.explained(meta['kind'])}; routing of {meta['model']}): "
+        f"{meta['layers']} layers of {meta['experts']} experts, "
         f"top-{meta['top_k']}; {meta['analysed_requests']:,} requests, {meta['iterations']:,} iterations"
     ]
     if not meta["gate_complete"]:
@@ -171,11 +172,6 @@ def report(found: Analysis) -> str:
     if given["coverage"]:
         lines.append(_coverage_table(given["coverage"]))
     return "\n\n".join(lines)
-
-
-def synthetic(found: Analysis) -> bool:
-    """Whether the routing, or its lengths, were made up."""
-    return found.meta["kind"] in ("synthetic", "fitted")
 
 
 def _layer_table(given: Mapping[str, Any]) -> str:

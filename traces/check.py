@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from policies.types import Int
-from traces import faults, rows
+from traces import faults, kinds, rows
 from traces.faults import Fault
 from traces.format import EMBEDDINGS, META, REQUESTS, TOKENS, RequestInfo, TraceError, TraceMeta
 from traces.reader import check_own_hash, group_rows, read_embeddings, read_infos, read_meta
@@ -168,5 +168,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     meta = read_meta(args.trace)[0]
     tokens = open_parquet(args.trace / TOKENS, meta.schemas[TOKENS]).metadata
-    print(f"{args.trace}: ok, {tokens.num_row_groups} requests, {tokens.num_rows} rows, sha256 {meta.digest}")
+    size = f"{tokens.num_row_groups} requests, {tokens.num_rows} rows"
+    print(f"{args.trace}: ok, {kinds.label(meta.kind)}, {size}, sha256 {meta.digest}")
     return 0

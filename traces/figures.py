@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from traces import kinds
 from traces.analysis import Analysis
 from traces.iterations import Array
 
@@ -37,13 +38,8 @@ def draw_all(found: Analysis, folder: Path) -> list[Path]:
 def whose(found: Analysis) -> str:
     """Which trace, and whether it was recorded."""
     meta = found.meta
-    kind = {
-        "synthetic": "SYNTHETIC routing in the shape of",
-        "fitted": "FITTED, not recorded at these lengths: routing of",
-        "imported": "imported routing of",
-    }.get(meta["kind"], "captured routing of")
     only = "" if meta["gate_complete"] else "; gates: weights of the executed experts only"
-    return f"{meta['trace']}: {kind} {meta['model']}, {meta['analysed_requests']} requests{only}"
+    return f"{meta['trace']}: {kinds.routing(meta['kind'], meta['model'])}, {meta['analysed_requests']} requests{only}"
 
 
 def heat_maps(found: Analysis) -> Any:

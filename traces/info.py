@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from traces import kinds
 from traces.format import META
 from traces.reader import Trace
 
@@ -59,14 +60,9 @@ def table(trace: Trace) -> str:
     found, shape = summary(trace), trace.shape
     sources = list(found["sources"].items())
     shown = ", ".join(f"{name} ({count})" for name, count in sources[:8])
-    told = {
-        "synthetic": "SYNTHETIC: drawn, not recorded",
-        "fitted": "FITTED: recorded rows, put together anew; see notes",
-    }
-    kind = told.get(found["kind"], found["kind"])
     lines = [
         ("trace", found["path"]),
-        ("kind", kind),
+        ("kind", kinds.explained(found["kind"])),
         ("model", found["model"] + (f" @ {found['revision']}" if found["revision"] else "")),
         (
             "shape",
@@ -96,7 +92,14 @@ def table(trace: Trace) -> str:
 
 
 def _pairs(mapping: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in mapping.items())
+    return ", ".join(f"{name} {_short(value)}" for name, value in mapping.items())
+
+
+def _short(value: Any) -> Any:
+    """A number per layer is too much for a line."""
+    if not isinstance(value, list) or len(value) < 5:
+        return value
+    return f"{min(value)} … {max(value)} ({len(value)} values)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

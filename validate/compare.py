@@ -15,6 +15,7 @@ from policies.errors import UserError
 from sim.files import replacing
 from sim.plot import PICTURES, read_summary
 from sim.results import write_frame
+from traces import kinds
 from validate import timelines
 
 
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         logs = [timelines.read_logs(results.folder, policies) for results in (simulated, measured)]
         iteration = timelines.typical_iteration(logs[1]) if args.iteration is None else args.iteration
-        timelines.draw(logs[0], logs[1], iteration, args.plot)
+        timelines.draw(logs[0], logs[1], iteration, args.plot, title=whose(simulated))
     if args.out:
         with replacing(args.out, "the comparison") as partial:
             write_frame(partial, compared, {"simulated": simulated.meta, "measured": measured.meta})
@@ -184,11 +185,17 @@ def heading(simulated: Results, measured: Results) -> str:
     machine = f"a measured profile of {meta['hardware']}" if meta.get("profile_sha256") else meta["hardware"]
     return (
         f"Simulated on {machine}, measured on {measured.meta['hardware']}: "
-        f"{simulated.summary['requests'].iloc[0]} requests of {meta['trace']}\n"
+        f"{simulated.summary['requests'].iloc[0]} requests of {whose(simulated)}\n"
         f"with the sizes of {model['name']}, {meta['cache_experts']} of {model['layers'] * model['experts']} experts "
         "in the cache\n"
         "Errors are simulated − measured; relative ones are shares of what was measured.\n"
     )
+
+
+def whose(results: Results) -> str:
+    """The trace, and what kind of routing is in it."""
+    meta = results.meta
+    return f"{meta['trace']} ({kinds.routing(meta['trace_kind'], meta['trace_model'])})"
 
 
 def text(compared: pd.DataFrame) -> str:

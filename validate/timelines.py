@@ -109,8 +109,8 @@ def _layers(rows: Sequence[Row], carried: Sequence[Transfer], start_s: float) ->
             yield LayerSpan(layer, *(time_s - start_s for time_s in times))
 
 
-def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: int, path: Path) -> None:
-    """Two strips per policy, simulated above measured, over one axis of milliseconds.
+def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: int, path: Path, *, title: str) -> None:
+    """Two strips per policy, simulated above measured, over one axis of milliseconds; the title says of what.
 
     A strip has a lane for the layers and one for each link, up to the last that is used.
     """
@@ -133,7 +133,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
     }
     lanes = [1 + links[policy] for policy in strips for _ in range(2)]
     width_ms = max(one.seconds for both in strips.values() for _, one in both) * 1e3
-    figure = Figure(figsize=(11, 1.1 + sum(0.5 + 0.26 * count for count in lanes)), layout="constrained")
+    figure = Figure(figsize=(11, 1.4 + sum(0.5 + 0.26 * count for count in lanes)), layout="constrained")
     FigureCanvasAgg(figure)
     rows = iter(figure.subplots(len(lanes), 1, sharex=True, height_ratios=lanes))
     for policy, both in strips.items():
@@ -148,6 +148,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
         Patch(facecolor=_DEMANDED[0], label="demanded copy"),
         Patch(facecolor=_PREFETCHED[0], label="prefetch"),
     ]
+    figure.suptitle(f"Iteration {iteration} of {title}", fontsize=9)
     figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8)
     with replacing(path, "the picture") as partial:
         figure.savefig(partial, dpi=150)
