@@ -33,6 +33,11 @@ COMMANDS = {
         "give recorded requests the lengths and arrivals of a workload",
         "fit NAME.trace --workload azure.parquet --out NAME-azure.trace",
     ),
+    "synthetic": Command(
+        "traces.synthetic_cli",
+        "draw a trace from stated statistics, or from those of another trace",
+        "synthetic --layers 32 --experts 8 --top-k 2 --overlap 0.5 --clusters 16 --out NAME.trace",
+    ),
 }
 
 
