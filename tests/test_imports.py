@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("policies", "traces", "sim", "validate")
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate"}
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets"}
 COLLECTOR = {
-    f"traces/{name}.py" for name in ("capture", "collect", "generation", "hf_model", "hf_shape", "sampling", "scores")
+    f"traces/{name}.py"
+    for name in ("capture", "collect", "generation", "hf_model", "hf_shape", "hub_prompts", "sampling", "scores")
 }
 LIGHT_VALIDATE = {f"validate/{name}.py" for name in ("__init__", "__main__", "clock", "compare", "driver", "timelines")}
 

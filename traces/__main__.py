@@ -11,6 +11,7 @@ COMMANDS = {
         "run a HuggingFace MoE model on prompts and record its gates",
         "collect pocket --prompts prompts.jsonl --max-new-tokens 64 --out pocket.trace",
     ),
+    "prompts": Command("traces.prompts_cli", "list the sets of prompts, and show what is in one", "prompts built-in"),
     "info": Command("traces.info", "show what is in a trace", "info NAME.trace"),
     "check": Command("traces.check", "verify every hash and every row of a trace", "check NAME.trace"),
     "analyse": Command(

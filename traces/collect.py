@@ -24,7 +24,8 @@ from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.partial import PartialFolder
 from traces.progress import token_bar
-from traces.prompts import Prompt, read_prompts
+from traces.prompt_sets import PromptSet
+from traces.prompts import Prompt
 from traces.sampling import SeededSampling
 from traces.writer import TraceWriter
 
@@ -36,7 +37,7 @@ class CollectSettings:
     """What to collect, and how."""
 
     model: str  # "pocket", a folder, or a repository of the hub
-    prompts: Path
+    prompts: PromptSet
     out: Path
     max_new_tokens: int
     batch_size: int = 8
@@ -46,10 +47,8 @@ class CollectSettings:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None  # of the CPU; None: torch's choice
-    limit: int | None = None
     revision: str | None = None
     keep_prompts: bool = False
-    source: str | None = None  # of prompts that do not say theirs
     restart: bool = False
     overwrite: bool = False
 
@@ -59,9 +58,9 @@ def collect(settings: CollectSettings) -> Path:
     check_target(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    prompts = read_prompts(settings.prompts, limit=settings.limit, source=settings.source)
+    prompts = settings.prompts.prompts
     loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
-    requests = tokenized(prompts, loaded, max_new_tokens=settings.max_new_tokens, where=settings.prompts)
+    requests = tokenized(prompts, loaded, max_new_tokens=settings.max_new_tokens, where=settings.prompts.where)
     batches = cut_into_batches(requests, settings.batch_size)
     check_lookahead(settings.lookahead, loaded)
     with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from policies.errors import UserError
+from traces.prompts_cli import add_choice_arguments, read_chosen
 
 _MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -12,18 +13,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
-    add("--prompts", required=True, type=Path, metavar="FILE", help="JSON Lines with 'prompt', or one prompt per line")
+    add(
+        "--prompts",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="built-in, lmsys-chat-1m, a file … (see `traces prompts`)",
+    )
+    add_choice_arguments(parser)
     add("--max-new-tokens", required=True, type=_positive, metavar="N", help="tokens to generate per prompt at most")
     add("--out", required=True, type=Path, metavar="NAME.trace", help="the trace to write")
-    add("--limit", type=_positive, metavar="N", help="take only the first N prompts")
-    add("--source-name", metavar="NAME", help="source of prompts that do not say theirs (default: the file's name)")
     add("--keep-prompts", action="store_true", help="store the prompts' text, not only its hash")
     add("--lookahead", type=distances, default=(), metavar="D,D", help="also apply router l+D to what router l sees")
     add("--batch-size", type=_positive, default=8, metavar="N", help="prompts that run together (default: %(default)s)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", help="take the likeliest token (the default)")
     how.add_argument("--temperature", type=_temperature, metavar="T", help="sample instead")
-    add("--seed", type=_natural, default=0, metavar="N", help="of the sampling (default: %(default)s)")
+    add(
+        "--seed",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="of --sample and --temperature (default: %(default)s)",
+    )
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: the checkpoint's")
     add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
     add("--threads", type=_positive, metavar="N", help="of the CPU (default: torch's choice); small models want 1")
@@ -43,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     path = collect(
         CollectSettings(
             model=args.model,
-            prompts=args.prompts,
+            prompts=read_chosen(args),
             out=args.out,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
@@ -53,10 +64,8 @@ def run(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             device=args.device,
             threads=args.threads,
-            limit=args.limit,
             revision=args.revision,
             keep_prompts=args.keep_prompts,
-            source=args.source_name,
             restart=args.restart,
             overwrite=args.overwrite,
         )

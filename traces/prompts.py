@@ -1,14 +1,17 @@
-"""Files of prompts: JSON Lines with a field `prompt`, or plain text with one prompt per line."""
+"""Prompts, and where they stand in rows of files and data sets."""
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from policies.errors import UserError
+from traces.prompt_files import Row, shortened
 
-JSON_LINES = (".jsonl", ".ndjson")
+FIELDS = ("prompt", "turns", "conversation", "conversations", "messages")  # the first that a row has is its prompt
+NO_TEXT = "without text of a user"
+SEEN = "seen before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +20,7 @@ class Prompt:
 
     text: str
     source: str
-    line: int  # in its file, from 1
+    line: int  # in its file, or row of its set, from 1
 
     @property
     def sha256(self) -> str:
@@ -25,59 +28,67 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def read_prompts(path: Path, *, limit: int | None = None, source: str | None = None) -> list[Prompt]:
-    """The first `limit` prompts of a file, in its order; blank lines are skipped.
+def prompts_of(rows: Iterable[Row], field: str | None, source: str, dropped: Counter[str]) -> Iterator[Prompt]:
+    """The prompts in the rows: the text in `field`, by default in the first of `FIELDS` that a row has.
 
-    A name that ends in `.jsonl` or `.ndjson` is JSON Lines: an object per line with `prompt` and perhaps `source`; all
-    else is plain text. `source` names the prompts that do not say theirs, by default after the file. What is wrong is a
-    `UserError` that names file, line and field; a file without prompts is one too.
+    A dotted name leads into objects and lists (`data.question`, `turns.1`). Where a list stands, it is a conversation
+    and its prompt what the user said first: of turns the first; of messages the first whose `role`, or `from`, is
+    `user` or `human`. A prompt's source is the row's `source`, or else its `category`, or else what is given.
+
+    Recorded conversations come as they come: those without text of a user, and those whose prompt has been there
+    before, are left out and counted in `dropped` (a short hash is kept of each). A text that cannot be used, on the
+    other hand, is a mistake in somebody's list, and a `UserError`.
     """
-    default = source or path.stem
-    parse = _from_json if path.suffix.lower() in JSON_LINES else _from_text
-    prompts: list[Prompt] = []
-    for number, line in _lines(path):
-        if limit is not None and len(prompts) == limit:
-            break
-        prompts.append(parse(line, f"{path}: line {number}", number, default))
-    if not prompts:
-        raise UserError(f"{path}: holds no prompt")
-    return prompts
+    seen: set[bytes] = set()
+    for row in rows:
+        name = field or next((one for one in FIELDS if one in row.data), FIELDS[0])
+        value = _value(row, name)
+        if isinstance(value, list):
+            text = _first_of_user(value)
+            if text is None:
+                dropped[NO_TEXT] += 1
+                continue
+            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            if digest in seen:
+                dropped[SEEN] += 1
+                continue
+            seen.add(digest)
+        else:
+            text = _checked(value, row, name)
+        origin = next((one for one in ("source", "category") if row.data.get(one)), None)
+        yield Prompt(text=text, source=_checked(row.data[origin], row, origin) if origin else source, line=row.number)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+def _value(row: Row, field: str) -> Any:
+    value: Any = row.data
+    for part in [field] if field in row.data else field.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            there = f"; there are {', '.join(row.data)} (--prompt-field)" if row.data else ""
+            raise UserError(f"{row.place}, field {field}: is missing{there}")
+    return value
 
 
-def _from_text(line: str, place: str, number: int, source: str) -> Prompt:
-    return Prompt(text=line, source=source, line=number)
+def _first_of_user(turns: list[Any]) -> str | None:
+    for turn in turns:
+        if isinstance(turn, Mapping):
+            if turn.get("role", turn.get("from")) not in ("user", "human"):
+                continue
+            turn = turn.get("content", turn.get("value"))
+        return turn if isinstance(turn, str) and turn.strip() and not _half_pair(turn) else None
+    return None
 
 
-def _from_json(line: str, place: str, number: int, source: str) -> Prompt:
-    try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place}: is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{place}: must be a JSON object, value {_short(data)}")
-    if "prompt" not in data:
-        raise UserError(f"{place}, field prompt: is missing")
-    text, source = data["prompt"], data.get("source") or source
-    for field, value in (("prompt", text), ("source", source)):
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{place}, field {field}: must be text that is not empty, value {_short(value)}")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise UserError(f"{place}, field {field}: holds half a surrogate pair, which is no character")
-    return Prompt(text=text, source=source, line=number)
+def _checked(value: object, row: Row, field: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{row.place}, field {field}: must be text that is not empty, value {shortened(value)}")
+    if _half_pair(value):
+        raise UserError(f"{row.place}, field {field}: holds half a surrogate pair, which is no character")
+    return value
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _half_pair(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)

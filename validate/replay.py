@@ -26,7 +26,7 @@ from traces.generation import generation_config, tokenized
 from traces.hf_model import POCKET, LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.pocket import DEMO_PROMPTS
-from traces.prompts import read_prompts
+from traces.prompts_cli import add_choice_arguments, read_chosen
 from traces.reader import RecordedFuture, Requests
 from validate.arena import devices_of
 from validate.measure import Testbed, measure
@@ -39,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="JSON Lines with 'prompt', or one per line (pocket has its own)"
+        "--prompts",
+        metavar="NAME_OR_FILE",
+        help="built-in, lmsys-chat-1m, a file … (see `traces prompts`); pocket has its own",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="take only the first N prompts")
+    add_choice_arguments(parser)
     parser.add_argument(
         "--max-new-tokens", type=int, default=48, metavar="N", help="tokens to generate at most (default: %(default)s)"
     )
@@ -86,17 +88,19 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
     devices = devices_of(args.device, args.devices)
     layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
     requests = tokenized(
-        read_prompts(settings.prompts, limit=settings.limit),
+        settings.prompts.prompts,
         loaded,
         max_new_tokens=settings.max_new_tokens,
-        where=settings.prompts,
+        where=settings.prompts.where,
     )
     setting = setting_of(args, shape_of(loaded.model, name=loaded.name), Devices(device_name(args), args.devices))
     split_slots(setting.model, setting.cache_experts, args.devices)
     check_replicas(setting.replicas, args.devices)
     check_lookahead(settings.lookahead, loaded)
     needed_columns(args.policy, embedding=True, lookahead=settings.lookahead, where="a replay without --lookahead")
-    train, test = divided(range(len(requests)), args.train_split, args.seed, args.requests, where=str(settings.prompts))
+    train, test = divided(
+        range(len(requests)), args.train_split, args.seed, args.requests, where=settings.prompts.where
+    )
     beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
     history, batches, others = (
         [[requests[number] for number in some] for some in _cut(ids, args.batch_size)] for ids in (train, test, beyond)
@@ -142,7 +146,6 @@ def device_name(args: argparse.Namespace) -> str:
 def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
     """What the recording of the resident model depends on."""
     for name, value in (
-        ("--limit", args.limit),
         ("--max-new-tokens", args.max_new_tokens),
         ("--devices", args.devices),
     ):
@@ -152,12 +155,11 @@ def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
         raise UserError(f"--prompts is needed for {args.model}: only the pocket model comes with its own")
     settings = CollectSettings(
         model=args.model,
-        prompts=args.prompts or DEMO_PROMPTS,
+        prompts=read_chosen(args, default=str(DEMO_PROMPTS)),
         out=args.record or scratch / "routing.trace",
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         lookahead=args.lookahead,
-        limit=args.limit,
         overwrite=args.overwrite,
     )
     check_target(settings)
