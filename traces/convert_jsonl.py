@@ -27,7 +27,8 @@ from traces.convert_common import (
     sha256_of,
     shape_of,
 )
-from traces.convert_rows import FIELDS, Assembler, Row, by_pass, write_rows
+from traces.convert_passes import by_pass
+from traces.convert_rows import FIELDS, Assembler, Row, write_rows
 from traces.format import TraceError
 
 # What the parts of a row are called; the first that the first row has is taken.
@@ -134,29 +135,31 @@ class Lines:
 
     def _response(self, number: int, data: Mapping[str, Any]) -> Iterator[Row]:
         """A row per token of a whole response: of the prompt, then of what was generated."""
-        choice = data
+        place = f"{self.file}: line {number}, field "
+        choice, key = data, self.names["experts"]
         if "choices" in data:
-            if not isinstance(data["choices"], list) or len(data["choices"]) != 1:
-                raise TraceError.at(f"{self.file}: line {number}, field choices", "must be a list of one choice")
-            choice = data["choices"][0]
-        key = "routed_experts" if "choices" in data else self.names["experts"]
+            one = data["choices"]
+            if not isinstance(one, list) or len(one) != 1 or not isinstance(one[0], dict):
+                raise TraceError.at(f"{place}choices", "must be a list of one choice")
+            choice, key = one[0], "routed_experts"
         prompt, generated = data.get("prompt_routed_experts"), choice.get(key)
-        for name, value in (("prompt_routed_experts", prompt), (key, generated)):
-            if value is not None and _depth(value) != 3:
+        for name, routed in (("prompt_routed_experts", prompt), (key, generated)):
+            if routed is not None and _depth(routed) != 3:
                 what = "must be nested lists [tokens][layers][top-k]; decode text first"
-                raise TraceError.at(f"{self.file}: line {number}, field {name}", what)
-        ids = data.get("prompt_token_ids") or []
-        tokens = [*ids, *(choice.get("token_ids") or [])]
-        experts = [*(prompt or []), *(generated or [])]
+                raise TraceError.at(f"{place}{name}", what)
+        ids, new = data.get("prompt_token_ids") or [], choice.get("token_ids") or []
+        for name, some in (("prompt_token_ids", ids), ("token_ids", new)):
+            if not isinstance(some, list):
+                raise TraceError.at(f"{place}{name}", "must be a list")
+        tokens, experts = [*ids, *new], [*(prompt or []), *(generated or [])]
         length = len(ids) if prompt is None else len(prompt)
-        request = data.get(self.names["request"], data.get("id", f"line {number}"))
-        for position, one in enumerate(experts):
+        for position, layers in enumerate(experts):
             yield Row(
                 line=number,
-                request=request,
+                request=data.get(self.names["request"], data.get("id", f"line {number}")),
                 position=position,
                 iteration=max(0, position - length + 1),
-                experts=one[self.how.first_layer :],
+                experts=layers[self.how.first_layer :] if isinstance(layers, list) else layers,
                 token=tokens[position] if position < len(tokens) else None,
             )
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from traces.format import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
 # The parts of a row, under the names that errors give them unless the source has its own.
 FIELDS = ("request", "position", "iteration", "phase", "layer", "experts", "weights", "gate", "token", "source")
+_OPTIONAL = ("position", "iteration", "phase", "weights", "gate", "token")
+_LARGEST = np.iinfo(np.int32).max
 _SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 
@@ -57,16 +59,16 @@ class Assembler:
     the first request begins with a pass of several tokens, the first pass of every request is its prefill. What is
     wrong is a `TraceError` with file, line (`unit`), field and value.
 
-    Weights and gates are kept if as float16 they sum to 1 within the format's tolerance; others, such as the
-    probabilities of the top-k alone, are divided by their sum and counted. Without weights, the executed experts get
-    1/K each.
+    Weights, or the gates where there are some, are kept if as float16 they sum to 1 within the format's tolerance;
+    others, such as the probabilities of the top-k alone, are divided by their sum and counted. Without either, the
+    executed experts get 1/K each.
     """
 
     def __init__(self, file: Path, shape: ModelShape, *, names: Mapping[str, str] | None = None, unit: str = "line"):
         self.file = file
         self.shape = shape
-        self.prefill = False  # known once the first request is complete, as is `has`
-        self.has: dict[str, bool] = {}  # which of `_OPTIONAL` its rows have
+        self.prefill = False  # known once the first request is complete
+        self.has: dict[str, bool] = {}  # which of `_OPTIONAL` the rows have; known from the first one on
         self.rescaled = 0
         self._names = {name: name for name in FIELDS} | dict(names or {})
         self._unit = unit
@@ -87,6 +89,7 @@ class Assembler:
                     raise self.error(row.line, what, "request", row.request)
                 seen.add(row.request)
                 tokens = []
+            self._hold_alike(row)
             self._add(tokens, row)
         if not tokens:
             raise TraceError.at(self.file, "there is no request")
@@ -103,7 +106,7 @@ class Assembler:
             notes.append("token ids were not recorded and are written as 0")
         if not self.has["position"]:
             notes.append("positions were not recorded and count from the first token")
-        if not self.prefill:
+        if not (self.prefill or self.has["iteration"] or self.has["phase"]):
             notes.append("nothing tells a prefill: every token is taken for a decode step")
         return notes
 
@@ -112,6 +115,14 @@ class Assembler:
         return TraceError.at(f"{self.file}: {self._unit} {line}, field {self._names[name]}", what, value=value)
 
     # ---- one row after the other -------------------------------------------------------------------------------------
+
+    def _hold_alike(self, row: Row) -> None:
+        """What the file's first row has, every row must have, and no other."""
+        if not self.has:
+            self.has = {name: getattr(row, name) is not None for name in _OPTIONAL}
+        for name, has in self.has.items():
+            if (getattr(row, name) is not None) != has:
+                raise self.error(row.line, "must be in all rows or in none", name)
 
     def _add(self, tokens: list[_Token], row: Row) -> None:
         layer = row.layer if row.layer is not None else 0
@@ -156,8 +167,8 @@ class Assembler:
         if row.position is None:
             index = len(tokens) if complete else len(tokens) - 1
         else:
-            if type(row.position) is not int or row.position < 0:
-                raise self.error(row.line, "must be a whole number from 0", "position", repr(row.position))
+            if type(row.position) is not int or not 0 <= row.position <= _LARGEST:
+                raise self.error(row.line, f"must be from 0 to {_LARGEST}", "position", repr(row.position))
             index = row.position - (tokens[0].first.position if tokens else row.position)
         if 0 <= index < len(tokens):
             return tokens[index]
@@ -191,7 +202,6 @@ class Assembler:
         first, shape = tokens[0].first, self.shape
         lines = np.array([token.lines for token in tokens])  # [N, L]
         iteration = self._iterations(tokens)
-        self._hold_alike(tokens)
         experts = self._array([token.experts for token in tokens], "experts", "iu", lines).astype(np.int64)
         outside = (experts < 0) | (experts >= shape.experts)
         self._refuse(outside, lines, "experts", f"must be from 0 to {shape.experts - 1}", experts)
@@ -224,24 +234,12 @@ class Assembler:
         )
         return info, recorded
 
-    def _hold_alike(self, tokens: list[_Token]) -> None:
-        """What the file's first row has, every row must have, and no other."""
-        if not self.has:
-            self.has = {name: getattr(tokens[0].first, name) is not None for name in _OPTIONAL}
-        for token in tokens:
-            for name, kept in (("weights", token.weights), ("gate", token.gates)):
-                if len(kept) != len(token.lines) * self.has[name]:
-                    raise self.error(token.first.line, "must be in all rows or in none", name)
-            for name in ("token", "position", "iteration", "phase"):
-                if (getattr(token.first, name) is not None) != self.has[name]:
-                    raise self.error(token.first.line, "must be in all rows or in none", name)
-
     def _iterations(self, tokens: list[_Token]) -> Int:
         """`[N]` int32, from 0 with a prefill, else from 1."""
         rows = [token.first for token in tokens]
-        if rows[0].iteration is not None:
+        if self.has["iteration"]:
             name, found = "iteration", [row.iteration for row in rows]
-        elif rows[0].phase is not None:
+        elif self.has["phase"]:
             name, found, step = "phase", [], 0
             for row in rows:
                 if row.phase not in ("prefill", "decode"):
@@ -317,42 +315,6 @@ class Assembler:
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             value = values[at].item() if len(at) == values.ndim else values[at[:2]].tolist()
             raise self.error(int(lines[at[:2]]), what, name, value)
-
-
-_OPTIONAL = ("weights", "gate", "token", "position", "iteration", "phase")
-
-
-def by_pass(rows: Iterable[Row], skip: int, drop: Callable[[int], None]) -> Iterator[Row]:
-    """The rows with positions that count through a request, of rows whose positions begin anew in every forward pass.
-
-    It takes for granted that requests ran one at a time: a pass of several tokens begins a request, as its prefill, and
-    passes of one token are its decode steps. The first `skip` passes are left out, and
-    `drop` told their rows.
-    """
-    number, begun, before = -1, 0, 0  # request, iteration and tokens so far
-    last: Hashable = None
-    for count, one in enumerate(_passes(rows)):
-        if count < skip:
-            drop(len(one))
-            continue
-        width = len({str(row.position) for row in one})
-        if width > 1 or number < 0 or one[0].request != last:
-            number, begun, before, last = number + 1, 0, 0, one[0].request
-        for row in one:
-            at = row.position + before if type(row.position) is int else row.position
-            yield replace(row, request=f"{last or 0}#{number}", position=at, iteration=begun, phase=None)
-        begun, before = begun + 1, before + width
-
-
-def _passes(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    one: list[Row] = []
-    for row in rows:
-        if one and row.position == 0 and not row.layer:
-            yield one
-            one = []
-        one.append(row)
-    if one:
-        yield one
 
 
 def write_rows(
