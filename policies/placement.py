@@ -8,12 +8,14 @@ from policies.types import History, Int, ModelShape
 PLACEMENTS = ("round-robin", "balanced")
 
 
-def place(name: str, model: ModelShape, gpus: int, history: History | None) -> Int:
-    """`[L, J]` GPU of each expert under a named placement; `balanced` looks at the history."""
+def place(name: str, model: ModelShape, gpus: int, history: History | None, counts: Int | None = None) -> Int:
+    """`[L, J]` GPU of each expert under a named placement; `balanced` by `counts` `[L, J]`, else the history."""
     if name == "round-robin":
         return round_robin(model, gpus)
     if name != "balanced":
         raise unknown("placement", name, PLACEMENTS)
+    if counts is not None:
+        return balanced(counts, gpus)
     if not history:
         raise UserError("placement balanced needs requests to learn from; there are none")
     return balanced(demand_counts(model, history), gpus)

@@ -44,7 +44,7 @@ def makespan_lower_bound_s(
     """Seconds that no policy can pass with the cache of the setting; `resident` is the run of no-offload."""
     model, hardware = setting.model, setting.hardware
     assert not isinstance(hardware, Devices)  # a real run has no costs to compute with
-    home = place(setting.placement, model, hardware.gpus, history)
+    home = place(setting.placement, model, hardware.gpus, history, setting.expert_counts)
     slots = split_slots(model, setting.cache_experts, hardware.gpus)
     steps = fixed_batches(requests, setting.batch_size)
     cost = cost_of(model, hardware)

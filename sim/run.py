@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sim.machines import Devices, Machine, machine, told
 from sim.profile import Profile
 from sim.simulation import Run, Setting, needed_columns, simulate, simulated_as, slots_for
 from traces import kinds
+from traces.expert_counts import read_counts
 from traces.models import PUBLISHED, published
 from traces.reader import RecordedFuture, Requests, Trace, split
 
@@ -39,6 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="simulate the sizes of a published model with the traced routing; "
         f"one of {', '.join(PUBLISHED)}; experts per layer and top-k must agree",
+    )
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="TRACE",
+        help="learn from all requests of this trace instead; which requests are run stays the same, with "
+        "--train-split 0 all",
+    )
+    parser.add_argument(
+        "--counts",
+        type=Path,
+        metavar="FILE.parquet",
+        help="a table of expert counts for --placement balanced, in place of the history's demands",
     )
     add_run_arguments(parser)
 
@@ -105,11 +120,37 @@ def run(args: argparse.Namespace) -> None:
     hardware = machine(args.hardware)
     model = simulated_as(trace.shape, published(args.as_model)) if args.as_model else trace.shape
     setting = setting_of(args, model, hardware)
+    learned: dict[str, Any] = {"history": None, "expert_counts_sha256": None}
+    if args.counts:
+        if args.placement != "balanced":
+            raise UserError(f"--counts {args.counts}: it is for --placement balanced, not {args.placement}")
+        counts = read_counts(args.counts, trace.shape)
+        setting = replace(setting, expert_counts=counts.tokens)
+        learned["expert_counts_sha256"] = counts.sha256
     if args.out:
         results.refuse_existing(args.out)
-    needed_columns(args.policy, embedding=trace.meta.embedding, lookahead=trace.meta.lookahead, where=str(args.trace))
-    runs, bounds = compare(trace, args.policy, setting, args.train_split, args.requests)
-    report(args, trace, setting, runs, bounds)
+    read, history = trace, None
+    if args.history:
+        history = history_of(args.history, trace)
+        learned["history"] = {"trace": history.path.name, "kind": history.meta.kind, "digest": history.digest}
+        # Embeddings that only one of the two has can be compared with nothing.
+        if history.meta.embedding != trace.meta.embedding:
+            read, history = trace.without_embeddings(), history.without_embeddings()
+    where = str(args.trace if read.meta.embedding == trace.meta.embedding else args.history)
+    needed_columns(args.policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
+    runs, bounds = compare(read, args.policy, setting, args.train_split, args.requests, history)
+    report(args, trace, setting, runs, bounds, learned)
+
+
+def history_of(path: Path, trace: Trace) -> Trace:
+    """The trace to learn from; layers, experts and top-k must be those of `trace`, and the size of embeddings."""
+    history = Trace.open(path)
+    names = ["layers", "experts", "top_k"]
+    for name in [*names, "hidden"] if history.meta.embedding and trace.meta.embedding else names:
+        found, wanted = getattr(history.shape, name), getattr(trace.shape, name)
+        if found != wanted:
+            raise UserError(f"--history {path}: field shape.{name}: must be {wanted} as in {trace.path}, value {found}")
+    return history
 
 
 def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | Devices) -> Setting:
@@ -129,16 +170,26 @@ def setting_of(args: argparse.Namespace, model: ModelShape, hardware: Machine | 
 
 
 def report(
-    args: argparse.Namespace, trace: Trace, setting: Setting, runs: Sequence[Run], bounds: results.Bounds
+    args: argparse.Namespace,
+    trace: Trace,
+    setting: Setting,
+    runs: Sequence[Run],
+    bounds: results.Bounds,
+    learned: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the table or the JSON, and write the results if they have a place to go."""
+    """Print the table or the JSON, and write the results if they have a place to go.
+
+    `learned` says what policies and placement learned from beside the trace; it joins what describes the results.
+    """
     summaries = [results.summarise(each, bounds) for each in runs]
     if args.out:
-        results.write(args.out, runs, summaries, describe(trace, setting, args), args.detail)
+        results.write(args.out, runs, summaries, describe(trace, setting, args) | dict(learned or {}), args.detail)
     if args.json:
         print(json.dumps([{**each, "trace_kind": trace.meta.kind} for each in summaries], indent=2))
         return
     print(heading(trace, setting, len(bounds.resident.requests)))
+    if learned and learned["history"]:
+        print(f"learned from {learned['history']['trace']} ({learned['history']['kind']})")
     print()
     print(results.table(summaries))
     shown = {each.policy: each for each in [*runs, bounds.clairvoyant]}.values()
@@ -147,11 +198,20 @@ def report(
 
 
 def compare(
-    trace: Trace, policies: Sequence[str], setting: Setting, train_share: float, limit: int | None = None
+    trace: Trace,
+    policies: Sequence[str],
+    setting: Setting,
+    train_share: float,
+    limit: int | None = None,
+    learned: Trace | None = None,
 ) -> tuple[list[Run], results.Bounds]:
-    """A run per policy on the requests that are not learned from, and the bounds that they are measured against."""
+    """A run per policy on the requests that are not learned from, and the bounds that they are measured against.
+
+    With `learned` all of that trace is learned from, and the requests that would have been stay unused.
+    """
     train, test = divided(trace.request_ids, train_share, setting.seed, limit, where=str(trace.path))
-    history, future = Requests(trace, train), RecordedFuture(trace, test)
+    history = Requests(trace, train) if learned is None else Requests(learned)
+    future = RecordedFuture(trace, test)
     runs: dict[str, Run] = {}
     for policy in dict.fromkeys([*policies, results.BEST, results.RESIDENT]):
         progress = tqdm(total=len(test), desc=policy, unit="request", disable=None, leave=False)

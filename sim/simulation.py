@@ -1,7 +1,7 @@
 """One run: a policy, a model, a machine and a cache size, over the requests of a trace."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from policies.invariants import InvariantChecker
 from policies.observe import ObservedCache, Observer
 from policies.placement import check_replicas, place, split_slots
 from policies.residency import Counts
-from policies.types import Future, History, ModelShape, RecordedRequest
+from policies.types import Future, History, Int, ModelShape, RecordedRequest
 from sim.batching import fixed_batches
 from sim.engine import Engine
 from sim.machines import Devices, Machine, cost_of
@@ -31,6 +31,7 @@ class Setting:
     cache_experts: int  # slots of all GPUs together
     batch_size: int = 1
     placement: str = "round-robin"  # which GPU each expert lives on, one of `PLACEMENTS`
+    expert_counts: Int | None = field(default=None, compare=False)  # [L, J] to place by, in place of the history
     replicas: int = 1  # GPUs that each expert may live on, one at a time: that one and the next
     seed: int = 0
     check: bool = False  # hold the invariants of the cache after every call
@@ -105,7 +106,7 @@ class Prepared:
             model,
             policy.evictor,
             slots=self.slots,
-            home=place(setting.placement, model, gpus, history),
+            home=place(setting.placement, model, gpus, history, setting.expert_counts),
             replicas=setting.replicas,
             chunk_bytes=policy.chunk_bytes,
         )

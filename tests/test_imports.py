@@ -14,7 +14,17 @@ PACKAGES = ("policies", "traces", "sim", "validate")
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets"}
 COLLECTOR = {
     f"traces/{name}.py"
-    for name in ("capture", "collect", "generation", "hf_model", "hf_shape", "hub_prompts", "sampling", "scores")
+    for name in (
+        "capture",
+        "collect",
+        "generation",
+        "hf_model",
+        "hf_shape",
+        "hub_prompts",
+        "sampling",
+        "scores",
+        "sglang_records",
+    )
 }
 LIGHT_VALIDATE = {f"validate/{name}.py" for name in ("__init__", "__main__", "clock", "compare", "driver", "timelines")}
 

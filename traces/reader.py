@@ -59,6 +59,10 @@ class Trace:
     def __len__(self) -> int:
         return len(self.infos)
 
+    def without_embeddings(self) -> "Trace":
+        """The same requests, read without embeddings."""
+        return Trace(self.path, replace(self.meta, embedding=False), list(self.infos.values()), self._tokens)
+
     @property
     def digest(self) -> str:
         """The hash of the trace, for results to cite."""
