@@ -115,6 +115,15 @@ def test_names_of_fields_and_of_the_first_layer_can_be_given(tmp_path: Path) -> 
     assert trace.read(0).experts[1].tolist() == [[2, 0], [4, 3], [1, 5]]
 
 
+def test_a_part_of_the_rows_can_be_left_unread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the step of an engine that counts on from request to request."""
+    file = write_lines(tmp_path / "log.jsonl", [{**row, "step": 70 + row["token_idx"]} for row in BY_HAND])
+    line = told(capsys, lambda: convert("jsonl", file))
+    assert line == f"{file}: line 1, field step: a request must begin at iteration 1, value 70"
+    trace = converted("jsonl", file, "--field", "iteration=")
+    assert trace.read(0).iteration.tolist() == [0, 0, 1]
+
+
 def in_passes() -> list[dict[str, Any]]:
     """A log as of vLLM's patched layer: a profiling run, then two prompts one at a time, indices anew in every pass."""
     meta = {"type": "meta", "model_id": "small", "layers_logged": [0, 1, 2], "top_k": 2}
@@ -212,6 +221,9 @@ def put(row: int, key: str, value: Any) -> Callable[[list[Any]], None]:
         (put(1, "layer", True), "line 2, field layer: must be from 0 to 2, value True"),
         (put(4, "experts", [1, 2, 3]), "line 5, field experts: must have 2 entries, value 3"),
         (put(4, "experts", 7), "line 5, field experts: must be a list of 2, value 7"),
+        (put(4, "experts", None), "line 5, field experts: is missing"),
+        (put(4, "layer", None), "line 5, field layer: must be in all rows or in none"),
+        (put(4, "request", None), "line 5, field request: must be in all rows or in none"),
         (put(4, "experts", [1, 6]), "line 5, field experts: must be from 0 to 5, value 6"),
         (put(4, "experts", [-1, 2]), "line 5, field experts: must be from 0 to 5, value -1"),
         (put(4, "experts", [2, 2]), "line 5, field experts: must not repeat an expert, value [2, 2]"),

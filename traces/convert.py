@@ -6,7 +6,10 @@ import importlib
 # The module with `add_arguments(parser)` and `run(args)`, which answers what it has written; and what the source is.
 FORMATS = {
     "npz": ("traces.convert_npz", "arrays experts, probs, offsets, token, source"),
-    "jsonl": ("traces.convert_jsonl", "a line per token and layer, per token, or per request: route logs of vLLM, …"),
+    "jsonl": (
+        "traces.convert_jsonl",
+        "a line per token and layer, token, or response: route logs of vLLM and alike",
+    ),
     "policylang": ("traces.convert_policylang", "what moe-policylang's recorder wrote, .jsonl or .parquet"),
     "store": ("traces.convert_store", "the expert-map store of FineMoE's authors, for `sim run --history`"),
     "counts": ("traces.convert_counts", "how often each expert was used (SGLang, vLLM), for `sim run --counts`"),

@@ -50,9 +50,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Reading:
     """How the lines are to be read.
 
-    `names` give parts of a row the field that holds them; `warmup` are rows to drop, by field and value, a text or
-    JSON; with `index_in_pass` positions begin anew in every forward pass, of which the first `warmup_passes` are
-    dropped.
+    `names` give parts of a row the field that holds them, or an empty text where it is not to be read; `warmup` are
+    rows to drop, by field and value, a text or JSON; with `index_in_pass` positions begin anew in every forward pass,
+    of which the first `warmup_passes` are dropped.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -103,10 +103,10 @@ class Lines:
             raise TraceError.at(self.file, "there is no row")
         number, data = first
         names = {
-            name: self.how.names.get(name) or next((alias for alias in aliases if alias in data), aliases[0])
-            for name, aliases in ALIASES.items()
+            name: next((alias for alias in aliases if alias in data), aliases[0]) for name, aliases in ALIASES.items()
         }
-        missing = [self.how.names[name] for name in self.how.names if names[name] not in data]
+        names |= self.how.names
+        missing = [key for key in self.how.names.values() if key and key not in data]
         if names["experts"] not in data and "choices" not in data:
             missing.append(names["experts"])
         if missing:
@@ -197,7 +197,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=KEY",
-        help=f"what the file calls a part of a row, where it is not known here; NAME is one of {', '.join(FIELDS)}",
+        help=f"what the file calls a part of a row, where it is not known here, or, without KEY, that it is not "
+        f"to be read; NAME is one of {', '.join(FIELDS)}",
     )
     parser.add_argument(
         "--warmup",
@@ -232,6 +233,6 @@ def run(args: argparse.Namespace) -> Path:
 def _pairs(option: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     for text in texts:
         name, sign, value = text.partition("=")
-        if not (name and sign and value):
+        if not (name and sign and (value or option == "--field")):
             raise UserError(f"{option} {text}: it is two words with = between them")
         yield name, value

@@ -16,7 +16,7 @@ from traces.format import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
 # The parts of a row, under the names that errors give them unless the source has its own.
 FIELDS = ("request", "position", "iteration", "phase", "layer", "experts", "weights", "gate", "token", "source")
-_OPTIONAL = ("position", "iteration", "phase", "weights", "gate", "token")
+_OPTIONAL = ("request", "layer", "position", "iteration", "phase", "weights", "gate", "token")
 _LARGEST = np.iinfo(np.int32).max
 _SMALLEST = np.finfo(np.float16).smallest_subnormal
 
@@ -79,6 +79,7 @@ class Assembler:
         tokens: list[_Token] = []
         seen: set[Hashable] = set()
         for row in rows:
+            self._hold_alike(row)
             if not isinstance(row.request, str | int | None):
                 raise self.error(row.line, "must be a text or a whole number", "request", repr(row.request)[:60])
             if not tokens or row.request != tokens[0].first.request:
@@ -89,7 +90,6 @@ class Assembler:
                     raise self.error(row.line, what, "request", row.request)
                 seen.add(row.request)
                 tokens = []
-            self._hold_alike(row)
             self._add(tokens, row)
         if not tokens:
             raise TraceError.at(self.file, "there is no request")
@@ -123,6 +123,8 @@ class Assembler:
         for name, has in self.has.items():
             if (getattr(row, name) is not None) != has:
                 raise self.error(row.line, "must be in all rows or in none", name)
+        if row.experts is None:
+            raise self.error(row.line, "is missing", "experts")
 
     def _add(self, tokens: list[_Token], row: Row) -> None:
         layer = row.layer if row.layer is not None else 0

@@ -128,6 +128,7 @@ def convert_store(file: Path, embeddings: Path | None, shape: ModelShape, target
     """Write a trace of one request of one iteration per entry, all of split train.
 
     The executed experts are not in the store: they are taken as the top-k of the map, ties to the lower number.
+    An entry is a single token, so policies that learn from whole requests (MoE-Infinity) learn little from it.
     """
     sibling = file.with_name(file.name.replace("~traj~", "~embed~"))
     if embeddings is None and sibling != file and sibling.exists():
