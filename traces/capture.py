@@ -14,6 +14,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from policies.errors import UserError
 from policies.types import Bool, Float, Int, RecordedRequest
@@ -63,6 +64,7 @@ class GateRecorder:
             raise ValueError(f"lookahead distances start at 1, not {self.lookahead[0]}")
         self.score = score or DECLARED.get(getattr(getattr(model, "config", None), "model_type", ""))
         self.blocks = moe_blocks(model)
+        self._product: dict[int, torch.dtype | None] = {}  # how a layer's router is one matrix product, if it is
         self._hooks: list[Any] = []
         self._heard: _Heard | None = None
         self._passes: list[ForwardPass] = []
@@ -113,11 +115,17 @@ class GateRecorder:
         block = self.blocks[layer]
         name = None if args else next(iter(kwargs))
         seen: Tensor = args[0] if name is None else kwargs[name]
+        if heard.tokens.shape[1] > 1:  # at every prefill: seldom, and on many tokens
+            self._product[layer] = product_type(block.router, seen, heard.logits[layer])
+        product = self._product.get(layer)
         for distance in self.lookahead:
             earlier = heard.inputs.get(layer - distance)
             if earlier is None:
                 continue
             earlier = earlier.to(seen.device)
+            if product is not None:
+                heard.lookahead[distance, layer - distance] = matrix_product(block.router, earlier, product)
+                continue
             given, named = ((earlier, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: earlier})
             with torch.no_grad():  # `forward` and not a call: the router's hooks must not hear this
                 heard.lookahead[distance, layer - distance] = router_logits(
@@ -172,6 +180,35 @@ def router_logits(output: Any, block: MoeBlock) -> Tensor:
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == block.count:
             return value.detach().reshape(-1, block.count)
     raise UserError(f"the router of block {block.name} does not give a score to each of its {block.count} experts")
+
+
+def product_type(router: nn.Module, seen: Tensor, logits: Tensor) -> torch.dtype | None:
+    """The type of numbers in which `logits` are, to the bit, `seen` times the router's matrix; None if in none.
+
+    Looking ahead then needs that product only, and not the choice of experts that follows it in the router's forward.
+    """
+    weight = getattr(router, "weight", None)
+    if (
+        not isinstance(weight, Tensor)
+        or weight.device != seen.device
+        or weight.shape != (logits.shape[-1], seen.shape[-1])
+    ):
+        return None  # another kind of router, or its weights are away
+    for dtype in dict.fromkeys((seen.dtype, torch.float32)):
+        if weight.dtype == dtype or dtype == torch.float32:
+            product = matrix_product(router, seen, dtype)
+            if product.dtype == logits.dtype and torch.equal(product, logits):
+                return dtype
+    return None
+
+
+@torch.no_grad()
+def matrix_product(router: nn.Module, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[T, J]`: the router's matrix, and its bias if it has one, applied to hidden states `[…, h]`."""
+    weight: Any = router.weight
+    bias: Any = getattr(router, "bias", None)
+    flat = seen.reshape(-1, seen.shape[-1]).to(dtype)
+    return functional.linear(flat, weight.to(dtype), bias if bias is None else bias.to(dtype))
 
 
 def _stacked(layers: dict[int, Tensor]) -> Tensor:
