@@ -16,9 +16,30 @@ from traces.hf_shape import moe_blocks
 
 UNSUPPORTED = {"llama", "jetmoe", "llama4_text"}
 FAMILIES = sorted(set(SETTINGS) - UNSUPPORTED)
-SIGMOID = {"deepseek_v3", "glm4_moe", "minimax_m2", "lfm2_moe", "dots1", "afmoe"}
+SIGMOID = {
+    "deepseek_v3",
+    "glm4_moe",
+    "minimax_m2",
+    "lfm2_moe",
+    "dots1",
+    "afmoe",
+    "glm4_moe_lite",
+    "exaone_moe",
+    "solar_open",
+}
 NOT_A_MATRIX = {"gemma4_text"}  # its router normalises and scales before its matrix
-BIASED = {"deepseek_v3", "glm4_moe", "minimax_m2", "lfm2_moe", "dots1", "afmoe", "ernie4_5_moe"}
+BIASED = {
+    "deepseek_v3",
+    "glm4_moe",
+    "minimax_m2",
+    "lfm2_moe",
+    "dots1",
+    "afmoe",
+    "ernie4_5_moe",
+    "glm4_moe_lite",
+    "exaone_moe",
+    "solar_open",
+}
 NEW_TOKENS = 4
 
 model_of = cache(tiny_model)

@@ -231,6 +231,11 @@ def test_a_router_with_more_outputs_than_experts_is_refused() -> None:
         ("qwen3_moe", 3, 16, 4, 24, 0, 2),
         ("granitemoe", 3, 8, 2, 40, 0, 2),
         ("jamba", 2, 8, 2, 40, 0, 2),
+        ("glm4_moe_lite", 2, 16, 4, 24, 24, 4),
+        ("exaone_moe", 2, 16, 4, 24, 24, 2),
+        ("solar_open", 3, 16, 4, 24, 24, 2),
+        ("minimax", 3, 8, 2, 24, 0, 2),
+        ("qwen3_next", 3, 16, 4, 24, 56, 2),
     ],
 )
 def test_the_shape_of_a_model_is_that_of_its_configuration(
