@@ -90,6 +90,11 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
         "no experts": (changed("llama", lambda folder: None), "'llama' has no experts"),
         "no indices": (changed("llama4_text", lambda folder: None), "are called without the indices"),
         "lookahead too far": (plain("--lookahead", "1,3"), "lookahead 3: must be from 1 to 2"),
+        "no chat template": (plain("--chat-template"), "--chat-template: the model's tokenizer has no chat template"),
+        "fixed and too long": (
+            plain("--prompt-tokens", "124"),
+            "line 1, field prompt: 124 tokens and 5 new ones exceed the model's context of 128",
+        ),
         "no such device": (plain("--device", "gpu7"), "device 'gpu7' cannot be used"),
         "wrong name": (plain(out="a.parquet"), "the name of a trace must end in .trace"),
     }
@@ -125,6 +130,11 @@ def test_a_mistake_is_told_in_one_line(
         ("--temperature", "nan"),
         ("--greedy", "--temperature", "1"),
         ("--dtype", "int8"),
+        ("--device-map", "all"),
+        ("--device", "cpu", "--device-map", "auto"),
+        ("--batch-tokens", "99"),  # beside --batch-size
+        ("--output-tokens", "9"),  # beside --max-new-tokens
+        ("--prompt-tokens", "0"),
     ],
     ids=" ".join,
 )

@@ -21,6 +21,7 @@ COLLECTOR = {
         "hf_model",
         "hf_shape",
         "hub_prompts",
+        "prompt_tokens",
         "sampling",
         "scores",
         "sglang_records",

@@ -19,12 +19,13 @@ from policies.errors import UserError
 from policies.types import Float, Int, RecordedRequest
 from traces.capture import GateRecorder, requests_of
 from traces.format import RequestInfo, TraceMeta, library_versions, sha256_of_json
-from traces.generation import TokenizedPrompt, generate, generation_config, tokenized
+from traces.generation import TokenizedPrompt, generate, generation_config
 from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.partial import PartialFolder
 from traces.progress import token_bar
 from traces.prompt_sets import PromptSet
+from traces.prompt_tokens import FIXED_LENGTH_RULE, tokenized
 from traces.prompts import Prompt
 from traces.sampling import SeededSampling
 from traces.writer import TraceWriter
@@ -40,12 +41,18 @@ class CollectSettings:
     prompts: PromptSet
     out: Path
     max_new_tokens: int
+    exactly: bool = False  # generate `max_new_tokens` for each prompt: what ends a generation is not chosen
+    prompt_tokens: int | None = None  # of each prompt, exactly
+    chat_template: bool = False
     batch_size: int = 8
+    batch_tokens: int | None = None  # places of a batch, padding and new tokens included; instead of `batch_size`
     lookahead: tuple[int, ...] = ()
     temperature: float | None = None  # None: greedy
     seed: int = 0  # of the sampling
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None  # spread the model over devices, instead of `device`
+    trust_remote_code: bool = False
     threads: int | None = None  # of the CPU; None: torch's choice
     revision: str | None = None
     keep_prompts: bool = False
@@ -59,9 +66,23 @@ def collect(settings: CollectSettings) -> Path:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     prompts = settings.prompts.prompts
-    loaded = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
-    requests = tokenized(prompts, loaded, max_new_tokens=settings.max_new_tokens, where=settings.prompts.where)
-    batches = cut_into_batches(requests, settings.batch_size)
+    loaded = load(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        device_map=settings.device_map,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    requests = tokenized(
+        prompts,
+        loaded,
+        max_new_tokens=settings.max_new_tokens,
+        where=settings.prompts.where,
+        chat_template=settings.chat_template,
+        prompt_tokens=settings.prompt_tokens,
+    )
+    batches = cut_into_batches(requests, settings)
     check_lookahead(settings.lookahead, loaded)
     with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
         score = probe_score(recorder, loaded, requests[0].tokens)
@@ -74,10 +95,27 @@ def collect(settings: CollectSettings) -> Path:
             return writer.finish()
 
 
-def cut_into_batches(requests: Sequence[TokenizedPrompt], size: int) -> list[list[TokenizedPrompt]]:
-    """Requests of similar length together, so that little is padding; the longest first, to run out of memory early."""
+def cut_into_batches(requests: Sequence[TokenizedPrompt], settings: CollectSettings) -> list[list[TokenizedPrompt]]:
+    """Requests of similar length together, so that little is padding; the longest first, to run out of memory early.
+
+    A batch takes B × (its longest prompt + the new tokens) places, which `batch_tokens` limits; a request that
+    exceeds the limit alone is a `UserError`.
+    """
     ordered = sorted(requests, key=lambda request: (-len(request.tokens), request.request))
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    batches: list[list[TokenizedPrompt]] = []
+    while ordered:
+        size = settings.batch_size
+        if settings.batch_tokens is not None:
+            places = len(ordered[0].tokens) + settings.max_new_tokens
+            size = settings.batch_tokens // places
+            if size == 0:
+                line = f"{settings.prompts.where}: line {ordered[0].prompt.line}"
+                raise UserError(
+                    f"{line}: prompt and new tokens are {places}, more than --batch-tokens {settings.batch_tokens}"
+                )
+        batches.append(ordered[:size])
+        del ordered[:size]
+    return batches
 
 
 def check_target(settings: CollectSettings) -> None:
@@ -121,28 +159,46 @@ def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> Tr
         prompt_text=settings.keep_prompts,
         seed=None if settings.temperature is None else settings.seed,
         prompts=settings.prompts.name,
-        generation={
-            "max_new_tokens": settings.max_new_tokens,
-            "batch_size": settings.batch_size,
-            "temperature": settings.temperature,
-            "eos_tokens": list(loaded.eos),
-            "attention": str(getattr(loaded.config, "_attn_implementation", None)),
-            "experts": str(getattr(loaded.config, "_experts_implementation", None)),
-        },
+        generation=_generation_of(settings, loaded),
         versions=library_versions("torch", "transformers"),
     )
 
 
+def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, Any]:
+    """How tokens were chosen and batches cut; of what is off by default, only what was on."""
+    said: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size if settings.batch_tokens is None else None,
+        "temperature": settings.temperature,
+        "eos_tokens": list(loaded.eos),
+        "chat_template": settings.chat_template,
+        "attention": str(getattr(loaded.config, "_attn_implementation", None)),
+        "experts": str(getattr(loaded.config, "_experts_implementation", None)),
+    }
+    if settings.batch_tokens is not None:
+        said["batch_tokens"] = settings.batch_tokens
+    if settings.exactly:
+        said["output_tokens"] = settings.max_new_tokens
+    if settings.prompt_tokens is not None:
+        said |= {"prompt_tokens": settings.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
+    if settings.trust_remote_code:
+        said["trust_remote_code"] = True
+    return said
+
+
 def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
     """What must be the same, beside the meta, for a resumed run to give the same bytes; not a part of the trace."""
-    if loaded.device.type == "cuda":
-        machine = torch.cuda.get_device_name(loaded.device)
-    else:
-        machine = f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
     return {
         "prompts": sha256_of_json([[prompt.text, prompt.source] for prompt in prompts]),
-        "machine": machine,
+        "machine": " and ".join(sorted({_name_of(device) for device in loaded.devices})),
     }
+
+
+def _name_of(device: torch.device) -> str:
+    """The kind of device, which its bits depend on; how many of them there are does not matter."""
+    if device.type == "cpu":
+        return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _run(
@@ -155,7 +211,7 @@ def _run(
     """Run the batches that are not on the disk yet, and put each there when it is done."""
     left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
     planned = sum(map(len, left.values())) * settings.max_new_tokens
-    with token_bar(loaded.model, planned) as finished:
+    with token_bar(loaded.model, planned, batches=(len(batches) - len(left), len(batches))) as finished:
         for number, batch in left.items():
             recorded, counts = _record(batch, recorder, loaded, settings)
             infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
@@ -169,7 +225,7 @@ def _record(
 ) -> tuple[list[RecordedRequest], list[int]]:
     """Generate for one batch: the recordings, and how many tokens each request generated."""
     ids = [request.request for request in batch]
-    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens)
+    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens, exactly=settings.exactly)
     draw = []
     if settings.temperature is not None:
         draw.append(SeededSampling(temperature=settings.temperature, seed=settings.seed, requests=ids))
@@ -196,8 +252,11 @@ def embeddings_of(recorded: Sequence[RecordedRequest], model: Any) -> tuple[Int,
     """
     distinct = np.unique(np.concatenate([one.token for one in recorded])).astype(np.int32)
     layer = model.get_input_embeddings()
-    with torch.no_grad():
-        vectors = layer(torch.from_numpy(distinct).long().to(layer.weight.device))
+    place = layer.weight.device
+    with (
+        torch.no_grad()
+    ):  # where weights are elsewhere until they are used ("meta"), a hook of accelerate takes the tokens
+        vectors = layer(torch.from_numpy(distinct).long().to("cpu" if place.type == "meta" else place))
     return distinct, vectors.to(torch.float16).cpu().numpy()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from policies.errors import UserError
 from traces.prompts_cli import add_choice_arguments, read_chosen
 
-_MODEL_LIBRARIES = {"torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
+_MODEL_LIBRARIES = {"accelerate", "jinja2", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="built-in, lmsys-chat-1m, a file … (see `traces prompts`)",
     )
     add_choice_arguments(parser)
-    add("--max-new-tokens", required=True, type=_positive, metavar="N", help="tokens to generate per prompt at most")
+    add_length_arguments(parser)
     add("--out", required=True, type=Path, metavar="NAME.trace", help="the trace to write")
     add("--keep-prompts", action="store_true", help="store the prompts' text, not only its hash")
     add("--lookahead", type=distances, default=(), metavar="D,D", help="also apply router l+D to what router l sees")
-    add("--batch-size", type=_positive, default=8, metavar="N", help="prompts that run together (default: %(default)s)")
+    together = parser.add_mutually_exclusive_group()
+    together.add_argument(
+        "--batch-size", type=_positive, default=8, metavar="N", help="prompts that run together (default: %(default)s)"
+    )
+    together.add_argument(
+        "--batch-tokens",
+        type=_positive,
+        metavar="N",
+        help="instead: as many as have at most N tokens, prompts padded to the longest and new tokens counted",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", help="take the likeliest token (the default)")
     how.add_argument("--temperature", type=_temperature, metavar="T", help="sample instead")
@@ -36,11 +45,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of --sample and --temperature (default: %(default)s)",
     )
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: the checkpoint's")
-    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: cuda if there is one)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 … (default: cuda if there is one)"
+    )
+    where.add_argument(
+        "--device-map", choices=["auto", "balanced", "sequential"], help="instead: spread the model over all GPUs"
+    )
     add("--threads", type=_positive, metavar="N", help="of the CPU (default: torch's choice); small models want 1")
     add("--revision", metavar="NAME", help="branch, tag or commit of a repository of the hub")
+    add("--trust-remote-code", action="store_true", help="run model code that the repository brings (default: never)")
     add("--restart", action="store_true", help="throw away what an interrupted run has left")
     add("--overwrite", action="store_true", help="replace a finished trace of the same name")
+
+
+def add_length_arguments(parser: argparse.ArgumentParser, *, new_tokens: int | None = None) -> None:
+    """Declare how prompts become tokens and how many are generated, by default at most `new_tokens`."""
+    add = parser.add_argument
+    default = f" (default: {new_tokens})" if new_tokens else ""
+    output = parser.add_mutually_exclusive_group(required=new_tokens is None)
+    output.add_argument(
+        "--max-new-tokens", type=_positive, default=new_tokens, metavar="N", help="tokens to generate at most" + default
+    )
+    output.add_argument(
+        "--output-tokens", type=_positive, metavar="M", help="instead: exactly M; what ends a generation is not chosen"
+    )
+    add(
+        "--prompt-tokens",
+        type=_positive,
+        metavar="N",
+        help="give every prompt exactly N tokens, start token and template counted: cut, or continued with the next",
+    )
+    add("--chat-template", action="store_true", help="each prompt as a user's turn, in the tokenizer's chat template")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,13 +92,19 @@ def run(args: argparse.Namespace) -> int:
             model=args.model,
             prompts=read_chosen(args),
             out=args.out,
-            max_new_tokens=args.max_new_tokens,
+            max_new_tokens=args.output_tokens or args.max_new_tokens,
+            exactly=args.output_tokens is not None,
+            prompt_tokens=args.prompt_tokens,
+            chat_template=args.chat_template,
             batch_size=args.batch_size,
+            batch_tokens=args.batch_tokens,
             lookahead=args.lookahead,
             temperature=args.temperature,
             seed=args.seed,
             dtype=args.dtype,
             device=args.device,
+            device_map=args.device_map,
+            trust_remote_code=args.trust_remote_code,
             threads=args.threads,
             revision=args.revision,
             keep_prompts=args.keep_prompts,

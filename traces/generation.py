@@ -30,29 +30,6 @@ class Generated:
     logits: list[Tensor] | None  # if asked for: of each pass `[B, vocabulary]` float32, also of requests that had ended
 
 
-def tokenized(
-    prompts: Sequence[Prompt], loaded: LoadedModel, *, max_new_tokens: int, where: object
-) -> list[TokenizedPrompt]:
-    """The prompts' tokens; one that does not fit into the model's context with what it is to generate is an error.
-
-    A `UserError` names the line of `where`, the prompts' file.
-    """
-    requests = []
-    for request, prompt in enumerate(prompts):
-        place = f"{where}: line {prompt.line}, field prompt"
-        tokens = list(loaded.tokenizer(prompt.text)["input_ids"])
-        if not tokens:
-            raise UserError(f"{place}: the tokenizer makes no token of it")
-        if max(tokens) >= loaded.config.vocab_size:
-            raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
-        longest = loaded.context
-        if longest is not None and len(tokens) + max_new_tokens > longest:
-            wanted = f"{len(tokens)} tokens and {max_new_tokens} new ones"
-            raise UserError(f"{place}: {wanted} exceed the model's context of {longest}")
-        requests.append(TokenizedPrompt(request, prompt, tokens))
-    return requests
-
-
 def left_padded(batch: Sequence[TokenizedPrompt], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids `[B, S]` and the mask of real tokens `[B, S]`."""
     width = max(len(request.tokens) for request in batch)
@@ -68,12 +45,16 @@ def padding_token(loaded: LoadedModel) -> int:
     return own if own is not None else (loaded.eos or (0,))[0]
 
 
-def generation_config(loaded: LoadedModel, *, max_new_tokens: int) -> Any:
-    """Greedy, up to a token that ends a generation, and nothing of the checkpoint's own taste."""
+def generation_config(loaded: LoadedModel, *, max_new_tokens: int, exactly: bool = False) -> Any:
+    """Greedy, up to a token that ends a generation, and nothing of the checkpoint's own taste.
+
+    `exactly`: tokens that end a generation are never chosen, so that each request generates `max_new_tokens`.
+    """
     config: Any = GenerationConfig  # it has no annotations
     return config(
         do_sample=False,
         max_new_tokens=max_new_tokens,
+        min_new_tokens=max_new_tokens if exactly else None,
         eos_token_id=list(loaded.eos) or None,
         pad_token_id=padding_token(loaded),
         disable_compile=True,  # hooks must run
@@ -107,7 +88,7 @@ def generate(
         )
     except torch.OutOfMemoryError as error:
         what = f"a batch of {len(batch)} prompts of up to {tokens.shape[1]} tokens does not fit into the memory"
-        raise UserError(f"{what} of {loaded.device}; use a smaller --batch-size") from error
+        raise UserError(f"{what} of {loaded.device}; use a smaller --batch-size or --batch-tokens") from error
     sequences = output.sequences if logits else output
     ends = config.eos_token_id or ()
     rows = sequences[:, tokens.shape[1] :].tolist()

@@ -1,7 +1,7 @@
 """Load a Transformers model to record: the pocket model, a folder, or a repository of the Hugging Face hub."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ DTYPES: Mapping[str, Any] = {
     "float16": torch.float16,
 }
 
+DEVICE_MAPS = ("auto", "balanced", "sequential")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -32,7 +34,13 @@ class LoadedModel:
     revision: str | None  # the hub's commit
     model: Any
     tokenizer: Any
-    device: torch.device
+    device: torch.device  # which takes the inputs
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that compute: more than one where a device map has spread the model."""
+        # Weights that a map leaves in the host's memory or on the disk travel to the first of these when they are used.
+        return (self.device, *_accelerators(getattr(self.model, "hf_device_map", {}).values()))
 
     @property
     def config(self) -> Any:
@@ -66,11 +74,21 @@ class LoadedModel:
         return sha256_of_json({key: said[key] for key in said if key not in ("_name_or_path", "transformers_version")})
 
 
-def load(name: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> LoadedModel:
-    """Load `name`: `pocket`, a folder, or a repository of the hub. Only safetensors are read, and no code is run.
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load `name`: `pocket`, a folder, or a repository of the hub. Only safetensors are read.
 
     `dtype` is a key of `DTYPES`; "auto" is the checkpoint's own, and float32 for the pocket model, as `traces.pocket`
-    runs it. Whatever cannot be found or loaded is a `UserError`.
+    runs it. A `device_map` (of accelerate: one of `DEVICE_MAPS`, or a device per module) spreads the weights instead of
+    `device`. Code of the repository is run only with `trust_remote_code`. Whatever cannot be found or loaded is a
+    `UserError`.
     """
     place = _device(device)
     source = _pocket() if name == POCKET else name
@@ -78,19 +96,28 @@ def load(name: str, *, revision: str | None = None, dtype: str = "auto", device:
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"model {source}: there is no such folder")
     wanted = "float32" if (name, dtype) == (POCKET, "auto") else dtype
-    common: dict[str, Any] = {"trust_remote_code": False}
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
     with _told_in_one_line(name):
         if not local:
             common["revision"] = revision = _commit(source, revision)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         model, report = auto_model.from_pretrained(
-            source, dtype=DTYPES[wanted], use_safetensors=True, output_loading_info=True, **common
+            source,
+            dtype=DTYPES[wanted],
+            use_safetensors=True,
+            output_loading_info=True,
+            device_map=device_map,
+            **common,
         )
         missing = sorted(report["missing_keys"])
         if missing:
             raise UserError(f"model {name}: the checkpoint lacks {len(missing)} weights, the first {missing[0]!r}")
-        model = model.to(place).eval()
+        if device_map is None:
+            model = model.to(place)
+        else:
+            place = next(_accelerators(getattr(model, "hf_device_map", {}).values()), torch.device("cpu"))
+        model = model.eval()
     return LoadedModel(
         name=Path(source).resolve().name if local and name != POCKET else name,
         revision=None if local else revision,
@@ -119,6 +146,14 @@ def _is_commit(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", text) is not None
 
 
+def _accelerators(places: Iterable[Any]) -> Iterator[torch.device]:
+    """The GPUs of a device map's values, which are numbers, names and "disk"."""
+    for place in places:
+        device = torch.device("cpu") if place == "disk" else torch.device(place)
+        if device.type != "cpu":
+            yield device
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,6 +170,8 @@ def _told_in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "offload_folder" in str(error):  # a device map had to put a part on the disk
+            raise UserError(f"model {name} does not fit into the memory of all devices and of the host") from error
         raise UserError(f"model {name} cannot be loaded: {_first_line(error)}") from error
 
 

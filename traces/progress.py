@@ -1,5 +1,6 @@
 """How far a collection has come."""
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,16 +8,29 @@ from typing import Any
 
 from tqdm import tqdm
 
+_LOG_PACE_S = 30.0  # between two lines where stderr is no terminal
+
 
 @contextmanager
-def token_bar(model: Any, tokens: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr that counts the tokens that `model` generates, and how many a second.
+def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr: the tokens that `model` generates, how many a second, the time that is left, and batches.
 
-    `tokens` are planned at most. The function that it gives is called after each batch, with the tokens that were
-    planned for the batch and those that came out.
+    `tokens` are planned at most; `batches` are those that had been finished before, and all. The function that it
+    gives is called after each batch, with the tokens that were planned for the batch and those that came out. Where
+    stderr is no terminal the bar is a line of text every half minute.
     """
-    pace = 0.5 if sys.stderr.isatty() else 30.0
-    with tqdm(total=tokens, desc="collect", unit="tok", file=sys.stderr, mininterval=pace, dynamic_ncols=True) as bar:
+    done, of = batches
+    live = sys.stderr.isatty()
+    with tqdm(
+        total=tokens,
+        desc="collect",
+        unit="tok",
+        file=sys.stderr if live else _Lines(),
+        mininterval=0.5 if live else _LOG_PACE_S,
+        dynamic_ncols=live,
+        bar_format=None if live else "{desc}: {n_fmt} of {total_fmt} tokens, {rate_fmt}, {remaining} left{postfix}",
+        postfix=f"batch {done} of {of}",
+    ) as bar:
         expected, counted, generated = tokens, 0, 0
 
         def passed(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -25,10 +39,12 @@ def token_bar(model: Any, tokens: int) -> Iterator[Callable[[int, int], None]]:
             bar.update(len(kwargs["input_ids"]))
 
         def finished(planned: int, came_out: int) -> None:
-            nonlocal expected, counted, generated
+            nonlocal expected, counted, generated, done
             expected -= planned - came_out
             generated += came_out
+            done += 1
             bar.total = expected
+            bar.set_postfix_str(f"batch {done} of {of}", refresh=False)
             bar.update(generated - counted)  # finished requests were counted along with their neighbours
             counted = generated
 
@@ -37,3 +53,14 @@ def token_bar(model: Any, tokens: int) -> Iterator[Callable[[int, int], None]]:
             yield finished
         finally:
             hook.remove()
+
+
+class _Lines(io.TextIOBase):
+    """stderr as a log: each state of a bar is a line of its own, instead of being overwritten by the next."""
+
+    def write(self, text: str) -> int:
+        line = text.strip()
+        if line:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        return len(text)

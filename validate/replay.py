@@ -21,11 +21,12 @@ from sim.machines import Devices
 from sim.run import add_run_arguments, divided, report, setting_of
 from sim.simulation import Run, needed_columns
 from traces.collect import CollectSettings, check_lookahead, check_target
-from traces.collect_cli import distances
-from traces.generation import generation_config, tokenized
+from traces.collect_cli import add_length_arguments, distances
+from traces.generation import generation_config
 from traces.hf_model import POCKET, LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.pocket import DEMO_PROMPTS
+from traces.prompt_tokens import tokenized
 from traces.prompts_cli import add_choice_arguments, read_chosen
 from traces.reader import RecordedFuture, Requests
 from validate.arena import devices_of
@@ -44,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="built-in, lmsys-chat-1m, a file … (see `traces prompts`); pocket has its own",
     )
     add_choice_arguments(parser)
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=48, metavar="N", help="tokens to generate at most (default: %(default)s)"
-    )
+    add_length_arguments(parser, new_tokens=48)
     parser.add_argument(
         "--lookahead",
         type=distances,
@@ -92,6 +91,8 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
         loaded,
         max_new_tokens=settings.max_new_tokens,
         where=settings.prompts.where,
+        chat_template=settings.chat_template,
+        prompt_tokens=settings.prompt_tokens,
     )
     setting = setting_of(args, shape_of(loaded.model, name=loaded.name), Devices(device_name(args), args.devices))
     split_slots(setting.model, setting.cache_experts, args.devices)
@@ -106,7 +107,7 @@ def replay(args: argparse.Namespace, scratch: Path) -> None:
         [[requests[number] for number in some] for some in _cut(ids, args.batch_size)] for ids in (train, test, beyond)
     )
 
-    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens)
+    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens, exactly=settings.exactly)
     with _bar("resident model", len(requests)) as bar:
         trace, expected = resident_run(loaded, [*history, *batches, *others], config, settings, done=bar.update)
     testbed = Testbed(loaded, offload(loaded, scratch / "experts.records", lookahead=settings.lookahead), devices)
@@ -145,19 +146,18 @@ def device_name(args: argparse.Namespace) -> str:
 
 def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
     """What the recording of the resident model depends on."""
-    for name, value in (
-        ("--max-new-tokens", args.max_new_tokens),
-        ("--devices", args.devices),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: at least 1 is needed")
+    if args.devices < 1:
+        raise UserError(f"--devices {args.devices}: at least 1 is needed")
     if args.prompts is None and args.model != POCKET:
         raise UserError(f"--prompts is needed for {args.model}: only the pocket model comes with its own")
     settings = CollectSettings(
         model=args.model,
         prompts=read_chosen(args, default=str(DEMO_PROMPTS)),
         out=args.record or scratch / "routing.trace",
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=args.output_tokens or args.max_new_tokens,
+        exactly=args.output_tokens is not None,
+        prompt_tokens=args.prompt_tokens,
+        chat_template=args.chat_template,
         batch_size=args.batch_size,
         lookahead=args.lookahead,
         overwrite=args.overwrite,
