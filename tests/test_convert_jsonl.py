@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from convert_helpers import SHAPE, convert, converted, recorded_pairs, rows_of, told, write_lines
-from trace_helpers import assert_same, content
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from trace_helpers import assert_same, content, small_meta
 
+from policies.errors import UserError
 from sim.__main__ import main as sim
 from traces.__main__ import main
 from traces.convert_jsonl import Lines, Reading
-from traces.convert_rows import Assembler, Row
+from traces.convert_rows import FIELDS, Assembler, Row
+from traces.faults import request_faults
 
 # A prompt of two tokens and one decode step, by hand; 3 layers.
 BY_HAND = [
@@ -286,6 +290,39 @@ def test_no_row_can_be_lost_doubled_or_moved_unnoticed(tmp_path: Path, order: st
         moved = lines[:place] + lines[place + 1 :]
         moved.insert(moved.index(other), lines[place])
         assert refused(moved), f"row {place} was moved"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 7) | st.integers() | st.floats() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=1),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.integers(0, 23),
+    key=st.sampled_from([*FIELDS, "warmup", "type", "choices", "prompt_routed_experts", "token_ids"]),
+    value=JSON,
+    index=st.sampled_from([False, True]),
+)
+@example(place=0, key="experts", value=[[None, []], None], index=False)
+def test_whatever_stands_in_a_field_it_is_taken_or_told(
+    tmp_path: Path, place: int, key: str, value: Any, index: bool
+) -> None:
+    """Never anything but a request whose rows a trace would take, or a `UserError`."""
+    pairs = recorded_pairs(1)
+    rows = rows_of(pairs)
+    rows[place][key] = value
+    file = write_lines(tmp_path / "log.jsonl", rows)
+    try:
+        lines = Lines(file, SHAPE, Reading(index_in_pass=index))
+        assembler = Assembler(file, SHAPE, names=lines.names)
+        found = list(assembler.requests(lines))
+    except UserError:
+        return
+    meta = small_meta(embedding=False, lookahead=(), gate_complete=assembler.has["gate"], prefill=assembler.prefill)
+    assert [fault for info, recorded in found for fault in request_faults(recorded, info, meta)] == []
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ class Assembler:
         what = "must be whole numbers" if kinds == "iu" else "must be numbers"
         for (token, layer), line in np.ndenumerate(lines):
             for value in cells[token][layer]:
-                if np.array(value).dtype.kind not in kinds:
+                if not isinstance(value, int if kinds == "iu" else int | float) or not abs(value) < 2**63:
                     raise self.error(int(line), what, name, repr(value)[:60])
         raise self.error(int(lines[0, 0]), what, name)
 
