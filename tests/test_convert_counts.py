@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def test_a_dump_that_would_execute_something_is_refused(tmp_path: Path, capsys: 
     assert "records must have global_physical_count" in told(capsys, lambda: convert(tmp_path / "bad.pt"))
 
 
+def test_without_torch_a_dump_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "traces.sglang_records", raising=False)
+    (tmp_path / "a.pt").touch()
+    line = told(capsys, lambda: convert(tmp_path / "a.pt"))
+    assert line == f"{tmp_path}/a.pt: to read it takes torch: pip install 'finemoe-lab[models]'"
+
+
 def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", [[0] * 6, *SUMS])
     line = told(capsys, lambda: convert(file))
@@ -109,6 +120,9 @@ def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pyte
     ("counts", "line"),
     [
         (np.full((3, 6), 0.5), "must be whole numbers [steps, layers, experts] or [layers, experts], none negative, "),
+        (np.full((3, 6), np.inf), "must be whole numbers "),
+        (np.full((3, 6), np.nan), "must be whole numbers "),
+        (np.full((3, 6), 2**63, np.uint64), "must be whole numbers "),
         (np.full((3, 6), -1), "must be whole numbers "),
         (np.ones(6, int), "must be whole numbers "),
         (np.array([["a"]]), "must be whole numbers "),

@@ -25,19 +25,24 @@ from traces.expert_counts import write_counts
 from traces.format import TraceError
 from traces.storage import one_line
 
+_MOST = 2**53  # executions of an expert in a step, beyond which floating point counts no further
 _NAMES = ("logical_count", "counts")
 
 
 def read_counts_of(file: Path, shape: ModelShape, first_layer: int = 0) -> Int:
     """`[L, J]` int64, all steps together; layers before `first_layer`, which are dense, are left out."""
     if file.suffix == ".pt":
-        from traces.sglang_records import read_pt  # needs torch
-
+        try:
+            from traces.sglang_records import read_pt
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise UserError(f"{file}: to read it takes torch: pip install 'finemoe-lab[models]'") from None
         found: NDArray[Any] = read_pt(file)
     else:
         found = _json(file) if file.suffix == ".json" else _numpy(file)
     whole = found.dtype.kind in "iu" or (found.dtype.kind == "f" and bool((found == np.rint(found)).all()))
-    if not whole or found.ndim not in (2, 3) or (found < 0).any():
+    if not whole or found.ndim not in (2, 3) or ((found < 0) | (found > _MOST)).any():
         what = "must be whole numbers [steps, layers, experts] or [layers, experts], none negative"
         raise TraceError.at(file, what, value=f"{found.dtype} {list(found.shape)}")
     counts: Int = found.astype(np.int64).reshape(-1, *found.shape[-2:]).sum(axis=0)
