@@ -281,7 +281,7 @@ def test_each_single_byte_of_a_trace_is_guarded(tiny: Path) -> None:
 def test_each_single_byte_of_a_trace_is_guarded_even_from_readers_that_check_no_hash(tiny: Path) -> None:
     """`Trace` does not hash the large files: it must notice by itself, or read what was written."""
     before, refused, harmless = values(tiny), 0, 0
-    for name, at in every_byte(tiny, lambda byte: [byte ^ 0x01, byte ^ 0x80, (byte + 7) % 256]):
+    for name, at in every_byte(tiny, lambda byte: [byte ^ 0x01, byte ^ 0x80]):
         assert check(tiny) or name == "meta.json", (name, at)
         try:
             assert values(tiny) == before, (name, at)
