@@ -77,7 +77,7 @@ def test_what_was_interrupted_goes_on_to_the_same_bytes(tmp_path: Path, monkeypa
 
 def test_a_trace_notes_what_it_was_drawn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = written(tmp_path / "a.trace", "--overlap", "0.5", "--clusters", 5, "--drift", 0.2, "--seed", 7).meta
-    assert (meta.kind, meta.model, meta.seed) == ("synthetic", "synthetic", 7)
+    assert (meta.kind, meta.model, meta.seed) == ("synthetic", "5x8-top2", 7)
     assert {"overlap": 0.5, "clusters": 5, "drift": 0.2, "lengths": "constant"}.items() <= meta.generation.items()
     assert meta.generation["expected"]["overlap"] == pytest.approx(0.5, abs=0.005)
     assert meta.notes is not None

@@ -182,6 +182,11 @@ def report(
         rows.append([f"lookahead {distance}: recall of its top K", *(f"{one:.3f}" for one in reached)])
     table = tabulate(rows, ["mean over layers", "asked", "model", "measured"], disable_numparse=True, colalign=_ALIGNED)
     lines = [f"{out} ({kinds.explained('synthetic')}), in the shape of {parameters.shape.name}", table]
+    if found.clusters != parameters.clusters:
+        lines.append(
+            "Measured: clusters are sought anew, among whole requests; too few requests, or changes of topic, hide "
+            "them, and then the overlap within one is that of others."
+        )
     if fitted:
         clear = "too few requests to look for clusters" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
         lines.append(
@@ -251,7 +256,7 @@ def _shape(args: argparse.Namespace, source: Trace | None) -> ModelShape:
     head = min(64, sizes["hidden"])
     heads = max(1, sizes["hidden"] // 64)
     rest = {"expert_ffn": 4 * sizes["hidden"], "attention_heads": heads, "kv_heads": heads, "head_dim": head}
-    return ModelShape(name="synthetic", **sizes, **rest)
+    return ModelShape(name=f"{sizes['layers']}x{sizes['experts']}-top{sizes['top_k']}", **sizes, **rest)
 
 
 def _lookahead(args: argparse.Namespace, shape: ModelShape, fitted: Measured | None) -> dict[int, float]:

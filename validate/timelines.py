@@ -148,8 +148,8 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
         Patch(facecolor=_DEMANDED[0], label="demanded copy"),
         Patch(facecolor=_PREFETCHED[0], label="prefetch"),
     ]
-    figure.suptitle(f"Iteration {iteration} of {title}", fontsize=9)
-    figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8)
+    headed = {"title": f"Iteration {iteration} of {title}", "title_fontsize": 9}
+    figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8, **headed)
     with replacing(path, "the picture") as partial:
         figure.savefig(partial, dpi=150)
 
