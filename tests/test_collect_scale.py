@@ -17,6 +17,7 @@ from traces.collect import CollectSettings, cut_into_batches
 from traces.generation import TokenizedPrompt
 from traces.hf_model import load
 from traces.progress import token_bar
+from traces.prompt_sets import PromptSet
 from traces.prompts import Prompt
 from traces.reader import Trace
 from traces.writer import TraceWriter
@@ -44,9 +45,8 @@ def collect(model: Path | str, prompts: Path, out: Path, *options: str) -> int:
 
 
 def batches_of(lengths: list[int], **options: Any) -> list[list[int]]:
-    settings = CollectSettings(
-        model="m", prompts=Path("p.jsonl"), out=Path("a.trace"), max_new_tokens=NEW_TOKENS, **options
-    )
+    prompts = PromptSet(name="p.jsonl", where="p.jsonl", prompts=[], dropped={})
+    settings = CollectSettings(model="m", prompts=prompts, out=Path("a.trace"), max_new_tokens=NEW_TOKENS, **options)
     requests = [
         TokenizedPrompt(number, Prompt(text="", source="", line=number + 1), [4] * length)
         for number, length in enumerate(lengths)
