@@ -200,6 +200,19 @@ def test_a_request_depends_on_its_number_alone() -> None:
     assert one.token.tolist() == other.token.tolist()
 
 
+def test_coefficients_keep_their_order_whatever_is_asked() -> None:
+    rng, shape = np.random.default_rng(2), replace(SHAPE, layers=24)
+    ends = {"load_cv": (0, 1.7), "entropy_bits": (0, 3)}
+    asked = {name: rng.uniform(*ends.get(name, (0.25, 1)), 24) for name in ASKED}
+    for name in asked:
+        asked[name][:6] = rng.choice([*ends.get(name, (0.25, 1))], 6)  # and at the ends
+    found = calibrate(parameters({"shape": shape}, **asked)).coefficients
+    shares = np.stack([found.popularity, found.cluster, found.request, found.token])
+    assert (np.diff(shares, axis=0, prepend=0, append=1) >= 0).all()
+    assert (np.abs(found.memory) <= 1).all()
+    assert (found.sharpness > 0).all()
+
+
 def test_every_cluster_has_as_many_requests() -> None:
     wanted = parameters()
     model = SyntheticModel(wanted, calibrate(wanted).coefficients, 60)

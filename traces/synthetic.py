@@ -268,7 +268,7 @@ class SyntheticModel:
         target = logits[:, distance:]
         blurred = kept * target + np.sqrt(1 - kept**2) * rng.standard_normal(target.shape, np.float32)
         gate = np.zeros(logits.shape, np.float16)
-        gate[:, : -distance or None] = self._gates(blurred, slice(distance, None))
+        gate[:, :-distance] = self._gates(blurred, slice(distance, None))
         return gate
 
 

@@ -77,7 +77,9 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
     # the rest remembers: it must be left enough not to have to remember for too long.
     following = solve(partial(sample.overlap, request), asked.overlap[layer], -1, 1)
     free = (1 - abs(following) / max(abs(following), _LONGEST_MEMORY)) * (1 - request)
-    token = request - cluster + solve(sample.token_overlap, asked.token_overlap[layer], cluster, cluster + free)
+    own = solve(sample.token_overlap, asked.token_overlap[layer], cluster, cluster + free) - cluster
+    # Within their bounds in spite of rounding.
+    token = min(1.0, request + max(0.0, own))
     memory = min(1.0, max(-1.0, following * (1 - request) / (1 - token))) if token < 1 else 0.0
     exponent = solve(lambda power: -sample.entropy(request, 10**power), -asked.entropy_bits[layer], -3, 4)
     sharpness = 10**exponent
@@ -86,7 +88,7 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
         "overlap": sample.overlap(request, following),
         "request_overlap": sample.request_overlap(request),
         "cluster_overlap": sample.cluster_overlap(popularity, cluster),
-        "token_overlap": sample.token_overlap(cluster + token - request),
+        "token_overlap": sample.token_overlap(cluster + own),
         "load_cv": sample.load_cv(cluster, popularity),
     }
     ahead = {}
