@@ -42,6 +42,7 @@ types: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/sim_speed.py
 	$(BIN)/python benchmarks/search_speed.py
+	$(BIN)/python benchmarks/capture_cost.py
 
 clean:
 	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache *.egg-info

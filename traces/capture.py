@@ -155,14 +155,14 @@ class GateRecorder:
         logits, experts = _stacked(heard.logits), _stacked(heard.experts)
         if self.score is None:
             self.score = fitting_score(logits, experts, _stacked(heard.weights) if heard.weights else None)
-        gates = [scores(self.score, logits)]
+        every, layers = [logits], range(len(self.blocks))
         for distance in self.lookahead:
-            gates.append(torch.zeros_like(gates[0]))
-            layers = len(self.blocks) - distance
-            if layers > 0:
-                ahead = {layer: heard.lookahead[distance, layer] for layer in range(layers)}
-                gates[-1][:, :layers] = scores(self.score, _stacked(ahead).to(logits.device))
-        self._passes.append(_on_host(heard, torch.stack(gates, 1), experts, self.lookahead))
+            ahead = {layer: heard.lookahead.get((distance, layer), heard.logits[0]) for layer in layers}
+            every.append(_stacked(ahead).to(logits.device))
+        gates = scores(self.score, torch.stack(every, 1))
+        for place, distance in enumerate(self.lookahead, start=1):
+            gates[:, place, max(len(layers) - distance, 0) :] = 0  # these layers have no router so far ahead
+        self._passes.append(_on_host(heard, gates, experts, self.lookahead))
 
     def _check_complete(self, heard: _Heard) -> None:
         for layer, block in enumerate(self.blocks):
@@ -202,13 +202,12 @@ def product_type(router: nn.Module, seen: Tensor, logits: Tensor) -> torch.dtype
     return None
 
 
-@torch.no_grad()
 def matrix_product(router: nn.Module, seen: Tensor, dtype: torch.dtype) -> Tensor:
     """`[T, J]`: the router's matrix, and its bias if it has one, applied to hidden states `[…, h]`."""
     weight: Any = router.weight
     bias: Any = getattr(router, "bias", None)
     flat = seen.reshape(-1, seen.shape[-1]).to(dtype)
-    return functional.linear(flat, weight.to(dtype), bias if bias is None else bias.to(dtype))
+    return functional.linear(flat, weight.to(dtype), bias if bias is None else bias.to(dtype)).detach()
 
 
 def _stacked(layers: dict[int, Tensor]) -> Tensor:
