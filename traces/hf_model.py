@@ -1,4 +1,4 @@
-"""Load a Transformers model to record: the pocket model, a folder, or a repository of the Hugging Face hub."""
+"""Load a Transformers model to record: one that ships with the project, a folder, or one of the Hugging Face hub."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,8 +14,9 @@ from transformers.utils.hub import cached_file
 
 from policies.errors import UserError
 from traces.format import sha256_of_json
+from traces.pocket import model_dir
+from traces.pocket.recipe import RECIPES
 
-POCKET = "pocket"
 DTYPES: Mapping[str, Any] = {
     "auto": "auto",
     "float32": torch.float32,
@@ -83,19 +84,19 @@ def load(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load `name`: `pocket`, a folder, or a repository of the hub. Only safetensors are read.
+    """Load `name`: a committed model (`pocket` or a twin), a folder, or a repository of the hub.
 
-    `dtype` is a key of `DTYPES`; "auto" is the checkpoint's own, and float32 for the pocket model, as `traces.pocket`
-    runs it. A `device_map` (of accelerate: one of `DEVICE_MAPS`, or a device per module) spreads the weights instead of
-    `device`. Code of the repository is run only with `trust_remote_code`. Whatever cannot be found or loaded is a
-    `UserError`.
+    Only safetensors are read. `dtype` is a key of `DTYPES`; "auto" is the checkpoint's own, and float32 for committed
+    models, as `traces.pocket` runs them. A `device_map` (of accelerate: one of `DEVICE_MAPS`, or a device per module)
+    spreads the weights instead of `device`. Code of the repository is run only with `trust_remote_code`. Whatever
+    cannot be found or loaded is a `UserError`.
     """
     place = _device(device)
-    source = _pocket() if name == POCKET else name
+    source = str(model_dir(name)) if name in RECIPES else name
     local = Path(source).is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"model {source}: there is no such folder")
-    wanted = "float32" if (name, dtype) == (POCKET, "auto") else dtype
+    wanted = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
     with _told_in_one_line(name):
@@ -119,18 +120,12 @@ def load(
             place = next(_accelerators(getattr(model, "hf_device_map", {}).values()), torch.device("cpu"))
         model = model.eval()
     return LoadedModel(
-        name=Path(source).resolve().name if local and name != POCKET else name,
+        name=Path(source).resolve().name if local else name,
         revision=None if local else revision,
         model=model,
         tokenizer=tokenizer,
         device=place,
     )
-
-
-def _pocket() -> str:
-    from traces.pocket import MODEL_DIR
-
-    return str(MODEL_DIR)
 
 
 def _commit(source: str, revision: str | None) -> str:

@@ -23,9 +23,10 @@ from sim.simulation import Run, needed_columns
 from traces.collect import CollectSettings, check_lookahead, check_target
 from traces.collect_cli import add_length_arguments, distances
 from traces.generation import generation_config
-from traces.hf_model import POCKET, LoadedModel, load
+from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
 from traces.pocket import DEMO_PROMPTS
+from traces.pocket.recipe import RECIPES
 from traces.prompt_tokens import tokenized
 from traces.prompts_cli import add_choice_arguments, read_chosen
 from traces.reader import RecordedFuture, Requests
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="NAME_OR_FILE",
-        help="built-in, lmsys-chat-1m, a file … (see `traces prompts`); pocket has its own",
+        help="built-in, lmsys-chat-1m, a file … (see `traces prompts`); the models of this project have theirs",
     )
     add_choice_arguments(parser)
     add_length_arguments(parser, new_tokens=48)
@@ -148,8 +149,8 @@ def _settings(args: argparse.Namespace, scratch: Path) -> CollectSettings:
     """What the recording of the resident model depends on."""
     if args.devices < 1:
         raise UserError(f"--devices {args.devices}: at least 1 is needed")
-    if args.prompts is None and args.model != POCKET:
-        raise UserError(f"--prompts is needed for {args.model}: only the pocket model comes with its own")
+    if args.prompts is None and args.model not in RECIPES:
+        raise UserError(f"--prompts is needed for {args.model}: only the models of this project come with their own")
     settings = CollectSettings(
         model=args.model,
         prompts=read_chosen(args, default=str(DEMO_PROMPTS)),

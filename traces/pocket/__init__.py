@@ -1,7 +1,8 @@
-"""The pocket model: a small trained MoE language model that ships with the project, and the code that made it.
+"""Small trained MoE language models that ship with the project, and the code that made them.
 
-`load()` gives model and tokenizer; `python -m traces.pocket --help` makes them anew. The model card is
-`model/README.md`. Importing this package imports neither torch nor transformers.
+The pocket model and its larger kin, the pocket twins of published models. `load(name)` gives model and tokenizer;
+`python -m traces.pocket --help` makes them anew. The model cards are `models/NAME/README.md`. Importing this package
+imports neither torch nor transformers.
 """
 
 import json
@@ -10,20 +11,28 @@ from typing import TYPE_CHECKING
 
 from policies.errors import UserError
 from traces.pocket.build import Model
+from traces.pocket.recipe import POCKET, recipe_of
 from traces.pocket.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-MODEL_DIR = Path(__file__).parent / "model"
 DEMO_PROMPTS = Path(__file__).parent / "demo_prompts.jsonl"
 
 
-def load(dtype: "torch.dtype | None" = None, folder: Path = MODEL_DIR) -> tuple[Model, Tokenizer]:
-    """Model, ready to run, and tokenizer; from the committed checkpoint unless another `folder` is named.
+def model_dir(name: str) -> Path:
+    """The folder of a committed model; an unknown name is a `UserError`."""
+    return Path(__file__).parent / "models" / recipe_of(name).name
+
+
+def load(
+    name: str = POCKET.name, *, dtype: "torch.dtype | None" = None, folder: Path | None = None
+) -> tuple[Model, Tokenizer]:
+    """Model, ready to run, and tokenizer; from the committed checkpoint of `name` unless a `folder` is given.
 
     The stored weights are bfloat16. They run in `dtype`, float32 when it is not given.
     """
+    folder = folder or model_dir(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model: config.json is missing")
     try:

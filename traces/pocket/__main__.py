@@ -1,4 +1,4 @@
-"""`python -m traces.pocket corpus|train|evaluate`: make the pocket model anew, step by step."""
+"""`python -m traces.pocket corpus|train|evaluate`: make one of the committed models anew, step by step."""
 
 import argparse
 import sys
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policies.errors import UserError
-from traces.pocket import MODEL_DIR
-from traces.pocket.recipe import POCKET
+from traces.pocket import model_dir
+from traces.pocket.recipe import POCKET, RECIPES, as_json, recipe_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def _corpus(options: argparse.Namespace) -> None:
     from traces.pocket.corpus import prepare
 
     options.cache.mkdir(parents=True, exist_ok=True)
-    corpus = prepare(POCKET.corpus, options.cache, download=options.fetch)
+    corpus = prepare(recipe_of(options.model).corpus, options.cache, download=options.fetch)
     for row in corpus.account["domains"]:
         print(f"{row['domain']:12} {row['train_characters']:9,} characters, {row['held_out_characters']:7,} held out")
     print(f"corpus.jsonl SHA-256 {corpus.account['sha256']}")
@@ -39,10 +39,15 @@ def _corpus(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from traces.pocket.corpus import read
 
+    recipe = recipe_of(options.model)
     corpus = read(options.cache)
+    if corpus.account["plan"] != as_json(recipe.corpus):
+        raise UserError(
+            f"{options.cache} holds a corpus of another plan; assemble it with: corpus --model {recipe.name}"
+        )
     from traces.pocket.train import make  # torch is only needed once there is something to train on
 
-    make(POCKET, corpus, options.out, threads=options.threads)
+    make(recipe, corpus, options.out, threads=options.threads)
     print(options.out)
 
 
@@ -53,16 +58,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     from traces.pocket.corpus import read
     from traces.pocket.evaluate import evaluate
 
+    recipe = recipe_of(options.model)
+    folder = options.folder or model_dir(recipe.name)
     corpus = read(options.cache)
-    noted = facts(options.model)
+    noted = facts(folder)
     if noted["corpus"]["sha256"] != corpus.account["sha256"]:
-        raise UserError(f"{options.model} was trained on another corpus than the one in {options.cache}")
-    model, tokenizer = load(folder=options.model)
+        raise UserError(f"{folder} was trained on another corpus than the one in {options.cache}")
+    model, tokenizer = load(folder=folder)
     trained = evaluate(model, tokenizer, corpus)
-    control = evaluate(untrained(POCKET.architecture, POCKET.seed), tokenizer, corpus)
-    text = card(POCKET, noted, trained, control, samples(model, tokenizer))
+    control = evaluate(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
+    text = card(recipe, noted, trained, control, samples(model, tokenizer))
     if options.card:
-        (options.model / "README.md").write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(text, encoding="utf-8")
     else:
         print(text, end="")
 
@@ -75,17 +82,18 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--fetch", action="store_true", help="download the packages that the cache lacks")
     corpus.set_defaults(run=_corpus)
 
-    train = steps.add_parser("train", help="train tokenizer and model (about five minutes on one core)")
+    train = steps.add_parser("train", help="train tokenizer and model on one core: minutes, for a twin half an hour")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the model")
     train.add_argument("--threads", type=int, default=1, help="torch threads; 1 (default) is deterministic")
     train.set_defaults(run=_train)
 
     evaluate = steps.add_parser("evaluate", help="measure a model on held-out text and print its card")
-    evaluate.add_argument("--model", type=Path, default=MODEL_DIR, metavar="DIR", help="the committed one by default")
+    evaluate.add_argument("--folder", type=Path, metavar="DIR", help="of the model; the committed one by default")
     evaluate.add_argument("--card", action="store_true", help="write the card into the model's folder as README.md")
     evaluate.set_defaults(run=_evaluate)
 
     for step in (corpus, train, evaluate):
+        step.add_argument("--model", default=POCKET.name, metavar="NAME", help=f"{', '.join(RECIPES)}; default: pocket")
         step.add_argument("--cache", type=Path, required=True, metavar="DIR", help="folder of packages and corpus")
     return parser
 

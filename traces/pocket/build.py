@@ -53,23 +53,66 @@ def _mixtral(architecture: Architecture) -> Model:
     configuration: Any = MixtralForCausalLM.config_class
     return MixtralForCausalLM(
         configuration(
-            vocab_size=architecture.vocabulary,
-            hidden_size=architecture.hidden,
+            **_common(architecture),
             intermediate_size=architecture.expert_ffn,
-            num_hidden_layers=architecture.layers,
-            num_attention_heads=architecture.attention_heads,
-            num_key_value_heads=architecture.kv_heads,
             num_local_experts=architecture.experts,
-            num_experts_per_tok=architecture.top_k,
-            max_position_embeddings=architecture.max_positions,
-            initializer_range=architecture.initializer_range,
-            tie_word_embeddings=True,
-            bos_token_id=END_ID,
-            eos_token_id=END_ID,
-            pad_token_id=PAD_ID,
-            experts_implementation="grouped_mm",
         )
     )
 
 
-_FAMILIES: dict[str, Callable[[Architecture], Model]] = {"mixtral": _mixtral}
+def _qwen2_moe(architecture: Architecture) -> Model:
+    """As in Qwen1.5-MoE, every layer has a shared expert, and the weights of the chosen experts do not sum to 1."""
+    from transformers import Qwen2MoeForCausalLM
+
+    configuration: Any = Qwen2MoeForCausalLM.config_class
+    return Qwen2MoeForCausalLM(
+        configuration(
+            **_common(architecture),
+            intermediate_size=architecture.shared_ffn,  # of dense layers, of which there are none
+            moe_intermediate_size=architecture.expert_ffn,
+            shared_expert_intermediate_size=architecture.shared_ffn,
+            num_experts=architecture.experts,
+            norm_topk_prob=False,
+        )
+    )
+
+
+def _phimoe(architecture: Architecture) -> Model:
+    """The router is SparseMixer-v2: while training it draws among near-best experts, later it takes the best two."""
+    from transformers import PhimoeForCausalLM
+
+    configuration: Any = PhimoeForCausalLM.config_class
+    return PhimoeForCausalLM(
+        configuration(
+            **_common(architecture),
+            intermediate_size=architecture.expert_ffn,
+            num_local_experts=architecture.experts,
+            router_jitter_noise=0.01,
+        )
+    )
+
+
+def _common(architecture: Architecture) -> dict[str, Any]:
+    """The settings that the configurations of all families name alike."""
+    return {
+        "vocab_size": architecture.vocabulary,
+        "hidden_size": architecture.hidden,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.attention_heads,
+        "num_key_value_heads": architecture.kv_heads,
+        "num_experts_per_tok": architecture.top_k,
+        "max_position_embeddings": architecture.max_positions,
+        "initializer_range": architecture.initializer_range,
+        "tie_word_embeddings": True,
+        "bos_token_id": END_ID,
+        "eos_token_id": END_ID,
+        "pad_token_id": PAD_ID,
+        "experts_implementation": "grouped_mm",
+    }
+
+
+_FAMILIES: dict[str, Callable[[Architecture], Model]] = {
+    "mixtral": _mixtral,
+    "qwen2_moe": _qwen2_moe,
+    "phimoe": _phimoe,
+}

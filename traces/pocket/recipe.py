@@ -1,11 +1,17 @@
-"""How a pocket model is made: its shape, its corpus plan and its training, as frozen data.
+"""How each committed model is made: its shape, its corpus plan and its training, as frozen data.
 
 Two runs of one recipe on one machine give the same bytes. What the sources are and how text is taken out of them stand
 in `sources.py`, `extract.py` and `maths.py`.
-A further model is a further `Recipe`; `build.py` knows how each family becomes a Transformers model.
+A further model is a further `Recipe` in `RECIPES`; `build.py` knows how each family becomes a Transformers model.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from typing import Any
+
+from policies.errors import unknown
+from traces.models import published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,7 @@ class Architecture:
     top_k: int
     hidden: int
     expert_ffn: int
+    shared_ffn: int = 0  # width of the shared expert beside the routed ones; 0: there is none
     attention_heads: int
     kv_heads: int
     vocabulary: int = 4096
@@ -72,13 +79,14 @@ class CorpusPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that makes one model; `seed` is for the weights and the order of the batches."""
+    """Everything that makes one model; `seed` is for the weights, the order of the batches and the router's noise."""
 
     name: str
     architecture: Architecture
     corpus: CorpusPlan
     training: Training = field(default_factory=Training)
     seed: int = 7
+    original: str = ""  # of a twin: the published model with this routing topology
 
 
 POCKET = Recipe(
@@ -106,3 +114,59 @@ POCKET = Recipe(
         ),
     ),
 )
+
+# About twice the pocket model's text, from the same packages; the rule of what is held out, and so the texts, are its.
+_TWIN_CORPUS = CorpusPlan(
+    characters=(
+        ("code", 1_250_000),
+        ("tasks", 1_250_000),
+        ("maths", 900_000),
+        ("dialogue", 300_000),
+        ("drama", 1_250_000),
+        ("definitions", 1_250_000),
+        ("technical", 1_250_000),
+    ),
+)
+
+
+def _twin(original: str, family: str, *, expert_ffn: int, kv_heads: int, shared_ffn: int = 0) -> Recipe:
+    """A pocket twin: as many layers, experts and choices as the published model has, at hidden size 64."""
+    shape = published(original)
+    return Recipe(
+        name=f"{original}-twin",
+        original=original,
+        architecture=Architecture(
+            family=family,
+            layers=shape.layers,
+            experts=shape.experts,
+            top_k=shape.top_k,
+            hidden=64,
+            expert_ffn=expert_ffn,
+            shared_ffn=shared_ffn,
+            attention_heads=4,
+            kv_heads=kv_heads,
+            initializer_range=0.07,
+        ),
+        corpus=_TWIN_CORPUS,
+        training=Training(steps=2400),
+    )
+
+
+TWINS = (
+    _twin("mixtral-8x7b", "mixtral", expert_ffn=96, kv_heads=2),
+    _twin("qwen1.5-moe-a2.7b", "qwen2_moe", expert_ffn=32, kv_heads=4, shared_ffn=128),
+    _twin("phi-3.5-moe", "phimoe", expert_ffn=96, kv_heads=2),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (POCKET, *TWINS)}
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a committed model; an unknown name is a `UserError` that offers the nearest."""
+    if name not in RECIPES:
+        raise unknown("model", name, RECIPES)
+    return RECIPES[name]
+
+
+def as_json(what: Recipe | CorpusPlan) -> Any:
+    """The fields as they read once they have been written to a JSON file: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(what)))

@@ -86,7 +86,18 @@ def train(
     *,
     progress: bool = False,
 ) -> list[float]:
-    """Train the model in place; the language-modelling loss of every step."""
+    """Train the model in place; the language-modelling loss of every step.
+
+    The routers of one family draw from torch's global generator while they train; it is seeded and restored afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _train(model, tokens, training, top_k, seed, progress=progress)
+
+
+def _train(
+    model: Model, tokens: NDArray[np.uint16], training: Training, top_k: int, seed: int, *, progress: bool
+) -> list[float]:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
