@@ -21,8 +21,9 @@ torch = pytest.importorskip("torch", reason="the pocket model needs torch")
 transformers = pytest.importorskip("transformers", reason="the pocket model needs transformers")
 
 from traces.pocket.build import build, routers, untrained  # noqa: E402  # after the skips, as all that needs torch
-from traces.pocket.evaluate import Reading, expert_load, gate_entropy, read, read_tokens  # noqa: E402
-from traces.pocket.recall import Routing, recall  # noqa: E402
+from traces.pocket.card import card, facts, samples  # noqa: E402
+from traces.pocket.evaluate import evaluate, gate_entropy, read, read_tokens, request_entropy  # noqa: E402
+from traces.pocket.recall import Routing, expert_load, recall  # noqa: E402
 from traces.pocket.tokenizer import PAD_ID, SPECIAL_TOKENS  # noqa: E402
 from traces.pocket.train import balance_loss, batches, learning_rate, make, train  # noqa: E402
 
@@ -73,8 +74,8 @@ def conversations(trained):
     return [(row[width - length :].tolist(), length) for row, length in zip(output, lengths, strict=True)]
 
 
-def routing_of(model, conversations) -> list[Reading]:
-    return [read_tokens(model, ids, prompt=length) for ids, length in conversations]
+def routing_of(model, conversations) -> list[Routing]:
+    return [read_tokens(model, ids, prompt=length, distances=(1, 2, 3)).routing for ids, length in conversations]
 
 
 # the committed checkpoint
@@ -164,43 +165,19 @@ def test_the_committed_training_used_the_recipe_that_the_code_states():
 
 
 def test_only_the_trained_model_shows_that_fine_grained_prediction_beats_coarse(trained, control, conversations):
-    ours = [reading.routing for reading in routing_of(trained[0], conversations)]
-    theirs = [reading.routing for reading in routing_of(control, conversations)]
-    for distance in (1, 2, 3):
-        fine_and_coarse = recall(ours[0::2], ours[1::2], distance)
-        untrained_pair = recall(theirs[0::2], theirs[1::2], distance)
-        assert fine_and_coarse.fine > fine_and_coarse.coarse + 0.1  # measured: 0.26 to 0.32
-        assert fine_and_coarse.coarse > fine_and_coarse.popularity
-        assert untrained_pair.fine < untrained_pair.coarse
+    ours, theirs = (routing_of(model, conversations) for model in (trained[0], control))
+    for one in recall(ours[0::2], ours[1::2], (1, 2, 3)):
+        assert one.fine > one.coarse + 0.1  # measured: 0.26 to 0.32
+        assert one.coarse > one.popularity
+    for one in recall(theirs[0::2], theirs[1::2], (1, 2, 3)):
+        assert one.fine < one.coarse
 
 
 def test_every_expert_of_the_trained_model_is_used(trained, conversations):
-    routings = [reading.routing for reading in routing_of(trained[0], conversations)]
+    routings = routing_of(trained[0], conversations)
     assert expert_load(routings).min() > 0.02
     assert max(gate_entropy(routings)) < 2.5  # of 3 bits: gates prefer some experts
-
-
-def test_recall_of_a_store_that_holds_the_answer_is_complete():
-    gate = np.random.default_rng(0).dirichlet(np.ones(4), size=(20, 3)).astype(np.float32)
-    experts = np.argsort(-gate, axis=-1)[..., :2]
-    routing = Routing(gate, experts, prompt=4)
-    assert recall([routing], [routing], distance=1).fine == 1.0
-    assert recall([routing], [routing], distance=2).fine == 1.0
-
-
-def test_coarse_recall_counts_only_earlier_tokens_of_the_request():
-    gate = np.full((3, 2, 4), 0.25, dtype=np.float32)
-    history = Routing(gate, np.array([[[0], [0]]] * 3), prompt=0)
-    request = Routing(gate, np.array([[[3], [3]]] * 3), prompt=0)
-    result = recall([history], [request], distance=1)
-    assert result.popularity == 0.0
-    assert result.coarse == pytest.approx(2 / 3)  # the first token has no counts yet
-
-
-def test_a_recall_distance_beyond_the_layers_is_refused():
-    routing = Routing(np.full((1, 2, 4), 0.25, dtype=np.float32), np.zeros((1, 2, 1), dtype=int), prompt=0)
-    with pytest.raises(ValueError, match="between 1 and 1"):
-        recall([routing], [routing], distance=2)
+    assert (request_entropy(routings) > gate_entropy(routings)).all()  # and not the same ones for all tokens
 
 
 # tokenizer
@@ -317,17 +294,24 @@ def test_the_rate_warms_up_and_falls_to_its_floor():
     assert rates[-1] == pytest.approx(training.final_rate * training.peak_rate, rel=0.01)
 
 
-def test_a_tiny_model_is_made_from_end_to_end(tmp_path):
-    pieces = (Piece("code", "train", "def f(x):\n    return x\n" * 9), Piece("drama", "train", "KING.\nMy lord.\n" * 9))
-    corpus = Corpus(pieces, {"sha256": "of a test", "domains": []})
+def test_a_tiny_model_is_made_measured_and_described_from_end_to_end(tmp_path):
+    code, drama = "def f(x):\n    return x\n" * 9, "KING.\nMy lord.\n" * 9
+    pieces = [Piece("code", "train", code), Piece("drama", "train", drama), *[Piece("code", "held-out", code)] * 4]
+    corpus = Corpus(tuple(pieces), {"sha256": "of a test", "domains": []})
     recipe = dataclasses.replace(
         POCKET, name="tiny", architecture=TINY, training=Training(steps=2, batch=1, window=16, warmup_steps=1)
     )
     make(recipe, corpus, tmp_path / "model", progress=False)
     model, tokenizer = pocket.load(folder=tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "training.json").read_text())["tokens_seen"] == 32
-    assert len(read(model, tokenizer, ["hello there"])) == 1
+    noted = facts(tmp_path / "model")
+    assert noted["tokens_seen"] == 32
     assert not (tmp_path / "model.partial").exists()
+    measured = evaluate(model, tokenizer, Corpus(tuple(pieces[2:]), corpus.account))
+    assert [one.distance for one in measured.recalls] == [1]
+    assert measured.recalls[0].fine == 1.0  # all texts are the same
+    text = card(recipe, "Tiny", noted, measured, measured, samples(model, tokenizer))
+    for said in (f"| code | {measured.tokens['code']:,} |", "fine beats coarse", "| 1 | 1.000 |", "training loss"):
+        assert said in text
     with pytest.raises(UserError, match="not an empty folder"):
         make(recipe, corpus, tmp_path / "model", progress=False)
 

@@ -67,7 +67,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model, tokenizer = load(folder=folder)
     trained = evaluate(model, tokenizer, corpus)
     control = evaluate(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
-    text = card(recipe, noted, trained, control, samples(model, tokenizer))
+    text = card(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer))
     if options.card:
         (folder / "README.md").write_text(text, encoding="utf-8")
     else:

