@@ -52,6 +52,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from threadpoolctl import threadpool_limits
+
     from traces.pocket import load
     from traces.pocket.build import untrained
     from traces.pocket.card import card, facts, samples
@@ -65,9 +67,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if noted["corpus"]["sha256"] != corpus.account["sha256"]:
         raise UserError(f"{folder} was trained on another corpus than the one in {options.cache}")
     model, tokenizer = load(folder=folder)
-    trained = evaluate(model, tokenizer, corpus)
-    control = evaluate(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
-    text = card(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer))
+    with threadpool_limits(1):  # several threads wait for each other at matrices this small
+        trained = evaluate(model, tokenizer, corpus)
+        control = evaluate(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
+        text = card(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer))
     if options.card:
         (folder / "README.md").write_text(text, encoding="utf-8")
     else:

@@ -121,8 +121,8 @@ def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
         {trained.entropy.mean():.2f}, of a text's mean {trained.request_entropy.mean():.2f}. In the untrained control:
         {control.entropy.mean():.2f} and {control.request_entropy.mean():.2f}. Share of a layer's assignments that one
         expert got: {trained.load.min():.4f} to {trained.load.max():.3f}
-        (uniform: {1 / recipe.architecture.experts:.3f}). Of the {trained.load.size:,} experts {idle or "none"}
-        was run by no held-out token.
+        (uniform: {1 / recipe.architecture.experts:.3f}). Experts that no held-out token ran: {idle} of
+        {trained.load.size:,}.
     """)
     layers = "\n".join(
         _flow(f"* {name}, per layer: {', '.join(f'{bits:.2f}' for bits in values)}")
