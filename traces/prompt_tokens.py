@@ -57,7 +57,8 @@ def _check(tokens: Sequence[int], loaded: LoadedModel, max_new_tokens: int, plac
     longest = loaded.context
     if longest is not None and len(tokens) + max_new_tokens > longest:
         wanted = f"{len(tokens)} tokens and {max_new_tokens} new ones"
-        raise UserError(f"{place}: {wanted} exceed the model's context of {longest}")
+        way = "--prompt-tokens cuts prompts, --max-prompt-chars leaves long ones out"
+        raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
 def _with_start(text: str, tokenizer: Any) -> list[int]:
