@@ -181,11 +181,11 @@ def report(
 
     `learned` says what policies and placement learned from beside the trace; it joins what describes the results.
     """
-    summaries = [results.summarise(each, bounds) for each in runs]
+    summaries = [{**results.summarise(each, bounds), "trace_kind": trace.meta.kind} for each in runs]
     if args.out:
         results.write(args.out, runs, summaries, describe(trace, setting, args) | dict(learned or {}), args.detail)
     if args.json:
-        print(json.dumps([{**each, "trace_kind": trace.meta.kind} for each in summaries], indent=2))
+        print(json.dumps(summaries, indent=2))
         return
     print(heading(trace, setting, len(bounds.resident.requests)))
     if learned and learned["history"]:

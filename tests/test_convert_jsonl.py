@@ -430,6 +430,6 @@ def test_a_converted_log_can_be_simulated_and_analysed(tmp_path: Path, capsys: p
     options = ["--cache-experts", "9", "--policy", "lru", "--policy", "finemoe", "--check", "--hardware", "rtx3090"]
     capsys.readouterr()
     assert sim(["run", str(trace.path), *options]) == 0
-    assert "(imported, routing of small)" in capsys.readouterr().out
+    assert "(imported routing of small)" in capsys.readouterr().out
     assert main(["info", str(trace.path)]) == 0
     assert "converted from log.jsonl" in capsys.readouterr().out
