@@ -67,7 +67,8 @@ def table(trace: Trace) -> str:
         (
             "shape",
             f"{shape.layers} layers of {shape.experts} experts, top-{shape.top_k}, hidden {shape.hidden}, "
-            f"expert FFN {shape.expert_ffn} ({shape.expert_bytes / 1e6:.1f} MB an expert)",
+            f"expert FFN {shape.expert_ffn} ({_megabytes(shape.expert_bytes)} an expert)"
+            + (f", shared experts of FFN {shape.shared_ffn} in all" if shape.shared_ffn else ""),
         ),
         ("dtype", found["dtype"]),
         ("requests", f"{found['requests']:,}"),
@@ -85,7 +86,7 @@ def table(trace: Trace) -> str:
         ("versions", _pairs(found["versions"])),
         ("license", found["license"]),
         ("notes", found["notes"]),
-        ("size", ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in found["file_bytes"].items())),
+        ("size", ", ".join(f"{name} {_megabytes(size)}" for name, size in found["file_bytes"].items())),
         ("sha256", found["sha256"]),
     ]
     return tabulate([line for line in lines if line[1] not in (None, "")], tablefmt="plain", disable_numparse=True)
@@ -113,3 +114,7 @@ def run(args: argparse.Namespace) -> int:
     trace = Trace.open(args.trace)
     print(json.dumps(summary(trace), indent=1, ensure_ascii=False) if args.json else table(trace))
     return 0
+
+
+def _megabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e7 else f"{size_bytes / 1e6:.2g} MB"
