@@ -86,8 +86,8 @@ def draw(summary: pd.DataFrame, meta: dict[str, Any], path: Path) -> None:
     model = meta["model"]
     total = model["layers"] * model["experts"]
     figure.suptitle(
-        f"{kind.capitalize()}: {routing} with the sizes of {model['name']} on {machine}, "
-        f"{meta['cache_experts']} of {total} experts in the cache",
+        f"{kind.capitalize()}: {routing} with the sizes of {model['name']}\n"
+        f"on {machine}, {meta['cache_experts']} of {total} experts in the cache",
         fontsize=10,
     )
     with replacing(path, "the picture") as partial:
