@@ -21,8 +21,8 @@ from traces.generation import generate, generation_config
 from traces.hf_model import load
 from traces.hf_shape import shape_of
 from traces.pocket import DEMO_PROMPTS
+from traces.prompt_sets import PromptChoice, read_prompts
 from traces.prompt_tokens import tokenized
-from traces.prompts import read_prompts
 
 MODEL = "qwen1.5-moe-a2.7b-twin"
 TARGET = 0.10  # of the time without recording
@@ -33,10 +33,10 @@ class Generations:
     """The same batch of prompts of the same lengths, generated again and again."""
 
     def __init__(self, model: str, *, batch_size: int, prompt_tokens: int, output_tokens: int) -> None:
-        self.loaded = load(model, dtype="float32")
+        self.loaded = load(model)
         self.output_tokens = output_tokens
         self.batch = tokenized(
-            read_prompts(DEMO_PROMPTS, limit=batch_size),
+            read_prompts(PromptChoice(name=str(DEMO_PROMPTS), limit=batch_size)).prompts,
             self.loaded,
             max_new_tokens=output_tokens,
             where=DEMO_PROMPTS,

@@ -4,15 +4,17 @@ import argparse
 from pathlib import Path
 
 from policies.errors import UserError
+from traces.pocket.recipe import RECIPES
 from traces.prompts_cli import add_choice_arguments, read_chosen
 
+MODEL_HELP = f"{', '.join(RECIPES)}, a folder, or a repository of the Hugging Face hub"
 _MODEL_LIBRARIES = {"accelerate", "jinja2", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run` reads."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
+    add("model", metavar="MODEL", help=MODEL_HELP)
     add(
         "--prompts",
         required=True,

@@ -25,6 +25,7 @@ from policies.types import Copy
 from sim.machines import Devices
 from sim.profile import Profile, Table, write_profile
 from sim.simulation import Setting
+from traces.collect_cli import MODEL_HELP
 from traces.generation import TokenizedPrompt, generation_config
 from traces.prompts import Prompt
 from validate import tables
@@ -44,7 +45,7 @@ _SHARES = (8, 4, 2, 1)  # an expert's bytes divided by these: sizes of chunks th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help="the profile to write")
     parser.add_argument("--name", metavar="NAME", help="what results call the machine (default: its devices)")
     parser.add_argument(

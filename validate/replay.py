@@ -21,7 +21,7 @@ from sim.machines import Devices
 from sim.run import add_run_arguments, divided, report, setting_of
 from sim.simulation import Run, needed_columns
 from traces.collect import CollectSettings, check_lookahead, check_target
-from traces.collect_cli import add_length_arguments, distances
+from traces.collect_cli import MODEL_HELP, add_length_arguments, distances
 from traces.generation import generation_config
 from traces.hf_model import LoadedModel, load
 from traces.hf_shape import moe_blocks, shape_of
@@ -39,7 +39,7 @@ from validate.runtime import offload
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("model", metavar="MODEL", help="'pocket', a folder, or a repository of the Hugging Face hub")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--prompts",
         metavar="NAME_OR_FILE",
