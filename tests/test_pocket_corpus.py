@@ -1,6 +1,7 @@
 """The corpus of the pocket model: what is taken from packages, cut, held out and accounted for."""
 
 import gzip
+import hashlib
 import json
 import random
 import subprocess
@@ -15,7 +16,7 @@ from policies.errors import UserError
 from traces.pocket import corpus as corpora
 from traces.pocket import extract, maths
 from traces.pocket.__main__ import main
-from traces.pocket.recipe import CorpusPlan
+from traces.pocket.recipe import POCKET, CorpusPlan, as_json
 from traces.pocket.sources import SOURCES, Source, source, unpack
 
 
@@ -139,6 +140,23 @@ def test_a_missing_or_altered_archive_is_a_one_line_error(tmp_path, capsys):
 def test_training_without_a_corpus_says_how_to_make_one(tmp_path, capsys):
     assert main(["train", "--cache", str(tmp_path), "--out", str(tmp_path / "model")]) == 2
     assert "python -m traces.pocket corpus" in capsys.readouterr().err
+
+
+def test_a_corpus_of_another_models_plan_is_not_trained_on(tmp_path, capsys):
+    line = json.dumps({"domain": "code", "split": "train", "text": "x = 1"}) + "\n"
+    (tmp_path / "corpus.jsonl").write_text(line)
+    account = {"plan": as_json(POCKET.corpus), "sha256": hashlib.sha256(line.encode()).hexdigest()}
+    (tmp_path / "corpus.json").write_text(json.dumps(account))
+    words = ["train", "--model", "phi-3.5-moe-twin", "--cache", str(tmp_path), "--out", str(tmp_path / "model")]
+    assert main(words) == 2
+    told = "holds a corpus of another plan; assemble it with: corpus --model phi-3.5-moe-twin\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_model_is_a_one_line_error(tmp_path, capsys):
+    assert main(["corpus", "--model", "mixtral-8x7b", "--cache", str(tmp_path)]) == 2
+    assert "did you mean 'mixtral-8x7b-twin'" in capsys.readouterr().err
 
 
 def test_importing_the_package_imports_no_torch():

@@ -62,8 +62,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     recipe = recipe_of(options.model)
     folder = options.folder or model_dir(recipe.name)
-    corpus = read(options.cache)
     noted = facts(folder)
+    if noted["recipe"]["name"] != recipe.name:
+        raise UserError(f"{folder} was trained by the recipe {noted['recipe']['name']}, not {recipe.name}; say --model")
+    corpus = read(options.cache)
     if noted["corpus"]["sha256"] != corpus.account["sha256"]:
         raise UserError(f"{folder} was trained on another corpus than the one in {options.cache}")
     model, tokenizer = load(folder=folder)
