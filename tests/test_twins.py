@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from policies.errors import UserError
 from traces.models import PUBLISHED
@@ -99,6 +98,8 @@ def test_the_topologies_are_those_of_the_paper() -> None:
 
 
 def test_all_committed_models_together_are_small_and_in_bfloat16() -> None:
+    from safetensors import safe_open
+
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) <= LIMIT_BYTES
     for name in RECIPES:
         with safe_open(model_dir(name) / "model.safetensors", framework="pt") as tensors:
@@ -133,6 +134,20 @@ def test_the_card_says_whether_fine_or_coarse_recall_is_higher(twin: Recipe) -> 
         assert "In this model, fine beats coarse at every distance" in card
     else:
         assert "In this model, fine beats coarse at every distance" not in card
+
+
+def test_the_readme_repeats_what_the_cards_say(twin: Recipe) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(twin.name)}` \|.*$", readme, re.MULTILINE)
+    *_, loss, entropy, recalls, same = (cell.strip() for cell in row.strip("|").split("|"))
+    card = " ".join(card_of(twin).split())
+    (told,) = re.findall(r"\| all \| [\d,]+ \| ([\d.]+) \|", card)
+    assert float(loss) == pytest.approx(float(told), abs=0.0051)
+    token, text, uniform = entropy.split(" / ")
+    assert f"(uniform: {uniform}), mean over the layers: of a single token's {token}, of a text's mean {text}." in card
+    *shares, share = re.findall(r"\| 3 \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", card)[0]
+    assert recalls == " / ".join(shares)
+    assert same == share
 
 
 # how the committed models behave
