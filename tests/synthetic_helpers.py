@@ -9,8 +9,8 @@ from trace_helpers import small_shape
 
 from traces.__main__ import main
 from traces.reader import Trace
-from traces.synthetic import Parameters, Statistics
 from traces.synthetic_calibration import calibrate
+from traces.synthetic_parameters import Parameters, Statistics
 from traces.synthetic_trace import Lengths, generate
 
 LAYERS, EXPERTS, TOP_K = 5, 8, 2

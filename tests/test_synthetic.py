@@ -14,14 +14,14 @@ from traces.reader import Trace
 from traces.synthetic import Patterns, SyntheticModel
 from traces.synthetic_calibration import calibrate, solve
 
-TOLERANCE = 0.02  # of the mean over layers; of a single layer three times that: these are samples of 60 requests
+TOLERANCE = 0.02  # of the mean over layers; of a single layer three times that: these are samples of few requests
 BITS = np.log2(EXPERTS)  # entropy is taken as a share of it
 UNSHARED = {"request_overlap": 0.27, "cluster_overlap": 0.27, "token_overlap": 0.27, "load_cv": 0.3}  # only popularity
 
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return drawn(tmp_path_factory.mktemp("synthetic") / "a.trace", parameters())
+    return drawn(tmp_path_factory.mktemp("synthetic") / "a.trace", parameters(), 120)
 
 
 def assert_comes_out(found: Any, asked: Any) -> None:
@@ -130,7 +130,7 @@ def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path) -> 
 
 def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Trace) -> None:
     model = SyntheticModel(parameters(), calibrate(parameters()).coefficients, 60)
-    unit = model.vectors.astype(float)
+    unit = model.vectors(np.arange(256)).astype(float)
     cosine = unit @ unit.T / np.outer(*[np.sqrt((unit**2).sum(axis=1))] * 2)
     cluster = np.arange(len(unit)) % 4
     same = (cluster[:, None] == cluster) & ~np.eye(len(unit), dtype=bool)
@@ -138,7 +138,7 @@ def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Tr
     assert abs(cosine[cluster[:, None] != cluster].mean()) < 0.2  # four centres in 16 dimensions
     table = analyse(trace, Settings(sample=300)).tables["similarity"]
     found = table.query("phase == 'decode' and similarity == 'semantic'").iloc[0]
-    assert found["nearest_overlap"] > found["mean_overlap"] + 0.1
+    assert found["nearest_overlap"] > found["mean_overlap"] + 0.07  # of its cluster, seldom its token
     assert found["pearson_pairs"] > 0.2
 
 
@@ -153,9 +153,10 @@ def test_topics_change_as_often_as_asked_and_prompts_have_one(tmp_path: Path) ->
 
 def test_drift_turns_the_patterns_away_from_the_first_requests(tmp_path: Path) -> None:
     levels = {"overlap": 0.8, "request_overlap": 0.8, "cluster_overlap": 0.8, "token_overlap": 0.8}
-    trace = drawn(tmp_path / "a.trace", parameters({"drift": 1.0, "clusters": 1}, **(levels | {"load_cv": 1.4})), 60)
+    more = {"drift": 1.0, "clusters": 1, "shape": replace(SHAPE, layers=24)}
+    trace = drawn(tmp_path / "a.trace", parameters(more, **(levels | {"load_cv": 1.4})), 60)
     load = [trace.demands(request)[1:].mean(axis=0) for request in trace.request_ids]
-    likeness = [float((load[0] * one).sum() / TOP_K / LAYERS) for one in load]
+    likeness = [float((load[0] * one).sum() / TOP_K / 24) for one in load]
     assert np.mean(likeness[1:10]) > np.mean(likeness[25:35]) > np.mean(likeness[50:])
     assert np.mean(likeness[50:]) == pytest.approx(TOP_K / EXPERTS, abs=0.12)
 
@@ -207,8 +208,9 @@ def test_coefficients_keep_their_order_whatever_is_asked() -> None:
     for name in asked:
         asked[name][:6] = rng.choice([*ends.get(name, (0.25, 1))], 6)  # and at the ends
     found = calibrate(parameters({"shape": shape}, **asked)).coefficients
-    shares = np.stack([found.popularity, found.cluster, found.request, found.token])
+    shares = np.stack([found.popularity, found.cluster, found.request])
     assert (np.diff(shares, axis=0, prepend=0, append=1) >= 0).all()
+    assert ((found.token >= 0) & (found.token <= 1)).all()
     assert (np.abs(found.memory) <= 1).all()
     assert (found.sharpness > 0).all()
 

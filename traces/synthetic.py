@@ -1,31 +1,36 @@
 """Synthetic routing: a small state-space model whose statistics are asked for and come out.
 
-The logits of a layer's experts for one token are a sum of five parts, each a standard normal over the experts:
+The logits of a layer's experts for row t of a request are a sum of four parts, each a standard normal over the experts:
 
-    z = √s_p · popularity + √(s_c−s_p) · cluster n + √(s_r−s_c) · request + √(s_t−s_r) · token k + √(1−s_t) · rest
+    z_t = √s_p · popularity + √(s_c−s_p) · cluster n + √(s_r−s_c) · request + √(1−s_r) · m_t
+    m_t = ρ · m_{t−1} + √(1−ρ²) · (√τ · token k + √(1−τ) · noise)
 
-with 0 ≤ s_p ≤ s_c ≤ s_r ≤ s_t ≤ 1. The first part is always there, the second as long as the topic (cluster n) stays,
-the third during a request, the fourth wherever token k occurs (each belongs to one cluster); the rest moves from
-iteration to iteration as an AR(1) process with coefficient ρ. All of this is per layer. Gates are the softmax of β · z,
-and the K largest logits are executed (ties: the lower number). So what two iterations have in common depends on what
-they share, and each overlap of `Statistics` fixes one part (`synthetic_calibration.py` solves for them). Layers are
-independent of each other given cluster, request and token.
+with 0 ≤ s_p ≤ s_c ≤ s_r ≤ 1 and 0 ≤ τ ≤ 1. The first part is always there, the second as long as the topic (cluster n)
+stays, the third during a request. The last moves: it remembers ρ of what was before, and the rest is news, of which τ
+comes with token k wherever that occurs. All of this is per layer. Gates are the softmax of β · z, and the K largest
+logits are executed (ties: the lower number). So what two iterations have in common depends on what they share, and each
+overlap of `Statistics` fixes one part (`synthetic_calibration.py` solves for them).
+
+Tokens come in phrases, always in the same order, so that the same token was preceded by the same ones; each phrase
+belongs to one cluster. Layers are independent of each other given cluster, request and tokens: what one of them tells
+of those ahead is the token. The expert map of another occurrence predicts them, if there is one, and how probable that
+is depends on how many phrases there are. As in texts few are frequent and many rare: P(phrase i) ∝ 1 / (⌊i/2⌋ + 5);
+the two that are equally frequent favour opposite experts, so that they leave the load even.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.errors import UserError
 from policies.types import Float, Int, ModelShape, RecordedRequest
+from traces.similarity import Single
+from traces.synthetic_parameters import Parameters
+from traces.synthetic_search import top
 
-Single = NDArray[np.float32]
-PerLayer = tuple[float, ...]
-TOKENS_PER_CLUSTER = 64
+PHRASE = 8  # tokens
+_FLAT = 5  # of the phrases' frequencies: the ten most frequent differ by less than a factor of two
 _LEAST = 2.0**-14  # of a gate that must not be zero: the smallest normal float16
 
 # Streams of random numbers, so that no draw depends on how many others were made.
@@ -33,96 +38,17 @@ _PATTERNS, _VECTORS, _ORDER, _REQUEST, _TOKEN = range(5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What is measured of a trace, a number per layer each; what a synthetic one is asked for.
-
-    Overlaps are shares of the executed experts of a decode iteration that another one executed too, from K/J, by
-    chance, to 1.
-    """
-
-    entropy_bits: PerLayer  # of single decode iterations: sharpness
-    overlap: PerLayer  # with the decode iteration before
-    request_overlap: PerLayer  # with one of the same request and topic, far away
-    cluster_overlap: PerLayer  # with one of another request of the same cluster
-    token_overlap: PerLayer  # with one of another request that has the same token
-    load_cv: PerLayer  # coefficient of variation of the experts' load: standard deviation over mean
-
-    def mean(self) -> dict[str, float]:
-        """Of each of them the mean over layers."""
-        return {name: float(np.mean(values)) for name, values in asdict(self).items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Everything that a synthetic trace is drawn from, but the lengths of its requests.
-
-    Requests are dealt to the clusters like cards, so that none has more by luck.
-    """
-
-    shape: ModelShape
-    statistics: Statistics
-    clusters: int
-    topic_change: float = 0.0  # probability per decode iteration that the topic moves to another cluster
-    drift: float = 0.0  # popularity and clusters of the last request correlate by 1 − drift with the first one's
-    token_similarity: float = 0.6  # mean cosine of the embeddings of two different tokens of a cluster
-    lookahead: dict[int, float] = field(default_factory=dict)  # distance -> share of executed experts in its top K
-    gate_complete: bool = True  # False: gates are known at the executed experts only, and so is their entropy
-    prefill: bool = True
-    embedding: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        shape, chance = self.shape, self.shape.top_k / self.shape.experts
-        known = shape.experts if self.gate_complete else shape.top_k
-        ranges = {
-            "entropy_bits": (0.0, float(np.log2(known))),
-            "load_cv": (0.0, float(np.sqrt(1 / chance - 1))),
-            "overlap": (0.0, 1.0),  # neighbours may avoid each other
-        }
-        for name, values in asdict(self.statistics).items():
-            if len(values) != shape.layers:
-                _refuse(name, f"{len(values)} values", f"it must be one, or one for each of the {shape.layers} layers")
-            low, high = ranges.get(name, (chance, 1.0))
-            for value in values:
-                _within(name, value, low, high)
-        for name in ("topic_change", "drift", "token_similarity"):
-            _within(name, getattr(self, name), 0.0, 1.0)
-        if not 1 <= self.clusters <= shape.vocab:
-            _refuse("clusters", self.clusters, f"it must be from 1 to the {shape.vocab} tokens")
-        if self.topic_change and self.clusters == 1:
-            _refuse("topic_change", self.topic_change, "there is only one cluster")
-        for recall in self.lookahead.values():
-            _within("lookahead_recall", recall, chance, 1.0)
-
-    def told(self) -> dict[str, Any]:
-        """What `meta.generation` says: all that a trace does not note elsewhere; one number where all layers agree."""
-        described = asdict(self) | {"lookahead": {str(at): recall for at, recall in self.lookahead.items()}}
-        per_layer = {name: [round(one, 4) for one in values] for name, values in described.pop("statistics").items()}
-        short = {name: values[0] if len(set(values)) == 1 else values for name, values in per_layer.items()}
-        elsewhere = ("shape", "seed", "gate_complete", "prefill", "embedding")
-        return short | {name: value for name, value in described.items() if name not in elsewhere}
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low - 1e-9 <= value <= high + 1e-9:
-        _refuse(name, f"{value:g}", f"it must be from {low:.4g} to {high:.4g}")
-
-
-def _refuse(name: str, value: object, what: str) -> None:
-    raise UserError(f"--{name.removesuffix('_bits').replace('_', '-')} {value}: {what}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """The numbers of the model that give the statistics, a value per layer `[L]` each."""
+    """The numbers of the model that give the statistics, a value per layer `[L]` each but one."""
 
     popularity: Float  # s_p
     cluster: Float  # s_c
     request: Float  # s_r
-    token: Float  # s_t
     memory: Float  # ρ
+    token: Float  # τ
     sharpness: Float  # β
     lookahead: dict[int, Float]  # distance -> correlation of the speculated logits with the true ones, of target layers
+    phrases: int  # of each cluster
 
 
 class Patterns:
@@ -169,24 +95,29 @@ class SyntheticModel:
         return first_patterns(self.parameters), _patterns(self.parameters, 1)
 
     @cached_property
-    def vectors(self) -> Float:
-        """`[N · tokens, h]` float16 embeddings; the tokens of cluster n are n, n + N, n + 2N, …"""
-        parameters = self.parameters
-        rng = self._stream(_VECTORS)
-        tokens, hidden = self._cluster_tokens, parameters.shape.hidden
-        centres = _unit(rng.standard_normal((1, parameters.clusters, hidden)))
-        own = _unit(rng.standard_normal((tokens, parameters.clusters, hidden)))
-        share = parameters.token_similarity
-        mixed = np.sqrt(share) * centres + np.sqrt(1 - share) * own
-        vectors: Float = mixed.reshape(tokens * parameters.clusters, hidden).astype(np.float16)
+    def _frequencies(self) -> Float:
+        """Of a cluster's phrases."""
+        weights = 1 / (np.arange(self.coefficients.phrases) // 2 + _FLAT)
+        frequencies: Float = weights / weights.sum()
+        return frequencies
+
+    @cached_property
+    def _centres(self) -> Float:
+        """`[N, h]`"""
+        size = (self.parameters.clusters, self.parameters.shape.hidden)
+        return _unit(self._stream(_VECTORS).standard_normal(size))
+
+    def vectors(self, tokens: Int) -> Float:
+        """`[n, h]` float16 embeddings of tokens `[n]`; those of cluster n are n, n + N, n + 2N, …"""
+        hidden, share = self.parameters.shape.hidden, self.parameters.token_similarity
+        used, which = np.unique(tokens, return_inverse=True)
+        own = _unit(np.stack([self._stream(_VECTORS, one).standard_normal(hidden) for one in used.tolist()]))
+        mixed = np.sqrt(share) * self._centres[used % self.parameters.clusters] + np.sqrt(1 - share) * own
+        vectors: Float = mixed.astype(np.float16)[which]
         return vectors
 
     def _stream(self, *which: int) -> np.random.Generator:
         return np.random.default_rng([self.parameters.seed, *which])
-
-    @property
-    def _cluster_tokens(self) -> int:
-        return min(TOKENS_PER_CLUSTER, self.parameters.shape.vocab // self.parameters.clusters)
 
     def cluster_of(self, request: int) -> int:
         """The cluster that a request begins in."""
@@ -201,7 +132,7 @@ class SyntheticModel:
         decode = output_tokens - bool(prompt)
         topic = self._topics(self.cluster_of(number), prompt, decode, rng)
         rows = prompt + decode
-        token = topic + parameters.clusters * rng.integers(0, self._cluster_tokens, rows)
+        token = topic + parameters.clusters * self._places(rows, rng)
         logits = self._logits(number, topic, token, rng)
         experts = top(logits, shape.top_k)
         gate = self._gates(logits, slice(None))
@@ -216,7 +147,7 @@ class SyntheticModel:
             token=token.astype(np.int32),
             gate=gate.astype(np.float16),
             experts=experts,
-            embedding=self.vectors[token] if parameters.embedding else None,
+            embedding=self.vectors(token) if parameters.embedding else None,
             lookahead={at: self._speculated(logits, at, rng) for at in parameters.lookahead},
         )
 
@@ -230,6 +161,13 @@ class SyntheticModel:
         topics: Int = (first + steps.cumsum()) % self.parameters.clusters
         return topics
 
+    def _places(self, rows: int, rng: np.random.Generator) -> Int:
+        """`[rows]` tokens, counted within their clusters: phrases, the first from any of its tokens on."""
+        place = rng.integers(PHRASE) + np.arange(rows)
+        phrases = rng.choice(self.coefficients.phrases, place[-1] // PHRASE + 1, p=self._frequencies)
+        places: Int = PHRASE * phrases[place // PHRASE] + place % PHRASE
+        return places
+
     def _logits(self, number: int, topic: Int, token: Int, rng: np.random.Generator) -> Single:
         """`[rows, L, J]`."""
         known, shape = self.coefficients, self.parameters.shape
@@ -239,18 +177,28 @@ class SyntheticModel:
         fixed = _column(np.sqrt(known.popularity)) * here.popularity
         fixed = fixed + _column(np.sqrt(known.request - known.cluster)) * own
         clusters = fixed + _column(np.sqrt(known.cluster - known.popularity)) * here.clusters
-        noise = rng.standard_normal((len(topic), *size), np.float32)
-        memory, news = _column(known.memory), _column(np.sqrt(1 - known.memory**2))
-        noise[1:] *= news
-        for row in range(1, len(noise)):
-            noise[row] += memory * noise[row - 1]
-        noise *= _column(np.sqrt(1 - known.token))
-        noise += clusters[topic]
+        moving = rng.standard_normal((len(topic), *size), np.float32)
+        moving *= _column(np.sqrt(1 - known.token))
         used, which = np.unique(token, return_inverse=True)
-        # Drawn again where they are needed: of a large vocabulary they would fill the memory.
-        patterns = np.stack([self._stream(_TOKEN, one).standard_normal(size, np.float32) for one in used.tolist()])
-        noise += (_column(np.sqrt(known.token - known.request)) * patterns)[which]
-        return noise
+        patterns = np.stack([self._pattern(one) for one in used.tolist()])
+        moving += (_column(np.sqrt(known.token)) * patterns)[which]
+        memory = _column(known.memory)
+        moving[1:] *= np.sqrt(1 - memory**2)
+        for row in range(1, len(moving)):
+            moving[row] += memory * moving[row - 1]
+        moving *= _column(np.sqrt(1 - known.request))
+        moving += clusters[topic]
+        return moving
+
+    def _pattern(self, token: int) -> Single:
+        """`[L, J]`; drawn again where it is needed, since those of a large vocabulary would fill the memory."""
+        shape, phrase = self.parameters.shape, self.parameters.clusters * PHRASE
+        opposite = token // phrase % 2
+        drawn = self._stream(_TOKEN, token - opposite * phrase).standard_normal(
+            (shape.layers, shape.experts), np.float32
+        )
+        pattern: Single = -drawn if opposite else drawn
+        return pattern
 
     def _patterns_at(self, number: int) -> Patterns:
         first, last = self._ends
@@ -279,12 +227,6 @@ def first_patterns(parameters: Parameters) -> Patterns:
 
 def _patterns(parameters: Parameters, which: int) -> Patterns:
     return Patterns(parameters.shape, parameters.clusters, np.random.default_rng([parameters.seed, _PATTERNS, which]))
-
-
-def top(logits: Single, count: int) -> Int:
-    """`[…, count]` int16: the experts with the largest logits, largest first; the lower number first among equals."""
-    found: Int = np.argsort(-logits, axis=-1, kind="stable")[..., :count].astype(np.int16)
-    return found
 
 
 def softmax(logits: Float, sharpness: Float | float) -> Single:

@@ -1,36 +1,38 @@
 """The coefficients of the synthetic model that give the statistics which are asked for.
 
 Each layer is solved by itself on a sample of pairs of tokens, from the parts that all tokens share to those that only
-neighbours do: more of a part raises its own statistic and leaves those that were solved before it as they are.
+few do: more of a part raises its own statistic and leaves those that were solved before it as they are. How many
+phrases there are is solved at last, on requests drawn with the coefficients of all layers: the fewer, the more often is
+another occurrence among the stored maps, and the more a search by trajectory finds.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from math import sqrt
+from math import log2, sqrt
 from typing import Any
 
 import numpy as np
 
 from policies.types import Bool
 from traces.entropy import entropy_bits
-from traces.synthetic import (
-    Coefficients,
-    Parameters,
-    Patterns,
-    Single,
-    Statistics,
-    first_patterns,
-    only,
-    softmax,
-    top,
-)
+from traces.iterations import iterations_of
+from traces.similarity import Single
+from traces.synthetic import PHRASE, Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
+from traces.synthetic_parameters import Parameters, Statistics
+from traces.synthetic_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch, top
 
 PAIRS = 2048  # of tokens: a share that is the mean of so many has a standard error of at most 0.011
 _NEAR = 1e-3  # to the target is near enough
 _STEPS = 20  # at most, of a search
 _ROUNDS = 3  # of popularity and clusters in turn: the one changes the other a little
-_LONGEST_MEMORY = 0.8  # ρ, unless overlaps with the iteration before ask for more: 3 % of it are left after 16
+PHRASES = 32  # of a cluster, where no search decides
+FEWEST = 2  # with one alone, no other would be its opposite
+_STORED, _ITERATIONS = (
+    100,
+    11,
+)  # requests drawn for a store; their first iterations, which remember nothing, are left out
+_RECALL_NEAR = 0.005  # to its target is near enough: its standard error is more
 _STREAM = 9
 
 
@@ -40,16 +42,22 @@ class Calibration:
 
     coefficients: Coefficients
     expected: Statistics
+    trajectory_recall: float | None  # of the nearest expert map; None with too few layers to look ahead
     lookahead: dict[int, float]  # distance -> share of executed experts in its top K, mean over target layers
 
 
 def calibrate(
-    parameters: Parameters, progress: Callable[[Sequence[int]], Iterable[int]] = lambda layers: layers
+    parameters: Parameters,
+    iterations: int = 128,
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda layers: layers,
 ) -> Calibration:
-    """Solve every layer; `progress` may watch them go by."""
+    """Solve every layer, then what they have in common; `progress` may watch the layers go by.
+
+    `iterations` are those of a typical request: the longer it is, the more a search finds in the request itself.
+    """
     patterns = first_patterns(parameters)
     solved = [_solve(parameters, patterns, layer) for layer in progress(range(parameters.shape.layers))]
-    names = [one.name for one in fields(Coefficients) if one.name != "lookahead"]
+    names = [one.name for one in fields(Coefficients) if one.name not in ("lookahead", "phrases")]
     known = {name: np.array([one[name] for one, _ in solved]) for name in names}
     lookahead, recall = {}, {}
     for distance in parameters.lookahead:
@@ -57,7 +65,42 @@ def calibrate(
         lookahead[distance] = np.array([kept for kept, _ in ahead])
         recall[distance] = float(np.mean([found for _, found in ahead]))
     expected = Statistics(**{one.name: tuple(found[one.name] for _, found in solved) for one in fields(Statistics)})
-    return Calibration(coefficients=Coefficients(**known, lookahead=lookahead), expected=expected, lookahead=recall)
+    coefficients, found = _with_phrases(
+        parameters, iterations, Coefficients(**known, lookahead=lookahead, phrases=PHRASES)
+    )
+    return Calibration(coefficients=coefficients, expected=expected, trajectory_recall=found, lookahead=recall)
+
+
+def _with_phrases(parameters: Parameters, iterations: int, known: Coefficients) -> tuple[Coefficients, float | None]:
+    """The coefficients with as many phrases as the recall of a search asks for, and what it is."""
+    most = max(1, parameters.shape.vocab // (PHRASE * parameters.clusters))
+    if parameters.shape.layers <= DISTANCE:
+        return replace(known, phrases=min(most, PHRASES)), None
+
+    def having(power: float) -> tuple[Coefficients, float]:
+        chosen = replace(known, phrases=min(most, round(2**power)))
+        return chosen, _recall(parameters, iterations, chosen)
+
+    power = log2(PHRASES)
+    if parameters.trajectory_recall is not None and most > FEWEST:
+        lost = -parameters.trajectory_recall
+        power = solve(lambda each: -having(each)[1], lost, log2(FEWEST), log2(most), _RECALL_NEAR)
+    return having(power)
+
+
+def _recall(parameters: Parameters, iterations: int, known: Coefficients) -> float:
+    """Of requests drawn with these coefficients, with the same random numbers whatever they are."""
+    plain = replace(parameters, prefill=False, embedding=False, lookahead={}, drift=0.0)
+    lengths = [_ITERATIONS] * _STORED + [max(2, min(iterations, LONGEST))] * SEARCHED
+    model = SyntheticModel(plain, known, len(lengths))
+    stored, searched = dict(enumerate(lengths[:_STORED])), range(_STORED, len(lengths))
+    rng = np.random.default_rng([parameters.seed, _STREAM])
+    search = TrajectorySearch(parameters.shape, stored, searched, rng, skip=1)
+    for number, length in enumerate(lengths):
+        search.add(iterations_of(model.request(number, None, length), prefill=False))
+    found = search.recall()
+    assert found is not None
+    return found
 
 
 def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict[str, Any], dict[str, float]]:
@@ -73,22 +116,18 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
             cluster = solve(partial(sample.cluster_overlap, popularity), asked.cluster_overlap[layer], popularity, 1)
     sample.fix(popularity, cluster)
     request = solve(sample.request_overlap, asked.request_overlap[layer], cluster, 1)
-    # How alike an iteration and the next are in what the request does not explain. Token and rest share that, and only
-    # the rest remembers: it must be left enough not to have to remember for too long.
-    following = solve(partial(sample.overlap, request), asked.overlap[layer], -1, 1)
-    free = (1 - abs(following) / max(abs(following), _LONGEST_MEMORY)) * (1 - request)
-    own = solve(sample.token_overlap, asked.token_overlap[layer], cluster, cluster + free) - cluster
-    # Within their bounds in spite of rounding.
-    token = min(1.0, request + max(0.0, own))
-    memory = min(1.0, max(-1.0, following * (1 - request) / (1 - token))) if token < 1 else 0.0
+    memory = solve(partial(sample.overlap, request), asked.overlap[layer], -1, 1)
+    token = 0.0
+    if abs(memory) < 1:
+        token = solve(partial(sample.token_overlap, request, memory), asked.token_overlap[layer], 0, 1)
     exponent = solve(lambda power: -sample.entropy(request, 10**power), -asked.entropy_bits[layer], -3, 4)
     sharpness = 10**exponent
     found = {
         "entropy_bits": sample.entropy(request, sharpness),
-        "overlap": sample.overlap(request, following),
+        "overlap": sample.overlap(request, memory),
         "request_overlap": sample.request_overlap(request),
         "cluster_overlap": sample.cluster_overlap(popularity, cluster),
-        "token_overlap": sample.token_overlap(cluster + own),
+        "token_overlap": sample.token_overlap(request, memory, token),
         "load_cv": sample.load_cv(cluster, popularity),
     }
     ahead = {}
@@ -99,15 +138,15 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
         "popularity": popularity,
         "cluster": cluster,
         "request": request,
-        "token": token,
         "memory": memory,
+        "token": token,
         "sharpness": sharpness,
         "lookahead": ahead,
     }
     return known, found
 
 
-def solve(function: Callable[[float], float], target: float, low: float, high: float) -> float:
+def solve(function: Callable[[float], float], target: float, low: float, high: float, near: float = _NEAR) -> float:
     """Where a rising function has nearly the value `target`; the nearer end where it never has.
 
     By false position (Illinois): as safe as bisection, in half the steps.
@@ -120,7 +159,7 @@ def solve(function: Callable[[float], float], target: float, low: float, high: f
     for _ in range(_STEPS):
         middle = (low * above - high * below) / (above - below)
         found = function(middle) - target
-        if abs(found) < _NEAR:
+        if abs(found) < near:
             break
         if found < 0:
             low, below, above = middle, found, above / 2
@@ -161,10 +200,13 @@ class _Sample:
         same, own = self._in_request(request)
         return self._shared(self._executed(same + own * self._one), self._executed(same + own * self._other))
 
-    def token_overlap(self, share: float) -> float:
-        """Of tokens whose logits correlate by `share`, being of one cluster, with requests of their own."""
-        alike = (share - self._share) / (1 - self._share) if self._share < 1 else 0.0
-        own, again = sqrt(1 - self._share), alike * self._one + sqrt(1 - alike**2) * self._other
+    def token_overlap(self, request: float, memory: float, token: float) -> float:
+        """Of iterations with the same token, being of one cluster, with requests of their own."""
+        # What is remembered is of the same tokens too, as far as the phrase goes back.
+        remembered = 1 - memory ** (2 * (1 + np.arange(PAIRS) % PHRASE))
+        own = sqrt(1 - self._share)
+        alike = (token * (1 - request) * remembered / max(1 - self._share, 1e-12)).astype(np.float32)[:, None]
+        again = alike * self._one + np.sqrt(1 - alike**2) * self._other
         return self._shared(self._executed(self._fixed + own * self._one), self._executed(self._fixed + own * again))
 
     def overlap(self, request: float, alike: float) -> float:

@@ -17,9 +17,10 @@ from traces import kinds
 from traces.arrivals import sample
 from traces.models import PUBLISHED, published
 from traces.reader import Trace
-from traces.synthetic import Parameters, PerLayer, Statistics
-from traces.synthetic_calibration import Calibration, calibrate
+from traces.synthetic_calibration import PHRASES, Calibration, calibrate
 from traces.synthetic_fit import Measured, measure
+from traces.synthetic_parameters import Parameters, PerLayer, Statistics
+from traces.synthetic_search import DISTANCE, MAPS
 from traces.synthetic_trace import Lengths, generate
 from traces.workload_files import read_workload
 
@@ -62,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawn.add_argument(
         "--token-overlap", metavar="X", help="of iterations of two requests with the same token (chance + 45 %%)"
     )
+    drawn.add_argument(
+        "--trajectory-recall",
+        type=float,
+        metavar="X",
+        help=f"executed experts in the top K of the nearest map, {DISTANCE} layers ahead, among {MAPS:,} of other "
+        f"requests and those before in the request (what {PHRASES} phrases of tokens in each cluster give)",
+    )
     drawn.add_argument("--load-cv", metavar="X", help="popularity of experts: standard deviation / mean of load (0.3)")
     drawn.add_argument("--clusters", type=int, metavar="N", help="semantic clusters, one per request (16)")
     drawn.add_argument(
@@ -99,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     lengths = lengths_of(args, source)
     fitted = measure(source, _watch("fit", "request"), seed=0) if source else None
     parameters = parameters_of(args, source, fitted)
-    calibration = calibrate(parameters, _watch("calibrate", "layer"))
+    calibration = calibrate(parameters, round(float(np.mean(lengths.output_tokens))), _watch("calibrate", "layer"))
     _refuse_unreachable(args, parameters, calibration)
     told = {"like": source.path.name, "like_sha256": source.digest} if source else {}
     out = generate(
@@ -126,6 +134,9 @@ def parameters_of(args: argparse.Namespace, source: Trace | None, fitted: Measur
     if clusters == 1 and args.cluster_overlap is not None:
         raise UserError(f"--cluster-overlap {args.cluster_overlap}: with one cluster --load-cv alone decides it")
     meta = source.meta if source else None
+    recall = args.trajectory_recall
+    if recall is None and fitted:
+        recall = fitted.trajectory_recall
     return Parameters(
         shape=shape,
         statistics=Statistics(**known),
@@ -133,6 +144,7 @@ def parameters_of(args: argparse.Namespace, source: Trace | None, fitted: Measur
         topic_change=args.topic_change,
         drift=args.drift,
         token_similarity=args.token_similarity,
+        trajectory_recall=recall,
         lookahead=_lookahead(args, shape, fitted),
         gate_complete=meta.gate_complete if meta else True,
         prefill=not args.no_prefill and (meta is None or meta.prefill),
@@ -177,6 +189,10 @@ def report(
     columns = [parameters.statistics.mean(), calibration.expected.mean(), found.statistics.mean()]
     rows: list[list[Any]] = [[told, *(f"{one[name]:.3f}" for one in columns)] for name, told in _TOLD.items()]
     rows.append(["clusters", parameters.clusters, "", found.clusters])
+    if calibration.trajectory_recall is not None:
+        recalls = [parameters.trajectory_recall, calibration.trajectory_recall, found.trajectory_recall]
+        told = f"recall of the nearest map, {DISTANCE} layers ahead"
+        rows.append([told, *("" if one is None else f"{one:.3f}" for one in recalls)])
     for distance, recall in parameters.lookahead.items():
         reached = [recall, calibration.lookahead[distance], found.lookahead[distance]]
         rows.append([f"lookahead {distance}: recall of its top K", *(f"{one:.3f}" for one in reached)])
@@ -191,7 +207,7 @@ def report(
         clear = "too few requests to look for clusters" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
         lines.append(
             "Asked: as measured of the other trace, where nothing else was said (silhouette of its clusters: "
-            f"{clear}). Not fitted: changes of topic, drift, embeddings, dependence between layers."
+            f"{clear}). Not fitted: changes of topic, drift, embeddings."
         )
     if not parameters.gate_complete:
         lines.append("Gates and their entropy are of the executed experts alone, as in the other trace.")
@@ -217,6 +233,13 @@ def _refuse_unreachable(args: argparse.Namespace, parameters: Parameters, calibr
                 "with the other statistics; overlaps must rise from --cluster-overlap to --request-overlap, and "
                 "--load-cv alone raises all of them"
             )
+
+    recall, reached = args.trajectory_recall, calibration.trajectory_recall
+    if recall is not None and reached is not None and abs(recall - reached) > _REACHED:
+        raise UserError(
+            f"--trajectory-recall {recall:g}: nothing nearer than {reached:.3f} goes with the other statistics; it "
+            "must lie between --cluster-overlap and --token-overlap"
+        )
 
 
 def _option(name: str) -> str:

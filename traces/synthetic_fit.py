@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.errors import UserError
 from policies.types import Bool, Int, ModelShape, RecordedRequest
@@ -18,7 +17,9 @@ from traces.entropy import Entropies
 from traces.iterations import Array, Iterations, iterations_of
 from traces.popularity import Popularity
 from traces.reader import Trace
-from traces.synthetic import Single, Statistics, top
+from traces.similarity import Single
+from traces.synthetic_parameters import Statistics
+from traces.synthetic_search import SEARCHED, TrajectorySearch, top
 
 SIGNATURES = 1000  # requests, drawn at random, that clusters are sought among
 ITERATIONS = 10  # of each of them, that are compared by token
@@ -34,19 +35,25 @@ class Measured:
     statistics: Statistics
     clusters: int
     silhouette: float | None  # of the clusters, from −1 to 1; None where there were too few requests to look for any
+    trajectory_recall: float | None  # of the nearest expert map; None with too few layers to look ahead
     lookahead: dict[int, float]  # distance -> share of executed experts in its top K
 
 
 def measure(
     trace: Trace, progress: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids, *, seed: int = 0
 ) -> Measured:
-    """Read every request once; `progress` may watch their ids go by. `seed` is of the draw of signatures."""
+    """Read every request once; `progress` may watch their ids go by. `seed` is of what is drawn from it."""
     shape = trace.shape
     ids = trace.request_ids
-    kept = np.random.default_rng(seed).permutation(len(ids))[:SIGNATURES]
+    rng = np.random.default_rng(seed)
+    kept = rng.permutation(len(ids))[:SIGNATURES]
     popularity, entropies = Popularity(shape.layers, shape.experts), Entropies(shape.layers, shape.experts)
     few = {ids[place] for place in kept}
     signatures, tokens = Signatures(shape, few), SameToken(shape, few)
+    shuffled = rng.permutation(ids).tolist()
+    searched = shuffled[: min(SEARCHED, len(ids) // 2)]
+    stored = {one: trace.infos[one].output_tokens for one in shuffled[len(searched) :]}
+    search = TrajectorySearch(shape, stored, searched, rng, skip=int(trace.meta.prefill))
     speculation = Speculation(shape)
     for number in progress(ids):
         recorded = trace.read(number)
@@ -55,6 +62,7 @@ def measure(
         entropies.add(request)
         signatures.add(request)
         tokens.add(request, recorded.token)
+        search.add(request)
         speculation.add(recorded)
     overlap = popularity.overlaps()["overlap"].to_numpy()
     if len(signatures.found) < 2 or np.isnan(overlap).any() or not signatures.long_enough:
@@ -72,7 +80,11 @@ def measure(
         load_cv=_tuple(popularity.balance()["coefficient_of_variation"].to_numpy()),
     )
     return Measured(
-        statistics=found, clusters=int(labels.max()) + 1, silhouette=silhouette, lookahead=speculation.recall()
+        statistics=found,
+        clusters=int(labels.max()) + 1,
+        silhouette=silhouette,
+        trajectory_recall=search.recall(),
+        lookahead=speculation.recall(),
     )
 
 
@@ -176,7 +188,7 @@ class Speculation:
         return {distance: shared / self._executed[distance] for distance, shared in self._shared.items()}
 
 
-def clusters_of(signatures: NDArray[np.float32]) -> tuple[Int, float | None]:
+def clusters_of(signatures: Single) -> tuple[Int, float | None]:
     """A label for each of `[R, L, J]`, and the silhouette of the clusters; all 0 where none are clear."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score

@@ -13,13 +13,14 @@ from policies.types import Int
 from traces.arrivals import Workload
 from traces.format import RequestInfo, TraceMeta, library_versions, sha256_of_json
 from traces.reader import Trace
-from traces.synthetic import Parameters, SyntheticModel
+from traces.synthetic import SyntheticModel
 from traces.synthetic_calibration import Calibration
+from traces.synthetic_parameters import Parameters
 from traces.writer import TraceWriter
 
 NOTES = (
-    "drawn from a model, not recorded: logits are popularity of experts + cluster + request + a token's own part, "
-    "which its neighbours remember; layers are independent of each other given cluster and request "
+    "drawn from a model, not recorded: logits are popularity of experts + cluster + request + what tokens and noise "
+    "bring and their successors remember; layers are independent of each other given cluster, request and tokens "
     "(traces/synthetic.py)"
 )
 _PART = 8  # requests
@@ -97,6 +98,8 @@ def generate(
     total = len(lengths)
     model = SyntheticModel(parameters, calibration.coefficients, total)
     expected = {name: round(value, 4) for name, value in calibration.expected.mean().items()}
+    if calibration.trajectory_recall is not None:
+        expected["trajectory_recall"] = round(calibration.trajectory_recall, 4)
     meta = TraceMeta(
         kind="synthetic",
         model=parameters.shape.name,
