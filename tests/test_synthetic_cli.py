@@ -126,7 +126,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--entropy", "4"], "--entropy 4: it must be from 0 to 3"),
         (["--entropy", "sharp"], "--entropy sharp: it must be a number, or numbers with commas"),
         (["--overlap", "0.4,0.5"], "--overlap 2 values: it must be one, or one for each of the 5 layers"),
-        (["--clusters", "0"], "--clusters 0: it must be from 1 to the 32000 tokens"),
+        (["--clusters", "0"], "--clusters 0: it must be from 1 to 4000, 8 of 32000 tokens for each"),
         (["--clusters", "1", "--topic-change", "0.1"], "--topic-change 0.1: there is only one cluster"),
         (
             ["--clusters", "1", "--cluster-overlap", "0.4"],

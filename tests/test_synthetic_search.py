@@ -9,9 +9,10 @@ import pytest
 from synthetic_helpers import LAYERS, SHAPE, TOP_K, drawn, parameters
 
 from traces.reader import Trace
-from traces.synthetic import PHRASE, SyntheticModel
+from traces.synthetic import SyntheticModel
 from traces.synthetic_calibration import calibrate
 from traces.synthetic_fit import measure
+from traces.synthetic_parameters import PHRASE
 from traces.synthetic_search import predicted
 
 WIDE = {"shape": replace(SHAPE, layers=12, experts=16, vocab=32000)}

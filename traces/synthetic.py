@@ -26,10 +26,9 @@ import numpy as np
 
 from policies.types import Float, Int, ModelShape, RecordedRequest
 from traces.similarity import Single
-from traces.synthetic_parameters import Parameters
+from traces.synthetic_parameters import PHRASE, Parameters
 from traces.synthetic_search import top
 
-PHRASE = 8  # tokens
 _FLAT = 5  # of the phrases' frequencies: the ten most frequent differ by less than a factor of two
 _LEAST = 2.0**-14  # of a gate that must not be zero: the smallest normal float16
 

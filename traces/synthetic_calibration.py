@@ -18,8 +18,8 @@ from policies.types import Bool
 from traces.entropy import entropy_bits
 from traces.iterations import iterations_of
 from traces.similarity import Single
-from traces.synthetic import PHRASE, Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
-from traces.synthetic_parameters import Parameters, Statistics
+from traces.synthetic import Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
+from traces.synthetic_parameters import PHRASE, Parameters, Statistics
 from traces.synthetic_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch, top
 
 PAIRS = 2048  # of tokens: a share that is the mean of so many has a standard error of at most 0.011
@@ -73,7 +73,7 @@ def calibrate(
 
 def _with_phrases(parameters: Parameters, iterations: int, known: Coefficients) -> tuple[Coefficients, float | None]:
     """The coefficients with as many phrases as the recall of a search asks for, and what it is."""
-    most = max(1, parameters.shape.vocab // (PHRASE * parameters.clusters))
+    most = parameters.shape.vocab // (PHRASE * parameters.clusters)
     if parameters.shape.layers <= DISTANCE:
         return replace(known, phrases=min(most, PHRASES)), None
 

@@ -10,6 +10,7 @@ from policies.types import ModelShape
 from traces.synthetic_search import DISTANCE
 
 PerLayer = tuple[float, ...]
+PHRASE = 8  # tokens that always follow each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,11 @@ class Parameters:
                 _within(name, value, low, high)
         for name in ("topic_change", "drift", "token_similarity"):
             _within(name, getattr(self, name), 0.0, 1.0)
-        if not 1 <= self.clusters <= shape.vocab:
-            _refuse("clusters", self.clusters, f"it must be from 1 to the {shape.vocab} tokens")
+        most = shape.vocab // PHRASE
+        if not 1 <= self.clusters <= most:
+            _refuse(
+                "clusters", self.clusters, f"it must be from 1 to {most}, {PHRASE} of {shape.vocab} tokens for each"
+            )
         if self.topic_change and self.clusters == 1:
             _refuse("topic_change", self.topic_change, "there is only one cluster")
         if self.trajectory_recall is not None:
