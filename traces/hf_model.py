@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from policies.errors import UserError
+from policies.errors import UserError, unknown
 from traces.format import sha256_of_json
 from traces.pocket import model_dir
 from traces.pocket.recipe import RECIPES
@@ -96,6 +96,8 @@ def load(
     local = Path(source).is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"model {source}: there is no such folder")
+    if not local and "/" not in source:  # the hub calls its models OWNER/NAME
+        raise unknown("model", source, RECIPES)
     wanted = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
