@@ -52,10 +52,10 @@ def heat_maps(found: Analysis) -> Any:
     height = 1.6 + 2.4 * float(np.clip(layers / experts, 0.4, 1.6))
     figure, axes = _figure(2.7 * len(panels) + 0.8, height, 1, len(panels))
     for axis, (title, cells) in zip(axes, panels, strict=True):
-        image = _map(axis, cells["probability"].to_numpy().reshape(layers, experts), vmin=0, vmax=1)
+        image = _map(axis, cells["probability"].to_numpy().reshape(layers, experts), most=1, power=0.5)
         axis.set_title(title, fontsize=9)
     axes[0].set_ylabel("layer")
-    figure.colorbar(image, ax=list(axes), label="probability", pad=0.01)
+    figure.colorbar(image, ax=list(axes), label="probability\n(colours by its root)", pad=0.01)
     return figure
 
 
@@ -167,7 +167,10 @@ def similarity(found: Analysis) -> Any:
             f"{_number(row.pearson_bins)} of {row.bins} bins, {_number(row.pearson_nearest)} of nearest",
             fontsize=8.5,
         )
-        figure.colorbar(image, ax=axis, label="pairs")
+        scale = figure.colorbar(image, ax=axis, label="pairs", format="{x:,.0f}")
+        scale.minorformatter = ""
+        if image.norm.vmax < 10:  # of which a logarithmic scale marks 1 alone
+            scale.set_ticks(range(1, int(image.norm.vmax) + 1))
     _legend(grid[0, 0], loc="upper left")
     return figure
 
@@ -178,7 +181,7 @@ def popularity(found: Analysis) -> Any:
     layers, experts = found.meta["layers"], found.meta["experts"]
     load = table["token_share"].to_numpy().reshape(layers, experts) * experts
     figure, (left, right) = _figure(11, 4.6, 1, 2)
-    image = _map(left, -np.sort(-load, axis=1), vmin=0, vmax=load.max())
+    image = _map(left, -np.sort(-load, axis=1), most=load.max())
     left.set(ylabel="layer", xlabel="experts of the layer, the most used first")
     figure.colorbar(image, ax=left, label="load, as a multiple of the layer's mean")
     right.bar(balance["layer"], balance["max_over_mean"], color=_BLUE, label="largest load over mean")
@@ -256,11 +259,14 @@ def _running(through: Any, since: str) -> Any:
     return wide.assign(mean=wide.mean(axis=1))
 
 
-def _map(axis: Any, values: Array, vmin: float, vmax: float) -> Any:
+def _map(axis: Any, values: Array, *, most: float, power: float = 1) -> Any:
+    """Colours from 0 to `most`, by a power of the values: roots tell small ones apart."""
+    from matplotlib.colors import PowerNorm
+
     axis.set(xlabel="expert")
     _whole(axis)
     axis.yaxis.get_major_locator().set_params(integer=True)
-    return axis.imshow(values, aspect="auto", cmap="viridis", vmin=vmin, vmax=vmax, interpolation="nearest")
+    return axis.imshow(values, aspect="auto", cmap="viridis", norm=PowerNorm(power, 0, most), interpolation="nearest")
 
 
 def _miss_curve(axis: Any, curve: Any, policy: str, least: int, **style: Any) -> None:
