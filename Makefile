@@ -20,8 +20,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
 	rm -rf demo-out/measured demo-out/simulated
 	$(BIN)/python -m validate calibrate pocket --threads 1 --out demo-out/machine.toml
-	$(BIN)/python -m validate replay pocket --threads 1 --policy finemoe --policy lru --cache-experts 16 \
-		--detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured
+	$(BIN)/python -m validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
+		--cache-experts 16 --detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured
 	$(BIN)/python -m sim run demo-out/replayed.trace --hardware demo-out/machine.toml --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --out demo-out/simulated
 	$(BIN)/python -m validate compare demo-out/simulated demo-out/measured --plot demo-out/timelines.png
