@@ -189,7 +189,7 @@ def report(
         return
     print(heading(trace, setting, len(bounds.resident.requests)))
     if learned and learned["history"]:
-        print(f"learned from {learned['history']['trace']} ({learned['history']['kind']})")
+        print(f"learned from {learned['history']['trace']} ({kinds.label(learned['history']['kind'])})")
     print()
     print(results.table(summaries))
     shown = {each.policy: each for each in [*runs, bounds.clairvoyant]}.values()

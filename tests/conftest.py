@@ -1,7 +1,17 @@
 """Before anything is imported: tests run side by side, and the models in them are too small for a second thread."""
 
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["run_helpers"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Commands that were called before may have set another number."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -26,11 +26,6 @@ from traces.capture import GateRecorder
 from traces.hf_shape import moe_blocks, shape_of
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_executed_experts_are_those_that_the_experts_received(family: str) -> None:
     model = model_of(family)

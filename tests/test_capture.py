@@ -25,11 +25,6 @@ from traces.hf_shape import moe_blocks
 from traces.scores import fitting_score, scores
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_scores_sum_to_one() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5]])
     for name, powers in (("softmax", np.exp([2.0, -1.0, 0.5])), ("sigmoid", 1 / (1 + np.exp([-2.0, 1.0, -0.5])))):

@@ -54,11 +54,6 @@ FAMILIES = [
 ALONE, RAGGED = (9,), (5, 14, 9)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def assert_lossless(loaded: LoadedModel, batches: Sequence[Sequence[TokenizedPrompt]], folder: Path) -> None:
     """For one device and three, for the fewest slots, some and all: whole experts and chunks, in several orders."""
     shape = shape_of(loaded.model, name="tiny")

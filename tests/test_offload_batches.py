@@ -20,11 +20,6 @@ from validate.runtime import offload
 LENGTHS = (5, 14, 9, 1, 7)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def recorded(loaded: LoadedModel, batches: list[list[TokenizedPrompt]], ends: list[int]) -> list[RecordedRequest]:
     """The trace of a run of the resident model, with the embeddings that the collector would store."""
     requests: list[RecordedRequest] = []

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from policies.errors import UserError
+from traces.commands import add_writing_arguments
 from traces.pocket.recipe import RECIPES
 from traces.prompts_cli import add_choice_arguments, read_chosen
 
@@ -57,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, metavar="N", help="of the CPU (default: torch's choice); small models want 1")
     add("--revision", metavar="NAME", help="branch, tag or commit of a repository of the hub")
     add("--trust-remote-code", action="store_true", help="run model code that the repository brings (default: never)")
-    add("--restart", action="store_true", help="throw away what an interrupted run has left")
-    add("--overwrite", action="store_true", help="replace a finished trace of the same name")
+    add_writing_arguments(parser)
 
 
 def add_length_arguments(parser: argparse.ArgumentParser, *, new_tokens: int | None = None) -> None:

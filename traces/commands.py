@@ -18,6 +18,12 @@ class Command(NamedTuple):
     example: str
 
 
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what to do about what stands where a trace is to be written."""
+    parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
+    parser.add_argument("--overwrite", action="store_true", help="replace a trace that is there")
+
+
 def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
     """Run a command; the exit status is 2 for a mistake of the user, told in one line, and 130 for an interruption."""
     argv = sys.argv[1:] if argv is None else list(argv)

@@ -1,10 +1,10 @@
 """What the converters share: the model's sizes, the source's hash, and writing requests as they come."""
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from policies.errors import UserError, unknown
 from policies.types import ModelShape, RecordedRequest
+from traces.commands import add_writing_arguments
 from traces.format import RequestInfo, TraceError, TraceMeta, library_versions
 from traces.models import published
-from traces.storage import one_line, reading, remove
+from traces.storage import file_info, one_line, reading, remove
 from traces.writer import TraceWriter
 
 Pair = tuple[RequestInfo, RecordedRequest]
@@ -68,8 +69,7 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="NAME.trace", help="the trace to write")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N requests")
     parser.add_argument("--license", help="licence of the data, to be noted in the trace")
-    parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
-    parser.add_argument("--overwrite", action="store_true", help="replace a trace that is there")
+    add_writing_arguments(parser)
 
 
 def shape_of(args: argparse.Namespace) -> ModelShape:
@@ -99,8 +99,20 @@ def sha256_of(file: Path) -> str:
     """The hash of a file; one that is not there is a `TraceError`."""
     if not file.is_file():
         raise TraceError.at(file, "is missing")
-    with reading(file), file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_info(file).sha256
+
+
+@contextmanager
+def reading_arrays(file: Path, what: str) -> Iterator[None]:
+    """Turn what numpy says about a file that is not `what` into a `TraceError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise TraceError.at(file, "is missing") from None
+    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
+        raise TraceError.at(file, f"is not {what}: {one_line(error)}") from None
 
 
 def imported(shape: ModelShape, target: Target, notes: Sequence[str], **known: Any) -> TraceMeta:

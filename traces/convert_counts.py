@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from policies.errors import UserError
 from policies.types import Int, ModelShape
-from traces.convert_common import add_layer_argument, add_model_arguments, sha256_of, shape_of
+from traces.convert_common import add_layer_argument, add_model_arguments, reading_arrays, sha256_of, shape_of
 from traces.expert_counts import write_counts
 from traces.format import TraceError
 from traces.storage import one_line
@@ -57,17 +57,13 @@ def read_counts_of(file: Path, shape: ModelShape, first_layer: int = 0) -> Int:
 
 
 def _numpy(file: Path) -> NDArray[Any]:
-    try:
+    with reading_arrays(file, "an array of numpy"):
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             array: NDArray[Any] = loaded
             return array
         with loaded:
             return _only(file, {name: loaded[name] for name in loaded.files})
-    except TraceError:
-        raise
-    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
-        raise TraceError.at(file, f"is not an array of numpy: {one_line(error)}") from None
 
 
 def _json(file: Path) -> NDArray[Any]:

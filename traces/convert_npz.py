@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import UserError
 from policies.types import Float, Int, ModelShape, RecordedRequest
 from traces.convert_common import (
     Pair,
@@ -17,12 +16,12 @@ from traces.convert_common import (
     add_model_arguments,
     add_target_arguments,
     imported,
+    reading_arrays,
     sha256_of,
     shape_of,
     write_trace,
 )
 from traces.format import GATE_SUM_TOLERANCE, RequestInfo, TraceError
-from traces.storage import one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +76,11 @@ _ARRAYS: dict[str, tuple[str, str]] = {
 def _load(file: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise TraceError.at(file, "is missing")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in _ARRAYS:
-                if name not in archive.files:
-                    raise TraceError.at(file, "is missing", field=name)
-            return {name: np.atleast_1d(archive[name]) for name in _ARRAYS}
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
-        raise TraceError.at(file, f"is not an npz archive of plain arrays: {one_line(error)}") from None
+    with reading_arrays(file, "an npz archive of plain arrays"), np.load(file, allow_pickle=False) as archive:
+        for name in _ARRAYS:
+            if name not in archive.files:
+                raise TraceError.at(file, "is missing", field=name)
+        return {name: np.atleast_1d(archive[name]) for name in _ARRAYS}
 
 
 def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:

@@ -21,12 +21,12 @@ from traces.convert_common import (
     add_model_arguments,
     add_target_arguments,
     imported,
+    reading_arrays,
     sha256_of,
     shape_of,
     write_trace,
 )
 from traces.format import GATE_SUM_TOLERANCE, RequestInfo, TraceError
-from traces.storage import one_line
 
 _CHUNK = 256  # entries that are looked at together
 
@@ -102,7 +102,7 @@ class Store:
 
 def _array(file: Path, name: str, entry: tuple[int, ...], shape: ModelShape) -> NDArray[Any]:
     """`[C, …]` of a `.npy`, or under its name of a `.npz`."""
-    try:
+    with reading_arrays(file, "an array of numpy"):
         loaded = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(loaded, np.ndarray):
             with loaded:
@@ -111,12 +111,6 @@ def _array(file: Path, name: str, entry: tuple[int, ...], shape: ModelShape) -> 
                 if name not in loaded:
                     raise TraceError.at(file, "is missing", field=name)
                 loaded = loaded[name]
-    except TraceError:
-        raise
-    except FileNotFoundError:
-        raise TraceError.at(file, "is missing") from None
-    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
-        raise TraceError.at(file, f"is not an array of numpy: {one_line(error)}") from None
     if loaded.dtype.kind != "f" or loaded.shape[1:] != entry:
         wanted = f"float [entries, {', '.join(map(str, entry))}] for {shape.name}"
         raise TraceError.at(file, f"must be {wanted}", field=name, value=f"{loaded.dtype} {list(loaded.shape)}")

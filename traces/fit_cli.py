@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from policies.errors import UserError
 from traces.arrivals import Workload, sample
+from traces.commands import add_writing_arguments
 from traces.fit import MAX_PROMPT_TOKENS, Fitter, fitted_meta
 from traces.reader import Trace
 from traces.storage import file_info
@@ -40,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longer prompts are cut (default: %(default)s)",
     )
-    parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
-    parser.add_argument("--overwrite", action="store_true", help="replace a trace that is there")
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ def rows_of_folder(folder: Path) -> Iterator[Row]:
 def rows_of_dataset(name: str, where: str, *, revision: str | None = None) -> Iterator[Row]:
     """The rows of a repository or a folder in any layout that `datasets` knows."""
     rows = load_dataset(where, split="train", revision=revision, streaming=True)
-    for number, data in enumerate(_counted(rows, name, "row"), start=1):
+    for number, data in enumerate(_counted(rows, name), start=1):
         yield Row(number, f"{name}: row {number}", data)
 
 
@@ -54,11 +54,11 @@ def rows_of_array(name: str, url: str) -> Iterator[Row]:
     """
     how = {"streaming": True, "keep_linebreaks": True, "chunksize": _CHUNK}
     lines = load_dataset("text", data_files=url, split="train", **how)
-    yield from _counted(array_rows((line["text"] for line in lines), name), name, "row")
+    yield from _counted(array_rows((line["text"] for line in lines), name), name)
 
 
-def _counted(rows: Iterable[Any], name: str, unit: str) -> Iterator[Any]:
-    with tqdm(rows, desc=name, unit=unit, disable=None, leave=False) as bar:
+def _counted(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    with tqdm(rows, desc=name, unit="row", disable=None, leave=False) as bar:
         yield from bar
 
 

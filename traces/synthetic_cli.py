@@ -15,6 +15,7 @@ from policies.errors import UserError
 from policies.types import ModelShape
 from traces import kinds
 from traces.arrivals import sample
+from traces.commands import add_writing_arguments
 from traces.models import PUBLISHED, published
 from traces.reader import Trace
 from traces.synthetic_calibration import PHRASES, Calibration, calibrate
@@ -95,8 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--prompt-tokens", type=int, metavar="N", help="of every request (default: 64)")
     sizes.add_argument("--output-tokens", type=int, metavar="N", help="of every request (default: 128)")
     sizes.add_argument("--workload", type=Path, metavar="FILE", help="lengths and arrivals; as of `traces fit`")
-    parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
-    parser.add_argument("--overwrite", action="store_true", help="replace a trace that is there")
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
