@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from traces.pocket.recall import Routing, best, expert_load, nearest_maps, recall, same_token_by_chance, sample
+from traces.iterations import top
+from traces.pocket.recall import Routing, expert_load, nearest_maps, recall, same_token_by_chance, sample
 
 LAYERS, EXPERTS, TOP_K = 4, 6, 2
 DISTANCES = (1, 3)
@@ -122,4 +123,4 @@ def test_the_chance_of_the_same_token_is_the_mean_over_queries() -> None:
 
 def test_load_sums_to_one_in_each_layer_and_ties_go_to_the_lower_index(texts: list[Routing]) -> None:
     assert expert_load(texts).sum(axis=1) == pytest.approx(np.ones(LAYERS))
-    assert best(np.array([0.2, 0.5, 0.5, 0.2]), 3).tolist() == [1, 2, 0]
+    assert top(np.array([0.2, 0.5, 0.5, 0.2]), 3).tolist() == [1, 2, 0]

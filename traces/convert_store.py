@@ -27,6 +27,7 @@ from traces.convert_common import (
     write_trace,
 )
 from traces.format import GATE_SUM_TOLERANCE, RequestInfo, TraceError
+from traces.iterations import top
 
 _CHUNK = 256  # entries that are looked at together
 
@@ -152,7 +153,7 @@ def _pairs(store: Store, shape: ModelShape, name: str) -> Iterator[Pair]:
                 position=np.zeros(1, np.int32),
                 token=store.tokens[entry : entry + 1],
                 gate=maps[None],
-                experts=np.argsort(-maps, axis=1, kind="stable")[None, :, : shape.top_k].astype(np.int16),
+                experts=top(maps, shape.top_k)[None],
                 embedding=None if store.embeddings is None else store.embeddings[entry : entry + 1],
             ),
         )

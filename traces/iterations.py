@@ -66,3 +66,9 @@ def ratio(part: Float | Counts, whole: Float | Counts | int) -> Array:
     parts, wholes = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     found: Array = np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes != 0)
     return found
+
+
+def top(scores: Float, count: int) -> Int:
+    """`[…, J]` → `[…, count]` int16: the experts with the highest scores, best first, ties to the lower number."""
+    found: Int = np.argsort(-scores, axis=-1, kind="stable")[..., :count].astype(np.int16)
+    return found

@@ -25,9 +25,9 @@ from statistics import NormalDist
 import numpy as np
 
 from policies.types import Float, Int, ModelShape, RecordedRequest
+from traces.iterations import top
 from traces.similarity import Single
 from traces.synthetic_parameters import PHRASE, Parameters
-from traces.synthetic_search import top
 
 _FLAT = 5  # of the phrases' frequencies: the ten most frequent differ by less than a factor of two
 _LEAST = 2.0**-14  # of a gate that must not be zero: the smallest normal float16

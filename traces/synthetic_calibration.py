@@ -16,11 +16,11 @@ import numpy as np
 
 from policies.types import Bool
 from traces.entropy import entropy_bits
-from traces.iterations import iterations_of
+from traces.iterations import iterations_of, top
 from traces.similarity import Single
 from traces.synthetic import Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
 from traces.synthetic_parameters import PHRASE, Parameters, Statistics
-from traces.synthetic_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch, top
+from traces.synthetic_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch
 
 PAIRS = 2048  # of tokens: a share that is the mean of so many has a standard error of at most 0.011
 _NEAR = 1e-3  # to the target is near enough
@@ -28,10 +28,8 @@ _STEPS = 20  # at most, of a search
 _ROUNDS = 3  # of popularity and clusters in turn: the one changes the other a little
 PHRASES = 32  # of a cluster, where no search decides
 FEWEST = 2  # with one alone, no other would be its opposite
-_STORED, _ITERATIONS = (
-    100,
-    11,
-)  # requests drawn for a store; their first iterations, which remember nothing, are left out
+_STORED = 100  # requests drawn for a store
+_ITERATIONS = 11  # of each of them; the first, which remembers nothing, is left out
 _RECALL_NEAR = 0.005  # to its target is near enough: its standard error is more
 _STREAM = 9
 

@@ -14,12 +14,12 @@ import numpy as np
 from policies.errors import UserError
 from policies.types import Bool, Int, ModelShape, RecordedRequest
 from traces.entropy import Entropies
-from traces.iterations import Array, Iterations, iterations_of
+from traces.iterations import Array, Iterations, iterations_of, top
 from traces.popularity import Popularity
 from traces.reader import Trace
 from traces.similarity import Single
 from traces.synthetic_parameters import Statistics
-from traces.synthetic_search import SEARCHED, TrajectorySearch, top
+from traces.synthetic_search import SEARCHED, TrajectorySearch
 
 SIGNATURES = 1000  # requests, drawn at random, that clusters are sought among
 ITERATIONS = 10  # of each of them, that are compared by token

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from policies.types import Bool, Float, Int, ModelShape
-from traces.iterations import Array, Iterations
+from traces.iterations import Array, Iterations, top
 from traces.similarity import Sampler, Single, draw
 
 DISTANCE = 3  # layers that are looked ahead: the prefetch distance of the paper
@@ -66,9 +66,3 @@ def predicted(stored: Single, request: Single, rows: Int, top_k: int) -> Int:
     cosines[:, np.arange(len(known)) >= len(stored) + rows[:, None]] = -np.inf
     nearest = cosines[:-DISTANCE].argmax(axis=2).T  # [Q, L − d]
     return top(known[nearest, np.arange(DISTANCE, known.shape[1])], top_k)
-
-
-def top(scores: Single, count: int) -> Int:
-    """`[…, count]` int16: the experts with the largest scores, largest first; the lower number first among equals."""
-    found: Int = np.argsort(-scores, axis=-1, kind="stable")[..., :count].astype(np.int16)
-    return found

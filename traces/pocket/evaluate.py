@@ -11,9 +11,10 @@ from torch.nn import functional
 from policies.types import Float
 from traces.capture import GateRecorder
 from traces.entropy import entropy_bits
+from traces.iterations import top
 from traces.pocket.build import Model
 from traces.pocket.corpus import Corpus
-from traces.pocket.recall import Recall, Routing, best, expert_load, recall, same_token_by_chance, sample
+from traces.pocket.recall import Recall, Routing, expert_load, recall, same_token_by_chance, sample
 from traces.pocket.tokenizer import END_ID, Tokenizer
 
 LONGEST = 512  # tokens of a held-out text that are read
@@ -106,7 +107,7 @@ def read_tokens(model: Model, ids: Sequence[int], *, prompt: int, distances: Seq
     (heard,) = recorder.take()
     experts = heard.experts[0]
     top_k = experts.shape[2]
-    ahead = {d: best(gate[0, :, :-d].astype(np.float32), top_k).astype(np.int16) for d, gate in heard.lookahead.items()}
+    ahead = {d: top(gate[0, :, :-d].astype(np.float32), top_k) for d, gate in heard.lookahead.items()}
     return Reading(loss.item(), len(ids) - 1, Routing(heard.token[0], heard.gate[0], experts, prompt, ahead))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from policies.types import Float, Int
+from traces.iterations import top
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def recall(
         if not 1 <= distance < layers:
             raise ValueError(f"distance {distance} must be between 1 and {layers - 1}")
     popularity = expert_load(stored) * top_k  # [L, J] per token
-    popular = best(popularity, top_k)  # [L, K]
+    popular = top(popularity, top_k)  # [L, K]
     store = sample(stored, capacity, seed)
     coarse, popularity_hits = np.zeros(layers), np.zeros(layers)
     fine, speculation, same = (np.zeros((len(distances), layers)) for _ in range(3))
@@ -71,12 +72,12 @@ def recall(
         truth = executed[rows]
         tokens += len(truth)
         popularity_hits += _hits(truth, np.broadcast_to(popular, (len(truth), *popular.shape)))
-        coarse += _hits(truth, best(seen + popularity / 2, top_k))  # a half keeps counts above popularity
+        coarse += _hits(truth, top(seen + popularity / 2, top_k))  # a half keeps counts above popularity
         nearest = nearest_maps(request.gate[rows], store.gate)  # [T, L]
         for at, distance in enumerate(distances):
             found = nearest[:, : layers - distance]
             maps = store.gate[found, np.arange(distance, layers)]  # [T, L−d, J]
-            fine[at, distance:] += _hits(truth[:, distance:], best(maps, top_k))
+            fine[at, distance:] += _hits(truth[:, distance:], top(maps, top_k))
             speculation[at, distance:] += _hits(truth[:, distance:], request.ahead[distance][rows])
             same[at, distance:] += (store.token[found] == request.token[rows, None]).sum(axis=0)
     return [
@@ -139,12 +140,6 @@ def expert_load(texts: Sequence[Routing]) -> Float:
     counts = sum(one_hot(text.experts, text.gate.shape[2]).sum(axis=0, dtype=np.float64) for text in texts)
     load: Float = counts / np.sum(counts, axis=1, keepdims=True)
     return load
-
-
-def best(scores: Float, count: int) -> Int:
-    """The `count` experts with the highest scores, best first and ties to the lower index; `[…, J]` → `[…, count]`."""
-    chosen: Int = np.argsort(-scores, axis=-1, kind="stable")[..., :count]
-    return chosen
 
 
 def one_hot(experts: Int, width: int) -> Float:
