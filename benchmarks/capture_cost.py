@@ -16,13 +16,13 @@ from statistics import median
 import torch
 from tabulate import tabulate
 
-from traces.capture import GateRecorder, requests_of
-from traces.generation import generate, generation_config
-from traces.hf_model import load
-from traces.hf_shape import shape_of
+from traces.capture.gate_recorder import GateRecorder, requests_of
+from traces.capture.generation import generate, generation_config
+from traces.capture.model_loading import load
+from traces.capture.model_structure import shape_of
+from traces.capture.prompt_tokens import tokenized
 from traces.pocket import DEMO_PROMPTS
-from traces.prompt_sets import PromptChoice, read_prompts
-from traces.prompt_tokens import tokenized
+from traces.prompts.prompt_sets import PromptChoice, read_prompts
 
 MODEL = "qwen1.5-moe-a2.7b-twin"
 TARGET = 0.10  # of the time without recording

@@ -23,8 +23,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read
 import numpy as np
 from tabulate import tabulate
 
-from policies.finemoe import ExpertMapPrefetcher
-from policies.store import ExpertMapStore
+from policies.prediction.expert_map_store import ExpertMapStore
+from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest
 
 LAYERS_EXPERTS_TOP_K = [(24, 60, 4), (32, 8, 2), (24, 32, 4)]

@@ -17,16 +17,16 @@ import numpy as np
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
-from policies.base import make_policy
-from policies.cache import ExpertCache
-from policies.placement import split_slots
+from policies.cache.expert_cache import ExpertCache
+from policies.cache.placement import split_slots
+from policies.registry import make_policy
 from policies.types import ModelShape, RecordedRequest
-from sim.batching import fixed_batches
-from sim.cost import CostModel
-from sim.engine import Engine
-from sim.hardware import preset
-from sim.recorder import Recorder
-from traces.models import published
+from sim.engine.batching import fixed_batches
+from sim.engine.engine import Engine
+from sim.engine.recorder import Recorder
+from sim.hardware.costs import CostModel
+from sim.hardware.presets import preset
+from traces.published_models import published
 
 HIDDEN = 64
 REQUEST_ITERATIONS = 200

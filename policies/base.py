@@ -1,51 +1,13 @@
-"""What a policy is: a prefetcher, an evictor and four choices; and the tables of named policies and evictors.
+"""What a policy is: a prefetcher, an evictor and the choices that a driver must know."""
 
-A new policy is one class in one file and one line in `NAMED`, a new evictor one line in `EVICTORS`. Packages outside
-register their policies through the entry point group `finemoe_lab.policies`. The form is always `module:callable`, and
-the callable returns a `Policy`, or an `Evictor`.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import UserError, unknown
-from policies.spec import called, inside, line_of, outside, parts_of
 from policies.types import Batch, Float, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
-
-NAMED = {
-    "belady": "policies.oracle:belady",
-    "clairvoyant": "policies.clairvoyant:clairvoyant",
-    "deepspeed": "policies.deepspeed:deepspeed",
-    "finemoe": "policies.finemoe:finemoe",
-    "hit-count": "policies.trackers:hit_count",
-    "lfu": "policies.classic:lfu",
-    "lru": "policies.classic:lru",
-    "map-t": "policies.trackers:map_t",
-    "map-ts": "policies.trackers:map_ts",
-    "map-ts-delta": "policies.trackers:map_ts_delta",
-    "mixtral-offloading": "policies.mixtral_offloading:mixtral_offloading",
-    "moe-infinity": "policies.moe_infinity:moe_infinity",
-    "no-offload": "policies.classic:no_offload",
-    "oracle": "policies.oracle:belady",
-    "perfect-prefetch": "policies.oracle:perfect_prefetch",
-    "promoe": "policies.promoe:promoe",
-    "speculate": "policies.trackers:speculate",
-}
-EVICTORS = {
-    "belady": "policies.oracle:Belady",
-    "finemoe": "policies.finemoe:BeliefAndFrequency",
-    "lecar": "policies.modern:LeCaR",
-    "lfu": "policies.classic:LeastFrequentlyUsed",
-    "lhd": "policies.modern:LeastHitDensity",
-    "lru": "policies.classic:LeastRecentlyUsed",
-    "sieve": "policies.modern:Sieve",
-}
-PLUG_INS = "finemoe_lab.policies"
 
 
 def items(array: NDArray[np.float64]) -> "memoryview[float]":
@@ -161,53 +123,3 @@ class Policy:
     def requires(self) -> frozenset[str]:
         """What the policy needs to be told: of {"embedding", "lookahead", "future"}."""
         return self.prefetcher.requires | self.evictor.requires
-
-
-def policy_names() -> list[str]:
-    """All names that `make_policy` knows, in alphabetical order."""
-    return sorted({*NAMED, *entry_points(group=PLUG_INS).names})
-
-
-def make_policy(spec: str) -> Policy:
-    """A fresh policy from `NAME` or `NAME,setting=value,…`, for example `finemoe,prefetch_distance=6`.
-
-    With `+EVICTOR` behind it, another evictor takes the place of its own: `finemoe,prefetch_distance=6+lhd,classes=8`.
-    A name with a colon, `module:callable`, is a policy from outside. An unknown name or setting is a `UserError` that
-    offers the nearest.
-    """
-    part, *others = parts_of(spec)
-    name = part.partition(",")[0]
-    policy = called(policy_factory(name), "policy", part)
-    if not isinstance(policy, Policy):
-        raise UserError(f"policy {name}: it returns a {type(policy).__name__}, not a Policy")
-    if not others:
-        return policy
-    if len(others) > 1:
-        raise UserError(f"policy {spec!r}: a policy has one evictor, not {len(others)}")
-    if policy.preloaded:
-        raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
-    evictor: Evictor = called(evictor_factory(others[0].partition(",")[0]), "evictor", others[0])
-    return replace(policy, evictor=evictor)
-
-
-def policy_factory(name: str) -> Callable[..., object]:
-    """What makes the policy of a name, or of `module:callable`."""
-    if ":" in name:
-        return outside(name)
-    if name in NAMED:
-        return inside(NAMED[name])
-    plug_ins = entry_points(group=PLUG_INS)
-    if name not in plug_ins.names:
-        raise unknown("policy", name, policy_names())
-    try:
-        loaded: Callable[..., object] = plug_ins[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"policy {name}: its package cannot be loaded: {line_of(error)}") from error
-    return loaded
-
-
-def evictor_factory(name: str) -> Callable[..., Evictor]:
-    """What makes the evictor of a name."""
-    if name not in EVICTORS:
-        raise unknown("evictor", name, EVICTORS)
-    return inside(EVICTORS[name])

@@ -3,26 +3,26 @@
 import sys
 from collections.abc import Sequence
 
-from traces.commands import Command, call
+from common.commands import Command, call
 
 COMMANDS = {
     "run": Command(
-        "sim.run",
+        "sim.cli.run",
         "compare policies on a trace",
         "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --as mixtral-8x7b",
     ),
     "policies": Command(
-        "sim.catalogue",
+        "sim.cli.policies",
         "list policies and evictors, what they need and their settings",
         "policies",
     ),
     "predict": Command(
-        "sim.predict",
+        "sim.cli.predict",
         "measure how well policies predict, apart from time and caches",
         "predict NAME.trace --policy finemoe --policy hit-count --distance 1..8 --plot recall.png",
     ),
     "plot": Command(
-        "sim.plot",
+        "sim.cli.plot",
         "draw the comparison that a results folder holds",
         "plot RESULTS --out policies.png",
     ),

@@ -7,7 +7,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["run_helpers"]
+pytest_plugins = ["tests.support.run_helpers"]
 
 
 @pytest.fixture(autouse=True)

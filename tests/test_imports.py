@@ -1,4 +1,7 @@
-"""Imports go one way, policies ← traces ← sim ← validate, and who only simulates needs no torch."""
+"""Imports go one way, `common` ← `policies` ← `traces` ← `sim` ← `validate`, and inside each package from wing to wing.
+
+The rules are those of `docs/architecture.md`, by folder. A file that lies directly in a package is named by itself.
+"""
 
 import ast
 import importlib.util
@@ -10,24 +13,50 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("policies", "traces", "sim", "validate")
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets"}
-COLLECTOR = {
-    f"traces/{name}.py"
-    for name in (
-        "capture",
-        "collect",
-        "generation",
-        "hf_model",
-        "hf_shape",
-        "hub_prompts",
-        "prompt_tokens",
-        "sampling",
-        "scores",
-        "sglang_records",
-    )
+PACKAGES = ("common", "policies", "traces", "sim", "validate")
+TORCH = {"torch", "transformers", "tokenizers", "safetensors", "accelerate"}
+HUB = {"datasets", "huggingface_hub"}
+
+# Of each package, its wings from the lowest to the highest: a wing imports from those before it, and its own.
+WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "policies": (
+        ("types",),
+        ("base",),
+        ("naming",),
+        ("registry", "cache", "prediction"),
+        ("evictors",),
+        ("systems",),
+    ),
+    "traces": (
+        ("published_models", "format", "prompts"),
+        ("pocket", "workloads", "analysis"),
+        ("capture", "convert", "synthetic"),
+        ("pocket_training", "cli"),
+        ("__main__",),
+    ),
+    "sim": (
+        ("hardware",),
+        ("engine",),
+        ("simulate", "forecast"),
+        ("results",),
+        ("cli",),
+        ("__main__",),
+    ),
+    "validate": (
+        ("driver",),
+        ("offload",),
+        ("measure",),
+        ("calibration", "comparison"),
+        ("cli",),
+        ("__main__",),
+    ),
 }
-LIGHT_VALIDATE = {f"validate/{name}.py" for name in ("__init__", "__main__", "clock", "compare", "driver", "timelines")}
+
+# Where torch and its kin may be imported, and what of `validate` runs without them.
+WITH_TORCH = ("traces/capture/", "traces/pocket/", "traces/pocket_training/", "validate/")
+WITH_HUB = ("traces/capture/", "traces/prompts/hub_prompts.py")
+TORCH_DUMPS = "traces/convert/sglang_records.py"  # SGLang's recorder saves its counts with torch
+LIGHT = ("validate/driver/", "validate/comparison/", "validate/cli/compare.py", "validate/__")
 
 
 def files(package: str) -> list[Path]:
@@ -35,7 +64,7 @@ def files(package: str) -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """The file as it is called here: `sim/run.py`."""
+    """The file as it is called here: `sim/cli/run.py`."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -51,81 +80,116 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                package = path.relative_to(ROOT).parent.parts
-                inside = ".".join(package[: len(package) - node.level + 1])
-                yield node.lineno, f"{inside}.{node.module or ''}".rstrip(".")
-            else:
-                yield node.lineno, node.module or ""
+            assert not node.level, f"{path}:{node.lineno}: imports are absolute"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
 
 
-def breaches(package: str, allowed: set[str]) -> list[str]:
-    """Imports of a package beyond the standard library and what is allowed."""
-    known = allowed | sys.stdlib_module_names
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def wing_of(module: str) -> str:
+    """`engine` of `sim.engine.links`; the package itself for its `__init__`."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def offences(package: str, wrong: "callable") -> list[str]:
     return [
         f"{name_of(path)}:{line} imports {name}"
         for path in files(package)
         for line, name in imports(path)
-        if name.partition(".")[0] not in known
+        if wrong(path, name)
     ]
 
 
-def needs_torch(path: Path) -> bool:
-    return name_of(path) in COLLECTOR or name_of(path).startswith("traces/pocket/")
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_is_imported_from_a_package_above(package: str) -> None:
+    above = PACKAGES[PACKAGES.index(package) + 1 :]
+    assert offences(package, lambda path, name: top(name) in above) == []
 
 
-def light_files() -> list[Path]:
-    light = [path for package in ("policies", "traces", "sim") for path in files(package) if not needs_torch(path)]
-    return light + [path for path in files("validate") if name_of(path) in LIGHT_VALIDATE]
+def test_common_imports_no_other_package() -> None:
+    assert offences("common", lambda path, name: top(name) in PACKAGES and top(name) != "common") == []
 
 
-def light_modules() -> list[str]:
-    return [module_of(path) for path in light_files()]
+@pytest.mark.parametrize("package", WINGS)
+def test_wings_import_from_lower_wings_only(package: str) -> None:
+    rank = {wing: place for place, wings in enumerate(WINGS[package]) for wing in wings}
+
+    def wrong(path: Path, name: str) -> bool:
+        own = wing_of(module_of(path))
+        if top(name) != package or own == "__init__":
+            return False
+        other = wing_of(name)
+        return other != own and rank[other] >= rank[own]
+
+    assert offences(package, wrong) == []
+
+
+@pytest.mark.parametrize("package", WINGS)
+def test_every_wing_has_its_place_in_the_order(package: str) -> None:
+    there = {wing_of(module_of(path)) for path in files(package)} - {"__init__"}
+    assert there == {wing for wings in WINGS[package] for wing in wings}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): path for package in PACKAGES for path in files(package)}
+    graph = {
+        module: {known for _, name in imports(path) if (known := _known(name, modules)) and known != module}
+        for module, path in modules.items()
+    }
+    done: set[str] = set()
+    while ready := [module for module in graph if module not in done and graph[module] <= done]:
+        done.update(ready)
+    assert sorted(graph.keys() - done) == []
+
+
+def _known(name: str, modules: dict[str, Path]) -> str | None:
+    """The module that `from MODULE import NAME` loads."""
+    if name in modules:
+        return name
+    module = name.rpartition(".")[0]
+    return module if module in modules else None
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """A command's file may be called as what it is about."""
+    stems = [path.stem for package in PACKAGES for path in files(package) if path.parent.name != "cli"]
+    named = [stem for stem in stems if not stem.startswith("__")]
+    assert sorted({stem for stem in named if named.count(stem) > 1}) == []
 
 
 def test_policies_import_numpy_and_scikit_learn_only() -> None:
-    assert breaches("policies", {"policies", "numpy", "sklearn"}) == []
+    known = {"policies", "common", "numpy", "sklearn"} | sys.stdlib_module_names
+    assert offences("policies", lambda path, name: top(name) not in known) == []
+    used = {name.split(".")[1] for path in files("policies") for _, name in imports(path) if top(name) == "common"}
+    assert used == {"errors"}
 
 
-@pytest.mark.parametrize(
-    ("package", "above"), [("policies", ("traces", "sim", "validate")), ("traces", ("sim", "validate"))]
-)
-def test_nothing_is_imported_from_above(package: str, above: tuple[str, ...]) -> None:
-    found = [name for path in files(package) for _, name in imports(path) if name.partition(".")[0] in above]
-    assert found == []
+def test_torch_and_the_hub_are_imported_where_models_run_only() -> None:
+    def wrong(path: Path, name: str) -> bool:
+        place = name_of(path)
+        torch = top(name) in TORCH and not place.startswith(WITH_TORCH) and place != TORCH_DUMPS
+        return torch or (top(name) in HUB and not place.startswith(WITH_HUB))
 
-
-def test_the_simulator_does_not_import_the_validator() -> None:
-    found = [name_of(path) for path in files("sim") for _, name in imports(path) if name.startswith("validate")]
-    assert found == []
-
-
-def test_torch_and_its_kin_are_imported_by_the_collector_the_pocket_model_and_the_runtime_only() -> None:
-    found = [
-        f"{name_of(path)}:{line} imports {name}"
-        for path in light_files()
-        for line, name in imports(path)
-        if name.partition(".")[0] in HEAVY
-    ]
-    assert found == []
-
-
-def test_the_modules_of_collector_and_driver_are_all_there() -> None:
-    """So that a renamed one does not leave an exception, or escape the rule."""
-    assert {name_of(path) for path in files("traces")} >= COLLECTOR
-    assert {name_of(path) for path in files("validate")} >= LIGHT_VALIDATE
+    assert [offence for package in PACKAGES for offence in offences(package, wrong)] == []
 
 
 def test_nothing_imports_the_tests_or_the_benchmarks() -> None:
-    own = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests", "benchmarks", "pytest", "hypothesis"}
-    found = [
-        f"{name_of(path)}:{line} imports {name}"
+    own = {"tests", "benchmarks", "pytest", "hypothesis"}
+    assert [each for package in PACKAGES for each in offences(package, lambda path, name: top(name) in own)] == []
+
+
+def light_modules() -> list[str]:
+    """Modules that must be importable where torch is not installed."""
+    return [
+        module_of(path)
         for package in PACKAGES
         for path in files(package)
-        for line, name in imports(path)
-        if name.partition(".")[0] in own
+        if (not name_of(path).startswith(WITH_TORCH) or name_of(path).startswith(LIGHT))
+        and name_of(path) not in (TORCH_DUMPS, "traces/prompts/hub_prompts.py")
     ]
-    assert found == []
 
 
 def fresh(code: str) -> str:
@@ -135,27 +199,27 @@ def fresh(code: str) -> str:
     return done.stdout.strip()
 
 
-HEAVY_NOW = f"import sys; print(sorted({HEAVY!r} & sys.modules.keys()))"
+def loaded(code: str, modules: set[str]) -> str:
+    return fresh(f"{code}; import sys; print(sorted({modules!r} & sys.modules.keys()))")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing can load it")
-@pytest.mark.parametrize("module", ["sim.run", "traces.reader", "traces.convert"])
-def test_simulating_reading_and_converting_load_no_torch(module: str) -> None:
-    assert fresh(f"import {module}; {HEAVY_NOW}") == "[]"
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing can load it"
+)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing can load it")
-def test_no_module_outside_the_collector_the_pocket_model_and_the_runtime_loads_torch() -> None:
+@needs_torch
+def test_no_module_that_needs_no_torch_loads_it() -> None:
     light = light_modules()
-    assert {"sim.run", "sim.simulation", "policies.finemoe", "traces.writer", "validate.driver"} <= set(light)
-    assert fresh(f"import {', '.join(light)}; {HEAVY_NOW}") == "[]"
+    assert {"sim.simulate", "policies.systems.finemoe", "traces.format.writer", "traces.cli.collect"} <= set(light)
+    assert {"validate.driver.threaded_driver", "validate.comparison.timelines"} <= set(light)
+    assert loaded(f"import {', '.join(light)}", TORCH | HUB) == "[]"
 
 
-def test_without_torch_all_but_the_collector_the_pocket_model_and_the_runtime_can_be_imported() -> None:
-    light = light_modules()
-    hidden = "import sys; sys.modules.update({name: None for name in " + repr(HEAVY) + "})"
-    assert fresh(f"{hidden}; import {', '.join(light)}; print('done')") == "done"
+def test_without_torch_all_that_needs_none_can_be_imported() -> None:
+    hidden = "import sys; sys.modules.update({name: None for name in " + repr(TORCH | HUB) + "})"
+    assert fresh(f"{hidden}; import {', '.join(light_modules())}; print('done')") == "done"
 
 
 def test_importing_prints_nothing_and_reads_no_arguments() -> None:
-    assert fresh("import sys; sys.argv = None; import sim.run, sim.__main__, traces.__main__, policies.base") == ""
+    assert fresh("import sys; sys.argv = None; import sim.__main__, traces.__main__, validate.__main__") == ""

@@ -3,39 +3,39 @@
 import sys
 from collections.abc import Sequence
 
-from traces.commands import Command, call
+from common.commands import Command, call
 
 COMMANDS = {
     "collect": Command(
-        "traces.collect_cli",
+        "traces.cli.collect",
         "run a HuggingFace MoE model on prompts and record its gates",
         "collect pocket --prompts prompts.jsonl --max-new-tokens 64 --out pocket.trace",
     ),
-    "prompts": Command("traces.prompts_cli", "list the sets of prompts, and show what is in one", "prompts built-in"),
-    "info": Command("traces.info", "show what is in a trace", "info NAME.trace"),
-    "check": Command("traces.check", "verify every hash and every row of a trace", "check NAME.trace"),
+    "prompts": Command("traces.cli.prompts", "list the sets of prompts, and show what is in one", "prompts built-in"),
+    "info": Command("traces.format.description", "show what is in a trace", "info NAME.trace"),
+    "check": Command("traces.format.checks", "verify every hash and every row of a trace", "check NAME.trace"),
     "analyse": Command(
-        "traces.analyse_cli",
+        "traces.cli.analyse",
         "entropy, overlap, reuse, similarity and load of a trace, in tables and pictures",
         "analyse NAME.trace --out analysis",
     ),
     "convert": Command(
-        "traces.convert",
+        "traces.cli.convert",
         "bring other people's traces into our format",
         "convert npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
     ),
     "arrivals": Command(
-        "traces.arrivals_cli",
+        "traces.cli.arrivals",
         "show, sample or draw when requests arrive and how long they are",
         "arrivals AzureLLMInferenceTrace_conv.csv --requests 256 --rate 2.91 --out azure.parquet --plot azure.png",
     ),
     "fit": Command(
-        "traces.fit_cli",
+        "traces.cli.fit",
         "give recorded requests the lengths and arrivals of a workload",
         "fit NAME.trace --workload azure.parquet --out NAME-azure.trace",
     ),
     "synthetic": Command(
-        "traces.synthetic_cli",
+        "traces.cli.synthetic",
         "draw a trace from stated statistics, or from those of another trace",
         "synthetic --layers 32 --experts 8 --top-k 2 --overlap 0.5 --clusters 16 --out NAME.trace",
     ),

@@ -3,21 +3,21 @@
 import sys
 from collections.abc import Sequence
 
-from traces.commands import Command, call
+from common.commands import Command, call
 
 COMMANDS = {
     "calibrate": Command(
-        "validate.calibrate",
+        "validate.cli.calibrate",
         "measure this machine for a model, as a profile to simulate with",
         "calibrate pocket --out machine.toml",
     ),
     "replay": Command(
-        "validate.replay",
+        "validate.cli.replay",
         "run a model with its experts really offloaded",
         "replay pocket --policy finemoe --policy lru --cache-experts 16 --out MEASURED",
     ),
     "compare": Command(
-        "validate.compare",
+        "validate.cli.compare",
         "print simulated beside measured results",
         "compare SIMULATED MEASURED --plot timelines.png",
     ),

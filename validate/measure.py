@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from policies.cache import ExpertCache
+from policies.cache.expert_cache import ExpertCache
 from policies.types import Copy, Future, History
-from sim.recorder import Recorder
-from sim.simulation import Prepared, Run, Setting
-from traces.generation import generate
-from traces.hf_model import LoadedModel
-from validate.arena import Arena
-from validate.clock import Clock
-from validate.driver import Driver
-from validate.reference import Batches, Output, outputs_of
-from validate.runtime import OffloadedModel
+from sim.engine.recorder import Recorder
+from sim.simulate import Prepared, Run, Setting
+from traces.capture.generation import generate
+from traces.capture.model_loading import LoadedModel
+from validate.driver.clock import Clock
+from validate.driver.threaded_driver import Driver
+from validate.offload.arena import Arena
+from validate.offload.offloaded_model import OffloadedModel
+from validate.offload.resident_model import Batches, Output, outputs_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,23 @@
-"""Small trained MoE language models that ship with the project, and the code that made them.
+"""Small trained MoE language models that ship with the project.
 
 The pocket model and its larger kin, the pocket twins of published models. `load(name)` gives model and tokenizer;
-`python -m traces.pocket --help` makes them anew. The model cards are `models/NAME/README.md`. Importing this package
-imports neither torch nor transformers.
+`python -m traces.pocket_training --help` makes them anew. The model cards are `models/NAME/README.md`. Importing this
+package imports neither torch nor transformers.
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from policies.errors import UserError
-from traces.pocket.build import Model
+from common.errors import UserError
 from traces.pocket.recipe import POCKET, recipe_of
-from traces.pocket.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+# Those of Transformers, whose own annotations differ between versions.
+Model: TypeAlias = Any
+Tokenizer: TypeAlias = Any
 
 DEMO_PROMPTS = Path(__file__).parent / "demo_prompts.jsonl"
 

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.errors import unknown
-from traces.models import published
+from common.errors import unknown
+from traces.published_models import published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,114 @@
+"""TOML files that are read strictly: every key is known, there, and of its type, or the error names it."""
+
+import tomllib
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common.errors import UserError, unknown
+from common.files import replacing
+
+
+class Section:
+    """A table of a TOML file, `name` being its dotted key, empty for the file itself; a `UserError` names the key."""
+
+    def __init__(self, values: Mapping[str, Any], known: Set[str], name: str = "") -> None:
+        self._values = values
+        self._name = name
+        for key in values:
+            if key not in known:
+                raise unknown("key", self.key(key), map(self.key, known))
+
+    def key(self, key: str) -> str:
+        """The dotted key of what the section holds under `key`."""
+        return f"{self._name}.{key}" if self._name else key
+
+    def section(self, key: str, known: Set[str]) -> "Section":
+        """A table within this one."""
+        return Section(self._table(key), known, self.key(key))
+
+    def scalars(self, key: str) -> dict[str, str | int | float]:
+        """A table within this one that holds texts and numbers under any keys."""
+        table = self._table(key)
+        for name, value in table.items():
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise UserError(f"{self.key(key)}.{name}: {value!r} is neither a text nor a number")
+        return table
+
+    def text(self, key: str) -> str:
+        """A string."""
+        value = self._get(key)
+        if not isinstance(value, str):
+            raise UserError(f"{self.key(key)}: {value!r} is not a text")
+        return value
+
+    def whole(self, key: str) -> int:
+        """A whole number."""
+        return _whole(self.key(key), self._get(key))
+
+    def wholes(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        return tuple(_whole(self.key(key), value) for value in self._list(key))
+
+    def number(self, key: str) -> float:
+        """A number, whole or not."""
+        return _number(self.key(key), self._get(key))
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers."""
+        return tuple(_number(self.key(key), value) for value in self._list(key))
+
+    def _table(self, key: str) -> dict[str, Any]:
+        value = self._get(key)
+        if not isinstance(value, dict):
+            raise UserError(f"{self.key(key)}: {value!r} is not a section")
+        return value
+
+    def _list(self, key: str) -> list[Any]:
+        value = self._get(key)
+        if not isinstance(value, list):
+            raise UserError(f"{self.key(key)}: {value!r} is not a list")
+        return value
+
+    def _get(self, key: str) -> Any:
+        if key not in self._values:
+            raise UserError(f"{self.key(key)} is missing")
+        return self._values[key]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the file holds; a missing or broken one is a `UserError`."""
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UserError(f"{path}: it cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: it is not TOML: {str(error).splitlines()[0]}") from error
+
+
+def toml_text(data: Mapping[str, Any]) -> str:
+    """What `write_toml` writes."""
+    return tomli_w.dumps(data)
+
+
+def write_toml(path: Path, data: Mapping[str, Any]) -> None:
+    """Put `data` into a file, in place of one that is there; it appears whole or not at all."""
+    with replacing(path, "it") as partial:
+        partial.write_bytes(toml_text(data).encode())
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"{key}: {value!r} is not a whole number")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{key}: {value!r} is not a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{key}: {value!r} is beyond what a number can be") from error

@@ -1,0 +1,228 @@
+"""The expert cache: what is on which GPU, what is copied next and what is dropped for it.
+
+The mechanism that both drivers share. It has no clock and moves no bytes: a driver tells it what happens when, asks
+the device of each idle link for its next copy, and tells it when a chunk has arrived.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policies.base import Evictor
+from policies.cache.device import Device
+from policies.cache.placement import homes_of, round_robin
+from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
+from policies.types import Batch, Demand, Int, ModelShape, Prefetch
+
+
+class ExpertCache:
+    """Residency, plans, copies and victims of all GPUs.
+
+    `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
+    driver with threads holds a lock. After each call, `wake` lists devices whose link, if idle, should ask for its
+    `next_copy`, some perhaps twice; the driver empties it.
+
+    With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
+    parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
+    It takes a slot on one of them at a time: in a cache that is too small, a second copy would only take the slot of
+    another expert. An absent expert that is demanded or planned goes to the home whose link has the least to do: the
+    fewest demanded experts waiting, then, for a plan, the fewest planned ones, then the first. The attribute `home`
+    `[L·J]` says where each is now; it changes only while the expert is absent and no link has it in a queue.
+    """
+
+    def __init__(
+        self,
+        model: ModelShape,
+        evictor: Evictor,
+        *,
+        slots: Sequence[int],
+        home: Int | None = None,
+        replicas: int = 1,
+        chunk_bytes: int | None = None,
+    ) -> None:
+        self.model = model
+        self.evictor = evictor
+        self.residency = Residency(model)
+        self.stalled: list[Device] = []  # devices whose link found work but no slot that it may take
+        size = model.expert_bytes
+        chunk = min(chunk_bytes or size, size)
+        self.chunk_bytes = [min(chunk, size - start) for start in range(0, size, chunk)]
+        self.devices = [self._device(gpu, count) for gpu, count in enumerate(slots)]
+        primary = round_robin(model, len(slots)) if home is None else home
+        self.homes: list[list[int]] = homes_of(primary, replicas, len(slots)).reshape(-1, replicas).tolist()
+        self.home: list[int] = primary.ravel().tolist()
+        self.fixed = replicas == 1  # no expert ever changes its home
+        self._device_of = [self.devices[gpu] for gpu in self.home]
+        self.wake: list[Device] = []
+        self._plans: list[Sequence[int]] = [()] * model.layers
+        self._fewest = min(slots)
+        self._events = 0
+        self._computed: set[int] = set()  # experts of a layer that runs in waves
+        self._ties = not evictor.distinct
+        self._guards = evictor.guards
+        self._touched = evictor.touched
+        self._tell_belief = type(evictor).believe is not Evictor.believe
+
+    @property
+    def counts(self) -> Counts:
+        """Totals since the start."""
+        return self.residency.counts
+
+    @property
+    def peak_slots(self) -> int:
+        """The most slots that were taken at a time, summed over the GPUs."""
+        return sum(device.peak_slots for device in self.devices)
+
+    @property
+    def layer_now(self) -> int:
+        """The last gated layer of the running iteration, -1 before the first."""
+        return self.residency.layer_now
+
+    def begin_iteration(self, batch: Batch, now_s: float) -> None:
+        """A new iteration: no layer has been gated."""
+        self.residency.layer_now = -1
+        self.evictor.on_batch(batch)
+
+    def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
+        """The router has spoken: these distinct experts of `layer` are needed now, until they are released.
+
+        One accounting event. What was pending for the layer is dropped, what is already on its way is promoted.
+        """
+        residency = self.residency
+        residency.layer_now = layer
+        residency.pin_base = base = layer * residency.experts
+        residency.pinned = experts
+        residency.unpin_s = NEVER
+        if self._computed:
+            self._computed.clear()
+        if self._plans[layer]:
+            self._drop_plan(layer)
+        where, counts = residency.where, residency.counts
+        hits: list[int] = []
+        late: list[int] = []
+        misses: list[int] = []
+        for expert in experts:
+            x = base + expert
+            state = where[x]
+            if state == RESIDENT:
+                hits.append(expert)
+                if residency.unused[x]:
+                    residency.unused[x] = 0
+                    counts.useful += 1
+            elif state == ABSENT:
+                misses.append(expert)
+                device = self._device_of[x] if self.fixed else self._rehome(x, planned=False)
+                device.demanded.append(x)
+                self.wake.append(device)
+            else:
+                late.append(expert)
+                residency.unused[x] = 0
+                self._device_of[x].promote(x)
+        counts.hits += len(hits)
+        if misses:
+            counts.misses += len(misses)
+        if late:
+            counts.late += len(late)
+        if self._ties:
+            self._events = event = self._events + 1
+            for expert in experts:
+                residency.last_use[base + expert] = event
+        if self.stalled:
+            self.wake += self.stalled
+        self._touched(layer, experts, now_s)
+        return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
+
+    def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
+        """The running layer has no more use for these experts from `at_s` on, which may lie ahead of `now_s`.
+
+        A release ahead of time must name all that is still pinned: it saves a driver the event at `at_s`. Experts that
+        are released while their layer runs in waves stay until their GPU has none left that is in use or on its way:
+        so what goes for the next wave does not depend on how fast anything was.
+        """
+        residency = self.residency
+        if at_s > now_s:
+            residency.unpin_s = at_s
+            return
+        base, where = residency.pin_base, residency.where
+        self._computed.update(experts)
+        in_use = {
+            self.home[base + expert]
+            for expert in residency.pinned
+            if expert not in self._computed and where[base + expert] != ABSENT
+        }
+        pinned = [
+            expert for expert in residency.pinned if expert not in self._computed or self.home[base + expert] in in_use
+        ]
+        if len(pinned) < len(residency.pinned):
+            residency.pinned = pinned
+            self.wake_stalled()
+
+    def plan(self, prefetch: Prefetch, now_s: float) -> None:
+        """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
+        layer = prefetch.layer
+        if self._plans[layer]:
+            self._drop_plan(layer)
+        residency = self.residency
+        base = layer * residency.experts
+        self._plans[layer] = plan = [base + expert for expert in prefetch.experts]
+        for x, weight in zip(plan, prefetch.weights, strict=True):
+            residency.planned[x] = 1
+            if residency.where[x] == ABSENT:
+                device = self._device_of[x]
+                if x not in device.demanded:
+                    if not self.fixed:
+                        device = self._rehome(x, planned=True)
+                    device.wish(layer, x, weight)
+                    self.wake.append(device)
+        if self._guards:
+            for x, weight in zip(plan, prefetch.weights, strict=True):
+                residency.weight[x] = weight
+        self.wake_stalled()
+        if self._tell_belief:
+            belief = prefetch.belief
+            if belief is None:
+                belief = np.zeros(residency.experts)
+                belief[list(prefetch.experts)] = prefetch.weights
+            self.evictor.believe(layer, belief)
+
+    def waits_for(self, layer: int) -> bool:
+        """Whether something planned for the layer is still on its way, or can be."""
+        where = self.residency.where
+        coming = any(where[x] == COPYING for x in self._plans[layer])
+        return coming or any(layer in device.pending and not device.stalled for device in self.devices)
+
+    def wake_stalled(self) -> None:
+        """Let every link that found no slot try again: something has changed."""
+        if self.stalled:
+            self.wake += self.stalled
+
+    def preload(self) -> None:
+        """Put every expert on its GPU before anything runs; there must be a slot for each."""
+        for x, gpu in enumerate(self.home):
+            self.devices[gpu].preload(x)
+
+    def _device(self, gpu: int, slots: int) -> Device:
+        return Device(gpu, slots, self.residency, self.evictor, self.chunk_bytes, self.stalled)
+
+    def _rehome(self, x: int, *, planned: bool) -> Device:
+        """Send an absent expert that no link has in a queue to its home with the least to do."""
+        device = min(
+            (self.devices[gpu] for gpu in self.homes[x]),
+            key=lambda device: (len(device.demanded), device.prefetches if planned else 0),
+        )
+        self.home[x], self._device_of[x] = device.gpu, device
+        return device
+
+    def _drop_plan(self, layer: int) -> None:
+        """Forget the plan of a layer. What is pending waits at its home, which it keeps until then."""
+        planned = self.residency.planned
+        for x in self._plans[layer]:
+            planned[x] = 0
+            self._device_of[x].pending.pop(layer, None)
+        self._plans[layer] = ()
+
+    def _waves(self, base: int, experts: Sequence[int]) -> int:
+        needed = [0] * len(self.devices)
+        for expert in experts:
+            needed[self.home[base + expert]] += 1
+        return max(-(-count // device.slots) for count, device in zip(needed, self.devices, strict=True))

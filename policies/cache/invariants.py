@@ -1,0 +1,133 @@
+"""What must hold of an expert cache at any moment, as functions that tests and `--check` run.
+
+1. No GPU holds more experts than it has slots, each in a slot of its own.
+2. Copies begun = evictions + cancelled copies + experts present.
+3. Bytes counted = bytes of the chunks that arrived, and chunks arrive in order.
+4. Hits + late + misses = distinct demands.
+5. Nothing is released, that is computed, before it has arrived.
+6. Time never goes back.
+7. Prefetched copies = useful + late + wasted + cancelled + not used yet.
+8. What the running layer has demanded is not dropped before its release.
+9. An expert is on one of its homes, and stays there until it is dropped.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from policies.cache.expert_cache import ExpertCache
+from policies.cache.residency import ABSENT, RESIDENT
+
+CLOCK_TOLERANCE_S = 1e-9  # an event scheduled from another moment may be off by a rounding error
+
+
+class InvariantError(AssertionError):
+    """An invariant of the cache does not hold: a defect of this project or of a plug-in, not of the input."""
+
+
+def check_slots(cache: ExpertCache) -> None:
+    """Invariant 1."""
+    residency = cache.residency
+    present = np.frombuffer(bytes(residency.where), np.uint8) != ABSENT
+    home, slot = np.array(cache.home)[present], np.array(residency.slot)[present]
+    for device in cache.devices:
+        held = slot[home == device.gpu]
+        _hold(
+            len(np.unique(held)) == len(held) <= device.slots and bool((held < device.slots).all()),
+            1,
+            f"GPU {device.gpu} with {device.slots} slots holds experts in slots {sorted(held.tolist())}",
+        )
+
+
+def check_copies(cache: ExpertCache, preloaded: int) -> None:
+    """Invariants 2 and 7."""
+    residency, counts = cache.residency, cache.counts
+    present = len(residency.where) - residency.where.count(ABSENT)
+    gone = counts.evictions + counts.cancelled
+    _hold(
+        counts.copies + preloaded == gone + present,
+        2,
+        f"{counts.copies} copies and {preloaded} preloaded, {gone} dropped and {present} present",
+    )
+    _hold(
+        counts.unused == residency.unused.count(1),
+        7,
+        f"{counts.unused} of {counts.prefetched} prefetches have not ended, {residency.unused.count(1)} are unused",
+    )
+
+
+def check_homes(cache: ExpertCache, x: int, gpu: int) -> None:
+    """Invariant 9 for an expert that is present, and has been put on this GPU."""
+    _hold(
+        cache.home[x] == gpu and gpu in cache.homes[x],
+        9,
+        f"expert {x} of homes {cache.homes[x]} was put on GPU {gpu} and is on GPU {cache.home[x]}",
+    )
+
+
+class InvariantChecker:
+    """An observer that raises `InvariantError` at the first call after which an invariant is broken."""
+
+    def __init__(self, preloaded: int = 0) -> None:
+        self._preloaded = preloaded
+        self._now_s = -CLOCK_TOLERANCE_S
+        self._demands = 0
+        self._bytes = 0
+        self._next_chunk: dict[int, int] = {}
+        self._gpu: dict[int, int] = {}  # that each expert was put on last
+        self._pinned: set[int] = set()
+
+    def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
+        """Check what this call may have broken."""
+        if call == "release":
+            self._released(cache, given[0], given[1])
+            return
+        _hold(now_s >= self._now_s - CLOCK_TOLERANCE_S, 6, f"{call} at {now_s} s after {self._now_s} s")
+        self._now_s = max(self._now_s, now_s)
+        if call == "begin_iteration":
+            check_slots(cache)
+            for x, gpu in self._gpu.items():
+                if cache.residency.where[x] != ABSENT:
+                    check_homes(cache, x, gpu)
+        elif call == "demand":
+            self._demanded(cache, given[0], given[1])
+        elif call == "copied":
+            self._arrived(cache, given)
+        elif call == "next_copy" and answer is not None:
+            _hold(answer.victim not in self._pinned, 8, f"expert {answer.victim} was dropped while in use")
+            self._gpu[answer.number] = answer.gpu
+            check_homes(cache, answer.number, answer.gpu)
+
+    def _demanded(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:
+        self._pinned = {layer * cache.model.experts + expert for expert in experts}
+        self._demands += len(self._pinned)
+        counts = cache.counts
+        counted = counts.hits + counts.late + counts.misses
+        _hold(counted == self._demands, 4, f"{counted} counted, {self._demands} demanded")
+        check_copies(cache, self._preloaded)
+
+    def _released(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:
+        for expert in experts:
+            x = layer * cache.model.experts + expert
+            computed_already = x not in self._pinned
+            _hold(
+                computed_already or cache.residency.where[x] == RESIDENT,
+                5,
+                f"expert {expert} of layer {layer} was released before it had arrived",
+            )
+            if not computed_already:
+                check_homes(cache, x, self._gpu.get(x, cache.home[x]))  # what was preloaded was never put
+            self._pinned.discard(x)
+
+    def _arrived(self, cache: ExpertCache, copy: Any) -> None:
+        x = copy.number
+        check_homes(cache, x, copy.gpu)
+        _hold(copy.chunk in (0, self._next_chunk.get(x, 0)), 3, f"chunk {copy.chunk} of expert {x}")
+        self._next_chunk[x] = (copy.chunk + 1) % len(cache.chunk_bytes)
+        self._bytes += cache.chunk_bytes[copy.chunk]
+        _hold(cache.counts.bytes == self._bytes, 3, f"{cache.counts.bytes} counted, {self._bytes} arrived")
+
+
+def _hold(condition: bool, number: int, found: str) -> None:
+    if not condition:
+        raise InvariantError(f"invariant {number} of the expert cache: {found}")

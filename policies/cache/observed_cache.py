@@ -1,0 +1,85 @@
+"""A cache that is watched: every call with its answer goes to observers, such as the decision log."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from policies.base import Evictor
+from policies.cache.device import Device
+from policies.cache.expert_cache import ExpertCache
+from policies.types import Batch, Copy, Demand, Int, ModelShape, Prefetch
+
+
+class Observer(Protocol):
+    """Is told of every call on an `ObservedCache` once it has been answered."""
+
+    def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
+        """`given` is what the call was about: a batch, a layer with experts, a plan, a GPU or a copy."""
+        ...
+
+
+class ObservedCache(ExpertCache):
+    """An `ExpertCache` that decides nothing differently."""
+
+    def __init__(
+        self,
+        model: ModelShape,
+        evictor: Evictor,
+        *,
+        slots: Sequence[int],
+        home: Int | None = None,
+        replicas: int = 1,
+        chunk_bytes: int | None = None,
+        observers: Sequence[Observer],
+    ) -> None:
+        super().__init__(model, evictor, slots=slots, home=home, replicas=replicas, chunk_bytes=chunk_bytes)
+        self._observers = observers
+
+    def begin_iteration(self, batch: Batch, now_s: float) -> None:
+        """Observed."""
+        super().begin_iteration(batch, now_s)
+        self.tell(now_s, "begin_iteration", batch, None)
+
+    def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
+        """Observed."""
+        answer = super().demand(layer, experts, now_s)
+        self.tell(now_s, "demand", (layer, experts), answer)
+        return answer
+
+    def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
+        """Observed; it is told with the time from which it holds."""
+        super().release(layer, experts, at_s, now_s)
+        self.tell(at_s, "release", (layer, experts), None)
+
+    def plan(self, prefetch: Prefetch, now_s: float) -> None:
+        """Observed."""
+        super().plan(prefetch, now_s)
+        self.tell(now_s, "plan", prefetch, None)
+
+    def tell(self, now_s: float, call: str, given: Any, answer: Any) -> None:
+        """Tell all observers of a call."""
+        for observer in self._observers:
+            observer.called(self, now_s, call, given, answer)
+
+    def _device(self, gpu: int, slots: int) -> Device:
+        return _ObservedDevice(self, gpu, slots)
+
+
+class _ObservedDevice(Device):
+    """A `Device` whose calls are told by its cache."""
+
+    def __init__(self, cache: ObservedCache, gpu: int, slots: int) -> None:
+        super().__init__(gpu, slots, cache.residency, cache.evictor, cache.chunk_bytes, cache.stalled)
+        self._cache = cache
+
+    def next_copy(self, now_s: float) -> Copy | None:
+        """Observed, unless there is nothing to move."""
+        answer = super().next_copy(now_s)
+        if answer is not None or self.stalled:
+            self._cache.tell(now_s, "next_copy", self.gpu, answer)
+        return answer
+
+    def copied(self, copy: Copy, now_s: float) -> bool:
+        """Observed."""
+        answer = super().copied(copy, now_s)
+        self._cache.tell(now_s, "copied", copy, answer)
+        return answer

@@ -1,0 +1,91 @@
+"""Which GPU an expert lives on, and how many slots each GPU has."""
+
+import numpy as np
+
+from common.errors import UserError, unknown
+from policies.types import History, Int, ModelShape
+
+PLACEMENTS = ("round-robin", "balanced")
+
+
+def place(name: str, model: ModelShape, gpus: int, history: History | None, counts: Int | None = None) -> Int:
+    """`[L, J]` GPU of each expert under a named placement; `balanced` by `counts` `[L, J]`, else the history."""
+    if name == "round-robin":
+        return round_robin(model, gpus)
+    if name != "balanced":
+        raise unknown("placement", name, PLACEMENTS)
+    if counts is not None:
+        return balanced(counts, gpus)
+    if not history:
+        raise UserError("placement balanced needs requests to learn from; there are none")
+    return balanced(demand_counts(model, history), gpus)
+
+
+def round_robin(model: ModelShape, gpus: int) -> Int:
+    """`[L, J]` GPU of each expert, dealt in turn (paper §5: expert parallelism through a hash map)."""
+    return (np.arange(model.total_experts) % gpus).reshape(model.layers, model.experts)
+
+
+def homes_of(home: Int, replicas: int, gpus: int) -> Int:
+    """`[L, J, R]` the GPUs that each expert may live on: its own in `home` `[L, J]`, then the next ones, cyclically.
+
+    More expert parallelism adds replicas and so offloading opportunities (paper §7).
+    """
+    check_replicas(replicas, gpus)
+    return (home[..., None] + np.arange(replicas)) % gpus
+
+
+def check_replicas(replicas: int, gpus: int) -> None:
+    """A `UserError` unless 1 ≤ R ≤ G."""
+    if not 1 <= replicas <= gpus:
+        what = "1 GPU an expert has 1 home" if gpus == 1 else f"{gpus} GPUs an expert has from 1 to {gpus} homes"
+        raise UserError(f"replicas {replicas}: on {what}")
+
+
+def demand_counts(model: ModelShape, history: History) -> Int:
+    """`[L, J]` how many iterations of the history demanded each expert."""
+    counts = np.zeros(model.total_experts, np.int64)
+    number = np.arange(model.layers)[:, None] * model.experts
+    for recorded in history:
+        prefill = recorded.iteration == 0
+        numbers = recorded.experts + number  # [N, L, K]
+        counts += np.bincount(numbers[~prefill].ravel(), minlength=len(counts))
+        counts[np.unique(numbers[prefill])] += 1
+    return counts.reshape(model.layers, model.experts)
+
+
+def balanced(counts: Int, gpus: int) -> Int:
+    """`[L, J]` GPU of each expert so that each layer's demands `[L, J]` fall evenly on the GPUs.
+
+    Greedy: the experts of a layer in falling demand, ties by id, each to the GPU with the least demand so far in
+    this layer, then in the layers before, then with the lowest number. Every GPU gets as many experts of a layer as in
+    round-robin, so that it has as many in all.
+    """
+    layers, experts = counts.shape
+    dealt = (np.arange(layers * experts) % gpus).reshape(layers, experts)
+    home = np.empty((layers, experts), np.int64)
+    total = [0] * gpus
+    for layer, row in enumerate(counts.tolist()):
+        room = np.bincount(dealt[layer], minlength=gpus).tolist()
+        load = [0] * gpus
+        for expert in sorted(range(experts), key=lambda expert: -row[expert]):
+            gpu = min((gpu for gpu in range(gpus) if room[gpu]), key=lambda gpu: (load[gpu], total[gpu], gpu))
+            home[layer, expert] = gpu
+            room[gpu] -= 1
+            load[gpu] += row[expert]
+        total = [before + more for before, more in zip(total, load, strict=True)]
+    return home
+
+
+def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
+    """Slots per GPU of a cache of `total` experts: even, the remainder to the lowest numbers.
+
+    A `UserError` unless top-k ≤ total ≤ L·J and every GPU gets at least one slot.
+    """
+    least = max(model.top_k, gpus)
+    if not least <= total <= model.total_experts:
+        raise UserError(
+            f"cache of {total} experts: {model.name} on {gpus} GPU{'s' * (gpus > 1)} needs at least {least} "
+            f"(top-{model.top_k}, one slot per GPU) and has use for at most {model.total_experts}"
+        )
+    return [total // gpus + (gpu < total % gpus) for gpu in range(gpus)]

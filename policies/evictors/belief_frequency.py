@@ -1,0 +1,83 @@
+"""FineMoE's evictor: belief × frequency (paper eq. 11)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policies.base import Evictor, items
+from policies.types import (
+    Float,
+    Future,
+    ModelShape,
+)
+
+BELIEF_FLOOR = 1e-6  # so that frequency decides among the improbable
+
+
+class BeliefAndFrequency(Evictor):
+    """Eq. 11: drop the largest 1 / (p · freq) first, that is the smallest p · freq.
+
+    p is the last prediction for the expert, 1/J before the first; freq counts the (iteration, layer) events that
+    demanded it. An expert that nothing has demanded yet scores 0.
+    """
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """Nothing has been predicted or demanded."""
+        super().start(model, future)
+        shape = model.layers, model.experts
+        belief, frequency = np.full(shape, 1 / model.experts), np.zeros(shape)
+        self._rows = list(zip(belief, frequency, self.scores.reshape(shape), strict=True))  # of each layer
+        self._items = items(belief), items(frequency), items(self.scores)
+        self._floor = np.full(model.experts, BELIEF_FLOOR)
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Count the event for each expert."""
+        belief, frequency, scores = self._items
+        base = layer * self.experts
+        for expert in experts:
+            x = base + expert
+            count = frequency[x] + 1.0
+            frequency[x] = count
+            scores[x] = belief[x] * count
+
+    def believe(self, layer: int, probs: Float) -> None:
+        """Overwrite what was believed of the layer."""
+        belief, frequency, scores = self._rows[layer]
+        np.maximum(probs, self._floor, out=belief)
+        np.multiply(belief, frequency, out=scores)
+
+
+class InCacheFrequency(BeliefAndFrequency):
+    """Eq. 11 as the authors' demo has it, in either of two ways.
+
+    `count_misses`: freq counts also the events that did not find the expert on its GPU. `reset_on_evict`: freq and p of
+    an expert that is dropped start anew.
+    """
+
+    def __init__(self, *, count_misses: bool, reset_on_evict: bool) -> None:
+        self.count_misses = count_misses
+        self.reset_on_evict = reset_on_evict
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """Nothing is there."""
+        super().start(model, future)
+        self._present = bytearray(model.total_experts)  # 1 from its arrival, or its demand, on
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Count the event for each expert, or each that is there."""
+        base, present = layer * self.experts, self._present
+        super().touched(layer, [j for j in experts if self.count_misses or present[base + j]], now_s)
+        for expert in experts:
+            present[base + expert] = 1
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """It is there."""
+        self._present[layer * self.experts + expert] = 1
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """It is not there any more."""
+        x = layer * self.experts + expert
+        self._present[x] = 0
+        if self.reset_on_evict:
+            belief, frequency, scores = self._items
+            belief[x], frequency[x], scores[x] = 1 / self.experts, 0.0, 0.0

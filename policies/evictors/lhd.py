@@ -1,0 +1,96 @@
+"""LHD: least hit density.
+
+It learns at which age experts are used again, so it can see that the one just used is the last to come round, which
+recency gets wrong.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import UserError
+from policies.base import Evictor
+from policies.types import Batch, Future, ModelShape
+
+_OLDEST = 512  # iterations; beyond them LHD sees no difference
+_RELEARN = 16  # iterations
+
+
+class LeastHitDensity(Evictor):
+    """Keep what will bring the most hits for the time that it occupies its slot, judged by its age.
+
+    Beckmann, Chen, Cidon: LHD: improving cache hit rate by maximizing hit density (NSDI 2018). Age is the number of
+    (iteration, layer) events since the last use, so that each layer comes round at multiples of L; the density at an
+    age is hits to come over time to be spent, counted over experts of the same class that grew that old. A class is how
+    long ago, in octaves of iterations, an expert had been used at its last use. Every 16 iterations the densities are
+    learned anew and what was counted fades by `decay`.
+    """
+
+    def __init__(self, *, classes: int = 4, decay: float = 0.9) -> None:
+        self.classes = classes
+        self.decay = decay
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """As long as little is known, the older, the less."""
+        if self.classes < 1 or not 0 < self.decay <= 1:
+            raise UserError(f"lhd: classes {self.classes} must be at least 1 and decay {self.decay} in 0 … 1")
+        super().start(model, future)
+        self._layers = model.layers
+        self._oldest = _OLDEST * model.layers - 1
+        shape = self.classes, self._oldest + 1
+        self._hits = np.broadcast_to(1e-3 / np.arange(1, shape[1] + 1), shape).copy()  # at each age
+        self._drops = np.zeros(shape)
+        self._last = np.zeros(model.total_experts, np.int64)  # event of the last use or arrival
+        self._class = np.full(model.total_experts, self.classes - 1)
+        self._present = np.zeros(model.total_experts, bool)
+        self._event = self._iterations = 0
+        self._learn()
+
+    def on_batch(self, batch: Batch) -> None:
+        """Learn from the iterations before, now and then."""
+        self._iterations += 1
+        if self._iterations % _RELEARN:
+            return
+        self._hits *= self.decay
+        self._drops *= self.decay
+        self._learn()
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Count hits by age, and let all grow older by an event."""
+        self._event += 1
+        for expert in experts:
+            x = layer * self.experts + expert
+            age = self._age(x)
+            if self._present[x]:
+                self._hits[self._class[x], age] += 1
+            self._class[x] = min((age // self._layers).bit_length(), self.classes) - 1 if age >= self._layers else 0
+            self._present[x] = True
+            self._last[x] = self._event
+        self._score()
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """A prefetch begins a new life."""
+        x = layer * self.experts + expert
+        self._present[x] = True
+        self._last[x] = self._event
+        self.scores[x] = self._density[self._class[x], 0]
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """Count the end of a life without a hit."""
+        x = layer * self.experts + expert
+        self._present[x] = False
+        self._drops[self._class[x], self._age(x)] += 1
+
+    def _age(self, x: int) -> int:
+        return min(self._event - int(self._last[x]), self._oldest)
+
+    def _learn(self) -> None:
+        """Hits to come over time to come, both summed from the oldest age down."""
+        hits = self._hits[:, ::-1].cumsum(axis=1)
+        lives = hits + self._drops[:, ::-1].cumsum(axis=1)
+        self._density = (hits / lives.cumsum(axis=1))[:, ::-1]
+        self._score()
+
+    def _score(self) -> None:
+        age = np.minimum(self._event - self._last, self._oldest)
+        self.scores[:] = self._density[self._class, age]

@@ -1,0 +1,37 @@
+"""Recency: the least recently used goes first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policies.base import Evictor, items
+from policies.types import Future, ModelShape
+
+
+class LeastRecentlyUsed(Evictor):
+    """Keep what was used, or prefetched, last.
+
+    Baseline of Mixtral-Offloading (paper §6.1); loses on layer-wise access (paper §4.5). Among the experts of one event
+    the higher id counts as used later, so that scores never tie.
+    """
+
+    distinct = True
+
+    def start(self, model: ModelShape, future: Future | None) -> None:
+        """Nothing has been used yet."""
+        super().start(model, future)
+        self.scores[:] = -np.inf  # number of the last use
+        self._scores = items(self.scores)
+        self._uses = 0
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Number the uses."""
+        scores, base = self._scores, layer * self.experts
+        self._uses = uses = self._uses + self.experts  # above all numbers of the events before
+        for expert in experts:
+            scores[base + expert] = uses + expert
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """A prefetch counts as a use when it arrives; otherwise it would be the first to go."""
+        self._uses += self.experts
+        self._scores[layer * self.experts + expert] = self._uses + expert

@@ -1,0 +1,1 @@
+"""Complete policies: one file per published system and per bound."""

@@ -1,0 +1,69 @@
+"""The policy that knows all that will be demanded: what the others are measured against."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from policies.base import Policy, Prefetcher
+from policies.evictors.farthest_next_use import FarthestNextUse
+from policies.prediction.next_use import NextUse
+from policies.types import Batch, Future, Gate, History, ModelShape, Prefetch
+
+_EXPONENTS = 1022  # of normal floats, below 1
+
+
+class NextUsePrefetcher(Prefetcher):
+    """Fetches what is absent in the order of its next use, across iterations and requests.
+
+    The next use of an expert is `distance + n · L` layers away, `distance` (1 … L) to its layer's next turn and n turns
+    after that. Copies go by weight / distance (eq. 10), so weights ε^n with a power of two ε < 1/L give just that
+    order, and only the layer that was gated has to be planned anew. Uses beyond the smallest float are not planned:
+    204 iterations ahead at 24 layers, 127 at 128.
+    """
+
+    requires = frozenset({"future"})
+
+    def __init__(self, next_use: NextUse) -> None:
+        self._next = next_use
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Be told."""
+        self._next.start(model, future)
+        self._shape = model.layers, model.experts
+        bits = model.layers.bit_length()
+        self._horizon = _EXPONENTS // bits
+        self._weight = [2.0 ** -(bits * turns) for turns in range(self._horizon)]
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
+        """Plan all layers for this iteration, and prepare the plans for those after it."""
+        self._next.advance(batch)
+        if not self._next.exact:
+            self.note = "in a batch the future is an estimate: a policy may do better than clairvoyant"
+        later = self._next.later.reshape(self._shape)
+        self._order = (-later).argsort(axis=1, kind="stable").tolist()  # the last first: plans are kept in rising order
+        self._turns = later.tolist()
+        now = self._next.now.reshape(self._shape)
+        turns, order = now.tolist(), (-now).argsort(axis=1, kind="stable").tolist()
+        return [self._plan(layer, order[layer], turns[layer], 0) for layer in range(self._shape[0])]
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
+        """Plan the layer for its next turns."""
+        return (self._plan(gate.layer, self._order[gate.layer], self._turns[gate.layer], 1),)
+
+    def _plan(self, layer: int, order: list[int], uses: list[float], first: int) -> Prefetch:
+        end = first + self._horizon
+        experts = [expert for expert in order if uses[expert] < end]
+        return Prefetch(layer, experts, [self._weight[int(uses[expert]) - first] for expert in experts])
+
+
+def clairvoyant() -> Policy:
+    """Know every demand to come: fetch in the order of next use, drop the farthest, never one needed sooner.
+
+    The rules "Aggressive" of Cao, Felten, Karlin and Li (SIGMETRICS 1995) and "Delay" of its successors: not optimal,
+    but near. `tests/policies/test_clairvoyant.py` compares it with brute force, `sim.results.bounds` with what no
+    policy can pass.
+    """
+    next_use = NextUse()
+    return Policy(prefetcher=NextUsePrefetcher(next_use), evictor=FarthestNextUse(next_use))

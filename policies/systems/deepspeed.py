@@ -1,0 +1,44 @@
+"""DeepSpeed-Inference: whole layers, fetched when they begin (baseline of paper §6.1).
+
+Source: Aminabadi et al., "DeepSpeed-Inference", SC '22, with its ZeRO-Inference. Parameters are fetched by layer,
+whatever the router will choose, and nothing is fetched before its layer begins: no expert misses, the worst latency.
+
+How ours differs: as in the paper's comparison it is given an expert cache, so that only the experts of a layer that are
+not there are copied. The paper names no eviction; ours keeps what ran last, as plain LRU would keep nothing: every
+expert comes in turn. A cache with less room than a layer takes what fits, and what else the router asks for is copied
+on demand.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.types import Batch, Future, History, ModelShape, Prefetch, Search
+
+
+class WholeLayers(Prefetcher):
+    """Fetch all experts of a layer when it begins."""
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Nothing to learn."""
+        self._experts, self._weights = range(model.experts), [1.0] * model.experts
+
+    def on_layer(self, batch: Batch, layer: int) -> Iterable[Prefetch | Search]:
+        """Ask for the whole layer."""
+        return (Prefetch(layer, self._experts, self._weights),)
+
+
+class LastRun(LeastRecentlyUsed):
+    """Keep what ran last; an expert that has only come with its layer goes first."""
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """Having come is no use: all experts come, in turn, and a cache smaller than the model would keep none."""
+
+
+def deepspeed() -> Policy:
+    """Whole layers before they run, nothing ahead of them, LRU."""
+    return Policy(prefetcher=WholeLayers(), evictor=LastRun(), blocking_prefetch=True)

@@ -1,0 +1,44 @@
+"""Mixtral-Offloading: the next layer's router, applied one layer early (baseline of paper §6.1).
+
+Source: Eliseev, Mazur, "Fast Inference of Mixture-of-Experts Language Models with Offloading", arXiv 2312.17238. While
+a layer runs, the next layer's router is applied to the hidden state that this one began with; its top-k experts are
+copied, and the least recently used go.
+
+How ours differs: the published code keeps an LRU cache of the same size per layer and quantises the experts; ours has
+one cache for all layers, as every system here, and copies experts as they are. The paper runs it synchronously: the
+router applied early holds up the experts of its layer, and the next layer starts when what was predicted for it is
+there. Layer 0 has no layer before it and is copied on demand.
+"""
+
+from collections.abc import Iterable
+
+from common.errors import UserError
+from policies.base import Policy
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.prediction.speculation import Speculator
+from policies.types import Batch, Gate, Prefetch, Search
+
+
+class NextLayerRouter(Speculator):
+    """Prefetch the top-k of what the next layer's router says to this layer's hidden state."""
+
+    requires = frozenset({"lookahead"})
+
+    def __init__(self) -> None:
+        super().__init__(stride=1, learned=False)
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
+        """Apply the next layer's router."""
+        if 1 not in gate.lookahead:
+            raise UserError("mixtral-offloading needs a column lookahead_1, which the trace does not have")
+        return super().on_gate(batch, gate)
+
+
+def mixtral_offloading() -> Policy:
+    """The next layer's router applied early, synchronous prefetch, LRU."""
+    return Policy(
+        prefetcher=NextLayerRouter(),
+        evictor=LeastRecentlyUsed(),
+        blocking_prediction=True,
+        blocking_prefetch=True,
+    )

@@ -1,0 +1,185 @@
+"""MoE-Infinity: prefetch by the activation matrix of the whole request (baseline of paper §6.1).
+
+Source: Xue et al., "MoE-Infinity: Activation-Aware Expert Offloading for Efficient MoE Serving", arXiv 2401.14361.
+Counts of the experts that a request has run so far, `[L, J]`, are compared with those of past requests; the nearest
+matrix says what the next layers will run, nearer layers first.
+
+How ours differs: of its two published priorities ours is akin to the one by which its C++ evicts (fewest visits while
+in the cache), not to the Python one (frequency × activation ratio × layer decay); visits are counted since the start,
+the LFU of paper §6.1, which keeps more here. Layers decay as 1 / distance, by the order in which every plan here is
+copied (eq. 10), not linearly. Matrices are compared as wholes, by cosine; its code takes the mean cosine of the layers
+to come. Each request asks for `top_k` experts of each of the next `prefetch_distance` layers; its code queues all of
+all layers, which synchronous prefetch could not wait for. The first layers go by what is most popular over all
+history (paper §4.2). It predicts and prefetches synchronously, as the paper says; its own code prefetches beside
+inference (`blocking_prefetch=false`). What it costs to enter a matrix is not charged.
+
+Order of this file: the collection of matrices, the prefetcher, the policy.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from common.errors import UserError
+from policies.base import Policy, Prefetcher
+from policies.evictors.frequency import LeastFrequentlyUsed
+from policies.prediction.expert_map_store import Single
+from policies.prediction.selection import highest, plans
+from policies.types import Batch, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
+
+
+class ActivationMatrices:
+    """Up to `capacity` matrices of past requests, each row a distribution; the least often matched is replaced."""
+
+    def __init__(self, layers: int, experts: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.count = 0
+        self.rows: Single = np.zeros((capacity, layers, experts), np.float32)
+        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of length one, entries innermost
+        self._matched = np.zeros(capacity, np.int64)
+
+    def add(self, counts: Single) -> None:
+        """Keep the matrix `[L, J]` of a request that has ended."""
+        slot = self.count if self.count < self.capacity else int(self._matched.argmin())
+        self.count = max(self.count, slot + 1)
+        self.rows[slot] = counts / counts.sum(axis=1, keepdims=True)
+        self._columns[:, :, slot] = self.rows[slot] / np.linalg.norm(self.rows[slot])
+        self._matched[slot] = 0
+
+    def products(self, counts: Single, layer: int | slice = slice(None)) -> Single:
+        """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each matrix there."""
+        columns = self._columns[layer, :, : self.count].reshape(counts.size, self.count)
+        answer: Single = counts.reshape(-1) @ columns
+        return answer
+
+    def matched(self, index: Int) -> None:
+        """These were the nearest to a request."""
+        np.add.at(self._matched, index, 1)
+
+
+class _Running:
+    """A request that runs: what it has demanded so far, and how near that is to each stored matrix."""
+
+    def __init__(self, shape: tuple[int, int], matrices: ActivationMatrices) -> None:
+        self.counts: Single = np.zeros(shape, np.float32)
+        self.products = matrices.products(self.counts)
+
+    def saw(self, layer: int, fresh: Single, matrices: ActivationMatrices) -> None:
+        """Add the counts `[J]` of an event."""
+        self.counts[layer] += fresh
+        self.products += matrices.products(fresh, layer)
+
+
+class ActivationMatrixPrefetcher(Prefetcher):
+    """Per request: the nearest past request says what the layers ahead will run.
+
+    With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan all of the next
+    `prefetch_distance` layers at each gate, or only the one that is just so far ahead.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefetch_distance: int,
+        capacity: int = 1000,
+        own_counts: bool = False,
+        every_layer_ahead: bool = True,
+    ) -> None:
+        self.prefetch_distance = prefetch_distance
+        self.capacity = capacity
+        self.own_counts = own_counts
+        self.every_layer_ahead = every_layer_ahead
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Collect the matrices of the history."""
+        if not 1 <= self.prefetch_distance <= model.layers:
+            raise UserError(f"activation matrices: distance {self.prefetch_distance} is not in 1 … {model.layers}")
+        if self.capacity < 1:
+            raise UserError(f"activation matrices: capacity {self.capacity}: room for at least 1 is needed")
+        self._model = model
+        self._shape = model.layers, model.experts
+        self._matrices = ActivationMatrices(*self._shape, self.capacity)
+        self._popularity: Single = np.zeros(self._shape, np.float32)
+        self._running: dict[int, _Running] = {}
+        for recorded in history or ():
+            self._keep(_counts(recorded.experts, model.experts))
+        if not self._matrices.count:
+            self.note = "no history: it predicts nothing before its first request has ended"
+
+    def on_request_start(self, request: int) -> None:
+        """Nothing has been counted."""
+        self._running[request] = _Running(self._shape, self._matrices)
+
+    def on_request_end(self, request: int) -> None:
+        """Its matrix joins the collection."""
+        self._keep(self._running.pop(request).counts)
+        for running in self._running.values():
+            running.products = self._matrices.products(running.counts)
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
+        """Plan the first layers by popularity."""
+        if not self._matrices.count:
+            return ()
+        popular = self._popularity[None, : self.prefetch_distance]
+        popular = popular / popular.sum(axis=2, keepdims=True)
+        return plans(highest(popular, self._model.top_k), popular, 0)
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
+        """Count, and look for the nearest past request of each."""
+        self._batch = requests = [self._running[request] for request in batch.request.tolist()]
+        for row, running in enumerate(requests):
+            fresh = np.bincount(gate.experts[batch.row == row].ravel(), minlength=self._model.experts)
+            running.saw(gate.layer, fresh.astype(np.float32), self._matrices)
+        count = self._matrices.count
+        if not count or not self._ahead(gate.layer, gate.layer):
+            return ()
+        return (Search("match", gate.layer, len(requests), self._model.total_experts, count),)
+
+    def search(self, search: Search) -> Found:
+        """The nearest matrix to each running request, by cosine."""
+        products = np.stack([running.products for running in self._batch])
+        norms = np.array([np.linalg.norm(running.counts) for running in self._batch])
+        index = products.argmax(axis=1)
+        self._matrices.matched(index)
+        return Found(index, products[np.arange(len(index)), index] / norms)
+
+    def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
+        """Plan the layers ahead that have not been gated meanwhile."""
+        layers = self._ahead(search.layer, layer_now)
+        if not layers:
+            return ()
+        some = slice(layers.start, layers.stop)
+        probs = self._matrices.rows[found.index, some]
+        if self.own_counts:
+            own = np.stack([running.counts[some] for running in self._batch])
+            probs = (probs + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
+        return plans(highest(probs, self._model.top_k), probs, layers.start)
+
+    def _ahead(self, layer: int, layer_now: int) -> range:
+        """The layers to plan after the gate of `layer`, less those that have been gated."""
+        last = layer + self.prefetch_distance
+        first = layer + 1 if self.every_layer_ahead else last
+        return range(max(first, layer_now + 1), min(last + 1, self._model.layers))
+
+    def _keep(self, counts: Single) -> None:
+        self._popularity += counts
+        self._matrices.add(counts)
+
+
+def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_prefetch: bool = True) -> Policy:
+    """The nearest past request's activation matrix, synchronous, LFU."""
+    return Policy(
+        prefetcher=ActivationMatrixPrefetcher(prefetch_distance=prefetch_distance, capacity=capacity),
+        evictor=LeastFrequentlyUsed(),
+        blocking_prediction=True,
+        blocking_prefetch=blocking_prefetch,
+    )
+
+
+def _counts(executed: Int, experts: int) -> Single:
+    """`[L, J]` how many tokens ran each expert, from `[N, L, K]`."""
+    layers = executed.shape[1]
+    numbers = executed.astype(np.int64) + np.arange(layers)[:, None] * experts
+    return np.bincount(numbers.ravel(), minlength=layers * experts).reshape(layers, experts).astype(np.float32)

@@ -1,0 +1,64 @@
+"""Perfect prediction with LRU eviction: the counterpart of `belady`, which evicts perfectly and predicts nothing.
+
+`policies.systems.clairvoyant` does both.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from common.errors import UserError
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.prediction.next_use import NextUse
+from policies.types import Batch, Float, Future, Gate, History, ModelShape, Prefetch
+
+
+class PerfectPrefetcher(Prefetcher):
+    """Knows what the next `prefetch_distance` layers will demand, in this iteration and the next one.
+
+    Nearest layer first. In a batch the next iteration is an estimate (see `NextUse`).
+    """
+
+    requires = frozenset({"future"})
+
+    def __init__(self, *, prefetch_distance: int = 3) -> None:
+        self.prefetch_distance = prefetch_distance
+
+    def start(
+        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
+    ) -> None:
+        """Be told."""
+        if not 1 <= self.prefetch_distance <= model.layers:
+            raise UserError(
+                f"perfect-prefetch: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}"
+            )
+        self._shape = model.layers, model.experts
+        self._next = NextUse()
+        self._next.start(model, future)
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
+        """Plan the first layers, and look up what the others and those of the next iteration will demand."""
+        self._next.advance(batch)
+        self._demands = _used(self._next.now.reshape(self._shape) == 0)
+        self._demands += _used(self._next.later.reshape(self._shape) == 1)
+        return [self._plan(layer) for layer in range(self.prefetch_distance)]
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
+        """Plan the layer that has come within the distance."""
+        return (self._plan(gate.layer + self.prefetch_distance),)
+
+    def _plan(self, place: int) -> Prefetch:
+        """`place` counts layers from the first one of this iteration."""
+        experts = self._demands[place]
+        return Prefetch(place % self._shape[0], experts, [1.0] * len(experts))
+
+
+def _used(demands: Float) -> list[list[int]]:
+    return [np.flatnonzero(row).tolist() for row in demands]
+
+
+def perfect_prefetch(prefetch_distance: int = 3) -> Policy:
+    """Prefetch exactly what the next layers will demand, drop the least recently used: a bound for prediction."""
+    prefetcher = PerfectPrefetcher(prefetch_distance=prefetch_distance)
+    return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed())

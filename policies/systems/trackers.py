@@ -1,0 +1,49 @@
+"""Trackers of figure 14a: other ways to find what to prefetch, on FineMoE's distance and cache, asynchronous.
+
+| name | what it prefetches by |
+|---|---|
+| `hit-count` | counts of the whole request: its own so far and those of the nearest past request |
+| `speculate` | the later layer's router on this layer's hidden state, if the trace has that; else a learned map |
+| `map-t` | trajectory search only, top-K of the found map |
+| `map-ts` | trajectory and semantic search, top-K of the found map |
+| `map-ts-delta` | the same with the threshold δ: FineMoE |
+"""
+
+from policies.base import Policy
+from policies.evictors.belief_frequency import BeliefAndFrequency
+from policies.prediction.speculation import Speculator
+from policies.systems.finemoe import finemoe
+from policies.systems.moe_infinity import ActivationMatrixPrefetcher
+
+
+def hit_count(prefetch_distance: int = 3, capacity: int = 1000) -> Policy:
+    """Coarse: counts of the whole request so far, and of the nearest past request; FineMoE's distance and cache."""
+    prefetcher = ActivationMatrixPrefetcher(
+        prefetch_distance=prefetch_distance, capacity=capacity, own_counts=True, every_layer_ahead=False
+    )
+    return Policy(prefetcher=prefetcher, evictor=BeliefAndFrequency())
+
+
+def speculate(
+    prefetch_distance: int = 3, lookahead: bool = True, regularisation: float = 1.0, train_tokens: int = 20_000
+) -> Policy:
+    """Stride speculation at FineMoE's distance, by lookahead gates or learned maps, on FineMoE's cache."""
+    prefetcher = Speculator(
+        stride=prefetch_distance, lookahead=lookahead, regularisation=regularisation, train_tokens=train_tokens
+    )
+    return Policy(prefetcher=prefetcher, evictor=BeliefAndFrequency())
+
+
+def map_t(prefetch_distance: int = 3, capacity: int = 1000, learn: bool = True) -> Policy:
+    """FineMoE by trajectory search alone and without δ: nothing guides the first layers."""
+    return finemoe(prefetch_distance, capacity, learn, semantic=False, threshold="top-k")
+
+
+def map_ts(prefetch_distance: int = 3, capacity: int = 1000, learn: bool = True) -> Policy:
+    """FineMoE without δ: exactly K experts of each found map."""
+    return finemoe(prefetch_distance, capacity, learn, threshold="top-k")
+
+
+def map_ts_delta(prefetch_distance: int = 3, capacity: int = 1000, learn: bool = True) -> Policy:
+    """FineMoE."""
+    return finemoe(prefetch_distance, capacity, learn)

@@ -1,0 +1,1 @@
+"""The SimPy driver: schedulers, links, GPUs, predictor."""

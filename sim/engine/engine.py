@@ -1,0 +1,178 @@
+"""The SimPy driver: lets modelled time pass between the decisions of a policy.
+
+Every link, the running layer and every search are callbacks on events that are scheduled again and again; processes and
+resources would cost ten times more. A layer that finds all its experts on the GPUs needs one event.
+
+    iteration:  layer 0 | layer 1 | … | layer L−1 | head
+    layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs
+"""
+
+import gc
+from collections.abc import Iterable, Iterator
+
+import simpy
+
+from policies.base import Policy, Prefetcher
+from policies.cache.expert_cache import ExpertCache
+from policies.types import Batch, Found, Prefetch, Search
+from sim.engine.batching import Step, gates_of, predicted
+from sim.engine.expert_work import ExpertWork
+from sim.engine.links import Links
+from sim.engine.recorder import Recorder
+from sim.engine.reused_event import Event
+from sim.engine.searcher import Searcher
+from sim.hardware.costs import Cost
+
+
+class Engine:
+    """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
+
+    def __init__(
+        self, *, policy: Policy, cache: ExpertCache, cost: Cost, steps: Iterator[Step], recorder: Recorder
+    ) -> None:
+        self._policy = policy
+        self._prefetcher = policy.prefetcher
+        self._cache = cache
+        self._cost = cost
+        self._steps = predicted(steps, policy.prefetcher)
+        self._recorder = recorder
+        self._env = simpy.Environment(0.0)
+        self._over = self._env.event()
+
+        kind = type(policy.prefetcher)
+        self._tell_gate = kind.on_gate is not Prefetcher.on_gate
+        self._gate_event = Event(self._env, self._gated)
+        self._tell_layer = policy.blocking_prefetch or kind.on_layer is not Prefetcher.on_layer
+        # What follows the layer before: the beginning of a layer if anyone wants to know, or at once its gate.
+        self._next_event = Event(self._env, self._layer_begins) if self._tell_layer else self._gate_event
+        self._end_event = Event(self._env, self._iteration_ends)
+        self._links = Links(self._env, cache, cost)
+        self._work = ExpertWork(
+            self._env,
+            cache,
+            cost,
+            on_arrival=policy.compute_on_arrival,
+            done=self._experts_done,
+            wake=self._links.wake,
+        )
+        self._links.on_demanded = self._work.arrived
+        self._links.on_prefetched = self._let_through
+        self._searcher = Searcher(self._env, policy.prefetcher, cost, self._found)
+        self._layers = cache.model.layers
+        self._blocking = policy.blocking_prediction
+        self._held_back = False  # the layer waits for its prefetches
+
+    def run(self) -> float:
+        """Replay all steps; the answer is the makespan in seconds."""
+        collecting = gc.isenabled()
+        gc.disable()  # nothing here makes cycles, and looking for them costs a fifth of the time
+        try:
+            if self._begin_iteration():
+                self._env.run(self._over)
+        finally:
+            if collecting:
+                gc.enable()
+        return self._env.now
+
+    # ---- iterations ----------------------------------------------------------------------------------------------
+
+    def _begin_iteration(self) -> bool:
+        """Begin the next step now; False if there is none."""
+        step = next(self._steps, None)
+        if step is None:
+            return False
+        now_s = self._env.now
+        batch = step.batch
+        self._step, self._batch = step, batch
+        self._start_s, self._wait_s = now_s, 0.0
+        if self._tell_gate:
+            self._gates = gates_of(step)
+        tokens = len(batch.token)
+        self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
+        self._lead_s = 0.0 if self._tell_layer else self._dense_s
+        self._exchange_s = self._cost.exchange_s(tokens)
+        self._gap_s = self._exchange_s + self._lead_s  # from the last expert of a layer to the next layer's event
+        self._layer = 0
+        for request in step.starting:
+            self._prefetcher.on_request_start(request)
+        self._cache.begin_iteration(batch, now_s)
+        self._work.begin_iteration(step)
+        self._act(self._prefetcher.on_batch(batch), now_s)
+        self._links.wake(now_s)
+        self._next_event.after(self._lead_s)
+        return True
+
+    def _iteration_ends(self, event: Event) -> None:
+        step, now_s = self._step, self._env.now
+        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, self._wait_s, self._cache.counts)
+        for update in self._prefetcher.on_batch_end(step.batch, step.maps):
+            self._searcher.charge(update, now_s)
+        for request in step.ending:
+            self._prefetcher.on_request_end(request)
+        if not self._begin_iteration():
+            self._over.succeed()
+
+    # ---- layers --------------------------------------------------------------------------------------------------
+
+    def _layer_begins(self, event: Event) -> None:
+        now_s = self._env.now
+        self._act(self._prefetcher.on_layer(self._batch, self._layer), now_s)
+        self._held_back, self._held_since_s = True, now_s
+        self._links.wake(now_s)
+        self._let_through()
+
+    def _let_through(self) -> None:
+        """Start a layer that is held back, unless the policy wants its prefetches to arrive first."""
+        if not self._held_back or (self._policy.blocking_prefetch and self._cache.waits_for(self._layer)):
+            return
+        self._held_back = False
+        self._wait_s += self._env.now - self._held_since_s
+        self._gate_event.after(self._dense_s)
+
+    def _gated(self, event: Event) -> None:
+        """The router has spoken: demand its experts, predict, and compute what is there."""
+        now_s = self._env.now
+        layer, step, cache = self._layer, self._step, self._cache
+        experts = step.demands[layer]
+        demand = cache.demand(layer, experts, now_s)
+        if self._tell_gate:
+            self._act(self._prefetcher.on_gate(step.batch, self._gates[layer]), now_s)
+        shortest_s = self._work.shortest_s(layer, experts)
+        self._ready_s = now_s + shortest_s
+        start_s = max(now_s, self._searcher.free_s) if self._blocking else now_s
+        if len(demand.hits) == len(experts) and demand.waves == 1:
+            self._experts_done(start_s + shortest_s, now_s)
+        else:
+            self._work.begin(demand, start_s, now_s)
+        if cache.wake:
+            self._links.wake(now_s)
+
+    def _experts_done(self, end_s: float, now_s: float) -> None:
+        """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
+        self._wait_s += end_s - self._ready_s
+        self._cache.release(self._layer, self._step.demands[self._layer], end_s, now_s)
+        self._layer += 1
+        if self._layer < self._layers:
+            self._next_event.after(end_s - now_s + self._gap_s)
+        else:
+            rows = len(self._batch.request)
+            self._end_event.after(end_s + self._exchange_s + self._cost.head_s(rows) - now_s)
+
+    # ---- predictions ---------------------------------------------------------------------------------------------
+
+    def _act(self, actions: Iterable[Prefetch | Search], now_s: float) -> None:
+        for action in actions:
+            if isinstance(action, Prefetch):
+                self._cache.plan(action, now_s)
+            else:
+                self._searcher.ask(self._batch, action, now_s)
+
+    def _found(self, batch: Batch, asked: Search, found: Found) -> None:
+        """A search has ended; what it says about layers that have been gated meanwhile comes too late."""
+        cache, now_s = self._cache, self._env.now
+        layer_now = cache.layer_now if batch is self._batch else self._layers
+        for prefetch in self._prefetcher.on_found(batch, layer_now, asked, found):
+            cache.plan(prefetch, now_s)
+        if cache.wake:
+            self._links.wake(now_s)
+        self._let_through()

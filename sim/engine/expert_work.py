@@ -1,0 +1,138 @@
+"""What the GPUs compute of the running layer's experts, each on its own GPU and one after the other there."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import simpy
+
+from policies.cache.expert_cache import ExpertCache
+from policies.types import Copy, Demand
+from sim.engine.batching import Step
+from sim.engine.reused_event import Event
+from sim.hardware.costs import Cost
+
+
+class _ComputedEvent(Event):
+    """The end of one expert's computation, where the layer runs in waves."""
+
+    expert: int
+
+
+class ExpertWork:
+    """Computes experts as they arrive, when all have, or, in a layer that runs in waves, as slots allow.
+
+    `done` is called with the time at which the last expert of a layer will have been computed, as soon as that is
+    known; `wake` when a slot has become free.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        cache: ExpertCache,
+        cost: Cost,
+        *,
+        on_arrival: bool,
+        done: Callable[[float, float], None],
+        wake: Callable[[float], None],
+    ) -> None:
+        self._env = env
+        self._cache = cache
+        self._cost = cost
+        self._on_arrival = on_arrival
+        self._done = done
+        self._wake = wake
+        self._gpus = len(cache.devices)
+        self._total = total = cache.model.experts
+        # The GPU of each expert by layer; with replicas, as it was at first.
+        self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
+        self._gpu_of = np.array(self._homes)  # [L, J]
+        self._layers = np.arange(len(self._homes))[:, None]
+        self._one_token_s = cost.expert_s(1)
+        self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
+        self._missing = 0  # experts that are still on their way
+        self._uncomputed = 0  # experts of a layer that runs in waves
+        self._spare: list[_ComputedEvent] = []
+
+    def begin_iteration(self, step: Step) -> None:
+        """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
+        self._loads = step.loads
+        if step.loads is None and self._cache.fixed:
+            gpus = self._gpu_of[self._layers, step.experts[0]]  # [L, K]
+            same = gpus[:, :, None] == gpus[:, None, :]
+            self._busiest: list[int] = same.sum(axis=2).max(axis=1).tolist()
+
+    def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
+        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
+
+        To be asked once its experts have been demanded: from then until their release they keep their homes.
+        """
+        self._layer, self._experts = layer, experts
+        fixed = self._cache.fixed
+        self._home = self._homes[layer] if fixed else self._cache.home[layer * self._total : (layer + 1) * self._total]
+        if self._loads is None:
+            self._seconds = self._one_token_each_s
+            return (self._busiest[layer] if fixed else self._on_busiest(experts)) * self._one_token_s
+        loads = self._loads[layer]
+        self._seconds = dict(zip(experts, map(self._cost.expert_s, loads), strict=True))
+        return max(self._from(0.0, experts))
+
+    def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
+        """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
+        self._missing = len(self._experts) - len(demand.hits)
+        if demand.waves > 1:
+            self._uncomputed = len(self._experts)
+            self._busy_s = [start_s] * self._gpus
+            for expert in demand.hits:
+                self._compute_in_wave(expert, self._home[expert], now_s)
+        else:
+            self._busy_s = self._from(start_s, demand.hits if self._on_arrival else ())
+
+    def arrived(self, copy: Copy, now_s: float) -> None:
+        """An expert that the layer misses is there."""
+        self._missing = missing = self._missing - 1
+        expert, busy_s = copy.number % self._total, self._busy_s
+        if self._uncomputed:
+            self._compute_in_wave(expert, copy.gpu, now_s)
+            return
+        if self._on_arrival:
+            begin_s = busy_s[copy.gpu]
+            if begin_s < now_s:
+                begin_s = now_s
+            busy_s[copy.gpu] = begin_s + self._seconds[expert]
+        if not missing:
+            if not self._on_arrival:
+                busy_s = self._from(max(now_s, *busy_s), self._experts)
+            self._done(max(busy_s), now_s)
+
+    def _on_busiest(self, experts: Sequence[int]) -> int:
+        """How many of these experts the GPU with the most of them has."""
+        count = [0] * self._gpus
+        for expert in experts:
+            count[self._home[expert]] += 1
+        return max(count)
+
+    def _from(self, start_s: float, experts: Sequence[int]) -> list[float]:
+        """When each GPU has computed these experts, beginning at `start_s`."""
+        busy_s = [start_s] * self._gpus
+        for expert in experts:
+            busy_s[self._home[expert]] += self._seconds[expert]
+        return busy_s
+
+    def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> None:
+        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted."""
+        end_s = max(self._busy_s[gpu], now_s) + self._seconds[expert]
+        self._busy_s[gpu] = end_s
+        event = self._spare.pop() if self._spare else _ComputedEvent(self._env, self._computed)
+        event.expert = expert
+        event.after(end_s - now_s)
+
+    def _computed(self, event: _ComputedEvent) -> None:
+        """An expert of a layer that runs in waves is done with its slot."""
+        self._spare.append(event)
+        self._uncomputed -= 1
+        now_s = self._env.now
+        if self._uncomputed:
+            self._cache.release(self._layer, [event.expert], now_s, now_s)
+        else:
+            self._done(now_s, now_s)
+        self._wake(now_s)

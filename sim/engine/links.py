@@ -1,0 +1,106 @@
+"""The links that carry experts from host memory to their GPUs, one copy at a time each."""
+
+from collections.abc import Callable
+
+import simpy
+
+from policies.cache.expert_cache import ExpertCache
+from policies.cache.residency import NEVER
+from policies.types import Copy
+from sim.engine.reused_event import Event
+from sim.hardware.costs import Cost
+
+
+class _Flight(Event):
+    """Chunks of one size that set off at the same moment on as many links: they arrive at the same moment too."""
+
+    bytes: int
+    copies: list[Copy]
+
+
+class _Expiry(Event):
+    """The end of the pins of a layer."""
+
+    at_s: float
+
+
+class Links:
+    """Moves what the devices of a cache ask for.
+
+    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it, and `on_prefetched`
+    otherwise.
+    """
+
+    on_demanded: Callable[[Copy, float], None]
+    on_prefetched: Callable[[], None]
+
+    def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost) -> None:
+        self._env = env
+        self._cache = cache
+        self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
+        self._devices = cache.devices
+        self._idle = [True] * len(cache.devices)
+        self._spare: list[_Flight] = []
+        self._expiry_event = _Expiry(env, self._pins_expire)
+        self._expiry_scheduled = False
+
+    def wake(self, now_s: float) -> None:
+        """Let every idle link that may have work ask for it."""
+        cache, idle = self._cache, self._idle
+        flight = None
+        in_vain = []  # a device that is listed twice is asked once
+        for device in cache.wake:
+            if idle[device.gpu]:
+                copy = device.next_copy(now_s)
+                idle[device.gpu] = False
+                if copy is None:
+                    in_vain.append(device.gpu)
+                elif flight is not None and flight.bytes == copy.bytes:
+                    flight.copies.append(copy)
+                else:
+                    flight = self._set_off(copy)
+        for gpu in in_vain:
+            idle[gpu] = True
+        cache.wake.clear()
+        if cache.stalled:
+            self._watch_expiry(now_s)
+
+    def _set_off(self, copy: Copy) -> _Flight:
+        flight = self._spare.pop() if self._spare else _Flight(self._env, self._arrived)
+        flight.bytes, flight.copies = copy.bytes, [copy]
+        flight.after(self._copy_s[copy.bytes])
+        return flight
+
+    def _arrived(self, flight: _Flight) -> None:
+        """Chunks have arrived: on each link the next one sets off."""
+        now_s = self._env.now
+        for copy in flight.copies:
+            device = self._devices[copy.gpu]
+            complete = device.copied(copy, now_s)
+            following = device.next_copy(now_s)
+            if following is None:
+                self._idle[copy.gpu] = True
+            else:
+                self._set_off(following)
+            if complete:
+                if copy.demanded:
+                    self.on_demanded(copy, now_s)
+                else:
+                    self.on_prefetched()
+        self._spare.append(flight)
+        if self._cache.stalled:
+            self._watch_expiry(now_s)
+
+    def _watch_expiry(self, now_s: float) -> None:
+        """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""
+        at_s = self._cache.residency.unpin_s
+        if now_s < at_s < NEVER and not self._expiry_scheduled:
+            self._expiry_scheduled = True
+            self._expiry_event.at_s = at_s
+            self._expiry_event.after(at_s - now_s)
+
+    def _pins_expire(self, event: _Expiry) -> None:
+        self._expiry_scheduled = False
+        self._cache.wake_stalled()
+        # The clock may be a rounding error short of the time that was meant, at which the pins would still hold.
+        self.wake(max(event.at_s, self._env.now))

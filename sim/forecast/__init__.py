@@ -1,0 +1,1 @@
+"""How well policies predict, apart from time and caches."""

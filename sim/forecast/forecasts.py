@@ -1,0 +1,255 @@
+"""How well a prefetcher predicts, apart from time and caches.
+
+A prefetcher is fed the iterations of a trace through its callbacks, as a driver would, by an infinitely fast predictor:
+searches are answered, and their answers delivered, at once. The last plan that stood for a layer before its router
+spoke is the prediction for that (iteration, layer) event.
+
+| measure | meaning, summed over events before dividing |
+|---|---|
+| recall | share of the distinct experts that the event executed that were planned |
+| precision | share of the planned experts that were executed |
+| recall at K | recall of the experts ranked first, as many as were executed: K for one token |
+| coverage | share of the events for which something was planned; the others have recall 0 |
+| lead | layers from the last one gated, when the plan was made, to the layer that it is for |
+| useful, wasted bytes | expert size × planned experts that were executed, and that were not |
+
+Recall at K compares policies whose plans differ in length. The ranking is the prediction's belief, or the weights of
+the plan if it states none; ties go to the lowest id.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.errors import UserError
+from policies.base import Prefetcher
+from policies.naming import parts_of, settings_of
+from policies.registry import make_policy, policy_factory
+from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest, Search
+from sim.engine.batching import Step, fixed_batches, gates_of
+
+DISTANCE_SETTINGS = ("prefetch_distance", "stride")
+COUNTS = ("events", "planned_events", "executed", "planned", "hits", "ranked_hits", "lead_sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """What one policy predicted at one distance."""
+
+    policy: str
+    distance: int  # that was set; of a policy whose distance is fixed, the most frequent lead of its plans
+    layers: pd.DataFrame  # a row per kind of iteration and layer
+    note: str  # what a reader must know of it
+
+
+def at_distance(spec: str, distance: int) -> str:
+    """The policy with its prefetch distance set; unchanged if it has no such setting or the spec states it."""
+    first, *evictor = parts_of(spec)
+    name, *words = first.split(",")
+    settings = settings_of(policy_factory(name))
+    for setting in DISTANCE_SETTINGS:
+        if setting in settings and not any(word.startswith(f"{setting}=") for word in words):
+            return "+".join([f"{first},{setting}={distance}", *evictor])
+    return spec
+
+
+def stated_distance(spec: str) -> int | None:
+    """The distance that the spec itself states."""
+    found = re.search(rf",(?:{'|'.join(DISTANCE_SETTINGS)})=(\d+)", parts_of(spec)[0])
+    return int(found[1]) if found else None
+
+
+def measure(
+    spec: str,
+    model: ModelShape,
+    requests: Iterable[RecordedRequest],
+    *,
+    history: History | None = None,
+    future: Future | None = None,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> Forecasts:
+    """What the policy `spec` predicts for `requests`; whatever is random draws from one generator with this seed."""
+    prefetcher = make_policy(spec).prefetcher
+    if type(prefetcher) is Prefetcher:
+        raise UserError(f"policy {spec} predicts nothing, so there is nothing to measure")
+    if "future" in prefetcher.requires and future is None:
+        raise UserError(f"policy {spec} needs to be told the future")
+    prefetcher.start(model, history, future, np.random.default_rng(seed))
+    tally = compare(prefetcher, model, requests, batch_size)
+    distance = stated_distance(spec)
+    return Forecasts(
+        policy=spec,
+        distance=tally.usual_lead() if distance is None else distance,
+        layers=tally.frame(),
+        note=prefetcher.note,
+    )
+
+
+def compare(
+    prefetcher: Prefetcher, model: ModelShape, requests: Iterable[RecordedRequest], batch_size: int = 1
+) -> "Tally":
+    """Count what a prefetcher that has been started predicts of `requests`, and what they executed."""
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: at least 1 request is needed")
+    forecaster, tally = _Forecaster(prefetcher, model), Tally(model)
+    for step in fixed_batches(requests, batch_size):
+        tally.add(step, forecaster.iteration(step))
+    return tally
+
+
+class _Forecaster:
+    """Tells a prefetcher what happens, and keeps the plan that stands for each layer."""
+
+    def __init__(self, prefetcher: Prefetcher, model: ModelShape) -> None:
+        self._prefetcher = prefetcher
+        self._layers = model.layers
+        self._layer_now = -1
+        self._standing: dict[int, tuple[Prefetch, int]] = {}  # with their leads
+
+    def iteration(self, step: Step) -> list[tuple[Prefetch, int] | None]:
+        """What stood for each layer of this iteration when its router spoke; None where nothing was planned."""
+        prefetcher, batch = self._prefetcher, step.batch
+        self._layer_now = -1
+        for request in step.starting:
+            prefetcher.on_request_start(request)
+        self._act(batch, prefetcher.on_batch(batch))
+        stood = []
+        for gate in gates_of(step):
+            self._act(batch, prefetcher.on_layer(batch, gate.layer))
+            stood.append(self._standing.pop(gate.layer, None))
+            self._layer_now = gate.layer
+            self._act(batch, prefetcher.on_gate(batch, gate))
+        for _ in prefetcher.on_batch_end(batch, step.maps):
+            pass  # what learning costs
+        for request in step.ending:
+            prefetcher.on_request_end(request)
+        return stood
+
+    def _act(self, batch: Batch, actions: Iterable[Prefetch | Search]) -> None:
+        """As the engine does, in no time: answer each search when it is asked, deliver the answers afterwards."""
+        answered = []
+        for action in actions:
+            if isinstance(action, Prefetch):
+                self._plan(action)
+            else:
+                answered.append((action, self._prefetcher.search(action)))
+        for search, found in answered:
+            for plan in self._prefetcher.on_found(batch, self._layer_now, search, found):
+                self._plan(plan)
+
+    def _plan(self, plan: Prefetch) -> None:
+        """It replaces what stood for its layer; one for a layer that has been gated is for the next iteration."""
+        if len(plan.experts):
+            lead = plan.layer - self._layer_now
+            self._standing[plan.layer] = plan, lead if lead > 0 else lead + self._layers
+        else:
+            self._standing.pop(plan.layer, None)
+
+
+class Tally:
+    """Counts, apart for decode steps and prefills and for each layer."""
+
+    def __init__(self, model: ModelShape) -> None:
+        self._model = model
+        self._counts = np.zeros((2, model.layers, len(COUNTS)), np.int64)
+        self._tokens = [0, 0]
+        self._leads = np.zeros(model.layers + 1, np.int64)
+
+    def add(self, step: Step, stood: Sequence[tuple[Prefetch, int] | None]) -> None:
+        """Compare an iteration with the plan, and its lead, that stood for each layer."""
+        model = self._model
+        planned = np.zeros((model.layers, model.experts), bool)
+        rank = np.full((model.layers, model.experts), -1.0)  # what is below 0 is not ranked
+        leads = np.zeros(model.layers, np.int64)
+        for layer, forecast in enumerate(stood):
+            if forecast is not None:
+                plan, leads[layer] = forecast
+                planned[layer, plan.experts] = True
+                if plan.belief is None:
+                    rank[layer, plan.experts] = plan.weights
+                else:
+                    rank[layer] = plan.belief
+        executed = np.zeros_like(planned)
+        executed[np.arange(model.layers)[:, None], step.experts] = True
+        distinct = executed.sum(axis=1)
+        order = (-rank).argsort(axis=1, kind="stable")
+        first = (np.arange(model.experts) < distinct[:, None]) & (np.take_along_axis(rank, order, axis=1) >= 0)
+
+        prefill = int(step.batch.prefill.any())
+        self._tokens[prefill] += len(step.experts)
+        self._leads += np.bincount(leads, minlength=model.layers + 1)
+        counts: dict[str, Any] = {
+            "events": 1,
+            "planned_events": leads > 0,
+            "executed": distinct,
+            "planned": planned.sum(axis=1),
+            "hits": (planned & executed).sum(axis=1),
+            "ranked_hits": (first & np.take_along_axis(executed, order, axis=1)).sum(axis=1),
+            "lead_sum": leads,
+        }
+        for place, name in enumerate(COUNTS):
+            self._counts[prefill, :, place] += counts[name]
+
+    def usual_lead(self) -> int:
+        """The most frequent lead of all plans, the shortest of several; 0 if nothing was ever planned."""
+        leads = self._leads.copy()
+        leads[0] = 0
+        return int(leads.argmax())
+
+    def frame(self) -> pd.DataFrame:
+        """A row per kind of iteration that there was, and layer."""
+        rows: list[dict[str, Any]] = []
+        for prefill in (False, True):
+            for layer, counts in enumerate(self._counts[int(prefill)].tolist()):
+                if counts[0]:
+                    named = dict(zip(COUNTS, counts, strict=True))
+                    rows.append({"prefill": prefill, "layer": layer, "tokens": self._tokens[int(prefill)], **named})
+        return pd.DataFrame(rows, columns=["prefill", "layer", "tokens", *COUNTS])
+
+
+def tidy(found: Iterable[tuple[str, Forecasts]], expert_bytes: int) -> pd.DataFrame:
+    """A row per (policy, distance, kind of iteration, layer), each policy under the name that stands with it."""
+    frames = []
+    for policy, forecasts in found:
+        names = pd.DataFrame({"policy": policy, "distance": forecasts.distance}, index=forecasts.layers.index)
+        frames.append(pd.concat([names, forecasts.layers, rates(forecasts.layers, expert_bytes)], axis=1))
+    return pd.concat(frames, ignore_index=True)
+
+
+def summarise(frame: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+    """Of the rows of `tidy` one per (policy, distance, kind of iteration), in their order.
+
+    Recalls and coverage are over all layers, and with `_ahead` over the layers from the distance on: only these can be
+    guided by a layer so far before them.
+    """
+    keys = ["policy", "distance", "prefill"]
+    every = frame.groupby(keys, sort=False)
+    counts = every[list(COUNTS)].sum()
+    ahead = frame[frame["layer"] >= frame["distance"]].groupby(keys, sort=False)[list(COUNTS)].sum()
+    summary = rates(counts, expert_bytes)
+    some = rates(ahead, expert_bytes)[["recall", "recall_at_k", "coverage"]].add_suffix("_ahead")
+    return summary.join(some).join(every["tokens"].first()).reset_index()
+
+
+def rates(counts: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+    """The measures of each row of `counts`; missing where they have no denominator."""
+
+    def share(part: str, whole: str) -> "pd.Series[float]":
+        return counts[part] / counts[whole].where(counts[whole] > 0)
+
+    return pd.DataFrame(
+        {
+            "recall": share("hits", "executed"),
+            "precision": share("hits", "planned"),
+            "recall_at_k": share("ranked_hits", "executed"),
+            "coverage": share("planned_events", "events"),
+            "lead_mean": share("lead_sum", "planned_events"),
+            "useful_bytes": counts["hits"] * expert_bytes,
+            "wasted_bytes": (counts["planned"] - counts["hits"]) * expert_bytes,
+        }
+    )

@@ -1,0 +1,1 @@
+"""Machines and what things cost on them."""

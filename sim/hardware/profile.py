@@ -1,0 +1,250 @@
+"""What one machine was measured to take for one model, and the costs that follow from it.
+
+A profile is a TOML file that `python -m validate calibrate` writes. Between its points times are interpolated linearly;
+beyond them there is no answer but an error, for nobody knows.
+"""
+
+import hashlib
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.toml_sections import Section, read_toml, toml_text, write_toml
+from policies.types import ModelShape, Search
+from sim.hardware.costs import comparing_s
+
+_SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
+_MODEL = [each.name for each in fields(ModelShape)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Seconds at the sizes that were measured, at least one, in rising order."""
+
+    sizes: tuple[int, ...]  # [n] tokens, rows or bytes
+    seconds: tuple[float, ...]  # [n]
+
+    def at(self, size: int) -> float | None:
+        """Linear between two points; None outside the measured range."""
+        sizes, seconds = self.sizes, self.seconds
+        if not sizes[0] <= size <= sizes[-1]:
+            return None
+        right = bisect_left(sizes, size)
+        if sizes[right] == size:
+            return seconds[right]
+        share = (size - sizes[right - 1]) / (sizes[right] - sizes[right - 1])
+        return seconds[right - 1] + share * (seconds[right] - seconds[right - 1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Times of the parts of an iteration of `model` on one machine of `gpus` logical devices.
+
+    Attention takes what the table `dense` says at no attended positions, and `dense_s_per_attended` for each
+    (token, position) pair on top. A `UserError` if a value cannot be.
+    """
+
+    name: str
+    gpus: int
+    model: ModelShape
+    expert: Table  # one routed expert, by tokens
+    dense: Table  # attention, router and shared experts of one layer, by tokens
+    dense_s_per_attended: float
+    most_attended: int  # the largest number of (token, position) pairs that was measured
+    head: Table  # the output projection, by rows
+    exchange_s: float  # of each layer after its last expert: what driving the offloading takes
+    copy: Table  # a chunk of an expert from host memory to its device, by bytes
+    search_overhead_s: float  # per search; this and the next two as in `Hardware`
+    search_bytes_per_s: float
+    search_flops_per_s: float
+    measured: dict[str, str | int | float] = field(default_factory=dict)  # where and with what; free form
+
+    def __post_init__(self) -> None:
+        """Refuse what no measurement gives, by the key that it has in a file."""
+        for wrong in _impossible(self):
+            raise UserError(wrong)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file that `write_profile` writes."""
+        return hashlib.sha256(toml_text(_data(self)).encode()).hexdigest()
+
+    def cost(self, model: ModelShape) -> "MeasuredCost":
+        """The costs of `model`, whose sizes must be those that were measured; its name may differ."""
+        for key in _MODEL:
+            here, there = getattr(self.model, key), getattr(model, key)
+            if key != "name" and here != there:
+                raise UserError(
+                    f"profile {self.name}: it was measured for {self.model.name} with {key} {here}, "
+                    f"{model.name} has {key} {there}"
+                )
+        return MeasuredCost(self)
+
+
+class MeasuredCost:
+    """What the parts of an iteration cost as a profile has it; stands in for `CostModel`.
+
+    Each method interpolates linearly between measured points. Outside their range it is a `UserError` that names the
+    quantity, the value and the range. A copy of no bytes does not occur.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.expert_s = cache(self._expert_s)
+
+    def dense_s(self, tokens: int, context: int, attended: int) -> float:
+        """What every layer does before its experts; the cached positions, `context`, cost nothing beside `attended`."""
+        profile = self.profile
+        if attended > profile.most_attended:
+            raise self._outside("attention", f"0 … {profile.most_attended}", attended, "attended positions")
+        return self._time("dense", tokens) + attended * profile.dense_s_per_attended
+
+    def _expert_s(self, tokens: int) -> float:
+        """One routed expert on so many tokens; called as `expert_s`."""
+        return self._time("expert", tokens)
+
+    def exchange_s(self, tokens: int) -> float:
+        """What driving the offloading takes in each layer after its last expert."""
+        return self.profile.exchange_s
+
+    def head_s(self, rows: int) -> float:
+        """The output projection for the last token of each request."""
+        return self._time("head", rows)
+
+    def copy_s(self, size_bytes: int) -> float:
+        """A chunk of an expert from host memory to its device."""
+        return self._time("copy", size_bytes)
+
+    def search_s(self, search: Search) -> float:
+        """A search, or a store update: the longer of reading the store and comparing with it, after the overhead."""
+        profile = self.profile
+        rates = profile.search_bytes_per_s, profile.search_flops_per_s
+        return profile.search_overhead_s + comparing_s(search, *rates)
+
+    def _time(self, quantity: str, size: int) -> float:
+        table: Table = getattr(self.profile, quantity)
+        seconds = table.at(size)
+        if seconds is None:
+            first, last = table.sizes[0], table.sizes[-1]
+            measured = f"{first} … {last}" if first < last else f"{first}"
+            raise self._outside(quantity, measured, size, _SIZES[quantity])
+        return seconds
+
+    def _outside(self, quantity: str, measured: str, asked: int, unit: str) -> UserError:
+        return UserError(
+            f"profile {self.profile.name}: {quantity} time was measured for {measured} {unit}, {asked} are needed; "
+            "calibrate with more"
+        )
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in a TOML file; every mistake in it is a `UserError` that names file, key and value."""
+    data = read_toml(path)
+    try:
+        return _profile(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write_profile(path: Path, profile: Profile) -> None:
+    """Put the profile into a file, in place of one that is there; it appears whole or not at all."""
+    write_toml(path, _data(profile))
+
+
+def _data(profile: Profile) -> dict[str, Any]:
+    """A section per quantity, beside name, model and where it was measured."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, sizes in _SIZES.items():
+        table: Table = getattr(profile, name)
+        tables[name] = {sizes: table.sizes, "seconds": table.seconds}
+    tables["dense"] |= {"seconds_per_attended": profile.dense_s_per_attended, "most_attended": profile.most_attended}
+    return {
+        "name": profile.name,
+        "gpus": profile.gpus,
+        "model": {key: getattr(profile.model, key) for key in _MODEL},
+        "measured": dict(sorted(profile.measured.items())),
+        **tables,
+        "exchange": {"seconds": profile.exchange_s},
+        "search": {
+            "overhead_s": profile.search_overhead_s,
+            "bytes_per_s": profile.search_bytes_per_s,
+            "flops_per_s": profile.search_flops_per_s,
+        },
+    }
+
+
+def _profile(data: dict[str, Any]) -> Profile:
+    """The inverse of `_data`."""
+    file = Section(data, {"name", "gpus", "model", "measured", *_SIZES, "exchange", "search"})
+    model = file.section("model", set(_MODEL))
+    expert = file.section("expert", {"tokens", "seconds"})
+    dense = file.section("dense", {"tokens", "seconds", "seconds_per_attended", "most_attended"})
+    head = file.section("head", {"rows", "seconds"})
+    copy = file.section("copy", {"bytes", "seconds"})
+    exchange = file.section("exchange", {"seconds"})
+    search = file.section("search", {"overhead_s", "bytes_per_s", "flops_per_s"})
+    return Profile(
+        name=file.text("name"),
+        gpus=file.whole("gpus"),
+        model=ModelShape(
+            name=model.text("name"),
+            weight_bytes=model.number("weight_bytes"),
+            **{key: model.whole(key) for key in _MODEL if key not in ("name", "weight_bytes")},
+        ),
+        expert=Table(sizes=expert.wholes("tokens"), seconds=expert.numbers("seconds")),
+        dense=Table(sizes=dense.wholes("tokens"), seconds=dense.numbers("seconds")),
+        dense_s_per_attended=dense.number("seconds_per_attended"),
+        most_attended=dense.whole("most_attended"),
+        head=Table(sizes=head.wholes("rows"), seconds=head.numbers("seconds")),
+        exchange_s=exchange.number("seconds"),
+        copy=Table(sizes=copy.wholes("bytes"), seconds=copy.numbers("seconds")),
+        search_overhead_s=search.number("overhead_s"),
+        search_bytes_per_s=search.number("bytes_per_s"),
+        search_flops_per_s=search.number("flops_per_s"),
+        measured=file.scalars("measured"),
+    )
+
+
+def _impossible(profile: Profile) -> Iterator[str]:
+    """What is wrong with its values, a line each."""
+    for key, text in (("name", profile.name), ("model.name", profile.model.name)):
+        if not text or not text.isprintable():
+            yield f"{key}: {text!r} is not a name"
+    sizes = {f"model.{key}": getattr(profile.model, key) for key in _MODEL if key not in ("name", "shared_ffn")}
+    rates = {"search.bytes_per_s": profile.search_bytes_per_s, "search.flops_per_s": profile.search_flops_per_s}
+    for key, value in ({"gpus": profile.gpus} | sizes | rates).items():
+        if not 0 < value < math.inf:
+            yield f"{key}: {value} is not a finite number above 0"
+    for key, value in (
+        ("model.shared_ffn", profile.model.shared_ffn),
+        ("dense.seconds_per_attended", profile.dense_s_per_attended),
+        ("dense.most_attended", profile.most_attended),
+        ("exchange.seconds", profile.exchange_s),
+        ("search.overhead_s", profile.search_overhead_s),
+    ):
+        if not 0 <= value < math.inf:
+            yield f"{key}: {value} is not a finite number from 0"
+    for name, unit in _SIZES.items():
+        yield from _impossible_table(name, unit, getattr(profile, name))
+    for key, told in profile.measured.items():
+        if isinstance(told, float) and not math.isfinite(told):
+            yield f"measured.{key}: {told} is not a finite number"
+
+
+def _impossible_table(name: str, unit: str, table: Table) -> Iterator[str]:
+    if not table.sizes:
+        yield f"{name}.{unit} is empty; at least one point is needed"
+    if len(table.sizes) != len(table.seconds):
+        yield f"{name}.seconds has {len(table.seconds)} values, {name}.{unit} has {len(table.sizes)}"
+    for before, size in pairwise((0, *table.sizes)):
+        if size <= before:
+            yield f"{name}.{unit}: {size} follows {before}; they must rise, from above 0"
+    for seconds in table.seconds:
+        if not 0 < seconds < math.inf:
+            yield f"{name}.seconds: {seconds} is not a finite number above 0"

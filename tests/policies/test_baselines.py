@@ -1,0 +1,400 @@
+"""The paper's baselines: for each a trace on which its rule alone decides, and one on which it must lose.
+
+The hand-made traces run one expert per token and layer on one GPU with two slots: one for the expert that runs, one for
+the expert that is on its way, so that nothing is left over from the iteration before unless the comment says so.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from policies.prediction.speculation import Speculator, StridePredictor
+from policies.registry import make_policy
+from policies.systems.moe_infinity import ActivationMatrices, ActivationMatrixPrefetcher
+from policies.types import Search
+from sim.engine.batching import fixed_batches, gates_of
+from sim.hardware.costs import CostModel
+from sim.simulate import Setting, needed_columns, simulate
+from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
+
+BASELINES = ("deepspeed", "mixtral-offloading", "moe-infinity", "promoe", "promoe,chunk_bytes=7")
+FAST = machine(bytes_per_s=1e9, free_search=True)  # a copy takes 24 ns, attention over 1 µs
+
+
+def run(spec, model, requests, history=None, *, experts=2, hardware=FAST, **setting):
+    setting = Setting(model=model, hardware=hardware, cache_experts=experts, check=True, log=True, **setting)
+    return simulate(spec, setting, requests, history=history)
+
+
+def one_each(tokens, model, number=0):
+    """A request that runs one expert per token and layer, `[tokens][L]`."""
+    return request_of([[[expert] for expert in layers] for layers in tokens], model, number=number)
+
+
+def planned(run):
+    """(layer, experts) of each plan, in order."""
+    return [(row[3], list(row[4])) for row in run.log.rows if row[1] == "plan"]
+
+
+def counted(run):
+    return run.counts.hits, run.counts.late, run.counts.misses
+
+
+# ---- MoE-Infinity ----------------------------------------------------------------------------------------------------
+
+
+def test_moe_infinity_follows_the_past_request_whose_counts_are_nearest():
+    """History: A ran 0, 1, 1 three times, B ran 2, 3, 3 once. The request runs 2, 3, 3.
+
+    Layer 0: A's expert 0 is the most popular, 3 to 1; a MISS. Its gate says 2: the cosine with B is 1/√3, with A 0. So
+    3 is planned for layer 1, and again for layer 2: both HIT, as prefetch is synchronous.
+    """
+    model = shape(3, 4, top_k=1)
+    history = [one_each([[0, 1, 1]] * 3, model), one_each([[2, 3, 3]], model, 1)]
+    result = run("moe-infinity,prefetch_distance=1", model, [one_each([[2, 3, 3]], model, 2)], history)
+    assert planned(result) == [(0, [0]), (1, [3]), (2, [3])]
+    assert counted(result) == (2, 0, 1)
+
+
+def test_moe_infinity_plans_each_of_the_next_layers():
+    model = shape(4, 4, top_k=1)
+    history = [one_each([[2, 3, 1, 0]], model)]
+    result = run("moe-infinity,prefetch_distance=2", model, [one_each([[2, 3, 1, 0]], model, 1)], history, experts=4)
+    assert planned(result) == [(0, [2]), (1, [3]), (1, [3]), (2, [1]), (2, [1]), (3, [0]), (3, [0])]
+    assert counted(result) == (4, 0, 0)
+
+
+def test_moe_infinity_loses_where_iterations_of_a_request_differ():
+    """A request that runs 000, 111, 222, 333 in turn: its counts are flat, so expert 0 is always planned: 3 of 12 hit.
+
+    One record per iteration tells them apart after layer 0: FineMoE hits 8 of 12.
+    """
+    model = shape(3, 4, top_k=1)
+    past, request = (one_each([[n] * 3 for n in range(4)], model, number) for number in range(2))
+    coarse, fine = (
+        run(f"{name},prefetch_distance=1", model, [request], [past]) for name in ("moe-infinity", "finemoe")
+    )
+    assert counted(coarse) == (3, 0, 9)
+    assert counted(fine) == (8, 0, 4)
+
+
+def test_moe_infinity_waits_for_its_prediction():
+    """A search takes 1 µs and more: the experts of a layer that was searched from are computed that much later."""
+    model = shape(2, 4, top_k=1)
+    request = one_each([[0, 1]] * 3, model)
+    hardware = machine(bytes_per_s=float("inf"))
+    blocked = run("moe-infinity,prefetch_distance=1", model, [request], [request], hardware=hardware, experts=8)
+    search_s = CostModel(model, hardware).search_s(Search("match", 0, 1, 8, 1))
+    assert blocked.iterations["wait_s"].tolist() == pytest.approx([search_s] * 3)
+
+
+def test_moe_infinity_learns_a_request_when_it_ends_and_says_that_it_began_with_nothing():
+    model = shape(2, 4, top_k=1)
+    requests = [one_each([[2, 3]] * 2, model, number) for number in range(2)]
+    result = run("moe-infinity,prefetch_distance=1", model, requests)
+    assert "no history" in result.note
+    assert planned(result)[0] == (0, [2])  # the second request's: nothing was planned for the first
+    begun = [number for number, row in enumerate(result.log.rows) if row[1] == "begin_iteration"]
+    assert [row[1] for row in result.log.rows].index("plan") > begun[2]
+
+
+def test_moe_infinity_asks_for_what_any_request_of_a_batch_asks_for():
+    """A ran 0 1, B ran 2 3; two requests run like them, together: layer 1 gets the expert of either."""
+    model = shape(2, 4, top_k=1)
+    past = [one_each([[0, 1]], model), one_each([[2, 3]], model, 1)]
+    both = [one_each([[2, 3]], model, 2), one_each([[0, 1]], model, 3)]
+    result = run("moe-infinity,prefetch_distance=1", model, both, past, experts=4, batch_size=2)
+    assert planned(result) == [(0, [0]), (1, [1, 3])]
+    assert counted(result) == (3, 0, 1)
+
+
+def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
+    model = shape(4, 4, top_k=1)
+    past = one_each([[2, 3, 1, 0]] * 2, model)
+    for prefetcher in (ActivationMatrixPrefetcher(prefetch_distance=2), Speculator(stride=2)):
+        prefetcher.start(model, [past], None, np.random.default_rng(0))
+        prefetcher.on_request_start(0)
+        (step, _) = fixed_batches([past], 1)
+        (search,) = prefetcher.on_gate(step.batch, gates_of(step)[0])
+        found = prefetcher.search(search)
+        for layer_now, layers in [(0, [1, 2]), (1, [2]), (2, []), (4, [])]:
+            assert [plan.layer for plan in prefetcher.on_found(step.batch, layer_now, search, found)] == layers
+
+
+def test_a_full_collection_replaces_the_matrix_that_was_matched_least():
+    matrices = ActivationMatrices(1, 3, capacity=2)
+    for counts in ([1, 0, 0], [0, 1, 0]):
+        matrices.add(np.array([counts], np.float32))
+    matrices.matched(np.array([0, 0]))
+    matrices.add(np.array([[0, 3, 3]], np.float32))
+    assert matrices.rows.tolist() == [[[1, 0, 0]], [[0, 0.5, 0.5]]]
+    np.testing.assert_allclose(matrices.products(np.array([[2, 1, 0]], np.float32)), [2, 0.5**0.5], rtol=1e-6)
+
+
+def test_matching_layer_by_layer_equals_the_cosine_of_whole_matrices():
+    model = shape(3, 5)
+    rng = np.random.default_rng(4)
+    past = random_requests(model, rng, requests=4, decoded=5)
+    (request,) = random_requests(model, rng, requests=1, decoded=3, prefill_tokens=4)
+    prefetcher = ActivationMatrixPrefetcher(prefetch_distance=1)
+    prefetcher.start(model, past, None, rng)
+    prefetcher.on_request_start(0)
+    counts = np.zeros((3, 5))
+    stored = [
+        np.stack([np.bincount(each.experts[:, layer].ravel(), minlength=5) for layer in range(3)]) for each in past
+    ]
+    for step in fixed_batches([request], 1):
+        for gate in gates_of(step):
+            np.add.at(counts[gate.layer], gate.experts.ravel(), 1)
+            for search in prefetcher.on_gate(step.batch, gate):
+                found = prefetcher.search(search)
+                cosines = [np.vdot(counts, each) / np.linalg.norm(counts) / np.linalg.norm(each) for each in stored]
+                assert found.index.tolist() == [int(np.argmax(cosines))]
+                assert found.score[0] == pytest.approx(max(cosines), rel=1e-5)
+
+
+# ---- ProMoE ----------------------------------------------------------------------------------------------------------
+
+
+def following(first, layers):
+    """What runs if each layer runs the expert after that of the layer before, of four."""
+    return [(first + layer) % 4 for layer in range(layers)]
+
+
+def test_promoe_learns_what_follows_a_gate():
+    """In the history each layer runs the expert after that of the layer before.
+
+    Two tokens of three layers: layers 1 and 2 HIT, layer 0 is a MISS, as nothing guides it.
+    """
+    model = shape(3, 4, top_k=1)
+    past = one_each([following(n, 3) for n in (0, 1, 2, 3)] * 3, model)
+    request = one_each([following(n, 3) for n in (3, 1)], model, 1)
+    result = run("promoe,prefetch_distance=1", model, [request], [past])
+    assert planned(result) == [(1, [0]), (2, [1]), (1, [2]), (2, [3])]
+    assert counted(result) == (4, 0, 2)
+
+
+def test_promoe_reaches_the_first_layers_by_shorter_strides():
+    model = shape(4, 4, top_k=1)
+    past = one_each([following(n, 4) for n in (0, 1, 2, 3)] * 3, model)
+    result = run("promoe,prefetch_distance=2", model, [one_each([following(1, 4)], model, 1)], [past], experts=4)
+    assert planned(result) == [(1, [2]), (2, [3]), (3, [0])]
+
+
+def test_promoe_loses_where_the_layer_before_does_not_tell():
+    """Layer 1 always runs 0 and layer 2 what layer 0 ran, in the history more often 1 than 2. The request runs 2, 0, 2.
+
+    From layer 1's gate 1 is the more probable: a MISS, where the trajectory tells FineMoE. Both miss layer 0.
+    """
+    model = shape(3, 4, top_k=1)
+    past = one_each([[1, 0, 1], [1, 0, 1], [2, 0, 2]] * 3, model)
+    request = one_each([[2, 0, 2]], model, 1)
+    stride, fine = (run(f"{name},prefetch_distance=1", model, [request], [past]) for name in ("promoe", "finemoe"))
+    assert counted(stride) == (1, 0, 2)
+    assert counted(fine) == (2, 0, 1)
+
+
+def test_promoe_prefers_the_later_router_s_own_answer():
+    """The history says that 3 follows 2; the lookahead gate says, rightly, 1."""
+    model = shape(2, 4, top_k=1)
+    past = one_each([following(n, 2) for n in (0, 1, 2, 3)] * 3, model)
+    request = with_lookahead(one_each([[2, 1]], model, 1), 1)
+    spec = "promoe,prefetch_distance=1"
+    plans = [planned(run(each, model, [request], [past])) for each in (spec, f"{spec},lookahead=false")]
+    assert plans == [[(1, [1])], [(1, [3])]]
+
+
+def test_a_demand_overtakes_promoe_s_prefetch_between_chunks():
+    """A copy of 24 µs is under way when another expert is demanded: that waits for 6 µs at most instead of 24."""
+    model = shape(3, 4, top_k=1)
+    past = one_each([following(n, 3) for n in (0, 1, 2, 3)] * 3, model)
+    request = one_each([[0, 3, 0]] * 8, model, 1)  # after 0 never comes 3: always wrong for layer 1
+    slow = machine(bytes_per_s=1e6, free_search=True)
+    whole, chunks = (
+        run(f"promoe,prefetch_distance=1,chunk_bytes={size}", model, [request], [past], hardware=slow, experts=3)
+        for size in (24, 6)
+    )
+    assert chunks.counts.cancelled + chunks.counts.late > 0
+    assert chunks.makespan_s < whole.makespan_s
+
+
+def test_promoe_without_history_predicts_nothing_and_says_so():
+    model = shape(3, 4, top_k=1)
+    for spec, told in [
+        ("promoe", "only where the trace has lookahead"),
+        ("promoe,lookahead=false", "predicts nothing"),
+    ]:
+        result = run(spec, model, [one_each([[0, 1, 2]] * 2, model)])
+        assert result.counts.prefetched == 0
+        assert "no history" in result.note
+        assert told in result.note
+
+
+def test_a_speculation_costs_what_reading_its_weights_costs():
+    """A learned map has 4 × (4 + 1) numbers, a router 4 × h = 4 × 2; from layer 0 one for each stride."""
+    model = shape(4, 4, top_k=1)
+    past = one_each([following(n, 4) for n in (0, 1, 2, 3)], model)
+    speculator = Speculator(stride=3)
+    speculator.start(model, [past], None, np.random.default_rng(0))
+    (step,) = fixed_batches([with_lookahead(one_each([following(0, 4)], model), 1)], 1)
+    asked = [search for gate in gates_of(step)[:1] for search in speculator.on_gate(step.batch, gate)]
+    assert [(each.kind, each.rows, each.dims, each.entries) for each in asked] == [
+        ("lookahead", 1, 2, 4),
+        ("speculate", 1, 5, 4 * 2),
+    ]
+
+
+def test_a_learned_map_is_the_ridge_regression_of_the_normal_equations():
+    model = shape(3, 4)
+    rng = np.random.default_rng(6)
+    (past,) = random_requests(model, rng, requests=1, decoded=40)
+    predictor = StridePredictor(regularisation=0.5, train_tokens=100)
+    predictor.learn([past], model, [(0, 2)], rng)
+    roots = np.sqrt(past.gate[:, 0].astype(np.float64))
+    ran = np.zeros((40, 4))
+    np.put_along_axis(ran, past.experts[:, 2].astype(np.int64), 1, axis=1)
+    centred = roots - roots.mean(axis=0)
+    slopes = np.linalg.solve(centred.T @ centred + 0.5 * np.eye(4), centred.T @ (ran - ran.mean(axis=0)))
+    expected = np.clip(centred @ slopes + ran.mean(axis=0), 0, 1)
+    found = predictor.probabilities(0, 2, past.gate[:, 0].astype(np.float32))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+# ---- Mixtral-Offloading ----------------------------------------------------------------------------------------------
+
+
+def test_mixtral_offloading_has_the_next_layer_when_its_router_was_right():
+    """Layer 0 has nobody to look ahead to it: a MISS. Layers 1 and 2 were looked at one layer early: HIT."""
+    model = shape(3, 4, top_k=1)
+    request = with_lookahead(one_each([[0, 1, 2], [3, 2, 1]], model), 1, 2)
+    result = run("mixtral-offloading", model, [request])
+    assert planned(result) == [(1, [1]), (2, [2]), (1, [2]), (2, [1])]
+    assert counted(result) == (4, 0, 2)
+
+
+def test_mixtral_offloading_loses_time_where_the_early_router_is_wrong():
+    """A copy takes 24 µs. Layers 1 and 2 wait for a wrong expert and then for the right one; LRU waits for one only."""
+    model = shape(3, 4, top_k=1)
+    request = with_lookahead(one_each([[0, 1, 2]] * 4, model), 1)
+    wrong = replace(request, lookahead={1: np.roll(request.lookahead[1], 1, axis=2)})
+    slow = machine(bytes_per_s=1e6, free_search=True)
+    looked, lru = (run(spec, model, [wrong], hardware=slow) for spec in ("mixtral-offloading", "lru"))
+    assert counted(looked) == counted(lru) == (0, 0, 12)
+    assert looked.makespan_s > lru.makespan_s + 8 * 20e-6
+
+
+def test_mixtral_offloading_names_the_column_that_it_misses():
+    model = shape(3, 4, top_k=1)
+    with pytest.raises(UserError, match="lookahead_1"):
+        run("mixtral-offloading", model, [with_lookahead(one_each([[0, 1, 2]], model), 2)])
+    with pytest.raises(UserError, match="lookahead_1"):
+        needed_columns(["mixtral-offloading"], embedding=True, lookahead=(2,), where="a trace")
+    needed_columns(["mixtral-offloading"], embedding=False, lookahead=(1,), where="a trace")
+
+
+# ---- DeepSpeed -------------------------------------------------------------------------------------------------------
+
+
+def test_deepspeed_never_misses_and_copies_whole_layers():
+    """Two layers of four experts, room for four: each layer drops the other, so each turn copies 4, whatever runs."""
+    model = shape(2, 4, top_k=1)
+    result = run("deepspeed", model, [one_each([[0, 1], [2, 3], [1, 0]], model)], experts=4)
+    assert counted(result) == (6, 0, 0)
+    assert result.counts.copies == 3 * 2 * 4
+
+
+def test_deepspeed_copies_only_what_is_not_there():
+    """Room for five: the fifth slot keeps the expert that ran last in the layer before, which spares it one copy.
+
+    Layer 0 copies 4, layer 1 copies 4 and drops what did not run of layer 0. From then on each turn finds one expert.
+    """
+    model = shape(2, 4, top_k=1)
+    result = run("deepspeed", model, [one_each([[0, 1], [2, 3], [1, 0]], model)], experts=5)
+    assert counted(result) == (6, 0, 0)
+    assert result.counts.copies == 4 + 4 + 4 * 3
+
+
+def test_deepspeed_loses_time_to_copying_on_demand():
+    """A copy takes 24 µs: four of them before each layer, against one in it."""
+    model = shape(2, 4, top_k=1)
+    request = one_each([[0, 1], [2, 3], [1, 0]], model)
+    slow = machine(bytes_per_s=1e6)
+    whole, lru = (run(spec, model, [request], experts=4, hardware=slow) for spec in ("deepspeed", "lru"))
+    assert whole.makespan_s > 3 * lru.makespan_s
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_deepspeed_with_less_room_than_a_layer_demands_the_rest(gpus):
+    """Of four experts the first two fit; the router wants 2 and 3: two misses each time, nothing stands still."""
+    model = shape(2, 4, top_k=2)
+    result = run("deepspeed", model, [request_of([[[2, 3]] * 2] * 3, model)], experts=2, hardware=machine(gpus))
+    assert counted(result) == (0, 0, 12)
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+MODEL = shape(4, 6)
+REQUESTS = [
+    with_lookahead(recorded, 1, 3)
+    for recorded in random_requests(MODEL, np.random.default_rng(31), requests=7, decoded=6, prefill_tokens=7, hidden=3)
+]
+HISTORY, TEST = REQUESTS[:3], REQUESTS[3:]
+
+
+@pytest.mark.parametrize("history", [HISTORY, None], ids=["history", "none"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (3, 3), (1, 7), (3, 14), (1, 24), (3, 24)])
+@pytest.mark.parametrize("policy", BASELINES)
+def test_a_baseline_holds_the_invariants(policy, gpus, experts, batch_size, history):
+    """From the smallest legal cache, much smaller than a prefill's layer, to room for all experts."""
+    hardware = machine(gpus, bytes_per_s=2e6)
+    result = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)
+    again = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)
+    assert result.counts.prefetched > 0 or experts == MODEL.total_experts
+    assert result.log.rows == again.log.rows
+    assert len(result.requests) == len(TEST)
+
+
+@pytest.mark.parametrize("policy", ["deepspeed", "mixtral-offloading", "moe-infinity", "promoe"])
+def test_a_baseline_runs_a_model_of_a_single_layer(policy):
+    model = shape(1, 4)
+    requests = [replace(each, lookahead={1: each.gate}) for each in random_requests(model, np.random.default_rng(0))]
+    words = ",prefetch_distance=1" if policy in ("moe-infinity", "promoe") else ""
+    assert len(run(policy + words, model, requests, requests).iterations) == 18
+
+
+@pytest.mark.parametrize("policy", BASELINES)
+def test_a_baseline_decides_alike_whatever_follows(policy):
+    """Causality: until the last request begins, what it will be makes no difference."""
+    logs = [
+        run(policy, MODEL, [*TEST[:2], last], HISTORY, experts=8, hardware=machine(2, bytes_per_s=2e6)).log.rows
+        for last in TEST[2:]
+    ]
+    change = next(n for n, pair in enumerate(zip(*logs, strict=False)) if pair[0] != pair[1])
+    begun = [n for n, row in enumerate(logs[0]) if row[1] == "begin_iteration"]
+    assert change >= begun[14]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("moe-infinity,prefetch_distance=5", "distance 5"),
+        ("moe-infinity,capacity=0", "capacity 0"),
+        ("promoe,prefetch_distance=0", "distance 0"),
+        ("promoe,chunk_bytes=0", "chunk_bytes 0"),
+        ("promoe,regularisation=0", "regularisation 0"),
+        ("promoe,train_tokens=0", "train_tokens 0"),
+    ],
+)
+def test_an_impossible_setting_is_told_in_one_line(spec, told):
+    with pytest.raises(UserError, match=told) as caught:
+        run(spec, MODEL, TEST, HISTORY)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_a_policy_needs_is_required():
+    required = {name: make_policy(name).requires for name in BASELINES}
+    assert required.pop("mixtral-offloading") == {"lookahead"}
+    assert not any(required.values())

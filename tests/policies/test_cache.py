@@ -1,0 +1,309 @@
+"""What the expert cache guarantees, call by call."""
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from policies.base import Evictor
+from policies.cache.expert_cache import ExpertCache
+from policies.cache.placement import round_robin, split_slots
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.types import Batch, Prefetch
+from tests.support.builders import shape
+
+
+def cache_of(model, slots, *, evictor=None, chunk_bytes=None):
+    evictor = evictor or LeastRecentlyUsed()
+    evictor.start(model, None)
+    return ExpertCache(model, evictor, slots=slots, chunk_bytes=chunk_bytes)
+
+
+def begin(cache, number=0):
+    one = np.zeros(1, np.int32)
+    cache.begin_iteration(Batch(number, one, one, np.zeros(1, bool), one, None), 0.0)
+
+
+def load(cache, layer, experts, gpu=0):
+    """Demand experts and let their copies arrive at once."""
+    cache.demand(layer, experts, 0.0)
+    drain(cache, gpu)
+
+
+def drain(cache, gpu=0):
+    moved = []
+    while (copy := cache.devices[gpu].next_copy(0.0)) is not None:
+        cache.devices[gpu].copied(copy, 0.0)
+        moved.append(divmod(copy.number, cache.model.experts))
+    return moved
+
+
+def test_experts_are_dealt_to_gpus_in_turn():
+    assert round_robin(shape(2, 4), 3).tolist() == [[0, 1, 2, 0], [1, 2, 0, 1]]
+
+
+def test_slots_are_split_evenly_and_the_remainder_goes_to_the_lowest_numbers():
+    model = shape(4, 4)
+    assert split_slots(model, 8, 3) == [3, 3, 2]
+    homes = np.bincount(round_robin(model, 3).ravel()).tolist()
+    assert split_slots(model, 16, 3) == homes  # 100 % gives every GPU as many slots as homes
+
+
+@pytest.mark.parametrize("total", [-1, 0, 1, 17])
+def test_a_cache_below_top_k_or_above_all_experts_is_refused(total):
+    with pytest.raises(UserError, match=f"cache of {total} experts"):
+        split_slots(shape(4, 4, top_k=2), total, 1)
+
+
+def test_every_gpu_needs_a_slot():
+    with pytest.raises(UserError, match="at least 6"):
+        split_slots(shape(4, 4, top_k=2), 5, 6)
+
+
+def test_an_event_counts_each_distinct_expert_as_hit_late_or_miss():
+    cache = cache_of(shape(1, 4), [3])
+    begin(cache)
+    load(cache, 0, [0])
+    cache.plan(Prefetch(0, [1], [1.0]), 0.0)
+    cache.devices[0].next_copy(0.0)  # expert 1 is on its way
+    begin(cache, 1)
+    demand = cache.demand(0, [0, 1, 2], 0.0)
+    assert (demand.hits, demand.late, demand.misses, demand.waves) == ([0], [1], [2], 1)
+    counts = cache.counts
+    assert (counts.hits, counts.late, counts.misses) == (1, 1, 2)
+
+
+def test_a_late_expert_is_promoted_not_copied_twice():
+    cache = cache_of(shape(1, 4), [3])
+    begin(cache)
+    cache.plan(Prefetch(0, [1], [1.0]), 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    cache.demand(0, [1], 0.0)
+    assert cache.devices[0].next_copy(0.0) is None
+    assert cache.devices[0].copied(copy, 0.0)
+    assert drain(cache) == []
+    assert (cache.counts.copies, cache.counts.late, cache.counts.useful) == (1, 1, 0)
+
+
+def test_a_queued_prefetch_that_has_not_started_becomes_a_miss():
+    cache = cache_of(shape(1, 4), [4])
+    begin(cache)
+    cache.plan(Prefetch(0, [1, 2], [0.6, 0.4]), 0.0)
+    cache.devices[0].next_copy(0.0)
+    assert cache.demand(0, [2], 0.0).misses == [2]
+    assert cache.counts.prefetched == 1
+
+
+def test_demand_goes_before_every_prefetch():
+    cache = cache_of(shape(2, 4), [6])
+    begin(cache)
+    cache.plan(Prefetch(1, [3], [1.0]), 0.0)
+    cache.demand(0, [2], 0.0)
+    assert drain(cache) == [(0, 2), (1, 3)]
+
+
+def test_prefetches_go_by_weight_over_distance_when_they_are_chosen_eq_10():
+    """From before layer 0: layer 1 at 0.3 / 2 = 0.15, layer 2 at 0.6 / 3 = 0.2: layer 2 first.
+
+    After layer 0 has been gated: 0.3 / 1 against 0.6 / 2: equal, and the nearer layer goes first.
+    """
+    for gated, first in [(False, (2, 0)), (True, (1, 1))]:
+        cache = cache_of(shape(3, 4), [6])
+        begin(cache)
+        cache.plan(Prefetch(1, [1], [0.3]), 0.0)
+        cache.plan(Prefetch(2, [0], [0.6]), 0.0)
+        if gated:
+            cache.demand(0, [], 0.0)
+        assert drain(cache)[0] == first
+
+
+def test_within_a_layer_equal_weights_go_by_expert():
+    cache = cache_of(shape(1, 4), [4])
+    begin(cache)
+    cache.plan(Prefetch(0, [3, 0, 2], [0.2, 0.2, 0.6]), 0.0)
+    assert drain(cache) == [(0, 2), (0, 0), (0, 3)]
+
+
+def test_a_plan_for_a_gated_layer_means_the_next_iteration_and_survives_until_then():
+    cache = cache_of(shape(2, 4), [6])
+    begin(cache)
+    cache.demand(0, [0], 0.0)
+    drain(cache)
+    cache.plan(Prefetch(0, [1], [0.9]), 0.0)  # distance 0 - 0 + 2 = 2
+    cache.plan(Prefetch(1, [2], [0.5]), 0.0)  # distance 1: goes first
+    cache.demand(1, [3], 0.0)  # drops what is pending for layer 1 alone
+    assert drain(cache) == [(1, 3), (0, 1)]
+
+
+def test_a_new_plan_replaces_what_was_pending_for_its_layer():
+    cache = cache_of(shape(2, 4), [6])
+    begin(cache)
+    cache.plan(Prefetch(1, [0, 1], [0.5, 0.4]), 0.0)
+    cache.plan(Prefetch(1, [2], [0.3]), 0.0)
+    assert drain(cache) == [(1, 2)]
+
+
+def test_what_is_pending_for_a_layer_is_dropped_when_it_has_been_gated():
+    cache = cache_of(shape(2, 4), [6])
+    begin(cache)
+    cache.plan(Prefetch(0, [1, 2], [0.5, 0.4]), 0.0)
+    cache.demand(0, [3], 0.0)
+    assert drain(cache) == [(0, 3)]
+
+
+def test_a_prefetch_never_evicts_what_the_running_layer_has_demanded():
+    cache = cache_of(shape(2, 4), [2])
+    begin(cache)
+    load(cache, 0, [0, 1])
+    cache.plan(Prefetch(1, [2], [1.0]), 0.0)
+    assert cache.devices[0].next_copy(0.0) is None
+    assert cache.stalled
+    cache.release(0, [0, 1], 0.0, 0.0)
+    assert cache.wake
+    assert drain(cache) == [(1, 2)]
+
+
+def test_a_release_ahead_of_time_holds_from_then_on():
+    cache = cache_of(shape(2, 4), [2])
+    begin(cache)
+    load(cache, 0, [0, 1])
+    cache.plan(Prefetch(1, [2], [1.0]), 0.0)
+    cache.release(0, [0, 1], at_s=5.0, now_s=1.0)
+    assert cache.devices[0].next_copy(4.9) is None
+    assert cache.devices[0].next_copy(5.0).victim == 0
+
+
+def test_a_prefetch_never_evicts_what_a_nearer_plan_holds():
+    """Layer 1's plan holds its resident expert 0, so a prefetch for layer 2 takes the slot of layer 0's."""
+    cache = cache_of(shape(3, 4), [2])
+    begin(cache)
+    load(cache, 1, [0])  # least recently used
+    load(cache, 0, [0])
+    cache.release(0, [0], 0.0, 0.0)
+    begin(cache, 1)
+    cache.plan(Prefetch(1, [0], [0.1]), 0.0)
+    cache.plan(Prefetch(2, [3], [0.9]), 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 4, copy.victim) == (2, 0)
+    cache.devices[0].copied(copy, 0.0)
+    cache.plan(Prefetch(2, [2, 3], [0.9, 0.9]), 0.0)
+    assert cache.devices[0].next_copy(0.0) is None  # the other slot is held by the same layer's plan
+
+
+def test_a_nearer_prefetch_may_evict_what_a_farther_plan_holds():
+    cache = cache_of(shape(3, 4), [1], evictor=LeastRecentlyUsed())
+    begin(cache)
+    cache.plan(Prefetch(2, [3], [0.9]), 0.0)
+    drain(cache)
+    cache.plan(Prefetch(1, [0], [0.1]), 0.0)
+    assert cache.devices[0].next_copy(0.0).victim == 2 * 4 + 3
+    assert cache.counts.wasted == 1
+
+
+def test_a_blocked_far_prefetch_lets_a_nearer_one_through():
+    """The far one comes first, 0.9 / 4 against 0.1 / 2, but only the nearer may take the planned expert's slot."""
+    cache = cache_of(shape(4, 2), [1])
+    begin(cache)
+    cache.plan(Prefetch(2, [0], [1.0]), 0.0)
+    drain(cache)
+    cache.plan(Prefetch(3, [1], [0.9]), 0.0)
+    cache.plan(Prefetch(1, [1], [0.1]), 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 2, copy.victim) == (1, 4)
+
+
+def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
+    cache = cache_of(shape(1, 2), [2], chunk_bytes=10)
+    assert cache.chunk_bytes == [10, 10, 4]
+    begin(cache)
+    cache.demand(0, [1], 0.0)
+    sizes = []
+    while (copy := cache.devices[0].next_copy(0.0)) is not None:
+        sizes.append(copy.bytes)
+        assert cache.devices[0].copied(copy, 0.0) is (len(sizes) == 3)
+    assert sizes == [10, 10, 4]
+    assert cache.counts.bytes == 24
+
+
+def test_a_paused_prefetch_goes_on_before_another_begins():
+    cache = cache_of(shape(2, 4), [4], chunk_bytes=12)
+    begin(cache)
+    cache.plan(Prefetch(1, [2], [0.1]), 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.plan(Prefetch(0, [1], [0.9]), 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    assert (copy.number // 4, copy.chunk) == (1, 1)
+
+
+def test_a_paused_prefetch_that_its_layer_turned_out_not_to_need_is_cancelled():
+    cache = cache_of(shape(1, 4), [4], chunk_bytes=12)
+    begin(cache)
+    cache.plan(Prefetch(0, [2], [0.1]), 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    cache.demand(0, [0], 0.0)
+    cache.devices[0].copied(copy, 0.0)
+    assert drain(cache) == [(0, 0), (0, 0)]
+    assert cache.counts.cancelled == 1
+    assert cache.counts.bytes == 3 * 12
+
+
+def test_waves_are_what_the_fullest_gpu_needs():
+    """Experts 0, 2, 4 live on GPU 0 with two slots, expert 1 on GPU 1."""
+    cache = cache_of(shape(1, 6), [2, 2])
+    begin(cache)
+    assert cache.demand(0, [0, 1, 2, 4], 0.0).waves == 2
+
+
+class Constant(Evictor):
+    """All experts are worth the same."""
+
+
+def test_ties_are_broken_by_recency_and_then_by_number():
+    cache = cache_of(shape(1, 4), [3], evictor=Constant())
+    begin(cache)
+    for experts in ([2], [0], [1], [0]):  # uses: 2 the longest ago, then 1, then 0
+        load(cache, 0, experts)
+        cache.release(0, experts, 0.0, 0.0)
+    cache.demand(0, [3], 0.0)
+    assert cache.devices[0].next_copy(0.0).victim == 2
+
+    cache = cache_of(shape(1, 4), [3], evictor=Constant())
+    begin(cache)
+    load(cache, 0, [0, 1, 2])  # one event: the same recency
+    cache.release(0, [0, 1, 2], 0.0, 0.0)
+    cache.demand(0, [3], 0.0)
+    assert cache.devices[0].next_copy(0.0).victim == 0
+
+
+def test_preloaded_experts_are_all_there():
+    cache = cache_of(shape(2, 4), [8])
+    cache.preload()
+    begin(cache)
+    assert cache.demand(1, [0, 3], 0.0).hits == [0, 3]
+    assert cache.peak_slots == 8
+
+
+class Believer(Evictor):
+    """Notes what it is told to believe."""
+
+    def believe(self, layer, probs):
+        self.told = (layer, probs.tolist())
+
+
+def test_every_prediction_passes_through_the_evictor():
+    evictor = Believer()
+    cache = cache_of(shape(2, 4), [2], evictor=evictor)
+    cache.plan(Prefetch(1, [2, 0], [0.7, 0.2]), 0.0)
+    assert evictor.told == (1, [0.2, 0, 0.7, 0])
+    cache.plan(Prefetch(1, [2], [0.7], belief=np.array([0.1, 0.1, 0.7, 0.1])), 0.0)
+    assert evictor.told == (1, [0.1, 0.1, 0.7, 0.1])
+
+
+def test_a_device_is_stalled_once_however_many_layers_find_no_slot():
+    cache = cache_of(shape(4, 2), [1])
+    begin(cache)
+    load(cache, 0, [0])
+    for layer in (1, 2, 3):
+        cache.plan(Prefetch(layer, [0], [0.5]), 0.0)
+    for _ in range(3):
+        assert cache.devices[0].next_copy(0.0) is None
+        assert cache.stalled == [cache.devices[0]]

@@ -1,0 +1,339 @@
+"""What holds for every policy that has a name, alone and with every evictor, and for every variant worth its own run.
+
+A policy that is added to the tables of `policies.base` is held to all this without a line here. Each check is shown a
+policy of `broken_policies` that it must catch.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from policies.base import Prefetcher
+from policies.registry import EVICTORS, make_policy, policy_names
+from sim.engine.batching import fixed_batches, gates_of
+from sim.simulate import Setting, needed_columns, simulate
+from tests.support.broken_policies import FAULTS
+from tests.support.builders import machine
+from tests.support.policy_helpers import (
+    ALONE,
+    CAUSAL,
+    CAUSAL_ALONE,
+    COMPOSED,
+    EVERY,
+    HISTORY,
+    IN_BLOCKS,
+    LEARNING,
+    MODEL,
+    ORACLES,
+    OTHERS,
+    TEST,
+    Watch,
+    acts,
+    before_demand,
+    changed,
+    demand_at,
+    digest,
+    listens,
+    remade,
+    run,
+    same,
+    spliced,
+    started,
+    unchanged,
+)
+
+ROOT = Path(__file__).parents[2]
+
+# ---- causality: what a policy does depends on what has happened ------------------------------------------------------
+
+# batch size, and the request, iteration and layer of the first difference
+IN_A_PREFILL, IN_A_BATCH = (1, 1, 0, 2), (2, 1, 2, 1)
+AT_A_TOKEN, AT_A_REQUEST, AT_THE_LAST_LAYER = (1, 0, 3, 0), (1, 2, 0, 0), (1, 2, 2, 3)
+ALL_PLACES = (IN_A_PREFILL, IN_A_BATCH, AT_A_TOKEN, AT_A_REQUEST, AT_THE_LAST_LAYER)
+
+
+def decides_alike(spec, batch_size, number, iteration, layer):
+    """Whether the decisions until the first difference are the same, whatever follows."""
+    rows = [unchanged(spec, batch_size), run(spec, changed(number, iteration, layer), batch_size=batch_size).log.rows]
+    assert rows[0] != rows[1]
+    past = [before_demand(each, demand_at(batch_size, number, iteration, layer)) for each in rows]
+    assert len(past[0]) > 20
+    return past[0] == past[1]
+
+
+def test_a_splice_is_one_request_before_and_another_after():
+    """Request 0 has 5 + 4 tokens, the other 5 + 6; they change at layer 1 of iteration 3, which is token 7."""
+    one, other = TEST[0], OTHERS[0]
+    both = spliced(one, other, 3, 1)
+    assert both.iteration.tolist() == [0] * 5 + list(range(1, 7))
+    for name in ("gate", "experts"):
+        mine, others, mixed = (getattr(each, name) for each in (one, other, both))
+        assert (mixed[:7] == mine[:7]).all()
+        assert (mixed[7, :1] == mine[7, :1]).all()
+        assert (mixed[7, 1:] == others[7, 1:]).all()
+        assert (mixed[8:] == others[8:]).all()
+    assert (both.lookahead[2][7, 0] == one.gate[7, 2]).all()
+    assert (both.embedding[:8] == one.embedding[:8]).all()
+    assert (both.embedding[8:] == other.embedding[8:]).all()
+
+
+@pytest.mark.parametrize("spec", CAUSAL_ALONE)
+def test_the_same_past_gives_the_same_decisions_whatever_follows(spec):
+    assert all(decides_alike(spec, *place) for place in ALL_PLACES)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in COMPOSED if spec in CAUSAL])
+def test_the_same_past_gives_the_same_decisions_with_any_evictor(spec):
+    assert decides_alike(spec, *AT_THE_LAST_LAYER)
+
+
+@pytest.mark.parametrize("spec", ORACLES)
+def test_who_is_told_the_future_uses_it(spec):
+    """An oracle is exempt by its own word in `requires`; it decides otherwise if something else will follow."""
+    assert not all(decides_alike(spec, *place) for place in ALL_PLACES)
+
+
+@pytest.mark.parametrize("name", ["block_peeker", "iteration_peeker", "gate_peeker"])
+def test_a_look_ahead_is_caught_in_the_log(name):
+    assert not all(decides_alike(f"tests.support.broken_policies:{name}", *place) for place in ALL_PLACES)
+
+
+# ---- causality of the prefetcher alone: every answer at once, however long it would take -----------------------------
+
+
+def acts_alike(spec, batch_size, number, iteration, layer):
+    """Whether all that is done before a gate is the same when that gate, and all after it, say something else."""
+    told = (TEST, changed(number, iteration, layer))
+    moment = divmod(demand_at(batch_size, number, iteration, layer), MODEL.layers)
+    past = [
+        [act for act in acts(started(spec, requests), fixed_batches(requests, batch_size)) if act[0] < moment]
+        for requests in told
+    ]
+    return same(*past)
+
+
+EVERY_LAYER = tuple((1, 1, iteration, layer) for iteration in (0, 3) for layer in range(MODEL.layers))
+
+
+@pytest.mark.parametrize("spec", CAUSAL_ALONE)
+def test_no_answer_depends_on_layers_or_iterations_to_come(spec):
+    assert all(acts_alike(spec, *place) for place in (*EVERY_LAYER, IN_A_BATCH))
+
+
+@pytest.mark.parametrize("name", ["block_peeker", "iteration_peeker", "gate_peeker"])
+def test_a_look_ahead_is_caught_in_the_answers(name):
+    assert not all(acts_alike(f"tests.support.broken_policies:{name}", *place) for place in EVERY_LAYER)
+
+
+@pytest.mark.parametrize("spec", ["perfect-prefetch", "clairvoyant"])
+def test_a_prefetcher_that_is_told_the_future_answers_by_it(spec):
+    assert not all(acts_alike(spec, *place) for place in EVERY_LAYER)
+
+
+# ---- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def blocks_equal_callbacks(spec, monkeypatch):
+    block = [run(spec, batch_size=size).log.rows for size in (1, 3)]
+    remade(monkeypatch, lambda policy: setattr(policy.prefetcher, "block", 0))
+    return block == [run(spec, batch_size=size).log.rows for size in (1, 3)]
+
+
+@pytest.mark.parametrize("spec", IN_BLOCKS)
+def test_prediction_in_blocks_is_what_the_callbacks_predict(spec, monkeypatch):
+    assert blocks_equal_callbacks(spec, monkeypatch)
+
+
+def test_who_offers_blocks_overrides_the_prediction_of_blocks():
+    offered = {
+        spec for spec in ALONE if type(make_policy(spec).prefetcher).predict_block is not Prefetcher.predict_block
+    }
+    assert set(IN_BLOCKS) == offered != set()
+
+
+def test_a_block_unlike_the_callbacks_is_caught(monkeypatch):
+    assert not blocks_equal_callbacks("tests.support.broken_policies:forgetful", monkeypatch)
+
+
+# ---- determinism -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_a_run_repeats_itself(spec):
+    assert digest(run(spec).log.rows) == digest(unchanged(spec))
+
+
+def test_a_draw_without_the_seed_is_caught():
+    spec = "tests.support.broken_policies:gambler"
+    assert digest(run(spec).log.rows) != digest(unchanged(spec))
+
+
+def test_another_process_decides_alike():
+    """Sets and hashes of text have another order there."""
+    specs = [*EVERY, "tests.support.broken_policies:hashing"]
+    digests = f"[t.digest(t.unchanged(s)) for s in {specs!r}]"
+    code = f"import json; from tests.support import policy_helpers as t; print(json.dumps({digests}))"
+    another = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": another}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    here = {spec: digest(unchanged(spec)) for spec in specs}
+    there = dict(zip(specs, json.loads(done.stdout), strict=True))
+    assert here.pop("tests.support.broken_policies:hashing") != there.pop("tests.support.broken_policies:hashing")
+    assert here == there
+
+
+# ---- what a policy may say, and where it must work -------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Runs whose policies are watched, with the invariants of the cache."""
+    watches = []
+    remade(monkeypatch, lambda policy: watches.append(Watch(policy)))
+
+    def run_watched(spec, **setting):
+        result = run(spec, check=True, **setting)
+        assert not watches[-1].running
+        assert len(result.requests) == len(TEST)
+        return result
+
+    return run_watched
+
+
+SMALLEST, FULL = {1: MODEL.top_k, 3: 3}, MODEL.total_experts
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize("spec", ALONE)
+def test_every_policy_works_at_the_smallest_cache(spec, gpus, watched):
+    """A prefill has up to six experts per layer: it runs in waves, and whole-layer policies take what fits."""
+    preloaded = make_policy(spec).preloaded
+    for batch_size in (1, 3):
+        for history in (HISTORY, None):
+            result = watched(spec, gpus=gpus, experts=SMALLEST[gpus], batch_size=batch_size, history=history)
+            waves = [row for row in result.log.rows if row[1] == "demand" and not row[5].endswith("waves 1")]
+            assert bool(waves) != preloaded
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize("spec", ALONE)
+def test_with_room_for_all_nothing_is_dropped_and_nothing_comes_twice(spec, gpus, watched):
+    """A copy in chunks may be given up in between, and begun anew; it arrives once."""
+    for batch_size in (1, 3):
+        for history in (HISTORY, None):
+            result = watched(spec, gpus=gpus, experts=FULL, batch_size=batch_size, history=history)
+            arrived = [(row[3], *row[4]) for row in result.log.rows if row[1] == "copied" and row[5] == "complete"]
+            assert len(arrived) == len(set(arrived))
+            assert result.counts.copies - result.counts.cancelled <= FULL
+            assert result.counts.evictions == 0
+            assert result.counts.cancelled == 0 or "chunk_bytes" in spec
+
+
+@pytest.mark.parametrize("spec", COMPOSED)
+def test_every_prefetcher_works_with_every_evictor(spec, watched):
+    """At the smallest cache, and at one that holds a layer and a half, where there is something to choose."""
+    watched(spec, gpus=1, experts=SMALLEST[1], batch_size=3)
+    result = watched(spec, gpus=3, experts=9, history=None)
+    assert result.counts.evictions > 0
+
+
+@pytest.mark.parametrize("evictor", EVICTORS)
+@pytest.mark.parametrize("name", [name for name in policy_names() if make_policy(name).preloaded])
+def test_where_everything_is_kept_there_is_nothing_to_evict(name, evictor):
+    with pytest.raises(UserError, match="nothing to evict"):
+        make_policy(f"{name}+{evictor}")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_impossible_wish_is_caught(fault, watched):
+    with pytest.raises(AssertionError):
+        watched(f"tests.support.broken_policies:faulty,fault={fault}")
+
+
+def test_scores_that_are_not_numbers_are_caught(watched):
+    with pytest.raises(AssertionError):
+        watched("tests.support.broken_policies:scoreless")
+
+
+# ---- columns ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = {"embedding": "embeddings.parquet", "lookahead": "lookahead_1"}
+BARE = [replace(recorded, embedding=None, lookahead={}) for recorded in TEST]
+
+
+@pytest.mark.parametrize("spec", [*EVERY, "tests.support.broken_policies:greedy"])
+def test_a_column_that_is_missing_is_named(spec):
+    for need in make_policy(spec).requires - {"future"}:
+        lookahead = () if need == "lookahead" else (1,)
+        with pytest.raises(UserError, match=COLUMNS[need]) as caught:
+            needed_columns([spec], where="a trace", embedding=need != "embedding", lookahead=lookahead)
+        assert "\n" not in str(caught.value)
+    needed_columns([spec], where="a trace", embedding=True, lookahead=(1,))
+
+
+@pytest.mark.parametrize("spec", ORACLES)
+def test_who_needs_the_future_and_is_not_told_says_so(spec):
+    with pytest.raises(UserError, match="future") as caught:
+        simulate(spec, Setting(model=MODEL, hardware=machine(), cache_experts=9), TEST, history=HISTORY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ALONE)
+def test_who_needs_no_column_runs_without_any(spec, watched):
+    """A trace of gates alone; who said that it needs more names the column in the middle of its run, too."""
+    history = [replace(recorded, embedding=None, lookahead={}) for recorded in HISTORY]
+    needs = make_policy(spec).requires & COLUMNS.keys()
+    if not needs:
+        assert len(watched(spec, requests=BARE, history=history).requests) == len(TEST)
+        return
+    with pytest.raises(UserError, match="|".join(COLUMNS[need] for need in needs)):
+        run(spec, BARE, history=history)
+
+
+# ---- learning --------------------------------------------------------------------------------------------------------
+
+
+def second_request(spec, first=""):
+    """What a prefetcher does in a request when the one before it has "ended", has "begun", or has not been."""
+    before, steps = (list(fixed_batches([recorded], 1)) for recorded in TEST[:2])
+    prefetcher = started(spec)
+    prefetcher.block = 0
+    if first == "ended":
+        acts(prefetcher, before)
+    if first == "begun":
+        batch = before[0].batch
+        prefetcher.on_request_start(0)
+        list(prefetcher.on_batch(batch))
+        for gate in gates_of(before[0]):
+            list(prefetcher.on_gate(batch, gate))
+    return acts(prefetcher, steps)
+
+
+@pytest.mark.parametrize("spec", CAUSAL_ALONE)
+def test_nothing_is_learned_from_what_has_not_ended(spec):
+    """All gates of a first iteration, without its end, leave no trace in what another request is given."""
+    assert same(second_request(spec, "begun"), second_request(spec))
+
+
+@pytest.mark.parametrize("spec", LEARNING)
+def test_what_has_ended_is_learned(spec):
+    assert not same(second_request(spec, "ended"), second_request(spec))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in CAUSAL_ALONE if not listens(spec)])
+def test_who_hears_of_no_end_does_the_same_ever_after(spec):
+    assert same(second_request(spec, "ended"), second_request(spec))
+
+
+def test_learning_too_early_is_caught():
+    spec = "tests.support.broken_policies:hasty"
+    assert not same(second_request(spec, "begun"), second_request(spec))

@@ -1,0 +1,218 @@
+"""Each invariant holds in runs of every kind, and its check fails when it is broken on purpose."""
+
+import numpy as np
+import pytest
+
+from policies.base import Evictor, Policy, Prefetcher
+from policies.cache.invariants import InvariantChecker, InvariantError, check_copies, check_slots
+from policies.cache.observed_cache import ObservedCache
+from policies.cache.residency import ABSENT
+from policies.evictors.belief_frequency import BeliefAndFrequency
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.types import Prefetch
+from sim.engine.batching import fixed_batches
+from sim.engine.engine import Engine
+from sim.engine.recorder import Recorder
+from sim.hardware.costs import CostModel
+from sim.simulate import Setting, simulate
+from tests.policies.test_cache import begin
+from tests.support.builders import KnownFuture, machine, random_requests, shape
+
+
+def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):
+    model = shape(layers, 4)
+    evictor = LeastRecentlyUsed()
+    evictor.start(model, None)
+    cache = ObservedCache(
+        model,
+        evictor,
+        slots=list(slots),
+        replicas=replicas,
+        chunk_bytes=chunk_bytes,
+        observers=[InvariantChecker()],
+    )
+    begin(cache)
+    return cache
+
+
+def test_two_experts_in_one_slot_break_1():
+    cache = watched()
+    cache.demand(0, [0, 1], 0.0)
+    for _ in range(2):
+        cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.residency.slot[1] = cache.residency.slot[0]
+    with pytest.raises(InvariantError, match="invariant 1 "):
+        check_slots(cache)
+
+
+def test_an_expert_that_vanishes_breaks_2():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.residency.where[0] = ABSENT
+    with pytest.raises(InvariantError, match="invariant 2 "):
+        check_copies(cache, 0)
+
+
+def test_bytes_that_nothing_moved_break_3():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    cache.counts.bytes += 1
+    with pytest.raises(InvariantError, match="invariant 3 "):
+        cache.devices[0].copied(copy, 0.0)
+
+
+def test_a_chunk_out_of_order_breaks_3():
+    cache = watched(chunk_bytes=8)
+    cache.demand(0, [0], 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    copy.chunk = 2
+    with pytest.raises(InvariantError, match="invariant 3 "):
+        cache.devices[0].copied(copy, 0.0)
+
+
+def test_a_hit_too_many_breaks_4():
+    cache = watched()
+    cache.counts.hits += 1
+    with pytest.raises(InvariantError, match="invariant 4 "):
+        cache.demand(0, [0], 0.0)
+
+
+def test_computing_what_has_not_arrived_breaks_5():
+    cache = watched()
+    cache.demand(0, [0], 0.0)
+    with pytest.raises(InvariantError, match="invariant 5 "):
+        cache.release(0, [0], 1.0, 1.0)
+
+
+def test_time_that_goes_back_breaks_6():
+    cache = watched()
+    cache.demand(0, [0], 2.0)
+    with pytest.raises(InvariantError, match="invariant 6 "):
+        cache.devices[0].next_copy(1.0)
+
+
+def test_a_prefetch_without_an_end_breaks_7():
+    cache = watched()
+    cache.plan(Prefetch(1, [0], [1.0]), 0.0)
+    cache.devices[0].next_copy(0.0)
+    cache.residency.unused[4] = 0
+    with pytest.raises(InvariantError, match="invariant 7 "):
+        cache.demand(0, [0], 0.0)
+
+
+def test_dropping_what_is_in_use_breaks_8():
+    cache = watched()
+    cache.demand(0, [0, 1], 0.0)
+    for _ in range(2):
+        cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.residency.pinned = []
+    cache.plan(Prefetch(1, [0], [1.0]), 0.0)
+    with pytest.raises(InvariantError, match="invariant 8 "):
+        cache.devices[0].next_copy(0.0)
+
+
+def test_moving_what_is_there_breaks_9():
+    cache = watched(slots=(2, 2), replicas=2)
+    cache.demand(0, [0], 0.0)
+    cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
+    cache.home[0] = 1
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.release(0, [0], 0.0, 0.0)
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        begin(cache, 1)
+
+
+def test_a_copy_to_a_gpu_that_is_no_home_breaks_9():
+    cache = watched(slots=(2, 2))
+    cache.home[0] = 1
+    cache.devices[1].demanded.append(0)
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.devices[1].next_copy(0.0)
+
+
+def test_moving_what_waits_for_a_link_breaks_9():
+    cache = watched(slots=(2, 2), replicas=2)
+    cache.demand(0, [0], 0.0)
+    cache.home[0] = 1
+    with pytest.raises(InvariantError, match="invariant 9 "):
+        cache.devices[0].next_copy(0.0)
+
+
+@pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload", "clairvoyant"])
+@pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2), (3, 3)])
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("share", ["smallest", "half"])
+def test_all_invariants_hold_throughout_a_run(policy, gpus, replicas, batch_size, share):
+    model = shape(4, 6)
+    rng = np.random.default_rng(7)
+    requests = random_requests(model, rng, requests=4, decoded=8, prefill_tokens=5, hidden=3)
+    setting = Setting(
+        model=model,
+        hardware=machine(gpus, bytes_per_s=2e6, latency_s=1e-6),
+        cache_experts=max(2, gpus) if share == "smallest" else 12,
+        batch_size=batch_size,
+        replicas=replicas,
+        check=True,
+    )
+    future = KnownFuture(model, requests[2:])
+    run = simulate(policy, setting, requests[2:], history=requests[:2], future=future)
+    assert run.counts.hits + run.counts.late + run.counts.misses > 0
+
+
+class Erratic(Prefetcher):
+    """Wishes for anything at any moment, gated layers and experts that are demanded right now included."""
+
+    def __init__(self, rng, model):
+        self._rng, self._model = rng, model
+
+    def _wish(self):
+        for _ in range(self._rng.integers(3)):
+            count = int(self._rng.integers(1, self._model.experts + 1))
+            experts = self._rng.permutation(self._model.experts)[:count].tolist()
+            yield Prefetch(int(self._rng.integers(self._model.layers)), experts, self._rng.random(count).tolist())
+
+    def on_batch(self, batch):
+        return self._wish()
+
+    def on_layer(self, batch, layer):
+        return self._wish()
+
+    def on_gate(self, batch, gate):
+        return self._wish()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(48))
+def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed, replicas):
+    """Random wishes, machines and choices: every run ends, demands everything once, and keeps all invariants."""
+    rng = np.random.default_rng(seed)
+    model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
+    gpus = max(int(rng.integers(1, 4)), replicas)
+    least = max(model.top_k, gpus)
+    total = int(rng.integers(least, max(least, model.total_experts) + 1))
+    requests = random_requests(model, rng, requests=2, decoded=8, prefill_tokens=int(rng.integers(0, 4)))
+    evictor = [LeastRecentlyUsed, BeliefAndFrequency, Evictor][seed % 3]()
+    policy = Policy(
+        prefetcher=Erratic(rng, model),
+        evictor=evictor,
+        blocking_prefetch=bool(rng.integers(2)),
+        compute_on_arrival=bool(rng.integers(2)),
+    )
+    evictor.start(model, None)
+    cache = ObservedCache(
+        model,
+        evictor,
+        slots=[total // gpus + (gpu < total % gpus) for gpu in range(gpus)],
+        replicas=replicas,
+        chunk_bytes=[None, 7, 12][int(rng.integers(3))],
+        observers=[InvariantChecker()],
+    )
+    cost = CostModel(model, machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6))
+    recorder = Recorder()
+    steps = list(fixed_batches(requests, 1 + seed % 2))
+    Engine(policy=policy, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
+    assert len(recorder.iterations()) == len(steps)
+    demanded = recorder.iterations()[["hits", "late", "misses"]].to_numpy().sum()
+    assert demanded == sum(len(experts) for step in steps for experts in step.demands)

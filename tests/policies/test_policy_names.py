@@ -1,0 +1,236 @@
+"""How a policy is named: settings, compositions, policies from outside, and the list of them all."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from policies.base import Policy
+from policies.evictors.belief_frequency import BeliefAndFrequency
+from policies.evictors.lhd import LeastHitDensity
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.registry import EVICTORS, NAMED, make_policy, policy_names
+from policies.systems.finemoe import ExpertMapPrefetcher
+from sim.__main__ import main
+from tests.support.run_helpers import arguments
+
+PLUG_IN = '''
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.types import Prefetch
+
+
+class LastTokensExperts(Prefetcher):
+    def __init__(self, distance):
+        self.distance = distance
+
+    def start(self, model, history, future, rng):
+        self.layers, self.last = model.layers, {}
+
+    def on_gate(self, batch, gate):
+        self.last[gate.layer] = sorted(set(gate.experts.ravel().tolist()))
+        layer = (gate.layer + self.distance) % self.layers
+        experts = self.last.get(layer, [])
+        return [Prefetch(layer, experts, [1.0] * len(experts))]
+
+
+def again(distance: int = 2) -> Policy:
+    """Prefetch what the last token used."""
+    return Policy(prefetcher=LastTokensExperts(distance), evictor=LeastRecentlyUsed())
+'''
+
+
+def snippet() -> str:
+    """The policy that the README shows; until it does, the one above."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "def again(" in code]
+    return shown[0] if shown else PLUG_IN.lstrip()
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes a module of a user into the current directory; each test has a name of its own for it."""
+    monkeypatch.chdir(tmp_path)
+    written = []
+
+    def write(text: str) -> str:
+        name = f"mine_{tmp_path.name.lower()}_{len(written)}"
+        written.append(name)
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    return write
+
+
+def refusal(spec: str) -> str:
+    with pytest.raises(UserError) as raised:
+        make_policy(spec)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# ---- compositions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_composition_has_the_prefetcher_and_choices_of_the_first_and_the_evictor_of_the_second() -> None:
+    own, composed = make_policy("finemoe"), make_policy("finemoe+lru")
+    assert isinstance(own.evictor, BeliefAndFrequency)
+    assert isinstance(composed.evictor, LeastRecentlyUsed)
+    assert isinstance(composed.prefetcher, ExpertMapPrefetcher)
+    for choice in ("blocking_prediction", "blocking_prefetch", "compute_on_arrival", "chunk_bytes"):
+        assert getattr(composed, choice) == getattr(own, choice)
+
+
+def test_settings_belong_to_their_part() -> None:
+    policy = make_policy("finemoe,prefetch_distance=6,learn=false+lhd,classes=2")
+    assert isinstance(policy.prefetcher, ExpertMapPrefetcher)
+    assert isinstance(policy.evictor, LeastHitDensity)
+    assert (policy.prefetcher.prefetch_distance, policy.evictor.classes) == (6, 2)
+
+
+def test_a_plus_in_a_number_is_no_composition() -> None:
+    policy = make_policy("lru+lecar,learning_rate=1e+0")
+    assert policy.evictor.learning_rate == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(set(policy_names()) - {"no-offload"}))
+@pytest.mark.parametrize("evictor", sorted(EVICTORS))
+def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
+    policy = make_policy(f"{name}+{evictor}")
+    assert ("future" in policy.requires) == (evictor == "belady" or "future" in make_policy(name).prefetcher.requires)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("finemo+lru", "unknown policy 'finemo'; did you mean 'finemoe'?"),
+        ("finemoe+seive", "unknown evictor 'seive'; did you mean 'sieve'?"),
+        ("finemoe+no-offload", "unknown evictor 'no-offload'; known: " + ", ".join(sorted(EVICTORS))),
+        ("finemoe+lru,classes=2", "evictor lru has no settings, so not 'classes' either"),
+        ("finemoe+lhd,clases=2", "unknown setting of evictor lhd 'clases'; did you mean 'classes'?"),
+        ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: 'two' is not a int"),
+        ("finemoe+lhd,classes", "evictor 'lhd,classes': 'classes' is not of the form setting=value"),
+        ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
+        ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
+    ],
+)
+def test_a_mistake_in_a_composition_is_told_in_one_line(spec: str, said: str) -> None:
+    assert refusal(spec) == said
+
+
+def test_oracle_is_another_name_of_belady() -> None:
+    assert NAMED["oracle"] == NAMED["belady"]
+
+
+# ---- policies from outside -------------------------------------------------------------------------------------------
+
+
+def test_the_readmes_policy_runs_as_it_stands(mine: Any, simulate: Any, trace: Path) -> None:
+    code = snippet()
+    assert len(code.splitlines()) <= 25
+    name = mine(code)
+    specs = (f"{name}:again", f"{name}:again,distance=3", f"{name}:again+lhd", "lru")
+    found = simulate(trace, "--check", policies=specs)
+    assert list(found) == list(specs)
+    assert found[specs[0]]["prefetched_copies"] > 0
+    assert found[specs[0]]["copies"] != found[specs[1]]["copies"]
+
+
+def test_a_class_may_stand_for_a_function(mine: Any) -> None:
+    name = mine(
+        "from policies.base import Evictor, Policy, Prefetcher\n"
+        "class Mine(Policy):\n"
+        "    def __init__(self, chunk_bytes=7):\n"
+        "        super().__init__(prefetcher=Prefetcher(), evictor=Evictor(), chunk_bytes=chunk_bytes)\n"
+    )
+    assert isinstance(make_policy(f"{name}:Mine"), Policy)
+    assert make_policy(f"{name}:Mine,chunk_bytes=12").chunk_bytes == 12
+
+
+@pytest.mark.parametrize(
+    ("code", "spec", "said"),
+    [
+        ("", "nowhere_at_all:x", "policy nowhere_at_all:x: there is no module 'nowhere_at_all', here or installed"),
+        ("import nothing_such", "{}:x", "policy {0}:x: module {0} cannot be imported: No module named 'nothing_such'"),
+        ("1 / 0", "{}:x", "policy {0}:x: module {0} cannot be imported: division by zero"),
+        ("def lastly(): ...", "{}:lasty", "unknown policy in module {0} 'lasty'; did you mean 'lastly'?"),
+        ("best = 3", "{}:best", "policy {0}:best: best is a int, not a class or function"),
+        ("def best(): return 3", "{}:best", "policy {0}:best: it returns a int, not a Policy"),
+        ("def best(a): ...", "{}:best", "policy {0}:best needs the setting 'a'"),
+        ("def best(a=1): ...", "{}:best,b=1", "unknown setting of policy {0}:best 'b'; known: a"),
+    ],
+)
+def test_a_mistake_in_a_policy_from_outside_is_told_in_one_line(mine: Any, code: str, spec: str, said: str) -> None:
+    name = mine(code)
+    assert refusal(spec.format(name)) == said.format(name)
+
+
+def test_looking_for_a_module_here_leaves_the_search_path_as_it_was(mine: Any) -> None:
+    import sys
+
+    before = list(sys.path)
+    refusal(f"{mine('')}:x")
+    assert sys.path == before
+
+
+# ---- the list --------------------------------------------------------------------------------------------------------
+
+
+def listed(capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert main(["policies", *more]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_all_policies_and_evictors_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(listed(capsys, "--json"))
+    assert [each["name"] for each in found["policies"]] == policy_names()
+    assert [each["name"] for each in found["evictors"]] == sorted(EVICTORS)
+    for each in found["policies"] + found["evictors"]:
+        assert each["line"].endswith("."), each["name"]
+    text = listed(capsys)
+    for each in found["policies"] + found["evictors"]:
+        assert f"\n  {each['name']} " in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_list_tells_what_is_needed_and_the_settings_with_their_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = {each["name"]: each for each in json.loads(listed(capsys, "--json"))["policies"]}
+    assert found["lru"]["requires"] == []
+    assert found["clairvoyant"]["requires"] == ["future"]
+    assert found["perfect-prefetch"]["settings"] == {"prefetch_distance": 3}
+    assert found["finemoe"]["settings"].items() >= {"prefetch_distance": 3, "capacity": 1000, "learn": True}.items()
+    text = listed(capsys)
+    assert "needs: the future" in text
+    assert "prefetch_distance=3, capacity=1000" in text
+
+
+# ---- what the results say of the bounds ------------------------------------------------------------------------------
+
+
+def test_every_row_has_its_distance_to_clairvoyant_and_the_bound(simulate: Any, trace: Path) -> None:
+    found = simulate(trace, policies=("lru", "clairvoyant", "no-offload"))
+    alone = simulate(trace, policies=("lru",))["lru"]
+    assert alone == found["lru"]
+    assert found["clairvoyant"]["tpot_over_clairvoyant"] == 1
+    ratio = found["lru"]["tpot_s_mean"] / found["clairvoyant"]["tpot_s_mean"]
+    assert alone["tpot_over_clairvoyant"] == pytest.approx(ratio, rel=1e-12)
+    for each in found.values():
+        assert each["makespan_lower_bound_s"] <= each["makespan_s"] * (1 + 1e-12)
+    assert found["no-offload"]["makespan_lower_bound_s"] == found["no-offload"]["makespan_s"]
+
+
+def test_the_table_shows_the_distance_to_clairvoyant(
+    trace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(arguments(trace, "--batch-size", 2, "--placement", "balanced", policies=("lru",))) == 0
+    text = capsys.readouterr().out
+    assert "clairvoyant" in text.split("---")[0]
+    assert "clairvoyant: in a batch the future is an estimate" in text

@@ -1,0 +1,148 @@
+"""What no policy can pass: the fewest loads, and the least makespan."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from policies.cache.placement import round_robin
+from policies.registry import policy_names
+from sim.engine.batching import fixed_batches
+from sim.results.bounds import fewest_loads, least_time_s, makespan_lower_bound_s
+from sim.simulate import Setting, simulate
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+
+
+def tried(events, slots):
+    """Every sequence of contents: the fewest loads; an event wider than the cache need only see each expert once."""
+    best = {frozenset(): 0}
+    for need in events:
+        after: dict[frozenset, int] = {}
+        for held, loads in best.items():
+            pool = held | need
+            more = loads + len(need - held)
+            fixed = need if len(need) <= slots else frozenset()
+            rest = sorted(pool - fixed)
+            for keep in combinations(rest, min(slots - len(fixed), len(rest))):
+                contents = fixed | frozenset(keep)
+                after[contents] = min(after.get(contents, more), more)
+        best = after
+    return min(best.values())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_choice_of_contents_loads_less(seed):
+    rng = np.random.default_rng(seed)
+    model = shape(int(rng.integers(1, 3)), int(rng.integers(3, 6)), top_k=int(rng.integers(1, 4)))
+    requests = random_requests(model, rng, requests=2, decoded=4, prefill_tokens=int(rng.integers(0, 3)))
+    steps = list(fixed_batches(requests, int(rng.integers(1, 3))))
+    slots = int(rng.integers(1, 5))  # often fewer than a layer needs
+    events = [frozenset(layer * model.experts + e for e in each) for s in steps for layer, each in enumerate(s.demands)]
+    loads = fewest_loads(steps, round_robin(model, 1), [slots])
+    assert loads.shape == (len(steps), 1)
+    assert loads[-1, 0] == tried(events, slots)
+    half = len(steps) // 2  # each row holds for the iterations up to it
+    assert loads[half, 0] == tried(events[: (half + 1) * model.layers], slots)
+
+
+def test_the_loads_of_each_gpu_are_its_own():
+    """Experts 0 and 2 live on GPU 0 with one slot, 1 and 3 on GPU 1: the demands 0 1 2 1 0 load 3 and 1."""
+    model = shape(1, 4, top_k=1)
+    steps = fixed_batches([request_of([[[expert]] for expert in (0, 1, 2, 1, 0)], model)], 1)
+    assert fewest_loads(steps, round_robin(model, 2), [1, 1]).tolist() == [[1, 0], [1, 1], [2, 1], [2, 1], [3, 1]]
+
+
+def test_the_least_time_is_the_larger_of_loads_before_and_computing_after():
+    """Iterations end at 1, 2, 3 s when all is there. With copies of 2 s: 1 · 2 + 2, 1 · 2 + 1, 2 · 2 + 0: 4 s."""
+    loads = np.array([[1], [1], [2]])
+    assert least_time_s(loads, 2.0, np.array([1.0, 2.0, 3.0])) == 4.0
+    assert least_time_s(loads, 0.0, np.array([1.0, 2.0, 3.0])) == 3.0
+
+
+MODEL = shape(5, 6)
+REQUESTS = random_requests(MODEL, np.random.default_rng(21), requests=6, decoded=12, prefill_tokens=4, hidden=3)
+HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("experts", [2, 10, 24])
+def test_no_policy_passes_the_bound(experts, gpus, batch_size):
+    """At the smallest cache, where layers run in waves, and at larger ones; on links from very slow to fast."""
+    for bytes_per_s in (1e5, 1e6, 1e7, 1e8):
+        hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-7)
+        setting = Setting(model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size)
+        resident = simulate("no-offload", setting, TEST)
+        least_s = makespan_lower_bound_s(setting, TEST, resident)
+        assert least_s >= resident.makespan_s
+        for policy in ("belady", "clairvoyant", "finemoe", "lfu", "lru", "perfect-prefetch"):
+            run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
+            assert run.makespan_s >= least_s * (1 - 1e-12), policy
+    assert {"belady", "clairvoyant", "finemoe", "lfu", "lru", "perfect-prefetch"} <= set(policy_names())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(("gpus", "replicas"), [(2, 2), (3, 2), (3, 3)])
+@pytest.mark.parametrize("experts", [3, 10, 24])
+def test_with_replicas_no_policy_passes_the_bound_of_all_links_together(experts, gpus, replicas, batch_size):
+    """Nor where links are so fast that computing, spread over other GPUs than at first, is all that takes time."""
+    for bytes_per_s in (1e5, 1e6, 1e7, 1e12):
+        hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-9)
+        setting = Setting(
+            model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size, replicas=replicas
+        )
+        resident = simulate("no-offload", setting, TEST)
+        least_s = makespan_lower_bound_s(setting, TEST, resident)
+        for policy in ("belady", "clairvoyant", "finemoe", "lru", "perfect-prefetch"):
+            run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
+            assert run.makespan_s >= least_s * (1 - 1e-12), policy
+
+
+def test_with_replicas_the_loads_are_those_of_one_cache_divided_by_the_links():
+    """Both GPUs together have two slots: the demands 0 1 2 1 0 load 0, 1, 2 (for 0) and 0, of which a link has half."""
+    model = shape(1, 4, top_k=1)
+    steps = fixed_batches([request_of([[[expert]] for expert in (0, 1, 2, 1, 0)], model)], 1)
+    assert fewest_loads(steps, round_robin(model, 2), [1, 1], 2).tolist() == [[1], [1], [2], [2], [2]]
+
+
+def test_with_replicas_a_layer_may_run_in_waves_wherever_its_experts_may_meet():
+    """Of 0 and 2, as of 1 and 3, both may be on a GPU with one slot, in two waves: neither surely stays to the end.
+
+    Two loads, two more, and if 0 and 2 have stayed none: of four, a link has two. If 1 and 3 stayed for sure, two slots
+    would need six loads, three slots five.
+    """
+    model = shape(1, 4, top_k=2)
+    steps = list(fixed_batches([request_of([[[0, 2]], [[1, 3]], [[0, 2]]], model)], 1))
+    assert fewest_loads(steps, round_robin(model, 2), [1, 1], 2).tolist() == [[1], [2], [2]]
+    assert fewest_loads(steps, round_robin(model, 2), [2, 1], 2).tolist() == [[1], [2], [2]]
+
+
+def test_with_replicas_a_layer_may_compute_faster_than_with_every_expert_at_its_first_home():
+    """Experts 0 and 2 live on one GPU; each on a link and a GPU of its own, they take half of the time together."""
+    model = shape(1, 4, top_k=2)
+    requests = [request_of([[[0, 2]]] * 4, model)]
+    setting = Setting(model=model, hardware=machine(2, bytes_per_s=1e12), cache_experts=4, replicas=2)
+    resident, run = (simulate(policy, setting, requests) for policy in ("no-offload", "lru"))
+    assert makespan_lower_bound_s(setting, requests, resident) <= run.makespan_s < resident.makespan_s
+
+
+def test_on_a_slow_link_the_clairvoyant_comes_close():
+    setting = Setting(model=MODEL, hardware=machine(bytes_per_s=1e5), cache_experts=15)
+    resident = simulate("no-offload", setting, TEST)
+    run = simulate("clairvoyant", setting, TEST, future=KnownFuture(MODEL, TEST))
+    assert run.makespan_s <= 1.1 * makespan_lower_bound_s(setting, TEST, resident)
+
+
+def test_the_bound_looks_at_where_experts_live():
+    """All demands fall on experts 0 and 2: under round-robin on two GPUs on the first, balanced on both."""
+    model = shape(1, 4, top_k=2)
+    requests = [request_of([[[0, 2]], [[0, 2]]], model, number=number) for number in range(2)]
+    setting = Setting(model=model, hardware=machine(2, bytes_per_s=1e3), cache_experts=4)
+    resident = simulate("no-offload", setting, requests)
+    bounds = [
+        makespan_lower_bound_s(replace(setting, placement=name), requests, resident, requests)
+        for name in ("round-robin", "balanced")
+    ]
+    copy_s = model.expert_bytes / 1e3
+    assert bounds[0] - bounds[1] == pytest.approx(copy_s)

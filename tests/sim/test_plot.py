@@ -1,0 +1,62 @@
+"""`python -m sim plot`: what the picture says."""
+
+from pathlib import Path
+
+import pytest
+
+from sim.__main__ import main
+from sim.hardware.profile import write_profile
+from tests.support.compare_helpers import passed_off
+from tests.support.profiles import flat_profile
+from tests.support.run_helpers import SHAPE, arguments
+
+
+def drawn(folder: Path) -> str:
+    """The texts of the picture, which matplotlib notes in comments."""
+    picture = folder.parent / "a.svg"
+    assert main(["plot", str(folder), "--out", str(picture)]) == 0
+    return picture.read_text()
+
+
+def test_simulated_times_are_called_simulated(trace: Path, out: Path) -> None:
+    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    picture = drawn(out)
+    assert "simulated time per output token" in picture
+    assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
+    assert "8 of 32 experts in the cache" in picture
+    assert "easured" not in picture
+
+
+def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
+    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    picture = drawn(passed_off(out, out.with_name("measured")))
+    assert "measured time per output token" in picture
+    assert "Measured: SYNTHETIC routing in the shape of small with the sizes of small" in picture
+    assert "on bench, 8 of 32 experts" in picture
+    assert "imulated" not in picture
+
+
+def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, tmp_path: Path) -> None:
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
+    words = arguments(trace, "--out", tmp_path / "results", "--hardware", tmp_path / "a.toml", policies=("lru",))
+    assert main(words) == 0
+    picture = drawn(tmp_path / "results")
+    assert "simulated time per output token" in picture
+    assert "Simulated: " in picture
+    assert "on a measured profile of flat" in picture
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a"])
+def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(["plot", str(out), "--out", name]) == 2
+    assert capsys.readouterr().err == f"error: --out {name}: the name must end in .png or .svg or .pdf\n"
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    picture = out / "meta.json" / "a.png"
+    assert main(["plot", str(out), "--out", str(picture)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {picture}: the picture could not be written: ")

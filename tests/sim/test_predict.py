@@ -1,0 +1,106 @@
+"""`python -m sim predict`: what it takes, what it writes, and the mistakes that it tells."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from common.errors import UserError
+from sim.__main__ import main
+from sim.cli.predict import distances_of
+from sim.forecast.forecasts import at_distance
+from tests.support.run_helpers import EXPERT_BYTES
+
+
+def test_a_distance_is_set_where_a_policy_has_one_and_the_spec_does_not_state_it():
+    assert at_distance("finemoe", 5) == "finemoe,prefetch_distance=5"
+    assert at_distance("finemoe,capacity=9+lhd,classes=8", 5) == "finemoe,capacity=9,prefetch_distance=5+lhd,classes=8"
+    assert at_distance("finemoe,prefetch_distance=2", 5) == "finemoe,prefetch_distance=2"
+    assert at_distance("mixtral-offloading", 5) == "mixtral-offloading"
+
+
+@pytest.mark.parametrize(
+    ("text", "distances"),
+    [("3", [3]), ("1..4", [1, 2, 3, 4]), ("1,2,4", [1, 2, 4]), ("4,1..2,2", [1, 2, 4]), (None, [1, 2, 3, 4, 5])],
+)
+def test_distances_are_a_number_a_range_or_a_list(text, distances):
+    assert distances_of(text, layers=5) == distances
+
+
+@pytest.mark.parametrize("text", ["", "0", "6", "3..2", "1..6", "a", "1,,2", "-1", "1.5"])
+def test_distances_that_are_none_are_told(text):
+    with pytest.raises(UserError, match=r"^--distance .* from 1 to 5$"):
+        distances_of(text, layers=5)
+
+
+def predict(trace, *more, policies=("finemoe", "hit-count", "mixtral-offloading")):
+    return main(["predict", str(trace), *[word for name in policies for word in ("--policy", name)], *map(str, more)])
+
+
+def test_the_command_prints_writes_and_draws_the_same_every_time(trace, tmp_path, capsys):
+    words = ("--distance", "1..3", "--plot", tmp_path / "recall.png", "--out")
+    assert predict(trace, *words, tmp_path / "one.parquet") == 0
+    table = capsys.readouterr().out
+    assert predict(trace, *words, tmp_path / "two.parquet") == 0
+    assert capsys.readouterr().out == table
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert (tmp_path / "recall.png").stat().st_size > 0
+    assert {"mixtral-offloading", "recall@K"} <= set(table.split())
+
+    frame = pd.read_parquet(tmp_path / "one.parquet")
+    keys = ["policy", "distance", "prefill", "layer"]
+    assert not frame.duplicated(keys).any()
+    # Four layers and two kinds of iteration; two policies at three distances and one at its own.
+    assert len(frame) == 4 * 2 * (3 + 3 + 1)
+    assert set(frame.loc[frame["policy"] == "mixtral-offloading", "distance"]) == {1}
+    assert (frame["useful_bytes"] == frame["hits"] * EXPERT_BYTES).all()
+    meta = json.loads(pq.read_schema(tmp_path / "one.parquet").metadata[b"finemoe_lab"])
+    assert (meta["distances"], meta["requests"]) == ([1, 2, 3], 3)
+
+    assert predict(trace, "--distance", "1..3", "--json") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    rows = pd.DataFrame(json.loads(captured.out))
+    pd.testing.assert_frame_equal(rows[[*keys, "hits"]], frame[[*keys, "hits"]])
+    np.testing.assert_allclose(rows["recall"].astype(float), frame["recall"])
+
+
+def test_requests_that_run_together_have_fewer_events(trace, capsys):
+    events = []
+    for size in (1, 3):
+        assert predict(trace, "--json", "--distance", 2, "--batch-size", size, policies=("finemoe",)) == 0
+        events.append({row["events"] for row in json.loads(capsys.readouterr().out) if not row["prefill"]})
+    assert events == [{9}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("more", "policies", "told"),
+    [
+        (("--distance", "9"), ("finemoe",), "from 1 to 4"),
+        (("--train-split", "1"), ("finemoe",), "--train-split 1.0"),
+        (("--requests", "0"), ("finemoe",), "at least 1 must be run"),
+        (("--seed", "-1"), ("finemoe",), "--seed -1"),
+        (("--batch-size", "0"), ("finemoe",), "batch size 0"),
+        (("--plot", "recall.gif"), ("finemoe",), ".png or .svg or .pdf"),
+        ((), ("lru",), "predicts nothing"),
+        ((), ("finemoo",), "finemoe"),
+        ((), ("finemoe,prefetch_distance=9",), "1 … 4"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(trace, capsys, more, policies, told):
+    assert predict(trace, *more, policies=policies) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert told in captured.err
+
+
+def test_a_file_that_is_there_is_not_overwritten(trace, capsys, tmp_path):
+    taken = tmp_path / "rows.parquet"
+    taken.touch()
+    assert predict(trace, "--out", taken) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert taken.stat().st_size == 0

@@ -1,0 +1,227 @@
+"""A profile's file: what is written is read back, and mistakes in it are told in one line."""
+
+import errno
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from policies.types import ModelShape
+from sim.hardware.profile import Profile, Table, read_profile, write_profile
+from tests.support.builders import shape
+from tests.support.profiles import flat_profile
+
+MODEL = shape()
+
+
+def measured(**changes: Any) -> Profile:
+    return flat_profile(MODEL, name="demo", **changes)
+
+
+positive = st.floats(min_value=1e-300, max_value=1e300)
+not_negative = st.floats(min_value=0, max_value=1e300)
+names = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Co", "Cn", "Cf", "Zs")), min_size=1)
+texts = st.text(st.characters(exclude_categories=("Cs",)))
+whole = st.integers(1, 2**62)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    points = draw(st.dictionaries(whole, positive, min_size=1, max_size=8))
+    return Table(sizes=tuple(sorted(points)), seconds=tuple(points[size] for size in sorted(points)))
+
+
+SIZES = ("layers", "experts", "top_k", "hidden", "expert_ffn", "attention_heads", "kv_heads", "head_dim", "vocab")
+models = st.builds(
+    ModelShape,
+    name=names,
+    shared_ffn=st.integers(0, 2**62),
+    weight_bytes=positive,
+    **dict.fromkeys(SIZES, whole),
+)
+profiles = st.builds(
+    Profile,
+    name=names,
+    gpus=whole,
+    model=models,
+    **{name: tables() for name in ("expert", "dense", "head", "copy")},
+    **dict.fromkeys(("dense_s_per_attended", "exchange_s", "search_overhead_s"), not_negative),
+    most_attended=st.integers(0, 2**62),
+    search_bytes_per_s=positive,
+    search_flops_per_s=positive,
+    measured=st.dictionaries(texts, texts | st.integers(-(2**62), 2**62) | st.floats(-1e300, 1e300)),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(profiles)
+def test_what_is_written_is_read_back(tmp_path: Path, profile: Profile) -> None:
+    path = tmp_path / "a.toml"
+    write_profile(path, profile)
+    assert read_profile(path) == profile
+    assert profile.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_difference_in_any_value_is_another_hash() -> None:
+    changed = [
+        measured(),
+        measured(exchange_s=2.0),
+        measured(seconds={"copy": 11.0}),
+        measured(most_attended=99),
+        measured(measured={}),
+        replace(measured(), name="other"),
+        replace(measured(), model=replace(MODEL, vocab=11)),
+    ]
+    assert len({profile.sha256 for profile in changed}) == len(changed)
+
+
+def test_the_order_of_the_provenance_does_not_matter() -> None:
+    one, other = measured(measured={"a": 1, "b": 2}), measured(measured={"b": 2, "a": 1})
+    assert one == other
+    assert one.sha256 == other.sha256
+
+
+def test_the_file_is_for_people_too(tmp_path: Path) -> None:
+    write_profile(tmp_path / "demo.toml", measured())
+    lines = (tmp_path / "demo.toml").read_text().splitlines()
+    assert lines[:2] == ['name = "demo"', "gpus = 1"]
+    assert [line for line in lines if line.startswith("[")] == [
+        *("[model]", "[measured]", "[expert]", "[dense]", "[head]", "[copy]", "[exchange]", "[search]")
+    ]
+
+
+def test_a_whole_number_stands_for_seconds(tmp_path: Path) -> None:
+    path = changed(tmp_path, "[exchange]\nseconds = 1.0\n", "[exchange]\nseconds = 1\n")
+    assert read_profile(path) == measured()
+
+
+def changed(folder: Path, before: str, after: str) -> Path:
+    """The file of `measured()` with a text that it holds once replaced."""
+    path = folder / "demo.toml"
+    write_profile(path, measured())
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after))
+    return path
+
+
+EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n    4.0,\n]\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("gpus = 1\n", "gpus = 0\n", "gpus: 0 is not a finite number above 0"),
+        ("gpus = 1\n", "gpus = true\n", "gpus: True is not a whole number"),
+        ("gpus = 1\n", "gpus = 1.0\n", "gpus: 1.0 is not a whole number"),
+        ("gpus = 1\n", "", "gpus is missing"),
+        ("gpus = 1\n", "gpu = 1\n", "unknown key 'gpu'; did you mean 'gpus'?"),
+        ('name = "demo"\n', "name = 3\n", "name: 3 is not a text"),
+        ('name = "demo"\n', 'name = ""\n', "name: '' is not a name"),
+        ('name = "demo"\n', 'name = "a\\nb"\n', "name: 'a\\nb' is not a name"),
+        ("hidden = 2\n", "hiden = 2\n", "unknown key 'model.hiden'; did you mean 'model.hidden'?"),
+        ("hidden = 2\n", "", "model.hidden is missing"),
+        ("hidden = 2\n", "hidden = -2\n", "model.hidden: -2 is not a finite number above 0"),
+        ("weight_bytes = 2.0\n", 'weight_bytes = "2"\n', "model.weight_bytes: '2' is not a number"),
+        ("weight_bytes = 2.0\n", "weight_bytes = inf\n", "model.weight_bytes: inf is not a finite number above 0"),
+        ("shared_ffn = 0\n", "shared_ffn = -1\n", "model.shared_ffn: -1 is not a finite number from 0"),
+        ("[exchange]", "[[exchange]]", "exchange: [{'seconds': 1.0}] is not a section"),
+        (EXPERT, "", "expert is missing"),
+        (EXPERT, "[expert]\ntokens = [1]\n", "expert.seconds is missing"),
+        (EXPERT, "[expert]\ntokens = 1\nseconds = [1]\n", "expert.tokens: 1 is not a list"),
+        (EXPERT, "[expert]\ntokens = [1.5]\nseconds = [1]\n", "expert.tokens: 1.5 is not a whole number"),
+        (EXPERT, "[expert]\ntokens = []\nseconds = []\n", "expert.tokens is empty; at least one point is needed"),
+        (EXPERT, "[expert]\ntokens = [1, 2]\nseconds = [1]\n", "expert.seconds has 1 values, expert.tokens has 2"),
+        (
+            EXPERT,
+            "[expert]\ntokens = [2, 2]\nseconds = [1, 1]\n",
+            "expert.tokens: 2 follows 2; they must rise, from above 0",
+        ),
+        (EXPERT, "[expert]\ntokens = [0]\nseconds = [1]\n", "expert.tokens: 0 follows 0; they must rise, from above 0"),
+        (EXPERT, "[expert]\ntokens = [1]\nseconds = [nan]\n", "expert.seconds: nan is not a finite number above 0"),
+        (EXPERT, "[expert]\ntokens = [1]\nseconds = [-1]\n", "expert.seconds: -1.0 is not a finite number above 0"),
+        (EXPERT, "[expert]\ntokens = [1]\nseconds = [0]\n", "expert.seconds: 0.0 is not a finite number above 0"),
+        (EXPERT, "[expert]\ntokens = [1]\nseconds = ['1']\n", "expert.seconds: '1' is not a number"),
+        (EXPERT, "[expert]\nrows = [1]\nseconds = [1]\n", "unknown key 'expert.rows'; "),
+        (
+            "seconds_per_attended = 0.0\n",
+            "seconds_per_attended = nan\n",
+            "dense.seconds_per_attended: nan is not a finite",
+        ),
+        ("most_attended = 100000\n", "most_attended = -1\n", "dense.most_attended: -1 is not a finite number from 0"),
+        (
+            "[exchange]\nseconds = 1.0\n",
+            "[exchange]\nseconds = -1.0\n",
+            "exchange.seconds: -1.0 is not a finite number from 0",
+        ),
+        ("overhead_s = 0.5\n", "overhead_s = 1" + 400 * "0" + "\n", "is beyond what a number can be"),
+        ("flops_per_s = 1000.0\n", "flops_per_s = 0\n", "search.flops_per_s: 0.0 is not a finite number above 0"),
+        (
+            "\nbytes_per_s = 1000.0\n",
+            "\nbytes_per_s = -inf\n",
+            "search.bytes_per_s: -inf is not a finite number above 0",
+        ),
+        ("threads = 1\n", "threads = [1]\n", "measured.threads: [1] is neither a text nor a number"),
+        ("threads = 1\n", "threads = nan\n", "measured.threads: nan is not a finite number"),
+        ("gpus = 1\n", "gpus = = 1\n", "it is not TOML: "),
+        ("gpus = 1\n", "gpus = 1\ngpus = 1\n", "it is not TOML: "),
+        ("gpus = 1\n", "gpus = " + 5000 * "[" + "\n", "it is not TOML: "),
+        ("[search]", "[serach]", "unknown key 'serach'; did you mean 'search'?"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_file_key_and_value(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    path = changed(tmp_path, before, after)
+    with pytest.raises(UserError) as error:
+        read_profile(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(None, "No such file"), (b"\xff\xfe", "it is not TOML"), (b"", "model is missing")]
+)
+def test_what_is_no_profile_is_one_line(tmp_path: Path, data: bytes | None, said: str) -> None:
+    path = tmp_path / "a.toml"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=said) as error:
+        read_profile(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_folder_is_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Is a directory"):
+        read_profile(tmp_path)
+
+
+def test_a_measurement_that_cannot_be_is_refused_before_it_is_written() -> None:
+    with pytest.raises(UserError, match=r"^expert.seconds: nan is not a finite number above 0$"):
+        measured(seconds={"expert": float("nan")})
+
+
+def test_writing_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.toml"
+    write_profile(path, measured())
+    before = path.read_bytes()
+
+    def full(partial: Path, data: bytes) -> None:
+        with partial.open("wb") as file:
+            file.write(data[:5])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError) as error:
+        write_profile(path, measured(exchange_s=3.0))
+    assert str(error.value) == f"{path}: it could not be written: No space left on device"
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

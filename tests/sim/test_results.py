@@ -1,0 +1,194 @@
+"""What `python -m sim run --out` writes."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from policies.cache.decision_log import DecisionLog
+from sim.hardware.profile import write_profile
+from tests.support.profiles import flat_profile
+from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames
+from tests.support.trace_helpers import content
+
+
+def test_pandas_opens_the_same_numbers_that_json_gives(simulate: Any, trace: Path, out: Path) -> None:
+    found = simulate(trace, "--out", out)
+    summary = frames(out)["summary"]
+    assert summary["policy"].tolist() == list(POLICIES)
+    for _, row in summary.iterrows():
+        for key, value in found[row["policy"]].items():
+            assert pd.isna(row[key]) if value is None else row[key] == value, key
+
+
+def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path) -> None:
+    found = simulate(trace, "--out", out)
+    tables = frames(out)
+    for policy, requests in tables["requests"].groupby("policy"):
+        each = found[policy]
+        assert each["ttft_s_mean"] == pytest.approx(requests["ttft_s"].mean(), rel=1e-12)
+        assert each["tpot_s_mean"] == pytest.approx(requests["tpot_s"].mean(), rel=1e-12)
+        assert each["tpot_s_p50"] == pytest.approx(requests["tpot_s"].median(), rel=1e-12)
+        assert each["tpot_s_p95"] == pytest.approx(requests["tpot_s"].quantile(0.95), rel=1e-12)
+        assert each["bytes_per_token"] == pytest.approx(each["copied_bytes"] / requests["output_tokens"].sum())
+    for policy, iterations in tables["iterations"].groupby("policy"):
+        each = found[policy]
+        for key, some in (
+            ("hit_rate", iterations),
+            ("hit_rate_prefill", iterations[iterations["prefill"]]),
+            ("hit_rate_decode", iterations[~iterations["prefill"]]),
+        ):
+            assert each[key] == some["hits"].sum() / some[["hits", "late", "misses"]].to_numpy().sum(), key
+        assert each["late_rate"] * each["distinct_demands"] == pytest.approx(iterations["late"].sum())
+        assert each["miss_rate"] * each["distinct_demands"] == pytest.approx(iterations["misses"].sum())
+        assert each["makespan_s"] >= iterations["end_s"].max()
+
+
+def test_hits_late_and_misses_are_counted_exactly(simulate: Any, trace: Path, out: Path) -> None:
+    found = simulate(trace, "--out", out)
+    for policy, iterations in frames(out)["iterations"].groupby("policy"):
+        for key in ("hits", "late", "misses"):
+            assert found[policy][key] == iterations[key].sum()
+
+
+def test_every_row_says_that_it_was_simulated(simulate: Any, trace: Path, out: Path) -> None:
+    assert {each["simulated"] for each in simulate(trace, "--out", out).values()} == {True}
+    assert frames(out)["summary"]["simulated"].dtype == bool
+
+
+def test_a_request_takes_its_first_token_and_then_the_others(simulate: Any, trace: Path, out: Path) -> None:
+    simulate(trace, "--out", out)
+    requests = frames(out)["requests"]
+    np.testing.assert_allclose(
+        requests["latency_s"], requests["ttft_s"] + requests["tpot_s"] * (requests["output_tokens"] - 1), rtol=1e-9
+    )
+    np.testing.assert_allclose(requests["latency_s"], requests["end_s"] - requests["start_s"], rtol=1e-12)
+
+
+def test_results_are_tidy(simulate: Any, trace: Path, out: Path) -> None:
+    """A row per policy and request or iteration, numbers in columns that say their unit."""
+    simulate(trace, "--out", out)
+    tables = frames(out)
+    assert sorted(tables) == ["iterations", "requests", "summary"]
+    assert not tables["requests"].duplicated(["policy", "request"]).any()
+    assert not tables["iterations"].duplicated(["policy", "iteration"]).any()
+    assert len(tables["requests"]) == len(POLICIES) * 3
+    assert len(tables["iterations"]) == len(POLICIES) * 3 * ITERATIONS_OF_A_REQUEST
+    for table in tables.values():
+        assert isinstance(table.index, pd.RangeIndex)
+        assert table.columns[0] == "policy"
+        floats = [name for name in table.columns if table[name].dtype == float]
+        told = ("_s", "_s_mean", "_s_p50", "_s_p95", "_rate", "_rate_prefill", "_rate_decode", "_per_token")
+        assert all(name.endswith(told) or name.startswith(("prefetch_", "tpot_over_")) for name in floats), floats
+
+
+@pytest.mark.parametrize(
+    ("detail", "files"),
+    [
+        ("requests", {"summary", "requests"}),
+        ("iterations", {"summary", "requests", "iterations"}),
+        ("events", {"summary", "requests", "iterations", "events"}),
+    ],
+)
+def test_detail_says_how_fine_the_rows_are(simulate: Any, trace: Path, out: Path, detail: str, files: set[str]) -> None:
+    simulate(trace, "--out", out, "--detail", detail, policies=("lru",))
+    assert {file.name for file in out.iterdir()} == {f"{name}.parquet" for name in files} | {"meta.json"}
+
+
+def test_events_are_the_decision_log(simulate: Any, trace: Path, out: Path) -> None:
+    found = simulate(trace, "--out", out, "--detail", "events")
+    events = frames(out)["events"]
+    assert events.columns.tolist() == ["policy", *DecisionLog.COLUMNS]
+    for policy, rows in events.groupby("policy"):
+        demands = rows[rows["call"] == "demand"]
+        assert len(demands) == found[policy]["iterations"] * SHAPE.layers
+        assert sum(len(experts) for experts in demands["experts"]) == found[policy]["distinct_demands"]
+        assert rows["time_s"].is_monotonic_increasing
+        began = rows[(rows["call"] == "next_copy") & (rows["layer"] >= 0)]
+        assert len(began) == found[policy]["copies"]
+    assert set(events["policy"]) == set(POLICIES)
+
+
+def test_meta_stands_in_every_file_and_beside_them(simulate: Any, trace: Path, out: Path) -> None:
+    simulate(trace, "--out", out, "--detail", "events")
+    beside = json.loads((out / "meta.json").read_text())
+    for file in out.glob("*.parquet"):
+        assert json.loads(pq.read_schema(file).metadata[b"finemoe_lab"]) == beside
+
+
+def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: Any, trace: Path, out: Path) -> None:
+    more = ["--hardware", "rtx3090", "--cache-experts", 9, "--batch-size", 2, "--seed", 5, "--train-split", 0.5]
+    simulate(trace, "--out", out, *more)
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["simulated"] is True
+    assert meta["trace"] == "small.trace"
+    assert meta["trace_digest"] == json.loads((trace / "meta.json").read_text())["sha256"]
+    expected = {"hardware": "rtx3090", "gpus": 1, "cache_experts": 9, "batch_size": 2, "seed": 5, "train_split": 0.5}
+    assert {key: meta[key] for key in expected} == expected
+    sizes = {"layers": 4, "experts": 8, "top_k": 2, "hidden": 4, "expert_ffn": 8, "vocab": 40, "weight_bytes": 2.0}
+    assert {key: meta["model"][key] for key in sizes} == sizes
+    assert meta["profile_sha256"] is None
+
+
+def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(SHAPE))
+    simulate(trace, "--out", tmp_path / "results", "--hardware", profile)
+    meta = json.loads((tmp_path / "results" / "meta.json").read_text())
+    assert (meta["hardware"], meta["gpus"]) == ("flat", 1)
+    assert meta["profile_sha256"] == hashlib.sha256(profile.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(("--seed", 1), id="seed"),
+        pytest.param(("--train-split", 0.6), id="train-split"),
+        pytest.param(("--batch-size", 2), id="batch-size"),
+        pytest.param(("--placement", "balanced"), id="placement"),
+        pytest.param(("--replicas", 2), id="replicas"),
+        pytest.param(("--hardware", "a100"), id="hardware"),
+        pytest.param(("--cache-experts", 9), id="cache-experts"),
+        pytest.param(("--as", "mixtral-8x7b"), id="as"),
+        pytest.param(("--requests", 2), id="requests"),
+        pytest.param(("--policy", "oracle"), id="policy"),
+        pytest.param(("--check",), id="check"),
+        pytest.param(("--detail", "requests"), id="detail"),
+    ],
+)
+def test_meta_holds_every_setting(simulate: Any, trace: Path, tmp_path: Path, setting: tuple[Any, ...]) -> None:
+    for name, more in (("plain", ()), ("other", setting)):
+        simulate(trace, "--out", tmp_path / name, *more, policies=("lru",))
+    one, other = (json.loads((tmp_path / name / "meta.json").read_text()) for name in ("plain", "other"))
+    assert one != other
+
+
+def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    """In interpreters of their own, whose sets and dictionaries of text are in another order."""
+    printed = []
+    for seed in ("1", "2"):
+        command = arguments(trace, "--out", tmp_path / seed / "results", "--detail", "events", "--json")
+        done = subprocess.run(
+            [sys.executable, "-m", "sim", *command],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        printed.append(done.stdout)
+    assert printed[0] == printed[1]
+    assert {each["policy"] for each in json.loads(printed[0])} == set(POLICIES)
+    assert content(tmp_path / "1" / "results") == content(tmp_path / "2" / "results")
+
+
+def test_a_policys_row_does_not_depend_on_those_beside_it(simulate: Any, trace: Path) -> None:
+    alone = {name: simulate(trace, policies=(name,))[name] for name in POLICIES}
+    assert simulate(trace, policies=POLICIES[::-1]) == alone

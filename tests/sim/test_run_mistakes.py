@@ -1,0 +1,292 @@
+"""Mistakes of a user of `python -m sim run`: one clear line, exit status 2, nothing left behind."""
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.registry import NAMED
+from sim.__main__ import main
+from sim.hardware.profile import Table, write_profile
+from tests.support.broken_traces import BROKEN
+from tests.support.profiles import flat_profile
+from tests.support.run_helpers import POLICIES, SHAPE, arguments
+from tests.support.trace_helpers import change_values, content, small_trace
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
+    """The one line on stderr with which the command exits with 2; stdout stays empty."""
+    capsys.readouterr()
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err.removeprefix("error: ").removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--policy", "finemo"), "unknown policy 'finemo'; did you mean 'finemoe'?"),
+        (("--policy", "LRU"), "unknown policy 'LRU'; known: belady, "),
+        (("--policy", ""), "unknown policy ''; known: "),
+        (("--policy", "finemoe,capcity=5"), "unknown setting of policy finemoe 'capcity'; did you mean 'capacity'?"),
+        (("--policy", "lru,capacity=5"), "policy lru has no settings, so not 'capacity' either"),
+        (("--policy", "finemoe,capacity"), "'capacity' is not of the form setting=value"),
+        (("--policy", "finemoe,capacity=many"), "capacity: 'many' is not a int"),
+        (("--policy", "finemoe,learn=perhaps"), "learn: 'perhaps' is not a bool"),
+        (("--policy", "finemoe,capacity=0"), "finemoe: capacity 0"),
+        (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance 5 is not in 1 … 4"),
+        (("--policy", "finemoe,fill=full"), "finemoe: fill 'full' is none of random, redundancy"),
+        (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
+        (("--hardware", "rtx3090x4"), "unknown hardware 'rtx3090x4'; did you mean 'rtx3090x6'?"),
+        (("--as", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
+        (
+            ("--as", "gpt-oss-20b"),
+            "--as gpt-oss-20b: it has top-4 of 32 experts, the trace of small has top-2 of 8",
+        ),
+        (("--as", "phi-3.5-moe"), "--as phi-3.5-moe: it has top-2 of 16 experts, the trace of small has top-2 of 8"),
+        (("--cache-experts", 0), "cache of 0 experts"),
+        (("--cache-experts", -3), "cache of -3 experts"),
+        (("--cache-experts", 1, "--hardware", "a100"), "needs at least 2 (top-2, one slot per GPU)"),
+        (("--cache-experts", 5), "on 6 GPUs needs at least 6 (top-2, one slot per GPU)"),
+        (("--cache-experts", 33), "has use for at most 32"),
+        (("--cache-share", 0), "--cache-share 0.0: "),
+        (("--cache-share", 2), "--cache-share 2.0: "),
+        (("--cache-share", -0.5), "--cache-share -0.5: "),
+        (("--cache-share", "nan"), "--cache-share nan: "),
+        (("--cache-share", 0.01), "cache of 0 experts"),
+        (("--cache-gb", -1), "--cache-gb -1.0: "),
+        (("--cache-gb", 0), "--cache-gb 0.0: "),
+        (("--cache-gb", 0.3, "--as", "mixtral-8x7b"), "cache of 0 experts"),
+        (("--cache-gb", "nan"), "--cache-gb nan"),
+        (("--cache-gb", "inf"), "--cache-gb inf"),
+        (("--train-split", 1), "--train-split 1.0: it is a share from 0 to below 1"),
+        (("--train-split", -0.1), "--train-split -0.1: "),
+        (("--train-split", "nan"), "--train-split nan: "),
+        (("--train-split", 0.99), "none of 10 requests is left to run"),
+        (("--batch-size", 0), "batch size 0: at least 1 request is needed"),
+        (("--batch-size", -2), "batch size -2: "),
+        (("--replicas", 0), "replicas 0: on 6 GPUs an expert has from 1 to 6 homes"),
+        (("--replicas", 7), "replicas 7: on 6 GPUs an expert has from 1 to 6 homes"),
+        (("--replicas", 2, "--hardware", "a100"), "replicas 2: on 1 GPU an expert has 1 home"),
+        (("--requests", 0), "--requests 0"),
+        (("--requests", -1), "--requests -1"),
+        (("--seed", -1), "--seed -1"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str], more: tuple[Any, ...], said: str
+) -> None:
+    policies = () if more[0] == "--policy" else ("finemoe", "lru")
+    assert said in refused(capsys, arguments(trace, *more, "--out", out, policies=policies))
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_illegal_cache_size_is_refused_whatever_the_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, arguments(trace, "--cache-experts", 0, policies=("no-offload",)))
+
+
+@pytest.mark.parametrize("more", [("--cache-experts", "two"), ("--seed", "x"), ("--detail", "all"), ("--nothing",)])
+def test_a_word_that_is_no_number_or_no_option_ends_with_2(
+    trace: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(trace, *more))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert more[0] in captured.err
+
+
+def test_only_one_cache_size_can_be_given(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(trace, "--cache-experts", 8, "--cache-share", 0.25))
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_profile_of_another_model_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(replace(SHAPE, name="large", hidden=5)))
+    said = refused(capsys, arguments(trace, "--hardware", profile, "--out", out))
+    assert said == "profile flat: it was measured for large with hidden 5, small has hidden 4"
+    assert not out.exists()
+
+
+def test_a_profile_that_was_measured_with_too_few_tokens_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prefill of 5 tokens is more than the 4 that were measured."""
+    profile = tmp_path / "a.toml"
+    write_profile(profile, flat_profile(SHAPE, dense=Table(sizes=(1, 4), seconds=(1.0, 2.0))))
+    said = refused(capsys, arguments(trace, "--hardware", profile, "--out", out))
+    assert said == "profile flat: dense time was measured for 1 … 4 tokens, 5 are needed; calibrate with more"
+    assert not out.exists()
+
+
+def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "a.toml"
+    said = refused(capsys, arguments(trace, "--hardware", profile))
+    assert said == f"{profile}: it cannot be read: No such file or directory"
+    write_profile(profile, flat_profile(SHAPE))
+    profile.write_text(profile.read_text().replace("gpus = 1", "gpu = 1"))
+    said = refused(capsys, arguments(trace, "--hardware", profile))
+    assert said == f"{profile}: unknown key 'gpu'; did you mean 'gpus'?"
+
+
+def test_a_missing_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, arguments(tmp_path / "none.trace", "--out", out))
+    assert said == f"{tmp_path}/none.trace: is not the folder of a trace"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forgotten_ending_is_offered(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"did you mean {trace}?" in refused(capsys, arguments(trace.with_suffix("")))
+
+
+def copied(trace: Path, to: Path) -> Path:
+    to.mkdir()
+    for name, data in content(trace).items():
+        (to / name).write_bytes(data)
+    return to
+
+
+def test_truncated_tokens_are_one_line(
+    trace: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = copied(trace, tmp_path / "a.trace")
+    tokens = broken / "tokens.parquet"
+    tokens.write_bytes(tokens.read_bytes()[:-500])
+    assert refused(capsys, arguments(broken, "--out", out)).startswith(f"{tokens}: ")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.trace"]
+
+
+def test_a_flipped_bit_is_found_when_its_request_is_read(
+    trace: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Same size, so only reading can tell: in the middle of the run, and still nothing is left behind."""
+    broken = copied(trace, tmp_path / "a.trace")
+    tokens = broken / "tokens.parquet"
+    data = bytearray(tokens.read_bytes())
+    data[len(data) // 2] ^= 1
+    tokens.write_bytes(data)
+    assert refused(capsys, arguments(broken, "--out", out)).startswith(f"{tokens}: ")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    """`finemoe` reads what it learns from and what it is simulated on, so nothing escapes it."""
+    broken = small_trace(tmp_path / "a.trace")
+    BROKEN[case][0](broken)
+    refused(capsys, arguments(broken, "--train-split", 0.5, "--out", out, policies=("finemoe",)))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.trace"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_gate_that_is_no_number_stops_every_policy(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    broken = copied(trace, tmp_path / "a.trace")
+
+    def spoil(gate: Any) -> None:
+        gate[:, 0] = np.nan
+
+    change_values(broken, "tokens.parquet", "gate", spoil)
+    assert "field gate: layer 0 must be finite, value nan" in refused(capsys, arguments(broken, policies=(policy,)))
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_results_that_exist_are_not_touched(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    if kind == "folder":
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    else:
+        out.write_text("mine")
+    assert refused(capsys, arguments(trace, "--out", out)) == (
+        f"{out} exists already; choose another --out or remove it"
+    )
+    assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_existing_results_are_noticed_before_anything_is_simulated(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("simulated")
+
+    out.mkdir()
+    monkeypatch.setattr("sim.cli.run.simulate", never)
+    refused(capsys, arguments(trace, "--out", out))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    write_table, written = pq.write_table, []
+
+    def full(table: Any, path: Path, **options: Any) -> None:
+        if len(written) == after:
+            Path(path).write_bytes(b"PAR1")  # what had fitted
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write_table(table, path, **options)
+
+    monkeypatch.setattr("sim.results.summary.pq.write_table", full)
+    assert refused(capsys, arguments(trace, "--json", "--out", out)) == (
+        f"{out}: results could not be written: No space left on device"
+    )
+    assert list(out.parent.iterdir()) == []
+
+
+def test_results_cannot_go_below_a_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "results could not be written" in refused(capsys, arguments(trace, "--out", tmp_path / "file" / "results"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def needy() -> Policy:
+    """A policy that predicts from embeddings alone."""
+
+    class Needy(Prefetcher):
+        requires = frozenset({"embedding"})
+
+    return Policy(prefetcher=Needy(), evictor=LeastRecentlyUsed())
+
+
+def test_a_policy_that_needs_what_the_trace_lacks_names_it(
+    simulate: Any, trace: Path, decoded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NAMED, "needy", f"{__name__}:needy")
+    assert simulate(trace, policies=("needy",))["needy"]["requests"] == 3
+    said = refused(capsys, arguments(decoded, policies=("lru", "needy")))
+    assert said == f"policy needy needs embeddings.parquet, which {decoded} does not have"
+
+
+def test_an_interruption_leaves_nothing(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sim.simulate.Engine.run", interrupted)
+    assert main(arguments(trace, "--out", out)) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert list(out.parent.iterdir()) == []

@@ -1,0 +1,177 @@
+"""The command `python -m traces analyse`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.trace_helpers import random_request, small_meta, small_shape, small_trace, write_trace
+from traces.__main__ import main as traces
+from traces.analysis.analysis_figures import draw_all, whose
+from traces.analysis.trace_analysis import Settings, analyse
+from traces.format.reader import Trace
+
+TABLES = {
+    "entropy",
+    "entropy_iterations",
+    "heat_map",
+    "overlap",
+    "popularity",
+    "balance",
+    "reuse_distance",
+    "cache_curves",
+    "similarity",
+    "similarity_pairs",
+    "similarity_bins",
+    "coverage",
+}
+PICTURES = {"entropy", "heat_map", "overlap", "cache_curves", "popularity", "similarity", "coverage"}
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return small_trace(tmp_path / "small.trace", requests=8)
+
+
+def words(trace: Path, *more: Any) -> list[str]:
+    return ["analyse", str(trace), "--train-split", "0.5", *map(str, more)]
+
+
+def test_a_folder_of_tables_and_pictures_appears(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found" / "analysis"
+    assert traces(words(trace, "--out", out)) == 0
+    names = {f"{name}.parquet" for name in TABLES} | {f"{name}.png" for name in PICTURES} | {"meta.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert [path.name for path in out.parent.iterdir()] == ["analysis"]
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["trace_sha256"] == Trace.open(trace).digest
+    assert (meta["analysed_requests"], meta["history_requests"], meta["test_requests"]) == (8, 4, 4)
+    for name in TABLES:
+        assert json.loads(pq.read_schema(out / f"{name}.parquet").metadata[b"finemoe_lab"]) == meta
+        assert len(pd.read_parquet(out / f"{name}.parquet"))
+
+
+def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        assert traces(words(trace, "--out", tmp_path / name, "--shared-cache")) == 0
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_an_existing_folder_is_left_alone(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traces(words(trace, "--out", tmp_path)) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_figures_for_people_and_programs_are_the_same(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traces(words(trace, "--json", "--shared-cache")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert traces(words(trace, "--shared-cache")) == 0
+    shown = capsys.readouterr().out
+    assert "SYNTHETIC: drawn, not recorded" in shown
+    assert [each["layer"] for each in found["per_layer"]] == [0, 1, 2]
+    assert f"{found['all_layers']['overlap'] * 100:.1f}" in shown
+    assert {each["similarity"] for each in found["similarity"]} == {"trajectory", "ahead", "semantic"}
+    assert {each["phase"] for each in found["similarity"]} == {"decode", "prefill"}
+    for each in found["similarity"]:
+        assert f"{each['pearson_pairs']:.3f}" in shown
+    assert "One cache for all layers" in shown
+    # L·J = 18: 2LJ = 36, ½ · 18 · ln 18 = 26; four history requests have 4 · 3 decode iterations.
+    theory = [(each["asked_maps"], each["maps"]) for each in found["coverage"] if each["theory"]]
+    assert theory == [(26, 12), (36, 12)]
+    assert "12 of 36: all there are" in shown
+
+
+def test_a_trace_without_embeddings_or_prefill_says_what_it_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small_trace(
+        tmp_path / "bare.trace", requests=6, embedding=False, prefill=False, gate_complete=False, kind="imported"
+    )
+    assert traces(words(path, "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {(each["phase"], each["similarity"]) for each in found["similarity"]} == {
+        ("decode", "trajectory"),
+        ("decode", "ahead"),
+    }
+    assert traces(words(path)) == 0
+    assert "Only the executed experts' weights are known" in capsys.readouterr().out
+    assert "weights of the executed experts only" in whose(analyse(Trace.open(path), Settings()))
+
+
+def test_without_a_history_there_are_no_similarities(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traces(["analyse", str(trace), "--train-split", "0"]) == 0
+    assert "No similarities" in capsys.readouterr().out
+
+
+def test_fewer_requests_are_a_seeded_draw(trace: Path) -> None:
+    opened = Trace.open(trace)
+    picked = []
+
+    def watch(ids: Any) -> Any:
+        picked.append(list(ids))
+        return ids
+
+    for seed in (0, 0, 1):
+        analyse(opened, Settings(requests=3, seed=seed), watch)
+    assert picked[0] == picked[1] == sorted(picked[0])
+    assert picked[0] != picked[2]
+    assert {len(each) for each in picked} == {3}
+
+
+@pytest.mark.parametrize("kind", ["captured", "imported", "synthetic", "fitted"])
+def test_titles_name_the_trace_and_shout_what_was_not_recorded(tmp_path: Path, kind: str) -> None:
+    found = analyse(Trace.open(small_trace(tmp_path / "some.trace", kind=kind)), Settings())
+    title = whose(found)
+    assert title.startswith("some.trace: ")
+    assert ("SYNTHETIC" in title) == (kind == "synthetic")
+    assert ("FITTED" in title) == (kind == "fitted")
+    assert "small" in title
+
+
+def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> None:
+    meta = small_meta(shape=small_shape(layers=1), lookahead=())
+    pairs = [random_request(request, meta, output=1) for request in range(4)]
+    found = analyse(Trace.open(write_trace(tmp_path / "tiny.trace", meta, [pairs])), Settings())
+    assert "coverage" not in found.tables  # no decode iterations
+    drawn = {path.stem for path in draw_all(found, tmp_path)}
+    assert drawn == PICTURES - {"coverage"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train-split", "1.5"], "--train-split 1.5"),
+        (["--requests", "0"], "--requests 0"),
+        (["--sample", "0"], "--sample 0"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--request", "99"], "--request 99"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    trace: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert traces(["analyse", str(trace), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_matplotlib_is_not_loaded_without_pictures(trace: Path) -> None:
+    code = (
+        "import sys; from traces.__main__ import main; main(sys.argv[1:]); "
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'torch')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "analyse", str(trace)],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,185 @@
+"""Data sets of the hub are read by the real libraries: from folders in their layout, and from a hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("datasets")
+
+from common.errors import UserError
+from tests.support.hub_stub import COMMIT, TOKEN, Hub, serving
+from traces.prompts.hub_prompts import rows_of_array
+from traces.prompts.prompt_sets import HUB_SETS, PromptChoice, read_prompts
+
+LMSYS, SHAREGPT = HUB_SETS["lmsys-chat-1m"], HUB_SETS["sharegpt"]
+ROWS = 40
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+A copy for tests.
+"""
+
+
+def asked(number: int) -> str:
+    """What the user of a conversation says; every fifth says what another has said."""
+    return f"Frage {number % 5 and number}: wie groß?\u2028Genau?"
+
+
+def lmsys_row(number: int) -> dict[str, Any]:
+    """In the columns of the data set's card."""
+    talk = [{"content": asked(number), "role": "user"}, {"content": f"Antwort {number}", "role": "assistant"}]
+    flags = {"categories": {"hate": False}, "category_scores": {"hate": 0.1}, "flagged": False}
+    return {
+        "conversation_id": f"{number:032x}",
+        "model": "vicuna-13b",
+        "conversation": talk,
+        "turn": 1,
+        "language": "German",
+        "openai_moderation": [flags, flags],
+        "redacted": False,
+    }
+
+
+def sharegpt_item(number: int) -> dict[str, Any]:
+    talk = [{"from": "human", "value": asked(number)}, {"from": "gpt", "value": "Zeile\nund Zeile\r\n"}]
+    return {"id": f"abc_{number}", "conversations": talk if number % 8 else talk[1:]}
+
+
+@pytest.fixture(scope="module")
+def lmsys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layout of lmsys/lmsys-chat-1m, in two files."""
+    folder = tmp_path_factory.mktemp("lmsys")
+    (folder / "data").mkdir()
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    for part in (0, 1):
+        rows = [lmsys_row(number) for number in range(part * ROWS // 2, (part + 1) * ROWS // 2)]
+        pq.write_table(
+            pa.Table.from_pylist(rows), folder / "data" / f"train-0000{part}-of-00002-0123456789abcdef.parquet"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharegpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharegpt")
+    assert SHAREGPT.file is not None
+    items = [sharegpt_item(number) for number in range(ROWS)]
+    (folder / SHAREGPT.file).write_text(json.dumps(items, indent=2, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(lmsys: Path, sharegpt: Path) -> Iterator[Hub]:
+    with serving({LMSYS.repository: lmsys, SHAREGPT.repository: sharegpt}, gated=(LMSYS.repository,)) as server:
+        yield server
+
+
+def ours(url: str, cache: Path, *arguments: str, token: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """`python -m traces prompts` with another hub than the public one, which must be known before the libraries are."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    more = {"HF_ENDPOINT": url, "HF_HOME": str(cache)} | ({"HF_TOKEN": token} if token else {})
+    line = [sys.executable, "-m", "traces", "prompts", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=clean | more)
+
+
+# Copies in folders and files
+
+
+def test_a_folder_with_a_copy_is_read_in_the_order_of_its_files(lmsys: Path) -> None:
+    found = read_prompts(PromptChoice(name=str(lmsys)))
+    kept = [number for number in range(ROWS) if number % 5 or not number]
+    assert [(one.text, one.line) for one in found.prompts] == [(asked(number), number + 1) for number in kept]
+    assert {one.source for one in found.prompts} == {lmsys.name}
+    assert found.dropped == {"seen before": ROWS - len(kept)}
+
+
+def test_other_columns_can_be_taken(lmsys: Path) -> None:
+    found = read_prompts(PromptChoice(name=str(lmsys), field="conversation.1.content", limit=2))
+    assert [one.text for one in found.prompts] == ["Antwort 0", "Antwort 1"]
+
+
+def test_a_downloaded_array_gives_what_the_streamed_one_gives(sharegpt: Path) -> None:
+    assert SHAREGPT.file is not None
+    file = sharegpt / SHAREGPT.file
+    streamed = [row.data for row in rows_of_array("sharegpt", str(file))]
+    assert streamed == json.loads(file.read_text(encoding="utf-8"))
+    found = read_prompts(PromptChoice(name=str(file)))
+    kept = [number for number in range(ROWS) if number % 8 and number % 5]
+    assert [one.text for one in found.prompts if one.text != asked(0)] == [asked(number) for number in kept]
+    assert found.dropped["without text of a user"] == ROWS // 8
+
+
+def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read as a data set: ") as told:
+        read_prompts(PromptChoice(name=str(tmp_path)))
+    assert str(tmp_path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+# A hub
+
+
+def test_a_set_of_the_hub_is_streamed_and_its_commit_told(hub: Hub, tmp_path: Path) -> None:
+    hub.read.clear()
+    done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3", "--json", token=TOKEN)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["name"] == f"lmsys-chat-1m (lmsys/lmsys-chat-1m@{COMMIT})"
+    assert told["examples"] == [{"source": "lmsys-chat-1m", "prompt": asked(number)} for number in range(3)]
+    assert not any(name.startswith("train-00001") for name in hub.read)  # the second file is not needed
+
+
+def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> None:
+    done = ours(hub.url, tmp_path, f"sharegpt@{COMMIT}", "--sample", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["name"] == f"sharegpt ({SHAREGPT.repository}@{COMMIT}), 3 of the first 29, seed 0"
+    assert told["prompts"] == 3
+    assert done.stderr.startswith("sharegpt@5eb1f4")
+    assert done.stderr.endswith(": left out 6 seen before, 5 without text of a user\n")
+
+
+def test_who_may_not_read_a_gated_set_is_told_what_to_do(hub: Hub, tmp_path: Path) -> None:
+    done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: lmsys-chat-1m: access is refused; accept the terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m"
+        " with your account, then log in here with `hf auth login` or set HF_TOKEN\n"
+    )
+
+
+def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
+    done = ours(hub.url, tmp_path, "sharegpt@v7", "--limit", "3")
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} has no revision 'v7'\n"
+    )
+
+
+def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
+    done = ours("http://127.0.0.1:1", tmp_path, "sharegpt", "--limit", "3")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} cannot be read:"
+    )
+    assert "name a file or a folder with a copy" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_the_library_one_line_says_how_to_install_it() -> None:
+    code = "import sys; sys.modules['datasets'] = None; from traces.__main__ import main; "
+    code += "sys.exit(main(['prompts', 'sharegpt', '--limit', '3']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: sharegpt needs datasets: pip install 'finemoe-lab[models]'\n")

@@ -1,0 +1,90 @@
+"""What was drawn or put together anew says so in every table and every picture; what was recorded never does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.__main__ import main as sim
+from tests.support.compare_helpers import passed_off
+from tests.support.run_helpers import SHAPE, arguments
+from tests.support.trace_helpers import small_trace
+from traces.__main__ import main as traces
+from traces.format import provenance
+from traces.format.schema import KINDS
+from validate.__main__ import main as validate
+
+MADE_UP = {"synthetic": "SYNTHETIC", "fitted": "FITTED"}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def trace(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_trace(tmp_path_factory.mktemp(kind) / "some.trace", 10, shape=SHAPE, kind=kind)
+
+
+@pytest.fixture(scope="module")
+def results(trace: Path) -> Path:
+    out = trace.with_name("results")
+    assert sim(arguments(trace, "--out", out, "--detail", "events", policies=("lru",))) == 0
+    return out
+
+
+@pytest.fixture
+def said(kind: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command and looks for the kind in what it prints, or in the texts of the picture that it draws."""
+
+    def run(main: Any, *words: Any, picture: Path | None = None) -> None:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 0
+        text = picture.read_text() if picture else capsys.readouterr().out
+        for name, word in MADE_UP.items():
+            assert (word in text) == (kind == name)
+        assert picture or provenance.label(kind) in text
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["info", "check", "analyse"])
+def test_commands_of_traces_say_it(said: Any, trace: Path, command: str) -> None:
+    said(traces, command, trace)
+
+
+def test_commands_of_sim_say_it(said: Any, trace: Path, results: Path, tmp_path: Path) -> None:
+    said(sim, *arguments(trace, policies=("lru", "belady")))
+    said(sim, "plot", results, "--out", tmp_path / "a.svg", picture=tmp_path / "a.svg")
+    predict = ["predict", trace, "--policy", "finemoe", "--distance", 1]
+    said(sim, *predict)
+    said(sim, *predict, "--plot", tmp_path / "b.svg", picture=tmp_path / "b.svg")
+
+
+def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
+    measured = passed_off(results, tmp_path / "measured")
+    compare = ["compare", results, measured]
+    said(validate, *compare)
+    said(validate, *compare, "--plot", tmp_path / "a.svg", picture=tmp_path / "a.svg")
+
+
+def test_programs_are_told_too(kind: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"trace_kind": kind}
+    assert sim(arguments(trace, "--json", policies=("lru",))) == 0
+    assert all(told.items() <= each.items() for each in json.loads(capsys.readouterr().out))
+    assert sim(["predict", str(trace), "--policy", "finemoe", "--distance", "1", "--json"]) == 0
+    assert all(told.items() <= each.items() for each in json.loads(capsys.readouterr().out))
+    for command in ("info", "analyse"):
+        assert traces([command, str(trace), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["kind"] == kind
+
+
+def test_no_module_chooses_the_words_by_itself() -> None:
+    root = Path(__file__).parents[2]
+    files = [file for package in ("policies", "traces", "sim", "validate") for file in (root / package).rglob("*.py")]
+    assert [file.name for file in files if any(word in file.read_text() for word in MADE_UP.values())] == [
+        "provenance.py"
+    ]

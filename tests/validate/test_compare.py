@@ -1,0 +1,317 @@
+"""`python -m validate compare`: simulated beside measured."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from sim.__main__ import main as sim
+from tests.support.compare_helpers import passed_off, slower
+from tests.support.run_helpers import arguments, frames
+from validate.__main__ import main
+from validate.cli.compare import COLUMNS, COUNTS, METRICS, compare
+
+POLICIES = ("finemoe", "lru", "oracle")
+
+
+@pytest.fixture(scope="module")
+def simulated(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("simulated") / "simulated"
+    assert sim(arguments(trace, "--out", out, "--detail", "events", policies=POLICIES)) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def measured(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, but each time takes a quarter longer."""
+    return passed_off(simulated, tmp_path_factory.mktemp("measured") / "measured", slower)
+
+
+@pytest.fixture
+def compared(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command; the answer is what it printed."""
+
+    def run(*words: Any) -> str:
+        capsys.readouterr()
+        assert main(["compare", *map(str, words)]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        return captured.out
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command, which must end with 2; the answer is its one line."""
+
+    def run(*words: Any) -> str:
+        capsys.readouterr()
+        assert main(["compare", *map(str, words)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        return captured.err.removeprefix("error: ").removesuffix("\n")
+
+    return run
+
+
+# ---- the numbers -----------------------------------------------------------------------------------------------------
+
+
+COMPARED = [metric.column for metric in (*METRICS, *COUNTS)]
+
+
+def summary(policy: str = "lru", **values: Any) -> pd.DataFrame:
+    """A row in which all is 1 but what is given."""
+    return pd.DataFrame([{"policy": policy} | dict.fromkeys(COMPARED, 1.0) | values])
+
+
+def row(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> dict[str, Any]:
+    found = compare(one, other)
+    (only,) = found[found["metric"] == metric].to_dict("records")
+    return only
+
+
+def test_errors_are_simulated_minus_measured_and_relative_to_what_was_measured() -> None:
+    found = row(summary(tpot_s_mean=0.009), summary(tpot_s_mean=0.012), "tpot_s_mean")
+    assert (found["policy"], found["unit"], found["simulated"], found["measured"]) == ("lru", "s", 0.009, 0.012)
+    assert found["absolute_error"] == pytest.approx(-0.003)
+    assert found["relative_error"] == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize(("one", "other"), [(None, 0.5), (0.5, None), (None, None), (0.5, float("nan"))])
+def test_what_one_side_does_not_have_has_no_error(one: float | None, other: float | None) -> None:
+    found = row(summary(ttft_s_mean=one), summary(ttft_s_mean=other), "ttft_s_mean")
+    assert math.isnan(found["absolute_error"])
+    assert math.isnan(found["relative_error"])
+
+
+def test_nothing_measured_has_an_absolute_error_only() -> None:
+    found = row(summary(late_rate=0.25), summary(late_rate=0.0), "late_rate")
+    assert found["absolute_error"] == 0.25
+    assert math.isnan(found["relative_error"])
+
+
+def test_policies_are_those_in_both_in_the_order_of_the_simulation() -> None:
+    one = pd.concat([summary("c"), summary("a"), summary("b")])
+    other = pd.concat([summary("b"), summary("d"), summary("c")])
+    assert list(dict.fromkeys(compare(one, other)["policy"])) == ["c", "b"]
+
+
+def test_each_metric_stands_once_per_policy() -> None:
+    found = compare(summary(), summary())
+    assert found.columns.tolist() == list(COLUMNS)
+    assert found["metric"].tolist() == COMPARED
+    assert {
+        *("ttft_s_mean", "ttft_s_p50", "ttft_s_p95", "tpot_s_mean", "tpot_s_p50", "tpot_s_p95"),
+        *(
+            "tpot_over_no_offload",
+            "tpot_over_clairvoyant",
+            "hit_rate",
+            "hit_rate_prefill",
+            "hit_rate_decode",
+            "late_rate",
+            "miss_rate",
+        ),
+        *("prefetch_useful", "prefetch_late", "prefetch_wasted", "bytes_per_token", "makespan_s"),
+        *("distinct_demands", "hits", "late", "misses"),
+    } == set(found["metric"])
+
+
+# ---- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_a_quarter_slower_is_underestimated_by_a_fifth(compared: Any, simulated: Path, measured: Path) -> None:
+    found = {(each["policy"], each["metric"]): each for each in json.loads(compared(simulated, measured, "--json"))}
+    assert {policy for policy, _ in found} == set(POLICIES)
+    for policy in POLICIES:
+        for metric in ("ttft_s_mean", "tpot_s_p95", "makespan_s"):
+            assert found[policy, metric]["relative_error"] == pytest.approx(-0.2)
+        for metric in ("hit_rate", "hits", "late", "misses", "distinct_demands"):
+            assert found[policy, metric]["absolute_error"] == 0
+    assert found["lru", "prefetch_useful"]["simulated"] is None
+    assert found["lru", "prefetch_useful"]["relative_error"] is None
+
+
+def test_the_table_says_which_is_which_in_readable_units(compared: Any, simulated: Path, measured: Path) -> None:
+    printed = compared(simulated, measured)
+    heading = printed.split("\n\n")[0]
+    assert "Simulated on rtx3090x6, measured on bench: 3 requests of small.trace" in heading
+    assert "8 of 32 experts" in heading
+    lru = next(block for block in printed.split("\n\n") if block.startswith("lru"))
+    tpot_ms = frames(simulated)["summary"].set_index("policy").at["lru", "tpot_s_mean"] * 1e3
+    (line,) = [line.split() for line in lru.splitlines() if line.startswith("TPOT mean")]
+    assert line == ["TPOT", "mean", "ms", f"{tpot_ms:.2f}", f"{tpot_ms * 1.25:.2f}", f"{-tpot_ms / 4:+.2f}", "-20.0%"]
+    (line,) = [line.split() for line in lru.splitlines() if line.startswith("prefetches useful")]
+    assert line[2:] == ["%", "–", "–", "–", "–"]
+
+
+def test_exact_counts_are_equal_or_told_by_how_many(compared: Any, simulated: Path, tmp_path: Path) -> None:
+    def one_hit_less(name: str, frame: pd.DataFrame) -> None:
+        if name == "summary":
+            frame.loc[frame["policy"] == "lru", "hits"] -= 1
+            frame.loc[frame["policy"] == "lru", "misses"] += 1
+
+    printed = compared(simulated, passed_off(simulated, tmp_path / "measured", one_hit_less))
+    counts = printed.split("Exact counts")[1].splitlines()
+    told = {(words[0], words[1]): words[-1] for words in map(str.split, counts) if words and words[0] in POLICIES}
+    assert told == {
+        (policy, count): {("lru", "hits"): "+1", ("lru", "misses"): "-1"}.get((policy, count), "equal")
+        for policy in POLICIES
+        for count in ("distinct", "hits", "late", "misses")
+    }
+
+
+def test_policies_in_one_folder_only_are_named(
+    capsys: pytest.CaptureFixture[str], simulated: Path, trace: Path, tmp_path: Path
+) -> None:
+    assert sim(arguments(trace, "--out", tmp_path / "other", policies=("lru", "no-offload"))) == 0
+    passed_off(tmp_path / "other", tmp_path / "measured")
+    expected = [
+        "only simulated, so not compared: finemoe, oracle",
+        "only measured, so not compared: no-offload",
+    ]
+    capsys.readouterr()
+    assert main(["compare", str(simulated), str(tmp_path / "measured")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == expected
+    assert main(["compare", str(simulated), str(tmp_path / "measured"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert {each["policy"] for each in json.loads(captured.out)} == {"lru"}
+    assert captured.err.splitlines() == expected
+
+
+def test_the_file_is_tidy_and_knows_both_runs(compared: Any, simulated: Path, measured: Path, tmp_path: Path) -> None:
+    out = tmp_path / "below" / "a.parquet"
+    printed = json.loads(compared(simulated, measured, "--json", "--out", out))
+    found = pd.read_parquet(out)
+    assert found.columns.tolist() == list(COLUMNS)
+    assert not found.duplicated(["policy", "metric"]).any()
+    for each, (_, values) in zip(printed, found.iterrows(), strict=True):
+        for key, value in each.items():
+            assert pd.isna(values[key]) if value is None else values[key] == value
+    meta = json.loads(pq.read_schema(out).metadata[b"finemoe_lab"])
+    assert (meta["simulated"]["simulated"], meta["measured"]["simulated"]) == (True, False)
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_comparing_loads_no_torch() -> None:
+    code = "import sys, validate.cli.compare; print({'torch', 'transformers'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# ---- what cannot be compared -----------------------------------------------------------------------------------------
+
+
+def test_folders_the_other_way_round_are_refused(refused: Any, simulated: Path, measured: Path) -> None:
+    said = refused(measured, simulated)
+    assert said == f"{measured} holds measured results; the first folder must hold simulated ones"
+
+
+def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path) -> None:
+    assert (
+        refused(simulated, simulated)
+        == f"{simulated} holds simulated results; the second folder must hold measured ones"
+    )
+    assert (
+        refused(measured, measured) == f"{measured} holds measured results; the first folder must hold simulated ones"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trace_digest", "ab"),
+        ("cache_experts", 9),
+        ("gpus", 2),
+        ("replicas", 2),
+        ("batch_size", 4),
+        ("seed", 1),
+        ("train_split", 0.5),
+    ],
+)
+def test_another_setting_is_refused_by_its_name_and_both_values(
+    refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    other = passed_off(simulated, tmp_path / "measured", **{field: value})
+    here = json.loads((simulated / "meta.json").read_text())[field]
+    said = refused(simulated, other)
+    assert said.startswith(f"{field} differs: {here} in {simulated}, {value} in {other}; ")
+
+
+@pytest.mark.parametrize(("field", "value"), [("hidden", 5), ("weight_bytes", 4.0), ("layers", 7)])
+def test_another_size_of_the_model_is_refused(
+    refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    model = json.loads((simulated / "meta.json").read_text())["model"]
+    other = passed_off(simulated, tmp_path / "measured", model=model | {field: value})
+    assert f"model {field} differs: {model[field]} in {simulated}, {value} in {other}" in refused(simulated, other)
+
+
+def test_the_models_name_may_differ(compared: Any, simulated: Path, tmp_path: Path) -> None:
+    model = json.loads((simulated / "meta.json").read_text())["model"]
+    assert compared(simulated, passed_off(simulated, tmp_path / "measured", model=model | {"name": "mine"}))
+
+
+@pytest.mark.parametrize(("field", "value"), [("requests", 2), ("expert_slots", 9)])
+def test_other_requests_or_slots_of_a_policy_are_refused(
+    refused: Any, simulated: Path, tmp_path: Path, field: str, value: int
+) -> None:
+    def change(name: str, frame: pd.DataFrame) -> None:
+        if name == "summary":
+            frame.loc[frame["policy"] == "lru", field] = value
+
+    other = passed_off(simulated, tmp_path / "measured", change)
+    here = {"requests": 3, "expert_slots": 8}[field]
+    assert f"{field} of lru differs: {here} in {simulated}, {value} in {other}" in refused(simulated, other)
+
+
+def test_results_without_a_policy_in_common_are_refused(
+    refused: Any, simulated: Path, trace: Path, tmp_path: Path
+) -> None:
+    assert sim(arguments(trace, "--out", tmp_path / "other", policies=("finemoe,capacity=9",))) == 0
+    other = passed_off(tmp_path / "other", tmp_path / "measured")
+    said = refused(simulated, other)
+    assert said == f"no policy is in both: finemoe, lru, oracle in {simulated}, finemoe,capacity=9 in {other}"
+
+
+def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path, tmp_path: Path) -> None:
+    def older(name: str, frame: pd.DataFrame) -> None:
+        if name == "summary":
+            del frame["misses"]
+
+    other = passed_off(simulated, tmp_path / "measured", older)
+    assert refused(simulated, other) == f"{other}: its summary has no column misses; run again to write one"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--out", "a.csv"), "--out a.csv: the name must end in .parquet"),
+        (("--plot", "a.jpg"), "--plot a.jpg: the name must end in .png or .svg or .pdf"),
+        (("--iteration", 3), "--iteration 3: it chooses what --plot draws, which is not given"),
+    ],
+)
+def test_a_wrong_word_is_one_line(
+    refused: Any, simulated: Path, measured: Path, more: tuple[Any, ...], said: str
+) -> None:
+    assert refused(simulated, measured, *more) == said
+
+
+def test_a_folder_that_holds_no_results_is_one_line(refused: Any, simulated: Path, tmp_path: Path) -> None:
+    assert "summary.parquet is missing" in refused(simulated, tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    refused: Any, simulated: Path, measured: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    said = refused(simulated, measured, "--out", tmp_path / "file" / "a.parquet")
+    assert said.startswith(f"{tmp_path}/file/a.parquet: the comparison could not be written: ")

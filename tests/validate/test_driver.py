@@ -1,0 +1,158 @@
+"""The validator's loop with real threads: nothing is lost, and whatever fails ends the run at once."""
+
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from policies.base import Policy, Prefetcher
+from policies.cache.invariants import InvariantChecker
+from policies.cache.observed_cache import ObservedCache
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.registry import make_policy
+from policies.types import Prefetch
+from sim.engine.batching import fixed_batches, gates_of
+from sim.engine.recorder import Recorder
+from sim.simulate import Setting, simulate
+from tests.support.builders import machine, random_requests, shape
+from tests.validate.test_one_log import Restless
+from validate.driver.clock import Clock
+from validate.driver.threaded_driver import Driver
+
+MODEL = shape(layers=4, experts=6, top_k=2)
+REQUESTS = random_requests(MODEL, np.random.default_rng(3), requests=3, decoded=6, prefill_tokens=5, hidden=3)
+
+
+def play(policy, *, move, requests=REQUESTS, slots=(3, 4), compute=lambda expert: None, chunk_bytes=None):
+    """Run the requests with real threads; the cache after it."""
+    policy.evictor.start(MODEL, None)
+    policy.prefetcher.start(MODEL, requests, None, np.random.default_rng(0))
+    cache = ObservedCache(MODEL, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[InvariantChecker()])
+    recorder = Recorder()
+    with Driver(policy=policy, cache=cache, move=move, recorder=recorder, clock=Clock()) as driver:
+        for step in fixed_batches(requests, 1):
+            gates = gates_of(step)
+            driver.begin_iteration(step.batch, step.starting)
+            for layer, experts in enumerate(step.demands):
+                driver.begin_layer(layer)
+                seen = []
+                for expert in driver.gated(gates[layer], experts):
+                    compute(expert)
+                    driver.computed(expert)
+                    seen.append(expert)
+                assert sorted(seen) == experts
+            driver.end_iteration(step.maps, step.ending)
+    return cache, recorder
+
+
+def lru(**choices) -> Policy:
+    return Policy(prefetcher=Prefetcher(), evictor=LeastRecentlyUsed(), **choices)
+
+
+def jittered(seed: int):
+    """A copy of random length, from none to longer than a layer."""
+    draw = random.Random(seed)
+    return lambda copy: time.sleep(draw.choice([0.0, 0.0, 1e-5, 3e-4]))
+
+
+def in_threads_of_this_test() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("link", "predictor"))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_a_policy_does_real_threads_keep_every_invariant_and_end(seed):
+    rng = np.random.default_rng(seed)
+    policy = Policy(
+        prefetcher=Restless(seed, MODEL),
+        evictor=LeastRecentlyUsed(),
+        blocking_prediction=bool(rng.integers(2)),
+        blocking_prefetch=bool(rng.integers(2)),
+        compute_on_arrival=bool(rng.integers(2)),
+    )
+    chunk_bytes = [None, 7][seed % 2]
+    cache, recorder = play(
+        policy, move=jittered(seed), chunk_bytes=chunk_bytes, slots=[(2,), (3, 4), (1, 1, 1)][seed % 3]
+    )
+    counts = cache.counts
+    steps = list(fixed_batches(REQUESTS, 1))
+    assert counts.hits + counts.late + counts.misses == sum(len(each) for step in steps for each in step.demands)
+    assert recorder.iterations()["iteration"].tolist() == list(range(len(steps)))
+    assert in_threads_of_this_test() == []
+
+
+@pytest.mark.parametrize("slots", [(2,), (9,), (4, 3), (8, 8, 8)])
+def test_on_demand_hits_and_copies_equal_the_simulated_ones(slots):
+    """What is there when a layer asks depends on the order of demands alone, not on how long anything takes."""
+    setting = Setting(model=MODEL, hardware=machine(len(slots)), cache_experts=sum(slots))
+    simulated = simulate("lru", setting, REQUESTS)
+    cache, recorder = play(lru(), move=jittered(1), slots=slots)
+    assert cache.counts == simulated.counts
+    columns = ["hits", "late", "misses"]
+    assert recorder.iterations()[columns].equals(simulated.iterations[columns])
+
+
+def test_finemoe_runs_beside_inference():
+    cache, _ = play(
+        make_policy("finemoe,prefetch_distance=2"), move=lambda copy: None, compute=lambda _: time.sleep(1e-4)
+    )
+    assert cache.counts.prefetched > 0
+    assert cache.counts.useful > 0
+
+
+def test_a_copy_that_fails_ends_the_run_with_its_message():
+    copies = []
+
+    def failing(copy):
+        copies.append(copy)
+        if len(copies) == 7:
+            raise OSError(5, "Input/output error")
+
+    begun = time.perf_counter()
+    with pytest.raises(UserError, match=r"the link [01] has failed: OSError: \[Errno 5\] Input/output error"):
+        play(lru(), move=failing)
+    assert time.perf_counter() - begun < 1
+    assert in_threads_of_this_test() == []
+
+
+def test_a_prefetcher_that_fails_ends_the_run_with_its_message():
+    class Broken(Prefetcher):
+        def on_gate(self, batch, gate):
+            yield Prefetch(0, [0], [1.0])
+            raise ZeroDivisionError("no such luck")
+
+    with pytest.raises(UserError, match="the predictor has failed: ZeroDivisionError: no such luck"):
+        play(Policy(prefetcher=Broken(), evictor=LeastRecentlyUsed(), blocking_prediction=True), move=lambda copy: None)
+    assert in_threads_of_this_test() == []
+
+
+def test_an_error_of_the_user_passes_as_it_is():
+    class Refusing(Prefetcher):
+        def on_batch(self, batch):
+            raise UserError("finemoe: no")
+
+    with pytest.raises(UserError, match=r"^finemoe: no$"):
+        play(Policy(prefetcher=Refusing(), evictor=LeastRecentlyUsed()), move=lambda copy: time.sleep(1e-3))
+
+
+def test_a_copy_that_hangs_does_not_hold_up_an_interruption():
+    """Ctrl-C while the model waits for a copy that never comes."""
+    hanging = threading.Event()
+
+    def interrupt(expert):
+        raise KeyboardInterrupt
+
+    begun = time.perf_counter()
+    first = []
+
+    def move(copy):
+        first.append(copy)
+        if len(first) > 1:
+            hanging.wait(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        play(lru(), move=move, compute=interrupt)
+    assert time.perf_counter() - begun < 2
+    hanging.set()

@@ -1,0 +1,265 @@
+"""`validate replay` and `validate calibrate` as a user calls them, on a tiny checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sim.__main__ import main as sim
+from sim.engine.batching import fixed_batches
+from sim.hardware.profile import read_profile, write_profile
+from tests.support.profiles import flat_profile
+from tests.support.tiny_models import save_tiny
+from traces.format.reader import Trace, split
+from validate.__main__ import main as validate
+from validate.driver.threaded_driver import Driver
+from validate.offload.arena import Arena
+
+PROMPTS = "\n".join(" ".join(f"w{4 + (7 * line + place) % 190}" for place in range(3 + line % 5)) for line in range(9))
+ON_DEMAND = ["hits", "late", "misses", "distinct_demands", "copies", "evictions", "copied_bytes"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "prompts.txt").write_text(PROMPTS)
+    return save_tiny(folder / "tiny", "qwen2_moe")
+
+
+def arguments(checkpoint: Path, *more: object) -> list[str]:
+    common = [
+        "replay",
+        checkpoint,
+        "--prompts",
+        checkpoint.parent / "prompts.txt",
+        "--max-new-tokens",
+        6,
+        "--threads",
+        1,
+    ]
+    return [str(each) for each in (*common, *more)]
+
+
+def replayed(checkpoint: Path, capsys, *more: object):
+    assert validate(arguments(checkpoint, "--json", *more)) == 0
+    return {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize(
+    ("devices", "replicas", "batch_size", "cache"),
+    [(1, 1, 1, 12), (1, 1, 2, 4), (3, 1, 1, 9), (3, 2, 1, 9), (2, 1, 3, 20), (2, 2, 3, 4)],
+    ids=lambda value: str(value),
+)
+def test_on_demand_counts_equal_the_simulated_ones_exactly(
+    checkpoint, capsys, tmp_path, devices, replicas, batch_size, cache
+):
+    """Of the very routing that the replay recorded, on as many devices."""
+    trace = tmp_path / "replayed.trace"
+    sizes = ["--cache-experts", cache, "--batch-size", batch_size, "--replicas", replicas, "--policy", "lru"]
+    if batch_size == 1:
+        sizes += ["--policy", "oracle"]
+    measured = replayed(checkpoint, capsys, *sizes, "--devices", devices, "--record", trace, "--check")
+    profile = tmp_path / "machine.toml"
+    write_profile(profile, flat_profile(Trace.open(trace).shape, gpus=devices))
+    assert sim([str(each) for each in ("run", trace, "--hardware", profile, *sizes, "--json")]) == 0
+    simulated = {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
+    assert measured.keys() == simulated.keys()
+    for policy, own in measured.items():
+        assert {key: own[key] for key in ON_DEMAND} == {key: simulated[policy][key] for key in ON_DEMAND}
+        assert own["simulated"] is False
+        assert simulated[policy]["simulated"] is True
+
+
+def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys, tmp_path):
+    trace, profile = tmp_path / "replayed.trace", tmp_path / "machine.toml"
+    sizes = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events"]
+    assert validate(arguments(checkpoint, *sizes, "--record", trace, "--out", tmp_path / "measured")) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Measured, not simulated: 3 requests of replayed.trace (captured) by tiny\n")
+    assert validate(["calibrate", str(checkpoint), "--out", str(profile), "--max-tokens", "16", "--threads", "1"]) == 0
+    assert "GB/s" in capsys.readouterr().out
+    run = ["run", trace, "--hardware", profile, *sizes, "--out", tmp_path / "simulated"]
+    assert sim([str(each) for each in run]) == 0
+    capsys.readouterr()
+    compare = ["compare", tmp_path / "simulated", tmp_path / "measured", "--plot", tmp_path / "both.png"]
+    assert validate([str(each) for each in compare]) == 0
+    assert "lru       misses" in capsys.readouterr().out
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    events = pd.read_parquet(tmp_path / "measured" / "events.parquet")
+    assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
+    summary = pd.read_parquet(tmp_path / "measured" / "summary.parquet")
+    assert not summary["simulated"].any()
+    assert json.loads((tmp_path / "measured" / "meta.json").read_text())["simulated"] is False
+
+
+def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, tmp_path, monkeypatch):
+    """Policies that speculate see early what the recording has."""
+    trace, seen = tmp_path / "replayed.trace", []
+
+    def spying(driver, gate, experts):
+        seen.append((gate.layer, {distance: probs.copy() for distance, probs in gate.lookahead.items()}))
+        return gated(driver, gate, experts)
+
+    gated = Driver.gated
+    monkeypatch.setattr(Driver, "gated", spying)
+    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2"]
+    measured = replayed(checkpoint, capsys, *sizes, "--record", trace)
+    assert measured["mixtral-offloading"]["prefetched_copies"] > 0
+    opened = Trace.open(trace)
+    _, test = split(opened.request_ids, 0.7, np.random.default_rng(0))
+    (step, *_) = fixed_batches(opened.iter(test[:1]), 1)
+    for layer in range(3):
+        number, ahead = seen[layer]
+        assert number == layer
+        assert ahead.keys() == {1, 2}
+        for distance, probs in ahead.items():
+            np.testing.assert_array_equal(probs, step.lookahead[distance][:, layer])
+
+
+def test_a_policy_that_speculates_needs_lookahead(checkpoint, capsys):
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "mixtral-offloading")) == 2
+    error = "needs a column lookahead_1, which a replay without --lookahead does not have"
+    assert error in capsys.readouterr().err
+
+
+def test_all_prompts_are_recorded_even_if_only_some_are_replayed(checkpoint, capsys, tmp_path):
+    """So that `sim run` divides the trace into history and test as the replay did."""
+    trace = tmp_path / "replayed.trace"
+    measured = replayed(
+        checkpoint, capsys, "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--record", trace
+    )
+    assert len(Trace.open(trace)) == 9
+    run = ["run", trace, "--hardware", "rtx3090", "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--json"]
+    assert sim([str(each) for each in run]) == 0
+    simulated = json.loads(capsys.readouterr().out)[0]
+    assert measured["lru"]["hits"] == simulated["hits"]
+    assert measured["lru"]["requests"] == 2
+
+
+def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoint, capsys, tmp_path):
+    path = tmp_path / "machine.toml"
+    assert validate(["calibrate", str(checkpoint), "--out", str(path), "--max-tokens", "8", "--name", "bench"]) == 0
+    profile = read_profile(path)
+    assert profile.name == "bench"
+    assert profile.measured["device"] == "cpu"
+    assert profile.measured["copy_bytes_per_s"] > 0
+    assert profile.expert.sizes == (1, 2, 4, 8)
+    assert profile.copy.sizes[-1] == profile.model.expert_bytes
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
+        (["--cache-experts", 12, "--devices", 0], "--devices 0: at least 1 is needed"),
+        (["--cache-experts", 12, "--replicas", 2], "replicas 2: on 1 GPU an expert has 1 home"),
+        (["--cache-experts", 12, "--threads", 0], "--threads 0: at least 1 is needed"),
+        (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
+        (["--cache-experts", 12, "--train-split", 1.0], "--train-split 1.0"),
+        (["--cache-experts", 12, "--limit", 0], "--limit 0"),
+        (["--cache-experts", 12, "--max-new-tokens", 500], "exceed the model's context of 128"),
+        (["--cache-experts", 12, "--record", "x.parquet"], "x.parquet: the name of a trace must end in .trace"),
+    ],
+)
+def test_a_mistake_is_one_line(checkpoint, capsys, more, message):
+    assert validate(arguments(checkpoint, "--policy", "lru", *more)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_an_unknown_policy_is_told_before_anything_runs(checkpoint, capsys):
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "finemo")) == 2
+    assert "did you mean 'finemoe'" in capsys.readouterr().err
+
+
+def test_results_that_are_there_already_are_not_touched(checkpoint, capsys, tmp_path):
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru", "--out", tmp_path)) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_copy_thread_that_fails_ends_the_command_with_one_line_and_no_results(
+    checkpoint, capsys, tmp_path, monkeypatch
+):
+    move, moved = Arena.move, []
+
+    def failing(arena, copy):
+        moved.append(copy)
+        if len(moved) == 150:
+            raise OSError(5, "Input/output error")
+        move(arena, copy)
+
+    monkeypatch.setattr(Arena, "move", failing)
+    out = tmp_path / "measured"
+    assert validate(arguments(checkpoint, "--cache-experts", 4, "--policy", "lru", "--out", out)) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "error: the link 0 has failed: OSError: [Errno 5] Input/output error"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_change_on_their_way_are_noticed(checkpoint, capsys, monkeypatch):
+    move = Arena.move
+
+    def garbling(arena, copy):
+        move(arena, copy)
+        if copy.number == 5:
+            next(iter(arena.views(copy.gpu, copy.slot).values())).mul_(1.001)
+
+    monkeypatch.setattr(Arena, "move", garbling)
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru")) == 2
+    assert "the resident model's" in capsys.readouterr().err
+
+
+INTERRUPTED = """
+import sys, threading, time, os, signal
+from validate.__main__ import main
+from validate.driver.threaded_driver import Driver
+gated = Driver.gated
+count = 0
+def slowly(self, gate, experts):
+    global count
+    count += 1
+    if count == 80:
+        print(time.time(), flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+    yield from gated(self, gate, experts)
+Driver.gated = slowly
+code = main(sys.argv[1:])
+print(time.time(), flush=True)
+sys.exit(code)
+"""
+
+
+def test_ctrl_c_in_mid_generation_ends_within_a_second_with_one_line(checkpoint, tmp_path):
+    out = tmp_path / "measured"
+    begun = time.monotonic()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            INTERRUPTED,
+            *arguments(checkpoint, "--cache-experts", 12, "--policy", "finemoe", "--out", out),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert time.monotonic() - begun < 100
+    assert done.returncode == 128 + signal.SIGINT
+    asked, ended = map(float, done.stdout.split())
+    assert ended - asked < 1.0
+    assert done.stderr.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

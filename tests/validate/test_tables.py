@@ -1,0 +1,106 @@
+"""The tables of a profile from times of passes that are made up, so that the answers are known."""
+
+import pytest
+
+from validate.calibration import fits
+from validate.calibration.stopwatch import LayerTimes, PassTimes
+
+MS = 1e-3
+LAYERS, EXPERT, HELD, HEAD, LEAD = 3, 0.5 * MS, 0.1 * MS, 2.0 * MS, 0.25 * MS
+
+
+def dense_s(tokens: int, attended: int) -> float:
+    return (1.0 + 0.1 * tokens + 0.01 * attended) * MS
+
+
+def one_pass(begun_s, *, requests=1, tokens=1, first=False, attended=1, copy_s=0.0, misses=0):
+    """A pass of two experts a layer, the last `misses` of which are copied first."""
+    one = PassTimes(requests, tokens, first, begun_s)
+    now = begun_s + LEAD
+    for _ in range(LAYERS):
+        now += dense_s(tokens, attended)
+        times = LayerTimes(gated_s=now, given_s=[], computed_s=[], hits=2 - misses)
+        now += HELD  # deciding
+        begin = now
+        for expert in range(2):
+            arrived = begin + max(0, expert + 1 - times.hits) * copy_s
+            now = max(now, arrived)
+            times.given_s.append(now)
+            now += EXPERT
+            times.computed_s.append(now)
+        times.over_s = now
+        one.layers.append(times)
+    one.ended_s = now
+    return one
+
+
+def generation(begun_s, prompt, new_tokens=4, requests=1):
+    """A prefill and decode steps, one after the other with `HEAD` between."""
+    passes, context = [], prompt
+    for step in range(new_tokens):
+        first = step == 0
+        tokens = requests * (prompt if first else 1)
+        attended = requests * (prompt * (prompt + 1) // 2 if first else context)
+        passes.append(one_pass(begun_s, requests=requests, tokens=tokens, first=first, attended=attended))
+        begun_s = passes[-1].ended_s + HEAD
+        context += 1
+    return passes
+
+
+def test_attention_is_split_into_tokens_and_positions():
+    passes = [one for prompt in (1, 8, 64) for one in generation(0.0, prompt)]
+    table, per_position = fits.dense(passes)
+    assert per_position == pytest.approx(0.01 * MS)
+    assert table.sizes == (1, 8, 64)
+    assert table.seconds == pytest.approx([1.1 * MS, 1.8 * MS, 7.4 * MS])
+
+
+def test_batches_attend_per_request():
+    passes = [
+        one for prompt, requests in ((4, 1), (64, 1), (16, 3)) for one in generation(0.0, prompt, requests=requests)
+    ]
+    table, per_position = fits.dense(passes)
+    assert per_position == pytest.approx(0.01 * MS)
+    assert dict(zip(table.sizes, table.seconds, strict=True))[3] == pytest.approx(1.3 * MS)
+    assert dict(zip(table.sizes, table.seconds, strict=True))[48] == pytest.approx(5.8 * MS)
+
+
+def test_noise_that_hides_the_slope_leaves_none():
+    passes = [*generation(0.0, 1, new_tokens=2), one_pass(1.0, attended=1)]
+    passes[1].layers[0].over_s -= MS  # the earlier context seems the slower one
+    passes[1].layers[1].over_s -= MS
+    assert fits.dense(passes)[1] == 0.0
+
+
+def test_the_head_is_what_lies_between_passes_and_before_the_first_layer():
+    table = fits.head([*generation(0.0, 5), *generation(9.0, 5, requests=4)])
+    assert table.sizes == (1, 4)
+    assert table.seconds == pytest.approx([HEAD + LEAD] * 2)
+
+
+def test_the_pause_between_two_generations_is_nobodys():
+    assert fits.head([*generation(0.0, 5), *generation(99.0, 5)]).seconds == pytest.approx([HEAD + LEAD])
+
+
+def test_expert_and_bookkeeping():
+    layers = [times for one in generation(0.0, 1) for times in one.layers]
+    assert fits.expert_s(layers) == pytest.approx(EXPERT)
+    assert fits.held_s(layers) == pytest.approx(HELD)
+
+
+@pytest.mark.parametrize("copy_s", [0.2 * MS, 0.5 * MS, 3 * MS])
+def test_the_copy_time_is_found_with_which_the_simulators_rule_gives_the_layers_duration(copy_s):
+    layers = one_pass(0.0, copy_s=copy_s, misses=2).layers
+    assert fits.effective_copy_s(layers, EXPERT, HELD) == pytest.approx(copy_s, abs=1e-9)
+
+
+def test_a_copy_behind_a_hit_shows_only_what_the_hit_does_not_hide():
+    visible = one_pass(0.0, copy_s=3 * MS, misses=1).layers
+    assert fits.effective_copy_s(visible, EXPERT, HELD) == pytest.approx(3 * MS, abs=1e-9)
+    hidden = one_pass(0.0, copy_s=0.2 * MS, misses=1).layers
+    assert fits.effective_copy_s(hidden, EXPERT, HELD) <= EXPERT * 1.0001
+
+
+def test_layers_without_a_copy_say_nothing_of_copies():
+    layers = one_pass(0.0, copy_s=2 * MS, misses=2).layers
+    assert fits.effective_copy_s([*layers, *one_pass(1.0).layers], EXPERT, HELD) == pytest.approx(2 * MS, abs=1e-9)

@@ -1,0 +1,1 @@
+"""What a trace tells about routing: entropy, similarity, reuse, popularity."""

@@ -1,0 +1,229 @@
+"""Does similarity predict reuse, and how many maps cover a workload? (paper fig. 8 and 9, §4.4)
+
+A *pair* is an iteration of a test request and a stored one, that is of a request of the history. Its similarity is a
+cosine: `semantic` of embeddings (eq. 4), `trajectory` of whole expert maps (eq. 5), `ahead` of the first half of the
+layers only. Its overlap is the share of the test iteration's executed experts that the stored one executed too: of all
+layers, for `ahead` of the second half, which the similarity has not seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from policies.types import Bool, Float
+from traces.analysis.iterations import Array, Counts, Iterations, ratio
+
+BINS = 20
+FEWEST = 10  # pairs in a bin that counts
+Single = NDArray[np.float32]
+Picks = Mapping[int, Counts]  # which iterations of which request, counted from its first one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """`n` iterations in random order."""
+
+    request: Counts  # [n]
+    iteration: Counts  # [n] its number in the trace
+    maps: Single  # [n, L, J]
+    demands: Bool  # [n, L, J]
+    embeddings: Single | None  # [n, h]
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+    def first(self, count: int) -> "Sample":
+        """A smaller sample: they are in random order."""
+        kept = slice(count)
+        embeddings = None if self.embeddings is None else self.embeddings[kept]
+        return Sample(
+            request=self.request[kept],
+            iteration=self.iteration[kept],
+            maps=self.maps[kept],
+            demands=self.demands[kept],
+            embeddings=embeddings,
+        )
+
+
+def draw(lengths: Mapping[int, int], count: int, rng: np.random.Generator, skip: int = 0) -> Picks:
+    """Up to `count` different iterations of all that the requests have, each as likely as any other.
+
+    `lengths` gives each request's number of iterations, the first `skip` of which are left out.
+    """
+    requests = np.array(list(lengths), np.int64)
+    available = np.maximum(np.array(list(lengths.values()), np.int64) - skip, 0)
+    ends = available.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.sort(rng.choice(total, min(count, total), replace=False))
+    owner = np.searchsorted(ends, chosen, side="right")
+    place = chosen - (ends - available)[owner] + skip
+    return {int(requests[one]): place[owner == one] for one in np.unique(owner)}
+
+
+class Sampler:
+    """Keeps the iterations that `draw` has picked, as the requests come by."""
+
+    def __init__(self, picks: Picks) -> None:
+        self._picks = picks
+        self._kept: list[tuple[Counts, Counts, Single, Bool, Single | None]] = []
+
+    def add(self, request: Iterations) -> None:
+        """Take from a request what was picked of it."""
+        if request.request not in self._picks:
+            return
+        picked = self._picks[request.request]
+        vectors = None if request.embeddings is None else request.embeddings[picked].astype(np.float32)
+        owner = np.full(len(picked), request.request)
+        self._kept.append(
+            (owner, request.first + picked, request.maps[picked].astype(np.float32), request.demands[picked], vectors)
+        )
+
+    def sample(self, rng: np.random.Generator) -> Sample | None:
+        """All of them, shuffled; `None` if there are none."""
+        if not self._kept:
+            return None
+        owner, picked, maps, demands, vectors = zip(*self._kept, strict=True)
+        order = rng.permutation(sum(map(len, owner)))
+        return Sample(
+            request=np.concatenate(owner)[order],
+            iteration=np.concatenate(picked)[order],
+            maps=np.concatenate(maps)[order],
+            demands=np.concatenate(demands)[order],
+            embeddings=None if vectors[0] is None else np.concatenate(vectors)[order],
+        )
+
+
+def cosines(some: Float, others: Float) -> Single:
+    """`[Q, S]` cosines of `[Q, …]` with `[S, …]`; a zero vector is like nothing."""
+    one, other = (_unit(values.reshape(len(values), -1)) for values in (some, others))
+    products: Single = one @ other.T
+    return products
+
+
+def overlaps(test: Bool, stored: Bool) -> Array:
+    """`[Q, S]`: of the experts that each of `[Q, L, J]` executes, the share that each of `[S, L, J]` executes too."""
+    asked = test.reshape(len(test), -1).astype(np.float32)
+    return ratio(asked @ stored.reshape(len(stored), -1).astype(np.float32).T, asked.sum(axis=1)[:, None])
+
+
+def pearson(one: Sequence[float] | Float, other: Sequence[float] | Float) -> float | None:
+    """Pearson's coefficient; `None` for fewer than three points or where one of them does not vary."""
+    x, y = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def pairs(test: Sample, stored: Sample) -> pd.DataFrame:
+    """Every test iteration with every stored one: a row per kind of similarity and pair.
+
+    `nearest` marks the pair of each test iteration that a search would find: the first with the highest similarity.
+    """
+    half = test.maps.shape[1] // 2
+    kinds = {"trajectory": (cosines(test.maps, stored.maps), overlaps(test.demands, stored.demands))}
+    if half:
+        kinds["ahead"] = (
+            cosines(test.maps[:, :half], stored.maps[:, :half]),
+            overlaps(test.demands[:, half:], stored.demands[:, half:]),
+        )
+    if test.embeddings is not None and stored.embeddings is not None:
+        kinds["semantic"] = (cosines(test.embeddings, stored.embeddings), kinds["trajectory"][1])
+    frames = []
+    for kind, (similarity, share) in kinds.items():
+        nearest = np.zeros(similarity.shape, bool)
+        nearest[np.arange(len(test)), similarity.argmax(axis=1)] = True
+        frames.append(
+            pd.DataFrame(
+                {
+                    "similarity": kind,
+                    "test_request": np.repeat(test.request, len(stored)),
+                    "test_iteration": np.repeat(test.iteration, len(stored)),
+                    "stored_request": np.tile(stored.request, len(test)),
+                    "stored_iteration": np.tile(stored.iteration, len(test)),
+                    "score": similarity.ravel(),
+                    "overlap": share.ravel(),
+                    "nearest": nearest.ravel(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def binned(found: pd.DataFrame) -> pd.DataFrame:
+    """`pairs` in `BINS` equally wide bins from the lowest score to the highest: their mean score and overlap."""
+    edges = np.linspace(found["score"].min(), found["score"].max(), BINS + 1)
+    which = np.clip(np.searchsorted(edges, found["score"], side="right") - 1, 0, BINS - 1)
+    grouped = found.groupby(which)
+    table = grouped[["score", "overlap"]].mean().assign(overlap_std=grouped["overlap"].std(ddof=0))
+    return table.assign(pairs=grouped.size()).rename_axis("bin").reset_index()
+
+
+def correlation(found: pd.DataFrame, bins: pd.DataFrame) -> dict[str, float | int | None]:
+    """Pearson's coefficient of score and overlap in three ways, of `pairs` of one kind and their bins.
+
+    Over all pairs; over the bins with at least `FEWEST` pairs, each counting once; over the test iterations, each
+    with its nearest stored one.
+    """
+    full, nearest = bins[bins["pairs"] >= FEWEST], found[found["nearest"]]
+    return {
+        "pearson_pairs": pearson(found["score"].to_numpy(), found["overlap"].to_numpy()),
+        "pearson_bins": pearson(full["score"].to_numpy(), full["overlap"].to_numpy()),
+        "pearson_nearest": pearson(nearest["score"].to_numpy(), nearest["overlap"].to_numpy()),
+        "pairs": len(found),
+        "bins": len(full),
+        "test_iterations": len(nearest),
+        "mean_overlap": float(found["overlap"].mean()),
+        "nearest_overlap": float(nearest["overlap"].mean()),
+        "nearest_score": float(nearest["score"].mean()),
+    }
+
+
+# ---- coverage of the store -------------------------------------------------------------------------------------------
+
+
+def theory(layers: int, experts: int) -> dict[float, int]:
+    """§4.4: which similarity is guaranteed by how many maps: 2LJ and ½·LJ·ln(LJ)."""
+    total = layers * experts
+    return {0.75: 2 * total, 0.98: max(1, round(total * np.log(total) / 2))}
+
+
+def coverage(test: Sample, stored: Sample, guaranteed: Mapping[float, int]) -> pd.DataFrame:
+    """How near the nearest stored map is (cosine of whole maps), for stores of so many of them.
+
+    A row per size: powers of two that the sample has, and the sizes of `theory` with the similarity that it promises.
+    Stores are the first `maps` of the sample; `maps` is less than `asked_maps` where the sample has no more.
+    """
+    powers = [2**power for power in range(4, 31) if 2**power < min(max(guaranteed.values()), len(stored))]
+    asked_maps = [(size, promised) for promised, size in guaranteed.items()]
+    asked_maps += [(size, np.nan) for size in powers if size not in guaranteed.values()]
+    best = np.full(len(test), -1, np.float32)
+    known, rows = 0, []
+    for asked, promised in sorted(asked_maps):
+        maps = min(asked, len(stored))
+        if maps > known:
+            best = np.maximum(best, cosines(test.maps, stored.maps[known:maps]).max(axis=1))
+            known = maps
+        rows.append(
+            {
+                "asked_maps": asked,
+                "maps": maps,
+                "theory": promised,
+                "similarity_mean": float(best.mean()),
+                "similarity_p50": float(np.quantile(best, 0.5)),
+                "similarity_p05": float(np.quantile(best, 0.05)),
+                "share_at_least_0.75": float((best >= 0.75).mean()),
+                "share_at_least_0.98": float((best >= 0.98).mean()),
+                "test_iterations": len(test),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _unit(vectors: Float) -> Single:
+    lengths = np.sqrt(np.vecdot(vectors, vectors))[:, None]
+    unit: Single = np.divide(vectors, lengths, out=np.zeros(vectors.shape, np.float32), where=lengths > 0)
+    return unit

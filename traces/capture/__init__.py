@@ -1,0 +1,1 @@
+"""Run a Transformers model and record what its routers say."""

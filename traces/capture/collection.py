@@ -1,0 +1,273 @@
+"""Run prompts through a Transformers MoE model and record its routing as a trace.
+
+Prompts are cut into batches by their lengths alone, and each finished batch is one part on the disk. So the batches of
+an interrupted collection are those of a resumed one, and since low bits of a gate may depend on the other requests of
+its batch, whole batches are what is run again.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from policies.types import Float, Int, RecordedRequest
+from traces.capture.gate_recorder import GateRecorder, requests_of
+from traces.capture.generation import TokenizedPrompt, generate, generation_config
+from traces.capture.model_loading import LoadedModel, load
+from traces.capture.model_structure import moe_blocks, shape_of
+from traces.capture.prompt_tokens import FIXED_LENGTH_RULE, tokenized
+from traces.capture.seeded_sampling import SeededSampling
+from traces.capture.token_progress import token_bar
+from traces.format.resumable_folder import PartialFolder
+from traces.format.schema import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.format.writer import TraceWriter
+from traces.prompts.prompt import Prompt
+from traces.prompts.prompt_sets import PromptSet
+
+_PROBE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectSettings:
+    """What to collect, and how."""
+
+    model: str  # "pocket", a folder, or a repository of the hub
+    prompts: PromptSet
+    out: Path
+    max_new_tokens: int
+    exactly: bool = False  # generate `max_new_tokens` for each prompt: what ends a generation is not chosen
+    prompt_tokens: int | None = None  # of each prompt, exactly
+    chat_template: bool = False
+    batch_size: int = 8
+    batch_tokens: int | None = None  # places of a batch, padding and new tokens included; instead of `batch_size`
+    lookahead: tuple[int, ...] = ()
+    temperature: float | None = None  # None: greedy
+    seed: int = 0  # of the sampling
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None  # spread the model over devices, instead of `device`
+    trust_remote_code: bool = False
+    threads: int | None = None  # of the CPU; None: torch's choice
+    revision: str | None = None
+    keep_prompts: bool = False
+    restart: bool = False
+    overwrite: bool = False
+
+
+def collect(settings: CollectSettings) -> Path:
+    """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
+    check_target(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    prompts = settings.prompts.prompts
+    loaded = load(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        device_map=settings.device_map,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    requests = tokenized(
+        prompts,
+        loaded,
+        max_new_tokens=settings.max_new_tokens,
+        where=settings.prompts.where,
+        chat_template=settings.chat_template,
+        prompt_tokens=settings.prompt_tokens,
+    )
+    batches = cut_into_batches(requests, settings)
+    check_lookahead(settings.lookahead, loaded)
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
+        score = probe_score(recorder, loaded, requests[0].tokens)
+        meta = trace_meta(settings, loaded, score)
+        plan = plan_of(loaded, prompts)
+        with TraceWriter(
+            settings.out, meta, plan=plan, restart=settings.restart, overwrite=settings.overwrite
+        ) as writer:
+            _run(batches, recorder, loaded, settings, writer)
+            return writer.finish()
+
+
+def cut_into_batches(requests: Sequence[TokenizedPrompt], settings: CollectSettings) -> list[list[TokenizedPrompt]]:
+    """Requests of similar length together, so that little is padding; the longest first, to run out of memory early.
+
+    A batch takes B × (its longest prompt + the new tokens) places, which `batch_tokens` limits; a request that
+    exceeds the limit alone is a `UserError`.
+    """
+    ordered = sorted(requests, key=lambda request: (-len(request.tokens), request.request))
+    batches: list[list[TokenizedPrompt]] = []
+    while ordered:
+        size = settings.batch_size
+        if settings.batch_tokens is not None:
+            places = len(ordered[0].tokens) + settings.max_new_tokens
+            size = settings.batch_tokens // places
+            if size == 0:
+                line = f"{settings.prompts.where}: line {ordered[0].prompt.line}"
+                raise UserError(
+                    f"{line}: prompt and new tokens are {places}, more than --batch-tokens {settings.batch_tokens}"
+                )
+        batches.append(ordered[:size])
+        del ordered[:size]
+    return batches
+
+
+def check_target(settings: CollectSettings) -> None:
+    """The writer does the same, but only after a model of many gigabytes has been loaded."""
+    if settings.out.suffix != ".trace":
+        raise UserError(f"{settings.out}: the name of a trace must end in .trace")
+    if settings.out.exists() and not settings.overwrite:
+        PartialFolder(settings.out).settle()
+
+
+def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
+    """A `UserError` if no layer has a router so far ahead."""
+    layers = len(moe_blocks(loaded.model))
+    for distance in distances:
+        if not 0 < distance < layers:
+            what = f"must be from 1 to {layers - 1}, since {loaded.name} has {layers} MoE layers"
+            raise UserError(f"lookahead {distance}: {what}")
+
+
+def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
+    """Run a few tokens: a model that cannot be recorded says so before anything is written. Its score function."""
+    with torch.no_grad():
+        loaded.model(input_ids=torch.tensor([tokens[:_PROBE_TOKENS]], device=loaded.device))
+    recorder.take()
+    assert recorder.score is not None  # known from the first pass on
+    return "sigmoid" if recorder.score == "sigmoid" else "softmax"
+
+
+def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMeta:
+    """The description of a trace that is recorded from `loaded`."""
+    return TraceMeta(
+        kind="captured",
+        model=loaded.name,
+        shape=shape_of(loaded.model, name=loaded.name),
+        revision=loaded.revision,
+        config_sha256=loaded.config_sha256,
+        dtype=loaded.dtype,
+        score=score,
+        lookahead=tuple(sorted(set(settings.lookahead))),
+        embedding=True,
+        prompt_text=settings.keep_prompts,
+        seed=None if settings.temperature is None else settings.seed,
+        prompts=settings.prompts.name,
+        generation=_generation_of(settings, loaded),
+        versions=library_versions("torch", "transformers"),
+    )
+
+
+def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, Any]:
+    """How tokens were chosen and batches cut; of what is off by default, only what was on."""
+    said: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "batch_size": settings.batch_size if settings.batch_tokens is None else None,
+        "temperature": settings.temperature,
+        "eos_tokens": list(loaded.eos),
+        "chat_template": settings.chat_template,
+        "attention": str(getattr(loaded.config, "_attn_implementation", None)),
+        "experts": str(getattr(loaded.config, "_experts_implementation", None)),
+    }
+    if settings.batch_tokens is not None:
+        said["batch_tokens"] = settings.batch_tokens
+    if settings.exactly:
+        said["output_tokens"] = settings.max_new_tokens
+    if settings.prompt_tokens is not None:
+        said |= {"prompt_tokens": settings.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
+    if settings.trust_remote_code:
+        said["trust_remote_code"] = True
+    return said
+
+
+def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
+    """What must be the same, beside the meta, for a resumed run to give the same bytes; not a part of the trace."""
+    return {
+        "prompts": sha256_of_json([[prompt.text, prompt.source] for prompt in prompts]),
+        "machine": " and ".join(sorted({_name_of(device) for device in loaded.devices})),
+    }
+
+
+def _name_of(device: torch.device) -> str:
+    """The kind of device, which its bits depend on; how many of them there are does not matter."""
+    if device.type == "cpu":
+        return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _run(
+    batches: Sequence[Sequence[TokenizedPrompt]],
+    recorder: GateRecorder,
+    loaded: LoadedModel,
+    settings: CollectSettings,
+    writer: TraceWriter,
+) -> None:
+    """Run the batches that are not on the disk yet, and put each there when it is done."""
+    left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
+    planned = sum(map(len, left.values())) * settings.max_new_tokens
+    with token_bar(loaded.model, planned, batches=(len(batches) - len(left), len(batches))) as finished:
+        for number, batch in left.items():
+            recorded, counts = _record(batch, recorder, loaded, settings)
+            infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+            writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
+            finished(len(batch) * settings.max_new_tokens, sum(counts))
+            del recorded  # let go before the next batch begins
+
+
+def _record(
+    batch: Sequence[TokenizedPrompt], recorder: GateRecorder, loaded: LoadedModel, settings: CollectSettings
+) -> tuple[list[RecordedRequest], list[int]]:
+    """Generate for one batch: the recordings, and how many tokens each request generated."""
+    ids = [request.request for request in batch]
+    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens, exactly=settings.exactly)
+    draw = []
+    if settings.temperature is not None:
+        draw.append(SeededSampling(temperature=settings.temperature, seed=settings.seed, requests=ids))
+    counts = [len(tokens) for tokens in generate(loaded, batch, config, processors=draw).tokens]
+    return requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch]), counts
+
+
+def info_of(request: TokenizedPrompt, generated: int, settings: CollectSettings) -> RequestInfo:
+    """The row of a request that has generated so many tokens."""
+    return RequestInfo(
+        request=request.request,
+        source=request.prompt.source,
+        prompt_tokens=len(request.tokens),
+        output_tokens=generated,
+        prompt_sha256=request.prompt.sha256,
+        prompt=request.prompt.text if settings.keep_prompts else None,
+    )
+
+
+def embeddings_of(recorded: Sequence[RecordedRequest], model: Any) -> tuple[Int, Float]:
+    """The distinct tokens `[n]` of the recordings and the embedding layer's output for them, float16 `[n, h]`.
+
+    The layer is called once more, since its output for a token is the same in every pass.
+    """
+    distinct = np.unique(np.concatenate([one.token for one in recorded])).astype(np.int32)
+    layer = model.get_input_embeddings()
+    place = layer.weight.device
+    with (
+        torch.no_grad()
+    ):  # where weights are elsewhere until they are used ("meta"), a hook of accelerate takes the tokens
+        vectors = layer(torch.from_numpy(distinct).long().to("cpu" if place.type == "meta" else place))
+    return distinct, vectors.to(torch.float16).cpu().numpy()
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """The same bits from the same machine. On the CPU they are for a fixed number of threads; CUDA has to be told."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,0 +1,176 @@
+"""Load a Transformers model to record: one that ships with the project, a folder, or one of the Hugging Face hub."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from common.errors import UserError, unknown
+from traces.format.schema import sha256_of_json
+from traces.pocket import model_dir
+from traces.pocket.recipe import RECIPES
+
+DTYPES: Mapping[str, Any] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+DEVICE_MAPS = ("auto", "balanced", "sequential")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model on its device in evaluation mode, its tokenizer, and what a trace says about where they came from."""
+
+    name: str
+    revision: str | None  # the hub's commit
+    model: Any
+    tokenizer: Any
+    device: torch.device  # which takes the inputs
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that compute: more than one where a device map has spread the model."""
+        # Weights that a map leaves in the host's memory or on the disk travel to the first of these when they are used.
+        return (self.device, *_accelerators(getattr(self.model, "hf_device_map", {}).values()))
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the language model, also of one that is a part of a larger model."""
+        return self.model.config.get_text_config()
+
+    @property
+    def dtype(self) -> str:
+        """Type of the weights, as `float32`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model was made for, in tokens; None where it does not say."""
+        longest = getattr(self.config, "max_position_embeddings", None)
+        return longest if isinstance(longest, int) else None
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """The tokens that end a generation."""
+        for holder in (self.model.generation_config, self.config, self.tokenizer):
+            found = getattr(holder, "eos_token_id", None)
+            if found is not None:
+                return (found,) if isinstance(found, int) else tuple(found)
+        return ()
+
+    @property
+    def config_sha256(self) -> str:
+        """Hash of the configuration without what depends on the machine or the library's version."""
+        said = self.model.config.to_dict()
+        return sha256_of_json({key: said[key] for key in said if key not in ("_name_or_path", "transformers_version")})
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load `name`: a committed model (`pocket` or a twin), a folder, or a repository of the hub.
+
+    Only safetensors are read. `dtype` is a key of `DTYPES`; "auto" is the checkpoint's own, and float32 for committed
+    models, as `traces.pocket` runs them. A `device_map` (of accelerate: one of `DEVICE_MAPS`, or a device per module)
+    spreads the weights instead of `device`. Code of the repository is run only with `trust_remote_code`. Whatever
+    cannot be found or loaded is a `UserError`.
+    """
+    place = _device(device)
+    source = str(model_dir(name)) if name in RECIPES else name
+    local = Path(source).is_dir()
+    if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise UserError(f"model {source}: there is no such folder")
+    if not local and "/" not in source:  # the hub calls its models OWNER/NAME
+        raise unknown("model", source, RECIPES)
+    wanted = "float32" if name in RECIPES and dtype == "auto" else dtype
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
+    with _told_in_one_line(name):
+        if not local:
+            common["revision"] = revision = _commit(source, revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model, report = auto_model.from_pretrained(
+            source,
+            dtype=DTYPES[wanted],
+            use_safetensors=True,
+            output_loading_info=True,
+            device_map=device_map,
+            **common,
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise UserError(f"model {name}: the checkpoint lacks {len(missing)} weights, the first {missing[0]!r}")
+        if device_map is None:
+            model = model.to(place)
+        else:
+            place = next(_accelerators(getattr(model, "hf_device_map", {}).values()), torch.device("cpu"))
+        model = model.eval()
+    return LoadedModel(
+        name=Path(source).resolve().name if local else name,
+        revision=None if local else revision,
+        model=model,
+        tokenizer=tokenizer,
+        device=place,
+    )
+
+
+def _commit(source: str, revision: str | None) -> str:
+    """The commit that `revision` (a branch, tag or commit; the default branch without one) means now.
+
+    Model and tokenizer are then of the same commit, and a resumed collection notices when the branch has moved.
+    """
+    folder = Path(str(cached_file(source, "config.json", revision=revision or "main"))).parent
+    return folder.name if _is_commit(folder.name) else (revision or "main")
+
+
+def _is_commit(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", text) is not None
+
+
+def _accelerators(places: Iterable[Any]) -> Iterator[torch.device]:
+    """The GPUs of a device map's values, which are numbers, names and "disk"."""
+    for place in places:
+        device = torch.device("cpu") if place == "disk" else torch.device(place)
+        if device.type != "cpu":
+            yield device
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used: {_first_line(error)}") from None
+    return device
+
+
+@contextmanager
+def _told_in_one_line(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "offload_folder" in str(error):  # a device map had to put a part on the disk
+            raise UserError(f"model {name} does not fit into the memory of all devices and of the host") from error
+        raise UserError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

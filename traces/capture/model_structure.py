@@ -1,0 +1,116 @@
+"""Where a Transformers model keeps its experts, found by structure, and the sizes that costs depend on.
+
+The rule holds for every family of Transformers ≥ 5.17 whose experts are one fused module: a block owns a child
+`experts`, and beside it a router, `gate` or `router`, that the block calls first (`reference/field.md`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from common.errors import UserError
+from policies.types import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class MoeBlock:
+    """One MoE layer: the block's path in the model, its router and its fused experts."""
+
+    name: str
+    router: nn.Module
+    experts: nn.Module
+    count: int  # J, routed experts
+
+
+def moe_blocks(model: nn.Module) -> list[MoeBlock]:
+    """The `L` MoE blocks in the order of the layers; a model without them is a `UserError` that says what is missing.
+
+    Dense layers are left out, so the first MoE layer is layer 0 of a trace whatever its place in the model.
+    """
+    owners = [(name, owner) for name, owner in model.named_modules() if _child(owner, "experts")]
+    if not owners:
+        raise UserError(f"{_family(model)} has no experts: no block of the model has a child named 'experts'")
+    blocks = [_block(model, name, owner) for name, owner in owners]
+    counts = {block.count for block in blocks}
+    if len(counts) > 1:
+        raise UserError(f"{_family(model)} has layers with different numbers of experts: {sorted(counts)}")
+    return blocks
+
+
+def _block(model: nn.Module, name: str, owner: nn.Module) -> MoeBlock:
+    experts = _child(owner, "experts")
+    router = _child(owner, "gate") or _child(owner, "router")
+    if router is None:
+        raise UserError(f"{_family(model)}: no router ('gate' or 'router') beside the experts found in block {name}")
+    count = getattr(experts, "num_experts", None)
+    if experts is None or not isinstance(count, int):
+        raise UserError(f"{_family(model)}: the experts of block {name} are not one module with 'num_experts'")
+    return MoeBlock(name, router, experts, count)
+
+
+def shape_of(model: nn.Module, *, name: str) -> ModelShape:
+    """The sizes of a loaded model, read from its experts' parameters and, for the rest, its configuration."""
+    blocks = moe_blocks(model)
+    config = _config(model)
+    heads = int(config.num_attention_heads)
+    hidden = int(config.hidden_size)
+    weights = [value for key, value in blocks[0].experts.named_parameters() if "bias" not in key]
+    return ModelShape(
+        name=name,
+        layers=len(blocks),
+        experts=blocks[0].count,
+        top_k=_top_k(model, blocks[0]),
+        hidden=hidden,
+        # The width of a gated expert with as many weights, whatever their layout and names.
+        expert_ffn=round(sum(value.numel() for value in weights) / (3 * hidden * blocks[0].count)),
+        shared_ffn=round(_shared_weights(model, blocks[0]) / (3 * hidden)),
+        attention_heads=heads,
+        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "v_head_dim", None) or getattr(config, "head_dim", None) or hidden // heads),
+        vocab=int(config.vocab_size),
+        weight_bytes=float(weights[0].element_size()),
+    )
+
+
+def _top_k(model: nn.Module, block: MoeBlock) -> int:
+    """`K`: the router's or the block's own word first, since configurations name it in many ways."""
+    config = _config(model)
+    places = [
+        (block.router, "top_k"),
+        (model.get_submodule(block.name), "top_k"),
+        (config, "num_experts_per_tok"),
+        (config, "top_k_experts"),
+    ]
+    for holder, key in places:
+        value = getattr(holder, key, None)
+        if isinstance(value, int):
+            return value
+    raise UserError(f"{_family(model)}: neither block {block.name} nor the configuration has a 'top_k'")
+
+
+def _shared_weights(model: nn.Module, block: MoeBlock) -> int:
+    """Weights of the shared experts in the layer of `block`; they may sit beside the block instead of inside it."""
+    weights = 0
+    for place in (block.name, block.name.rpartition(".")[0]):
+        for key, child in model.get_submodule(place).named_children():
+            # A single matrix named "shared" is the gate that weighs the shared expert.
+            if key.startswith("shared") and not isinstance(child, nn.Linear):
+                weights += sum(value.numel() for value in child.parameters() if value.dim() > 1)
+    return weights
+
+
+def _child(owner: nn.Module, name: str) -> nn.Module | None:
+    found = getattr(owner, name, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def _config(model: nn.Module) -> Any:
+    """Of the language model, also where that is a part of a larger model."""
+    whole: Any = model.config
+    return whole.get_text_config()
+
+
+def _family(model: nn.Module) -> str:
+    config: Any = getattr(model, "config", None)
+    return f"model of type {getattr(config, 'model_type', type(model).__name__)!r}"

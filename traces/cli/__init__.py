@@ -1,0 +1,1 @@
+"""The commands of `python -m traces`, one file each."""

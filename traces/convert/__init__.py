@@ -1,0 +1,1 @@
+"""Other people's recordings in our format, a module for each."""

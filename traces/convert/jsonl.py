@@ -1,0 +1,238 @@
+"""Route logs in JSON Lines as a trace: a line per token and layer, per token, or per request.
+
+vLLM writes no such log itself. What was looked at: two public loggers patched into its `FusedMoE` layer (of 0.11.2.dev
+and 0.15.1), a header `{"type": "meta", …, "layers_logged": […], "top_k": 4}` and then per token and layer
+`{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"}`, where `token_idx` begins anew in every
+forward pass and the first pass is vLLM's profiling run; and the documentation of `--enable-return-routed-experts`
+(0.21): `prompt_routed_experts` `[prompt, L, K]` beside `choices[i].routed_experts` `[generated, L, K]`, and offline one
+array `[tokens - 1, L, K]` for both. The last generated token is never an input, so it may have no row. Of that, a line
+per response is read if its arrays are nested lists.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError, unknown
+from policies.types import ModelShape
+from traces.convert.imported_trace import (
+    Target,
+    add_layer_argument,
+    add_model_arguments,
+    add_target_arguments,
+    json_objects,
+    sha256_of,
+    shape_of,
+)
+from traces.convert.pass_positions import by_pass
+from traces.convert.row_assembly import FIELDS, Assembler, Row, write_rows
+from traces.format.schema import TraceError
+
+# What the parts of a row are called; the first that the first row has is taken.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "request": ("request", "request_id", "req_id", "prompt_id", "seq_id"),
+    "position": ("position", "token_idx", "token_index", "token_pos"),
+    "iteration": ("iteration", "step"),
+    "phase": ("phase",),
+    "layer": ("layer", "layer_idx", "layer_id"),
+    "experts": ("experts", "topk_ids", "selected_experts", "expert_ids", "topk_experts", "routed_experts"),
+    "weights": ("weights", "topk_weights", "router_scores", "expert_weights"),
+    "gate": ("gate", "router_softmax", "router_probs"),
+    "token": ("token", "token_id"),
+    "source": ("source",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the lines are to be read.
+
+    `names` give parts of a row the field that holds them, or an empty text where it is not to be read; `warmup` are
+    rows to drop, by field and value, a text or JSON; with `index_in_pass` positions begin anew in every forward pass,
+    of which the first `warmup_passes` are dropped.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    warmup: tuple[tuple[str, str], ...] = ()
+    index_in_pass: bool = False
+    warmup_passes: int = 0
+    first_layer: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in FIELDS:
+                raise UserError(f"--field: {unknown('part of a row', name, FIELDS)}")
+        if self.warmup_passes < 0 or (self.warmup_passes and not self.index_in_pass):
+            raise UserError(f"--warmup-passes {self.warmup_passes}: it needs --index pass and a number from 0")
+
+
+class Lines:
+    """The rows of a JSONL file, streamed."""
+
+    def __init__(self, file: Path, shape: ModelShape, how: Reading) -> None:
+        self.file = file
+        self.shape = shape
+        self.how = how
+        self.dropped = 0
+        self.names = self._names()
+
+    def __iter__(self) -> Iterator[Row]:
+        self.dropped = 0
+        return by_pass(self._rows(), self.how.warmup_passes, self._drop) if self.how.index_in_pass else self._rows()
+
+    def _drop(self, rows: int) -> None:
+        self.dropped += rows
+
+    def _rows(self) -> Iterator[Row]:
+        for number, data in self._objects():
+            if "choices" in data or _depth(data.get(self.names["experts"])) == 3:
+                yield from self._response(number, data)
+            else:
+                row = Row(line=number, **{name: data.get(self.names[name]) for name in FIELDS})
+                if type(row.layer) is int:
+                    row.layer -= self.how.first_layer
+                yield row
+
+    def _names(self) -> dict[str, str]:
+        """The field of each part of a row, by the first row."""
+        first = next(self._objects(), None)
+        if first is None:
+            raise TraceError.at(self.file, "there is no row")
+        number, data = first
+        names = {
+            name: next((alias for alias in aliases if alias in data), aliases[0]) for name, aliases in ALIASES.items()
+        }
+        names |= self.how.names
+        missing = [key for key in self.how.names.values() if key and key not in data]
+        if names["experts"] not in data and "choices" not in data:
+            missing.append(names["experts"])
+        if missing:
+            known = ", ".join(sorted(data))
+            raise TraceError.at(f"{self.file}: line {number}, field {missing[0]}", f"is missing; it has {known}")
+        return names
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and content of each line that is neither a header, nor blank, nor of a warm-up."""
+        for number, data in json_objects(self.file):
+            if data.get("type") == "meta":
+                self._hold_header(number, data)
+            elif data.get("warmup") is True or any(_is(data, key, value) for key, value in self.how.warmup):
+                self.dropped += 1
+            else:
+                yield number, data
+
+    def _hold_header(self, number: int, header: Mapping[str, Any]) -> None:
+        place, shape = f"{self.file}: line {number}, field ", self.shape
+        if "top_k" in header and header["top_k"] != shape.top_k:
+            raise TraceError.at(f"{place}top_k", f"must be {shape.top_k} for {shape.name}", value=header["top_k"])
+        logged = header.get("layers_logged")
+        if isinstance(logged, list) and len(logged) != shape.layers:
+            what = f"a trace needs all {shape.layers} layers of {shape.name}"
+            raise TraceError.at(f"{place}layers_logged", what, value=logged)
+
+    def _response(self, number: int, data: Mapping[str, Any]) -> Iterator[Row]:
+        """A row per token of a whole response: of the prompt, then of what was generated."""
+        place = f"{self.file}: line {number}, field "
+        choice, key = data, self.names["experts"]
+        if "choices" in data:
+            one = data["choices"]
+            if not isinstance(one, list) or len(one) != 1 or not isinstance(one[0], dict):
+                raise TraceError.at(f"{place}choices", "must be a list of one choice")
+            choice, key = one[0], "routed_experts"
+        prompt, generated = data.get("prompt_routed_experts"), choice.get(key)
+        for name, routed in (("prompt_routed_experts", prompt), (key, generated)):
+            if routed is not None and _depth(routed) != 3:
+                what = "must be nested lists [tokens][layers][top-k]; decode text first"
+                raise TraceError.at(f"{place}{name}", what)
+        ids, new = data.get("prompt_token_ids") or [], choice.get("token_ids") or []
+        for name, some in (("prompt_token_ids", ids), ("token_ids", new)):
+            if not isinstance(some, list):
+                raise TraceError.at(f"{place}{name}", "must be a list")
+        tokens, experts = [*ids, *new], [*(prompt or []), *(generated or [])]
+        length = len(ids) if prompt is None else len(prompt)
+        for position, layers in enumerate(experts):
+            yield Row(
+                line=number,
+                request=data.get(self.names["request"], data.get("id", f"line {number}")),
+                position=position,
+                iteration=max(0, position - length + 1),
+                experts=layers[self.how.first_layer :] if isinstance(layers, list) else layers,
+                token=tokens[position] if position < len(tokens) else None,
+            )
+
+
+def _is(data: Mapping[str, Any], key: str, value: str) -> bool:
+    return key in data and value in (data[key], json.dumps(data[key]))
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list) and value:
+        depth, value = depth + 1, value[0]
+    return depth
+
+
+def convert_jsonl(file: Path, shape: ModelShape, target: Target, how: Reading) -> Path:
+    """Write the trace of a route log, one request of it in memory."""
+    digest = sha256_of(file)
+    lines = Lines(file, shape, how)
+    plan = {"convert": "jsonl", "sha256": digest, "reading": asdict(how)}
+    notes = [f"converted from {file.name}, SHA-256 {digest}"]
+    if how.index_in_pass:
+        notes.append("requests and prefills told by the forward passes, as of requests that ran one at a time")
+    assembler = Assembler(file, shape, names=lines.names)
+    return write_rows(lines, assembler, target, notes, plan, lambda: lines.dropped)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m traces convert jsonl`."""
+    parser.add_argument("source", type=Path, metavar="FILE.jsonl", help="the rows, each request's together")
+    add_model_arguments(parser)
+    add_layer_argument(parser)
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=KEY",
+        help=f"what the file calls a part of a row, where it is not known here, or, without KEY, that it is not "
+        f"to be read; NAME is one of {', '.join(FIELDS)}",
+    )
+    parser.add_argument(
+        "--warmup",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help='drop rows with this value, e.g. phase=profile; rows with "warmup": true are dropped anyhow',
+    )
+    parser.add_argument("--warmup-passes", type=int, default=0, metavar="N", help="drop the first N forward passes")
+    parser.add_argument(
+        "--index",
+        choices=["request", "pass"],
+        default="request",
+        help="where positions begin anew; with pass, requests ran one at a time and a forward pass of several tokens "
+        "begins the next (default: %(default)s)",
+    )
+    add_target_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Path:
+    """Convert."""
+    how = Reading(
+        names=dict(_pairs("--field", args.field)),
+        warmup=tuple(_pairs("--warmup", args.warmup)),
+        index_in_pass=args.index == "pass",
+        warmup_passes=args.warmup_passes,
+        first_layer=args.first_layer,
+    )
+    return convert_jsonl(args.source, shape_of(args), Target.of(args), how)
+
+
+def _pairs(option: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign and (value or option == "--field")):
+            raise UserError(f"{option} {text}: it is two words with = between them")
+        yield name, value

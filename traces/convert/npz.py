@@ -1,0 +1,158 @@
+"""Arrays of executed experts and their weights, `routing.npz`, as a trace."""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Float, Int, ModelShape, RecordedRequest
+from traces.convert.imported_trace import (
+    Pair,
+    Target,
+    add_model_arguments,
+    add_target_arguments,
+    imported,
+    reading_arrays,
+    sha256_of,
+    shape_of,
+    write_trace,
+)
+from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """Decode steps of many requests, one after the other: `T` tokens, `R` requests.
+
+    Only the executed experts' weights are known, softmax over the K executed ones.
+    """
+
+    experts: Int  # [T, L, K]
+    probs: Float  # [T, L, K] float16
+    offsets: Int  # [R + 1] where each request begins
+    token: Int  # [T] input token of each step
+    source: NDArray[np.str_]  # [R]
+
+
+def read_npz(file: Path, shape: ModelShape) -> Routing:
+    """The arrays of a `routing.npz`, all of them checked; what is wrong is a `TraceError` in one line."""
+    arrays = _load(file)
+    routing = Routing(**{name: arrays[name] for name in _ARRAYS})
+    steps, requests = len(routing.experts), len(routing.offsets) - 1
+    if requests < 1:
+        raise TraceError.at(file, "there is no request", field="offsets", value=routing.offsets.tolist())
+    sizes: dict[str, tuple[int, ...]] = {
+        "experts": (steps, shape.layers, shape.top_k),
+        "probs": (steps, shape.layers, shape.top_k),
+        "offsets": (requests + 1,),
+        "token": (steps,),
+        "source": (requests,),
+    }
+    for name, (kinds, described) in _ARRAYS.items():
+        array = getattr(routing, name)
+        if array.dtype.kind not in kinds or (name == "probs" and array.dtype != np.float16):
+            raise TraceError.at(file, f"must be {described}", field=name, value=array.dtype)
+        if array.shape != sizes[name]:
+            what = f"shape must be {list(sizes[name])} for {shape.name}"
+            raise TraceError.at(file, what, field=name, value=list(array.shape))
+    _check_values(file, routing, shape)
+    return routing
+
+
+# The arrays, the kinds of number that they may hold, and that kind in words.
+_ARRAYS: dict[str, tuple[str, str]] = {
+    "experts": ("iu", "integers"),
+    "probs": ("f", "float16"),
+    "offsets": ("iu", "integers"),
+    "token": ("iu", "integers"),
+    "source": ("U", "text"),
+}
+
+
+def _load(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise TraceError.at(file, "is missing")
+    with reading_arrays(file, "an npz archive of plain arrays"), np.load(file, allow_pickle=False) as archive:
+        for name in _ARRAYS:
+            if name not in archive.files:
+                raise TraceError.at(file, "is missing", field=name)
+        return {name: np.atleast_1d(archive[name]) for name in _ARRAYS}
+
+
+def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:
+    offsets = routing.offsets.astype(np.int64)
+    if offsets[0] != 0 or offsets[-1] != len(routing.token):
+        what = f"must run from 0 to {len(routing.token)}"
+        raise TraceError.at(file, what, field="offsets", value=f"{offsets[0]} to {offsets[-1]}")
+    _refuse(file, "offsets", "must grow from row to row", np.diff(offsets, prepend=-1) <= 0, lambda at: offsets[at])
+    experts, probs, token = routing.experts, routing.probs, routing.token
+    outside = (token < 0) | (token >= shape.vocab)
+    _refuse(file, "token", f"must be from 0 to {shape.vocab - 1}", outside, lambda at: token[at])
+    outside = (experts < 0) | (experts >= shape.experts)
+    _refuse(file, "experts", f"must be from 0 to {shape.experts - 1}", outside, lambda at: experts[at])
+    ordered = np.sort(experts, axis=2)
+    repeated = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(2)
+    _refuse(file, "experts", "must not repeat an expert", repeated, lambda at: experts[at].tolist())
+    _refuse(file, "probs", "must be positive and finite", ~(np.isfinite(probs) & (probs > 0)), lambda at: probs[at])
+    sums = probs.sum(axis=2, dtype=np.float32)
+    off = ~(np.abs(sums - 1.0) <= GATE_SUM_TOLERANCE)
+    _refuse(file, "probs", f"must sum to 1 within {GATE_SUM_TOLERANCE}", off, lambda at: sums[at])
+
+
+def _refuse(file: Path, field: str, what: str, bad: NDArray[Any], value: Callable[[Any], object]) -> None:
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        layer = f"layer {at[1]} " if len(at) > 1 else ""
+        raise TraceError.at(file, layer + what, row=at[0], field=field, value=value(at))
+
+
+def request_of(routing: Routing, request: int, shape: ModelShape) -> RecordedRequest:
+    """One request, with a gate that is zero where nothing was executed."""
+    span = slice(int(routing.offsets[request]), int(routing.offsets[request + 1]))
+    experts = routing.experts[span].astype(np.int16)
+    steps = len(experts)
+    gate = np.zeros((steps, shape.layers, shape.experts), np.float16)
+    np.put_along_axis(gate, experts.astype(np.int64), routing.probs[span], axis=2)
+    return RecordedRequest(
+        request=request,
+        source=str(routing.source[request]),
+        iteration=np.arange(1, steps + 1, dtype=np.int32),
+        # The prompt's length is unknown: places count from the first recorded token.
+        position=np.arange(steps, dtype=np.int32),
+        token=routing.token[span].astype(np.int32),
+        gate=gate,
+        experts=experts,
+    )
+
+
+def convert_npz(source: Path, shape: ModelShape, target: Target) -> Path:
+    """Write the trace from a `routing.npz`, or from the folder that holds one. Nothing is lost or rounded."""
+    file = source / "routing.npz" if source.is_dir() else source
+    routing = read_npz(file, shape)
+    digest = sha256_of(file)
+    notes = [f"converted from {file.name}, SHA-256 {digest}", "positions count from the first recorded token"]
+    meta = imported(shape, target, notes, gate_complete=False, prefill=False)
+    requests = len(routing.source)
+    return write_trace(target, meta, _pairs(routing, shape), plan={"convert": "npz", "sha256": digest}, total=requests)
+
+
+def _pairs(routing: Routing, shape: ModelShape) -> Iterator[Pair]:
+    for request in range(len(routing.source)):
+        one = request_of(routing, request, shape)
+        yield RequestInfo(request=request, source=one.source, output_tokens=len(one.iteration)), one
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m traces convert npz`."""
+    parser.add_argument("source", type=Path, metavar="IN", help="the file routing.npz or the folder that holds it")
+    add_model_arguments(parser)
+    add_target_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Path:
+    """Convert."""
+    return convert_npz(args.source, shape_of(args), Target.of(args))

@@ -1,0 +1,113 @@
+"""What moe-policylang's trace recorder wrote, as a trace.
+
+Made after moe-policylang 1.15.0 (PyPI), `TraceRecording.save_jsonl` and `save_parquet`, read but not copied. JSONL: a
+header with `num_experts`, `top_k` and more, and per prompt, token and layer `p`, `t`, `l`, `e` (experts), `s` (the
+top-k probabilities) and, where asked for, `sm` (softmax over all), `ti` (token id) and `ph` (prefill or decode).
+Parquet has the same entries under their full names and no header. The recorder's hooks write a pass layer by layer, so
+a prefill of several tokens is told without `ph` too. Its numbers of layers are the model's own: where dense layers come
+first, `--first-layer` says how many.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from policies.types import ModelShape
+from traces.convert.imported_trace import (
+    Target,
+    add_layer_argument,
+    add_model_arguments,
+    add_target_arguments,
+    json_objects,
+    sha256_of,
+    shape_of,
+)
+from traces.convert.row_assembly import Assembler, Row, write_rows
+from traces.format.schema import TraceError
+from traces.format.storage import reading
+
+JSONL = {
+    "request": "p",
+    "position": "t",
+    "layer": "l",
+    "experts": "e",
+    "weights": "s",
+    "gate": "sm",
+    "token": "ti",
+    "phase": "ph",
+}
+PARQUET = {
+    "request": "prompt_id",
+    "position": "token_idx",
+    "layer": "layer_idx",
+    "experts": "selected_experts",
+    "weights": "router_scores",
+    "gate": "router_softmax",
+    "token": "token_id",
+    "phase": "phase",
+}
+_NEEDED = ("request", "position", "layer", "experts")
+_BATCH = 1024  # rows of a Parquet file at a time
+
+
+def convert_policylang(file: Path, shape: ModelShape, target: Target, first_layer: int = 0) -> Path:
+    """Write the trace of a recording, one prompt of it in memory."""
+    digest = sha256_of(file)
+    parquet = file.suffix.lower() == ".parquet"
+    names, unit = (PARQUET, "row") if parquet else (JSONL, "line")
+    rows = _rows(file, _parquet(file) if parquet else _jsonl(file, shape), names, unit, first_layer)
+    plan = {"convert": "policylang", "sha256": digest, "first_layer": first_layer}
+    notes = [f"converted from moe-policylang's {file.name}, SHA-256 {digest}"]
+    return write_rows(rows, Assembler(file, shape, names=names, unit=unit), target, notes, plan)
+
+
+def _rows(
+    file: Path, entries: Iterator[tuple[int, dict[str, Any]]], names: Mapping[str, str], unit: str, first_layer: int
+) -> Iterator[Row]:
+    for number, entry in entries:
+        for name in _NEEDED:
+            if entry.get(names[name]) is None:
+                raise TraceError.at(f"{file}: {unit} {number}, field {names[name]}", "is missing")
+        row = Row(line=number, **{name: entry.get(key) for name, key in names.items()})
+        if type(row.layer) is int:
+            row.layer -= first_layer
+        yield row
+
+
+def _jsonl(file: Path, shape: ModelShape) -> Iterator[tuple[int, dict[str, Any]]]:
+    wanted = {"num_experts": shape.experts, "top_k": shape.top_k}
+    for number, entry in json_objects(file):
+        if number > 1:
+            yield number, entry
+            continue
+        for key, value in wanted.items():
+            if entry.get(key) != value:
+                what = f"must be {value} for {shape.name}"
+                raise TraceError.at(f"{file}: line 1, field {key}", what, value=entry.get(key))
+
+
+def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows count from 0, as everywhere in Parquet."""
+    with reading(file), pq.ParquetFile(file, memory_map=False, pre_buffer=False) as table:
+        columns = [name for name in PARQUET.values() if name in table.schema_arrow.names]
+        number = 0
+        for batch in table.iter_batches(_BATCH, columns=columns, use_threads=False):
+            for entry in batch.to_pylist():
+                yield number, entry
+                number += 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `python -m traces convert policylang`."""
+    parser.add_argument("source", type=Path, metavar="FILE", help="FILE.jsonl or FILE.parquet")
+    add_model_arguments(parser)
+    add_layer_argument(parser)
+    add_target_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> Path:
+    """Convert."""
+    return convert_policylang(args.source, shape_of(args), Target.of(args), args.first_layer)

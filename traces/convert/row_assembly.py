@@ -1,0 +1,344 @@
+"""Rows of routing, a token and a layer each, put together into requests; a row out of place is refused."""
+
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Float, Int, ModelShape, RecordedRequest
+from traces.convert.imported_trace import Pair, Target, imported, write_trace
+from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
+
+# The parts of a row, under the names that errors give them unless the source has its own.
+FIELDS = ("request", "position", "iteration", "phase", "layer", "experts", "weights", "gate", "token", "source")
+_OPTIONAL = ("request", "layer", "position", "iteration", "phase", "weights", "gate", "token")
+_LARGEST = np.iinfo(np.int32).max
+_SMALLEST = np.finfo(np.float16).smallest_subnormal
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """What one row says: of one layer, or, with `layer` None, of all of them; None is what it does not say."""
+
+    line: int  # where it stands in its file
+    request: Hashable = None
+    position: Any = None
+    iteration: Any = None  # 0 is the prefill
+    phase: Any = None  # "prefill" or "decode"
+    layer: Any = None
+    experts: Any  # [K], or [L][K] of all layers
+    weights: Any = None  # as experts
+    gate: Any = None  # [J] or [L][J]: what the router said of all experts
+    token: Any = None
+    source: Any = None
+
+
+@dataclass(slots=True)
+class _Token:
+    """The rows of one token so far: an entry per layer in each list."""
+
+    first: Row
+    forward_pass: int
+    lines: list[int] = field(default_factory=list)
+    experts: list[Any] = field(default_factory=list)
+    weights: list[Any] = field(default_factory=list)
+    gates: list[Any] = field(default_factory=list)
+
+
+class Assembler:
+    """Makes requests of rows that come request by request, one of them in memory.
+
+    The layers of a token come in order, 0 to L - 1, and the tokens of a request by position. The tokens of a forward
+    pass may come one after the other or layer by layer, as hooks of a router write them. Where rows have neither
+    iteration nor phase, tokens that come layer by layer are known to belong to one pass, others are a pass each; if
+    the first request begins with a pass of several tokens, the first pass of every request is its prefill. What is
+    wrong is a `TraceError` with file, line (`unit`), field and value.
+
+    Weights, or the gates where there are some, are kept if as float16 they sum to 1 within the format's tolerance;
+    others, such as the probabilities of the top-k alone, are divided by their sum and counted. Without either, the
+    executed experts get 1/K each.
+    """
+
+    def __init__(self, file: Path, shape: ModelShape, *, names: Mapping[str, str] | None = None, unit: str = "line"):
+        self.file = file
+        self.shape = shape
+        self.prefill = False  # known once the first request is complete
+        self.has: dict[str, bool] = {}  # which of `_OPTIONAL` the rows have; known from the first one on
+        self.rescaled = 0
+        self._names = {name: name for name in FIELDS} | dict(names or {})
+        self._unit = unit
+        self._requests = 0
+
+    def requests(self, rows: Iterable[Row]) -> Iterator[Pair]:
+        """The requests of the rows, numbered in their order; one whose rows come back later is refused."""
+        tokens: list[_Token] = []
+        seen: set[Hashable] = set()
+        for row in rows:
+            self._hold_alike(row)
+            if not isinstance(row.request, str | int | None):
+                raise self.error(row.line, "must be a text or a whole number", "request", repr(row.request)[:60])
+            if not tokens or row.request != tokens[0].first.request:
+                if tokens:
+                    yield self._finish(tokens)
+                if row.request in seen:
+                    what = "comes back after another request; sort the file by request, each in its own order"
+                    raise self.error(row.line, what, "request", row.request)
+                seen.add(row.request)
+                tokens = []
+            self._add(tokens, row)
+        if not tokens:
+            raise TraceError.at(self.file, "there is no request")
+        yield self._finish(tokens)
+
+    def notes(self) -> list[str]:
+        """What is not as it was recorded, for the trace's notes."""
+        notes = []
+        if not (self.has["weights"] or self.has["gate"]):
+            notes.append("no weights were recorded: every executed expert has 1/K")
+        if self.rescaled:
+            notes.append(f"{self.rescaled} layers' weights that did not sum to 1 were divided by their sum")
+        if not self.has["token"]:
+            notes.append("token ids were not recorded and are written as 0")
+        if not self.has["position"]:
+            notes.append("positions were not recorded and count from the first token")
+        if not (self.prefill or self.has["iteration"] or self.has["phase"]):
+            notes.append("nothing tells a prefill: every token is taken for a decode step")
+        return notes
+
+    def error(self, line: int, what: str, name: str, value: object = None) -> TraceError:
+        """The mistake in a line, under the source's own name of the field."""
+        return TraceError.at(f"{self.file}: {self._unit} {line}, field {self._names[name]}", what, value=value)
+
+    # ---- one row after the other -------------------------------------------------------------------------------------
+
+    def _hold_alike(self, row: Row) -> None:
+        """What the file's first row has, every row must have, and no other."""
+        if not self.has:
+            self.has = {name: getattr(row, name) is not None for name in _OPTIONAL}
+        for name, has in self.has.items():
+            if (getattr(row, name) is not None) != has:
+                raise self.error(row.line, "must be in all rows or in none", name)
+        if row.experts is None:
+            raise self.error(row.line, "is missing", "experts")
+
+    def _add(self, tokens: list[_Token], row: Row) -> None:
+        layer = row.layer if row.layer is not None else 0
+        if type(layer) is not int or not 0 <= layer < self.shape.layers:
+            raise self.error(row.line, f"must be from 0 to {self.shape.layers - 1}", "layer", repr(row.layer))
+        token = self._token_of(tokens, row, layer)
+        if layer != len(token.lines):
+            if layer < len(token.lines):
+                what = f"repeats a layer of this token, which is in {self._unit} {token.lines[layer]}"
+                if layer == row.position == 0:
+                    what += "; if positions begin anew in every forward pass, that is --index pass"
+            else:
+                what = f"must be {len(token.lines)}, the next layer of this token"
+            raise self.error(row.line, what, "layer", layer)
+        for name in ("iteration", "phase", "token"):
+            if getattr(row, name) != getattr(token.first, name):
+                what = f"must be {getattr(token.first, name)!r} as in {self._unit} {token.first.line}: the same token"
+                raise self.error(row.line, what, name, repr(getattr(row, name)))
+        layers = self.shape.layers if row.layer is None else None
+        for name, width, into in (
+            ("experts", self.shape.top_k, token.experts),
+            ("weights", self.shape.top_k, token.weights),
+            ("gate", self.shape.experts, token.gates),
+        ):
+            values = getattr(row, name)
+            if values is not None:
+                cells = [values] if layers is None else self._list(row, name, values, layers)
+                into.extend(self._list(row, name, cell, width) for cell in cells)
+        token.lines.extend([row.line] * (layers or 1))
+
+    def _list(self, row: Row, name: str, values: Any, length: int) -> Any:
+        if not isinstance(values, list | np.ndarray):
+            raise self.error(row.line, f"must be a list of {length}", name, repr(values)[:60])
+        if len(values) != length:
+            raise self.error(row.line, f"must have {length} entries", name, len(values))
+        return values
+
+    def _token_of(self, tokens: list[_Token], row: Row, layer: int) -> _Token:
+        """The token that the row is of: one that is there, or, in its turn, a new one."""
+        last = tokens[-1] if tokens else None
+        complete = last is None or len(last.lines) == self.shape.layers
+        if row.position is None:
+            index = len(tokens) if complete else len(tokens) - 1
+        else:
+            if type(row.position) is not int or not 0 <= row.position <= _LARGEST:
+                raise self.error(row.line, f"must be from 0 to {_LARGEST}", "position", repr(row.position))
+            index = row.position - (tokens[0].first.position if tokens else row.position)
+        if 0 <= index < len(tokens):
+            return tokens[index]
+        if index != len(tokens):
+            wanted = tokens[0].first.position + len(tokens)
+            raise self.error(row.line, f"must be {wanted}, the next one", "position", row.position)
+        if layer:
+            raise self.error(row.line, "must be 0, the first layer of a new token", "layer", layer)
+        # A new token: after all others are complete, or as one more in the first layer of the same pass.
+        if not complete and len(tokens[-1].lines) > 1:
+            what = f"a new token, but the one before has only {len(tokens[-1].lines)} of {self.shape.layers} layers"
+            raise self.error(row.line, what, "position", row.position)
+        if complete:
+            self._hold_complete(tokens)
+        number = last.forward_pass + complete if last else 0
+        tokens.append(_Token(row, number))
+        return tokens[-1]
+
+    def _hold_complete(self, tokens: list[_Token]) -> None:
+        for token in reversed(tokens):
+            if len(token.lines) < self.shape.layers:
+                what = f"this token has no layer {len(token.lines)}"
+                raise self.error(token.lines[-1], what, "layer", len(token.lines) - 1)
+            if token.forward_pass < tokens[-1].forward_pass:
+                return  # earlier passes have been looked at
+
+    # ---- a whole request ---------------------------------------------------------------------------------------------
+
+    def _finish(self, tokens: list[_Token]) -> Pair:
+        self._hold_complete(tokens)
+        first, shape = tokens[0].first, self.shape
+        lines = np.array([token.lines for token in tokens])  # [N, L]
+        iteration = self._iterations(tokens)
+        experts = self._array([token.experts for token in tokens], "experts", "iu", lines).astype(np.int64)
+        outside = (experts < 0) | (experts >= shape.experts)
+        self._refuse(outside, lines, "experts", f"must be from 0 to {shape.experts - 1}", experts)
+        ordered = np.sort(experts, axis=2)
+        repeated = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(2)
+        self._refuse(repeated, lines, "experts", "must not repeat an expert", experts)
+        if self.has["gate"]:
+            gate = self._shares(self._array([token.gates for token in tokens], "gate", "iuf", lines), "gate", lines)
+        else:
+            gate = np.zeros((len(tokens), shape.layers, shape.experts), np.float16)
+            np.put_along_axis(gate, experts, self._weights(tokens, lines), axis=2)
+        rows = [token.first for token in tokens]
+        recorded = RecordedRequest(
+            request=self._requests,
+            source=str(first.source) if first.source is not None else f"{self.file.stem}/{first.request or 0}",
+            iteration=iteration,
+            position=np.arange(len(rows), dtype=np.int32) + np.int32(first.position or 0),
+            token=self._tokens(rows),
+            gate=gate,
+            experts=experts.astype(np.int16),
+        )
+        self._requests += 1
+        prompt = int((iteration == 0).sum())
+        output = int(iteration[-1]) - int(iteration[0]) + 1
+        info = RequestInfo(
+            request=recorded.request,
+            source=recorded.source,
+            prompt_tokens=prompt if self.prefill else None,
+            output_tokens=output,
+        )
+        return info, recorded
+
+    def _iterations(self, tokens: list[_Token]) -> Int:
+        """`[N]` int32, from 0 with a prefill, else from 1."""
+        rows = [token.first for token in tokens]
+        if self.has["iteration"]:
+            name, found = "iteration", [row.iteration for row in rows]
+        elif self.has["phase"]:
+            name, found, step = "phase", [], 0
+            for row in rows:
+                if row.phase not in ("prefill", "decode"):
+                    raise self.error(row.line, "must be prefill or decode", "phase", repr(row.phase))
+                step = 0 if row.phase == "prefill" and step == 0 else step + 1
+                found.append(step)
+                if row.phase == "prefill" and step:
+                    raise self.error(row.line, "a prefill after a decode step", "phase", repr(row.phase))
+        else:
+            name, passes = "position", [token.forward_pass for token in tokens]
+            prefill = self.prefill if self._requests else passes.count(0) > 1
+            found = [number + (not prefill) for number in passes]
+        if not self._requests:
+            self.prefill = found[0] == 0
+        for before, row, number in zip([None, *found], rows, found, strict=False):
+            first = 0 if self.prefill else 1
+            if type(number) is not int:
+                raise self.error(row.line, "must be a whole number", name, repr(number))
+            if before is None and number != first:
+                what = f"a request must begin at iteration {first}{', as the first one did' * (self._requests > 0)}"
+                raise self.error(row.line, what, name, number)
+            if before is not None and number == before and number > 0:
+                raise self.error(row.line, "a decode step has one token, this is another", name, number)
+            if before is not None and number not in (before, before + 1):
+                raise self.error(row.line, f"must follow iteration {before}", name, number)
+        return np.array(found, np.int32)
+
+    def _tokens(self, rows: list[Row]) -> Int:
+        if not self.has["token"]:
+            return np.zeros(len(rows), np.int32)
+        for row in rows:
+            if type(row.token) is not int or not 0 <= row.token < self.shape.vocab:
+                raise self.error(row.line, f"must be from 0 to {self.shape.vocab - 1}", "token", repr(row.token))
+        return np.array([row.token for row in rows], np.int32)
+
+    def _weights(self, tokens: list[_Token], lines: Int) -> Float:
+        """`[N, L, K]` float16 of the executed experts, each positive."""
+        if not self.has["weights"]:
+            return np.full((*lines.shape, self.shape.top_k), 1 / self.shape.top_k, np.float16)
+        weights = self._array([token.weights for token in tokens], "weights", "iuf", lines)
+        self._refuse(~(weights > 0), lines, "weights", "must be positive", weights)
+        return np.maximum(self._shares(weights, "weights", lines), _SMALLEST)  # rounding must not lose an expert
+
+    def _shares(self, values: NDArray[Any], name: str, lines: Int) -> Float:
+        """`[N, L, …]` float16 that sum to 1: as they are if they do, else divided by their sum."""
+        values = values.astype(np.float64)
+        self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and not negative", values)
+        totals = values.sum(axis=2, keepdims=True)
+        self._refuse(totals == 0, lines, name, "must not all be 0", values)
+        off = ~(np.abs(values.astype(np.float16).sum(axis=2, dtype=np.float32) - 1.0) <= GATE_SUM_TOLERANCE)
+        self.rescaled += int(off.sum())
+        shares: Float = np.where(off[:, :, None], values / totals, values).astype(np.float16)
+        return shares
+
+    def _array(self, cells: list[Any], name: str, kinds: str, lines: Int) -> NDArray[Any]:
+        """`[N, L, …]` numbers of these kinds; anything else is told with its line."""
+        try:
+            array = np.array(cells)
+        except (ValueError, OverflowError):
+            array = np.array(cells, object)
+        if array.ndim == 3 and array.dtype.kind in kinds:
+            return array
+        what = "must be whole numbers" if kinds == "iu" else "must be numbers"
+        for (token, layer), line in np.ndenumerate(lines):
+            for value in cells[token][layer]:
+                if not isinstance(value, int if kinds == "iu" else int | float) or not abs(value) < 2**63:
+                    raise self.error(int(line), what, name, repr(value)[:60])
+        raise self.error(int(lines[0, 0]), what, name)
+
+    def _refuse(self, bad: NDArray[np.bool_], lines: Int, name: str, what: str, values: NDArray[Any]) -> None:
+        """Tell the first of the `bad` places, `[N, L]` or `[N, L, …]`."""
+        if bad.any():
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
+            value = values[at].item() if len(at) == values.ndim else values[at[:2]].tolist()
+            raise self.error(int(lines[at[:2]]), what, name, value)
+
+
+def write_rows(
+    rows: Iterable[Row],
+    assembler: Assembler,
+    target: Target,
+    notes: Sequence[str],
+    plan: Mapping[str, Any],
+    dropped: Callable[[], int] = int,
+) -> Path:
+    """Write the trace of some rows, and say on stderr and in its notes what is not as it was recorded.
+
+    `dropped` is asked at the end how many warm-up rows were left out.
+    """
+    pairs = assembler.requests(rows)
+    first = next(pairs)  # tells what the trace has
+    meta = imported(assembler.shape, target, notes, gate_complete=assembler.has["gate"], prefill=assembler.prefill)
+
+    def found() -> list[str]:
+        return [f"{dropped()} warm-up rows were dropped"] * (dropped() > 0) + assembler.notes()
+
+    out = write_trace(target, meta, chain([first], pairs), plan=plan, notes=found)
+    for note in found():
+        print(note, file=sys.stderr)
+    return out

@@ -1,0 +1,48 @@
+"""What SGLang's expert distribution recorder dumps: `expert_distribution_recorder_*.pt`.
+
+Made after `python/sglang/srt/eplb/expert_distribution.py` of sgl-project/sglang (with modes stat, stat_approx, per_pass
+and per_token); the code was read, no dumped file was at hand. Modes stat and stat_approx dump `logical_count`
+`[steps, layers, experts]`, summed over all ranks, in a buffer of which unused steps are 0. The others dump, for each
+rank, `records` of forward passes with `global_physical_count` `[layers, physical experts]` of that rank's tokens, and
+`last_physical_to_logical_map` of the same shape. None of them says which request a token belonged to.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import one_line
+from policies.types import Int
+from traces.format.schema import TraceError
+
+
+def read_pt(file: Path) -> Int:
+    """`[steps, layers, experts]` or `[layers, experts]` counts, by logical experts. Nothing in the file is executed."""
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises nearly anything on a file that is not its own
+        raise TraceError.at(file, f"cannot be read: {one_line(error)}") from None
+    if isinstance(data, torch.Tensor):
+        return data.numpy()
+    if isinstance(data, dict) and isinstance(data.get("logical_count"), torch.Tensor):
+        counts: Int = data["logical_count"].numpy()
+        return counts
+    if isinstance(data, dict) and "records" in data and "last_physical_to_logical_map" in data:
+        return _logical(file, data)
+    held = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+    raise TraceError.at(file, f"has neither logical_count nor records; it has {held}")
+
+
+def _logical(file: Path, data: dict[str, Any]) -> Int:
+    """The physical experts' counts of all records, added up for the logical experts that they are copies of."""
+    try:
+        mapping = data["last_physical_to_logical_map"].numpy()  # [layers, physical]
+        physical = sum(record["global_physical_count"].numpy().astype(np.int64) for record in data["records"])
+        counts = np.zeros((len(mapping), int(mapping.max()) + 1), np.int64)
+        np.add.at(counts, (np.arange(len(mapping))[:, None], mapping), physical)
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        what = f"records must have global_physical_count as large as last_physical_to_logical_map: {one_line(error)}"
+        raise TraceError.at(file, what) from None
+    return counts

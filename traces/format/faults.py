@@ -1,0 +1,223 @@
+"""What may be wrong with the rows of a trace."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
+from traces.format.schema import EMBEDDINGS, GATE_SUM_TOLERANCE, LARGEST, REQUESTS, RequestInfo, TraceMeta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with the rows of a request."""
+
+    row: int  # the first row that has it, counted from the request's own first
+    field: str
+    what: str
+    value: object
+    rows: int = 1  # how many rows have it
+
+
+def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta) -> Iterator[Fault]:
+    """Everything that is wrong with the rows of a request; nothing when they may be trusted."""
+    wrong_shape = list(shape_faults(recorded, meta))
+    yield from wrong_shape
+    if wrong_shape:
+        return
+    yield from order_faults(recorded.iteration, info, meta)
+    yield from _report(recorded.position < 0, "position", "must not be negative", recorded.position)
+    yield from _report(recorded.position > LARGEST, "position", "must fit into int32", recorded.position)
+    yield from _report(_behind(recorded.position), "position", "must grow from row to row", recorded.position)
+    yield from token_faults(recorded.token, meta.shape)
+    yield from expert_faults(recorded.experts, meta.shape)
+    yield from gate_faults(recorded.gate, "gate", meta.shape)
+    for distance, gate in recorded.lookahead.items():
+        yield from gate_faults(gate, f"lookahead_{distance}", meta.shape, distance)
+    if not meta.gate_complete:
+        yield from sparse_faults(recorded.gate, recorded.experts, meta.shape)
+    if recorded.embedding is not None:
+        yield from vector_faults(recorded.embedding, "embedding")
+
+
+def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
+    """Arrays whose size or type is not the meta's."""
+    shape = meta.shape
+    rows = len(recorded.iteration)
+    if rows == 0:
+        yield Fault(row=0, field="iteration", what="a request needs at least one row", value=0)
+    gate = (rows, shape.layers, shape.experts)
+    wanted: list[tuple[str, Any, tuple[int, ...], str]] = [
+        ("iteration", recorded.iteration, (rows,), "iu"),
+        ("position", recorded.position, (rows,), "iu"),
+        ("token", recorded.token, (rows,), "iu"),
+        ("gate", recorded.gate, gate, "f"),
+        ("experts", recorded.experts, (rows, shape.layers, shape.top_k), "iu"),
+        *(
+            (f"lookahead_{d}", one, gate, "f")
+            for d, one in zip(meta.lookahead, [recorded.lookahead.get(d) for d in meta.lookahead], strict=True)
+        ),
+    ]
+    if recorded.embedding is not None:
+        wanted.append(("embedding", recorded.embedding, (rows, shape.hidden), "f"))
+    for field, values, size, kinds in wanted:
+        if values is None:
+            yield Fault(row=0, field=field, what="is missing", value=None)
+        elif values.shape != size:
+            yield Fault(row=0, field=field, what=f"shape must be {list(size)}", value=list(values.shape))
+        elif values.dtype.kind not in kinds or (kinds == "f" and values.dtype != np.float16):
+            what = "must be float16" if kinds == "f" else "must be integers"
+            yield Fault(row=0, field=field, what=what, value=values.dtype)
+
+
+def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator[Fault]:
+    """Iterations start where the meta says, follow each other, and decode one token each; counts agree with `info`."""
+    first = meta.first_iteration
+    if iteration[0] != first:
+        yield Fault(row=0, field="iteration", what=f"must start at {first}", value=iteration[0])
+    step = np.diff(iteration.astype(np.int64), prepend=iteration[0])
+    # Only the prefill computes several tokens at once.
+    repeated = (step == 0) & (iteration != 0)
+    repeated[0] = False
+    yield from _report(repeated, "iteration", "a decode iteration must have one row", iteration)
+    yield from _report((step < 0) | (step > 1), "iteration", "must follow the iteration before", iteration)
+    count = int(iteration[-1]) - int(iteration[0]) + 1
+    if count != info.output_tokens:
+        what = f"request {info.request} must have {info.output_tokens} iterations, as its output_tokens say"
+        yield Fault(row=len(iteration) - 1, field="iteration", what=what, value=count)
+    prompt = int((iteration == 0).sum())
+    if meta.prefill and info.prompt_tokens is not None and prompt != info.prompt_tokens:
+        what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows, as its prompt_tokens say"
+        yield Fault(row=0, field="iteration", what=what, value=prompt)
+
+
+def token_faults(token: Int, shape: ModelShape) -> Iterator[Fault]:
+    """Tokens are in the vocabulary."""
+    yield from _report((token < 0) | (token >= shape.vocab), "token", f"must be from 0 to {shape.vocab - 1}", token)
+
+
+def expert_faults(experts: Int, shape: ModelShape) -> Iterator[Fault]:
+    """`[N, L, K]`: below J and distinct within a token's layer."""
+    # Three quarters of the time of a read would go into masks that are nearly always empty; ask for extremes first.
+    if experts.min() < 0 or experts.max() >= shape.experts:
+        bad = (experts < 0) | (experts >= shape.experts)
+        what = f"must be from 0 to {shape.experts - 1}"
+        yield from _report(bad.any(2), "experts", what, lambda at: experts[at][bad[at]][0])
+    ordered = np.sort(experts, axis=2)
+    same = ordered[:, :, 1:] == ordered[:, :, :-1]
+    yield from _report(same.any(2), "experts", "must not repeat an expert", lambda at: experts[at].tolist())
+
+
+def gate_faults(gate: Float, field: str, shape: ModelShape, distance: int = 0) -> Iterator[Fault]:
+    """`[N, L, J]`: distributions over experts; zero in layers whose target lies beyond the last."""
+    known, beyond = gate[:, : shape.layers - distance], gate[:, shape.layers - distance :]
+    sums = known.sum(axis=2, dtype=np.float32)
+    # Written so that NaN and infinity fail it too.
+    off = ~(np.abs(sums - 1.0) <= GATE_SUM_TOLERANCE)
+    if off.any():
+        broken = ~np.isfinite(sums) & off
+        yield from _report(broken, field, "must be finite", lambda at: known[at][~np.isfinite(known[at])][0])
+        yield from _report(off & ~broken, field, f"must sum to 1 within {GATE_SUM_TOLERANCE}", lambda at: sums[at])
+    # The sign bit makes the integer with the same bits negative; comparing halves is ten times slower.
+    if known.size and known.view(np.int16).min() < 0:
+        negative = known < 0
+        yield from _report(negative.any(2), field, "must not be negative", lambda at: known[at].min())
+    if beyond.size and beyond.any():
+        wrong = np.zeros(gate.shape[:2], bool)
+        wrong[:, shape.layers - distance :] = (beyond != 0).any(2)
+        yield from _report(wrong, field, "must be zero: its target is beyond the last layer", lambda at: gate[at].max())
+
+
+def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Fault]:
+    """A gate that is known at the executed experts only is positive there and zero elsewhere."""
+    inside = np.clip(experts, 0, shape.experts - 1).astype(np.int64)
+    weights = np.take_along_axis(gate, inside, axis=2)
+    bare = (weights == 0).any(2)
+    yield from _report(bare, "gate", "must not be zero at an executed expert", lambda at: weights[at].tolist())
+    others = np.count_nonzero(gate, axis=2) > np.count_nonzero(weights, axis=2)
+    yield from _report(others, "gate", "must be zero at experts that were not executed", lambda at: gate[at].max())
+
+
+def vector_faults(vectors: Float, field: str) -> Iterator[Fault]:
+    """`[N, h]`: finite."""
+    bad = ~np.isfinite(vectors)
+    yield from _report(bad.any(1), field, "must be finite", lambda at: vectors[at][bad[at]][0])
+
+
+def info_faults(infos: Sequence[RequestInfo]) -> Iterator[Fault]:
+    """What is wrong with the table of requests."""
+    if not infos:
+        yield Fault(row=0, field="request", what="there is no request", value=None)
+    last = -1
+    for row, info in enumerate(infos):
+        if info.request <= last:
+            yield Fault(row=row, field="request", what="must not be negative and grow", value=info.request)
+        last = info.request
+        if info.request > LARGEST:
+            yield Fault(row=row, field="request", what="must fit into int32", value=info.request)
+        if info.output_tokens < 1:
+            yield Fault(row=row, field="output_tokens", what="must be positive", value=info.output_tokens)
+        if info.prompt_tokens is not None and info.prompt_tokens < 1:
+            yield Fault(row=row, field="prompt_tokens", what="must be positive", value=info.prompt_tokens)
+        if info.arrival_s is not None and not (np.isfinite(info.arrival_s) and info.arrival_s >= 0):
+            what = "must be finite and not negative"
+            yield Fault(row=row, field="arrival_s", what=what, value=info.arrival_s)
+
+
+def group_faults(groups: Sequence[int], infos: Sequence[RequestInfo], meta: TraceMeta) -> Iterator[Fault]:
+    """Each request must have one row group with as many rows as its numbers of tokens say."""
+    if len(groups) != len(infos):
+        what = f"must have one row group for each of the {len(infos)} requests"
+        yield Fault(row=0, field="request", what=what, value=len(groups))
+        return
+    row = 0
+    for count, info in zip(groups, infos, strict=True):
+        # The prefill is an iteration and computes the whole prompt.
+        prompt = info.prompt_tokens if meta.prefill else 1
+        if prompt is not None and count != prompt + info.output_tokens - 1:
+            what = f"request {info.request} must have {prompt + info.output_tokens - 1} rows, as {REQUESTS} says"
+            yield Fault(row=row, field="request", what=what, value=count)
+        row += count
+
+
+def owner_faults(owner: Int, request: int) -> Iterator[Fault]:
+    """All rows of a request's row group must be its own."""
+    for row in np.flatnonzero(owner != request)[:1]:
+        yield Fault(row=int(row), field="request", what=f"must be {request}", value=owner[row])
+
+
+def embedding_faults(token: Int, vector: Float, meta: TraceMeta) -> Iterator[Fault]:
+    """What is wrong with the table of embeddings."""
+    yield from token_faults(token, meta.shape)
+    for row in np.flatnonzero(np.diff(token) <= 0)[:1]:
+        yield Fault(row=int(row) + 1, field="token", what="must grow from row to row", value=token[row + 1])
+    yield from vector_faults(vector, "vector")
+
+
+def missing_faults(token: Int, known: Int) -> Iterator[Fault]:
+    """Every token must have an embedding."""
+    missing = np.flatnonzero(~np.isin(token, known))
+    if missing.size:
+        what, row = f"has no row in {EMBEDDINGS}", int(missing[0])
+        yield Fault(row=row, field="token", what=what, value=token[row], rows=missing.size)
+
+
+def _behind(position: Int) -> Bool:
+    behind = np.zeros(len(position), bool)
+    behind[1:] = position[1:] <= position[:-1]
+    return behind
+
+
+def _report(bad: ArrayLike, field: str, what: str, value: Int | Callable[[Any], object]) -> Iterator[Fault]:
+    """The first of the `bad` places, `[N]` or `[N, L]`, and how many rows have one."""
+    bad = np.asarray(bad)
+    if not bad.any():
+        return
+    rows = bad if bad.ndim == 1 else bad.any(1)
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    shown = value(at) if callable(value) else value[at]
+    where = f"layer {at[1]} " if len(at) > 1 else ""
+    yield Fault(row=at[0], field=field, what=where + what, value=shown, rows=int(rows.sum()))

@@ -1,0 +1,230 @@
+"""Reading a trace: streaming, and never a broken row."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from common.errors import UserError
+from policies.types import Bool, Float, Int, RecordedRequest
+from traces.format import faults, token_table
+from traces.format.faults import Fault
+from traces.format.schema import EMBEDDINGS, META, REQUESTS, TOKENS, RequestInfo, TraceError, TraceMeta
+from traces.format.storage import file_info, open_parquet, read_group, read_json, read_table
+
+
+class Trace:
+    """A trace on disk, opened with `Trace.open`.
+
+    Only the description and the table of requests are held in memory, and the table of embeddings from its first
+    use; requests are read one at a time. It may be sent to other processes, which open it anew.
+    """
+
+    def __init__(self, path: Path, meta: TraceMeta, infos: Sequence[RequestInfo], tokens: Any) -> None:
+        self.path = path
+        self.meta = meta
+        self.shape = meta.shape
+        self.infos = {info.request: info for info in infos}
+        self._tokens = tokens
+        self._group = {info.request: group for group, info in enumerate(infos)}
+        self._first_row = np.concatenate([[0], np.cumsum(group_rows(tokens))])
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Trace":
+        """The trace at `path`; `TraceError` when anything that can be seen without reading the tokens is wrong."""
+        path = Path(path)
+        meta, claimed = read_meta(path)
+        check_own_hash(path, meta, claimed)
+        _check_sizes(path, meta)
+        if file_info(path / REQUESTS).sha256 != meta.files[REQUESTS].sha256:
+            raise TraceError.at(path / REQUESTS, f"is not the file that {META} describes: its SHA-256 differs")
+        infos = read_infos(path / REQUESTS, meta)
+        for fault in faults.info_faults(infos):
+            raise _error(path / REQUESTS, fault)
+        tokens = open_parquet(path / TOKENS, meta.schemas[TOKENS])
+        for fault in faults.group_faults(group_rows(tokens), infos, meta):
+            raise _error(path / TOKENS, fault)
+        if meta.embedding:
+            open_parquet(path / EMBEDDINGS, meta.schemas[EMBEDDINGS]).close()
+        return cls(path, meta, infos, tokens)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Trace.open, (self.path.absolute(),)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def without_embeddings(self) -> "Trace":
+        """The same requests, read without embeddings."""
+        return Trace(self.path, replace(self.meta, embedding=False), list(self.infos.values()), self._tokens)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the trace, for results to cite."""
+        return self.meta.digest
+
+    @property
+    def request_ids(self) -> list[int]:
+        """All requests, in the trace's order."""
+        return list(self.infos)
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """A row per request with the columns of `requests.parquet`."""
+        frame = pd.DataFrame([vars(info) for info in self.infos.values()], columns=self.meta.columns[REQUESTS])
+        return frame.astype(
+            {"request": "int32", "prompt_tokens": "Int32", "output_tokens": "int32", "arrival_s": "float64"}
+        )
+
+    def rows_of(self, request: int) -> int:
+        """How many rows, that is tokens of forward passes, a request has."""
+        return int(np.diff(self._first_row)[self._group_of(request)])
+
+    def read(self, request: int) -> RecordedRequest:
+        """All rows of one request; `TraceError` names the first that is broken."""
+        info = self._info(request)
+        recorded = token_table.from_table(self._read(request), info, self.meta)
+        self._raise(request, faults.request_faults(recorded, info, self.meta))
+        if not self.meta.embedding:
+            return recorded
+        return replace(recorded, embedding=self._embed(request, recorded.token))
+
+    def iter(self, requests: Sequence[int] | None = None) -> Iterator[RecordedRequest]:
+        """The requests one after the other, by default all."""
+        for request in self.request_ids if requests is None else requests:
+            yield self.read(request)
+
+    def demands(self, request: int) -> Bool:
+        """`[iterations, L, J]`: which experts each recorded iteration executes, in order; the gates are not read."""
+        info, shape = self._info(request), self.shape
+        table = self._read(request, ["request", "iteration", "experts"])
+        iteration = token_table.array_of(table, "iteration")
+        experts = token_table.experts_of(table, shape)
+        self._raise(request, faults.order_faults(iteration, info, self.meta))
+        self._raise(request, faults.expert_faults(experts, shape))
+        demanded = np.zeros((info.output_tokens, shape.layers, shape.experts), bool)
+        index = (iteration - self.meta.first_iteration)[:, None, None]
+        demanded[index, np.arange(shape.layers)[None, :, None], experts] = True
+        return demanded
+
+    def _info(self, request: int) -> RequestInfo:
+        if request not in self.infos:
+            raise UserError(f"{self.path} has no request {request}; it has {len(self)} from {min(self.infos)} on")
+        return self.infos[request]
+
+    def _group_of(self, request: int) -> int:
+        return self._group[self._info(request).request]
+
+    def _read(self, request: int, columns: list[str] | None = None) -> pa.Table:
+        group = self._group_of(request)
+        table = read_group(self._tokens, group, self.path / TOKENS, columns)
+        self._raise(request, faults.owner_faults(token_table.array_of(table, "request"), request))
+        return table
+
+    def _raise(self, request: int, found: Iterator[Fault]) -> None:
+        for fault in found:
+            raise _error(self.path / TOKENS, fault, int(self._first_row[self._group_of(request)]))
+
+    @cached_property
+    def _embeddings(self) -> tuple[Int, Float]:
+        path = self.path / EMBEDDINGS
+        token, vector = read_embeddings(path, self.meta)
+        for fault in faults.embedding_faults(token, vector, self.meta):
+            raise _error(path, fault)
+        return token, vector
+
+    def _embed(self, request: int, token: Int) -> Float:
+        known, vectors = self._embeddings
+        index = np.minimum(np.searchsorted(known, token), len(known) - 1)
+        self._raise(request, faults.missing_faults(token, known))
+        found: Float = vectors[index]
+        return found
+
+
+def split(requests: Sequence[int], train_share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """A random share of the requests to learn from and the others to be tested on, each in the order given."""
+    if not 0.0 <= train_share <= 1.0:
+        raise UserError(f"train_share must be from 0 to 1, value {train_share}")
+    ids = np.asarray(requests)
+    chosen = np.zeros(len(ids), bool)
+    chosen[rng.permutation(len(ids))[: round(train_share * len(ids))]] = True
+    return ids[chosen].tolist(), ids[~chosen].tolist()
+
+
+class Requests:
+    """Some requests of a trace as a `policies.types.History`: read again from disk in each pass."""
+
+    def __init__(self, trace: Trace, ids: Sequence[int] | None = None) -> None:
+        self.trace = trace
+        self.ids = trace.request_ids if ids is None else list(ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[RecordedRequest]:
+        return self.trace.iter(self.ids)
+
+
+class RecordedFuture:
+    """The demands of some requests of a trace as a `policies.types.Future`."""
+
+    def __init__(self, trace: Trace, ids: Sequence[int] | None = None) -> None:
+        self.trace = trace
+        self.requests: Sequence[int] = trace.request_ids if ids is None else list(ids)
+
+    def demands(self, request: int) -> Bool:
+        """`[iterations, L, J]`: row `i` is the request's i-th recorded iteration, whether or not the prefill is one."""
+        return self.trace.demands(request)
+
+
+def read_meta(folder: Path) -> tuple[TraceMeta, str]:
+    """The description of a trace and the hash that it claims for itself."""
+    if not folder.is_dir():
+        hint = f"; did you mean {folder}.trace?" if folder.with_name(folder.name + ".trace").is_dir() else ""
+        raise TraceError.at(folder, "is not the folder of a trace" + hint)
+    if folder.name.endswith(".partial"):
+        raise TraceError.at(folder, "is unfinished; run the command that began it again")
+    data = read_json(folder / META)
+    return TraceMeta.from_json(data, folder / META), data["sha256"]
+
+
+def check_own_hash(folder: Path, meta: TraceMeta, claimed: str) -> None:
+    """`TraceError` when `meta.json` is not what it was when it was written."""
+    if meta.digest != claimed:
+        raise TraceError.at(folder / META, "was changed: its hash differs", field="sha256", value=claimed)
+
+
+def read_infos(path: Path, meta: TraceMeta) -> list[RequestInfo]:
+    """All rows of `requests.parquet`, as they stand there."""
+    return [RequestInfo(**row) for row in read_table(path, meta.schemas[REQUESTS]).to_pylist()]
+
+
+def read_embeddings(path: Path, meta: TraceMeta) -> tuple[Int, Float]:
+    """Tokens `[n]` and their vectors `[n, h]`, as they stand there."""
+    table = read_table(path, meta.schemas[EMBEDDINGS])
+    return token_table.array_of(table, "token"), token_table.array_of(table, "vector", meta.shape.hidden)
+
+
+def group_rows(tokens: Any) -> list[int]:
+    """The number of rows of each row group."""
+    return [tokens.metadata.row_group(group).num_rows for group in range(tokens.metadata.num_row_groups)]
+
+
+def _check_sizes(path: Path, meta: TraceMeta) -> None:
+    for name in meta.schemas:
+        if name not in meta.files:
+            raise TraceError.at(path / META, "is missing", field=f"files.{name}")
+        if not (path / name).is_file():
+            raise TraceError.at(path / name, "is missing")
+        size = (path / name).stat().st_size
+        if size != meta.files[name].bytes:
+            raise TraceError.at(path / name, f"must have {meta.files[name].bytes} bytes, as {META} says", value=size)
+
+
+def _error(path: Path, fault: Fault, first_row: int = 0) -> TraceError:
+    return TraceError.at(path, fault.what, row=first_row + fault.row, field=fault.field, value=fault.value)

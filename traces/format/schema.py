@@ -1,0 +1,299 @@
+"""What a trace is: its files, their columns, and the description that goes with them.
+
+A trace is a folder `NAME.trace/` of `meta.json`, `requests.parquet`, `tokens.parquet` and, when embeddings were
+captured, `embeddings.parquet`. What the rows of a request must obey stands in `rows.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from common.errors import UserError, unknown
+from policies.types import ModelShape
+
+FORMAT_VERSION = 1
+LARGEST = int(np.iinfo(np.int32).max)  # what a column holds, and how many values a row of one
+GATE_SUM_TOLERANCE = 5e-3  # rows of `gate` are float16: they sum to 1 within this
+
+META = "meta.json"
+REQUESTS = "requests.parquet"
+TOKENS = "tokens.parquet"
+EMBEDDINGS = "embeddings.parquet"
+
+KINDS = ("captured", "imported", "synthetic", "fitted")
+SCORES = ("softmax", "sigmoid")
+
+
+class TraceError(UserError):
+    """Something is wrong with a trace; one line that names the file, row, field and value."""
+
+    @classmethod
+    def at(
+        cls, file: Path | str, what: str, *, row: int | None = None, field: str | None = None, value: object = None
+    ) -> "TraceError":
+        """`<file>: row <n>, field <f>: <what>, value <v>`, without the parts that are not given; rows count from 0."""
+        place = [f"row {row}"] * (row is not None) + [f"field {field}"] * (field is not None)
+        parts = [str(file)] + [", ".join(place)] * bool(place) + [what]
+        return cls(": ".join(parts) + (f", value {value}" if value is not None else ""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestInfo:
+    """What is known of a request beside its tokens: a row of `requests.parquet`.
+
+    `output_tokens` is the number of its recorded iterations, since each of them generates one token; `prompt_tokens`
+    the number of rows of its prefill where there is one.
+    """
+
+    request: int
+    source: str
+    split: str | None = None
+    arrival_s: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int
+    prompt_sha256: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """Size and hash of one file of a trace."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceMeta:
+    """What a trace says about itself. `files` is filled in by the writer."""
+
+    kind: str  # one of KINDS
+    model: str  # name or repository of the model
+    shape: ModelShape
+    revision: str | None = None
+    config_sha256: str | None = None
+    dtype: str | None = None  # of the model's weights when it ran; None when unknown
+    score: str = "softmax"  # what turned the router's logits into `gate`; sigmoid scores are normalised to sum to 1
+    gate_complete: bool = True  # False: `gate` is zero except at the executed experts
+    prefill: bool = True  # False: iterations start at 1
+    lookahead: tuple[int, ...] = ()  # distances, ascending
+    embedding: bool = False
+    prompt_text: bool = False  # requests.parquet has the column `prompt`
+    seed: int | None = None
+    prompts: str | None = None  # where the prompts came from
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that made the trace
+    license: str | None = None
+    notes: str | None = None
+    files: Mapping[str, FileInfo] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for problem in _meta_problems(self):
+            raise TraceError(f"{META}: {problem}")
+        try:
+            self._body()
+        except (TypeError, ValueError) as error:  # NaN, infinity, half a surrogate pair, a numpy number
+            raise TraceError(f"{META}: holds what JSON cannot: {error}") from None
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The columns of each Parquet file, in order."""
+        return {name: schema.names for name, schema in self.schemas.items()}
+
+    @cached_property
+    def schemas(self) -> dict[str, pa.Schema]:
+        """The Arrow schema of each Parquet file of the trace."""
+        schemas = {REQUESTS: requests_schema(self.prompt_text), TOKENS: tokens_schema(self.shape, self.lookahead)}
+        return schemas | ({EMBEDDINGS: embeddings_schema(self.shape.hidden)} if self.embedding else {})
+
+    @property
+    def first_iteration(self) -> int:
+        """0 with a prefill, else 1."""
+        return 0 if self.prefill else 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of all this, hashes of the files included."""
+        return sha256_of_json(self._body())
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `meta.json`, its own hash included."""
+        return self._body() | {"sha256": self.digest}
+
+    def _body(self) -> dict[str, Any]:
+        body = {one.name: getattr(self, one.name) for one in fields(self)}
+        body |= {
+            "format_version": FORMAT_VERSION,
+            "shape": asdict(self.shape) | {"weight_bytes": float(self.shape.weight_bytes)},  # 2 and 2.0 hash alike
+            "lookahead": list(self.lookahead),
+            "columns": self.columns,
+            "files": {name: asdict(info) for name, info in self.files.items()},
+        }
+        # Through JSON and back, so that what is hashed is what a reader will find.
+        loaded: dict[str, Any] = json.loads(canonical_json(body))
+        return loaded
+
+    @classmethod
+    def from_json(cls, data: object, file: Path | str = META) -> "TraceMeta":
+        """The meta of a parsed `meta.json`; anything missing, unknown or of the wrong type is a `TraceError`."""
+        if not isinstance(data, dict):
+            raise TraceError.at(file, "is not a JSON object")
+        version = data.get("format_version")
+        if version != FORMAT_VERSION:
+            raise TraceError.at(
+                file, f"format version must be {FORMAT_VERSION}", field="format_version", value=repr(version)
+            )
+        _check_keys(data, _TYPES, file)
+        shape = _shape_from_json(data["shape"], file)
+        entries = {}
+        for name, entry in data["files"].items():
+            _check_keys(entry, {"bytes": int, "sha256": str}, f"{file}: files: {name}")
+            entries[name] = FileInfo(**entry)
+        derived = {"format_version", "columns", "sha256", "shape", "lookahead", "files"}
+        plain = {key: value for key, value in data.items() if key not in derived}
+        try:
+            meta = cls(**plain, shape=shape, lookahead=tuple(data["lookahead"]), files=entries)
+        except TraceError as error:
+            raise TraceError(str(error).replace(META, str(file), 1)) from None
+        if data["columns"] != meta.columns:
+            raise TraceError.at(file, "does not fit shape, lookahead and embedding", field="columns")
+        return meta
+
+
+# The keys of meta.json and what each may hold.
+_TYPES: dict[str, Any] = {
+    "format_version": int,
+    "kind": str,
+    "model": str,
+    "revision": str | None,
+    "config_sha256": str | None,
+    "shape": dict,
+    "dtype": str | None,
+    "score": str,
+    "gate_complete": bool,
+    "prefill": bool,
+    "columns": dict,
+    "lookahead": list,
+    "embedding": bool,
+    "prompt_text": bool,
+    "seed": int | None,
+    "prompts": str | None,
+    "generation": dict,
+    "versions": dict,
+    "license": str | None,
+    "notes": str | None,
+    "files": dict,
+    "sha256": str,
+}
+
+
+def _meta_problems(meta: TraceMeta) -> list[str]:
+    shape = meta.shape
+    problems = []
+    if meta.kind not in KINDS:
+        problems.append(f"field kind: must be one of {', '.join(KINDS)}, value {meta.kind!r}")
+    if meta.score not in SCORES:
+        problems.append(f"field score: must be one of {', '.join(SCORES)}, value {meta.score!r}")
+    sizes = {name: getattr(shape, name) for name in ("layers", "experts", "top_k", "hidden", "vocab")}
+    problems += [f"field shape.{name}: must be positive, value {size}" for name, size in sizes.items() if size < 1]
+    if shape.experts > np.iinfo(np.int16).max:
+        problems.append(f"field shape.experts: must be below 32768, value {shape.experts}")
+    for name, size in {"experts": shape.layers * shape.experts, "hidden": shape.hidden}.items():
+        if size > LARGEST:
+            problems.append(f"field shape.{name}: a row would hold {size} values, at most {LARGEST} can be")
+    if shape.top_k > shape.experts:
+        problems.append(f"field shape.top_k: must not exceed the {shape.experts} experts, value {shape.top_k}")
+    distances = list(meta.lookahead)
+    whole = all(type(distance) is int for distance in distances)
+    if not whole or distances != sorted(set(distances)) or any(not 0 < d < shape.layers for d in distances):
+        problems.append(f"field lookahead: must be ascending distances from 1 to {shape.layers - 1}, value {distances}")
+    return problems
+
+
+def _check_keys(data: object, types: Mapping[str, Any], file: Path | str) -> None:
+    if not isinstance(data, dict):
+        raise TraceError.at(file, "is not a JSON object")
+    for key in data:
+        if key not in types:
+            raise TraceError(f"{file}: {unknown('key', key, types)}")
+    for key, kind in types.items():
+        if key not in data:
+            raise TraceError.at(file, "is missing", field=key)
+        value = data[key]
+        # A bool is an int to Python, never to us.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TraceError.at(file, f"must be {_type_name(kind)}", field=key, value=repr(value))
+
+
+def _type_name(kind: Any) -> str:
+    return " or ".join(one.__name__.replace("NoneType", "null") for one in (get_args(kind) or (kind,)))
+
+
+def _shape_from_json(data: object, file: Path | str) -> ModelShape:
+    _check_keys(data, _SHAPE_TYPES, f"{file}: shape")
+    assert isinstance(data, dict)
+    return ModelShape(**(data | {"weight_bytes": float(data["weight_bytes"])}))
+
+
+_SHAPE_TYPES: dict[str, Any] = {
+    one.name: {"name": str, "weight_bytes": int | float}.get(one.name, int) for one in fields(ModelShape)
+}
+
+
+def requests_schema(prompt_text: bool = False) -> pa.Schema:
+    """The columns of `requests.parquet`."""
+    columns = [
+        pa.field("request", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("arrival_s", pa.float64()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32(), nullable=False),
+        pa.field("prompt_sha256", pa.string()),
+    ]
+    return pa.schema(columns + [pa.field("prompt", pa.string())] * prompt_text)
+
+
+def tokens_schema(shape: ModelShape, lookahead: Sequence[int] = ()) -> pa.Schema:
+    """The columns of `tokens.parquet`: a row per token of a forward pass."""
+    gate = _fixed_list(pa.float16(), shape.layers * shape.experts)
+    expert = pa.uint8() if shape.experts <= 256 else pa.uint16()
+    columns = [pa.field(name, pa.int32(), nullable=False) for name in ("request", "iteration", "position", "token")]
+    columns.append(pa.field("gate", gate, nullable=False))
+    columns.append(pa.field("experts", _fixed_list(expert, shape.layers * shape.top_k), nullable=False))
+    columns += [pa.field(f"lookahead_{distance}", gate, nullable=False) for distance in lookahead]
+    return pa.schema(columns)
+
+
+def embeddings_schema(hidden: int) -> pa.Schema:
+    """The columns of `embeddings.parquet`: a row per distinct token, ascending."""
+    vector = _fixed_list(pa.float16(), hidden)
+    return pa.schema([pa.field("token", pa.int32(), nullable=False), pa.field("vector", vector, nullable=False)])
+
+
+def _fixed_list(kind: pa.DataType, length: int) -> pa.DataType:
+    return pa.list_(pa.field("element", kind, nullable=False), length)
+
+
+def canonical_json(data: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal data gives equal bytes."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def sha256_of_json(data: object) -> str:
+    """SHA-256 of the canonical form."""
+    return hashlib.sha256(canonical_json(data)).hexdigest()
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions of the named distributions and of this project's own, for `TraceMeta.versions`."""
+    return {name: metadata.version(name) for name in ("finemoe-lab", "numpy", "pyarrow", *names)}

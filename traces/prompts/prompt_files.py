@@ -1,0 +1,120 @@
+"""Files of prompts, row by row."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.errors import UserError
+
+JSON = (".json", ".jsonl", ".ndjson")
+
+_CHUNK = 1 << 20  # characters that are read at once
+_LARGEST = 64 << 20  # characters of one item of a JSON array
+
+_SEPARATORS = re.compile(r"[\s,]*")
+
+
+class Row(NamedTuple):
+    """An object with a prompt in it, its number from 1, and how errors name its place."""
+
+    number: int
+    place: str
+    data: Mapping[str, Any]
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a file; blank lines are skipped, and what is wrong is a `UserError` with file and line.
+
+    A name that ends in `.jsonl` or `.ndjson` is JSON Lines, an object per line; `.json` may instead be one array of
+    objects; all else is plain text with a prompt per line. Files may be larger than the memory.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            if path.suffix.lower() not in JSON:
+                yield from (Row(number, place, {"prompt": line}) for number, place, line in _lines(path, file))
+                return
+            head = file.read(_CHUNK) if path.suffix.lower() == ".json" else ""
+            if head.lstrip().startswith("["):
+                yield from array_rows(chain([head], iter(lambda: file.read(_CHUNK), "")), str(path))
+                return
+            file.seek(0)
+            for number, place, line in _lines(path, file):
+                yield Row(number, place, _object(line, place))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
+    """The objects of a JSON array that comes in pieces, each as soon as it is complete."""
+    decoder = json.JSONDecoder()
+    rest, number, opened = "", 0, False
+    for chunk in _chunks(pieces):
+        rest += chunk
+        at = 0
+        if not opened:
+            start = rest.lstrip()
+            if start and start[0] != "[":
+                raise UserError(f"{where}: must be a JSON array")
+            at, opened = len(rest) - len(start) + 1, bool(start)
+        while (at := _past_separators(rest, at)) < len(rest):
+            if rest[at] == "]":
+                return
+            place = f"{where}: item {number + 1}"
+            if rest[at] != "{":
+                raise UserError(f"{place}: must be a JSON object, value {shortened(rest[at : at + 40])}")
+            try:
+                data, at = decoder.raw_decode(rest, at)
+            except ValueError as error:  # or the rest of it is still to come
+                if len(rest) - at > _LARGEST:
+                    raise UserError(f"{place}: is not JSON: {error}") from None
+                break
+            number += 1
+            yield Row(number, place, data)
+        rest = rest[at:]
+    raise UserError(f"{where}: item {number + 1}: is not JSON, or the file ends within it")
+
+
+def shortened(value: object, width: int = 40) -> str:
+    """As JSON, cut to so many characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield number, f"{path}: line {number}", line.rstrip("\n")
+
+
+def _object(line: str, place: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place}: is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{place}: must be a JSON object, value {shortened(data)}")
+    return data
+
+
+def _chunks(pieces: Iterable[str]) -> Iterator[str]:
+    """Longer ones, since an object is tried anew with every piece until it is complete."""
+    some: list[str] = []
+    length = 0
+    for piece in pieces:
+        some.append(piece)
+        length += len(piece)
+        if length >= _CHUNK:
+            yield "".join(some)
+            some, length = [], 0
+    yield "".join(some)
+
+
+def _past_separators(text: str, at: int) -> int:
+    found = _SEPARATORS.match(text, at)
+    assert found is not None  # an empty one, if nothing else
+    return found.end()

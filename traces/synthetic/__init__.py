@@ -1,0 +1,1 @@
+"""Routing drawn from stated statistics."""

@@ -1,0 +1,130 @@
+"""A synthetic trace on disk, drawn and written in parts."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from policies.types import Int
+from traces.format.reader import Trace
+from traces.format.schema import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.format.writer import TraceWriter
+from traces.synthetic.coefficients import Calibration
+from traces.synthetic.parameters import Parameters
+from traces.synthetic.state_space import SyntheticModel
+from traces.workloads.arrivals import Workload
+
+NOTES = (
+    "drawn from a model, not recorded: logits are popularity of experts + cluster + request + what tokens and noise "
+    "bring and their successors remember; layers are independent of each other given cluster, request and tokens "
+    "(traces/synthetic/state_space.py)"
+)
+_PART = 8  # requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Of `R` requests, and when they arrive if that is known."""
+
+    prompt_tokens: Int  # [R] int64
+    output_tokens: Int  # [R] int64
+    arrival_s: Sequence[float | None]  # [R]
+    source: str  # in words
+
+    def __len__(self) -> int:
+        return len(self.output_tokens)
+
+    @classmethod
+    def constant(cls, requests: int, prompt_tokens: int, output_tokens: int) -> "Lengths":
+        """All alike."""
+        prompts, outputs = np.full(requests, prompt_tokens), np.full(requests, output_tokens)
+        return cls(prompt_tokens=prompts, output_tokens=outputs, arrival_s=[None] * requests, source="constant")
+
+    @classmethod
+    def of_workload(cls, workload: Workload) -> "Lengths":
+        """Its lengths and arrivals."""
+        return cls(
+            prompt_tokens=workload.prompt_tokens,
+            output_tokens=workload.output_tokens,
+            arrival_s=workload.arrival_s.tolist(),
+            source=workload.source,
+        )
+
+    @classmethod
+    def of_trace(cls, trace: Trace, requests: int | None, rng: np.random.Generator) -> "Lengths":
+        """Those of every request in order, with the arrivals, or of so many drawn with replacement."""
+        infos = list(trace.infos.values())
+        if requests is not None:
+            infos = [infos[place] for place in rng.integers(0, len(infos), requests)]
+        return cls(
+            # A trace may know its prompts' lengths by their rows only.
+            prompt_tokens=np.array([trace.rows_of(one.request) - one.output_tokens + 1 for one in infos]),
+            output_tokens=np.array([one.output_tokens for one in infos]),
+            arrival_s=[one.arrival_s if requests is None else None for one in infos],
+            source=f"those of {trace.path.name}" + (", drawn" if requests is not None else ""),
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of the numbers."""
+        return sha256_of_json([self.prompt_tokens.tolist(), self.output_tokens.tolist(), list(self.arrival_s)])
+
+    def info(self, request: int, source: str, prefill: bool) -> RequestInfo:
+        """A row of `requests.parquet`."""
+        return RequestInfo(
+            request=request,
+            source=source,
+            arrival_s=self.arrival_s[request],
+            prompt_tokens=int(self.prompt_tokens[request]) if prefill else None,
+            output_tokens=int(self.output_tokens[request]),
+        )
+
+
+def generate(
+    parameters: Parameters,
+    calibration: Calibration,
+    lengths: Lengths,
+    out: Path,
+    *,
+    told: Mapping[str, Any],
+    restart: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the trace `out`; it goes on where it was interrupted. `told` is for `meta.generation` to cite."""
+    total = len(lengths)
+    model = SyntheticModel(parameters, calibration.coefficients, total)
+    expected = {name: round(value, 4) for name, value in calibration.expected.mean().items()}
+    if calibration.trajectory_recall is not None:
+        expected["trajectory_recall"] = round(calibration.trajectory_recall, 4)
+    meta = TraceMeta(
+        kind="synthetic",
+        model=parameters.shape.name,
+        shape=parameters.shape,
+        gate_complete=parameters.gate_complete,
+        prefill=parameters.prefill,
+        lookahead=tuple(parameters.lookahead),
+        embedding=parameters.embedding,
+        seed=parameters.seed,
+        generation={**parameters.told(), "expected": expected, "lengths": lengths.source, **told},
+        versions=library_versions(),
+        notes=NOTES,
+    )
+    plan = {"lengths": lengths.sha256}
+    with (
+        TraceWriter(out, meta, plan=plan, restart=restart, overwrite=overwrite) as writer,
+        tqdm(total=total, desc="draw", unit="request", file=sys.stderr, disable=None) as bar,
+    ):
+        for number, first in enumerate(range(0, total, _PART)):
+            part = range(first, min(first + _PART, total))
+            if number not in writer.finished:
+                drawn = [
+                    model.request(one, int(lengths.prompt_tokens[one]), int(lengths.output_tokens[one])) for one in part
+                ]
+                infos = [lengths.info(one.request, one.source, parameters.prefill) for one in drawn]
+                writer.write_part(number, infos, drawn)
+            bar.update(len(part))
+        return writer.finish()

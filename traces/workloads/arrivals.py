@@ -1,0 +1,160 @@
+"""When requests arrive and how long they are: workloads, recorded elsewhere or drawn."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from policies.types import Float, Int
+
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """`N` requests in the order of their arrival.
+
+    The mean rate is `N - 1` gaps over the time from the first arrival to the last.
+    """
+
+    arrival_s: Float  # [N] float64, from 0, never falling
+    prompt_tokens: Int  # [N] int64, positive
+    output_tokens: Int  # [N] int64, positive
+    source: str  # where it came from, in words
+    dropped: int = 0  # rows of the source without prompt or without output: requests that failed
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first arrival to the last."""
+        return float(self.arrival_s[-1])
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Requests per second; None where all arrive at once."""
+        return (len(self) - 1) / self.duration_s if self.duration_s > 0 else None
+
+
+def poisson_arrivals(requests: int, rate_per_s: float, rng: np.random.Generator) -> Float:
+    """`[requests]` seconds from 0: gaps are independent and exponential with mean `1 / rate_per_s`."""
+    _check_process(requests, rate_per_s)
+    return _from_gaps(rng.exponential(1 / rate_per_s, requests - 1))
+
+
+def gamma_arrivals(requests: int, rate_per_s: float, burstiness: float, rng: np.random.Generator) -> Float:
+    """`[requests]` seconds from 0: independent Gamma gaps with mean `1 / rate_per_s`.
+
+    `burstiness` is their coefficient of variation, standard deviation over mean: 1 is a Poisson process, less is more
+    regular, more comes in bursts.
+    """
+    _check_process(requests, rate_per_s)
+    if not (np.isfinite(burstiness) and burstiness > 0):
+        raise UserError(f"--burstiness {burstiness:g}: it must be positive")
+    variance = burstiness**2  # of gaps with mean 1: a Gamma of shape k has the coefficient 1/√k
+    return _from_gaps(rng.gamma(1 / variance, variance / rate_per_s, requests - 1))
+
+
+def with_fixed_lengths(arrival_s: Float, prompt_tokens: int, output_tokens: int, source: str) -> Workload:
+    """All requests alike."""
+    for name, tokens in (("--prompt-tokens", prompt_tokens), ("--output-tokens", output_tokens)):
+        if tokens < 1:
+            raise UserError(f"{name} {tokens}: it must be positive")
+    return Workload(
+        arrival_s=arrival_s,
+        prompt_tokens=np.full(len(arrival_s), prompt_tokens, np.int64),
+        output_tokens=np.full(len(arrival_s), output_tokens, np.int64),
+        source=f"{source}, {prompt_tokens} prompt and {output_tokens} output tokens",
+    )
+
+
+def with_lengths_of(arrival_s: Float, lengths: Workload, rng: np.random.Generator, source: str) -> Workload:
+    """Each request as long as one of `lengths`, drawn with replacement; prompt and output stay together."""
+    drawn = rng.integers(0, len(lengths), len(arrival_s))
+    return Workload(
+        arrival_s=arrival_s,
+        prompt_tokens=lengths.prompt_tokens[drawn],
+        output_tokens=lengths.output_tokens[drawn],
+        source=f"{source}, lengths drawn from {lengths.source}",
+    )
+
+
+def sample(
+    workload: Workload, rng: np.random.Generator, *, requests: int | None = None, rate_per_s: float | None = None
+) -> Workload:
+    """`requests` of the workload's rows, in their order, with time stretched so that `rate_per_s` is the mean rate.
+
+    Rows are drawn without replacement, all alike, so that the course of the day stays and bursts thin out. None leaves
+    the rows or the time as they are, but that the first arrival is at 0. The paper's online runs (fig. 11): 256
+    requests of the Azure traces at 2.91 requests/s.
+    """
+    rows, told = np.arange(len(workload)), ""
+    if requests is not None:
+        if not 1 <= requests <= len(workload):
+            raise UserError(f"--requests {requests}: {workload.source} has 1 to {len(workload)} to draw from")
+        rows = np.sort(rng.choice(len(workload), requests, replace=False))
+        told = f"{requests} of {len(workload)} requests of "
+    arrival_s = workload.arrival_s[rows] - workload.arrival_s[rows[0]]
+    drawn = replace(
+        workload,
+        arrival_s=arrival_s,
+        prompt_tokens=workload.prompt_tokens[rows],
+        output_tokens=workload.output_tokens[rows],
+        source=told + workload.source,
+    )
+    return drawn if rate_per_s is None else _stretched(drawn, rate_per_s)
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """Rates and lengths, as plain JSON; what is not defined, such as the gaps of one request, is None."""
+    gaps = np.diff(workload.arrival_s)
+    spread = float(gaps.std() / gaps.mean()) if workload.duration_s > 0 else None
+    return {
+        "source": workload.source,
+        "requests": len(workload),
+        "dropped": workload.dropped,
+        "duration_s": workload.duration_s,
+        "rate_per_s": workload.rate_per_s,
+        "peak_per_minute": int(counts_per(workload, MINUTE_S).max()),
+        "gap_cv": spread,
+        "prompt_tokens": _lengths(workload.prompt_tokens),
+        "output_tokens": _lengths(workload.output_tokens),
+    }
+
+
+def counts_per(workload: Workload, width_s: float) -> Int:
+    """Arrivals in each `width_s` seconds, counted from the first."""
+    counts: Int = np.bincount((workload.arrival_s // width_s).astype(np.int64))
+    return counts
+
+
+def _lengths(tokens: Int) -> dict[str, float]:
+    p50, p95 = np.percentile(tokens, [50, 95])
+    return {"mean": float(tokens.mean()), "p50": float(p50), "p95": float(p95), "max": int(tokens.max())}
+
+
+def _stretched(workload: Workload, rate_per_s: float) -> Workload:
+    _check_rate(rate_per_s)
+    if workload.duration_s == 0:
+        raise UserError(f"--rate {rate_per_s:g}: all requests of {workload.source} arrive at once")
+    wanted_s = (len(workload) - 1) / rate_per_s
+    # Divided first, so that the last arrival is exactly at the end.
+    arrival_s = workload.arrival_s / workload.duration_s * wanted_s
+    return replace(workload, arrival_s=arrival_s, source=f"{workload.source} at {rate_per_s:g}/s")
+
+
+def _from_gaps(gaps_s: Float) -> Float:
+    return np.concatenate([[0.0], np.cumsum(gaps_s)])
+
+
+def _check_process(requests: int, rate_per_s: float) -> None:
+    if requests < 1:
+        raise UserError(f"--requests {requests}: it must be positive")
+    _check_rate(rate_per_s)
+
+
+def _check_rate(rate_per_s: float) -> None:
+    if not (np.isfinite(rate_per_s) and rate_per_s > 0):
+        raise UserError(f"--rate {rate_per_s:g}: it must be positive")

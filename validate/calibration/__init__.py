@@ -1,0 +1,1 @@
+"""Measure a machine, so that a simulation can stand for it."""

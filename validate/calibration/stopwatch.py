@@ -1,0 +1,64 @@
+"""A driver that notes how long the parts of each pass take, as the model's thread sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.types import Batch, Float, Gate
+from validate.driver.threaded_driver import Driver
+
+
+@dataclass(slots=True)
+class LayerTimes:
+    """One layer of one pass, in seconds."""
+
+    gated_s: float  # when its router had spoken
+    given_s: list[float]  # when each expert was there, in the order of computing
+    computed_s: list[float]  # when each had been computed
+    hits: int  # how many of them, the first ones, were there at once
+    over_s: float = 0.0  # when the next layer could begin
+
+
+@dataclass(slots=True)
+class PassTimes:
+    """One forward pass."""
+
+    requests: int
+    tokens: int
+    first: bool  # of its generation
+    begun_s: float
+    layers: list[LayerTimes] = field(default_factory=list)
+    ended_s: float = 0.0
+
+
+class Stopwatch(Driver):
+    """Decides nothing differently; what it notes is appended to `passes`."""
+
+    def __init__(self, *, passes: list[PassTimes], **given: Any) -> None:
+        super().__init__(**given)
+        self.passes = passes
+
+    def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> None:
+        """Timed."""
+        self.passes.append(
+            PassTimes(len(batch.request), len(batch.token), bool(batch.prefill.any()), self._clock.now_s())
+        )
+        super().begin_iteration(batch, starting)
+
+    def gated(self, gate: Gate, experts: Sequence[int]) -> Iterator[int]:
+        """Timed."""
+        now_s = self._clock.now_s
+        gated_s, hits = now_s(), self.cache.counts.hits
+        times = LayerTimes(gated_s, [], [], 0)
+        for expert in super().gated(gate, experts):
+            times.given_s.append(now_s())
+            yield expert
+            times.computed_s.append(now_s())
+        times.hits = self.cache.counts.hits - hits
+        times.over_s = now_s()
+        self.passes[-1].layers.append(times)
+
+    def end_iteration(self, maps: Float, ending: Sequence[int]) -> None:
+        """Timed."""
+        super().end_iteration(maps, ending)
+        self.passes[-1].ended_s = self._clock.now_s()

@@ -1,0 +1,1 @@
+"""Simulated beside measured results."""

@@ -1,0 +1,182 @@
+"""One iteration as it was simulated and as it was measured, drawn one above the other from the two decision logs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from common.errors import UserError
+from common.files import replacing
+from policies.cache.decision_log import DecisionLog, Row, Transfer, transfers
+
+_COMPUTES, _WAITS = "#2a6f97", "#c3d9e6"
+_DEMANDED, _PREFETCHED = ("#c8553d", "#7a2f20"), ("#e9a13b", "#96631a")  # with the edge, so that short copies are seen
+_BAR = 0.7  # height, of a lane
+_NAME, _NUMBER = 0.045, 0.012  # of the width of the picture, that the label of a layer takes
+
+
+class Iteration(NamedTuple):
+    """Whether any request was prefilled in it, and when it was."""
+
+    prefill: bool
+    start_s: float
+    end_s: float
+
+
+class Log(NamedTuple):
+    """The decision log of a policy, in time, and its iterations by their number."""
+
+    rows: list[Row]
+    iterations: dict[int, Iteration]
+
+
+class LayerSpan(NamedTuple):
+    """A layer from the moment its router spoke; ready when the last expert that it waited for had arrived."""
+
+    layer: int
+    demand_s: float
+    ready_s: float
+    release_s: float
+
+
+class Strip(NamedTuple):
+    """What an iteration of one run looks like; times count from its begin, copies are cut off at both ends."""
+
+    seconds: float
+    layers: list[LayerSpan]
+    transfers: list[Transfer]
+
+
+def read_logs(folder: Path, policies: Sequence[str]) -> dict[str, Log]:
+    """The log of each policy; a `UserError` if the run that wrote the results kept none."""
+    for name in ("events", "iterations"):
+        if not (folder / f"{name}.parquet").is_file():
+            raise UserError(f"{folder} has no {name}.parquet, which timelines are drawn from; run with --detail events")
+    answer = {}
+    for policy in policies:
+        only = [("policy", "==", policy)]
+        try:
+            events = pd.read_parquet(folder / "events.parquet", filters=only, columns=list(DecisionLog.COLUMNS))
+            times = pd.read_parquet(folder / "iterations.parquet", filters=only).set_index("iteration")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: its decision log cannot be read: {str(error).splitlines()[0]}") from error
+        iterations = {int(row[0]): Iteration(*row[1:]) for row in times[list(Iteration._fields)].itertuples(name=None)}
+        answer[policy] = Log(list(events.itertuples(index=False, name=None)), iterations)
+    return answer
+
+
+def typical_iteration(logs: Mapping[str, Log]) -> int:
+    """The decode iteration whose time, over all policies together, is the median (the lower of two)."""
+    one, *others = logs.values()
+    taken_s = {
+        number: sum(log.iterations[number].end_s - log.iterations[number].start_s for log in logs.values())
+        for number in one.iterations
+        if all(number in log.iterations for log in others)
+    }
+    decode = [number for number in taken_s if not one.iterations[number].prefill]
+    numbers = sorted(decode or taken_s, key=lambda number: taken_s[number])
+    return numbers[(len(numbers) - 1) // 2]
+
+
+def strip(log: Log, iteration: int) -> Strip:
+    """The layers and copies of an iteration."""
+    _, start_s, end_s = log.iterations[iteration]
+    rows = [row for row in log.rows if row[0] <= end_s]
+    carried = [each for each in transfers(rows) if each.end_s > start_s and each.start_s < end_s]
+    return Strip(
+        seconds=end_s - start_s,
+        layers=list(_layers([row for row in rows if row[0] >= start_s], carried, start_s)),
+        transfers=[
+            each._replace(start_s=max(each.start_s - start_s, 0.0), end_s=min(each.end_s, end_s) - start_s)
+            for each in carried
+        ],
+    )
+
+
+def _layers(rows: Sequence[Row], carried: Sequence[Transfer], start_s: float) -> Iterator[LayerSpan]:
+    """The layers that were demanded in `rows`, those of one iteration."""
+    released = {layer: time_s for time_s, call, _, layer, _, _ in rows if call == "release"}  # the last one counts
+    for demand_s, call, _, layer, experts, _ in rows:
+        if call == "demand" and layer in released:
+            arrivals = [
+                each.end_s
+                for each in carried
+                if each.complete and each.layer == layer and each.expert in experts
+                if demand_s <= each.end_s <= released[layer]
+            ]
+            times = (demand_s, max(arrivals, default=demand_s), released[layer])
+            yield LayerSpan(layer, *(time_s - start_s for time_s in times))
+
+
+def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: int, path: Path, *, title: str) -> None:
+    """Two strips per policy, simulated above measured, over one axis of milliseconds; the title says of what.
+
+    A strip has a lane for the layers and one for each link, up to the last that is used.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    for logs in (simulated, measured):
+        for policy, log in logs.items():
+            if iteration not in log.iterations:
+                last = max(log.iterations)
+                raise UserError(f"--iteration {iteration}: {policy} has the iterations 0 … {last}")
+    strips = {
+        policy: [("simulated", strip(simulated[policy], iteration)), ("measured", strip(measured[policy], iteration))]
+        for policy in simulated
+    }
+    links = {
+        policy: max((1 + each.gpu for _, one in both for each in one.transfers), default=0)
+        for policy, both in strips.items()
+    }
+    lanes = [1 + links[policy] for policy in strips for _ in range(2)]
+    width_ms = max(one.seconds for both in strips.values() for _, one in both) * 1e3
+    figure = Figure(figsize=(11, 1.4 + sum(0.5 + 0.26 * count for count in lanes)), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = iter(figure.subplots(len(lanes), 1, sharex=True, height_ratios=lanes))
+    for policy, both in strips.items():
+        for kind, one in both:
+            axes = next(rows)
+            _draw_strip(axes, one, links[policy], width_ms)
+            axes.set_title(f"{policy}, {kind}: {one.seconds * 1e3:.1f} ms", loc="left", fontsize=9, pad=10)
+    axes.set(xlim=(0, width_ms * 1.01), xlabel=f"time since iteration {iteration} began [ms]")
+    kinds = [
+        Patch(facecolor=_WAITS, edgecolor="white", hatch="////", label="layer waits for experts"),
+        Patch(facecolor=_COMPUTES, label="layer computes its experts"),
+        Patch(facecolor=_DEMANDED[0], label="demanded copy"),
+        Patch(facecolor=_PREFETCHED[0], label="prefetch"),
+    ]
+    headed = {"title": f"Iteration {iteration} of {title}", "title_fontsize": 9}
+    figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8, **headed)
+    with replacing(path, "the picture") as partial:
+        figure.savefig(partial, dpi=150)
+
+
+def _draw_strip(axes: Any, one: Strip, links: int, width_ms: float) -> None:
+    def bars(lane: int, spans: list[tuple[float, float]], **look: Any) -> None:
+        scaled = [(begin_s * 1e3, (end_s - begin_s) * 1e3) for begin_s, end_s in spans]
+        axes.broken_barh(scaled, (lane - _BAR / 2, _BAR), linewidth=0.4, **look)
+
+    bars(0, [(each.demand_s, each.ready_s) for each in one.layers], facecolor=_WAITS, edgecolor="white", hatch="////")
+    bars(0, [(each.ready_s, each.release_s) for each in one.layers], color=_COMPUTES)
+    free_ms = 0.0
+    for each in one.layers:
+        wide = (each.release_s - each.demand_s) * 1e3 >= _NAME * width_ms
+        label, width = (f"layer {each.layer}", _NAME) if wide else (f"{each.layer}", _NUMBER)
+        middle_ms, half_ms = (each.demand_s + each.release_s) / 2 * 1e3, width * width_ms / 2
+        if middle_ms - half_ms >= free_ms:
+            look = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 6.5}
+            axes.annotate(label, (middle_ms, -_BAR / 2), (0, 1), **look)
+            free_ms = middle_ms + half_ms
+    for gpu in range(links):
+        for demanded, (color, edge) in ((True, _DEMANDED), (False, _PREFETCHED)):
+            own = [each for each in one.transfers if (each.gpu, each.demanded) == (gpu, demanded)]
+            bars(1 + gpu, [(each.start_s, each.end_s) for each in own], facecolor=color, edgecolor=edge)
+    axes.set(
+        ylim=(links + 0.5, -0.5), yticks=range(links + 1), yticklabels=["layers", *map("link {}".format, range(links))]
+    )
+    axes.axvline(one.seconds * 1e3, color="black", linewidth=0.8)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,0 +1,1 @@
+"""The driver of real devices: threads and real time."""

@@ -1,0 +1,347 @@
+"""The second driver: the simulator's cache and policies, with threads and real time instead of modelled time.
+
+    the model's thread       begin_iteration, begin_layer, gated, computed, end_iteration; waits for what it demands
+    a thread per link        asks its device for the next copy and moves it
+    the predictor's thread   hears what happens, in order, and plans; the model waits for it only if the policy says so
+
+One lock guards the cache; a prefetcher is only ever called by the predictor's thread. There is no torch here: bytes are
+moved by a function that is passed in, and what is done with an expert that has arrived is the caller's.
+"""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from common.errors import UserError
+from policies.base import Policy, Prefetcher
+from policies.cache.device import Device
+from policies.cache.expert_cache import ExpertCache
+from policies.types import Batch, Copy, Float, Found, Gate, Prefetch, Search
+from sim.engine.recorder import Recorder
+from validate.driver.clock import Clock, Thread
+
+_PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
+_TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
+
+
+class _Moment(NamedTuple):
+    """How far inference is: the iteration and its last gated layer."""
+
+    iteration: int
+    layer: int
+
+
+class _Event(NamedTuple):
+    """Something that the prefetcher has to hear."""
+
+    hook: str
+    arguments: tuple[Any, ...]
+    batch: Batch
+    moment: _Moment
+
+
+class _Link:
+    """What the thread of one link waits for."""
+
+    def __init__(self, device: Device, woken: threading.Condition) -> None:
+        self.device = device
+        self.woken = woken
+        self.idle = True
+        self.asked = False  # to look for work
+
+
+class Driver:
+    """Runs a policy that has been started, on a cache that is as it shall begin.
+
+    A context manager: its threads live as long as it is open. Whatever fails in one of them is raised by the next call
+    from the model's thread, or by the call that waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        cache: ExpertCache,
+        move: Callable[[Copy], None],
+        recorder: Recorder,
+        clock: Clock,
+    ) -> None:
+        self.cache = cache
+        self._policy = policy
+        self._prefetcher = policy.prefetcher
+        self._move = move
+        self._recorder = recorder
+        self._clock = clock
+        kind = type(policy.prefetcher)
+        self._heard = {hook for hook in _HOOKS if getattr(kind, hook) is not getattr(Prefetcher, hook)}
+
+        self._lock = threading.Lock()
+        self._model = clock.condition(self._lock)
+        self._predictor = clock.condition(self._lock)
+        self._links = [_Link(device, clock.condition(self._lock)) for device in cache.devices]
+        self._threads: list[Thread] = []
+        self._failure: tuple[str, BaseException] | None = None  # of which thread
+        self._stopped = False
+
+        self._events: deque[_Event] = deque()
+        self._unheard = 0  # events that the prefetcher has not done with
+        self._unanswered = 0  # searches and updates that it works on
+        self._batch: Batch | None = None
+        self._arrived: deque[int] = deque()  # experts that the running layer waited for
+        self._uncomputed = 0
+
+    def __enter__(self) -> Self:
+        self._turn_s = sys.getswitchinterval()
+        sys.setswitchinterval(_TURN_S)
+        for link in self._links:
+            name = f"link {link.device.gpu}"
+            self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link), name), name))
+        if self._heard:
+            name = "predictor"
+            self._threads.append(self._clock.start(partial(self._guarded, self._predict, name), name))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._stopped = True
+            self._wake_all()
+        for thread in self._threads:
+            thread.join(_PATIENCE_S)
+        sys.setswitchinterval(self._turn_s)
+        if error is None:
+            self._check()
+
+    # ---- the model's thread --------------------------------------------------------------------------------------
+
+    def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> None:
+        """An iteration begins: its embeddings are known, no layer has run. `starting` are requests new to the run."""
+        with self._lock:
+            self._check()
+            self._batch, self._starting = batch, starting
+            self._start_s, self._wait_s = self._clock.now_s(), 0.0
+            self.cache.begin_iteration(batch, self._start_s)
+            for request in starting:
+                self._tell("on_request_start", request)
+            self._tell("on_batch", batch)
+            self._wake()
+
+    def begin_layer(self, layer: int) -> None:
+        """A layer begins, before its attention; returns when the policy lets it start."""
+        blocking = self._policy.blocking_prefetch
+        if not blocking and "on_layer" not in self._heard:
+            return
+        with self._lock:
+            self._check()
+            self._tell("on_layer", self._batch, layer)
+            self._wake()
+            if blocking:
+                self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
+
+    def gated(self, gate: Gate, experts: Sequence[int]) -> Iterator[int]:
+        """The router has spoken: the distinct `experts` are demanded, in rising order.
+
+        Yields each when it is in its slot, in the order in which they are to be computed; the caller says of each
+        when it has been `computed`, which may be later.
+        """
+        layer = gate.layer
+        with self._lock:
+            self._check()
+            self._layer, self._experts, self._uncomputed = layer, experts, len(experts)
+            self._arrived.clear()
+            demand = self.cache.demand(layer, experts, self._clock.now_s())
+            self._in_waves = demand.waves > 1
+            self._tell("on_gate", self._batch, gate)
+            self._wake()
+            if self._policy.blocking_prediction:
+                self._wait_while(lambda: bool(self._unheard or self._unanswered))
+        missing = len(experts) - len(demand.hits)
+        if self._policy.compute_on_arrival or self._in_waves:
+            yield from demand.hits
+            for _ in range(missing):
+                yield self._next_arrived()
+        else:
+            for _ in range(missing):
+                self._next_arrived()
+            yield from experts
+        with self._lock:
+            self._wait_while(lambda: bool(self._uncomputed), counted=False)
+
+    def computed(self, expert: int) -> None:
+        """An expert of the running layer has been computed: with the last of them, or in waves, slots become free."""
+        with self._lock:
+            self._uncomputed -= 1
+            if self._uncomputed and not self._in_waves:
+                return
+            now_s = self._clock.now_s()
+            self.cache.release(self._layer, [expert] if self._uncomputed else self._experts, now_s, now_s)
+            self._wake()
+            if not self._uncomputed:
+                self._model.notify()
+
+    def end_iteration(self, maps: Float, ending: Sequence[int]) -> None:
+        """An iteration has ended: `maps` `[T, L, J]` is what its routers said, `ending` are requests that it ends."""
+        with self._lock:
+            self._check()
+            assert self._batch is not None
+            now_s = self._clock.now_s()
+            self._recorder.iteration(self._batch, self._starting, self._start_s, now_s, self._wait_s, self.cache.counts)
+            self._tell("on_batch_end", self._batch, maps)
+            for request in ending:
+                self._tell("on_request_end", request)
+
+    def _next_arrived(self) -> int:
+        """The next expert that has arrived for the running layer."""
+        with self._lock:
+            self._wait_while(lambda: not self._arrived)
+            return self._arrived.popleft()
+
+    def _wait_while(self, condition: Callable[[], bool], *, counted: bool = True) -> None:
+        """Wait under the lock; `counted` time is told as `wait_s`."""
+        since_s = self._clock.now_s()
+        while condition():
+            self._check()
+            self._model.wait()
+        self._check()
+        if counted:
+            self._wait_s += self._clock.now_s() - since_s
+
+    # ---- the links' threads --------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Let every idle link that may have work ask for it."""
+        for device in self.cache.wake:
+            link = self._links[device.gpu]
+            if link.idle and not link.asked:
+                link.asked = True
+                link.woken.notify()
+        self.cache.wake.clear()
+
+    def _serve(self, link: _Link) -> None:
+        while not self._stopped:
+            copy = self._awaited(link)
+            while copy is not None:
+                self._move(copy)
+                copy = self._landed(link, copy)
+
+    def _awaited(self, link: _Link) -> Copy | None:
+        """Wait until the link is asked to look for work; what it finds."""
+        with self._lock:
+            while not link.asked and not self._stopped:
+                link.woken.wait()
+            link.asked = False
+            copy = None if self._stopped else link.device.next_copy(self._clock.now_s())
+            link.idle = copy is None
+            if link.idle:
+                self._model.notify()  # a layer does not wait for prefetches that find no slot
+            return copy
+
+    def _landed(self, link: _Link, copy: Copy) -> Copy | None:
+        """A chunk has arrived: the next one, if there is any."""
+        device = link.device
+        with self._lock:
+            now_s = self._clock.now_s()
+            if device.copied(copy, now_s):
+                if copy.demanded:
+                    self._arrived.append(copy.number % self.cache.model.experts)
+                self._model.notify()
+            following = None if self._stopped else device.next_copy(now_s)
+            link.idle = following is None
+            return following
+
+    # ---- the predictor's thread ----------------------------------------------------------------------------------
+
+    def _tell(self, hook: str, *arguments: Any) -> None:
+        """Let the prefetcher hear of something, unless it does not listen."""
+        if hook in self._heard:
+            assert self._batch is not None
+            self._events.append(_Event(hook, arguments, self._batch, self._now()))
+            self._unheard += 1
+            self._predictor.notify()
+
+    def _predict(self) -> None:
+        while (event := self._next_event()) is not None:
+            actions: Iterable[Prefetch | Search] | None = getattr(self._prefetcher, event.hook)(*event.arguments)
+            for action in actions or ():
+                if isinstance(action, Prefetch):
+                    self._plan([action], event.moment)
+                else:
+                    self._work_on(action, event)
+            with self._lock:
+                self._unheard -= 1
+                self._model.notify()
+
+    def _next_event(self) -> _Event | None:
+        with self._lock:
+            while not self._events and not self._stopped:
+                self._predictor.wait()
+            return None if self._stopped else self._events.popleft()
+
+    def _work_on(self, search: Search, event: _Event) -> None:
+        """Answer a search; an update has done its work already and is only counted."""
+        answered: Callable[[], None] = self._finished
+        if event.hook != "on_batch_end":
+            answered = partial(self._found, event.batch, search, self._prefetcher.search(search))
+        with self._lock:
+            self._unanswered += 1
+        self._clock.served(search, answered)
+
+    def _found(self, batch: Batch, asked: Search, found: Found) -> None:
+        with self._lock:
+            moment = self._now()
+            layer_now = moment.layer if batch is self._batch else self.cache.model.layers
+        self._plan(self._prefetcher.on_found(batch, layer_now, asked, found), moment)
+        self._finished()
+
+    def _finished(self) -> None:
+        with self._lock:
+            self._unanswered -= 1
+            self._model.notify()
+
+    def _plan(self, prefetches: Iterable[Prefetch], moment: _Moment) -> None:
+        """Plan what was decided on what was known at `moment`, but for layers that have been gated meanwhile."""
+        for prefetch in prefetches:
+            with self._lock:
+                later = prefetch.layer <= moment.layer  # it means the iteration after that of the moment
+                if _Moment(moment.iteration + later, prefetch.layer) > self._now():
+                    self.cache.plan(prefetch, self._clock.now_s())
+                    self._wake()
+
+    def _now(self) -> _Moment:
+        assert self._batch is not None
+        return _Moment(self._batch.iteration, self.cache.layer_now)
+
+    # ---- failures ------------------------------------------------------------------------------------------------
+
+    def _guarded(self, run: Callable[[], None], name: str) -> None:
+        """Run a thread; what it raises ends the run."""
+        try:
+            run()
+        except BaseException as error:
+            with self._lock:
+                self._failure = self._failure or (name, error)
+                self._stopped = True
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._model.notify()
+        self._predictor.notify()
+        for link in self._links:
+            link.woken.notify()
+
+    def _check(self) -> None:
+        """Raise what a thread has raised."""
+        if self._failure is None:
+            return
+        name, error = self._failure
+        if isinstance(error, UserError):
+            raise error
+        raise UserError(f"the {name} has failed: {type(error).__name__}: {error}") from error
+
+
+_HOOKS = ("on_request_start", "on_request_end", "on_batch", "on_layer", "on_gate", "on_batch_end")

@@ -1,0 +1,1 @@
+"""A Transformers model whose experts are really offloaded."""

@@ -1,0 +1,65 @@
+"""The fast memory: a slab of slots on each device, and the copies that fill them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from policies.types import Copy
+from validate.offload.records import Records
+
+
+class Arena:
+    """`slots[g]` slots on device g, each of which holds one record.
+
+    Devices are logical: several may be the CPU, each with a slab of its own. `chunk_bytes` are the sizes of an
+    expert's chunks as the cache counts them (`ExpertCache.chunk_bytes`). A record may be larger, by biases and
+    alignment: that remainder moves with the last chunk. `records` and the slabs `[slots, record_bytes]` are uint8.
+
+    On a GPU a slab will lie in its memory, records in pinned host memory, and `move` will copy without blocking on a
+    stream of the link's own and wait for an event there, which is the link's thread's business alone.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        *,
+        slots: Sequence[int],
+        devices: Sequence[str | torch.device],
+        chunk_bytes: Sequence[int],
+    ) -> None:
+        size = records.layout.record_bytes
+        _check(devices, chunk_bytes, size)
+        self.records = records
+        starts = [sum(chunk_bytes[:chunk]) for chunk in range(len(chunk_bytes))]
+        self._ranges = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+        # Written once: the first copy into a slot shall not be the one that waits for its pages.
+        self._slabs = [
+            torch.zeros(count, size, dtype=torch.uint8, device=device).fill_(0)
+            for count, device in zip(slots, devices, strict=True)
+        ]
+        self._views = [[records.layout.views(slot) for slot in slab] for slab in self._slabs]
+
+    def views(self, gpu: int, slot: int) -> dict[str, Tensor]:
+        """The parameters of the expert in a slot, by name; always the same tensors for the same slot."""
+        return self._views[gpu][slot]
+
+    def move(self, copy: Copy) -> None:
+        """Copy a chunk into its slot; returns when it lies there. Threads of several links may do this at a time."""
+        chunk = self._ranges[copy.chunk]
+        self._slabs[copy.gpu][copy.slot, chunk].copy_(self.records.bytes[copy.number, chunk])
+
+
+def _check(devices: Sequence[str | torch.device], chunk_bytes: Sequence[int], record_bytes: int) -> None:
+    for device in devices:
+        if torch.device(device).type != "cpu":
+            raise UserError(f"device {str(device)!r}: replay runs on the CPU so far; use 'cpu'")
+    if sum(chunk_bytes) > record_bytes:
+        what = f"the cache counts {sum(chunk_bytes)} bytes for an expert, but its parameters have only {record_bytes}"
+        raise UserError(f"{what}: its shape is not that of the model")
+
+
+def devices_of(kind: str, count: int) -> list[torch.device]:
+    """`count` devices of a kind; of "cpu" there are as many as one likes."""
+    return [torch.device(kind)] * count

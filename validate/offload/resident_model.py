@@ -1,0 +1,94 @@
+"""What the resident model says: the routing that policies learn from, and the outputs that a replay must equal."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import UserError
+from traces.capture.collection import (
+    CollectSettings,
+    embeddings_of,
+    info_of,
+    plan_of,
+    probe_score,
+    reproducible,
+    trace_meta,
+)
+from traces.capture.gate_recorder import GateRecorder, requests_of
+from traces.capture.generation import Generated, TokenizedPrompt, generate
+from traces.capture.model_loading import LoadedModel
+from traces.format.reader import Trace
+from traces.format.writer import TraceWriter
+
+Batches = Sequence[Sequence[TokenizedPrompt]]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came out for one request: its tokens, and a hash of the logits from which each was chosen."""
+
+    tokens: list[int]
+    logits: list[bytes]
+
+
+def outputs_of(batch: Sequence[TokenizedPrompt], generated: Generated) -> dict[int, Output]:
+    """The output of each request of a batch whose generation kept its logits."""
+    assert generated.logits is not None
+    answer = {}
+    for row, (request, tokens) in enumerate(zip(batch, generated.tokens, strict=True)):
+        rows = [one[row].contiguous().cpu().numpy() for one in generated.logits[: len(tokens)]]
+        answer[request.request] = Output(
+            tokens, [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in rows]
+        )
+    return answer
+
+
+def resident_run(
+    loaded: LoadedModel,
+    batches: Batches,
+    config: Any,
+    settings: CollectSettings,
+    *,
+    done: Callable[[int], object],
+) -> tuple[Trace, dict[int, Output]]:
+    """Run all batches with every expert in place and record them as the trace `settings.out`.
+
+    The model computes its experts by its class's own loop, which is what a replay has to equal bit for bit. `done` is
+    told how many requests have ended.
+    """
+    loaded.model.set_experts_implementation("eager")
+    outputs: dict[int, Output] = {}
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
+        meta = trace_meta(settings, loaded, probe_score(recorder, loaded, batches[0][0].tokens))
+        plan = plan_of(loaded, [request.prompt for batch in batches for request in batch])
+        with TraceWriter(settings.out, meta, plan=plan, restart=True, overwrite=settings.overwrite) as writer:
+            for number, batch in enumerate(batches):
+                generated = generate(loaded, batch, config, logits=True)
+                outputs |= outputs_of(batch, generated)
+                counts = [len(tokens) for tokens in generated.tokens]
+                ids = [request.request for request in batch]
+                recorded = requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch])
+                infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+                writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
+                done(len(batch))
+            writer.finish()
+    return Trace.open(settings.out), outputs
+
+
+def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> None:
+    """A `UserError` that names the first token or logits in which a replay differs from the resident model."""
+    for request, output in got.items():
+        wanted = expected[request]
+        for place, (token, own) in enumerate(zip(wanted.tokens, output.tokens, strict=False)):
+            if token != own:
+                raise UserError(
+                    f"{policy}: token {place} of request {request} is {own}, the resident model's is {token}"
+                )
+            if wanted.logits[place] != output.logits[place]:
+                raise UserError(
+                    f"{policy}: the logits of token {place} of request {request} are not the resident model's"
+                )
+        if len(wanted.tokens) != len(output.tokens):
+            counts = f"{len(output.tokens)} tokens, the resident model's {len(wanted.tokens)}"
+            raise UserError(f"{policy}: request {request} has {counts}")
