@@ -1,22 +1,31 @@
 """How many decode iterations per second the simulator replays on one core.
 
-    python benchmarks/sim_speed.py [--json] [--iterations 1000] [--repeat 7]
+    python benchmarks/sim_speed.py [--json] [--iterations 1000] [--repeat 7] [--against CHECKOUT]
 
 32 layers × 8 experts, top-2, on six GPUs that hold 25 % of the experts; h = 64, store of 1000 maps. The routing is
 drawn at random (clustered, with some repetition from token to token): it sets the amount of work, no more.
 Timed is a run from its first iteration to its last, in processor time of one core, the best of several; drawing the
 trace and starting the policy are not part of it.
+
+With `--against` the same benchmark of another checkout is run in turn with this one, each in a process of its own. The
+last column is the median of the ratios, this one's speed over the other's: pairs that ran one after the other compare
+even where the machine's speed drifts.
 """
 
 import argparse
 import gc
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
+from statistics import median
 
 import numpy as np
-from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
+from common.tables import record_table
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.placement import split_slots
 from policies.registry import make_policy
@@ -80,13 +89,44 @@ def seconds_of(spec: str, model: ModelShape, history: list[RecordedRequest], req
     return time.process_time() - began_s
 
 
+def compared(other: Path, iterations: int, pairs: int) -> list[dict[str, object]]:
+    """Iterations per second here and there, medians of so many pairs of processes, and the median of their ratios."""
+    speeds: dict[str, list[tuple[float, float]]] = {policy: [] for policy in POLICIES}
+    for pair in range(pairs):
+        order = (Path.cwd(), other) if pair % 2 else (other, Path.cwd())
+        found = {place: measured_in(place, iterations) for place in order}
+        for policy, both in speeds.items():
+            both.append((found[Path.cwd()][policy], found[other][policy]))
+    return [
+        {
+            "policy": policy,
+            "here": round(median(here for here, _ in both), 1),
+            "there": round(median(there for _, there in both), 1),
+            "ratio": round(median(here / there for here, there in both), 4),
+        }
+        for policy, both in speeds.items()
+    ]
+
+
+def measured_in(checkout: Path, iterations: int) -> dict[str, float]:
+    """Iterations per second of each policy, the best of three runs of the checkout's own benchmark."""
+    words = [sys.executable, "benchmarks/sim_speed.py", "--json", "--repeat", "3", "--iterations", str(iterations)]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=checkout, env=environment)
+    return {row["policy"]: row["iterations_per_s"] for row in json.loads(done.stdout)}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a list, an object per policy")
     parser.add_argument("--iterations", type=int, default=1000, help="decode iterations per run (default: 1000)")
     parser.add_argument("--repeat", type=int, default=7, help="runs, of which the best counts (default: 7)")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="a checkout to run in turn with this one")
     args = parser.parse_args()
+    if args.against:
+        print(record_table(compared(args.against, args.iterations, args.repeat)))
+        return
     model = published("mixtral-8x7b")
     count = -(-args.iterations // REQUEST_ITERATIONS)
     drawn = drawn_requests(model, count + 6, np.random.default_rng(0))
@@ -104,7 +144,7 @@ def main() -> None:
                     "iterations_per_s": round(count * REQUEST_ITERATIONS / best_s, 1),
                 }
             )
-    print(json.dumps(rows, indent=2) if args.json else tabulate(rows, headers="keys"))
+    print(json.dumps(rows, indent=2) if args.json else record_table(rows))
 
 
 if __name__ == "__main__":
