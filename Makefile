@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m traces collect pocket --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --threads 1 \
 		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	rm -rf demo-out/results
-	$(BIN)/python -m sim run demo-out/pocket.trace --as mixtral-8x7b --hardware rtx3090x6 --cache-share 0.25 \
+	$(BIN)/python -m sim run demo-out/pocket.trace --sizes mixtral-8x7b --machine rtx3090x6 --cache-share 0.25 \
 		--policy finemoe --policy moe-infinity --policy promoe --policy mixtral-offloading --policy deepspeed \
 		--policy lru --policy belady --policy clairvoyant --policy no-offload --out demo-out/results
 	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m validate calibrate pocket --threads 1 --out demo-out/machine.toml
 	$(BIN)/python -m validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured
-	$(BIN)/python -m sim run demo-out/replayed.trace --hardware demo-out/machine.toml --policy finemoe --policy lru \
+	$(BIN)/python -m sim run demo-out/replayed.trace --machine demo-out/machine.toml --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --out demo-out/simulated
 	$(BIN)/python -m validate compare demo-out/simulated demo-out/measured --plot demo-out/timelines.png
 

@@ -14,8 +14,9 @@ import time
 from statistics import median
 
 import torch
-from tabulate import tabulate
 
+from common.tables import number, record_table
+from traces.capture.capture_settings import Lengths
 from traces.capture.gate_recorder import GateRecorder, requests_of
 from traces.capture.generation import generate, generation_config
 from traces.capture.model_loading import load
@@ -36,11 +37,10 @@ class Generations:
         self.loaded = load(model)
         self.output_tokens = output_tokens
         self.batch = tokenized(
-            read_prompts(PromptChoice(name=str(DEMO_PROMPTS), limit=batch_size)).prompts,
+            read_prompts(str(DEMO_PROMPTS), PromptChoice(limit=batch_size)).prompts,
             self.loaded,
-            max_new_tokens=output_tokens,
+            Lengths(output_tokens=output_tokens, prompt_tokens=prompt_tokens),
             where=DEMO_PROMPTS,
-            prompt_tokens=prompt_tokens,
         )
         self.config = generation_config(self.loaded, max_new_tokens=output_tokens, exactly=True)
 
@@ -92,7 +92,10 @@ def main() -> None:
         return
     size = f"{shape.layers} layers × {shape.experts} experts, top-{shape.top_k}"
     print(f"{shape.name} ({size}): {args.batch_size} × {args.prompt_tokens} prompt and {args.output_tokens} new tokens")
-    print(tabulate(rows, headers="keys", floatfmt=".1f"))
+    shown = [
+        {name: value if isinstance(value, str) else number(value, ".1f") for name, value in row.items()} for row in rows
+    ]
+    print(record_table(shown))
     print(f"target: recording costs at most {TARGET:.0%}")
 
 

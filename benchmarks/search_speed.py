@@ -21,8 +21,8 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
 
 import numpy as np
-from tabulate import tabulate
 
+from common.tables import text_table
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest
@@ -164,7 +164,7 @@ def main() -> None:
         for each in rows
     ]
     headers = ["one core, µs", "layers × experts", "h", "median", "best", "target"]
-    print(tabulate(shown, headers=headers, disable_numparse=True, colalign=["left"] + ["right"] * 5))
+    print(text_table(shown, headers))
 
 
 if __name__ == "__main__":

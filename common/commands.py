@@ -1,53 +1,184 @@
-"""How `python -m traces` and its sisters call their commands."""
+"""The glue of `python -m PACKAGE COMMAND`: one cyclopts application per package, one exit status per kind of end.
 
-import argparse
-import importlib
+A command is a function in a file of `cli/`; its parameters are the options, its docstring the help. Settings of a
+library are a frozen dataclass, which the function takes whole:
+
+    def collect(settings: Annotated[CollectSettings, FLAT], *, json: bool = False) -> None:
+
+`under(GROUP)` in place of `FLAT` puts the fields under a heading of the help. Lists of numbers may be written with
+commas; an option that is repeated replaces what was said before, or adds to a list.
+
+Errors of libraries speak of fields; here, and only here, a field is called by its option: that of a `FieldError`, and
+every field that a message has in backticks.
+"""
+
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
-from common.errors import UserError
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    Token,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from common.errors import FieldError, UserError
+
+FLAT = Parameter(name="*")  # the fields of a dataclass as options of the command itself
+
+# Headings that commands share.
+MODEL = Group("Model", sort_key=10)
+PROMPTS = Group("Prompts", sort_key=20)
+OUTPUT = Group("Output", sort_key=90)
+
+
+def under(group: Group) -> Parameter:
+    """As `FLAT`, with the options under the heading of the group."""
+    return Parameter(name="*", group=group)
 
 
 class Command(NamedTuple):
-    """A module with `add_arguments(parser)` and `run(args)`, imported only when its command is called."""
+    """Where the function of a command is, `module:function`, the line that the list of commands has, an example.
 
-    module: str
+    A command with commands of its own is `module:app`, another `application`, and shows its own example.
+    """
+
+    function: str
     help: str
-    example: str
+    example: str = ""
 
 
-def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what to do about what stands where a trace is to be written."""
-    parser.add_argument("--restart", action="store_true", help="throw away what an interrupted run has left")
-    parser.add_argument("--overwrite", action="store_true", help="replace a trace that is there")
+def application(
+    program: str,
+    description: str,
+    commands: Mapping[str, Command],
+    *,
+    example: str = "",
+    words: Sequence[str] = (),
+) -> App:
+    """`python -m PROGRAM`; the module of a command is imported only when the `words` call it.
+
+    With a `program` of two words, `PACKAGE COMMAND`, it is the application of a command with commands of its own.
+    """
+    app = App(
+        name=program.split()[-1] if " " in program else f"python -m {program}",
+        help=description,
+        help_epilogue=_example(program, example),
+        version_flags=[],
+        default_parameter=Parameter(negative=(), show_default=_default, allow_repeating=True),
+        config=_numbers,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for place, (name, command) in enumerate(commands.items()):
+        own = {"help_epilogue": epilogue} if (epilogue := _example(program, command.example)) else {}
+        if name not in words:  # the one that is called has its own docstring
+            own["help"] = command.help
+        app.command(command.function, name=name, sort_key=place, **own)
+    return app
+
+
+def _example(program: str, words: str) -> str | None:
+    return f"Example: python -m {program} {words}" if words else None
 
 
 def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run a command; the exit status is 2 for a mistake of the user, told in one line, and 130 for an interruption."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in commands.items():
-        one = parsers.add_parser(
-            name,
-            help=command.help,
-            description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=f"example: python -m {program} {command.example}",
-        )
-        if argv[:1] == [name]:
-            importlib.import_module(command.module).add_arguments(one)
-    args = parser.parse_args(argv)
+    """Run a command; the exit status is 2 for a mistake of the user, said in one line, and 130 for an interruption."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    app = application(program, description, commands, words=words[:1])
     try:
-        status: int | None = importlib.import_module(commands[args.command].module).run(args)
+        status = app(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except FieldError as error:
+        return _mistake(f"{option(error.field)}: {_spelled(error.problem, _options(app, words))}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _mistake(_spelled(str(error), _options(app, words)))
+    except CycloptsError as error:
+        return _mistake(_said(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
         return 0
-    return status or 0
+    return status if isinstance(status, int) else 0
+
+
+def option(field: str) -> str:
+    """What the command line calls a field: `--cache-gb` for `cache.gb`."""
+    return "--" + field.replace(".", "-").replace("_", "-")
+
+
+def _options(app: App, words: Sequence[str]) -> set[str]:
+    """What the command that the words call has."""
+    command = app.parse_commands(words)[1][-1]
+    return {name for argument in command.assemble_argument_collection() for name in argument.names}
+
+
+def _spelled(text: str, known: set[str]) -> str:
+    """The text with fields in backticks as options: "give `sample`" becomes "give --sample" if that is `known`."""
+
+    def as_option(found: re.Match[str]) -> str:
+        return option(found[1]) if option(found[1]) in known else found[0]
+
+    return re.sub("`([a-z][a-z0-9_.]*)`", as_option, text)
+
+
+def _said(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument: {' '.join(error.unused_tokens)}"
+    if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens and not error.keyword:
+        for word in error.unused_tokens or ():
+            if word.startswith("--") and error.app:  # the one that is missing may have been misspelt
+                known = error.app.assemble_argument_collection()
+                token = Token(keyword=word.partition("=")[0], source="cli")
+                return str(UnknownOptionError(token=token, argument_collection=known, verbose=False))
+        positional = error.argument.index is not None
+        return f"{error.argument.name.lstrip('-').upper() if positional else error.argument.name} is required"
+    return " ".join(str(error).split())
+
+
+def _mistake(text: str) -> int:
+    print(f"error: {' '.join(text.splitlines())}", file=sys.stderr)
+    return 2
+
+
+def _default(value: object) -> str | None:
+    """What the help shows as a default: nothing for switches and for what is not set."""
+    if value is None or value is False or value == () or is_dataclass(value):
+        return None
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Before cyclopts converts: take lists of numbers apart at commas, and refuse `1.5`, which it would round to 2.
+
+    A converter would not do, since cyclopts does not hand it down to the fields of a dataclass.
+    """
+    for argument in arguments:
+        number, listed = _innermost(argument.hint)
+        if listed and number in (int, float):
+            argument.tokens = [token.evolve(value=word) for token in argument.tokens for word in token.value.split(",")]
+        for token in argument.tokens:
+            if number is int and "." in token.value:
+                raise CoercionError(argument=argument, token=token, target_type=int)
+
+
+def _innermost(hint: Any) -> tuple[Any, bool]:
+    """The type of a single value, and whether there may be several."""
+    listed = False
+    while (origin := get_origin(hint)) in (Annotated, Union, UnionType, tuple):
+        listed |= origin is tuple
+        hint = next(each for each in get_args(hint) if each is not type(None))
+    return hint, listed

@@ -1,5 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and the durable moves that this takes."""
 
+import hashlib
+import json
+import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,17 +14,161 @@ from common.errors import UserError
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
-    """A name beside `path` to write `what` to, which takes its place when the block has ended well.
+    """A name beside `path` to write `what` to; the file takes the place of `path` when the block ends without an error.
 
-    Folders above are made. A `UserError` if the disk refuses; nothing is left behind then.
+    Folders above are made. A `UserError` if the disk refuses. Nothing is left behind after an error or Ctrl-C.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    with _written_beside(path, what) as partial:
+        yield partial
+        sync_file(partial)
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder beside `path` to put `what` into, which becomes `path` when the block ends without an error.
+
+    A `UserError` if something is at `path` already, unless it is to be overwritten, or if the disk refuses. Nothing is
+    left behind after an error or Ctrl-C.
+    """
+    if not overwrite:
+        refuse_existing(path)
+    with _written_beside(path, what) as partial:
+        partial.mkdir()
+        yield partial
+        _sync_all(partial)
+        if overwrite:
+            _exchange(partial, path)
+        else:
+            refuse_existing(path)  # another process may have been faster
+            move(partial, path)
+
+
+def refuse_existing(path: Path) -> None:
+    """A `UserError` if something is there already, to be asked before anything is computed for it."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):  # the second is for the writer to say, who knows what it writes
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    raise UserError(f"{path} exists already; choose another name or remove it")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Readable JSON, on the disk when the call returns."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(data, file, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+    sync_file(path)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename, durably; `target` must not exist."""
+    source.rename(target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder, whatever was there before."""
+    remove(path)
+    path.mkdir(parents=True)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a rename is only then on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            sync_folder(path)
+        elif path.is_file():
+            sync_file(path)
+    sync_folder(folder)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put a folder where another one may be; a process that is killed in between leaves the old one beside `path`."""
+    old = new.with_name(f"{new.name}.replaced")
+    try:
+        if path.exists():
+            move(path, old)
+        move(new, path)
+    finally:
+        if path.exists():
+            remove(old)
+        elif old.exists():
+            old.rename(path)
+
+
+@contextmanager
+def _written_beside(path: Path, what: str) -> Iterator[Path]:
+    """A name beside `path`, which is deleted at the end if it is still there.
+
+    The process in it keeps two writers of one target apart, and tells what a killed one has left from what a living one
+    is writing. The suffix is the target's, since matplotlib goes by it.
+    """
+    partial = path.parent / f"{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield partial
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"{path}: {what} could not be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
-            partial.unlink()
+            remove(partial)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what writers of `path` left on this machine that were killed."""
+    name = rf"{re.escape(path.stem)}\.{re.escape(_host())}-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
+    for beside in path.parent.iterdir():
+        found = re.fullmatch(name, beside.name)
+        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+            with suppress(OSError):  # another writer may do the same
+                remove(beside)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def _host() -> str:
+    return os.uname().nodename.partition(".")[0]

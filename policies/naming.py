@@ -8,12 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from hashlib import sha256
+from importlib import import_module, invalidate_caches
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from common.errors import UserError, one_line, unknown
 
+_SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: what its sources were when it was imported
 _PLUS = re.compile(r"\+(?=[A-Za-z])")  # between two parts; not the sign of a number
 
 
@@ -77,11 +81,14 @@ def inside(place: str) -> Callable[..., Any]:
 
 
 def outside(place: str) -> Callable[..., object]:
-    """A callable of a module that is not ours; the module may lie in the current directory."""
+    """A callable of a module that is not ours; the module may lie in the current directory.
+
+    A module that has been edited since it was imported is imported anew, with all of its package.
+    """
     module_name, _, name = place.partition(":")
     try:
         with _current_directory():
-            module = import_module(module_name)
+            module = _import_as_it_is_now(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"policy {place}: module {module_name} cannot be imported: {one_line(error)}") from error
@@ -95,6 +102,32 @@ def outside(place: str) -> Callable[..., object]:
     if not callable(found):
         raise UserError(f"policy {place}: {name} is a {type(found).__name__}, not a class or function")
     return found
+
+
+def sources_of(module_name: str) -> dict[str, str]:
+    """SHA-256 of every source of the package that a module from outside is in, by path from the package's folder on."""
+    found = {}
+    with _current_directory():
+        spec = find_spec(module_name.partition(".")[0])
+    places = [] if spec is None else list(spec.submodule_search_locations or filter(None, [spec.origin]))
+    for place in map(Path, places):
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found[file.relative_to(place.parent).as_posix()] = sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _import_as_it_is_now(module_name: str) -> ModuleType:
+    package = module_name.partition(".")[0]
+    now = sources_of(module_name)
+    if getattr(sys.modules.get(package), _SOURCES, now) != now:
+        for name in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
+            spec = sys.modules.pop(name).__spec__
+            if spec and spec.cached:  # an edit within the same second leaves compiled code that looks valid
+                Path(spec.cached).unlink(missing_ok=True)
+        invalidate_caches()
+    module = import_module(module_name)
+    setattr(sys.modules[package], _SOURCES, now)
+    return module
 
 
 @contextmanager

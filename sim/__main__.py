@@ -7,30 +7,26 @@ from common.commands import Command, call
 
 COMMANDS = {
     "run": Command(
-        "sim.cli.run",
-        "compare policies on a trace",
-        "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --as mixtral-8x7b",
+        "sim.cli.run:run",
+        "Compare policies on a trace.",
+        "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --sizes mixtral-8x7b",
     ),
     "policies": Command(
-        "sim.cli.policies",
-        "list policies and evictors, what they need and their settings",
-        "policies",
+        "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
     ),
     "predict": Command(
-        "sim.cli.predict",
-        "measure how well policies predict, apart from time and caches",
+        "sim.cli.predict:predict",
+        "Measure how well policies predict, apart from time and caches.",
         "predict NAME.trace --policy finemoe --policy hit-count --distance 1..8 --plot recall.png",
     ),
     "plot": Command(
-        "sim.cli.plot",
-        "draw the comparison that a results folder holds",
-        "plot RESULTS --out policies.png",
+        "sim.cli.plot:plot", "Draw the comparison that a folder of results holds.", "plot RESULTS --out policies.png"
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and answer its exit status."""
+    """Run a command; its exit status."""
     return call("sim", "Simulate offloading policies on routing traces.", COMMANDS, argv)
 
 

@@ -7,7 +7,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,10 @@ HUB = {"datasets", "huggingface_hub"}
 # Of each package, its wings from the lowest to the highest: a wing imports from those before it, and its own.
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "policies": (
-        ("types",),
+        ("types", "naming"),
         ("base",),
-        ("naming",),
         ("registry", "cache", "prediction"),
-        ("evictors",),
+        ("catalogue", "evictors"),
         ("systems",),
     ),
     "traces": (
@@ -37,16 +36,20 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sim": (
         ("hardware",),
         ("engine",),
-        ("simulate", "forecast"),
+        ("scenario",),
+        ("experiment", "inputs"),
+        ("policy_run", "content_hash", "scenario_options", "forecast"),
         ("results",),
+        ("simulation",),
         ("cli",),
         ("__main__",),
     ),
     "validate": (
-        ("driver",),
+        ("driver", "testbed_settings"),
         ("offload",),
-        ("measure",),
-        ("calibration", "comparison"),
+        ("testbed",),
+        ("measurement",),
+        ("replay", "calibration", "comparison"),
         ("cli",),
         ("__main__",),
     ),
@@ -56,7 +59,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
 WITH_TORCH = ("traces/capture/", "traces/pocket/", "traces/pocket_training/", "validate/")
 WITH_HUB = ("traces/capture/", "traces/prompts/hub_prompts.py")
 TORCH_DUMPS = "traces/convert/sglang_records.py"  # SGLang's recorder saves its counts with torch
-LIGHT = ("validate/driver/", "validate/comparison/", "validate/cli/compare.py", "validate/__")
+LIGHT = ("validate/driver/", "validate/comparison/", "validate/cli/", "validate/testbed_settings.py", "validate/__")
 
 
 def files(package: str) -> list[Path]:
@@ -94,7 +97,7 @@ def wing_of(module: str) -> str:
     return module.split(".")[1] if "." in module else "__init__"
 
 
-def offences(package: str, wrong: "callable") -> list[str]:
+def offences(package: str, wrong: Callable[[Path, str], bool]) -> list[str]:
     return [
         f"{name_of(path)}:{line} imports {name}"
         for path in files(package)
@@ -131,6 +134,13 @@ def test_wings_import_from_lower_wings_only(package: str) -> None:
 def test_every_wing_has_its_place_in_the_order(package: str) -> None:
     there = {wing_of(module_of(path)) for path in files(package)} - {"__init__"}
     assert there == {wing for wings in WINGS[package] for wing in wings}
+
+
+def test_commands_are_nobodys_library() -> None:
+    def wrong(path: Path, name: str) -> bool:
+        return ".cli." in f"{name}." and path.name != "__main__.py"
+
+    assert [each for package in PACKAGES for each in offences(package, wrong)] == []
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -211,7 +221,7 @@ needs_torch = pytest.mark.skipif(
 @needs_torch
 def test_no_module_that_needs_no_torch_loads_it() -> None:
     light = light_modules()
-    assert {"sim.simulate", "policies.systems.finemoe", "traces.format.writer", "traces.cli.collect"} <= set(light)
+    assert {"sim.simulation", "policies.systems.finemoe", "traces.format.writer", "traces.cli.collect"} <= set(light)
     assert {"validate.driver.threaded_driver", "validate.comparison.timelines"} <= set(light)
     assert loaded(f"import {', '.join(light)}", TORCH | HUB) == "[]"
 

@@ -7,25 +7,25 @@ from common.commands import Command, call
 
 COMMANDS = {
     "calibrate": Command(
-        "validate.cli.calibrate",
-        "measure this machine for a model, as a profile to simulate with",
+        "validate.cli.calibrate:calibrate",
+        "Measure this machine for a model, as a profile to simulate with.",
         "calibrate pocket --out machine.toml",
     ),
     "replay": Command(
-        "validate.cli.replay",
-        "run a model with its experts really offloaded",
+        "validate.cli.replay:replay",
+        "Run a model with its experts really offloaded.",
         "replay pocket --policy finemoe --policy lru --cache-experts 16 --out MEASURED",
     ),
     "compare": Command(
-        "validate.cli.compare",
-        "print simulated beside measured results",
+        "validate.cli.compare:compare",
+        "Print simulated beside measured results.",
         "compare SIMULATED MEASURED --plot timelines.png",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and answer its exit status."""
+    """Run a command; its exit status."""
     return call("validate", "Offload experts on real devices and compare with the simulation.", COMMANDS, argv)
 
 

@@ -1,60 +1,26 @@
 """`python -m sim policies`: what there is to choose from."""
 
-import argparse
-import inspect
-import json
-import re
-from collections.abc import Callable
+import json as json_text
 from textwrap import fill
-from typing import Any
+from typing import Annotated
 
-from common.errors import UserError
-from policies.naming import settings_of
-from policies.registry import EVICTORS, evictor_factory, policy_factory, policy_names
+from cyclopts import Parameter
 
-Entry = dict[str, Any]
+from policies.catalogue import Entry, catalogue
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    parser.add_argument("--json", action="store_true", help="print an object with a list of policies and of evictors")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print all policies and evictors."""
-    found = {
-        "policies": [entry(name, policy_factory) for name in policy_names()],
-        "evictors": [entry(name, evictor_factory) for name in sorted(EVICTORS)],
-    }
-    if args.json:
-        print(json.dumps(found, indent=2))
+def policies(
+    *, json: Annotated[bool, Parameter(help="Print an object with a list of policies and one of evictors.")] = False
+) -> None:
+    """List policies and evictors, what they need and their settings."""
+    found = catalogue()
+    if json:
+        print(json_text.dumps(found, indent=2))
         return
     print("Policies: --policy NAME[,setting=value…], or module:callable of your own\n")
     print("\n".join(map(_lines, found["policies"])))
     print("\nEvictors, in place of a policy's own: --policy NAME…+EVICTOR[,setting=value…]\n")
     print("\n".join(map(_lines, found["evictors"])))
-
-
-def entry(name: str, factory_of: Callable[[str], Callable[..., Any]]) -> Entry:
-    """What is told of one: its line, what a trace must have for it, its settings with their defaults."""
-    factory = factory_of(name)
-    settings = settings_of(factory)
-    told = [key for key, default in settings.items() if default is not inspect.Parameter.empty]
-    try:
-        requires = sorted(factory().requires) if len(told) == len(settings) else None
-    except UserError:
-        requires = None  # it depends on settings
-    return {
-        "name": name,
-        "line": _first_sentence(factory),
-        "requires": requires,
-        "settings": {key: settings[key] if key in told else None for key in settings},
-    }
-
-
-def _first_sentence(factory: Callable[..., Any]) -> str:
-    paragraph = " ".join((inspect.getdoc(factory) or "").partition("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
 
 
 def _lines(each: Entry) -> str:

@@ -18,9 +18,8 @@ the plan if it states none; ties go to the lowest id.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,9 +30,9 @@ from policies.naming import parts_of, settings_of
 from policies.registry import make_policy, policy_factory
 from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest, Search
 from sim.engine.batching import Step, fixed_batches, gates_of
+from sim.forecast.tally import Tally, rates
 
 DISTANCE_SETTINGS = ("prefetch_distance", "stride")
-COUNTS = ("events", "planned_events", "executed", "planned", "hits", "ranked_hits", "lead_sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def measure(
 
 def compare(
     prefetcher: Prefetcher, model: ModelShape, requests: Iterable[RecordedRequest], batch_size: int = 1
-) -> "Tally":
+) -> Tally:
     """Count what a prefetcher that has been started predicts of `requests`, and what they executed."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: at least 1 request is needed")
@@ -151,67 +150,6 @@ class _Forecaster:
             self._standing.pop(plan.layer, None)
 
 
-class Tally:
-    """Counts, apart for decode steps and prefills and for each layer."""
-
-    def __init__(self, model: ModelShape) -> None:
-        self._model = model
-        self._counts = np.zeros((2, model.layers, len(COUNTS)), np.int64)
-        self._tokens = [0, 0]
-        self._leads = np.zeros(model.layers + 1, np.int64)
-
-    def add(self, step: Step, stood: Sequence[tuple[Prefetch, int] | None]) -> None:
-        """Compare an iteration with the plan, and its lead, that stood for each layer."""
-        model = self._model
-        planned = np.zeros((model.layers, model.experts), bool)
-        rank = np.full((model.layers, model.experts), -1.0)  # what is below 0 is not ranked
-        leads = np.zeros(model.layers, np.int64)
-        for layer, forecast in enumerate(stood):
-            if forecast is not None:
-                plan, leads[layer] = forecast
-                planned[layer, plan.experts] = True
-                if plan.belief is None:
-                    rank[layer, plan.experts] = plan.weights
-                else:
-                    rank[layer] = plan.belief
-        executed = np.zeros_like(planned)
-        executed[np.arange(model.layers)[:, None], step.experts] = True
-        distinct = executed.sum(axis=1)
-        order = (-rank).argsort(axis=1, kind="stable")
-        first = (np.arange(model.experts) < distinct[:, None]) & (np.take_along_axis(rank, order, axis=1) >= 0)
-
-        prefill = int(step.batch.prefill.any())
-        self._tokens[prefill] += len(step.experts)
-        self._leads += np.bincount(leads, minlength=model.layers + 1)
-        counts: dict[str, Any] = {
-            "events": 1,
-            "planned_events": leads > 0,
-            "executed": distinct,
-            "planned": planned.sum(axis=1),
-            "hits": (planned & executed).sum(axis=1),
-            "ranked_hits": (first & np.take_along_axis(executed, order, axis=1)).sum(axis=1),
-            "lead_sum": leads,
-        }
-        for place, name in enumerate(COUNTS):
-            self._counts[prefill, :, place] += counts[name]
-
-    def usual_lead(self) -> int:
-        """The most frequent lead of all plans, the shortest of several; 0 if nothing was ever planned."""
-        leads = self._leads.copy()
-        leads[0] = 0
-        return int(leads.argmax())
-
-    def frame(self) -> pd.DataFrame:
-        """A row per kind of iteration that there was, and layer."""
-        rows: list[dict[str, Any]] = []
-        for prefill in (False, True):
-            for layer, counts in enumerate(self._counts[int(prefill)].tolist()):
-                if counts[0]:
-                    named = dict(zip(COUNTS, counts, strict=True))
-                    rows.append({"prefill": prefill, "layer": layer, "tokens": self._tokens[int(prefill)], **named})
-        return pd.DataFrame(rows, columns=["prefill", "layer", "tokens", *COUNTS])
-
-
 def tidy(found: Iterable[tuple[str, Forecasts]], expert_bytes: int) -> pd.DataFrame:
     """A row per (policy, distance, kind of iteration, layer), each policy under the name that stands with it."""
     frames = []
@@ -219,37 +157,3 @@ def tidy(found: Iterable[tuple[str, Forecasts]], expert_bytes: int) -> pd.DataFr
         names = pd.DataFrame({"policy": policy, "distance": forecasts.distance}, index=forecasts.layers.index)
         frames.append(pd.concat([names, forecasts.layers, rates(forecasts.layers, expert_bytes)], axis=1))
     return pd.concat(frames, ignore_index=True)
-
-
-def summarise(frame: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
-    """Of the rows of `tidy` one per (policy, distance, kind of iteration), in their order.
-
-    Recalls and coverage are over all layers, and with `_ahead` over the layers from the distance on: only these can be
-    guided by a layer so far before them.
-    """
-    keys = ["policy", "distance", "prefill"]
-    every = frame.groupby(keys, sort=False)
-    counts = every[list(COUNTS)].sum()
-    ahead = frame[frame["layer"] >= frame["distance"]].groupby(keys, sort=False)[list(COUNTS)].sum()
-    summary = rates(counts, expert_bytes)
-    some = rates(ahead, expert_bytes)[["recall", "recall_at_k", "coverage"]].add_suffix("_ahead")
-    return summary.join(some).join(every["tokens"].first()).reset_index()
-
-
-def rates(counts: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
-    """The measures of each row of `counts`; missing where they have no denominator."""
-
-    def share(part: str, whole: str) -> "pd.Series[float]":
-        return counts[part] / counts[whole].where(counts[whole] > 0)
-
-    return pd.DataFrame(
-        {
-            "recall": share("hits", "executed"),
-            "precision": share("hits", "planned"),
-            "recall_at_k": share("ranked_hits", "executed"),
-            "coverage": share("planned_events", "events"),
-            "lead_mean": share("lead_sum", "planned_events"),
-            "useful_bytes": counts["hits"] * expert_bytes,
-            "wasted_bytes": (counts["planned"] - counts["hits"]) * expert_bytes,
-        }
-    )

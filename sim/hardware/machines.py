@@ -1,6 +1,8 @@
 """The machine that a run stands for: a preset from data sheets, or the profile of one that was measured."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from policies.types import ModelShape
@@ -29,9 +31,23 @@ def cost_of(model: ModelShape, machine: Machine) -> Cost:
     return machine.cost(model) if isinstance(machine, Profile) else CostModel(model, machine)
 
 
-def told(machine: Machine | Devices) -> str:
-    """The machine as a heading names it."""
+def described(machine: Machine | Devices) -> str:
+    """The machine as a heading calls it."""
     if isinstance(machine, Hardware):
         return f"{machine.name} ({machine.gpus} × {machine.gpu.name})"
     of = "a measured profile of " if isinstance(machine, Profile) else ""
     return f"{of}{machine.name} ({machine.gpus} logical device{'s'[: machine.gpus > 1]})"
+
+
+def memory_bytes(machine: Machine | Devices) -> float | None:
+    """Of all GPUs together, where a data sheet says it."""
+    return machine.gpus * machine.gpu.memory_bytes if isinstance(machine, Hardware) else None
+
+
+def digest(machine: Machine | Devices) -> str | None:
+    """SHA-256 of every figure that times are computed from; None where they are measured."""
+    if isinstance(machine, Devices):
+        return None
+    if isinstance(machine, Profile):
+        return machine.sha256
+    return hashlib.sha256(json.dumps(asdict(machine), sort_keys=True).encode()).hexdigest()

@@ -82,5 +82,5 @@ PRESETS: dict[str, Hardware] = {
 def preset(name: str) -> Hardware:
     """A named machine; an unknown name is a `UserError` that offers the nearest."""
     if name not in PRESETS:
-        raise unknown("hardware", name, PRESETS)
+        raise unknown("machine", name, PRESETS)
     return PRESETS[name]

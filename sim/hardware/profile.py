@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.toml_sections import Section, read_toml, toml_text, write_toml
+from common.toml_files import Section, read_toml, toml_text, write_toml
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
 

@@ -29,30 +29,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.cache.placement import homes_of, place, split_slots
-from policies.types import History, Int, RecordedRequest
+from policies.types import Int
 from sim.engine.batching import Step, fixed_batches
 from sim.hardware.costs import Cost
 from sim.hardware.machines import Devices, cost_of
-from sim.simulate import Run, Setting
+from sim.inputs import Inputs
+from sim.scenario import Scenario
 
 _NEVER = 1 << 62
 
 
-def makespan_lower_bound_s(
-    setting: Setting, requests: Iterable[RecordedRequest], resident: Run, history: History | None = None
-) -> float:
-    """Seconds that no policy can pass with the cache of the setting; `resident` is the run of no-offload."""
-    model, hardware = setting.model, setting.hardware
-    assert not isinstance(hardware, Devices)  # a real run has no costs to compute with
-    home = place(setting.placement, model, hardware.gpus, history, setting.expert_counts)
-    slots = split_slots(model, setting.cache_experts, hardware.gpus)
-    steps = fixed_batches(requests, setting.batch_size)
-    cost = cost_of(model, hardware)
+def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: NDArray[np.float64]) -> float:
+    """Seconds that no policy can pass with the cache of the scenario.
+
+    `resident_end_s` `[iterations]` is when each iteration of `no-offload` ends.
+    """
+    model, machine = inputs.model, inputs.machine
+    assert not isinstance(machine, Devices)  # a real run has no costs to compute with
+    home = place(scenario.placement, model, machine.gpus, inputs.history, inputs.expert_counts)
+    slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
+    steps = fixed_batches(inputs.requests, scenario.batch_size)
+    cost = cost_of(model, machine)
     copy_s = cost.copy_s(model.expert_bytes)
-    if setting.replicas == 1:
-        return least_time_s(fewest_loads(steps, home, slots), copy_s, resident.iterations["end_s"].to_numpy())
+    if scenario.replicas == 1:
+        return least_time_s(fewest_loads(steps, home, slots), copy_s, resident_end_s)
     computing_s: list[float] = []
-    loads = fewest_loads(_timed(steps, cost, hardware.gpus, computing_s), home, slots, setting.replicas)
+    loads = fewest_loads(_timed(steps, cost, machine.gpus, computing_s), home, slots, scenario.replicas)
     return least_time_s(loads, copy_s, np.cumsum(computing_s))
 
 

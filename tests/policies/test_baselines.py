@@ -16,8 +16,9 @@ from policies.systems.moe_infinity import ActivationMatrices, ActivationMatrixPr
 from policies.types import Search
 from sim.engine.batching import fixed_batches, gates_of
 from sim.hardware.costs import CostModel
-from sim.simulate import Setting, needed_columns, simulate
+from sim.inputs import check_columns
 from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
+from tests.support.in_memory import Setting, simulate
 
 BASELINES = ("deepspeed", "mixtral-offloading", "moe-infinity", "promoe", "promoe,chunk_bytes=7")
 FAST = machine(bytes_per_s=1e9, free_search=True)  # a copy takes 24 ns, attention over 1 µs
@@ -290,8 +291,8 @@ def test_mixtral_offloading_names_the_column_that_it_misses():
     with pytest.raises(UserError, match="lookahead_1"):
         run("mixtral-offloading", model, [with_lookahead(one_each([[0, 1, 2]], model), 2)])
     with pytest.raises(UserError, match="lookahead_1"):
-        needed_columns(["mixtral-offloading"], embedding=True, lookahead=(2,), where="a trace")
-    needed_columns(["mixtral-offloading"], embedding=False, lookahead=(1,), where="a trace")
+        check_columns("mixtral-offloading", embedding=True, lookahead=(2,), where="a trace")
+    check_columns("mixtral-offloading", embedding=False, lookahead=(1,), where="a trace")
 
 
 # ---- DeepSpeed -------------------------------------------------------------------------------------------------------

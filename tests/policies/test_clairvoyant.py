@@ -11,9 +11,9 @@ from policies.registry import make_policy
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from sim.simulate import Setting, simulate
 from tests.support.brute_force import least_makespan
 from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 
 WORST = 1.2817  # of 360 instances, seed 239; 1 would be the optimum
 

@@ -17,9 +17,10 @@ from common.errors import UserError
 from policies.base import Prefetcher
 from policies.registry import EVICTORS, make_policy, policy_names
 from sim.engine.batching import fixed_batches, gates_of
-from sim.simulate import Setting, needed_columns, simulate
+from sim.inputs import check_columns
 from tests.support.broken_policies import FAULTS
 from tests.support.builders import machine
+from tests.support.in_memory import Setting, simulate
 from tests.support.policy_helpers import (
     ALONE,
     CAUSAL,
@@ -275,9 +276,9 @@ def test_a_column_that_is_missing_is_named(spec):
     for need in make_policy(spec).requires - {"future"}:
         lookahead = () if need == "lookahead" else (1,)
         with pytest.raises(UserError, match=COLUMNS[need]) as caught:
-            needed_columns([spec], where="a trace", embedding=need != "embedding", lookahead=lookahead)
+            check_columns(spec, where="a trace", embedding=need != "embedding", lookahead=lookahead)
         assert "\n" not in str(caught.value)
-    needed_columns([spec], where="a trace", embedding=True, lookahead=(1,))
+    check_columns(spec, where="a trace", embedding=True, lookahead=(1,))
 
 
 @pytest.mark.parametrize("spec", ORACLES)

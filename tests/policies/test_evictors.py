@@ -14,8 +14,8 @@ from policies.evictors.recency import LeastRecentlyUsed
 from policies.evictors.sieve import Sieve
 from policies.registry import EVICTORS, make_policy
 from policies.types import Prefetch
-from sim.simulate import Setting, simulate
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 
 SINGLE = shape(1, 6, top_k=1)
 

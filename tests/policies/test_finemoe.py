@@ -11,8 +11,8 @@ from policies.registry import make_policy
 from policies.systems.finemoe import QUEUED_WEIGHT, ExpertMapPrefetcher
 from policies.types import Batch, Found, Gate, Search
 from sim.engine.batching import fixed_batches
-from sim.simulate import Setting, simulate
 from tests.support.builders import machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 
 
 def started(model, history, **settings):

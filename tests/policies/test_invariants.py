@@ -14,9 +14,9 @@ from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from sim.hardware.costs import CostModel
-from sim.simulate import Setting, simulate
 from tests.policies.test_cache import begin
 from tests.support.builders import KnownFuture, machine, random_requests, shape
+from tests.support.in_memory import Setting, simulate
 
 
 def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):

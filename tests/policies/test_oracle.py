@@ -8,8 +8,8 @@ import pytest
 from common.errors import UserError
 from policies.evictors.belady import Belady
 from sim.engine.batching import fixed_batches
-from sim.simulate import Setting, simulate
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 
 
 def fewest_misses(events: list[frozenset], slots: int) -> int:

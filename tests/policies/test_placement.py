@@ -5,8 +5,8 @@ import pytest
 
 from common.errors import UserError
 from policies.cache.placement import balanced, demand_counts, place, round_robin, split_slots
-from sim.simulate import Setting, simulate
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 
 
 def test_demands_are_counted_once_per_iteration():

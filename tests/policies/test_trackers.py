@@ -7,8 +7,8 @@ import pytest
 
 from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.registry import make_policy
-from sim.simulate import Setting, simulate
 from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
+from tests.support.in_memory import Setting, simulate
 
 TRACKERS = ("hit-count", "speculate", "map-t", "map-ts", "map-ts-delta")
 MODEL = shape(5, 6)

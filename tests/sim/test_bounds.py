@@ -9,9 +9,9 @@ import pytest
 from policies.cache.placement import round_robin
 from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
-from sim.results.bounds import fewest_loads, least_time_s, makespan_lower_bound_s
-from sim.simulate import Setting, simulate
+from sim.results.bounds import fewest_loads, least_time_s
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, lower_bound_s, simulate
 
 
 def tried(events, slots):
@@ -74,7 +74,7 @@ def test_no_policy_passes_the_bound(experts, gpus, batch_size):
         hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-7)
         setting = Setting(model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size)
         resident = simulate("no-offload", setting, TEST)
-        least_s = makespan_lower_bound_s(setting, TEST, resident)
+        least_s = lower_bound_s(setting, TEST, resident)
         assert least_s >= resident.makespan_s
         for policy in ("belady", "clairvoyant", "finemoe", "lfu", "lru", "perfect-prefetch"):
             run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
@@ -93,7 +93,7 @@ def test_with_replicas_no_policy_passes_the_bound_of_all_links_together(experts,
             model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size, replicas=replicas
         )
         resident = simulate("no-offload", setting, TEST)
-        least_s = makespan_lower_bound_s(setting, TEST, resident)
+        least_s = lower_bound_s(setting, TEST, resident)
         for policy in ("belady", "clairvoyant", "finemoe", "lru", "perfect-prefetch"):
             run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
             assert run.makespan_s >= least_s * (1 - 1e-12), policy
@@ -124,14 +124,14 @@ def test_with_replicas_a_layer_may_compute_faster_than_with_every_expert_at_its_
     requests = [request_of([[[0, 2]]] * 4, model)]
     setting = Setting(model=model, hardware=machine(2, bytes_per_s=1e12), cache_experts=4, replicas=2)
     resident, run = (simulate(policy, setting, requests) for policy in ("no-offload", "lru"))
-    assert makespan_lower_bound_s(setting, requests, resident) <= run.makespan_s < resident.makespan_s
+    assert lower_bound_s(setting, requests, resident) <= run.makespan_s < resident.makespan_s
 
 
 def test_on_a_slow_link_the_clairvoyant_comes_close():
     setting = Setting(model=MODEL, hardware=machine(bytes_per_s=1e5), cache_experts=15)
     resident = simulate("no-offload", setting, TEST)
     run = simulate("clairvoyant", setting, TEST, future=KnownFuture(MODEL, TEST))
-    assert run.makespan_s <= 1.1 * makespan_lower_bound_s(setting, TEST, resident)
+    assert run.makespan_s <= 1.1 * lower_bound_s(setting, TEST, resident)
 
 
 def test_the_bound_looks_at_where_experts_live():
@@ -141,7 +141,7 @@ def test_the_bound_looks_at_where_experts_live():
     setting = Setting(model=model, hardware=machine(2, bytes_per_s=1e3), cache_experts=4)
     resident = simulate("no-offload", setting, requests)
     bounds = [
-        makespan_lower_bound_s(replace(setting, placement=name), requests, resident, requests)
+        lower_bound_s(replace(setting, placement=name), requests, resident, requests)
         for name in ("round-robin", "balanced")
     ]
     copy_s = model.expert_bytes / 1e3

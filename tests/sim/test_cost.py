@@ -208,12 +208,12 @@ def test_a_mixtral_expert_takes_eleven_milliseconds_over_pcie_and_a_third_of_one
 
 
 def test_an_unknown_machine_offers_the_nearest():
-    with pytest.raises(UserError, match=r"^unknown hardware 'rtx3090x5'; did you mean 'rtx3090x6'\?$"):
+    with pytest.raises(UserError, match=r"^unknown machine 'rtx3090x5'; did you mean 'rtx3090x6'\?$"):
         preset("rtx3090x5")
 
 
 def test_an_unknown_machine_that_resembles_none_is_told_all():
-    with pytest.raises(UserError, match="unknown hardware 'zx81'; known: a100, rtx3090, rtx3090x6"):
+    with pytest.raises(UserError, match="unknown machine 'zx81'; known: a100, rtx3090, rtx3090x6"):
         preset("zx81")
 
 

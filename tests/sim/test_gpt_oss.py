@@ -96,7 +96,7 @@ def test_requests_that_decode_together_demand_the_union_of_the_arrays(simulate: 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("hardware", ["rtx3090", "rtx3090x6"])
 def test_the_oracle_hits_at_least_as_often_as_lru(simulate: Any, share: float, hardware: str) -> None:
-    found, _ = simulate("--cache-share", share, "--hardware", hardware, policies=("lru", "oracle"), requests=6)
+    found, _ = simulate("--cache-share", share, "--machine", hardware, policies=("lru", "oracle"), requests=6)
     assert found["oracle"]["expert_slots"] == found["lru"]["expert_slots"] == share * LAYERS * EXPERTS
     assert found["oracle"]["hit_rate"] >= found["lru"]["hit_rate"] > 0.5
 
@@ -106,7 +106,7 @@ def test_hit_rates_are_near_those_that_others_measured_on_the_whole(
     simulate: Any, share: float, lru: float, belady: float
 ) -> None:
     """Of all 200 requests on one device (`reference/field.md`); a few of them stray by some points."""
-    found, _ = simulate("--cache-share", share, "--hardware", "rtx3090", policies=("lru", "oracle"), requests=8)
+    found, _ = simulate("--cache-share", share, "--machine", "rtx3090", policies=("lru", "oracle"), requests=8)
     assert found["lru"]["hit_rate"] == pytest.approx(lru, abs=0.03)
     assert found["oracle"]["hit_rate"] == pytest.approx(belady, abs=0.03)
 
@@ -135,7 +135,7 @@ def belady_misses(accesses: list[int], slots: int) -> int:
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_the_oracle_is_beladys_rule_but_for_what_a_layer_pins(simulate: Any, arrays: Arrays, share: float) -> None:
-    found, requests = simulate("--cache-share", share, "--hardware", "rtx3090", policies=("oracle",), requests=3)
+    found, requests = simulate("--cache-share", share, "--machine", "rtx3090", policies=("oracle",), requests=3)
     experts = np.sort(arrays["experts"][rows_of(arrays, requests)].astype(np.int64), axis=2)
     accesses = (experts + np.arange(LAYERS)[:, None] * EXPERTS).ravel().tolist()
     bound = 1 - belady_misses(accesses, round(share * LAYERS * EXPERTS)) / len(accesses)

@@ -5,8 +5,8 @@ import pytest
 
 from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
-from sim.simulate import Setting, simulate
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
+from tests.support.in_memory import Setting, simulate
 
 MODEL = shape(5, 6)
 REQUESTS = [

@@ -38,7 +38,7 @@ def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
 
 def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
-    words = arguments(trace, "--out", tmp_path / "results", "--hardware", tmp_path / "a.toml", policies=("lru",))
+    words = arguments(trace, "--out", tmp_path / "results", "--machine", tmp_path / "a.toml", policies=("lru",))
     assert main(words) == 0
     picture = drawn(tmp_path / "results")
     assert "simulated time per output token" in picture
@@ -50,7 +50,7 @@ def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, 
 def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
     assert main(["plot", str(out), "--out", name]) == 2
-    assert capsys.readouterr().err == f"error: --out {name}: the name must end in .png or .svg or .pdf\n"
+    assert capsys.readouterr().err == f"error: {name}: the name must end in .png or .svg or .pdf\n"
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import UserError
 from sim.__main__ import main
-from sim.cli.predict import distances_of
 from sim.forecast.forecasts import at_distance
+from sim.forecast.prediction_quality import distances_of
 from tests.support.run_helpers import EXPERT_BYTES
 
 
@@ -31,7 +31,7 @@ def test_distances_are_a_number_a_range_or_a_list(text, distances):
 
 @pytest.mark.parametrize("text", ["", "0", "6", "3..2", "1..6", "a", "1,,2", "-1", "1.5"])
 def test_distances_that_are_none_are_told(text):
-    with pytest.raises(UserError, match=r"^--distance .* from 1 to 5$"):
+    with pytest.raises(UserError, match=r"^distance: .* from 1 to 5$"):
         distances_of(text, layers=5)
 
 
@@ -79,10 +79,10 @@ def test_requests_that_run_together_have_fewer_events(trace, capsys):
     ("more", "policies", "told"),
     [
         (("--distance", "9"), ("finemoe",), "from 1 to 4"),
-        (("--train-split", "1"), ("finemoe",), "--train-split 1.0"),
-        (("--requests", "0"), ("finemoe",), "at least 1 must be run"),
-        (("--seed", "-1"), ("finemoe",), "--seed -1"),
-        (("--batch-size", "0"), ("finemoe",), "batch size 0"),
+        (("--train-split", "1"), ("finemoe",), "--train-split: must be at least 0 and below 1, value 1.0"),
+        (("--requests", "0"), ("finemoe",), "--requests: must be at least 1, value 0"),
+        (("--seed", "-1"), ("finemoe",), "--seed: must be at least 0, value -1"),
+        (("--batch-size", "0"), ("finemoe",), "--batch-size: must be at least 1, value 0"),
         (("--plot", "recall.gif"), ("finemoe",), ".png or .svg or .pdf"),
         ((), ("lru",), "predicts nothing"),
         ((), ("finemoo",), "finemoe"),

@@ -9,7 +9,8 @@ import pytest
 from policies.base import Prefetcher
 from policies.prediction.expert_map_store import sample
 from policies.types import Found, Prefetch, RecordedRequest, Search
-from sim.forecast.forecasts import at_distance, compare, measure, rates, summarise, tidy
+from sim.forecast.forecasts import at_distance, compare, measure, tidy
+from sim.forecast.tally import rates, summarise_layers
 from tests.support.builders import KnownFuture, Script, random_requests, request_of, shape, with_lookahead
 from traces.published_models import published
 
@@ -116,7 +117,7 @@ def test_searches_are_answered_at_once_and_recalls_ahead_leave_the_first_layers_
     counts = tally.frame()
     assert counts["hits"].tolist() == [0, 0, 3, 3]
     frame = counts.assign(policy="delayed", distance=2)
-    (row,) = summarise(frame, 1).to_dict("records")
+    (row,) = summarise_layers(frame, 1).to_dict("records")
     assert (row["recall"], row["recall_ahead"]) == (0.5, 1.0)
     assert (row["coverage"], row["coverage_ahead"]) == (0.5, 1.0)
     assert (row["precision"], row["lead_mean"]) == (1.0, 2.0)
@@ -268,7 +269,7 @@ def test_fine_recalls_more_than_coarse_at_every_distance(gpt_oss):
         for policy in ("finemoe", "hit-count")
         for distance in range(1, 9)
     ]
-    summary = summarise(tidy(found, model.expert_bytes), model.expert_bytes)
+    summary = summarise_layers(tidy(found, model.expert_bytes), model.expert_bytes)
     for measured in ("recall_ahead", "recall_at_k_ahead"):
         recall = summary.pivot_table(index="distance", columns="policy", values=measured)
         assert recall.index.tolist() == list(range(1, 9))

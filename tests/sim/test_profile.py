@@ -13,8 +13,8 @@ from policies.types import Search
 from sim.engine.batching import fixed_batches
 from sim.hardware.costs import CostModel
 from sim.hardware.profile import MeasuredCost, Profile, Table
-from sim.simulate import Setting, simulate
 from tests.support.builders import machine, random_requests, request_of, shape
+from tests.support.in_memory import Setting, simulate
 from tests.support.profiles import flat_profile
 
 MODEL = shape()

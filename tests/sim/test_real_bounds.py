@@ -12,8 +12,10 @@ import pytest
 from policies.registry import EVICTORS, make_policy, policy_names
 from policies.types import ModelShape, RecordedRequest
 from sim.hardware.presets import preset
-from sim.results.bounds import makespan_lower_bound_s
-from sim.simulate import Run, Setting, simulate, simulated_as, slots_for
+from sim.inputs import sized
+from sim.policy_run import Run
+from sim.scenario import CacheSize
+from tests.support.in_memory import Setting, lower_bound_s, simulate
 from traces.published_models import published
 
 DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -84,7 +86,7 @@ def pocket(folder: Path) -> Routing:
     assert main(["collect", "pocket", "--prompts", str(prompts), *words]) == 0
     trace = Trace.open(folder / "pocket.trace")
     requests = list(trace.iter())
-    return Routing(simulated_as(trace.shape, published("mixtral-8x7b")), requests[:8], requests[8:])
+    return Routing(sized(trace.shape, "mixtral-8x7b"), requests[:8], requests[8:])
 
 
 @pytest.fixture(scope="module", params=["gpt-oss-20b", "pocket"])
@@ -98,7 +100,7 @@ def setting_of(routing: Routing, share: float, gigabytes_per_s: float, gpus: int
     return Setting(
         model=routing.model,
         hardware=replace(machine, gpus=gpus, host_link=link),
-        cache_experts=slots_for(routing.model, experts=None, share=share, gb=None),
+        cache_experts=CacheSize(share=share).slots(routing.model),
     )
 
 
@@ -131,7 +133,7 @@ def test_no_policy_beats_clairvoyant_or_passes_the_bound(
 ) -> None:
     setting = setting_of(routing, share, gigabytes_per_s)
     resident = run("no-offload", setting, routing)
-    least_s = makespan_lower_bound_s(setting, routing.tested, resident)
+    least_s = lower_bound_s(setting, routing.tested, resident)
     clairvoyant = run("clairvoyant", setting, routing)
     best_s = clairvoyant.requests["tpot_s"].mean()
     assert least_s * (1 - 1e-12) <= clairvoyant.makespan_s
@@ -147,7 +149,7 @@ def test_no_policy_beats_clairvoyant_or_passes_the_bound(
 def test_so_it_is_on_six_gpus(routing: Routing, share: float) -> None:
     for gigabytes_per_s in GIGABYTES_PER_S:
         setting = setting_of(routing, share, gigabytes_per_s, gpus=6)
-        least_s = makespan_lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
+        least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
         best_s = run("clairvoyant", setting, routing).requests["tpot_s"].mean()
         for spec in ("belady", "finemoe", "perfect-prefetch", *PARTLY):
             found = run(spec, setting, routing)
@@ -161,5 +163,5 @@ def test_the_clairvoyant_is_close_to_the_bound_on_one_gpu() -> None:
     for share in SHARES:
         for gigabytes_per_s in GIGABYTES_PER_S:
             setting = setting_of(routing, share, gigabytes_per_s)
-            least_s = makespan_lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
+            least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
             assert run("clairvoyant", setting, routing).makespan_s <= 1.06 * least_s, (share, gigabytes_per_s)

@@ -125,26 +125,30 @@ def test_meta_stands_in_every_file_and_beside_them(simulate: Any, trace: Path, o
 
 
 def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: Any, trace: Path, out: Path) -> None:
-    more = ["--hardware", "rtx3090", "--cache-experts", 9, "--batch-size", 2, "--seed", 5, "--train-split", 0.5]
+    more = ["--machine", "rtx3090", "--cache-experts", 9, "--batch-size", 2, "--seed", 5, "--train-split", 0.5]
     simulate(trace, "--out", out, *more)
     meta = json.loads((out / "meta.json").read_text())
-    assert meta["simulated"] is True
-    assert meta["trace"] == "small.trace"
-    assert meta["trace_digest"] == json.loads((trace / "meta.json").read_text())["sha256"]
-    expected = {"hardware": "rtx3090", "gpus": 1, "cache_experts": 9, "batch_size": 2, "seed": 5, "train_split": 0.5}
-    assert {key: meta[key] for key in expected} == expected
-    sizes = {"layers": 4, "experts": 8, "top_k": 2, "hidden": 4, "expert_ffn": 8, "vocab": 40, "weight_bytes": 2.0}
-    assert {key: meta["model"][key] for key in sizes} == sizes
-    assert meta["profile_sha256"] is None
+    assert len(meta["runs"]) == len(POLICIES)
+    for run in meta["runs"]:
+        inputs, scenario = run["inputs"], run["scenario"]
+        assert run["summary"]["simulated"] is True
+        assert inputs["trace"]["name"] == "small.trace"
+        assert inputs["trace"]["digest"] == json.loads((trace / "meta.json").read_text())["sha256"]
+        assert (inputs["machine"]["name"], inputs["machine"]["gpus"], inputs["cache_experts"]) == ("rtx3090", 1, 9)
+        expected = {"machine": "rtx3090", "batch_size": 2, "seed": 5, "train_split": 0.5, "cache": {"experts": 9}}
+        assert {key: scenario[key] for key in expected} == expected
+        sizes = {"layers": 4, "experts": 8, "top_k": 2, "hidden": 4, "expert_ffn": 8, "vocab": 40, "weight_bytes": 2.0}
+        assert {key: inputs["model"][key] for key in sizes} == sizes
 
 
 def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: Path) -> None:
     profile = tmp_path / "a.toml"
     write_profile(profile, flat_profile(SHAPE))
-    simulate(trace, "--out", tmp_path / "results", "--hardware", profile)
-    meta = json.loads((tmp_path / "results" / "meta.json").read_text())
-    assert (meta["hardware"], meta["gpus"]) == ("flat", 1)
-    assert meta["profile_sha256"] == hashlib.sha256(profile.read_bytes()).hexdigest()
+    simulate(trace, "--out", tmp_path / "results", "--machine", profile)
+    run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
+    found = run["inputs"]["machine"]
+    assert (found["name"], found["gpus"]) == ("flat", 1)
+    assert found["digest"] == hashlib.sha256(profile.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +159,9 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
         pytest.param(("--batch-size", 2), id="batch-size"),
         pytest.param(("--placement", "balanced"), id="placement"),
         pytest.param(("--replicas", 2), id="replicas"),
-        pytest.param(("--hardware", "a100"), id="hardware"),
+        pytest.param(("--machine", "a100"), id="hardware"),
         pytest.param(("--cache-experts", 9), id="cache-experts"),
-        pytest.param(("--as", "mixtral-8x7b"), id="as"),
+        pytest.param(("--sizes", "mixtral-8x7b"), id="as"),
         pytest.param(("--requests", 2), id="requests"),
         pytest.param(("--policy", "oracle"), id="policy"),
         pytest.param(("--check",), id="check"),

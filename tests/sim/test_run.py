@@ -11,7 +11,7 @@ import pytest
 from policies.cache.invariants import InvariantChecker
 from sim.__main__ import main
 from sim.hardware.profile import write_profile
-from sim.simulate import slots_for
+from sim.scenario import CacheSize
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import (
     EXPERT_BYTES,
@@ -95,15 +95,15 @@ def test_on_a_measured_profile_times_are_the_profiles(simulate: Any, trace: Path
     A decode step has 2 experts per layer, so 4 · (5 + 2·4 + 1) + 2.
     """
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
-    found = simulate(trace, "--hardware", tmp_path / "a.toml", policies=("no-offload", "lru"))
+    found = simulate(trace, "--machine", tmp_path / "a.toml", policies=("no-offload", "lru"))
     assert found["no-offload"]["tpot_s_mean"] == pytest.approx(58, rel=1e-12)
     assert found["lru"]["tpot_s_mean"] > 58
-    assert {(each["hardware"], each["gpus"]) for each in found.values()} == {("flat", 1)}
+    assert {(each["machine"], each["gpus"]) for each in found.values()} == {("flat", 1)}
 
 
 @pytest.mark.parametrize("hardware", ["rtx3090", "rtx3090x6"])
 def test_without_prefill_ttft_is_null(simulate: Any, decoded: Path, hardware: str) -> None:
-    for each in simulate(decoded, "--hardware", hardware).values():
+    for each in simulate(decoded, "--machine", hardware).values():
         assert [each[key] for key in ("ttft_s_mean", "ttft_s_p50", "ttft_s_p95", "hit_rate_prefill")] == [None] * 4
         assert each["tpot_s_mean"] > 0
         assert each["hit_rate_decode"] == each["hit_rate"]
@@ -164,7 +164,7 @@ def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_heading_says_what_the_times_stand_for(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(trace, "--as", "mixtral-8x7b", policies=("lru",))) == 0
+    assert main(arguments(trace, "--sizes", "mixtral-8x7b", policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
     for word in ("Simulated, not measured", "3 requests", "small.trace", "SYNTHETIC", "mixtral-8x7b layers × 4"):
         assert word in heading
@@ -176,7 +176,7 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE, gpus=2))
-    assert main(arguments(trace, "--hardware", tmp_path / "a.toml", policies=("lru",))) == 0
+    assert main(arguments(trace, "--machine", tmp_path / "a.toml", policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
     for words in ("Simulated, not measured", "on a measured profile of flat (2 logical devices)", "8 of 32 experts"):
         assert words in heading
@@ -185,7 +185,7 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
 
 def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without prefill a dash stands for what there is not."""
-    more = ("--as", "mixtral-8x7b")
+    more = ("--sizes", "mixtral-8x7b")
     found = simulate(decoded, *more, policies=("lru",))["lru"]
     assert main(arguments(decoded, *more, policies=("lru",))) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lru")]
@@ -222,9 +222,9 @@ def test_the_command_is_a_program_of_its_own(trace: Path) -> None:
 
 def test_another_models_sizes_change_times_and_bytes_but_not_lrus_hits(simulate: Any, trace: Path) -> None:
     """One GPU, on demand: what is hit depends on the order of demands alone."""
-    more = ("--hardware", "rtx3090", "--cache-experts", 16)
+    more = ("--machine", "rtx3090", "--cache-experts", 16)
     plain = simulate(trace, *more, policies=("lru",))["lru"]
-    large = simulate(trace, *more, "--as", "mixtral-8x7b", policies=("lru",))["lru"]
+    large = simulate(trace, *more, "--sizes", "mixtral-8x7b", policies=("lru",))["lru"]
     assert large["model"] == "mixtral-8x7b layers × 4"
     for key in ("hit_rate", "distinct_demands", "copies"):
         assert large[key] == plain[key]
@@ -236,7 +236,7 @@ def test_another_models_sizes_change_times_and_bytes_but_not_lrus_hits(simulate:
 
 def test_with_as_many_layers_the_model_has_its_own_name(simulate: Any, tmp_path: Path) -> None:
     deep = small_trace(tmp_path / "deep.trace", 3, shape=small_shape(layers=32, experts=8), lookahead=())
-    found = simulate(deep, "--as", "mixtral-8x7b", policies=("lru",))
+    found = simulate(deep, "--sizes", "mixtral-8x7b", policies=("lru",))
     assert found["lru"]["model"] == "mixtral-8x7b"
 
 
@@ -246,7 +246,7 @@ def test_with_as_many_layers_the_model_has_its_own_name(simulate: Any, tmp_path:
 def test_the_three_ways_to_say_a_cache_size_agree(simulate: Any, trace: Path) -> None:
     """A quarter of 32 experts is 8, of Mixtral's 352 MB: 2.82 GB and a bit more, but not another expert."""
     ways = [("--cache-experts", 8), ("--cache-share", 0.25), ("--cache-gb", 2.9), ("--cache-gb", 3.17), ()]
-    found = [simulate(trace, "--as", "mixtral-8x7b", *way, policies=("lru",)) for way in ways]
+    found = [simulate(trace, "--sizes", "mixtral-8x7b", *way, policies=("lru",)) for way in ways]
     assert found[0]["lru"]["expert_slots"] == 8
     assert all(each == found[0] for each in found)
 
@@ -266,14 +266,14 @@ def test_memory_for_more_than_all_experts_holds_them_all(simulate: Any, trace: P
 def test_gigabytes_that_hold_n_experts_exactly_hold_n(model: str) -> None:
     shape = published(model)
     sizes = [f"{n * shape.expert_bytes / 1e9:.9f}" for n in range(1, shape.total_experts + 1)]
-    counted = [slots_for(shape, experts=None, share=None, gb=float(text)) for text in sizes]
+    counted = [CacheSize(gb=float(text)).slots(shape) for text in sizes]
     assert counted == list(range(1, shape.total_experts + 1))
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_a_share_in_whole_percent_is_exact(model: str) -> None:
     shape = published(model)
-    counted = [slots_for(shape, experts=None, share=percent / 100, gb=None) for percent in range(1, 101)]
+    counted = [CacheSize(share=percent / 100).slots(shape) for percent in range(1, 101)]
     assert counted == [percent * shape.total_experts // 100 for percent in range(1, 101)]
 
 
@@ -294,7 +294,7 @@ def test_checking_looks_at_every_call_of_every_policy(
             checked.append(1)
             super().called(*args)
 
-    monkeypatch.setattr("sim.simulate.InvariantChecker", Counting)
+    monkeypatch.setattr("sim.policy_run.InvariantChecker", Counting)
     simulate(trace)
     assert checked == []
     everything_that_runs = (*POLICIES, "clairvoyant")

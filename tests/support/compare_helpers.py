@@ -8,23 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from sim.results.summary import write_frame
+from common.parquet import write_frame
 
 Change = Callable[[str, pd.DataFrame], None]
+Edit = Callable[[dict[str, Any]], None]
 
 
-def passed_off(simulated: Path, to: Path, change: Change | None = None, **meta: Any) -> Path:
-    """A copy that says it was measured; `change` may alter each table, by name, in place."""
+def passed_off(simulated: Path, to: Path, change: Change | None = None, edit: Edit | None = None) -> Path:
+    """A copy that says it was measured; `change` may alter each table, by name, and `edit` what is said of each run."""
     shutil.copytree(simulated, to)
-    described = json.loads((simulated / "meta.json").read_text()) | {"simulated": False, "hardware": "bench"} | meta
-    (to / "meta.json").write_text(json.dumps(described))
+    meta = json.loads((simulated / "meta.json").read_text())
+    for run in meta["runs"]:
+        run["summary"]["simulated"] = False
+        run["inputs"]["machine"] |= {"name": "bench", "described": "bench"}
+        if edit:
+            edit(run)
+    (to / "meta.json").write_text(json.dumps(meta))
     for file in to.glob("*.parquet"):
         frame = pd.read_parquet(file)
         if file.stem == "summary":
             frame["simulated"] = False
         if change:
             change(file.stem, frame)
-        write_frame(file, frame, described)
+        write_frame(file, frame, meta)
     return to
 
 

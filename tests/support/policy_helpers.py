@@ -10,8 +10,8 @@ from policies.base import Prefetcher
 from policies.registry import EVICTORS, make_policy, policy_names
 from policies.types import Prefetch, Search
 from sim.engine.batching import fixed_batches, gates_of, predicted
-from sim.simulate import Setting, simulate
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
+from tests.support.in_memory import Setting, simulate
 
 MODEL = shape(layers=4, experts=6, top_k=2)
 
@@ -89,7 +89,7 @@ def remade(monkeypatch, change):
         change(policy)
         return policy
 
-    monkeypatch.setattr("sim.simulate.make_policy", made)
+    monkeypatch.setattr("sim.policy_run.make_policy", made)
 
 
 # ---- requests that agree for a while ---------------------------------------------------------------------------------

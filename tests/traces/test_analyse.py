@@ -13,7 +13,8 @@ import pytest
 from tests.support.trace_helpers import random_request, small_meta, small_shape, small_trace, write_trace
 from traces.__main__ import main as traces
 from traces.analysis.analysis_figures import draw_all, whose
-from traces.analysis.trace_analysis import Settings, analyse
+from traces.analysis.analysis_settings import AnalysisSettings
+from traces.analysis.trace_analysis import analyse
 from traces.format.reader import Trace
 
 TABLES = {
@@ -102,7 +103,7 @@ def test_a_trace_without_embeddings_or_prefill_says_what_it_can(
     }
     assert traces(words(path)) == 0
     assert "Only the executed experts' weights are known" in capsys.readouterr().out
-    assert "weights of the executed experts only" in whose(analyse(Trace.open(path), Settings()))
+    assert "weights of the executed experts only" in whose(analyse(Trace.open(path), AnalysisSettings()))
 
 
 def test_without_a_history_there_are_no_similarities(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +120,7 @@ def test_fewer_requests_are_a_seeded_draw(trace: Path) -> None:
         return ids
 
     for seed in (0, 0, 1):
-        analyse(opened, Settings(requests=3, seed=seed), watch)
+        analyse(opened, AnalysisSettings(requests=3, seed=seed), watch)
     assert picked[0] == picked[1] == sorted(picked[0])
     assert picked[0] != picked[2]
     assert {len(each) for each in picked} == {3}
@@ -127,7 +128,7 @@ def test_fewer_requests_are_a_seeded_draw(trace: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["captured", "imported", "synthetic", "fitted"])
 def test_titles_name_the_trace_and_shout_what_was_not_recorded(tmp_path: Path, kind: str) -> None:
-    found = analyse(Trace.open(small_trace(tmp_path / "some.trace", kind=kind)), Settings())
+    found = analyse(Trace.open(small_trace(tmp_path / "some.trace", kind=kind)), AnalysisSettings())
     title = whose(found)
     assert title.startswith("some.trace: ")
     assert ("SYNTHETIC" in title) == (kind == "synthetic")
@@ -138,7 +139,7 @@ def test_titles_name_the_trace_and_shout_what_was_not_recorded(tmp_path: Path, k
 def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> None:
     meta = small_meta(shape=small_shape(layers=1), lookahead=())
     pairs = [random_request(request, meta, output=1) for request in range(4)]
-    found = analyse(Trace.open(write_trace(tmp_path / "tiny.trace", meta, [pairs])), Settings())
+    found = analyse(Trace.open(write_trace(tmp_path / "tiny.trace", meta, [pairs])), AnalysisSettings())
     assert "coverage" not in found.tables  # no decode iterations
     drawn = {path.stem for path in draw_all(found, tmp_path)}
     assert drawn == PICTURES - {"coverage"}
@@ -147,11 +148,11 @@ def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--train-split", "1.5"], "--train-split 1.5"),
-        (["--requests", "0"], "--requests 0"),
-        (["--sample", "0"], "--sample 0"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--request", "99"], "--request 99"),
+        (["--train-split", "1.5"], "--train-split: must be at least 0 and at most 1, value 1.5"),
+        (["--requests", "0"], "--requests: must be at least 1, value 0"),
+        (["--sample", "0"], "--sample: must be at least 1, value 0"),
+        (["--seed", "-1"], "--seed: must be at least 0, value -1"),
+        (["--request", "99"], "--request: must be one of the 8 that are analysed, value 99"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

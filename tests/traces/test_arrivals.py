@@ -85,7 +85,7 @@ def test_every_request_is_as_likely_to_be_drawn() -> None:
 def test_stretching_gives_the_rate_and_keeps_order_and_proportions(rate: float, requests: int | None) -> None:
     whole = random_workload(3)
     plain = sample(whole, np.random.default_rng(1), requests=requests)
-    drawn = sample(whole, np.random.default_rng(1), requests=requests, rate_per_s=rate)
+    drawn = sample(whole, np.random.default_rng(1), requests=requests, rate=rate)
     assert drawn.rate_per_s == pytest.approx(rate, rel=1e-15)
     assert drawn.arrival_s[0] == 0
     assert (np.diff(drawn.arrival_s) >= 0).all()
@@ -95,12 +95,12 @@ def test_stretching_gives_the_rate_and_keeps_order_and_proportions(rate: float, 
 
 def test_a_sample_that_cannot_be_is_refused() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"^--requests 51: mine has 1 to 50 to draw from$"):
+    with pytest.raises(UserError, match=r"^requests: must be from 1 to 50, all of mine, value 51$"):
         sample(random_workload(0), rng, requests=51)
-    with pytest.raises(UserError, match=r"^--rate 2: all requests of mine arrive at once$"):
-        sample(workload([0, 0]), rng, rate_per_s=2)
-    with pytest.raises(UserError, match=r"^--rate -1: it must be positive$"):
-        sample(workload([0, 1]), rng, rate_per_s=-1)
+    with pytest.raises(UserError, match=r"^rate: cannot be 2: all requests of mine arrive at once$"):
+        sample(workload([0, 0]), rng, rate=2)
+    with pytest.raises(UserError, match=r"^rate: must be above 0, value -1$"):
+        sample(workload([0, 1]), rng, rate=-1)
 
 
 # Processes
@@ -166,7 +166,7 @@ def test_the_command_writes_what_it_has_drawn(azure: Path, capsys: pytest.Captur
     out = azure.with_name("drawn.parquet")
     assert arrivals(azure, "--requests", 10, "--rate", 2.91, "--seed", 4, "--out", out, "--json") == 0
     written = read_workload(out)
-    expected = sample(read_workload(azure), np.random.default_rng(4), requests=10, rate_per_s=2.91)
+    expected = sample(read_workload(azure), np.random.default_rng(4), requests=10, rate=2.91)
     for name in ("arrival_s", "prompt_tokens", "output_tokens"):
         np.testing.assert_array_equal(getattr(written, name), getattr(expected, name))
     assert written.source == expected.source == "10 of 30 requests of azure.csv at 2.91/s"
@@ -208,22 +208,25 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("poisson --requests 5", "--rate: poisson needs it"),
         ("poisson --rate 5", "--requests: poisson needs it"),
         ("gamma --rate 5 --requests 5", "--burstiness: gamma needs it; 1 is a Poisson process"),
-        ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness 0: it must be positive"),
-        ("poisson --rate 5 --requests 5 --burstiness 2", "--burstiness 2: that of poisson is 1; gamma has any"),
+        ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness: must be above 0, value 0.0"),
+        (
+            "poisson --rate 5 --requests 5 --burstiness 2",
+            "--burstiness: must be 1 for poisson, value 2; gamma takes any",
+        ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5",
-            "lengths: poisson needs either --lengths or both --prompt-tokens and --output-tokens",
+            "--lengths: poisson needs either this or both prompt_tokens and output_tokens",
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5 --output-tokens 0",
-            "--output-tokens 0: it must be positive",
+            "--output-tokens: must be at least 1, value 0",
         ),
-        ("poisson --rate 0 --requests 5", "--rate 0: it must be positive"),
-        ("poisson --rate 5 --requests 0", "--requests 0: it must be positive"),
-        ("poisson --rate 5 --requests 5 --seed -1", "--seed -1: it must not be negative"),
-        ("poisson --out a.csv", "--out a.csv: the name must end in .parquet"),
-        ("poisson --plot a.txt", "--plot a.txt: the name must end in .png or .svg or .pdf"),
-        ("a.csv --burstiness 2", "--burstiness: it is for poisson and gamma; a.csv has its own"),
+        ("poisson --rate 0 --requests 5", "--rate: must be above 0, value 0.0"),
+        ("poisson --rate 5 --requests 0", "--requests: must be at least 1, value 0"),
+        ("poisson --rate 5 --requests 5 --seed -1", "--seed: must be at least 0, value -1"),
+        ("a.csv --out b.csv", "--out: the name must end in .parquet, value b.csv"),
+        ("a.csv --plot a.txt", "--plot: the name must end in .png or .svg or .pdf, value a.txt"),
+        ("a.csv --burstiness 2", "--burstiness: is for poisson and gamma only, not for a.csv"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(words: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ KINDS = {"code", "maths", "dialogue", "prose", "technical", "translation", "summ
 
 
 def prompts(limit: int | None = None) -> list[Prompt]:
-    return read_prompts(PromptChoice(name=BUILT_IN, limit=limit)).prompts
+    return read_prompts(BUILT_IN, PromptChoice(limit=limit)).prompts
 
 
 def words(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from traces.pocket import DEMO_PROMPTS
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes through Linux's /proc")
 
 KILLS = 20
+MORE = 10  # attempts at a phase that was not hit twice
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,29 @@ PHASES = ("loading", "generating", "writing", "merging", "installing", "over")
 def kill_in_a_row(
     arguments: Sequence[str], out: Path, environment: dict[str, str], latest_s: dict[str, float], seed: int
 ) -> Counter[str]:
-    """Run and kill `KILLS` times, up to `latest_s` after the start of each phase; how often each phase was hit."""
+    """Run and kill `KILLS` times, up to `latest_s` after the start of each phase; how often each phase was hit.
+
+    A machine that is busy, or fast, may die in another phase than was wanted: it is killed more often then.
+    """
     draw = random.Random(seed)
     early = ["loading"] * 3 + ["generating"] * 6 + ["writing"] * 5
     late = ["loading"] + ["merging"] * 4
-    draw.shuffle(early)
-    draw.shuffle(late)
-    wanted = [*early, *late, "installing"]  # after which there may be nothing left to kill
-    assert len(wanted) == KILLS
-    hit = [Run.start(arguments, out, environment).kill(phase, draw.uniform(0, latest_s[phase])) for phase in wanted]
-    return Counter(hit)
+    assert len(early) + len(late) + 1 == KILLS
+    hit: Counter[str] = Counter()
+
+    def kill(phase: str, latest_s: float) -> None:
+        hit[Run.start(arguments, out, environment).kill(phase, draw.uniform(0, latest_s))] += 1
+
+    for wanted in (early, late):
+        draw.shuffle(wanted)
+        for phase in wanted:
+            kill(phase, latest_s[phase])
+        for phase in dict.fromkeys(wanted):
+            for _ in range(MORE):
+                if hit[phase] < 2:
+                    kill(phase, 0)
+    kill("installing", latest_s["installing"])  # after which there may be nothing left to kill
+    return hit
 
 
 def finish(arguments: Sequence[str], out: Path, environment: dict[str, str]) -> None:
@@ -115,7 +129,7 @@ def assert_equal_and_nothing_left(out: Path, whole: Path) -> None:
 
 
 def assert_everywhere(hit: Counter[str]) -> None:
-    assert hit.total() == KILLS
+    assert hit.total() >= KILLS
     assert min(hit[phase] for phase in PHASES[:4]) >= 2, hit
     assert hit["installing"] + hit["over"] >= 1, hit
 
@@ -127,7 +141,7 @@ from tests.support.trace_helpers import random_request, small_meta, write_trace
 from common.errors import UserError
 
 meta = small_meta()
-parts = [[random_request(request, meta) for request in (part, 200 - part)] for part in range(80)]
+parts = [[random_request(request, meta) for request in (part, 400 - part)] for part in range(160)]
 try:
     write_trace(Path(sys.argv[1]), meta, parts)
 except UserError as error:

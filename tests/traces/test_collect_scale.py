@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
 from tests.support.collect_helpers import NEW_TOKENS, PROMPTS, collected, content, numbers, texts_of, write_prompts
 from tests.support.tiny_models import BOS, EOS, save_tiny, tiny_tokenizer
 from traces.__main__ import main
-from traces.capture.collection import CollectSettings, cut_into_batches
+from traces.capture.capture_settings import Generation, Lengths
+from traces.capture.collection import cut_into_batches
 from traces.capture.generation import TokenizedPrompt
 from traces.capture.model_loading import load
 from traces.capture.token_progress import token_bar
 from traces.format.reader import Trace
 from traces.format.writer import TraceWriter
 from traces.prompts.prompt import Prompt
-from traces.prompts.prompt_sets import PromptSet
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def collect(model: Path | str, prompts: Path, out: Path, *options: str) -> int:
 
 
 def batches_of(lengths: list[int], **options: Any) -> list[list[int]]:
-    prompts = PromptSet(name="p.jsonl", where="p.jsonl", prompts=[], dropped={})
-    settings = CollectSettings(model="m", prompts=prompts, out=Path("a.trace"), max_new_tokens=NEW_TOKENS, **options)
     requests = [
         TokenizedPrompt(number, Prompt(text="", source="", line=number + 1), [4] * length)
         for number, length in enumerate(lengths)
     ]
-    return [[one.request for one in batch] for batch in cut_into_batches(requests, settings)]
+    new = Lengths(max_new_tokens=NEW_TOKENS)
+    batches = cut_into_batches(requests, new, Generation(**options), where="p.jsonl")
+    return [[one.request for one in batch] for batch in batches]
 
 
 def test_batches_fill_a_budget_of_tokens_from_the_longest_prompt_down() -> None:
@@ -70,7 +70,7 @@ def test_no_batch_exceeds_the_budget_and_none_could_take_its_neighbours_first() 
 
 def test_a_request_beyond_the_budget_is_named() -> None:
     with pytest.raises(
-        UserError, match=r"^p\.jsonl: line 2: prompt and new tokens are 20, more than --batch-tokens 19$"
+        FieldError, match=r"^batch_tokens: p\.jsonl: line 2: prompt and new tokens alone are 20, value 19$"
     ):
         batches_of([3, 15, 7], batch_tokens=19)
 

@@ -183,7 +183,7 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss", *out]) == 2
     assert capsys.readouterr().err == "error: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'?\n"
     assert convert(tmp_path, small_arrays(), "--limit", "0") == 2
-    assert capsys.readouterr().err == "error: --limit must be positive, value 0\n"
+    assert capsys.readouterr().err == "error: --limit: must be at least 1, value 0\n"
     assert convert(tmp_path, small_arrays()) == 0
     assert convert(tmp_path, small_arrays()) == 2
     assert "out.trace exists already; overwrite to replace it" in capsys.readouterr().err

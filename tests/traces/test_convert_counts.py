@@ -12,7 +12,8 @@ import pytest
 
 from policies.cache.placement import balanced
 from sim.__main__ import main as sim
-from sim.cli.run import divided
+from sim.inputs import divided
+from sim.scenario import Scenario
 from tests.support.convert_helpers import MODEL, SHAPE, told
 from tests.support.run_helpers import arguments
 from tests.support.trace_helpers import small_trace
@@ -127,7 +128,7 @@ def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pyte
         (np.ones(6, int), "must be whole numbers "),
         (np.array([["a"]]), "must be whole numbers "),
         (np.ones((3, 7), int), "must be of 3 layers and 6 experts for small, value 3 and 7"),
-        (np.array(SUMS) * [[1], [0], [1]], "layer 1 has no counts; is it dense (--first-layer)?"),
+        (np.array(SUMS) * [[1], [0], [1]], "layer 1 has no counts; if it is dense, set first_layer"),
     ],
 )
 def test_what_are_no_counts_is_one_line(
@@ -140,7 +141,9 @@ def test_what_are_no_counts_is_one_line(
 
 def test_mistakes_with_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", SUMS)
-    assert told(capsys, lambda: convert(file, out="b.trace")).endswith("must end in .parquet")
+    assert told(capsys, lambda: convert(file, out="b.trace")) == (
+        f"--out: the name must end in .parquet, value {tmp_path}/b.trace"
+    )
     assert convert(file) == 0
     assert told(capsys, lambda: convert(file)).endswith("exists already; overwrite to replace it")
     assert convert(file, "--overwrite") == 0
@@ -170,7 +173,7 @@ def test_the_history_s_own_counts_place_as_the_history_does(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = Trace.open(trace)
-    train, _ = divided(opened.request_ids, 0.7, 0, None, where="")
+    train, _ = divided(opened.request_ids, Scenario(opened.path), where="")
     counts = np.zeros((3, 6), int)
     for recorded in opened.iter(train):
         for layers in recorded.experts.tolist():
@@ -192,16 +195,16 @@ def test_other_counts_place_otherwise_and_the_results_name_them(
 ) -> None:
     convert(save(tmp_path / "a.npy", SUMS))
     homes = []
-    import sim.simulate as simulation
+    import sim.policy_run as policy_run
 
-    place = simulation.place
-    monkeypatch.setattr(simulation, "place", lambda *given: homes.append(place(*given)) or homes[-1])  # type: ignore[func-returns-value]
+    place = policy_run.place
+    monkeypatch.setattr(policy_run, "place", lambda *given: homes.append(place(*given)) or homes[-1])  # type: ignore[func-returns-value]
     options = ["--placement", "balanced", "--counts", tmp_path / "counts.parquet", "--out", tmp_path / "results"]
     capsys.readouterr()
     simulated(capsys, trace, *options)
     assert homes[0].tolist() == balanced(np.array(SUMS), 6).tolist()
-    described = json.loads((tmp_path / "results" / "meta.json").read_text())
-    assert described["expert_counts_sha256"] == read_counts(tmp_path / "counts.parquet", SHAPE).sha256
+    run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
+    assert run["inputs"]["counts_sha256"] == read_counts(tmp_path / "counts.parquet", SHAPE).sha256
 
 
 def test_the_table_that_analyse_writes_does_too(tmp_path: Path, trace: Path) -> None:
@@ -240,6 +243,6 @@ def test_counts_without_the_placement_that_uses_them_are_refused(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = told(capsys, lambda: sim(arguments(trace, "--counts", tmp_path / "x", policies=("lru",))))
-    assert line == f"--counts {tmp_path}/x: it is for --placement balanced, not round-robin"
+    assert line == f"--counts: is for placement balanced, not round-robin, value {tmp_path}/x"
     options = ["--placement", "balanced", "--counts", tmp_path / "x"]
     assert "x: is missing" in told(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))

@@ -17,8 +17,10 @@ from sim.__main__ import main as sim
 from tests.support.convert_helpers import SHAPE, convert, converted, recorded_pairs, rows_of, told, write_lines
 from tests.support.trace_helpers import assert_same, content, small_meta
 from traces.__main__ import main
-from traces.convert.jsonl import Lines, Reading
-from traces.convert.row_assembly import FIELDS, Assembler, Row
+from traces.convert.conversion_settings import LogReading
+from traces.convert.jsonl import Lines
+from traces.convert.routing_row import ROW_PARTS, Row
+from traces.convert.row_assembly import Assembler
 from traces.format.faults import request_faults
 
 # A prompt of two tokens and one decode step, by hand; 3 layers.
@@ -156,7 +158,7 @@ def test_indices_that_begin_anew_are_not_guessed_about(tmp_path: Path, capsys: p
     file = write_lines(tmp_path / "log.jsonl", in_passes())
     line = told(capsys, lambda: convert("jsonl", file))
     assert line.startswith(f"{file}: line 14, field layer: repeats a layer of this token, which is in line 2")
-    assert "--index pass" in line
+    assert "set index to pass" in line
 
 
 def test_declared_warm_up_rows_are_dropped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,7 +304,7 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     place=st.integers(0, 23),
-    key=st.sampled_from([*FIELDS, "warmup", "type", "choices", "prompt_routed_experts", "token_ids"]),
+    key=st.sampled_from([*ROW_PARTS, "warmup", "type", "choices", "prompt_routed_experts", "token_ids"]),
     value=JSON,
     index=st.sampled_from([False, True]),
 )
@@ -316,7 +318,7 @@ def test_whatever_stands_in_a_field_it_is_taken_or_told(
     rows[place][key] = value
     file = write_lines(tmp_path / "log.jsonl", rows)
     try:
-        lines = Lines(file, SHAPE, Reading(index_in_pass=index))
+        lines = Lines(file, SHAPE, LogReading(index="pass" if index else "request"))
         assembler = Assembler(file, SHAPE, names=lines.names)
         found = list(assembler.requests(lines))
     except UserError:
@@ -328,7 +330,7 @@ def test_whatever_stands_in_a_field_it_is_taken_or_told(
 @pytest.mark.parametrize(
     ("lines", "line"),
     [
-        (["", "{}"], "line 2, field experts: is missing; it has "),
+        (["", "{}"], "line 2, field experts: is missing; it has no fields"),
         (["[1]"], "line 1: is not a JSON object"),
         (['{"experts": '], "line 1: is not JSON: "),
         ([], "there is no row"),
@@ -357,10 +359,10 @@ def test_what_is_no_log_is_one_line(
     ("options", "line"),
     [
         (["--field", "expert=e"], "--field: unknown part of a row 'expert'; did you mean 'experts'?"),
-        (["--field", "experts"], "--field experts: it is two words with = between them"),
+        (["--field", "experts"], "--field: expected NAME=KEY, value 'experts'"),
         (["--field", "experts=e"], "line 1, field e: is missing; it has "),
-        (["--warmup-passes", "2"], "--warmup-passes 2: it needs --index pass"),
-        (["--limit", "0"], "--limit must be positive, value 0"),
+        (["--warmup-passes", "2"], "--warmup-passes: needs index pass, value 2"),
+        (["--limit", "0"], "--limit: must be at least 1, value 0"),
         (["--shape", "layers=3"], "--shape: experts, top_k, hidden, "),
         (["--shape", "layer=3"], "--shape: unknown size 'layer'; did you mean 'layers'?"),
         (["--shape", "layers=x"], "--shape: layers must be a number, value 'x'"),
@@ -387,7 +389,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
     def peak(file: Path) -> int:
         tracemalloc.start()
-        lines = Lines(file, SHAPE, Reading())
+        lines = Lines(file, SHAPE, LogReading())
         count = sum(1 for _ in Assembler(file, SHAPE, names=lines.names).requests(lines))
         assert f"{count}.jsonl" == file.name
         _, most = tracemalloc.get_traced_memory()
@@ -427,7 +429,7 @@ def test_limit_takes_the_first_requests(tmp_path: Path) -> None:
 
 def test_a_converted_log_can_be_simulated_and_analysed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = converted("jsonl", write_lines(tmp_path / "log.jsonl", rows_of(recorded_pairs(10))))
-    options = ["--cache-experts", "9", "--policy", "lru", "--policy", "finemoe", "--check", "--hardware", "rtx3090"]
+    options = ["--cache-experts", "9", "--policy", "lru", "--policy", "finemoe", "--check", "--machine", "rtx3090"]
     capsys.readouterr()
     assert sim(["run", str(trace.path), *options]) == 0
     assert "(imported routing of small)" in capsys.readouterr().out

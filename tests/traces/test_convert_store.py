@@ -101,7 +101,7 @@ def test_finemoe_s_store_begins_with_the_authors_entries(tmp_path: Path) -> None
 
 
 def simulated(capsys: pytest.CaptureFixture[str], trace: Path, *more: Any) -> dict[str, Any]:
-    options = ["--cache-experts", 6, "--hardware", "rtx3090", "--json", *more]
+    options = ["--cache-experts", 6, "--machine", "rtx3090", "--json", *more]
     assert sim(arguments(trace, *options, policies=("lru", "finemoe"))) == 0
     return {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
 
@@ -136,8 +136,9 @@ def test_a_policy_learns_from_the_history_alone(
     assert seen["run"] == run  # the same requests as without
     assert learned["lru"] == plain["lru"]  # which learns nothing
     assert learned["finemoe"] != plain["finemoe"]
-    described = json.loads((tmp_path / "results" / "meta.json").read_text())
-    assert described["history"] == {"trace": "out.trace", "kind": "imported", "digest": store.digest}
+    run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
+    history = {"name": "out.trace", "kind": "imported", "model": store.shape.name, "digest": store.digest}
+    assert run["inputs"]["history"] == history
     simulated(capsys, recorded, "--history", store.path, "--train-split", 0)
     assert len(seen["run"]) == 6
 
@@ -151,7 +152,7 @@ def test_embeddings_that_only_one_of_the_two_has_are_not_used(
         (tmp_path / "small~embed~8.npy").unlink()
     store = converted("store", file)
     trace = small_trace(tmp_path / "test.trace", 6, shape=SHAPE, lookahead=(), embedding=not of_the_history)
-    options = ["--history", store.path, "--train-split", 0, "--cache-experts", 6, "--hardware", "rtx3090"]
+    options = ["--history", store.path, "--train-split", 0, "--cache-experts", 6, "--machine", "rtx3090"]
     capsys.readouterr()
     assert sim(arguments(trace, *options, policies=("finemoe",))) == 0
     out = capsys.readouterr().out
@@ -164,7 +165,7 @@ def test_a_history_of_another_model_is_refused(
 ) -> None:
     other = small_trace(tmp_path / "other.trace", 2, shape=small_shape(experts=7))
     line = told(capsys, lambda: sim(arguments(recorded, "--history", other, policies=("lru",))))
-    assert line == f"--history {other}: field shape.experts: must be 6 as in {recorded}, value 7"
+    assert line == f"--history: {other}: shape.experts must be 6 as in {recorded}, value 7"
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

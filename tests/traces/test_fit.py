@@ -10,7 +10,6 @@ from policies.types import RecordedRequest
 from sim.__main__ import main as sim
 from tests.support.trace_helpers import Pair, content, random_request, small_meta, write_trace
 from traces.__main__ import main
-from traces.cli import fit as fit_command
 from traces.format.checks import check
 from traces.format.reader import Trace
 from traces.workloads.arrivals import Workload
@@ -180,7 +179,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(
     source: Path, workload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = content(fit(source, workload, "whole.trace"))
-    monkeypatch.setattr(fit_command, "_PART", 3)
+    monkeypatch.setattr("traces.workloads.fitted_trace._PART", 3)
     fitted, calls = Fitter.fitted, []
 
     def failing(self: Fitter, row: int, wanted: Workload) -> Any:
@@ -236,9 +235,9 @@ def test_memory_does_not_grow_with_the_requests_that_were_read(source: Path, mon
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--max-prompt-tokens", "0"], "--max-prompt-tokens 0: it must be positive"),
-        (["--seed", "-1"], "--seed -1: it must be 0 or more"),
-        (["--requests", "99"], "--requests 99: hand-made has 1 to 10 to draw from"),
+        (["--max-prompt-tokens", "0"], "--max-prompt-tokens: must be at least 1, value 0"),
+        (["--seed", "-1"], "--seed: must be at least 0, value -1"),
+        (["--requests", "99"], "--requests: must be from 1 to 10, all of hand-made, value 99"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

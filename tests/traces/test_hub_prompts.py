@@ -98,7 +98,7 @@ def ours(url: str, cache: Path, *arguments: str, token: str | None = None) -> "s
 
 
 def test_a_folder_with_a_copy_is_read_in_the_order_of_its_files(lmsys: Path) -> None:
-    found = read_prompts(PromptChoice(name=str(lmsys)))
+    found = read_prompts(str(lmsys))
     kept = [number for number in range(ROWS) if number % 5 or not number]
     assert [(one.text, one.line) for one in found.prompts] == [(asked(number), number + 1) for number in kept]
     assert {one.source for one in found.prompts} == {lmsys.name}
@@ -106,7 +106,7 @@ def test_a_folder_with_a_copy_is_read_in_the_order_of_its_files(lmsys: Path) -> 
 
 
 def test_other_columns_can_be_taken(lmsys: Path) -> None:
-    found = read_prompts(PromptChoice(name=str(lmsys), field="conversation.1.content", limit=2))
+    found = read_prompts(str(lmsys), PromptChoice(prompt_field="conversation.1.content", limit=2))
     assert [one.text for one in found.prompts] == ["Antwort 0", "Antwort 1"]
 
 
@@ -115,7 +115,7 @@ def test_a_downloaded_array_gives_what_the_streamed_one_gives(sharegpt: Path) ->
     file = sharegpt / SHAREGPT.file
     streamed = [row.data for row in rows_of_array("sharegpt", str(file))]
     assert streamed == json.loads(file.read_text(encoding="utf-8"))
-    found = read_prompts(PromptChoice(name=str(file)))
+    found = read_prompts(str(file))
     kept = [number for number in range(ROWS) if number % 8 and number % 5]
     assert [one.text for one in found.prompts if one.text != asked(0)] == [asked(number) for number in kept]
     assert found.dropped["without text of a user"] == ROWS // 8
@@ -123,7 +123,7 @@ def test_a_downloaded_array_gives_what_the_streamed_one_gives(sharegpt: Path) ->
 
 def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a data set: ") as told:
-        read_prompts(PromptChoice(name=str(tmp_path)))
+        read_prompts(str(tmp_path))
     assert str(tmp_path) in str(told.value)
     assert "\n" not in str(told.value)
 

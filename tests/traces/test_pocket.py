@@ -298,6 +298,7 @@ def test_a_tiny_model_is_made_measured_and_described_from_end_to_end(tmp_path):
     noted = facts(tmp_path / "model")
     assert noted["tokens_seen"] == 32
     assert not (tmp_path / "model.partial").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     measured = evaluate(model, tokenizer, Corpus(tuple(pieces[2:]), corpus.account))
     assert [one.distance for one in measured.recalls] == [1]
     assert measured.recalls[0].fine == 1.0  # all texts are the same

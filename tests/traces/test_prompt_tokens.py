@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import UserError
 from tests.support.tiny_models import BOS, VOCABULARY, tiny_tokenizer
+from traces.capture.capture_settings import Lengths
 from traces.capture.generation import TokenizedPrompt
 from traces.capture.prompt_tokens import tokenized
 from traces.prompts.prompt import Prompt
@@ -33,7 +34,9 @@ def prompts_of(*texts: str) -> list[Prompt]:
 
 
 def tokens_of(model: Any, *texts: str, **options: Any) -> list[list[int]]:
-    found: list[TokenizedPrompt] = tokenized(prompts_of(*texts), model, max_new_tokens=4, where="p.txt", **options)
+    found: list[TokenizedPrompt] = tokenized(
+        prompts_of(*texts), model, Lengths(max_new_tokens=4, **options), where="p.txt"
+    )
     assert [one.request for one in found] == list(range(len(texts)))
     return [one.tokens for one in found]
 
@@ -90,21 +93,21 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (Model(), {"chat_template": True}, "--chat-template: the model's tokenizer has no chat template"),
+        (Model(), {"chat_template": True}, "chat_template: the model's tokenizer has no chat template"),
         (
             Model(template="{{ raise_exception('a system turn is needed') }}"),
             {"chat_template": True},
-            "--chat-template: the template refuses a single turn of a user: a system turn is needed",
+            "chat_template: the template refuses a single turn of a user: a system turn is needed",
         ),
         (
             Model(template=TEMPLATE),
             {"chat_template": True, "prompt_tokens": 5},
-            "--prompt-tokens 5: the chat template alone has 5 tokens",
+            "prompt_tokens: the chat template alone has 5 tokens, value 5",
         ),
         (
             Model(template="{{ messages[0]['content'] }} {{ messages[0]['content'] }}"),
             {"chat_template": True, "prompt_tokens": 9},
-            "--prompt-tokens: the chat template has the user's text 2 times, not once",
+            "prompt_tokens: the chat template has the user's text 2 times, not once",
         ),
         (Model(context=20), {"prompt_tokens": 17}, "p.txt: line 1, field prompt: 17 tokens and 4 new ones exceed"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
 from traces.__main__ import main
 from traces.prompts import prompt_files
 from traces.prompts.prompt import NO_TEXT, SEEN, Prompt
@@ -19,8 +19,8 @@ from traces.prompts.prompt_files import array_rows, rows_of
 from traces.prompts.prompt_sets import PromptChoice, PromptSet, read_prompts, reservoir
 
 
-def chosen(path: Path, **choice: Any) -> PromptSet:
-    return read_prompts(PromptChoice(name=str(path), **choice))
+def chosen(path: Path, *, seed: int = 0, **choice: Any) -> PromptSet:
+    return read_prompts(str(path), PromptChoice(**choice), seed=seed)
 
 
 def read(path: Path, **choice: Any) -> list[Prompt]:
@@ -53,7 +53,7 @@ def test_plain_text_has_a_prompt_per_line(tmp_path: Path) -> None:
     file = tmp_path / "questions.txt"
     file.write_bytes(b'\xef\xbb\xbfWhy?\r\n   \r\n{"prompt": 1}\r\nA \xe2\x80\xa8 B')
     assert texts(file) == ["Why?", '{"prompt": 1}', "A \u2028 B"]
-    assert {prompt.source for prompt in read(file, source="faq")} == {"faq"}
+    assert {prompt.source for prompt in read(file, source_name="faq")} == {"faq"}
 
 
 def test_a_limit_stops_before_what_is_wrong(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_any_field_can_hold_the_prompt(tmp_path: Path) -> None:
     file = lines(tmp_path / "p.jsonl", {"id": 1, "data": {"question": "Why?"}, "a.b": "How?", "all": ["x", "Who?"]})
-    assert texts(file, field="data.question") == ["Why?"]
-    assert texts(file, field="a.b") == ["How?"]
-    assert texts(file, field="all.1") == ["Who?"]
+    assert texts(file, prompt_field="data.question") == ["Why?"]
+    assert texts(file, prompt_field="a.b") == ["How?"]
+    assert texts(file, prompt_field="all.1") == ["Who?"]
     for missing in ("question", "data.answer", "all.2", "data.question.x", "all.x"):
         with pytest.raises(UserError, match=f"line 1, field {missing}: is missing; there are id, data, a.b, all "):
-            read(file, field=missing)
+            read(file, prompt_field=missing)
 
 
 def test_mt_bench_asks_its_first_turn_and_names_its_category(tmp_path: Path) -> None:
@@ -139,11 +139,13 @@ def test_a_list_of_prompts_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_longer_prompts_are_left_out_before_prompts_are_counted(tmp_path: Path) -> None:
-    found = chosen(lines(tmp_path / "p.jsonl", *({"prompt": "x" * n} for n in (3, 9, 4, 8, 5))), max_chars=4, limit=2)
+    found = chosen(
+        lines(tmp_path / "p.jsonl", *({"prompt": "x" * n} for n in (3, 9, 4, 8, 5))), max_prompt_chars=4, limit=2
+    )
     assert [len(one.text) for one in found.prompts] == [3, 4]
     assert found.dropped == {"longer than 4 characters": 1}
     with pytest.raises(UserError, match=r"holds no prompt that can be used \(left out: 5 longer than 2 characters\)"):
-        chosen(tmp_path / "p.jsonl", max_chars=2)
+        chosen(tmp_path / "p.jsonl", max_prompt_chars=2)
 
 
 # JSON arrays
@@ -218,7 +220,7 @@ def test_a_sample_depends_on_the_seed_alone_and_says_what_it_is_of(tmp_path: Pat
     assert max(numbers) <= 50
     assert found.name == "p.jsonl, 10 of the first 50, seed 3"
     assert texts(file, sample=100) == texts(file)
-    with pytest.raises(UserError, match=r"p\.jsonl: --sample 101, but there are only 100 prompts"):
+    with pytest.raises(UserError, match=r"^sample: .*p\.jsonl has only 100 prompts, value 101$"):
         chosen(file, sample=101)
 
 
@@ -235,14 +237,38 @@ def test_an_unknown_name_offers_the_known_ones(capsys: pytest.CaptureFixture[str
 
 
 def test_a_large_set_is_not_taken_whole_by_mistake() -> None:
-    with pytest.raises(UserError, match="lmsys-chat-1m: is large; say how many prompts to take with --limit"):
+    with pytest.raises(
+        UserError, match="lmsys-chat-1m: is large; say how many prompts to take with `limit` or `sample`"
+    ):
         read(Path("lmsys-chat-1m"))
 
 
 @pytest.mark.parametrize("option", ["--limit", "--sample", "--max-prompt-chars"])
 def test_no_prompts_cannot_be_asked_for(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prompts", "built-in", option, "0"]) == 2
-    assert capsys.readouterr().err == f"error: {option} 0: at least 1 is needed\n"
+    assert capsys.readouterr().err == f"error: {option}: must be at least 1, value 0\n"
+
+
+def test_a_seed_is_not_negative(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FieldError, match=r"^seed: must be at least 0, value -1$"):
+        read_prompts("built-in", seed=-1)
+    assert main(["prompts", "built-in", "--sample", "2", "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --seed: must be at least 0, value -1\n"
+
+
+def test_the_command_names_options_where_the_library_names_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(lines(tmp_path / "p.jsonl", {"text": "a"}))
+    assert main(["prompts", file]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {file}: line 1, field prompt: is missing; there are text to choose from with --prompt-field\n"
+    )
+    assert main(["prompts", file, "--prompt-field", "text", "--sample", "2"]) == 2
+    assert capsys.readouterr().err == f"error: --sample: {file} has only 1 prompts, value 2\n"
+    assert main(["prompts", "sharegpt"]) == 2
+    told = "error: sharegpt: is large; say how many prompts to take with --limit or --sample\n"
+    assert capsys.readouterr().err == told
 
 
 def test_the_command_lists_the_sets_and_describes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic_helpers import ASKED, EXPERTS, LAYERS, SHAPE, TOP_K, by_hand, drawn, parameters, statistics
-from traces.analysis.trace_analysis import Settings, analyse
+from traces.analysis.analysis_settings import AnalysisSettings
+from traces.analysis.trace_analysis import analyse
 from traces.format.checks import check
 from traces.format.reader import Trace
 from traces.synthetic.coefficients import calibrate, solve
@@ -38,7 +39,7 @@ def test_each_statistic_comes_out_when_it_is_worked_out_by_hand(trace: Trace) ->
 
 
 def test_the_projects_analysis_finds_them_too(trace: Trace) -> None:
-    tables = analyse(trace, Settings()).tables
+    tables = analyse(trace, AnalysisSettings()).tables
     assert_comes_out(tables["entropy"]["fine_decode_bits"] / BITS, ASKED["entropy_bits"] / BITS)
     assert_comes_out(tables["overlap"]["overlap"], ASKED["overlap"])
     assert_comes_out(tables["balance"]["coefficient_of_variation"], ASKED["load_cv"])
@@ -105,7 +106,7 @@ def test_neighbours_may_have_less_in_common_than_any_others(tmp_path: Path, over
 
 def ahead(trace: Trace) -> dict[str, Any]:
     """How a search by the first half of the layers does in the second."""
-    table = analyse(trace, Settings(sample=300)).tables["similarity"]
+    table = analyse(trace, AnalysisSettings(sample=300)).tables["similarity"]
     found: dict[str, Any] = table.query("phase == 'decode' and similarity == 'ahead'").iloc[0].to_dict()
     return found
 
@@ -136,7 +137,7 @@ def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Tr
     same = (cluster[:, None] == cluster) & ~np.eye(len(unit), dtype=bool)
     assert cosine[same].mean() == pytest.approx(0.6, abs=0.03)
     assert abs(cosine[cluster[:, None] != cluster].mean()) < 0.2  # four centres in 16 dimensions
-    table = analyse(trace, Settings(sample=300)).tables["similarity"]
+    table = analyse(trace, AnalysisSettings(sample=300)).tables["similarity"]
     found = table.query("phase == 'decode' and similarity == 'semantic'").iloc[0]
     assert found["nearest_overlap"] > found["mean_overlap"] + 0.07  # of its cluster, seldom its token
     assert found["pearson_pairs"] > 0.2

@@ -186,7 +186,7 @@ def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     assert trace(["collect", twin.name, *words, "--out", str(recorded)]) == 0
     assert trace(["info", str(recorded)]) == 0
     assert twin.name in capsys.readouterr().out
-    sizes = ["--as", twin.original, "--hardware", "rtx3090x6", "--cache-share", "0.5", "--policy", "lru"]
+    sizes = ["--sizes", twin.original, "--machine", "rtx3090x6", "--cache-share", "0.5", "--policy", "lru"]
     assert simulate(["run", str(recorded), *sizes, "--out", str(results)]) == 0
     assert f"routing of {twin.name}) with the sizes of {twin.original}" in capsys.readouterr().out
     assert simulate(["plot", str(results), "--out", str(picture)]) == 0
@@ -209,7 +209,7 @@ def test_a_twin_is_not_evaluated_as_another_model(capsys: pytest.CaptureFixture[
 
     folder = model_dir(TWINS[0].name)
     assert main(["evaluate", "--folder", str(folder), "--cache", str(tmp_path)]) == 2
-    told = f"error: {folder} was trained by the recipe mixtral-8x7b-twin, not pocket; say --model\n"
+    told = f"error: --model: {folder} was trained by the recipe mixtral-8x7b-twin, value pocket\n"
     assert capsys.readouterr().err == told
 
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sim.__main__ import main as sim
-from tests.support.compare_helpers import passed_off, slower
+from tests.support.compare_helpers import Edit, passed_off, slower
 from tests.support.run_helpers import arguments, frames
 from validate.__main__ import main
-from validate.cli.compare import COLUMNS, COUNTS, METRICS, compare
+from validate.comparison.errors_by_metric import COLUMNS, COUNTS, METRICS, compare
 
 POLICIES = ("finemoe", "lru", "oracle")
 
@@ -143,7 +143,7 @@ def test_a_run_a_quarter_slower_is_underestimated_by_a_fifth(compared: Any, simu
 def test_the_table_says_which_is_which_in_readable_units(compared: Any, simulated: Path, measured: Path) -> None:
     printed = compared(simulated, measured)
     heading = printed.split("\n\n")[0]
-    assert "Simulated on rtx3090x6, measured on bench: 3 requests of small.trace" in heading
+    assert "Simulated on rtx3090x6 (6 × RTX 3090), measured on bench: 3 requests of small.trace" in heading
     assert "8 of 32 experts" in heading
     lru = next(block for block in printed.split("\n\n") if block.startswith("lru"))
     tpot_ms = frames(simulated)["summary"].set_index("policy").at["lru", "tpot_s_mean"] * 1e3
@@ -197,7 +197,8 @@ def test_the_file_is_tidy_and_knows_both_runs(compared: Any, simulated: Path, me
         for key, value in each.items():
             assert pd.isna(values[key]) if value is None else values[key] == value
     meta = json.loads(pq.read_schema(out).metadata[b"finemoe_lab"])
-    assert (meta["simulated"]["simulated"], meta["measured"]["simulated"]) == (True, False)
+    said = [{run["summary"]["simulated"] for run in meta[kind]["runs"]} for kind in ("simulated", "measured")]
+    assert said == [{True}, {False}]
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -226,38 +227,52 @@ def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("said", "path", "value"),
     [
-        ("trace_digest", "ab"),
-        ("cache_experts", 9),
-        ("gpus", 2),
-        ("replicas", 2),
-        ("batch_size", 4),
-        ("seed", 1),
-        ("train_split", 0.5),
+        ("trace digest", ("inputs", "trace", "digest"), "ab"),
+        ("cache_experts", ("inputs", "cache_experts"), 9),
+        ("gpus", ("inputs", "machine", "gpus"), 2),
+        ("replicas", ("scenario", "replicas"), 2),
+        ("batch_size", ("scenario", "batch_size"), 4),
+        ("seed", ("scenario", "seed"), 1),
+        ("train_split", ("scenario", "train_split"), 0.5),
     ],
 )
 def test_another_setting_is_refused_by_its_name_and_both_values(
-    refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any
+    refused: Any, simulated: Path, tmp_path: Path, said: str, path: tuple[str, ...], value: Any
 ) -> None:
-    other = passed_off(simulated, tmp_path / "measured", **{field: value})
-    here = json.loads((simulated / "meta.json").read_text())[field]
-    said = refused(simulated, other)
-    assert said.startswith(f"{field} differs: {here} in {simulated}, {value} in {other}; ")
+    *outer, field = path
+    here: Any = json.loads((simulated / "meta.json").read_text())["runs"][0]
+    for key in path:
+        here = here[key]
+
+    def edit(run: dict[str, Any]) -> None:
+        for key in outer:
+            run = run[key]
+        run[field] = value
+
+    other = passed_off(simulated, tmp_path / "measured", edit=edit)
+    assert refused(simulated, other).startswith(f"{said} differs: {here} in {simulated}, {value} in {other}; ")
+
+
+def sized(**sizes: Any) -> Edit:
+    def edit(run: dict[str, Any]) -> None:
+        run["inputs"]["model"] |= sizes
+
+    return edit
 
 
 @pytest.mark.parametrize(("field", "value"), [("hidden", 5), ("weight_bytes", 4.0), ("layers", 7)])
 def test_another_size_of_the_model_is_refused(
     refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any
 ) -> None:
-    model = json.loads((simulated / "meta.json").read_text())["model"]
-    other = passed_off(simulated, tmp_path / "measured", model=model | {field: value})
+    model = json.loads((simulated / "meta.json").read_text())["runs"][0]["inputs"]["model"]
+    other = passed_off(simulated, tmp_path / "measured", edit=sized(**{field: value}))
     assert f"model {field} differs: {model[field]} in {simulated}, {value} in {other}" in refused(simulated, other)
 
 
 def test_the_models_name_may_differ(compared: Any, simulated: Path, tmp_path: Path) -> None:
-    model = json.loads((simulated / "meta.json").read_text())["model"]
-    assert compared(simulated, passed_off(simulated, tmp_path / "measured", model=model | {"name": "mine"}))
+    assert compared(simulated, passed_off(simulated, tmp_path / "measured", edit=sized(name="mine")))
 
 
 @pytest.mark.parametrize(("field", "value"), [("requests", 2), ("expert_slots", 9)])
@@ -294,9 +309,9 @@ def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path,
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--out", "a.csv"), "--out a.csv: the name must end in .parquet"),
-        (("--plot", "a.jpg"), "--plot a.jpg: the name must end in .png or .svg or .pdf"),
-        (("--iteration", 3), "--iteration 3: it chooses what --plot draws, which is not given"),
+        (("--out", "a.csv"), "--out: the name must end in .parquet, value a.csv"),
+        (("--plot", "a.jpg"), "a.jpg: the name must end in .png or .svg or .pdf"),
+        (("--iteration", 3), "--iteration: chooses what is drawn, but plot is not given, value 3"),
     ],
 )
 def test_a_wrong_word_is_one_line(
@@ -306,7 +321,7 @@ def test_a_wrong_word_is_one_line(
 
 
 def test_a_folder_that_holds_no_results_is_one_line(refused: Any, simulated: Path, tmp_path: Path) -> None:
-    assert "summary.parquet is missing" in refused(simulated, tmp_path)
+    assert "meta.json is missing" in refused(simulated, tmp_path)
 
 
 def test_a_file_that_cannot_be_written_is_one_line(

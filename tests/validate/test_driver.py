@@ -16,8 +16,8 @@ from policies.registry import make_policy
 from policies.types import Prefetch
 from sim.engine.batching import fixed_batches, gates_of
 from sim.engine.recorder import Recorder
-from sim.simulate import Setting, simulate
 from tests.support.builders import machine, random_requests, shape
+from tests.support.in_memory import Setting, simulate
 from tests.validate.test_one_log import Restless
 from validate.driver.clock import Clock
 from validate.driver.threaded_driver import Driver

@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path) -> No
     path = record_path(tmp_path)
     path.write_bytes(b"before")
     with (
-        pytest.raises(UserError, match=rf"^{path}: the experts cannot be written: File too large$"),
+        pytest.raises(UserError, match=rf"^{path}: the experts could not be written: File too large$"),
         files_of_at_most(100_000),
     ):
         write_records(path, moe_blocks(tiny_model("mixtral")))
@@ -142,13 +142,10 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("missing/experts", "No such file or directory"), ("file/experts", "Not a directory")]
-)
-def test_a_folder_that_cannot_be_written_is_one_line(name: str, said: str, tmp_path: Path) -> None:
+def test_a_place_below_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"{name}: the experts cannot be written: {said}$"):
-        write_records(tmp_path / name, moe_blocks(tiny_model("mixtral")))
+    with pytest.raises(UserError, match=r"file/experts: the experts could not be written: "):
+        write_records(tmp_path / "file" / "experts", moe_blocks(tiny_model("mixtral")))
 
 
 def test_a_file_that_is_missing_or_of_another_size_is_one_line(tmp_path: Path) -> None:

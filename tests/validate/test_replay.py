@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from sim.__main__ import main as sim
 from sim.engine.batching import fixed_batches
 from sim.hardware.profile import read_profile, write_profile
+from sim.results.result import read_results
 from tests.support.profiles import flat_profile
 from tests.support.tiny_models import save_tiny
 from traces.format.reader import Trace, split
@@ -68,7 +70,7 @@ def test_on_demand_counts_equal_the_simulated_ones_exactly(
     measured = replayed(checkpoint, capsys, *sizes, "--devices", devices, "--record", trace, "--check")
     profile = tmp_path / "machine.toml"
     write_profile(profile, flat_profile(Trace.open(trace).shape, gpus=devices))
-    assert sim([str(each) for each in ("run", trace, "--hardware", profile, *sizes, "--json")]) == 0
+    assert sim([str(each) for each in ("run", trace, "--machine", profile, *sizes, "--json")]) == 0
     simulated = {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
     assert measured.keys() == simulated.keys()
     for policy, own in measured.items():
@@ -85,7 +87,7 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     assert printed.startswith("Measured, not simulated: 3 requests of replayed.trace (captured) by tiny\n")
     assert validate(["calibrate", str(checkpoint), "--out", str(profile), "--max-tokens", "16", "--threads", "1"]) == 0
     assert "GB/s" in capsys.readouterr().out
-    run = ["run", trace, "--hardware", profile, *sizes, "--out", tmp_path / "simulated"]
+    run = ["run", trace, "--machine", profile, *sizes, "--out", tmp_path / "simulated"]
     assert sim([str(each) for each in run]) == 0
     capsys.readouterr()
     compare = ["compare", tmp_path / "simulated", tmp_path / "measured", "--plot", tmp_path / "both.png"]
@@ -96,7 +98,24 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
     summary = pd.read_parquet(tmp_path / "measured" / "summary.parquet")
     assert not summary["simulated"].any()
-    assert json.loads((tmp_path / "measured" / "meta.json").read_text())["simulated"] is False
+
+
+def test_one_scenario_is_simulated_and_measured_with_results_alike(checkpoint, capsys, tmp_path):
+    trace, profile, file = (tmp_path / name for name in ("replayed.trace", "machine.toml", "scenario.toml"))
+    words = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events", "--seed", 3]
+    saved = ["--record", trace, "--save-scenario", file, "--out", tmp_path / "measured"]
+    assert validate(arguments(checkpoint, *words, *saved)) == 0
+    write_profile(profile, flat_profile(Trace.open(trace).shape, gpus=1))
+    run = ["run", "--scenario", file, "--machine", profile, "--out", tmp_path / "simulated"]
+    assert sim([str(each) for each in run]) == 0
+    for measured, simulated in zip(*map(read_results, (tmp_path / "measured", tmp_path / "simulated")), strict=True):
+        assert measured.scenario.machine == "cpu with 1 thread"
+        assert replace(measured.scenario, machine=str(profile)) == simulated.scenario
+        assert measured.summary.keys() == simulated.summary.keys()
+        for table in ("requests", "iterations", "events"):
+            assert getattr(measured, table).dtypes.equals(getattr(simulated, table).dtypes)
+        assert (measured.content_hash, simulated.content_hash is None) == (None, False)
+        assert measured.inputs["trace"] == simulated.inputs["trace"]
 
 
 def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, tmp_path, monkeypatch):
@@ -136,7 +155,7 @@ def test_all_prompts_are_recorded_even_if_only_some_are_replayed(checkpoint, cap
         checkpoint, capsys, "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--record", trace
     )
     assert len(Trace.open(trace)) == 9
-    run = ["run", trace, "--hardware", "rtx3090", "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--json"]
+    run = ["run", trace, "--machine", "rtx3090", "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--json"]
     assert sim([str(each) for each in run]) == 0
     simulated = json.loads(capsys.readouterr().out)[0]
     assert measured["lru"]["hits"] == simulated["hits"]
@@ -158,14 +177,14 @@ def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoin
     ("more", "message"),
     [
         (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
-        (["--cache-experts", 12, "--devices", 0], "--devices 0: at least 1 is needed"),
+        (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, value 0"),
         (["--cache-experts", 12, "--replicas", 2], "replicas 2: on 1 GPU an expert has 1 home"),
-        (["--cache-experts", 12, "--threads", 0], "--threads 0: at least 1 is needed"),
+        (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, value 0"),
         (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
-        (["--cache-experts", 12, "--train-split", 1.0], "--train-split 1.0"),
-        (["--cache-experts", 12, "--limit", 0], "--limit 0"),
+        (["--cache-experts", 12, "--train-split", 1.0], "--train-split: must be at least 0 and below 1, value 1.0"),
+        (["--cache-experts", 12, "--limit", 0], "--limit: must be at least 1, value 0"),
         (["--cache-experts", 12, "--max-new-tokens", 500], "exceed the model's context of 128"),
-        (["--cache-experts", 12, "--record", "x.parquet"], "x.parquet: the name of a trace must end in .trace"),
+        (["--cache-experts", 12, "--record", "x.parquet"], "--record: the name must end in .trace, value x.parquet"),
     ],
 )
 def test_a_mistake_is_one_line(checkpoint, capsys, more, message):

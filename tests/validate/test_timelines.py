@@ -18,7 +18,8 @@ from tests.support.builders import US, HandCost, request_of, scripted, shape
 from tests.support.compare_helpers import passed_off, slower
 from tests.support.run_helpers import arguments
 from validate.__main__ import main
-from validate.comparison.timelines import Iteration, LayerSpan, Log, draw, read_logs, strip, typical_iteration
+from validate.comparison.matching import Folder
+from validate.comparison.timelines import Iteration, LayerSpan, Log, draw, logs_of, strip, typical_iteration
 
 
 def row(
@@ -180,7 +181,7 @@ def test_the_picture_is_drawn(folders: tuple[Path, Path], tmp_path: Path, more: 
 
 
 def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    logs = [read_logs(folder, ["finemoe", "lru"]) for folder in folders]
+    logs = [logs_of(Folder.read(folder), ["finemoe", "lru"]) for folder in folders]
     draw(logs[0], logs[1], 5, tmp_path / "a.svg", title="some.trace")
     svg = (tmp_path / "a.svg").read_text()
     for policy in ("finemoe", "lru"):
@@ -191,8 +192,8 @@ def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Pa
 
 
 def test_an_iteration_that_is_not_there_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    logs = [read_logs(folder, ["lru"]) for folder in folders]
-    with pytest.raises(UserError, match="--iteration 12: lru has the iterations 0 … 11"):
+    logs = [logs_of(Folder.read(folder), ["lru"]) for folder in folders]
+    with pytest.raises(UserError, match="iteration: lru has the iterations 0 … 11, value 12"):
         draw(logs[0], logs[1], 12, tmp_path / "a.png", title="some.trace")
     assert list(tmp_path.iterdir()) == []
 
@@ -208,6 +209,6 @@ def test_results_without_a_decision_log_cannot_be_drawn(
     capsys.readouterr()
     assert main(["compare", *map(str, pair), "--plot", str(tmp_path / "a.png")]) == 2
     captured = capsys.readouterr()
-    said = f"{pair[lacking]} has no events.parquet, which timelines are drawn from; run with --detail events"
+    said = f"{pair[lacking]} has no events, which timelines are drawn from; run with detail events"
     assert (captured.out, captured.err) == ("", f"error: {said}\n")
     assert not (tmp_path / "a.png").exists()

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from common.figures import BLUE, GREY, ORANGE, RED, figure, legend, panels, save
+from common.tables import number
 from traces.analysis.iterations import Array
 from traces.analysis.trace_analysis import Analysis
 from traces.format import provenance
 
-_BLUE, _ORANGE, _RED, _GREY = "#2a6f97", "#e9a13b", "#c8553d", "#8a8a8a"
 _LABELS = {
     "trajectory": ("cosine of expert maps", "overlapping experts [%]"),
     "ahead": ("cosine of the first half of the maps", "overlapping experts of the second half [%]"),
@@ -27,10 +27,10 @@ def draw_all(found: Analysis, folder: Path) -> list[Path]:
     for name, draw in _PICTURES.items():
         if name in found.tables:
             path = folder / f"{name}.png"
-            figure = draw(found)
-            below = textwrap.fill(whose(found), int(figure.get_figwidth() * 13))
-            figure.suptitle(f"{_headline(name, found)}\n{below}", fontsize=10)
-            figure.savefig(path, dpi=130, metadata={"Software": None})
+            drawn = draw(found)
+            below = textwrap.fill(whose(found), int(drawn.get_figwidth() * 13))
+            drawn.suptitle(f"{_headline(name, found)}\n{below}", fontsize=10)
+            save(drawn, path, dpi=130)
             written.append(path)
     return written
 
@@ -47,72 +47,72 @@ def heat_maps(found: Analysis) -> Any:
     """Fig. 3a: a request's mean map beside single iterations of it."""
     table = found.tables["heat_map"]
     coarse, fine = table[table["iteration"].isna()], table[table["iteration"].notna()]
-    panels = [("coarse: mean of the request", coarse)]
-    panels += [(f"fine: iteration {iteration}", cells) for iteration, cells in fine.groupby("iteration")]
+    titled = [("coarse: mean of the request", coarse)]
+    titled += [(f"fine: iteration {iteration}", cells) for iteration, cells in fine.groupby("iteration")]
     layers, experts = found.meta["layers"], found.meta["experts"]
     height = 1.6 + 2.4 * float(np.clip(layers / experts, 0.4, 1.6))
-    figure, axes = _figure(2.7 * len(panels) + 0.8, height, 1, len(panels))
-    for axis, (title, cells) in zip(axes, panels, strict=True):
+    drawn, axes = _figure(2.7 * len(titled) + 0.8, height, 1, len(titled))
+    for axis, (title, cells) in zip(axes, titled, strict=True):
         image = _map(axis, cells["probability"].to_numpy().reshape(layers, experts), most=1, power=0.5)
         axis.set_title(title, fontsize=9)
     axes[0].set_ylabel("layer")
-    figure.colorbar(image, ax=list(axes), label="probability\n(colours by its root)", pad=0.01)
-    return figure
+    drawn.colorbar(image, ax=list(axes), label="probability\n(colours by its root)", pad=0.01)
+    return drawn
 
 
 def entropy(found: Analysis) -> Any:
     """Fig. 3b and 3c."""
     table, through = found.tables["entropy"], found.tables["entropy_iterations"]
-    figure, (left, right) = _figure(11, 4.2, 1, 2)
+    drawn, (left, right) = _figure(11, 4.2, 1, 2)
     uniform = table["uniform_bits"].iloc[0]
     for axis in (left, right):
-        axis.axhline(uniform, color=_GREY, linestyle=":", label="all experts equally probable")
+        axis.axhline(uniform, color=GREY, linestyle=":", label="all experts equally probable")
     mean_map = "coarse: a request's mean map"
-    left.plot(table["layer"], table["coarse_bits"], "o-", color=_RED, markersize=4, label=mean_map)
+    left.plot(table["layer"], table["coarse_bits"], "o-", color=RED, markersize=4, label=mean_map)
     counted = "coarse: a request's counts of executed experts"
-    left.plot(table["layer"], table["coarse_counts_bits"], "s--", color=_ORANGE, markersize=3, label=counted)
-    left.plot(table["layer"], table["fine_bits"], "o-", color=_BLUE, markersize=4, label="fine: an iteration's map")
+    left.plot(table["layer"], table["coarse_counts_bits"], "s--", color=ORANGE, markersize=3, label=counted)
+    left.plot(table["layer"], table["fine_bits"], "o-", color=BLUE, markersize=4, label="fine: an iteration's map")
     left.set(xlabel="layer", ylabel="entropy [bits]", ylim=(0, uniform * 1.05))
     _whole(left)
     decode = _running(through, "decode")
-    right.plot(decode.index, decode.drop(columns="mean").to_numpy(), color=_BLUE, alpha=0.2, linewidth=0.7)
-    right.plot([], [], color=_BLUE, alpha=0.4, linewidth=0.7, label="single layers")
-    right.plot(decode.index, decode["mean"], color=_BLUE, linewidth=2.2, label="decode iterations, mean of the layers")
+    right.plot(decode.index, decode.drop(columns="mean").to_numpy(), color=BLUE, alpha=0.2, linewidth=0.7)
+    right.plot([], [], color=BLUE, alpha=0.4, linewidth=0.7, label="single layers")
+    right.plot(decode.index, decode["mean"], color=BLUE, linewidth=2.2, label="decode iterations, mean of the layers")
     prefill = _running(through, "prefill")
     if len(prefill):
         name = "the prefill and decode iterations, mean"
-        right.plot(prefill.index, prefill["mean"], color=_RED, linewidth=1.5, linestyle="--", label=name)
+        right.plot(prefill.index, prefill["mean"], color=RED, linewidth=1.5, linestyle="--", label=name)
     right.set(xlabel="iterations added up (while half of the requests have so many)", ylim=(0, uniform * 1.05))
     right.set(ylabel="entropy of their mean [bits]", xscale="log" if len(decode) > 60 else "linear")
     right.xaxis.set_major_formatter("{x:g}")
     for axis in (left, right):
-        _legend(axis, loc="lower right")
-    return figure
+        legend(axis, loc="lower right")
+    return drawn
 
 
 def overlap(found: Analysis) -> Any:
     """What consecutive decode iterations have in common."""
     table = found.tables["overlap"]
-    figure, axis = _figure(7, 3.8)
-    axis.bar(table["layer"], table["overlap"] * 100, color=_BLUE, label="after a decode iteration")
+    drawn, axis = _figure(7, 3.8)
+    axis.bar(table["layer"], table["overlap"] * 100, color=BLUE, label="after a decode iteration")
     mean, chance = table["overlap"].mean() * 100, found.meta["top_k"] / found.meta["experts"] * 100
-    axis.axhline(mean, color=_RED, label=f"mean of the layers: {mean:.1f} %")
-    axis.axhline(chance, color=_GREY, linestyle=":", label=f"experts drawn at random: {chance:.1f} %")
+    axis.axhline(mean, color=RED, label=f"mean of the layers: {mean:.1f} %")
+    axis.axhline(chance, color=GREY, linestyle=":", label=f"experts drawn at random: {chance:.1f} %")
     if table["overlap_after_prefill"].notna().any():
-        axis.plot(table["layer"], table["overlap_after_prefill"] * 100, "D", color=_ORANGE, label="after the prefill")
+        axis.plot(table["layer"], table["overlap_after_prefill"] * 100, "D", color=ORANGE, label="after the prefill")
     axis.set(xlabel="layer", ylabel="experts executed again [%]")
     _whole(axis)
-    _legend(axis, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return figure
+    legend(axis, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return drawn
 
 
 def caches(found: Analysis) -> Any:
     """Miss ratios over cache size, and reuse distances."""
     curves = found.tables["cache_curves"]
-    figure, axes = _figure(13, 4.2, 1, 3)
+    drawn, axes = _figure(13, 4.2, 1, 3)
     least = found.meta["top_k"]  # what an event of one token needs
     own = curves[curves["cache"] == "per layer"]
-    styles = (("LRU", "lru", _BLUE), ("Belady", "belady", _RED))
+    styles = (("LRU", "lru", BLUE), ("Belady", "belady", RED))
     for axis, (name, policy, color) in zip(axes, styles, strict=False):
         for _, layer in own[own["layer"].notna()].groupby("layer"):
             _miss_curve(axis, layer, policy, least, color=color, alpha=0.3, linewidth=0.8)
@@ -125,16 +125,16 @@ def caches(found: Analysis) -> Any:
         axis.set(xlim=(0, 100), ylim=(0, 100), xlabel="cache size [% of the experts]")
         axis.set_ylabel("miss ratio [% of distinct demands]")
     total = own[own["layer"].isna()]
-    _miss_curve(axes[1], total, "lru", least, color=_BLUE, linewidth=1.2, linestyle=":", label="LRU, all layers")
+    _miss_curve(axes[1], total, "lru", least, color=BLUE, linewidth=1.2, linestyle=":", label="LRU, all layers")
     distances = found.tables["reuse_distance"]
     uses = distances.groupby("distance")["uses"].sum() / distances["uses"].sum() * 100
     first = distances.loc[distances["distance"].isna(), "uses"].sum() / distances["uses"].sum() * 100
-    axes[2].bar(uses.index.to_numpy(int), uses, color=_BLUE, width=0.9)
+    axes[2].bar(uses.index.to_numpy(int), uses, color=BLUE, width=0.9)
     axes[2].set(xlabel="reuse distance [experts of the layer]", ylabel="uses [%]")
     axes[2].set_title(f"first uses in a request: {first:.1f} %", fontsize=9)
     for axis in axes[:2]:
-        _legend(axis, loc="upper right")
-    return figure
+        legend(axis, loc="upper right")
+    return drawn
 
 
 def similarity(found: Analysis) -> Any:
@@ -142,7 +142,7 @@ def similarity(found: Analysis) -> Any:
     pairs, bins = found.tables["similarity_pairs"], found.tables["similarity_bins"]
     table = found.tables["similarity"]
     phases, kinds = list(table["phase"].unique()), list(table["similarity"].unique())
-    figure, grid = _figure(4.3 * len(kinds) + 0.6, 3.7 * len(phases) + 0.5, len(phases), len(kinds), squeeze=False)
+    drawn, grid = _figure(4.3 * len(kinds) + 0.6, 3.7 * len(phases) + 0.5, len(phases), len(kinds), squeeze=False)
     for row in table.itertuples():
         axis = grid[phases.index(row.phase), kinds.index(row.similarity)]
         some = pairs[(pairs["phase"] == row.phase) & (pairs["similarity"] == row.similarity)]
@@ -155,25 +155,27 @@ def similarity(found: Analysis) -> Any:
             mean["overlap"] * 100,
             mean["overlap_std"] * 100,
             fmt="o-",
-            color=_RED,
+            color=RED,
             markersize=3.5,
             linewidth=1,
             elinewidth=0.6,
             label="bins: mean ± standard deviation",
         )
         asked, seen = _LABELS[row.similarity]
+        correlations = (row.pearson_pairs, row.pearson_bins, row.pearson_nearest)
+        of_pairs, of_bins, of_nearest = (number(value, ".2f") for value in correlations)
         axis.set(xlabel=asked, ylabel=seen)
         axis.set_title(
-            f"{row.phase}, {row.similarity}: Pearson {_number(row.pearson_pairs)} of {row.pairs:,} pairs,\n"
-            f"{_number(row.pearson_bins)} of {row.bins} bins, {_number(row.pearson_nearest)} of nearest",
+            f"{row.phase}, {row.similarity}: Pearson {of_pairs} of {row.pairs:,} pairs,\n"
+            f"{of_bins} of {row.bins} bins, {of_nearest} of nearest",
             fontsize=8.5,
         )
-        scale = figure.colorbar(image, ax=axis, label="pairs", format="{x:,.0f}")
+        scale = drawn.colorbar(image, ax=axis, label="pairs", format="{x:,.0f}")
         scale.minorformatter = ""
         if image.norm.vmax < 10:  # of which a logarithmic scale marks 1 alone
             scale.set_ticks(range(1, int(image.norm.vmax) + 1))
-    _legend(grid[0, 0], loc="upper left")
-    return figure
+    legend(grid[0, 0], loc="upper left")
+    return drawn
 
 
 def popularity(found: Analysis) -> Any:
@@ -181,40 +183,40 @@ def popularity(found: Analysis) -> Any:
     table, balance = found.tables["popularity"], found.tables["balance"]
     layers, experts = found.meta["layers"], found.meta["experts"]
     load = table["token_share"].to_numpy().reshape(layers, experts) * experts
-    figure, (left, right) = _figure(11, 4.6, 1, 2)
+    drawn, (left, right) = _figure(11, 4.6, 1, 2)
     image = _map(left, -np.sort(-load, axis=1), most=load.max())
     left.set(ylabel="layer", xlabel="experts of the layer, the most used first")
-    figure.colorbar(image, ax=left, label="load, as a multiple of the layer's mean")
-    right.bar(balance["layer"], balance["max_over_mean"], color=_BLUE, label="largest load over mean")
+    drawn.colorbar(image, ax=left, label="load, as a multiple of the layer's mean")
+    right.bar(balance["layer"], balance["max_over_mean"], color=BLUE, label="largest load over mean")
     right.set(xlabel="layer", ylabel="largest load over mean")
     _whole(right)
     other = right.twinx()
     name = "Gini coefficient"
-    other.plot(balance["layer"], balance["gini"], "D-", color=_RED, markersize=3.5, linewidth=1, label=name)
+    other.plot(balance["layer"], balance["gini"], "D-", color=RED, markersize=3.5, linewidth=1, label=name)
     other.set(ylim=(0, 1), ylabel=name)
     handles = [handle for axis in (right, other) for handle in axis.get_legend_handles_labels()[0]]
     right.legend(handles=handles, frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return figure
+    return drawn
 
 
 def coverage(found: Analysis) -> Any:
     """§4.4: similarity of the nearest stored map over the size of the store."""
     table = found.tables["coverage"]
-    figure, axis = _figure(7, 4.2)
+    drawn, axis = _figure(7, 4.2)
     most = "95 % of the test iterations"
-    axis.fill_between(table["maps"], table["similarity_p05"], 1, color=_BLUE, alpha=0.12, label=most)
-    axis.plot(table["maps"], table["similarity_mean"], "o-", color=_BLUE, markersize=4, label="their mean")
+    axis.fill_between(table["maps"], table["similarity_p05"], 1, color=BLUE, alpha=0.12, label=most)
+    axis.plot(table["maps"], table["similarity_mean"], "o-", color=BLUE, markersize=4, label="their mean")
     said = table[table["theory"].notna()]
     for row in said.itertuples():
         name, marker = _PROMISES[row.theory]
         less = f", of which {row.maps:,} are there" if row.maps < row.asked_maps else ""
         label = f"theory: {name} = {row.asked_maps:,} maps{less}"
-        axis.plot([row.maps], [row.theory], marker, color=_RED, markersize=8, linestyle="none", label=label)
+        axis.plot([row.maps], [row.theory], marker, color=RED, markersize=8, linestyle="none", label=label)
     axis.set_xscale("log", base=2)
     axis.set(ylim=(0, 1.04), xlabel="maps in the store", ylabel="cosine of the nearest stored map")
     axis.xaxis.set_major_formatter("{x:g}")
-    _legend(axis, loc="lower right")
-    return figure
+    legend(axis, loc="lower right")
+    return drawn
 
 
 _PICTURES: dict[str, Callable[[Analysis], Any]] = {
@@ -242,15 +244,9 @@ def _headline(name: str, found: Analysis) -> str:
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, squeeze: bool = True) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=squeeze)
-    for axis in np.ravel(axes):
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    empty = figure(width, height)
+    axes = panels(empty, rows, columns)
+    return empty, np.squeeze(axes)[()] if squeeze else axes
 
 
 def _running(through: Any, since: str) -> Any:
@@ -276,13 +272,5 @@ def _miss_curve(axis: Any, curve: Any, policy: str, least: int, **style: Any) ->
     axis.plot(known["size_share"] * 100, (1 - known[f"{policy}_hit_rate"]) * 100, **style)
 
 
-def _legend(axis: Any, **where: Any) -> None:
-    axis.legend(frameon=False, fontsize=8, **where)
-
-
 def _whole(axis: Any) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _number(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{value:.2f}"

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import replacing
+from common.parquet import META_KEY, parquet_sink
 from policies.types import Int, ModelShape
 from traces.analysis.iterations import shares
 from traces.format.schema import TraceError, canonical_json
-from traces.format.storage import file_info, parquet_sink, reading
+from traces.format.storage import file_info, reading
 
 _COLUMNS = ("layer", "expert", "tokens")
 
@@ -36,7 +37,9 @@ def read_counts(file: Path, shape: ModelShape) -> ExpertCounts:
         for name in _COLUMNS:
             if name not in names:
                 raise TraceError.at(file, "is missing", field=name)
-        table = pq.read_table(file, columns=list(_COLUMNS), memory_map=False, use_threads=False)
+        table = pq.read_table(
+            file, columns=list(_COLUMNS), memory_map=False, use_threads=False, page_checksum_verification=True
+        )
         layer, expert, tokens = (table.column(name).to_numpy() for name in _COLUMNS)
     rows = len(tokens)
     for name, values, end in (("layer", layer, shape.layers), ("expert", expert, shape.experts), ("tokens", tokens, 0)):
@@ -67,6 +70,6 @@ def write_counts(path: Path, counts: Int, meta: Mapping[str, Any]) -> None:
             "tokens": pa.array(counts.astype(np.int64).ravel()),
             "token_share": pa.array(shares(counts).ravel()),
         }
-    ).replace_schema_metadata({b"finemoe_lab": canonical_json(dict(meta))})
+    ).replace_schema_metadata({META_KEY: canonical_json(dict(meta))})
     with replacing(path, "the counts") as partial, parquet_sink(partial, table.schema) as sink:
         sink.write_table(table)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError
+from common.errors import FieldError
+from traces.analysis.analysis_settings import AnalysisSettings
 from traces.analysis.entropy import Entropies, heat_map
 from traces.analysis.iterations import Iterations, iterations_of
 from traces.analysis.popularity import Popularity
@@ -31,32 +32,6 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is analysed, and how.
-
-    Of the trace's requests, or of `requests` of them drawn at random, `train_split` are the history that is stored and
-    the others are tested; everything but similarities and coverage is of both. `sample` is the number of iterations
-    that are drawn on each side of the pairs. `request` is the one of the heat map, by default the first.
-    """
-
-    train_split: float = 0.7
-    seed: int = 0
-    requests: int | None = None
-    sample: int = 400
-    request: int | None = None
-    shared_cache: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.train_split <= 1:
-            raise UserError(f"--train-split {self.train_split}: it is a share from 0 to 1")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: it must not be negative")
-        for name in ("requests", "sample"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"--{name} {value}: it must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Analysis:
     """Tables by name, and what they are of."""
 
@@ -65,14 +40,14 @@ class Analysis:
 
 
 def analyse(
-    trace: Trace, settings: Settings, progress: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids
+    trace: Trace, settings: AnalysisSettings, progress: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids
 ) -> Analysis:
     """Read every request once; `progress` may watch their ids go by."""
     layers, experts = trace.shape.layers, trace.shape.experts
     chosen, history, tested = _requests(trace, settings)
     shown = chosen[0] if settings.request is None else settings.request
     if shown not in chosen:
-        raise UserError(f"--request {shown}: it is not among the {len(chosen)} that are analysed")
+        raise FieldError("request", f"must be one of the {len(chosen)} that are analysed, value {shown}")
     rng = np.random.default_rng([settings.seed, 1])
     samplers = _samplers(trace, history, tested, settings.sample, rng)
     entropies, popularity = Entropies(layers, experts), Popularity(layers, experts)
@@ -117,7 +92,7 @@ def analyse(
     return Analysis(tables=tables, meta=meta)
 
 
-def _requests(trace: Trace, settings: Settings) -> tuple[list[int], list[int], list[int]]:
+def _requests(trace: Trace, settings: AnalysisSettings) -> tuple[list[int], list[int], list[int]]:
     """Those that are analysed; of them the history and the tested ones."""
     chosen = trace.request_ids
     if settings.requests is not None and settings.requests < len(chosen):

@@ -8,15 +8,15 @@ its batch, whole batches are what is run again.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import FieldError
 from policies.types import Float, Int, RecordedRequest
+from traces.capture.capture_settings import CollectSettings, Generation, Lengths, Recording
 from traces.capture.gate_recorder import GateRecorder, requests_of
 from traces.capture.generation import TokenizedPrompt, generate, generation_config
 from traces.capture.model_loading import LoadedModel, load
@@ -24,8 +24,8 @@ from traces.capture.model_structure import moe_blocks, shape_of
 from traces.capture.prompt_tokens import FIXED_LENGTH_RULE, tokenized
 from traces.capture.seeded_sampling import SeededSampling
 from traces.capture.token_progress import token_bar
-from traces.format.resumable_folder import PartialFolder
 from traces.format.schema import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.format.target import check_target
 from traces.format.writer import TraceWriter
 from traces.prompts.prompt import Prompt
 from traces.prompts.prompt_sets import PromptSet
@@ -33,106 +33,66 @@ from traces.prompts.prompt_sets import PromptSet
 _PROBE_TOKENS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectSettings:
-    """What to collect, and how."""
-
-    model: str  # "pocket", a folder, or a repository of the hub
-    prompts: PromptSet
-    out: Path
-    max_new_tokens: int
-    exactly: bool = False  # generate `max_new_tokens` for each prompt: what ends a generation is not chosen
-    prompt_tokens: int | None = None  # of each prompt, exactly
-    chat_template: bool = False
-    batch_size: int = 8
-    batch_tokens: int | None = None  # places of a batch, padding and new tokens included; instead of `batch_size`
-    lookahead: tuple[int, ...] = ()
-    temperature: float | None = None  # None: greedy
-    seed: int = 0  # of the sampling
-    dtype: str = "auto"
-    device: str = "auto"
-    device_map: str | None = None  # spread the model over devices, instead of `device`
-    trust_remote_code: bool = False
-    threads: int | None = None  # of the CPU; None: torch's choice
-    revision: str | None = None
-    keep_prompts: bool = False
-    restart: bool = False
-    overwrite: bool = False
-
-
-def collect(settings: CollectSettings) -> Path:
+def collect(settings: CollectSettings, prompts: PromptSet) -> Path:
     """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
-    check_target(settings)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    prompts = settings.prompts.prompts
+    check_target(settings.target)
+    model, target = settings.model, settings.target
+    if model.threads is not None:
+        torch.set_num_threads(model.threads)
     loaded = load(
-        settings.model,
-        revision=settings.revision,
-        dtype=settings.dtype,
-        device=settings.device,
-        device_map=settings.device_map,
-        trust_remote_code=settings.trust_remote_code,
+        model.model,
+        revision=model.revision,
+        dtype=model.dtype,
+        device=model.device,
+        device_map=model.device_map,
+        trust_remote_code=model.trust_remote_code,
     )
-    requests = tokenized(
-        prompts,
-        loaded,
-        max_new_tokens=settings.max_new_tokens,
-        where=settings.prompts.where,
-        chat_template=settings.chat_template,
-        prompt_tokens=settings.prompt_tokens,
-    )
-    batches = cut_into_batches(requests, settings)
-    check_lookahead(settings.lookahead, loaded)
-    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
+    requests = tokenized(prompts.prompts, loaded, settings.lengths, where=prompts.where)
+    batches = cut_into_batches(requests, settings.lengths, settings.generation, where=prompts.where)
+    lookahead = settings.recording.lookahead
+    check_lookahead(lookahead, loaded)
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=lookahead) as recorder:
         score = probe_score(recorder, loaded, requests[0].tokens)
-        meta = trace_meta(settings, loaded, score)
-        plan = plan_of(loaded, prompts)
-        with TraceWriter(
-            settings.out, meta, plan=plan, restart=settings.restart, overwrite=settings.overwrite
-        ) as writer:
+        meta = trace_meta(settings, loaded, score, prompts=prompts.name)
+        plan = plan_of(loaded, prompts.prompts)
+        with TraceWriter(target.out, meta, plan=plan, restart=target.restart, overwrite=target.overwrite) as writer:
             _run(batches, recorder, loaded, settings, writer)
             return writer.finish()
 
 
-def cut_into_batches(requests: Sequence[TokenizedPrompt], settings: CollectSettings) -> list[list[TokenizedPrompt]]:
+def cut_into_batches(
+    requests: Sequence[TokenizedPrompt], lengths: Lengths, generation: Generation, *, where: object
+) -> list[list[TokenizedPrompt]]:
     """Requests of similar length together, so that little is padding; the longest first, to run out of memory early.
 
-    A batch takes B × (its longest prompt + the new tokens) places, which `batch_tokens` limits; a request that
-    exceeds the limit alone is a `UserError`.
+    A batch takes B × (its longest prompt + the new tokens) places, which `batch_tokens` limits. A request that exceeds
+    the limit alone is a `FieldError` with its line in `where`, the prompts' file.
     """
     ordered = sorted(requests, key=lambda request: (-len(request.tokens), request.request))
     batches: list[list[TokenizedPrompt]] = []
     while ordered:
-        size = settings.batch_size
-        if settings.batch_tokens is not None:
-            places = len(ordered[0].tokens) + settings.max_new_tokens
-            size = settings.batch_tokens // places
+        size = generation.prompts_per_batch
+        if generation.batch_tokens is not None:
+            places = len(ordered[0].tokens) + lengths.new_tokens
+            size = generation.batch_tokens // places
             if size == 0:
-                line = f"{settings.prompts.where}: line {ordered[0].prompt.line}"
-                raise UserError(
-                    f"{line}: prompt and new tokens are {places}, more than --batch-tokens {settings.batch_tokens}"
+                line = f"{where}: line {ordered[0].prompt.line}"
+                raise FieldError(
+                    "batch_tokens",
+                    f"{line}: prompt and new tokens alone are {places}, value {generation.batch_tokens}",
                 )
         batches.append(ordered[:size])
         del ordered[:size]
     return batches
 
 
-def check_target(settings: CollectSettings) -> None:
-    """The writer does the same, but only after a model of many gigabytes has been loaded."""
-    if settings.out.suffix != ".trace":
-        raise UserError(f"{settings.out}: the name of a trace must end in .trace")
-    if settings.out.exists() and not settings.overwrite:
-        PartialFolder(settings.out).settle()
-
-
 def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
-    """A `UserError` if no layer has a router so far ahead."""
+    """A `FieldError` if no layer has a router so far ahead."""
     layers = len(moe_blocks(loaded.model))
     for distance in distances:
         if not 0 < distance < layers:
             what = f"must be from 1 to {layers - 1}, since {loaded.name} has {layers} MoE layers"
-            raise UserError(f"lookahead {distance}: {what}")
+            raise FieldError("lookahead", f"{what}, value {distance}")
 
 
 def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
@@ -144,8 +104,9 @@ def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) 
     return "sigmoid" if recorder.score == "sigmoid" else "softmax"
 
 
-def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> TraceMeta:
-    """The description of a trace that is recorded from `loaded`."""
+def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str, *, prompts: str) -> TraceMeta:
+    """The description of a trace that is recorded from `loaded`; `prompts` is the name of their set."""
+    temperature, recording = settings.generation.temperature, settings.recording
     return TraceMeta(
         kind="captured",
         model=loaded.name,
@@ -154,11 +115,11 @@ def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> Tr
         config_sha256=loaded.config_sha256,
         dtype=loaded.dtype,
         score=score,
-        lookahead=tuple(sorted(set(settings.lookahead))),
+        lookahead=recording.lookahead,
         embedding=True,
-        prompt_text=settings.keep_prompts,
-        seed=None if settings.temperature is None else settings.seed,
-        prompts=settings.prompts.name,
+        prompt_text=recording.keep_prompts,
+        seed=None if temperature is None else settings.generation.seed,
+        prompts=prompts,
         generation=_generation_of(settings, loaded),
         versions=library_versions("torch", "transformers"),
     )
@@ -166,22 +127,23 @@ def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str) -> Tr
 
 def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, Any]:
     """How tokens were chosen and batches cut; of what is off by default, only what was on."""
+    lengths, generation = settings.lengths, settings.generation
     said: dict[str, Any] = {
-        "max_new_tokens": settings.max_new_tokens,
-        "batch_size": settings.batch_size if settings.batch_tokens is None else None,
-        "temperature": settings.temperature,
+        "max_new_tokens": lengths.new_tokens,
+        "batch_size": generation.prompts_per_batch,
+        "temperature": generation.temperature,
         "eos_tokens": list(loaded.eos),
-        "chat_template": settings.chat_template,
+        "chat_template": lengths.chat_template,
         "attention": str(getattr(loaded.config, "_attn_implementation", None)),
         "experts": str(getattr(loaded.config, "_experts_implementation", None)),
     }
-    if settings.batch_tokens is not None:
-        said["batch_tokens"] = settings.batch_tokens
-    if settings.exactly:
-        said["output_tokens"] = settings.max_new_tokens
-    if settings.prompt_tokens is not None:
-        said |= {"prompt_tokens": settings.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
-    if settings.trust_remote_code:
+    if generation.batch_tokens is not None:
+        said["batch_tokens"] = generation.batch_tokens
+    if lengths.exactly:
+        said["output_tokens"] = lengths.new_tokens
+    if lengths.prompt_tokens is not None:
+        said |= {"prompt_tokens": lengths.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
+    if settings.model.trust_remote_code:
         said["trust_remote_code"] = True
     return said
 
@@ -209,31 +171,36 @@ def _run(
     writer: TraceWriter,
 ) -> None:
     """Run the batches that are not on the disk yet, and put each there when it is done."""
+    new_tokens = settings.lengths.new_tokens
     left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
-    planned = sum(map(len, left.values())) * settings.max_new_tokens
+    planned = sum(map(len, left.values())) * new_tokens
     with token_bar(loaded.model, planned, batches=(len(batches) - len(left), len(batches))) as finished:
         for number, batch in left.items():
-            recorded, counts = _record(batch, recorder, loaded, settings)
-            infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+            recorded, counts = _record(batch, recorder, loaded, settings.lengths, settings.generation)
+            infos = [info_of(request, count, settings.recording) for request, count in zip(batch, counts, strict=True)]
             writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
-            finished(len(batch) * settings.max_new_tokens, sum(counts))
+            finished(len(batch) * new_tokens, sum(counts))
             del recorded  # let go before the next batch begins
 
 
 def _record(
-    batch: Sequence[TokenizedPrompt], recorder: GateRecorder, loaded: LoadedModel, settings: CollectSettings
+    batch: Sequence[TokenizedPrompt],
+    recorder: GateRecorder,
+    loaded: LoadedModel,
+    lengths: Lengths,
+    generation: Generation,
 ) -> tuple[list[RecordedRequest], list[int]]:
     """Generate for one batch: the recordings, and how many tokens each request generated."""
     ids = [request.request for request in batch]
-    config = generation_config(loaded, max_new_tokens=settings.max_new_tokens, exactly=settings.exactly)
+    config = generation_config(loaded, max_new_tokens=lengths.new_tokens, exactly=lengths.exactly)
     draw = []
-    if settings.temperature is not None:
-        draw.append(SeededSampling(temperature=settings.temperature, seed=settings.seed, requests=ids))
+    if generation.temperature is not None:
+        draw.append(SeededSampling(temperature=generation.temperature, seed=generation.seed, requests=ids))
     counts = [len(tokens) for tokens in generate(loaded, batch, config, processors=draw).tokens]
     return requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch]), counts
 
 
-def info_of(request: TokenizedPrompt, generated: int, settings: CollectSettings) -> RequestInfo:
+def info_of(request: TokenizedPrompt, generated: int, recording: Recording) -> RequestInfo:
     """The row of a request that has generated so many tokens."""
     return RequestInfo(
         request=request.request,
@@ -241,7 +208,7 @@ def info_of(request: TokenizedPrompt, generated: int, settings: CollectSettings)
         prompt_tokens=len(request.tokens),
         output_tokens=generated,
         prompt_sha256=request.prompt.sha256,
-        prompt=request.prompt.text if settings.keep_prompts else None,
+        prompt=request.prompt.text if recording.keep_prompts else None,
     )
 
 

@@ -46,7 +46,7 @@ def padding_token(loaded: LoadedModel) -> int:
 
 
 def generation_config(loaded: LoadedModel, *, max_new_tokens: int, exactly: bool = False) -> Any:
-    """Greedy, up to a token that ends a generation, and nothing of the checkpoint's own taste.
+    """Greedy until a token that ends a generation; ignores the checkpoint's generation config.
 
     `exactly`: tokens that end a generation are never chosen, so that each request generates `max_new_tokens`.
     """
@@ -88,7 +88,7 @@ def generate(
         )
     except torch.OutOfMemoryError as error:
         what = f"a batch of {len(batch)} prompts of up to {tokens.shape[1]} tokens does not fit into the memory"
-        raise UserError(f"{what} of {loaded.device}; use a smaller --batch-size or --batch-tokens") from error
+        raise UserError(f"{what} of {loaded.device}; make batches smaller") from error
     sequences = output.sequences if logits else output
     ends = config.eos_token_id or ()
     rows = sequences[:, tokens.shape[1] :].tolist()

@@ -13,18 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from common.errors import UserError, unknown
+from traces.capture.capture_settings import Dtype
 from traces.format.schema import sha256_of_json
 from traces.pocket import model_dir
 from traces.pocket.recipe import RECIPES
 
-DTYPES: Mapping[str, Any] = {
+DTYPES: Mapping[Dtype, Any] = {
     "auto": "auto",
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-DEVICE_MAPS = ("auto", "balanced", "sequential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +78,17 @@ def load(
     name: str,
     *,
     revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: Dtype = "auto",
+    device: str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load `name`: a committed model (`pocket` or a twin), a folder, or a repository of the hub.
 
-    Only safetensors are read. `dtype` is a key of `DTYPES`; "auto" is the checkpoint's own, and float32 for committed
-    models, as `traces.pocket` runs them. A `device_map` (of accelerate: one of `DEVICE_MAPS`, or a device per module)
-    spreads the weights instead of `device`. Code of the repository is run only with `trust_remote_code`. Whatever
-    cannot be found or loaded is a `UserError`.
+    Only safetensors are read. The `dtype` "auto" is the checkpoint's own, and float32 for committed models, as
+    `traces.pocket` runs them. The `device` is a GPU if there is one and it is not given, or "auto". A `device_map` (of
+    accelerate: a `DeviceMap`, or a device per module) spreads the weights instead. Code of the repository is run only
+    with `trust_remote_code`. Whatever cannot be found or loaded is a `UserError`.
     """
     place = _device(device)
     source = str(model_dir(name)) if name in RECIPES else name
@@ -98,7 +97,7 @@ def load(
         raise UserError(f"model {source}: there is no such folder")
     if not local and "/" not in source:  # the hub calls its models OWNER/NAME
         raise unknown("model", source, RECIPES)
-    wanted = "float32" if name in RECIPES and dtype == "auto" else dtype
+    wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
     with _told_in_one_line(name):
@@ -151,8 +150,8 @@ def _accelerators(places: Iterable[Any]) -> Iterator[torch.device]:
             yield device
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
+def _device(name: str | None) -> torch.device:
+    if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -6,7 +6,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
+from traces.capture.capture_settings import Lengths
 from traces.capture.generation import TokenizedPrompt
 from traces.capture.model_loading import LoadedModel
 from traces.prompts.prompt import Prompt
@@ -23,11 +24,9 @@ FIXED_LENGTH_RULE = (
 def tokenized(
     prompts: Sequence[Prompt],
     loaded: LoadedModel,
+    lengths: Lengths,
     *,
-    max_new_tokens: int,
     where: object,
-    chat_template: bool = False,
-    prompt_tokens: int | None = None,
 ) -> list[TokenizedPrompt]:
     """The prompts' tokens; one that does not fit into the model's context with what it is to generate is an error.
 
@@ -36,28 +35,28 @@ def tokenized(
     prompts' file.
     """
     tokenizer = loaded.tokenizer
-    if prompt_tokens is not None:
-        every = _of_fixed_length(prompts, tokenizer, prompt_tokens, chat_template)
-    elif chat_template:  # it brings its own start token
+    if lengths.prompt_tokens is not None:
+        every = _of_fixed_length(prompts, tokenizer, lengths.prompt_tokens, lengths.chat_template)
+    elif lengths.chat_template:  # it brings its own start token
         every = (_text_tokens(_in_template(tokenizer, prompt.text), tokenizer) for prompt in prompts)
     else:
         every = (_with_start(prompt.text, tokenizer) for prompt in prompts)
     requests = []
     for request, (prompt, tokens) in enumerate(zip(prompts, every, strict=True)):
-        _check(tokens, loaded, max_new_tokens, place=f"{where}: line {prompt.line}, field prompt")
+        _check(tokens, loaded, lengths.new_tokens, place=f"{where}: line {prompt.line}, field prompt")
         requests.append(TokenizedPrompt(request, prompt, tokens))
     return requests
 
 
-def _check(tokens: Sequence[int], loaded: LoadedModel, max_new_tokens: int, place: str) -> None:
+def _check(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, place: str) -> None:
     if not tokens:
         raise UserError(f"{place}: the tokenizer makes no token of it")
     if max(tokens) >= loaded.config.vocab_size:
         raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
     longest = loaded.context
-    if longest is not None and len(tokens) + max_new_tokens > longest:
-        wanted = f"{len(tokens)} tokens and {max_new_tokens} new ones"
-        way = "--prompt-tokens cuts prompts, --max-prompt-chars leaves long ones out"
+    if longest is not None and len(tokens) + new_tokens > longest:
+        wanted = f"{len(tokens)} tokens and {new_tokens} new ones"
+        way = "`prompt_tokens` cuts prompts, `max_prompt_chars` leaves long ones out"
         raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
@@ -73,11 +72,11 @@ def _text_tokens(text: str, tokenizer: Any) -> list[int]:
 def _in_template(tokenizer: Any, text: str) -> str:
     turn = [{"role": "user", "content": text}]
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError("--chat-template: the model's tokenizer has no chat template")
+        raise FieldError("chat_template", "the model's tokenizer has no chat template")
     try:
         return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError) as error:
-        raise UserError(f"--chat-template: the template refuses a single turn of a user: {error}") from None
+        raise FieldError("chat_template", f"the template refuses a single turn of a user: {error}") from None
 
 
 def _of_fixed_length(
@@ -87,10 +86,11 @@ def _of_fixed_length(
     before, after = _around(tokenizer) if chat_template else ([], [])
     room = length - len(before) - len(after)
     if room < 1:
-        raise UserError(f"--prompt-tokens {length}: the chat template alone has {len(before) + len(after)} tokens")
+        least = len(before) + len(after)
+        raise FieldError("prompt_tokens", f"the chat template alone has {least} tokens, value {length}")
     texts = [_text_tokens(prompt.text, tokenizer) for prompt in prompts]
     if not any(texts):
-        raise UserError(f"--prompt-tokens {length}: the tokenizer makes no token of any prompt")
+        raise FieldError("prompt_tokens", f"the tokenizer makes no token of any prompt, value {length}")
     for number, prompt in enumerate(prompts):
         first = texts[number] if chat_template else _with_start(prompt.text, tokenizer)
         further = chain.from_iterable(texts[(number + step) % len(texts)] for step in count(1))
@@ -101,5 +101,5 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the chat template before and after the user's text."""
     parts = _in_template(tokenizer, _MARK).split(_MARK)
     if len(parts) != 2:
-        raise UserError(f"--prompt-tokens: the chat template has the user's text {len(parts) - 1} times, not once")
+        raise FieldError("prompt_tokens", f"the chat template has the user's text {len(parts) - 1} times, not once")
     return _text_tokens(parts[0], tokenizer), _text_tokens(parts[1], tokenizer)

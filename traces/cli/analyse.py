@@ -1,246 +1,59 @@
-"""The command `python -m traces analyse`."""
+"""`python -m traces analyse`: tabulate and draw what a trace tells about routing."""
 
-import argparse
-import json
+import json as json_module
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import pandas as pd
-import pyarrow as pa
-from tabulate import tabulate
-from tqdm import tqdm
+from cyclopts import Group, Parameter
 
+from common.commands import OUTPUT, under
 from common.errors import UserError
-from traces.analysis.trace_analysis import Analysis, Settings, analyse
-from traces.format import provenance
-from traces.format.reader import Trace
-from traces.format.storage import fresh_folder, move, parquet_sink, remove, write_json
+from traces.analysis.analysis_settings import AnalysisSettings
 
-SHARES = (0.25, 0.5, 0.75)
+ANALYSIS = Group("Analysis", sort_key=1)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `run` reads."""
-    add, defaults = parser.add_argument, Settings()
-    add("trace", type=Path, metavar="TRACE", help="the folder NAME.trace")
-    add("--out", type=Path, metavar="DIR", help="write tables (Parquet) and pictures (PNG) into a new folder")
-    add(
-        "--train-split",
-        type=float,
-        default=defaults.train_split,
-        metavar="X",
-        help="share of the requests that similarities and coverage take as history (default: %(default)s)",
-    )
-    add("--seed", type=int, default=defaults.seed, metavar="N", help="of all that is drawn (default: %(default)s)")
-    add("--requests", type=int, metavar="N", help="analyse N requests drawn at random (default: all)")
-    add(
-        "--sample",
-        type=int,
-        default=defaults.sample,
-        metavar="N",
-        help="pairs are all of N test iterations with all of N stored ones (default: %(default)s)",
-    )
-    add("--request", type=int, metavar="ID", help="draw the heat maps of this one (default: the first)")
-    add("--shared-cache", action="store_true", help="also curves of one cache for all layers (takes minutes)")
-    add("--json", action="store_true", help="print the figures for programs")
+def analyse(
+    trace: Path,
+    /,
+    *,
+    settings: Annotated[AnalysisSettings, under(ANALYSIS)] = AnalysisSettings(),
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    json: Annotated[bool, Parameter(group=OUTPUT)] = False,
+) -> None:
+    """Tabulate and draw what a trace tells about routing.
 
+    Parameters
+    ----------
+    trace
+        A folder NAME.trace.
+    out
+        Write tables (Parquet) and pictures (PNG) into this new folder.
+    json
+        Print the figures as JSON.
+    """
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already; choose another folder or remove it")
+    from traces.analysis import analysis_report, trace_analysis
+    from traces.format.reader import Trace
 
-def run(args: argparse.Namespace) -> int:
-    """Analyse, write, print."""
-    names = ("train_split", "seed", "requests", "sample", "request", "shared_cache")
-    settings = Settings(**{name: getattr(args, name) for name in names})
-    if args.out is not None and args.out.exists():
-        raise UserError(f"{args.out} exists already; choose another --out or remove it")
-    trace = Trace.open(args.trace)
-    if not len(trace):
-        raise UserError(f"{args.trace} has no requests")
-    found = analyse(trace, settings, _bar)
-    if args.out is not None:
-        write(args.out, found)
-    print(json.dumps(summary(found), indent=1, ensure_ascii=False) if args.json else report(found))
-    if args.out is not None:
-        print(f"tables and pictures: {args.out}", file=sys.stderr)
-    return 0
+    opened = Trace.open(trace)
+    if not len(opened):
+        raise UserError(f"{trace} has no requests")
+    found = trace_analysis.analyse(opened, settings, _bar)
+    if out is not None:
+        from traces.analysis.analysis_folder import write_folder
+
+        write_folder(out, found)
+    summary = analysis_report.summary(found)
+    print(json_module.dumps(summary, indent=1, ensure_ascii=False) if json else analysis_report.report(found))
+    if out is not None:
+        print(f"tables and pictures: {out}", file=sys.stderr)
 
 
 def _bar(ids: Sequence[int]) -> Iterable[int]:
+    from tqdm import tqdm
+
     return tqdm(ids, desc="analyse", unit="request", file=sys.stderr, disable=None)
-
-
-def write(folder: Path, found: Analysis) -> None:
-    """A file per table and picture, and `meta.json`, in a new folder that appears whole or not at all."""
-    from traces.analysis.analysis_figures import draw_all
-
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh_folder(partial)
-        for name, table in found.tables.items():
-            _write_table(partial / f"{name}.parquet", table, found.meta)
-        draw_all(found, partial)
-        write_json(partial / "meta.json", found.meta)
-        move(partial, folder)
-    except OSError as error:
-        raise UserError(f"{folder}: results could not be written: {error.strerror or error}") from error
-    finally:
-        remove(partial)
-
-
-def _write_table(path: Path, table: pd.DataFrame, meta: Mapping[str, Any]) -> None:
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    described = {**(arrow.schema.metadata or {}), b"finemoe_lab": json.dumps(meta, sort_keys=True).encode()}
-    with parquet_sink(path, arrow.schema.with_metadata(described)) as sink:
-        sink.write_table(arrow.replace_schema_metadata(described))
-
-
-# ---- figures to read -------------------------------------------------------------------------------------------------
-
-
-def layers(found: Analysis) -> pd.DataFrame:
-    """A row per layer with one figure of each kind, and a last one, layer null, with their means.
-
-    Rates of caches in the last row are of all demands together, which is not quite the mean over layers.
-    """
-    tables = found.tables
-    joined: pd.DataFrame = tables["entropy"].merge(tables["overlap"], on="layer").merge(tables["balance"], on="layer")
-    wanted = ["fine_bits", "coarse_bits", "coarse_counts_bits", "overlap", "max_over_mean", "gini"]
-    table = joined[["layer", *wanted]].astype({"layer": "Int64"})
-    mean = table[wanted].mean().to_frame().T
-    table = pd.concat([table, mean], ignore_index=True)
-    curves = tables["cache_curves"]
-    for share in SHARES:
-        size = max(1, int(found.meta["experts"] * share))
-        at = curves[(curves["cache"] == "per layer") & (curves["size"] == size)]
-        for policy in ("lru", "belady"):
-            table[f"{policy}_hit_rate_{share}"] = at[f"{policy}_hit_rate"].to_numpy()
-    return table
-
-
-def summary(found: Analysis) -> dict[str, Any]:
-    """Plain JSON: what was analysed, a figure of each kind per layer and for all, similarities and coverage."""
-    per_layer = _records(layers(found))
-    shared = found.tables["cache_curves"].query("cache == 'shared' and layer.isna() and not belady_hit_rate.isna()")
-    return {
-        **found.meta,
-        "uniform_bits": float(found.tables["entropy"]["uniform_bits"].iloc[0]),
-        "all_layers": per_layer[-1],
-        "per_layer": per_layer[:-1],
-        "shared_cache": _records(shared.drop(columns=["cache", "layer"])) or None,
-        "similarity": _records(found.tables.get("similarity")) or None,
-        "coverage": _records(found.tables.get("coverage")) or None,
-    }
-
-
-def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
-    if table is None:
-        return []
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=12))
-    return rows
-
-
-def report(found: Analysis) -> str:
-    """The same for people."""
-    meta, given = found.meta, summary(found)
-    lines = [
-        f"{meta['trace']} ({provenance.explained(meta['kind'])}; routing of {meta['model']}): "
-        f"{meta['layers']} layers of {meta['experts']} experts, "
-        f"top-{meta['top_k']}; {meta['analysed_requests']:,} requests, {meta['iterations']:,} iterations"
-    ]
-    if not meta["gate_complete"]:
-        lines.append("Only the executed experts' weights are known: entropies and trajectories are of these alone.")
-    lines.append(_layer_table(given))
-    lines.append(
-        f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "
-        f"{given['uniform_bits']:.2f} bits. Overlap: of a decode iteration's experts, executed in the one before.\n"
-        "LRU, Belady: hit rate of a cache of so many of a layer's experts, cold per request. Load: by tokens."
-    )
-    if given["shared_cache"]:
-        lines.append("One cache for all layers, cold per request:\n" + _shared_table(given["shared_cache"]))
-    if not given["similarity"]:
-        lines.append("No similarities: history or test requests have no iterations of the same phase.")
-        return "\n\n".join(lines)
-    lines.append(_similarity_table(given["similarity"]))
-    lines.append(
-        f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
-        f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
-        "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
-        "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
-        "Nearest: each test iteration with its most similar stored one."
-    )
-    if given["coverage"]:
-        lines.append(_coverage_table(given["coverage"]))
-    return "\n\n".join(lines)
-
-
-def _layer_table(given: Mapping[str, Any]) -> str:
-    headers = ["layer", "fine\nbits", "coarse\nbits", "overlap\n%"]
-    headers += [f"{name} {share:.0%}\n%" for share in SHARES for name in ("LRU", "Belady")] + ["load\nmax/mean", "Gini"]
-    rows = []
-    for each in [*given["per_layer"], given["all_layers"]]:
-        rates = [each[f"{policy}_hit_rate_{share}"] for share in SHARES for policy in ("lru", "belady")]
-        rows.append(
-            [
-                "all" if each["layer"] is None else each["layer"],
-                _cell(each["fine_bits"], 2),
-                f"{_cell(each['coarse_bits'], 2)} / {_cell(each['coarse_counts_bits'], 2)}",
-                *(_cell(value, 1, 100) for value in (each["overlap"], *rates)),
-                _cell(each["max_over_mean"], 2),
-                _cell(each["gini"], 2),
-            ]
-        )
-    return _table(headers, rows)
-
-
-def _shared_table(curves: Sequence[Mapping[str, Any]]) -> str:
-    keys = ("size_share", "lru_hit_rate", "belady_hit_rate")
-    rows = [[each["size"], *(_cell(each[key], 1, 100) for key in keys)] for each in curves]
-    return _table(["slots", "% of\nexperts", "LRU\n%", "Belady\n%"], rows)
-
-
-def _similarity_table(similarities: Sequence[Mapping[str, Any]]) -> str:
-    headers = ["similarity", "phase", "pairs", "Pearson\npairs", "Pearson\nbinned (bins)", "Pearson\nnearest"]
-    headers += ["overlap %\nall / nearest"]
-    rows = [
-        [
-            each["similarity"],
-            each["phase"],
-            f"{each['pairs']:,}",
-            _cell(each["pearson_pairs"], 3),
-            f"{_cell(each['pearson_bins'], 3)} ({each['bins']})",
-            _cell(each["pearson_nearest"], 3),
-            f"{_cell(each['mean_overlap'], 1, 100)} / {_cell(each['nearest_overlap'], 1, 100)}",
-        ]
-        for each in similarities
-    ]
-    return _table(headers, rows)
-
-
-def _coverage_table(coverages: Sequence[Mapping[str, Any]]) -> str:
-    names = {0.75: "2LJ", 0.98: "½·LJ·ln(LJ)"}
-    headers = ["store", "maps", "nearest map's\nsimilarity, mean", "5th\npercentile", "≥ 0.75\n%", "≥ 0.98\n%"]
-    rows = []
-    for each in coverages:
-        asked = each["asked_maps"]
-        name = "" if each["theory"] is None else f"{names[each['theory']]} (theory: ≥ {each['theory']:.2f})"
-        rows.append(
-            [
-                name,
-                f"{asked:,}" if each["maps"] == asked else f"{each['maps']:,} of {asked:,}: all there are",
-                _cell(each["similarity_mean"], 3),
-                _cell(each["similarity_p05"], 3),
-                _cell(each["share_at_least_0.75"], 1, 100),
-                _cell(each["share_at_least_0.98"], 1, 100),
-            ]
-        )
-    return _table(headers, rows)
-
-
-def _cell(value: float | None, digits: int, factor: float = 1) -> str:
-    return "–" if value is None else f"{value * factor:.{digits}f}"
-
-
-def _table(headers: list[str], rows: list[list[Any]]) -> str:
-    aligned = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate(rows, headers=headers, colalign=aligned, disable_numparse=True)

@@ -1,31 +1,144 @@
-"""Other people's traces in our format: `python -m traces convert FORMAT`, a module for each format."""
+"""`python -m traces convert FORMAT`: other people's recordings in our format, a function for each."""
 
-import argparse
-import importlib
+from pathlib import Path
+from typing import Annotated
 
-# The module with `add_arguments(parser)` and `run(args)`, which answers what it has written; and what the source is.
+from cyclopts import Group, Parameter
+
+from common.commands import OUTPUT, Command, application, under
+from traces.convert.conversion_settings import CountsTarget, ImportTarget, LayerNumbers, LogReading, TracedModel
+from traces.format.target import refuse_existing
+
+MODEL = Group("Traced model", sort_key=1)
+READING = Group("Reading", sort_key=2)
+
 FORMATS = {
-    "npz": ("traces.convert.npz", "arrays experts, probs, offsets, token, source"),
-    "jsonl": (
-        "traces.convert.jsonl",
-        "a line per token and layer, token, or response: route logs of vLLM and alike",
+    "npz": Command(
+        "traces.cli.convert:npz",
+        "Arrays of executed experts and their weights.",
+        "npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
     ),
-    "policylang": ("traces.convert.policylang", "what moe-policylang's recorder wrote, .jsonl or .parquet"),
-    "store": ("traces.convert.authors_store", "the expert-map store of FineMoE's authors, for `sim run --history`"),
-    "counts": ("traces.convert.count_dumps", "how often each expert was used (SGLang, vLLM), for `sim run --counts`"),
+    "jsonl": Command(
+        "traces.cli.convert:jsonl",
+        "A line per token and layer, token, or response: route logs of vLLM and alike.",
+        "jsonl routes.jsonl --model qwen1.5-moe-a2.7b --index pass --warmup-passes 1 --out vllm.trace",
+    ),
+    "policylang": Command(
+        "traces.cli.convert:policylang",
+        "What moe-policylang's recorder wrote, .jsonl or .parquet.",
+        "policylang trace.parquet --model mixtral-8x7b --out policylang.trace",
+    ),
+    "store": Command(
+        "traces.cli.convert:store",
+        "The expert-map store of FineMoE's authors, for `sim run --history`.",
+        "store states/qwen~traj~1000.npy --model qwen1.5-moe-a2.7b --out store.trace",
+    ),
+    "counts": Command(
+        "traces.cli.convert:counts",
+        "How often each expert was used (SGLang, vLLM), for `sim run --counts`.",
+        "counts expert_distribution_recorder_1.pt --model qwen1.5-moe-a2.7b --out counts.parquet",
+    ),
 }
+app = application(
+    "traces convert",
+    "Make a trace of somebody else's recording.",
+    FORMATS,
+    example="npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
+)
+
+Model = Annotated[TracedModel, under(MODEL)]
+Numbers = Annotated[LayerNumbers, under(READING)]
+Target = Annotated[ImportTarget, under(OUTPUT)]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert`."""
-    formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    for name, (module, what) in FORMATS.items():
-        importlib.import_module(module).add_arguments(
-            formats.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-        )
+def npz(source: Path, /, *, model: Model, target: Target) -> None:
+    """Make a trace of the arrays experts, probs, offsets, token and source.
+
+    Parameters
+    ----------
+    source
+        The file routing.npz, or the folder that holds it.
+    """
+    refuse_existing(target.out, overwrite=target.overwrite)
+    from traces.convert.npz import convert_npz
+
+    print(convert_npz(source, model.sizes(), target))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Convert and say what came out."""
-    print(importlib.import_module(FORMATS[args.format][0]).run(args))
-    return 0
+def jsonl(
+    source: Path,
+    /,
+    *,
+    model: Model,
+    how: Annotated[LogReading, under(READING)] = LogReading(),
+    target: Target,
+) -> None:
+    """Make a trace of a route log.
+
+    Parameters
+    ----------
+    source
+        The rows as JSON Lines, those of each request together.
+    """
+    refuse_existing(target.out, overwrite=target.overwrite)
+    from traces.convert.jsonl import convert_jsonl
+
+    print(convert_jsonl(source, model.sizes(), target, how))
+
+
+def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers(), target: Target) -> None:
+    """Make a trace of what moe-policylang recorded.
+
+    Parameters
+    ----------
+    source
+        FILE.jsonl or FILE.parquet.
+    """
+    refuse_existing(target.out, overwrite=target.overwrite)
+    from traces.convert.policylang import convert_policylang
+
+    print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
+
+
+def store(
+    source: Path,
+    /,
+    *,
+    model: Model,
+    embeddings: Annotated[Path | None, Parameter(group=READING)] = None,
+    target: Target,
+) -> None:
+    """Make a trace to learn from of an expert-map store.
+
+    Parameters
+    ----------
+    source
+        NAME~traj~C.npy, or NAME.npz with the arrays maps and embeds.
+    embeddings
+        The embeddings, if they are not beside it as NAME~embed~C.npy.
+    """
+    refuse_existing(target.out, overwrite=target.overwrite)
+    from traces.convert.authors_store import convert_store
+
+    print(convert_store(source, embeddings, model.sizes(), target))
+
+
+def counts(
+    source: Path,
+    /,
+    *,
+    model: Model,
+    numbers: Numbers = LayerNumbers(),
+    target: Annotated[CountsTarget, under(OUTPUT)],
+) -> None:
+    """Make a table of how often each expert was used.
+
+    Parameters
+    ----------
+    source
+        A .pt of SGLang, or counts as .npy, .npz or .json.
+    """
+    refuse_existing(target.out, overwrite=target.overwrite)
+    from traces.convert.count_dumps import convert_counts
+
+    print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))

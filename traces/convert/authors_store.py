@@ -6,7 +6,6 @@ the slots that are still empty; a later version writes both into one `NAME.npz`,
 `embeds`. The code was read; no exported file was at hand.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,12 @@ from numpy.typing import NDArray
 
 from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
 from traces.analysis.iterations import top
+from traces.convert.conversion_settings import ImportTarget
 from traces.convert.imported_trace import (
     Pair,
-    Target,
-    add_model_arguments,
-    add_target_arguments,
     imported,
     reading_arrays,
     sha256_of,
-    shape_of,
     write_trace,
 )
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
@@ -119,7 +115,7 @@ def _array(file: Path, name: str, entry: tuple[int, ...], shape: ModelShape) -> 
     return array
 
 
-def convert_store(file: Path, embeddings: Path | None, shape: ModelShape, target: Target) -> Path:
+def convert_store(file: Path, embeddings: Path | None, shape: ModelShape, target: ImportTarget) -> Path:
     """Write a trace of one request of one iteration per entry, all of split train.
 
     The executed experts are not in the store: they are taken as the top-k of the map, ties to the lower number.
@@ -157,21 +153,3 @@ def _pairs(store: Store, shape: ModelShape, name: str) -> Iterator[Pair]:
                 embedding=None if store.embeddings is None else store.embeddings[entry : entry + 1],
             ),
         )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert store`."""
-    parser.add_argument("source", type=Path, metavar="FILE", help="NAME~traj~C.npy, or NAME.npz with maps and embeds")
-    parser.add_argument(
-        "--embeddings",
-        type=Path,
-        metavar="FILE.npy",
-        help="the embeddings, where they are not beside it as NAME~embed~C.npy",
-    )
-    add_model_arguments(parser)
-    add_target_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> Path:
-    """Convert."""
-    return convert_store(args.source, args.embeddings, shape_of(args), Target.of(args))

@@ -9,7 +9,6 @@ physical experts, so only without redundant ones) and as which FineMoE's authors
 MoE-Infinity baseline (`NAME~trace~C.npy`).
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -21,8 +20,10 @@ from numpy.typing import NDArray
 from common.errors import UserError, one_line
 from policies.types import Int, ModelShape
 from traces.analysis.expert_counts import write_counts
-from traces.convert.imported_trace import add_layer_argument, add_model_arguments, reading_arrays, sha256_of, shape_of
+from traces.convert.conversion_settings import CountsTarget
+from traces.convert.imported_trace import reading_arrays, sha256_of
 from traces.format.schema import TraceError
+from traces.format.target import refuse_existing
 
 _MOST = 2**53  # executions of an expert in a step, beyond which floating point counts no further
 _NAMES = ("logical_count", "counts")
@@ -51,7 +52,7 @@ def read_counts_of(file: Path, shape: ModelShape, first_layer: int = 0) -> Int:
         raise TraceError.at(file, what, value=f"{counts.shape[0]} and {counts.shape[1]}")
     counts = counts[first_layer:]
     for layer in np.flatnonzero(counts.sum(axis=1) == 0)[:1]:
-        raise TraceError.at(file, f"layer {layer + first_layer} has no counts; is it dense (--first-layer)?")
+        raise TraceError.at(file, f"layer {layer + first_layer} has no counts; if it is dense, set first_layer")
     return counts
 
 
@@ -80,29 +81,13 @@ def _only(file: Path, named: dict[str, Any]) -> NDArray[Any]:
     raise TraceError.at(file, f"is missing; it has {', '.join(named)}", field=_NAMES[0])
 
 
-def convert_counts(file: Path, shape: ModelShape, out: Path, *, first_layer: int = 0, overwrite: bool = False) -> Path:
+def convert_counts(file: Path, shape: ModelShape, target: CountsTarget, *, first_layer: int = 0) -> Path:
     """Write the table of a file's counts."""
-    if out.suffix != ".parquet":
-        raise UserError(f"{out}: the name of a table of counts must end in .parquet")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already; overwrite to replace it")
+    out = target.out
+    refuse_existing(out, overwrite=target.overwrite)
     digest = sha256_of(file)
     counts = read_counts_of(file, shape, first_layer)
     write_counts(out, counts, {"source": file.name, "sha256": digest, "model": shape.name, "first_layer": first_layer})
     busiest = (counts.max(axis=1) / counts.mean(axis=1)).mean()
     print(f"{counts.sum():,} executions; a layer's busiest expert has {busiest:.2f} × the mean", file=sys.stderr)
     return out
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert counts`."""
-    parser.add_argument("source", type=Path, metavar="FILE", help="a .pt of SGLang, .npy, .npz or .json")
-    add_model_arguments(parser)
-    add_layer_argument(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the table to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a table that is there")
-
-
-def run(args: argparse.Namespace) -> Path:
-    """Convert."""
-    return convert_counts(args.source, shape_of(args), args.out, first_layer=args.first_layer, overwrite=args.overwrite)

@@ -1,98 +1,28 @@
-"""What the converters share: the model's sizes, the source's hash, and writing requests as they come."""
+"""What the converters share: the source's hash, reading its lines or arrays, and writing requests as they come."""
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from common.commands import add_writing_arguments
-from common.errors import UserError, one_line, unknown
+from common.errors import UserError, one_line
+from common.files import remove
 from policies.types import ModelShape, RecordedRequest
+from traces.convert.conversion_settings import ImportTarget
 from traces.format.schema import RequestInfo, TraceError, TraceMeta, library_versions
-from traces.format.storage import file_info, reading, remove
+from traces.format.storage import file_info, reading
 from traces.format.writer import TraceWriter
-from traces.published_models import published
 
 Pair = tuple[RequestInfo, RecordedRequest]
 
 _PART_REQUESTS = 50
 _PART_GATES = 1 << 25  # numbers of `gate` in a part, beyond which it takes no further request: 64 MiB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The trace to be made, and how: what `add_target_arguments` declares."""
-
-    out: Path
-    limit: int | None = None
-    restart: bool = False
-    overwrite: bool = False
-    license: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit must be positive, value {self.limit}")
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "Target":
-        """The target that the arguments name."""
-        return cls(**{one.name: getattr(args, one.name) for one in fields(cls)})
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare which model was traced."""
-    parser.add_argument("--model", required=True, metavar="NAME", help="name of the traced model, e.g. gpt-oss-20b")
-    sizes = ",".join(f"{name}=N" for name in _REQUIRED)
-    parser.add_argument("--shape", metavar="SIZES", help=f"its sizes, where they are not known here: {sizes}")
-
-
-def add_layer_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare where the numbers of MoE layers begin."""
-    parser.add_argument(
-        "--first-layer",
-        type=int,
-        default=0,
-        metavar="N",
-        help="number that the source gives to the first MoE layer, where dense layers stand before it (default: 0)",
-    )
-
-
-def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the trace to be made."""
-    parser.add_argument("--out", type=Path, required=True, metavar="NAME.trace", help="the trace to write")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N requests")
-    parser.add_argument("--license", help="licence of the data, to be noted in the trace")
-    add_writing_arguments(parser)
-
-
-def shape_of(args: argparse.Namespace) -> ModelShape:
-    """The sizes that `--shape` spells out, or those of the published model that `--model` names."""
-    if args.shape is None:
-        return published(args.model)
-    sizes: dict[str, float] = {}
-    for part in args.shape.split(","):
-        name, _, value = part.partition("=")
-        if name not in _SIZES:
-            raise UserError(f"--shape: {unknown('size', name, _SIZES)}")
-        try:
-            sizes[name] = float(value) if name == "weight_bytes" else int(value)
-        except ValueError:
-            raise UserError(f"--shape: {name} must be a number, value {value!r}") from None
-    missing = [name for name in _REQUIRED if name not in sizes]
-    if missing:
-        raise UserError(f"--shape: {', '.join(missing)} must be given too: times depend on all sizes")
-    return ModelShape(name=args.model, **sizes)  # type: ignore[arg-type]  # weight_bytes alone is a float
-
-
-_SIZES = [one.name for one in fields(ModelShape) if one.name != "name"]
-_REQUIRED = [one.name for one in fields(ModelShape) if one.name != "name" and one.default is MISSING]
 
 
 def sha256_of(file: Path) -> str:
@@ -115,7 +45,7 @@ def reading_arrays(file: Path, what: str) -> Iterator[None]:
         raise TraceError.at(file, f"is not {what}: {one_line(error)}") from None
 
 
-def imported(shape: ModelShape, target: Target, notes: Sequence[str], **known: Any) -> TraceMeta:
+def imported(shape: ModelShape, target: ImportTarget, notes: Sequence[str], **known: Any) -> TraceMeta:
     """The description of a trace that was recorded elsewhere."""
     return TraceMeta(
         kind="imported",
@@ -129,7 +59,7 @@ def imported(shape: ModelShape, target: Target, notes: Sequence[str], **known: A
 
 
 def write_trace(
-    target: Target,
+    target: ImportTarget,
     meta: TraceMeta,
     requests: Iterable[Pair],
     *,

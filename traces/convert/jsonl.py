@@ -9,26 +9,22 @@ array `[tokens - 1, L, K]` for both. The last generated token is never an input,
 per response is read if its arrays are nested lists.
 """
 
-import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, unknown
 from policies.types import ModelShape
+from traces.convert.assembled_trace import write_rows
+from traces.convert.conversion_settings import ImportTarget, LogReading
 from traces.convert.imported_trace import (
-    Target,
-    add_layer_argument,
-    add_model_arguments,
-    add_target_arguments,
     json_objects,
     sha256_of,
-    shape_of,
 )
 from traces.convert.pass_positions import by_pass
-from traces.convert.row_assembly import FIELDS, Assembler, Row, write_rows
+from traces.convert.routing_row import ROW_PARTS, Row
+from traces.convert.row_assembly import Assembler
 from traces.format.schema import TraceError
 
 # What the parts of a row are called; the first that the first row has is taken.
@@ -46,42 +42,20 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How the lines are to be read.
-
-    `names` give parts of a row the field that holds them, or an empty text where it is not to be read; `warmup` are
-    rows to drop, by field and value, a text or JSON; with `index_in_pass` positions begin anew in every forward pass,
-    of which the first `warmup_passes` are dropped.
-    """
-
-    names: Mapping[str, str] = field(default_factory=dict)
-    warmup: tuple[tuple[str, str], ...] = ()
-    index_in_pass: bool = False
-    warmup_passes: int = 0
-    first_layer: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.names:
-            if name not in FIELDS:
-                raise UserError(f"--field: {unknown('part of a row', name, FIELDS)}")
-        if self.warmup_passes < 0 or (self.warmup_passes and not self.index_in_pass):
-            raise UserError(f"--warmup-passes {self.warmup_passes}: it needs --index pass and a number from 0")
-
-
 class Lines:
     """The rows of a JSONL file, streamed."""
 
-    def __init__(self, file: Path, shape: ModelShape, how: Reading) -> None:
+    def __init__(self, file: Path, shape: ModelShape, how: LogReading) -> None:
         self.file = file
         self.shape = shape
         self.how = how
         self.dropped = 0
+        self._warmup = how.warmup_rows
         self.names = self._names()
 
     def __iter__(self) -> Iterator[Row]:
         self.dropped = 0
-        return by_pass(self._rows(), self.how.warmup_passes, self._drop) if self.how.index_in_pass else self._rows()
+        return by_pass(self._rows(), self.how.warmup_passes, self._drop) if self.how.index == "pass" else self._rows()
 
     def _drop(self, rows: int) -> None:
         self.dropped += rows
@@ -91,7 +65,7 @@ class Lines:
             if "choices" in data or _depth(data.get(self.names["experts"])) == 3:
                 yield from self._response(number, data)
             else:
-                row = Row(line=number, **{name: data.get(self.names[name]) for name in FIELDS})
+                row = Row(line=number, **{name: data.get(self.names[name]) for name in ROW_PARTS})
                 if type(row.layer) is int:
                     row.layer -= self.how.first_layer
                 yield row
@@ -110,7 +84,7 @@ class Lines:
         if names["experts"] not in data and "choices" not in data:
             missing.append(names["experts"])
         if missing:
-            known = ", ".join(sorted(data))
+            known = ", ".join(sorted(data)) or "no fields"
             raise TraceError.at(f"{self.file}: line {number}, field {missing[0]}", f"is missing; it has {known}")
         return names
 
@@ -119,7 +93,7 @@ class Lines:
         for number, data in json_objects(self.file):
             if data.get("type") == "meta":
                 self._hold_header(number, data)
-            elif data.get("warmup") is True or any(_is(data, key, value) for key, value in self.how.warmup):
+            elif data.get("warmup") is True or any(_is(data, key, value) for key, value in self._warmup):
                 self.dropped += 1
             else:
                 yield number, data
@@ -175,64 +149,13 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def convert_jsonl(file: Path, shape: ModelShape, target: Target, how: Reading) -> Path:
+def convert_jsonl(file: Path, shape: ModelShape, target: ImportTarget, how: LogReading) -> Path:
     """Write the trace of a route log, one request of it in memory."""
     digest = sha256_of(file)
     lines = Lines(file, shape, how)
     plan = {"convert": "jsonl", "sha256": digest, "reading": asdict(how)}
     notes = [f"converted from {file.name}, SHA-256 {digest}"]
-    if how.index_in_pass:
+    if how.index == "pass":
         notes.append("requests and prefills told by the forward passes, as of requests that ran one at a time")
     assembler = Assembler(file, shape, names=lines.names)
     return write_rows(lines, assembler, target, notes, plan, lambda: lines.dropped)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert jsonl`."""
-    parser.add_argument("source", type=Path, metavar="FILE.jsonl", help="the rows, each request's together")
-    add_model_arguments(parser)
-    add_layer_argument(parser)
-    parser.add_argument(
-        "--field",
-        action="append",
-        default=[],
-        metavar="NAME=KEY",
-        help=f"what the file calls a part of a row, where it is not known here, or, without KEY, that it is not "
-        f"to be read; NAME is one of {', '.join(FIELDS)}",
-    )
-    parser.add_argument(
-        "--warmup",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help='drop rows with this value, e.g. phase=profile; rows with "warmup": true are dropped anyhow',
-    )
-    parser.add_argument("--warmup-passes", type=int, default=0, metavar="N", help="drop the first N forward passes")
-    parser.add_argument(
-        "--index",
-        choices=["request", "pass"],
-        default="request",
-        help="where positions begin anew; with pass, requests ran one at a time and a forward pass of several tokens "
-        "begins the next (default: %(default)s)",
-    )
-    add_target_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> Path:
-    """Convert."""
-    how = Reading(
-        names=dict(_pairs("--field", args.field)),
-        warmup=tuple(_pairs("--warmup", args.warmup)),
-        index_in_pass=args.index == "pass",
-        warmup_passes=args.warmup_passes,
-        first_layer=args.first_layer,
-    )
-    return convert_jsonl(args.source, shape_of(args), Target.of(args), how)
-
-
-def _pairs(option: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (name and sign and (value or option == "--field")):
-            raise UserError(f"{option} {text}: it is two words with = between them")
-        yield name, value

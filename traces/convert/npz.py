@@ -1,6 +1,5 @@
 """Arrays of executed experts and their weights, `routing.npz`, as a trace."""
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Float, Int, ModelShape, RecordedRequest
+from traces.convert.conversion_settings import ImportTarget
 from traces.convert.imported_trace import (
     Pair,
-    Target,
-    add_model_arguments,
-    add_target_arguments,
     imported,
     reading_arrays,
     sha256_of,
-    shape_of,
     write_trace,
 )
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
@@ -129,7 +125,7 @@ def request_of(routing: Routing, request: int, shape: ModelShape) -> RecordedReq
     )
 
 
-def convert_npz(source: Path, shape: ModelShape, target: Target) -> Path:
+def convert_npz(source: Path, shape: ModelShape, target: ImportTarget) -> Path:
     """Write the trace from a `routing.npz`, or from the folder that holds one. Nothing is lost or rounded."""
     file = source / "routing.npz" if source.is_dir() else source
     routing = read_npz(file, shape)
@@ -144,15 +140,3 @@ def _pairs(routing: Routing, shape: ModelShape) -> Iterator[Pair]:
     for request in range(len(routing.source)):
         one = request_of(routing, request, shape)
         yield RequestInfo(request=request, source=one.source, output_tokens=len(one.iteration)), one
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert npz`."""
-    parser.add_argument("source", type=Path, metavar="IN", help="the file routing.npz or the folder that holds it")
-    add_model_arguments(parser)
-    add_target_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> Path:
-    """Convert."""
-    return convert_npz(args.source, shape_of(args), Target.of(args))

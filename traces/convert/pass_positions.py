@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 
-from traces.convert.row_assembly import Row
+from traces.convert.routing_row import Row
 
 
 def by_pass(rows: Iterable[Row], skip: int, drop: Callable[[int], None]) -> Iterator[Row]:

@@ -5,10 +5,9 @@ header with `num_experts`, `top_k` and more, and per prompt, token and layer `p`
 top-k probabilities) and, where asked for, `sm` (softmax over all), `ti` (token id) and `ph` (prefill or decode).
 Parquet has the same entries under their full names and no header. The recorder's hooks write a pass layer by layer, so
 a prefill of several tokens is told without `ph` too. Its numbers of layers are the model's own: where dense layers come
-first, `--first-layer` says how many.
+first, `first_layer` says how many.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from policies.types import ModelShape
+from traces.convert.assembled_trace import write_rows
+from traces.convert.conversion_settings import ImportTarget
 from traces.convert.imported_trace import (
-    Target,
-    add_layer_argument,
-    add_model_arguments,
-    add_target_arguments,
     json_objects,
     sha256_of,
-    shape_of,
 )
-from traces.convert.row_assembly import Assembler, Row, write_rows
+from traces.convert.routing_row import Row
+from traces.convert.row_assembly import Assembler
 from traces.format.schema import TraceError
 from traces.format.storage import reading
 
@@ -53,7 +50,7 @@ _NEEDED = ("request", "position", "layer", "experts")
 _BATCH = 1024  # rows of a Parquet file at a time
 
 
-def convert_policylang(file: Path, shape: ModelShape, target: Target, first_layer: int = 0) -> Path:
+def convert_policylang(file: Path, shape: ModelShape, target: ImportTarget, first_layer: int = 0) -> Path:
     """Write the trace of a recording, one prompt of it in memory."""
     digest = sha256_of(file)
     parquet = file.suffix.lower() == ".parquet"
@@ -98,16 +95,3 @@ def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for entry in batch.to_pylist():
                 yield number, entry
                 number += 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces convert policylang`."""
-    parser.add_argument("source", type=Path, metavar="FILE", help="FILE.jsonl or FILE.parquet")
-    add_model_arguments(parser)
-    add_layer_argument(parser)
-    add_target_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> Path:
-    """Convert."""
-    return convert_policylang(args.source, shape_of(args), Target.of(args), args.first_layer)

@@ -1,9 +1,7 @@
 """Rows of routing, a token and a layer each, put together into requests; a row out of place is refused."""
 
-import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Float, Int, ModelShape, RecordedRequest
-from traces.convert.imported_trace import Pair, Target, imported, write_trace
+from traces.convert.imported_trace import Pair
+from traces.convert.routing_row import ROW_PARTS, Row
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
-# The parts of a row, under the names that errors give them unless the source has its own.
-FIELDS = ("request", "position", "iteration", "phase", "layer", "experts", "weights", "gate", "token", "source")
 _OPTIONAL = ("request", "layer", "position", "iteration", "phase", "weights", "gate", "token")
 _LARGEST = np.iinfo(np.int32).max
 _SMALLEST = np.finfo(np.float16).smallest_subnormal
-
-
-@dataclass(slots=True, kw_only=True)
-class Row:
-    """What one row says: of one layer, or, with `layer` None, of all of them; None is what it does not say."""
-
-    line: int  # where it stands in its file
-    request: Hashable = None
-    position: Any = None
-    iteration: Any = None  # 0 is the prefill
-    phase: Any = None  # "prefill" or "decode"
-    layer: Any = None
-    experts: Any  # [K], or [L][K] of all layers
-    weights: Any = None  # as experts
-    gate: Any = None  # [J] or [L][J]: what the router said of all experts
-    token: Any = None
-    source: Any = None
 
 
 @dataclass(slots=True)
@@ -70,7 +50,7 @@ class Assembler:
         self.prefill = False  # known once the first request is complete
         self.has: dict[str, bool] = {}  # which of `_OPTIONAL` the rows have; known from the first one on
         self.rescaled = 0
-        self._names = {name: name for name in FIELDS} | dict(names or {})
+        self._names = {name: name for name in ROW_PARTS} | dict(names or {})
         self._unit = unit
         self._requests = 0
 
@@ -135,7 +115,7 @@ class Assembler:
             if layer < len(token.lines):
                 what = f"repeats a layer of this token, which is in {self._unit} {token.lines[layer]}"
                 if layer == row.position == 0:
-                    what += "; if positions begin anew in every forward pass, that is --index pass"
+                    what += "; if positions begin anew in every forward pass, set index to pass"
             else:
                 what = f"must be {len(token.lines)}, the next layer of this token"
             raise self.error(row.line, what, "layer", layer)
@@ -317,28 +297,3 @@ class Assembler:
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             value = values[at].item() if len(at) == values.ndim else values[at[:2]].tolist()
             raise self.error(int(lines[at[:2]]), what, name, value)
-
-
-def write_rows(
-    rows: Iterable[Row],
-    assembler: Assembler,
-    target: Target,
-    notes: Sequence[str],
-    plan: Mapping[str, Any],
-    dropped: Callable[[], int] = int,
-) -> Path:
-    """Write the trace of some rows, and say on stderr and in its notes what is not as it was recorded.
-
-    `dropped` is asked at the end how many warm-up rows were left out.
-    """
-    pairs = assembler.requests(rows)
-    first = next(pairs)  # tells what the trace has
-    meta = imported(assembler.shape, target, notes, gate_complete=assembler.has["gate"], prefill=assembler.prefill)
-
-    def found() -> list[str]:
-        return [f"{dropped()} warm-up rows were dropped"] * (dropped() > 0) + assembler.notes()
-
-    out = write_trace(target, meta, chain([first], pairs), plan=plan, notes=found)
-    for note in found():
-        print(note, file=sys.stderr)
-    return out

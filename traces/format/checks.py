@@ -1,7 +1,5 @@
 """Verify a trace completely: every hash, every row."""
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,14 @@ def problems(path: Path) -> Iterator[str]:
             yield from step
         except TraceError as error:
             yield str(error)
+
+
+def outcome(path: Path) -> str:
+    """What is said of a trace in which nothing is wrong: kind, sizes and hash."""
+    meta = read_meta(path)[0]
+    tokens = open_parquet(path / TOKENS, meta.schemas[TOKENS]).metadata
+    size = f"{tokens.num_row_groups} requests, {tokens.num_rows} rows"
+    return f"{path}: ok, {provenance.label(meta.kind)}, {size}, sha256 {meta.digest}"
 
 
 def _own_hash(path: Path, meta: TraceMeta, claimed: str) -> Iterator[str]:
@@ -147,27 +153,3 @@ def _lines(file: Path, found: Iterator[Fault], first_row: int = 0) -> Iterator[s
         row = first_row + fault.row
         line = str(TraceError.at(file, fault.what, row=row, field=fault.field, value=fault.value))
         yield line + (f" ({fault.rows} such rows in this request)" if fault.rows > 1 else "")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces check`."""
-    parser.add_argument("trace", type=Path, help="the folder NAME.trace")
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="print at most N problems (default 100)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what is wrong; 0 when nothing is, else 2."""
-    count = 0
-    for line in problems(args.trace):
-        if count == args.limit:
-            print(f"{args.trace}: there are more problems; --limit {2 * args.limit} shows more", file=sys.stderr)
-            return 2
-        print(line, file=sys.stderr)
-        count += 1
-    if count:
-        return 2
-    meta = read_meta(args.trace)[0]
-    tokens = open_parquet(args.trace / TOKENS, meta.schemas[TOKENS]).metadata
-    size = f"{tokens.num_row_groups} requests, {tokens.num_rows} rows"
-    print(f"{args.trace}: ok, {provenance.label(meta.kind)}, {size}, sha256 {meta.digest}")
-    return 0

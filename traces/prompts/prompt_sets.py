@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
-from common.errors import UserError, unknown
+from common.errors import FieldError, UserError, unknown
+from common.settings import check
 from traces.prompts.prompt import Prompt, prompts_of
 from traces.prompts.prompt_files import Row, rows_of
 
@@ -40,23 +43,33 @@ HUB_SETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptChoice:
-    """Which prompts to take."""
+    """Which prompts of a set to take, and where they are in its rows."""
 
-    name: str  # of a set (of the hub also NAME@REVISION), or a file, or a folder with a copy of a data set
-    field: str | None = None  # that holds the prompt; None: the first of `prompts.FIELDS`
-    source: str | None = None  # of prompts that do not say theirs; None: the name
-    max_chars: int | None = None  # leave longer ones out
-    limit: int | None = None  # the first so many
-    sample: int | None = None  # of these, so many at random
-    seed: int = 0  # of the sample
+    prompt_field: str | None = None
+    """Where the prompt is in a JSON row, as in text or data.question or turns.1 (default: prompt, turns, conversation,
+    conversations or messages)."""
+    source_name: str | None = None
+    """Source of prompts that do not name their own (default: the name of the set)."""
+    max_prompt_chars: Annotated[int, Ge(1)] | None = None
+    """Leave longer prompts out; a token has about 4 characters."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Take only the first N prompts."""
+    sample: Annotated[int, Ge(1)] | None = None
+    """Draw N prompts at random: of those up to the limit, or else of all (of a set of the hub, of the first 10,000)."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+ALL_PROMPTS = PromptChoice()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
     """What was taken, in the order of the set; `dropped` counts by reason."""
 
-    name: str  # as a trace tells it: set and revision, or file, and how it was sampled
-    where: str  # as errors tell it
+    name: str  # as a trace gives it: set and revision, or file, and how it was sampled
+    where: str  # as errors give it
     prompts: list[Prompt]
     dropped: dict[str, int]
 
@@ -66,34 +79,37 @@ class PromptSet:
         return ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
 
 
-def read_prompts(choice: PromptChoice) -> PromptSet:
-    """The prompts that `choice` describes.
+def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 0) -> PromptSet:
+    """The prompts of a set that `choice` takes; `seed` is that of its sample.
 
-    Sets of the hub are streamed. Whatever is wrong is a `UserError` in one line that names file, line and field, or
-    what to do about the hub; so is a choice that leaves no prompt.
+    `where` is the name of a set (of the hub also NAME@REVISION), a file, or a folder with a copy of a data set. Sets of
+    the hub are streamed. Whatever is wrong is a `UserError` in one line that names file, line and field, or what to do
+    about the hub; so is a choice that leaves no prompt.
     """
-    large = _hub_set(choice.name) is not None
+    if seed < 0:
+        raise FieldError("seed", f"must be at least 0, value {seed}")
+    large = _hub_set(where) is not None
     if large and choice.limit is None and choice.sample is None:
-        raise UserError(f"{choice.name}: is large; say how many prompts to take with --limit N or --sample N")
-    name, default, rows = _open(choice)
+        raise UserError(f"{where}: is large; say how many prompts to take with `limit` or `sample`")
+    name, default, rows = _open(where)
     dropped: Counter[str] = Counter()
-    found = prompts_of(rows, choice.field, choice.source or default, dropped)
-    found = _short_enough(found, choice.max_chars, dropped)
+    found = prompts_of(rows, choice.prompt_field, choice.source_name or default, dropped)
+    found = _short_enough(found, choice.max_prompt_chars, dropped)
     found = islice(found, POOL if large and choice.limit is None else choice.limit)
-    told = [name]
-    if choice.max_chars is not None:
-        told.append(f"at most {choice.max_chars} characters")
+    parts = [name]
+    if choice.max_prompt_chars is not None:
+        parts.append(f"at most {choice.max_prompt_chars} characters")
     if choice.sample is None:
         taken = list(found)
     else:
-        taken, pool = reservoir(found, choice.sample, np.random.default_rng(choice.seed))
-        told.append(f"{choice.sample} of the first {pool}, seed {choice.seed}")
-    result = PromptSet(name=", ".join(told), where=choice.name, prompts=taken, dropped=dict(sorted(dropped.items())))
+        taken, pool = reservoir(found, choice.sample, np.random.default_rng(seed))
+        parts.append(f"{choice.sample} of the first {pool}, seed {seed}")
+    result = PromptSet(name=", ".join(parts), where=where, prompts=taken, dropped=dict(sorted(dropped.items())))
     if not taken:
         why = f" that can be used (left out: {result.left_out})" if dropped else ""
-        raise UserError(f"{choice.name}: holds no prompt{why}")
+        raise UserError(f"{where}: holds no prompt{why}")
     if choice.sample is not None and len(taken) < choice.sample:
-        raise UserError(f"{choice.name}: --sample {choice.sample}, but there are only {len(taken)} prompts")
+        raise FieldError("sample", f"{where} has only {len(taken)} prompts, value {choice.sample}")
     return result
 
 
@@ -116,20 +132,20 @@ def _hub_set(name: str) -> HubSet | None:
     return HUB_SETS.get(name.partition("@")[0])
 
 
-def _open(choice: PromptChoice) -> tuple[str, str, Iterator[Row]]:
-    """Name for a trace, source of prompts that do not say theirs, and rows."""
-    if (hub_set := _hub_set(choice.name)) is not None:
-        name, _, revision = choice.name.partition("@")
+def _open(where: str) -> tuple[str, str, Iterator[Row]]:
+    """Name for a trace, source of prompts that do not name theirs, and rows."""
+    if (hub_set := _hub_set(where)) is not None:
+        name, _, revision = where.partition("@")
         pinned, rows = _hub(name).rows_of_hub(name, hub_set.repository, file=hub_set.file, revision=revision or None)
         return f"{name} ({pinned})", name, rows
-    if choice.name == BUILT_IN:
+    if where == BUILT_IN:
         return BUILT_IN, BUILT_IN, rows_of(BUILT_IN_FILE)
-    path = Path(choice.name)
+    path = Path(where)
     if path.is_dir():
         folder = path.resolve().name
-        return folder, folder, _hub(choice.name).rows_of_folder(path)
-    if not path.exists() and path.name == choice.name and not path.suffix:
-        raise unknown("prompt set", choice.name, [BUILT_IN, *HUB_SETS])
+        return folder, folder, _hub(where).rows_of_folder(path)
+    if not path.exists() and path.name == where and not path.suffix:
+        raise unknown("prompt set", where, [BUILT_IN, *HUB_SETS])
     return path.name, path.stem, rows_of(path)
 
 

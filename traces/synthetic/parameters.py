@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import FieldError
 from policies.types import ModelShape
 from traces.synthetic.trajectory_search import DISTANCE
 
@@ -46,7 +46,7 @@ class Parameters:
     topic_change: float = 0.0  # probability per decode iteration that the topic moves to another cluster
     drift: float = 0.0  # popularity and clusters of the last request correlate by 1 − drift with the first one's
     token_similarity: float = 0.6  # mean cosine of the embeddings of two different tokens of a cluster
-    trajectory_recall: float | None = None  # of the nearest expert map, `synthetic_search.py`; None: whatever it is
+    trajectory_recall: float | None = None  # of the nearest expert map, `trajectory_search.py`; None: whatever it is
     lookahead: dict[int, float] = field(default_factory=dict)  # distance -> share of executed experts in its top K
     gate_complete: bool = True  # False: gates are known at the executed experts only, and so is their entropy
     prefill: bool = True
@@ -63,7 +63,7 @@ class Parameters:
         }
         for name, values in asdict(self.statistics).items():
             if len(values) != shape.layers:
-                _refuse(name, f"{len(values)} values", f"it must be one, or one for each of the {shape.layers} layers")
+                _refuse(name, values, f"must be one number, or one for each of the {shape.layers} layers")
             low, high = ranges.get(name, (chance, 1.0))
             for value in values:
                 _within(name, value, low, high)
@@ -71,15 +71,13 @@ class Parameters:
             _within(name, getattr(self, name), 0.0, 1.0)
         most = shape.vocab // PHRASE
         if not 1 <= self.clusters <= most:
-            _refuse(
-                "clusters", self.clusters, f"it must be from 1 to {most}, {PHRASE} of {shape.vocab} tokens for each"
-            )
+            _refuse("clusters", self.clusters, f"must be from 1 to {most}, {PHRASE} of {shape.vocab} tokens for each")
         if self.topic_change and self.clusters == 1:
             _refuse("topic_change", self.topic_change, "there is only one cluster")
         if self.trajectory_recall is not None:
             _within("trajectory_recall", self.trajectory_recall, 0.0, 1.0)
             if shape.layers <= DISTANCE:
-                _refuse("trajectory_recall", self.trajectory_recall, f"it takes more than {DISTANCE} layers")
+                _refuse("trajectory_recall", self.trajectory_recall, f"needs more than {DISTANCE} layers")
         for recall in self.lookahead.values():
             _within("lookahead_recall", recall, chance, 1.0)
 
@@ -94,8 +92,9 @@ class Parameters:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low - 1e-9 <= value <= high + 1e-9:
-        _refuse(name, f"{value:g}", f"it must be from {low:.4g} to {high:.4g}")
+        _refuse(name, f"{value:g}", f"must be from {low:.4g} to {high:.4g}")
 
 
 def _refuse(name: str, value: object, what: str) -> None:
-    raise UserError(f"--{name.removesuffix('_bits').replace('_', '-')} {value}: {what}")
+    """Under the name that the setting has; only statistics have their unit in the name."""
+    raise FieldError(name.removesuffix("_bits"), f"{what}, value {value}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import FieldError
 from policies.types import Float, Int
 
 MINUTE_S = 60.0
@@ -38,30 +38,30 @@ class Workload:
         return (len(self) - 1) / self.duration_s if self.duration_s > 0 else None
 
 
-def poisson_arrivals(requests: int, rate_per_s: float, rng: np.random.Generator) -> Float:
-    """`[requests]` seconds from 0: gaps are independent and exponential with mean `1 / rate_per_s`."""
-    _check_process(requests, rate_per_s)
-    return _from_gaps(rng.exponential(1 / rate_per_s, requests - 1))
+def poisson_arrivals(requests: int, rate: float, rng: np.random.Generator) -> Float:
+    """`[requests]` seconds from 0: gaps are independent and exponential with mean `1 / rate`."""
+    _check_process(requests, rate)
+    return _from_gaps(rng.exponential(1 / rate, requests - 1))
 
 
-def gamma_arrivals(requests: int, rate_per_s: float, burstiness: float, rng: np.random.Generator) -> Float:
-    """`[requests]` seconds from 0: independent Gamma gaps with mean `1 / rate_per_s`.
+def gamma_arrivals(requests: int, rate: float, burstiness: float, rng: np.random.Generator) -> Float:
+    """`[requests]` seconds from 0: independent Gamma gaps with mean `1 / rate`.
 
     `burstiness` is their coefficient of variation, standard deviation over mean: 1 is a Poisson process, less is more
     regular, more comes in bursts.
     """
-    _check_process(requests, rate_per_s)
+    _check_process(requests, rate)
     if not (np.isfinite(burstiness) and burstiness > 0):
-        raise UserError(f"--burstiness {burstiness:g}: it must be positive")
+        raise FieldError("burstiness", f"must be above 0, value {burstiness:g}")
     variance = burstiness**2  # of gaps with mean 1: a Gamma of shape k has the coefficient 1/√k
-    return _from_gaps(rng.gamma(1 / variance, variance / rate_per_s, requests - 1))
+    return _from_gaps(rng.gamma(1 / variance, variance / rate, requests - 1))
 
 
 def with_fixed_lengths(arrival_s: Float, prompt_tokens: int, output_tokens: int, source: str) -> Workload:
     """All requests alike."""
-    for name, tokens in (("--prompt-tokens", prompt_tokens), ("--output-tokens", output_tokens)):
+    for name, tokens in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
         if tokens < 1:
-            raise UserError(f"{name} {tokens}: it must be positive")
+            raise FieldError(name, f"must be at least 1, value {tokens}")
     return Workload(
         arrival_s=arrival_s,
         prompt_tokens=np.full(len(arrival_s), prompt_tokens, np.int64),
@@ -82,9 +82,9 @@ def with_lengths_of(arrival_s: Float, lengths: Workload, rng: np.random.Generato
 
 
 def sample(
-    workload: Workload, rng: np.random.Generator, *, requests: int | None = None, rate_per_s: float | None = None
+    workload: Workload, rng: np.random.Generator, *, requests: int | None = None, rate: float | None = None
 ) -> Workload:
-    """`requests` of the workload's rows, in their order, with time stretched so that `rate_per_s` is the mean rate.
+    """`requests` of the workload's rows, in their order, with time stretched so that `rate` is the mean rate.
 
     Rows are drawn without replacement, all alike, so that the course of the day stays and bursts thin out. None leaves
     the rows or the time as they are, but that the first arrival is at 0. The paper's online runs (fig. 11): 256
@@ -93,7 +93,9 @@ def sample(
     rows, told = np.arange(len(workload)), ""
     if requests is not None:
         if not 1 <= requests <= len(workload):
-            raise UserError(f"--requests {requests}: {workload.source} has 1 to {len(workload)} to draw from")
+            raise FieldError(
+                "requests", f"must be from 1 to {len(workload)}, all of {workload.source}, value {requests}"
+            )
         rows = np.sort(rng.choice(len(workload), requests, replace=False))
         told = f"{requests} of {len(workload)} requests of "
     arrival_s = workload.arrival_s[rows] - workload.arrival_s[rows[0]]
@@ -104,7 +106,7 @@ def sample(
         output_tokens=workload.output_tokens[rows],
         source=told + workload.source,
     )
-    return drawn if rate_per_s is None else _stretched(drawn, rate_per_s)
+    return drawn if rate is None else _stretched(drawn, rate)
 
 
 def describe(workload: Workload) -> dict[str, Any]:
@@ -135,26 +137,26 @@ def _lengths(tokens: Int) -> dict[str, float]:
     return {"mean": float(tokens.mean()), "p50": float(p50), "p95": float(p95), "max": int(tokens.max())}
 
 
-def _stretched(workload: Workload, rate_per_s: float) -> Workload:
-    _check_rate(rate_per_s)
+def _stretched(workload: Workload, rate: float) -> Workload:
+    _check_rate(rate)
     if workload.duration_s == 0:
-        raise UserError(f"--rate {rate_per_s:g}: all requests of {workload.source} arrive at once")
-    wanted_s = (len(workload) - 1) / rate_per_s
+        raise FieldError("rate", f"cannot be {rate:g}: all requests of {workload.source} arrive at once")
+    wanted_s = (len(workload) - 1) / rate
     # Divided first, so that the last arrival is exactly at the end.
     arrival_s = workload.arrival_s / workload.duration_s * wanted_s
-    return replace(workload, arrival_s=arrival_s, source=f"{workload.source} at {rate_per_s:g}/s")
+    return replace(workload, arrival_s=arrival_s, source=f"{workload.source} at {rate:g}/s")
 
 
 def _from_gaps(gaps_s: Float) -> Float:
     return np.concatenate([[0.0], np.cumsum(gaps_s)])
 
 
-def _check_process(requests: int, rate_per_s: float) -> None:
+def _check_process(requests: int, rate: float) -> None:
     if requests < 1:
-        raise UserError(f"--requests {requests}: it must be positive")
-    _check_rate(rate_per_s)
+        raise FieldError("requests", f"must be at least 1, value {requests}")
+    _check_rate(rate)
 
 
-def _check_rate(rate_per_s: float) -> None:
-    if not (np.isfinite(rate_per_s) and rate_per_s > 0):
-        raise UserError(f"--rate {rate_per_s:g}: it must be positive")
+def _check_rate(rate: float) -> None:
+    if not (np.isfinite(rate) and rate > 0):
+        raise FieldError("rate", f"must be above 0, value {rate:g}")

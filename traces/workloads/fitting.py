@@ -12,8 +12,8 @@ from policies.types import Int, RecordedRequest
 from traces.format.reader import Trace
 from traces.format.schema import RequestInfo, TraceMeta, library_versions
 from traces.workloads.arrivals import Workload
+from traces.workloads.workload_settings import MAX_PROMPT_TOKENS
 
-MAX_PROMPT_TOKENS = 2048
 _HELD_BYTES = 64 * 2**20  # of recorded requests that were read last, since the same ones serve many rows
 
 PROMPT_RULE = (

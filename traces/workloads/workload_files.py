@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from common.errors import UserError, one_line
 from common.files import replacing
+from common.parquet import META_KEY, parquet_sink
 from policies.types import Bool, Int
 from traces.format.schema import TraceError, canonical_json
-from traces.format.storage import open_parquet, parquet_sink, reading
+from traces.format.storage import open_parquet, reading
 from traces.workloads.arrivals import Workload
 
 SCHEMA = pa.schema(
@@ -31,7 +32,6 @@ SCHEMA = pa.schema(
 
 _LARGEST = np.iinfo(np.int32).max
 _CHUNK = 100_000  # rows
-_META = b"finemoe_lab"
 
 # What is left of a row: its number, and the texts of time, prompt and output, None where the row has none.
 _Record = tuple[int, str | None, str | None, str | None]
@@ -81,7 +81,7 @@ def write_workload(path: Path, workload: Workload, settings: Mapping[str, Any]) 
     told = {"source": workload.source, "dropped": workload.dropped, **settings}
     columns = [workload.arrival_s, workload.prompt_tokens, workload.output_tokens]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    schema = SCHEMA.with_metadata({_META: canonical_json(told)})
+    schema = SCHEMA.with_metadata({META_KEY: canonical_json(told)})
     with replacing(path, "the workload") as temporary, parquet_sink(temporary, schema) as sink:
         sink.write_table(pa.table(arrays, schema=schema))
 
@@ -89,7 +89,7 @@ def write_workload(path: Path, workload: Workload, settings: Mapping[str, Any]) 
 def _read_parquet(path: Path) -> Workload:
     with open_parquet(path, SCHEMA) as file, reading(path):
         table = file.read(use_threads=False)
-        told = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
+        told = json.loads((file.schema_arrow.metadata or {}).get(META_KEY, b"{}"))
     arrival_s, prompt, output = (table.column(name).to_numpy() for name in SCHEMA.names)
     _refuse(
         path, "arrival_s", "must be finite and not negative", ~(np.isfinite(arrival_s) & (arrival_s >= 0)), arrival_s

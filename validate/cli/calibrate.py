@@ -1,225 +1,32 @@
-"""`python -m validate calibrate`: measure this machine with a model, so that a simulation can stand for it.
+"""`python -m validate calibrate`: measure this machine for a model, as a profile to simulate with."""
 
-The model runs as in a replay, on random prompts: once with every expert in place, for attention, experts and what is
-between; once with the smallest cache, for what a copy on demand really takes. Searches and copies of parts of an
-expert are timed by themselves.
-"""
-
-import argparse
-import os
-import platform
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from itertools import count, islice, repeat
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-import torch
-from tqdm import tqdm
+from cyclopts import Parameter
 
-from common.errors import UserError
-from policies.types import Copy
-from sim.hardware.machines import Devices
-from sim.hardware.profile import Profile, Table, write_profile
-from sim.simulate import Setting
-from traces.capture.generation import TokenizedPrompt, generation_config
-from traces.cli.collect import MODEL_HELP
-from traces.prompts.prompt import Prompt
-from validate.calibration import fits
-from validate.calibration.search_time import search_time
-from validate.calibration.stopwatch import PassTimes, Stopwatch
-from validate.cli.replay import add_device_arguments, device_name, load_for_devices
-from validate.measure import Testbed, measure
-from validate.offload.arena import Arena, devices_of
-from validate.offload.offloaded_layer import contribution
-from validate.offload.offloaded_model import offload
-
-_NEW_TOKENS = 12
-_REPEATS = 4
-_MOST_CALLS, _LEAST_CALLS, _CALLS_S = 200, 6, 1.0  # of what is timed by itself
-_SHARES = (8, 4, 2, 1)  # an expert's bytes divided by these: sizes of chunks that are timed
+from common.commands import FLAT
+from common.errors import FieldError
+from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help="the profile to write")
-    parser.add_argument("--name", metavar="NAME", help="what results call the machine (default: its devices)")
-    parser.add_argument(
-        "--max-tokens", type=int, default=256, metavar="N", help="the longest prompt to time (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="B", help="the most requests that shall run together (default: 1)"
-    )
-    add_device_arguments(parser)
+def calibrate(
+    testbed: Annotated[TestbedSettings, FLAT],
+    *,
+    out: Annotated[Path, Parameter(help="The profile to write, FILE.toml.")],
+    settings: Annotated[CalibrationSettings | None, FLAT] = None,
+) -> None:
+    """Measure this machine with a model, write the profile, and print its main figures.
 
+    `sim run --machine FILE.toml` simulates with it.
+    """
+    if out.suffix != ".toml":
+        raise FieldError("out", f"the name must end in .toml, value {out}")
+    from sim.hardware.profile import write_profile
+    from validate.calibration.machine_profile import calibrate as measure
+    from validate.calibration.machine_profile import summary
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, write the profile, and print its main figures."""
-    _check(args)
-    loaded = load_for_devices(args)
-    with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
-        offloaded = offload(loaded, Path(scratch) / "experts.records")
-        profile = calibrated(args, Testbed(loaded, offloaded, devices_of(args.device, args.devices)))
-    write_profile(args.out, profile)
+    profile = measure(testbed, settings or CalibrationSettings())
+    write_profile(out, profile)
     print(summary(profile))
-    print(args.out)
-
-
-def calibrated(args: argparse.Namespace, testbed: Testbed) -> Profile:
-    """The profile of this machine, measured now."""
-    shape = testbed.offloaded.shape
-    longest = min(args.max_tokens, (testbed.loaded.context or args.max_tokens) - _NEW_TOKENS)
-    sizes = _powers(longest)
-    once = [[size] for size in sizes]
-    together = [[min(16, longest)] * rows for rows in _powers(args.batch_size)[1:]] * _REPEATS
-    _passes(testbed, "no-offload", shape.total_experts, once)  # warms up
-    resident = _passes(testbed, "no-offload", shape.total_experts, [*once * _REPEATS, *together])
-    on_demand = _passes(testbed, "lru", max(shape.top_k, args.devices), once)
-
-    decoding = [times for one in resident if one.tokens == 1 for times in one.layers]
-    expert_s, held = fits.expert_s(decoding), fits.held_s(decoding)
-    dense, dense_s_per_attended = fits.dense(resident)
-    copying = [times for one in on_demand if one.tokens == 1 for times in one.layers]
-    moved = _moved(testbed)
-    overhead_s = max(0.0, fits.effective_copy_s(copying, expert_s, held) - moved.seconds[-1])
-    searches = search_time(shape)
-    return Profile(
-        name=args.name or device_name(args),
-        gpus=args.devices,
-        model=shape,
-        expert=_experts(testbed, sizes, expert_s),
-        dense=dense,
-        dense_s_per_attended=dense_s_per_attended,
-        most_attended=max(longest * (longest + 1) // 2, args.batch_size * (longest + _NEW_TOKENS)),
-        head=fits.head(resident),
-        exchange_s=held,
-        copy=Table(sizes=moved.sizes, seconds=tuple(each + overhead_s for each in moved.seconds)),
-        search_overhead_s=searches.overhead_s,
-        search_bytes_per_s=searches.bytes_per_s,
-        search_flops_per_s=searches.flops_per_s,
-        measured=_circumstances(args, testbed, moved, overhead_s),
-    )
-
-
-def summary(profile: Profile) -> str:
-    """The main figures, for people."""
-    shape, rate = profile.model, float(profile.measured["copy_bytes_per_s"])
-    lines = [
-        f"Measured on {profile.name} with {shape.name}: {shape.layers} layers of {shape.experts} experts, "
-        f"{shape.expert_bytes / 1e6:.3g} MB each",
-        f"copy of an expert      {profile.copy.seconds[-1] * 1e6:8.1f} µs, of which bytes "
-        f"{shape.expert_bytes / rate * 1e6:.1f} µs ({rate / 1e9:.2f} GB/s)",
-        f"expert, one token      {profile.expert.seconds[0] * 1e6:8.1f} µs",
-        f"attention, one token   {profile.dense.seconds[0] * 1e6:8.1f} µs a layer, with router and shared experts",
-        f"offloading itself      {profile.exchange_s * 1e6:8.1f} µs a layer",
-        f"head and sampling      {profile.head.seconds[0] * 1e6:8.1f} µs an iteration",
-        f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
-        f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
-    ]
-    return "\n".join(lines)
-
-
-def _passes(testbed: Testbed, policy: str, cache_experts: int, batches: Sequence[Sequence[int]]) -> list[PassTimes]:
-    """Run batches of random prompts of these lengths under a policy; what the passes took."""
-    devices = Devices("", len(testbed.devices))
-    setting = Setting(model=testbed.offloaded.shape, hardware=devices, cache_experts=cache_experts)
-    config = generation_config(testbed.loaded, max_new_tokens=_NEW_TOKENS)
-    config.eos_token_id = None  # every request to its last token
-    passes: list[PassTimes] = []
-    prompts = _random_prompts(batches, testbed.loaded.config.vocab_size)
-    watched = partial(Stopwatch, passes=passes)
-    with tqdm(total=sum(map(len, prompts)), desc=policy, unit="prompt", disable=None, leave=False) as bar:
-        measure(policy, setting, testbed, prompts, config, driver_type=watched, done=bar.update)
-    return passes
-
-
-def _experts(testbed: Testbed, sizes: Sequence[int], in_place_s: float) -> Table:
-    """Seconds of one expert by tokens: what it takes alone, and what one token took more in its place."""
-    offloaded = testbed.offloaded
-    experts, parameters = offloaded.blocks[0].experts, offloaded.records.views(0)
-    hidden = torch.randn(max(sizes), offloaded.shape.hidden, dtype=next(iter(parameters.values())).dtype)
-    weights = torch.ones(len(hidden), 1, dtype=hidden.dtype)
-    alone = []
-    with torch.no_grad():
-        for size in sizes:
-            states, weight = hidden[:size], weights[:size]
-            call = partial(contribution, experts, states, None, weight)
-            alone.append(_timed(call, repeat(parameters)))
-    return Table(sizes=tuple(sizes), seconds=tuple(each + max(0.0, in_place_s - alone[0]) for each in alone))
-
-
-def _moved(testbed: Testbed) -> Table:
-    """Seconds of copies of an expert and of parts of it, by bytes; from records that are not the last ones used."""
-    records, shape = testbed.offloaded.records, testbed.offloaded.shape
-    table = {}
-    for share in _SHARES:
-        chunk = shape.expert_bytes // share
-        rest = shape.expert_bytes - chunk
-        arena = Arena(records, slots=[2], devices=testbed.devices[:1], chunk_bytes=[chunk, rest] if rest else [chunk])
-        copies = (Copy(0, number % shape.total_experts, 0, chunk, number % 2, -1, False) for number in count())
-        table[chunk] = _timed(arena.move, copies)
-    return Table(sizes=tuple(sorted(table)), seconds=tuple(table[size] for size in sorted(table)))
-
-
-def _timed(call: Callable[..., object], given: Iterable[object]) -> float:
-    """Median seconds of calls with what is `given`, as many as fit into the time for it and at least five."""
-    seconds: list[float] = []
-    for one in islice(given, _MOST_CALLS):
-        begun_s = time.perf_counter()
-        call(one)
-        seconds.append(time.perf_counter() - begun_s)
-        if len(seconds) >= _LEAST_CALLS and sum(seconds) > _CALLS_S:
-            break
-    return statistics.median(seconds[1:])  # the first one warms up
-
-
-def _circumstances(
-    args: argparse.Namespace, testbed: Testbed, moved: Table, overhead_s: float
-) -> dict[str, str | int | float]:
-    """Where and with what it was measured."""
-    return {
-        "command": f"python -m validate calibrate {args.model} --device {args.device} --devices {args.devices} "
-        f"--max-tokens {args.max_tokens} --batch-size {args.batch_size}",
-        "device": args.device,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "dtype": testbed.loaded.dtype,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "copy_bytes_per_s": moved.sizes[-1] / moved.seconds[-1],
-        "copy_overhead_s": overhead_s,
-    }
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.out.suffix != ".toml":
-        raise UserError(f"--out {args.out}: the name must end in .toml")
-    for name, value in (
-        ("--max-tokens", args.max_tokens),
-        ("--batch-size", args.batch_size),
-        ("--devices", args.devices),
-    ):
-        if value < 1:
-            raise UserError(f"{name} {value}: at least 1 is needed")
-
-
-def _random_prompts(batches: Sequence[Sequence[int]], vocabulary: int) -> list[list[TokenizedPrompt]]:
-    """Prompts of these lengths, of random tokens."""
-    rng = np.random.default_rng(0)
-    answer: list[list[TokenizedPrompt]] = []
-    for number, sizes in enumerate(batches):
-        prompt = Prompt(text="", source="random tokens", line=number + 1)
-        tokens = [rng.integers(vocabulary, size=size).tolist() for size in sizes]
-        answer.append([TokenizedPrompt(number * 1000 + row, prompt, one) for row, one in enumerate(tokens)])
-    return answer
-
-
-def _powers(most: int) -> list[int]:
-    """1, 2, 4 … and last `most`."""
-    sizes = [2**power for power in range(most.bit_length())]
-    return sizes if sizes[-1] == most else [*sizes, most]
+    print(out)

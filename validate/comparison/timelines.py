@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from common.errors import UserError
-from common.files import replacing
+from common.errors import FieldError, UserError
+from common.figures import COMPUTES, DEMANDED, DEMANDED_EDGE, PREFETCHED, PREFETCHED_EDGE, WAITS, figure, panels, save
 from policies.cache.decision_log import DecisionLog, Row, Transfer, transfers
+from sim.results.result import Result
+from validate.comparison.matching import Folder
 
-_COMPUTES, _WAITS = "#2a6f97", "#c3d9e6"
-_DEMANDED, _PREFETCHED = ("#c8553d", "#7a2f20"), ("#e9a13b", "#96631a")  # with the edge, so that short copies are seen
+_DEMANDED, _PREFETCHED = (DEMANDED, DEMANDED_EDGE), (PREFETCHED, PREFETCHED_EDGE)
 _BAR = 0.7  # height, of a lane
 _NAME, _NUMBER = 0.045, 0.012  # of the width of the picture, that the label of a layer takes
 
@@ -48,22 +47,18 @@ class Strip(NamedTuple):
     transfers: list[Transfer]
 
 
-def read_logs(folder: Path, policies: Sequence[str]) -> dict[str, Log]:
-    """The log of each policy; a `UserError` if the run that wrote the results kept none."""
-    for name in ("events", "iterations"):
-        if not (folder / f"{name}.parquet").is_file():
-            raise UserError(f"{folder} has no {name}.parquet, which timelines are drawn from; run with --detail events")
-    answer = {}
-    for policy in policies:
-        only = [("policy", "==", policy)]
-        try:
-            events = pd.read_parquet(folder / "events.parquet", filters=only, columns=list(DecisionLog.COLUMNS))
-            times = pd.read_parquet(folder / "iterations.parquet", filters=only).set_index("iteration")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: its decision log cannot be read: {str(error).splitlines()[0]}") from error
-        iterations = {int(row[0]): Iteration(*row[1:]) for row in times[list(Iteration._fields)].itertuples(name=None)}
-        answer[policy] = Log(list(events.itertuples(index=False, name=None)), iterations)
-    return answer
+def logs_of(folder: Folder, policies: Sequence[str]) -> dict[str, Log]:
+    """The log of each policy; a `UserError` if a run kept none."""
+    results = {result.scenario.policy: result for result in folder.results}
+    return {policy: _log_of(folder, results[policy]) for policy in policies}
+
+
+def _log_of(folder: Folder, result: Result) -> Log:
+    if result.events is None or result.iterations is None:
+        raise UserError(f"{folder.path} has no events, which timelines are drawn from; run with detail events")
+    times = result.iterations.set_index("iteration")[list(Iteration._fields)]
+    iterations = {int(row[0]): Iteration(*row[1:]) for row in times.itertuples(name=None)}
+    return Log(list(result.events[list(DecisionLog.COLUMNS)].itertuples(index=False, name=None)), iterations)
 
 
 def typical_iteration(logs: Mapping[str, Log]) -> int:
@@ -114,15 +109,13 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
 
     A strip has a lane for the layers and one for each link, up to the last that is used.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     for logs in (simulated, measured):
         for policy, log in logs.items():
             if iteration not in log.iterations:
                 last = max(log.iterations)
-                raise UserError(f"--iteration {iteration}: {policy} has the iterations 0 … {last}")
+                raise FieldError("iteration", f"{policy} has the iterations 0 … {last}, value {iteration}")
     strips = {
         policy: [("simulated", strip(simulated[policy], iteration)), ("measured", strip(measured[policy], iteration))]
         for policy in simulated
@@ -133,9 +126,8 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
     }
     lanes = [1 + links[policy] for policy in strips for _ in range(2)]
     width_ms = max(one.seconds for both in strips.values() for _, one in both) * 1e3
-    figure = Figure(figsize=(11, 1.4 + sum(0.5 + 0.26 * count for count in lanes)), layout="constrained")
-    FigureCanvasAgg(figure)
-    rows = iter(figure.subplots(len(lanes), 1, sharex=True, height_ratios=lanes))
+    drawn = figure(11, 1.4 + sum(0.5 + 0.26 * count for count in lanes))
+    rows = iter(panels(drawn, len(lanes), sharex=True, height_ratios=lanes)[:, 0])
     for policy, both in strips.items():
         for kind, one in both:
             axes = next(rows)
@@ -143,15 +135,14 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
             axes.set_title(f"{policy}, {kind}: {one.seconds * 1e3:.1f} ms", loc="left", fontsize=9, pad=10)
     axes.set(xlim=(0, width_ms * 1.01), xlabel=f"time since iteration {iteration} began [ms]")
     kinds = [
-        Patch(facecolor=_WAITS, edgecolor="white", hatch="////", label="layer waits for experts"),
-        Patch(facecolor=_COMPUTES, label="layer computes its experts"),
+        Patch(facecolor=WAITS, edgecolor="white", hatch="////", label="layer waits for experts"),
+        Patch(facecolor=COMPUTES, label="layer computes its experts"),
         Patch(facecolor=_DEMANDED[0], label="demanded copy"),
         Patch(facecolor=_PREFETCHED[0], label="prefetch"),
     ]
     headed = {"title": f"Iteration {iteration} of {title}", "title_fontsize": 9}
-    figure.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8, **headed)
-    with replacing(path, "the picture") as partial:
-        figure.savefig(partial, dpi=150)
+    drawn.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8, **headed)
+    save(drawn, path)
 
 
 def _draw_strip(axes: Any, one: Strip, links: int, width_ms: float) -> None:
@@ -159,8 +150,8 @@ def _draw_strip(axes: Any, one: Strip, links: int, width_ms: float) -> None:
         scaled = [(begin_s * 1e3, (end_s - begin_s) * 1e3) for begin_s, end_s in spans]
         axes.broken_barh(scaled, (lane - _BAR / 2, _BAR), linewidth=0.4, **look)
 
-    bars(0, [(each.demand_s, each.ready_s) for each in one.layers], facecolor=_WAITS, edgecolor="white", hatch="////")
-    bars(0, [(each.ready_s, each.release_s) for each in one.layers], color=_COMPUTES)
+    bars(0, [(each.demand_s, each.ready_s) for each in one.layers], facecolor=WAITS, edgecolor="white", hatch="////")
+    bars(0, [(each.ready_s, each.release_s) for each in one.layers], color=COMPUTES)
     free_ms = 0.0
     for each in one.layers:
         wide = (each.release_s - each.demand_s) * 1e3 >= _NAME * width_ms
@@ -179,4 +170,4 @@ def _draw_strip(axes: Any, one: Strip, links: int, width_ms: float) -> None:
     )
     axes.axvline(one.seconds * 1e3, color="black", linewidth=0.8)
     axes.tick_params(axis="y", length=0, labelsize=8)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["left"].set_visible(False)

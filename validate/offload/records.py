@@ -1,8 +1,6 @@
 """The slow storage: a memory-mapped file with one contiguous record per expert."""
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.files import replacing
 from traces.capture.model_structure import MoeBlock
 
 ALIGNMENT = 64  # bytes: that of torch's own tensors, which the bits of a matrix product may depend on
@@ -89,23 +88,13 @@ def write_records(path: Path, blocks: Sequence[MoeBlock]) -> None:
     layout = layout_of(blocks)
     record = torch.zeros(layout.record_bytes, dtype=torch.uint8)
     views = layout.views(record)
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        with unfinished.open("wb") as file:
-            for block in blocks:
-                parameters = [(view, block.experts.get_parameter(name)) for name, view in views.items()]
-                for expert in range(block.count):
-                    for view, parameter in parameters:
-                        view.copy_(parameter.detach()[expert])
-                    file.write(record.numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: the experts cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    with replacing(path, "the experts") as unfinished, unfinished.open("wb") as file:
+        for block in blocks:
+            parameters = [(view, block.experts.get_parameter(name)) for name, view in views.items()]
+            for expert in range(block.count):
+                for view, parameter in parameters:
+                    view.copy_(parameter.detach()[expert])
+                file.write(record.numpy().data)
 
 
 def open_records(path: Path, layout: Layout) -> Records:

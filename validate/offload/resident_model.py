@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
+from traces.capture.capture_settings import CollectSettings
 from traces.capture.collection import (
-    CollectSettings,
     embeddings_of,
     info_of,
     plan_of,
@@ -50,30 +50,33 @@ def resident_run(
     config: Any,
     settings: CollectSettings,
     *,
+    prompts: str,
     done: Callable[[int], object],
 ) -> tuple[Trace, dict[int, Output]]:
-    """Run all batches with every expert in place and record them as the trace `settings.out`.
+    """Run all batches with every expert in place and record them as the trace of `settings.target`.
 
-    The model computes its experts by its class's own loop, which is what a replay has to equal bit for bit. `done` is
-    told how many requests have ended.
+    The model computes its experts by its class's own loop, which is what a replay must equal bit for bit. `prompts` is
+    the name of their set. `done` is called with the number of requests that have ended.
     """
     loaded.model.set_experts_implementation("eager")
     outputs: dict[int, Output] = {}
-    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.lookahead) as recorder:
-        meta = trace_meta(settings, loaded, probe_score(recorder, loaded, batches[0][0].tokens))
+    with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=settings.recording.lookahead) as recorder:
+        score = probe_score(recorder, loaded, batches[0][0].tokens)
+        meta = trace_meta(settings, loaded, score, prompts=prompts)
         plan = plan_of(loaded, [request.prompt for batch in batches for request in batch])
-        with TraceWriter(settings.out, meta, plan=plan, restart=True, overwrite=settings.overwrite) as writer:
+        target = settings.target
+        with TraceWriter(target.out, meta, plan=plan, restart=True, overwrite=target.overwrite) as writer:
             for number, batch in enumerate(batches):
                 generated = generate(loaded, batch, config, logits=True)
                 outputs |= outputs_of(batch, generated)
                 counts = [len(tokens) for tokens in generated.tokens]
                 ids = [request.request for request in batch]
                 recorded = requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch])
-                infos = [info_of(request, count, settings) for request, count in zip(batch, counts, strict=True)]
+                infos = [info_of(*one, settings.recording) for one in zip(batch, counts, strict=True)]
                 writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
                 done(len(batch))
             writer.finish()
-    return Trace.open(settings.out), outputs
+    return Trace.open(settings.target.out), outputs
 
 
 def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> None:

@@ -2,60 +2,47 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from policies.cache.expert_cache import ExpertCache
-from policies.types import Copy, Future, History
+from policies.types import Copy
 from sim.engine.recorder import Recorder
-from sim.simulate import Prepared, Run, Setting
+from sim.inputs import Inputs
+from sim.policy_run import PolicyRun, Run
+from sim.scenario import Scenario
 from traces.capture.generation import generate
-from traces.capture.model_loading import LoadedModel
 from validate.driver.clock import Clock
 from validate.driver.threaded_driver import Driver
 from validate.offload.arena import Arena
-from validate.offload.offloaded_model import OffloadedModel
 from validate.offload.resident_model import Batches, Output, outputs_of
+from validate.testbed import Testbed
 
 
-@dataclass(frozen=True, slots=True)
-class Testbed:
-    """An offloaded model and the devices that its experts are copied to, each over a link of its own."""
-
-    loaded: LoadedModel
-    offloaded: OffloadedModel
-    devices: Sequence[torch.device]
-
-
-def measure(
-    spec: str,
-    setting: Setting,
+def measured_run(
+    scenario: Scenario,
+    inputs: Inputs,
     testbed: Testbed,
     batches: Batches,
     config: Any,
     *,
-    history: History | None = None,
-    future: Future | None = None,
     driver_type: Callable[..., Driver] = Driver,
     done: Callable[[int], object] = lambda requests: None,
 ) -> tuple[Run, dict[int, Output]]:
-    """Generate for all batches under the policy that `spec` names; the run, and what came out for each request.
+    """Generate for all batches under the policy of the scenario; the run, and what came out for each request.
 
     Its makespan is the time spent in generation. `done` is told how many requests have ended.
     """
-    prepared = Prepared(spec, setting, history=history, future=future)
-    cache, recorder = prepared.cache, Recorder()
+    policy_run = PolicyRun(scenario, inputs)
+    cache, recorder = policy_run.cache, Recorder()
     outputs: dict[int, Output] = {}
     loaded, offloaded = testbed.loaded, testbed.offloaded
-    arena = Arena(offloaded.records, slots=prepared.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
-    if prepared.policy.preloaded:
+    arena = Arena(offloaded.records, slots=policy_run.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
+    if policy_run.policy.preloaded:
         _fill(arena, cache)
     makespan_s = 0.0
     gc.collect()
-    driver = driver_type(policy=prepared.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
+    driver = driver_type(policy=policy_run.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
     with driver, offloaded.run(driver, arena):
         for batch in batches:
             ids = [request.request for request in batch]
@@ -65,7 +52,7 @@ def measure(
             makespan_s += time.perf_counter() - begun_s
             outputs |= outputs_of(batch, generated)
             done(len(batch))
-    return prepared.run(recorder, makespan_s, simulated=False), outputs
+    return policy_run.over(recorder, makespan_s, simulated=False), outputs
 
 
 def _fill(arena: Arena, cache: ExpertCache) -> None:

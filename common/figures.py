@@ -1,0 +1,58 @@
+"""The look of all pictures: one palette, axes without a frame, files that appear whole."""
+
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import replacing
+
+PICTURES = (".png", ".svg", ".pdf")
+
+# Colours by what they stand for; told apart with any kind of colour vision.
+HIT = COMPUTES = BLUE = "#2a6f97"
+LATE = PREFETCHED = ORANGE = "#e9a13b"
+MISS = DEMANDED = RED = "#c8553d"
+WAITS = "#c3d9e6"
+DEMANDED_EDGE, PREFETCHED_EDGE = "#7a2f20", "#96631a"  # of bars that may be too short to show their colour
+GREY = "#8a8a8a"
+
+# Of lines that stand for nothing else, in this order: blue, red, orange, cyan, navy, green, maroon, grey.
+SERIES = (BLUE, RED, ORANGE, "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a", GREY)
+
+
+def check_picture(path: Path) -> None:
+    """A `UserError` unless the name of a picture ends in a format that can be drawn."""
+    if path.suffix not in PICTURES:
+        raise UserError(f"{path}: the name must end in {' or '.join(PICTURES)}")
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of so many inches, drawn without a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    empty = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(empty)
+    return empty
+
+
+def panels(drawn: Any, rows: int = 1, columns: int = 1, **shared: Any) -> Any:
+    """The axes of a figure `[rows, columns]`, without a frame at the top and on the right."""
+    axes = drawn.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def legend(axis: Any, **where: Any) -> None:
+    """A legend in small print, without a frame."""
+    axis.legend(frameon=False, fontsize=8, **where)
+
+
+def save(drawn: Any, path: Path, *, dpi: int = 150) -> None:
+    """Write a figure; the file appears whole or not at all, and equal figures give equal bytes."""
+    from matplotlib import rc_context
+
+    metadata: dict[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with replacing(path, "the picture") as partial, rc_context({"svg.hashsalt": "names within an SVG"}):
+        drawn.savefig(partial, dpi=dpi, metadata=metadata[path.suffix])

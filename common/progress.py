@@ -1,0 +1,26 @@
+"""Progress of long work, as a bar on stderr."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def bar(what: str, total: int, unit: str = "request") -> Iterator[Callable[[int], object]]:
+    """A bar that vanishes when its work is done, and is not drawn where stderr is no terminal.
+
+    The function that it yields is told how many more have been done.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, disable=None, leave=False) as drawn:
+        yield drawn.update
+
+
+def counted(items: Iterable[T], done: Callable[[int], object]) -> Iterator[T]:
+    """The same items; each is counted when the next one is asked for."""
+    for item in items:
+        yield item
+        done(1)

@@ -1,0 +1,199 @@
+"""Settings as frozen dataclasses: checked by their annotations, to and from plain data such as TOML holds.
+
+A field is declared once, with its type, its bounds and its docstring:
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Settings:
+        batch_size: Annotated[int, Ge(1)] = 1
+        '''Requests that run together.'''
+
+        def __post_init__(self) -> None:
+            check(self)
+
+Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, other settings, `X | None` and `tuple[X, ...]`, and the
+bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of `annotated_types`, and `Suffix` of a path. Every mistake is a
+`FieldError`.
+"""
+
+import ast
+import inspect
+import math
+import textwrap
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from common.errors import FieldError, nearest
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """A bound of a path: how its name must end, `Annotated[Path, Suffix(".png", ".svg")]`."""
+
+    known: tuple[str, ...]
+
+    def __init__(self, *known: str) -> None:
+        object.__setattr__(self, "known", known)
+
+
+_BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
+_COMPARE = {
+    "ge": lambda value, bound: value >= bound,
+    "gt": lambda value, bound: value > bound,
+    "le": lambda value, bound: value <= bound,
+    "lt": lambda value, bound: value < bound,
+}
+
+
+def check(settings: Any) -> None:
+    """Hold every field to its annotation, and store its value in the type declared; to be called at the end of init.
+
+    A `str` becomes a `Path`, a whole number a `float` and a list a `tuple` where these are declared.
+    """
+    kind: Any = type(settings)
+    for name, hint in _hints(kind).items():
+        object.__setattr__(settings, name, _converted(getattr(settings, name), hint, name))
+
+
+def from_data(kind: type[S], data: Mapping[str, Any]) -> S:
+    """The settings that plain data describes, a mapping for each nested one; an unknown key is an error."""
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise FieldError(str(key), f"is not a setting; {nearest(str(key), known)}")
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in data and field.default is MISSING and field.default_factory is MISSING:
+            raise FieldError(field.name, "is missing")
+    return kind(**data)
+
+
+def to_data(settings: Any, *, defaults: bool = True) -> dict[str, Any]:
+    """Plain data from which `from_data` makes equal settings; `None` is left out, and so are `defaults` on request."""
+    answer: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value is not None and (defaults or value != default):
+            answer[field.name] = _plain(value, defaults)
+    return answer
+
+
+@cache
+def descriptions(kind: Any) -> dict[str, str]:
+    """What the docstring below each field says, by field."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for declared, said in zip(body.body, body.body[1:], strict=False):
+        if isinstance(declared, ast.AnnAssign) and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+            assert isinstance(declared.target, ast.Name)
+            found[declared.target.id] = " ".join(str(said.value.value).split())
+    return found
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _plain(value: Any, defaults: bool) -> Any:
+    if is_dataclass(value):
+        return to_data(value, defaults=defaults)
+    if isinstance(value, tuple):
+        return [_plain(each, defaults) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _converted(value: Any, hint: Any, field: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        value = _converted(value, arguments[0], field)
+        _hold(value, arguments[1:], field)
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (each for each in arguments if each is not type(None))
+        return _converted(value, inner, field)
+    if origin is Literal:
+        if value not in arguments:
+            raise FieldError(field, f"must be one of {', '.join(map(str, arguments))}, value {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise FieldError(field, f"must be a list, value {value!r}")
+        return tuple(_converted(each, arguments[0], field) for each in value)
+    if is_dataclass(hint):
+        return _nested(value, hint, field)
+    return _scalar(value, hint, field)
+
+
+def _nested(value: Any, hint: Any, field: str) -> Any:
+    if isinstance(value, hint):
+        return value
+    if not isinstance(value, Mapping):
+        raise FieldError(field, f"must be a section, value {value!r}")
+    try:
+        return from_data(hint, value)
+    except FieldError as error:
+        raise error.inside(field) from None
+
+
+def _scalar(value: Any, kind: type, field: str) -> Any:
+    if kind is bool or isinstance(value, bool):
+        fits = kind is bool and isinstance(value, bool)
+        converted = value
+    elif kind is float:
+        fits = isinstance(value, Real)
+        converted = _finite(value, field) if fits else value
+    elif kind is int:
+        fits = isinstance(value, Integral)
+        converted = int(value) if fits else value
+    else:
+        fits = isinstance(value, str | Path if kind is Path else kind)
+        converted = Path(value) if fits and kind is Path else value
+    if not fits:
+        raise FieldError(field, f"must be {_NAMES[kind]}, value {value!r}")
+    return converted
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+
+
+def _finite(value: Any, field: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise FieldError(field, f"must be a finite number, value {value}")
+    return number
+
+
+def _hold(value: Any, metadata: tuple[Any, ...], field: str) -> None:
+    """A `FieldError` unless the value, or each of a tuple, is within the bounds."""
+    bounds = list(_bounds(metadata))
+    known = [suffix for each in metadata if isinstance(each, Suffix) for suffix in each.known]
+    for each in value if isinstance(value, tuple) else (value,):
+        if known and each is not None and each.suffix not in known:
+            raise FieldError(field, f"the name must end in {' or '.join(known)}, value {each}")
+        if each is not None and not all(_COMPARE[rule](each, bound) for rule, _, bound in bounds):
+            wanted = " and ".join(f"{word} {bound}" for _, word, bound in bounds)
+            raise FieldError(field, f"must be {wanted}, value {each}")
+
+
+def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[str, str, Any]]:
+    for each in metadata:
+        for one in each if isinstance(each, Interval) else (each,):
+            if type(one) in _BOUNDS:
+                rule, word = _BOUNDS[type(one)]
+                yield rule, word, getattr(one, rule)

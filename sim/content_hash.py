@@ -1,0 +1,87 @@
+"""A key for what a simulation gives: equal keys, equal figures.
+
+It covers the scenario without what changes no figure (`detail`, `check`, `label`), the digests of its inputs, and the
+sources of everything that decides or computes: an edited policy never gets yesterday's result.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from common.settings import to_data
+from policies.naming import parts_of, sources_of
+from policies.registry import PLUG_INS
+from sim.inputs import Inputs
+from sim.scenario import Scenario
+
+UNHASHED = ("detail", "check", "label")
+BY_DIGEST = ("trace", "history", "counts", "machine", "sizes")  # what they stand for is hashed, not how it is called
+SOURCES = (
+    "policies",
+    "sim/engine",
+    "sim/hardware",
+    "sim/inputs.py",
+    "sim/policy_run.py",
+    "sim/simulation.py",
+    "traces/format",
+)
+
+
+def content_hash(scenario: Scenario, inputs: Inputs) -> str:
+    """SHA-256 in hexadecimal of a scenario, its inputs and the code that runs it."""
+    settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
+    found = inputs.described(scenario)
+    return hash_of(
+        {
+            "settings": settings,
+            "trace": found["trace"]["digest"],
+            "history": found["history"] and found["history"]["digest"],
+            "counts": found["counts_sha256"],
+            "machine": found["machine"]["digest"],
+            "model": found["model"],
+            "sources": sources_digest(),
+            "outside": outside_sources(scenario.policy),
+        }
+    )
+
+
+@cache
+def sources_digest() -> str:
+    """The hash of the project's own code that can change a figure, as this process found it on the disk."""
+    root = Path(__file__).parents[1]
+    return hash_of(
+        {path.relative_to(root).as_posix(): _sha256(path) for each in SOURCES for path in _files(root / each)}
+    )
+
+
+def outside_sources(policy: str) -> dict[str, dict[str, str]]:
+    """The hashes of the sources of every module from outside that a policy names, its package whole."""
+    return {module: sources_of(module) for module in sorted(_outside_modules(policy))}
+
+
+def hash_of(data: Any) -> str:
+    """SHA-256 in hexadecimal of plain data."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _outside_modules(policy: str) -> Iterator[str]:
+    plug_ins = entry_points(group=PLUG_INS)
+    for part in parts_of(policy):
+        name = part.partition(",")[0]
+        if ":" in name:
+            yield name.partition(":")[0]
+        elif name in plug_ins.names:
+            yield plug_ins[name].module
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,107 @@
+"""What was planned beside what was executed: counts of events, and the measures that they give."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from policies.types import ModelShape, Prefetch
+from sim.engine.batching import Step
+
+COUNTS = ("events", "planned_events", "executed", "planned", "hits", "ranked_hits", "lead_sum")
+
+
+class Tally:
+    """Counts, apart for decode steps and prefills and for each layer."""
+
+    def __init__(self, model: ModelShape) -> None:
+        self._model = model
+        self._counts = np.zeros((2, model.layers, len(COUNTS)), np.int64)
+        self._tokens = [0, 0]
+        self._leads = np.zeros(model.layers + 1, np.int64)
+
+    def add(self, step: Step, stood: Sequence[tuple[Prefetch, int] | None]) -> None:
+        """Compare an iteration with the plan, and its lead, that stood for each layer."""
+        model = self._model
+        planned = np.zeros((model.layers, model.experts), bool)
+        rank = np.full((model.layers, model.experts), -1.0)  # what is below 0 is not ranked
+        leads = np.zeros(model.layers, np.int64)
+        for layer, forecast in enumerate(stood):
+            if forecast is not None:
+                plan, leads[layer] = forecast
+                planned[layer, plan.experts] = True
+                if plan.belief is None:
+                    rank[layer, plan.experts] = plan.weights
+                else:
+                    rank[layer] = plan.belief
+        executed = np.zeros_like(planned)
+        executed[np.arange(model.layers)[:, None], step.experts] = True
+        distinct = executed.sum(axis=1)
+        order = (-rank).argsort(axis=1, kind="stable")
+        first = (np.arange(model.experts) < distinct[:, None]) & (np.take_along_axis(rank, order, axis=1) >= 0)
+
+        prefill = int(step.batch.prefill.any())
+        self._tokens[prefill] += len(step.experts)
+        self._leads += np.bincount(leads, minlength=model.layers + 1)
+        counts: dict[str, Any] = {
+            "events": 1,
+            "planned_events": leads > 0,
+            "executed": distinct,
+            "planned": planned.sum(axis=1),
+            "hits": (planned & executed).sum(axis=1),
+            "ranked_hits": (first & np.take_along_axis(executed, order, axis=1)).sum(axis=1),
+            "lead_sum": leads,
+        }
+        for place, name in enumerate(COUNTS):
+            self._counts[prefill, :, place] += counts[name]
+
+    def usual_lead(self) -> int:
+        """The most frequent lead of all plans, the shortest of several; 0 if nothing was ever planned."""
+        leads = self._leads.copy()
+        leads[0] = 0
+        return int(leads.argmax())
+
+    def frame(self) -> pd.DataFrame:
+        """A row per kind of iteration that there was, and layer."""
+        rows: list[dict[str, Any]] = []
+        for prefill in (False, True):
+            for layer, counts in enumerate(self._counts[int(prefill)].tolist()):
+                if counts[0]:
+                    named = dict(zip(COUNTS, counts, strict=True))
+                    rows.append({"prefill": prefill, "layer": layer, "tokens": self._tokens[int(prefill)], **named})
+        return pd.DataFrame(rows, columns=["prefill", "layer", "tokens", *COUNTS])
+
+
+def summarise_layers(frame: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+    """Of the rows of `tidy` one per (policy, distance, kind of iteration), in their order.
+
+    Recalls and coverage are over all layers, and with `_ahead` over the layers from the distance on: only these can be
+    guided by a layer so far before them.
+    """
+    keys = ["policy", "distance", "prefill"]
+    every = frame.groupby(keys, sort=False)
+    counts = every[list(COUNTS)].sum()
+    ahead = frame[frame["layer"] >= frame["distance"]].groupby(keys, sort=False)[list(COUNTS)].sum()
+    summary = rates(counts, expert_bytes)
+    some = rates(ahead, expert_bytes)[["recall", "recall_at_k", "coverage"]].add_suffix("_ahead")
+    return summary.join(some).join(every["tokens"].first()).reset_index()
+
+
+def rates(counts: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+    """The measures of each row of `counts`; missing where they have no denominator."""
+
+    def share(part: str, whole: str) -> "pd.Series[float]":
+        return counts[part] / counts[whole].where(counts[whole] > 0)
+
+    return pd.DataFrame(
+        {
+            "recall": share("hits", "executed"),
+            "precision": share("hits", "planned"),
+            "recall_at_k": share("ranked_hits", "executed"),
+            "coverage": share("planned_events", "events"),
+            "lead_mean": share("lead_sum", "planned_events"),
+            "useful_bytes": counts["hits"] * expert_bytes,
+            "wasted_bytes": (counts["planned"] - counts["hits"]) * expert_bytes,
+        }
+    )

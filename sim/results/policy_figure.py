@@ -1,0 +1,52 @@
+"""A comparison, drawn: time per output token and the outcome of each demand, a bar per policy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.figures import HIT, LATE, MISS, figure, legend, panels, save
+from sim.results.result import Result
+from traces.format import provenance
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Two panels with a bar per policy: time per output token, and what became of each demand.
+
+    Axis and title say whether the times were simulated or measured.
+    """
+    summary = pd.DataFrame([result.summary for result in results])
+    kind = "simulated" if summary["simulated"].all() else "measured"
+    drawn = figure(10, 1.9 + 0.5 * len(summary))
+    ((times, shares),) = panels(drawn, 1, 2, sharey=True)
+    place = np.arange(len(summary))[::-1]
+
+    tpot_ms = summary["tpot_s_mean"] * 1e3
+    times.barh(place, tpot_ms, color=HIT)
+    times.hlines(place, summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3, color="black", label="p50 to p95")
+    for at, value in zip(place, tpot_ms, strict=True):
+        times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
+    times.set(yticks=place, yticklabels=summary["label"], xlabel=f"{kind} time per output token, mean [ms]")
+    times.margins(x=0.15)
+    legend(times, loc="lower right")
+
+    left = np.zeros(len(summary))
+    for column, color, label in [("hit_rate", HIT, "hit"), ("late_rate", LATE, "late"), ("miss_rate", MISS, "miss")]:
+        percent = summary[column].to_numpy() * 100
+        shares.barh(place, percent, left=left, color=color, label=label)
+        for at, width, start in zip(place, percent, left, strict=True):
+            if width >= 6:
+                shares.text(start + width / 2, at, f"{width:.0f}", ha="center", va="center", color="white", fontsize=8)
+        left = left + percent
+    shares.set(xlim=(0, 100), xlabel="share of the distinct experts demanded [%]")
+    legend(shares, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+    trace, model, machine = (results[0].inputs[name] for name in ("trace", "model", "machine"))
+    total = model["layers"] * model["experts"]
+    drawn.suptitle(
+        f"{kind.capitalize()}: {provenance.routing(trace['kind'], trace['model'])} with the sizes of {model['name']}\n"
+        f"on {machine['described']}, {results[0].inputs['cache_experts']} of {total} experts in the cache",
+        fontsize=10,
+    )
+    save(drawn, path)

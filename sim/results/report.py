@@ -1,0 +1,94 @@
+"""What a person reads of a comparison: two lines that say what the times stand for, a table, and notes."""
+
+from collections.abc import Iterator, Sequence
+
+from common.tables import numbers, text_table
+from sim.results.references import Comparison
+from sim.results.result import Result
+from sim.results.summary import Summary
+from traces.format import provenance
+
+
+def report(comparison: Comparison) -> str:
+    """Heading, table and notes."""
+    first = comparison.results[0]
+    learned = first.inputs["history"]
+    lines = [heading(first)]
+    if learned:
+        lines.append(f"learned from {learned['name']} ({provenance.label(learned['kind'])})")
+    return "\n".join([*lines, "", table(comparison.summaries()), *notes(comparison)])
+
+
+def heading(result: Result) -> str:
+    """Two lines that say what the times stand for."""
+    trace, model, machine = (result.inputs[name] for name in ("trace", "model", "machine"))
+    slots, total = result.inputs["cache_experts"], model["layers"] * model["experts"]
+    expert_bytes = result.inputs["expert_bytes"]
+    room, memory = size(slots * expert_bytes), machine["memory_bytes"]
+    if memory:
+        room += f" of their {memory / 1e9:.0f} GB"
+    requests, of = result.summary["requests"], model["name"]
+    if result.summary["simulated"]:
+        what = (
+            f"Simulated, not measured: {requests} requests of {trace['name']} "
+            f"({provenance.routing(trace['kind'], trace['model'])}) with the sizes of {of}"
+        )
+    else:
+        kind = provenance.label(trace["kind"])
+        what = f"Measured, not simulated: {requests} requests of {trace['name']} ({kind}) by {of}"
+    return (
+        f"{what}\non {machine['described']}; {'the GPUs' if memory else 'these'} hold "
+        f"{slots} of {total} experts ({slots / total:.0%}), {room}; all experts have {size(total * expert_bytes)}"
+    )
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """A row per policy, times in milliseconds, rates in percent."""
+    headers = [
+        "policy",
+        "TTFT ms\nmean / p50 / p95",
+        "TPOT ms\nmean / p50 / p95",
+        "TPOT over\nno-offload",
+        "TPOT over\nclairvoyant",
+        "hit rate %\nall / prefill / decode",
+        "late\n%",
+        "miss\n%",
+        "prefetches %\nuseful / late / wasted",
+        "copied\nMB/token",
+        "peak expert\nmemory GB",
+    ]
+    rows = [
+        [
+            each["label"],
+            _cells(each, ["ttft_s_mean", "ttft_s_p50", "ttft_s_p95"], 1e3, 1),
+            _cells(each, ["tpot_s_mean", "tpot_s_p50", "tpot_s_p95"], 1e3, 1),
+            _cells(each, ["tpot_over_no_offload"], 1, 2) + " ×",
+            _cells(each, ["tpot_over_clairvoyant"], 1, 2) + " ×",
+            _cells(each, ["hit_rate", "hit_rate_prefill", "hit_rate_decode"], 100, 1),
+            _cells(each, ["late_rate"], 100, 1),
+            _cells(each, ["miss_rate"], 100, 1),
+            _cells(each, ["prefetch_useful", "prefetch_late", "prefetch_wasted"], 100, 0),
+            _cells(each, ["bytes_per_token"], 1e-6, 0),
+            _cells(each, ["expert_memory_bytes"], 1e-9, 2),
+        ]
+        for each in summaries
+    ]
+    return text_table(rows, headers)
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What a reader must know of runs, a paragraph for each note with the policies that it is of."""
+    runs = {run.scenario.policy: run for run in [*comparison.results, comparison.best]}.values()
+    for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
+        policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
+        yield f"\n{', '.join(policies)}: {note}"
+
+
+def size(size_bytes: float) -> str:
+    """Bytes in a unit that fits."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
+
+
+def _cells(summary: Summary, keys: Sequence[str], factor: float, digits: int) -> str:
+    """The figures in one cell, a dash for each that is null."""
+    return numbers([summary[key] for key in keys], f".{digits}f", factor)

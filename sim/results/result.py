@@ -1,0 +1,173 @@
+"""A result: what one run gave, simulated or measured, with everything that it depends on; and folders of them.
+
+A folder holds one result or several, told apart by the column `policy`:
+
+    meta.json            schema version; of each run its scenario, what it stood for, and its figures
+    summary.parquet      a row per run: the figures
+    requests.parquet     a row per request
+    iterations.parquet   a row per iteration, unless the detail is `requests`
+    events.parquet       a row per call on the expert cache, the decision log, if the detail is `events`
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.errors import UserError, one_line
+from common.files import new_folder, write_json
+from common.parquet import read_frame, write_frame
+from common.settings import from_data, to_data
+from policies.cache.decision_log import DecisionLog
+from sim.inputs import Inputs
+from sim.policy_run import Run
+from sim.results.summary import Summary, summarise
+from sim.scenario import Scenario
+
+SCHEMA_VERSION = 1
+TABLES = ("requests", "iterations", "events")  # from the coarsest to the finest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """What one run gave. Equal results have equal fields, to the last bit."""
+
+    scenario: Scenario
+    inputs: Mapping[str, Any]
+    """What the scenario's names stood for: trace, history, model sizes, machine, slots, and their digests."""
+    content_hash: str | None
+    """The key of the run (`sim.content_hash`); None where times were measured."""
+    summary: Summary
+    """The figures of the run, units in the keys."""
+    requests: pd.DataFrame
+    """A row per request."""
+    iterations: pd.DataFrame | None
+    """A row per iteration."""
+    events: pd.DataFrame | None
+    """The decision log, a row per call on the expert cache."""
+
+    @classmethod
+    def of(cls, scenario: Scenario, inputs: Inputs, run: Run, *, content_hash: str | None = None) -> "Result":
+        """The result of a run, in the detail that the scenario asks for."""
+        return cls(
+            scenario=scenario,
+            inputs=inputs.described(scenario),
+            content_hash=content_hash,
+            summary=summarise(run, scenario, inputs),
+            requests=run.requests,
+            iterations=None if scenario.detail == "requests" else run.iterations,
+            events=pd.DataFrame(run.log.in_time(), columns=list(DecisionLog.COLUMNS)) if run.log else None,
+        )
+
+    def trimmed(self, scenario: Scenario) -> "Result":
+        """The result for a scenario that asks for less detail, or has another label."""
+        iterations = None if scenario.detail == "requests" else self.iterations
+        summary = self.summary | {"label": scenario.name}
+        return replace(self, scenario=scenario, summary=summary, iterations=iterations)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        alike = _meta_of(self) == _meta_of(other)
+        pairs = [(getattr(self, name), getattr(other, name)) for name in TABLES]
+        return alike and all(
+            one is other if one is None or other is None else one.equals(other) for one, other in pairs
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # frames have none
+
+    def write(self, folder: Path | str) -> None:
+        """Put the result into a new folder, which appears whole or not at all; one that is there is a `UserError`."""
+        write_results(Path(folder), [self])
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Result":
+        """What `write` put there; a folder with several results is a `UserError`, which `read_results` reads."""
+        found = read_results(Path(folder))
+        if len(found) != 1:
+            raise UserError(f"{folder} holds {len(found)} results, not one")
+        return found[0]
+
+
+def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[Summary] | None = None) -> None:
+    """Put results of different policies into a new folder, which appears whole or not at all.
+
+    `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare.
+    """
+    meta = {"schema_version": SCHEMA_VERSION, "runs": [_meta_of(result) for result in results]}
+    rows = [result.summary for result in results] if summaries is None else summaries
+    with new_folder(folder, "results") as partial:
+        write_frame(partial / "summary.parquet", pd.DataFrame(list(rows)), meta)
+        for name in TABLES:
+            frames = [(result.scenario.policy, getattr(result, name)) for result in results]
+            stacked = [_labelled(policy, frame) for policy, frame in frames if frame is not None]
+            if stacked:
+                write_frame(partial / f"{name}.parquet", pd.concat(stacked, ignore_index=True), meta)
+        write_json(partial / "meta.json", meta)
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results in a folder, in the order in which they were written."""
+    meta = read_meta(folder)
+    frames = {
+        name: read_frame(folder / f"{name}.parquet")[0] for name in TABLES if (folder / f"{name}.parquet").exists()
+    }
+    return [_result_of(run, frames) for run in meta["runs"]]
+
+
+def read_summaries(folder: Path) -> pd.DataFrame:
+    """The rows of `summary.parquet`: the figures of each run, and how they compare with the reference runs."""
+    read_meta(folder)
+    return read_frame(folder / "summary.parquet")[0]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """`meta.json` of a folder of results; a `UserError` if it is none, or of another schema version."""
+    path = folder / "meta.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = meta["schema_version"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {folder} is not a folder of results") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: field schema_version: must be {SCHEMA_VERSION}, value {version}; run again to write one"
+        )
+    return meta
+
+
+def _meta_of(result: Result) -> dict[str, Any]:
+    return {
+        "scenario": to_data(result.scenario),
+        "inputs": dict(result.inputs),
+        "content_hash": result.content_hash,
+        "summary": result.summary,
+    }
+
+
+def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Result:
+    scenario = from_data(Scenario, run["scenario"])
+    own = {
+        name: frame[frame["policy"] == scenario.policy].drop(columns="policy").reset_index(drop=True)
+        for name, frame in frames.items()
+    }
+    if "events" in own:
+        own["events"]["experts"] = own["events"]["experts"].map(lambda experts: [int(expert) for expert in experts])
+    return Result(
+        scenario=scenario,
+        inputs=run["inputs"],
+        content_hash=run["content_hash"],
+        summary=run["summary"],
+        requests=own["requests"],
+        iterations=own.get("iterations"),
+        events=own.get("events"),
+    )
+
+
+def _labelled(policy: str, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(policy=policy)[["policy", *frame.columns]]

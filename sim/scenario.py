@@ -1,0 +1,100 @@
+"""A scenario: everything that one run depends on, as one frozen dataclass.
+
+It is the Python API, the `[scenario]` table of a TOML file and the options of the command line; `sim.content_hash`
+makes a key of it.
+"""
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Interval
+
+from common.errors import FieldError
+from common.settings import check
+from policies.types import ModelShape
+
+Detail = Literal["requests", "iterations", "events"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSize:
+    """How many experts all GPUs together can hold; exactly one of the three is set."""
+
+    experts: Annotated[int, Ge(1)] | None = None
+    """Experts that all GPUs together can hold."""
+    share: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """The same as a share of all experts, rounded down."""
+    gb: Annotated[float, Gt(0)] | None = None
+    """The same in gigabytes (1e9 bytes), rounded down."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not exactly one size."""
+        check(self)
+        given = [name for name in ("experts", "share", "gb") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise FieldError(given[-1] if given else "share", "exactly one of experts, share and gb sizes a cache")
+
+    def slots(self, model: ModelShape) -> int:
+        """Slots of all GPUs together for a model; a share or gigabytes never give more than it has experts."""
+        if self.experts is not None:
+            return self.experts
+        if self.gb is not None:
+            fitting = self.gb * 1e9 / model.expert_bytes
+        else:
+            assert self.share is not None
+            fitting = self.share * model.total_experts
+        return min(int(fitting + 1e-6), model.total_experts)  # 35 % of 1440 is 504, whatever binary fractions say
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is run: routing, policy, sizes, machine, cache. A `FieldError` says which field cannot have its value."""
+
+    trace: Path
+    """The routing: a NAME.trace folder."""
+    _: KW_ONLY
+    policy: str = "finemoe"
+    """NAME[,setting=value…][+EVICTOR]: a policy, or module:callable of your own; see `python -m sim policies`."""
+    sizes: str | None = None
+    """Simulate the sizes of a published model with the traced routing: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
+    gpt-oss-20b. Experts per layer and top-k must be those of the trace."""
+    machine: str = "rtx3090x6"
+    """A preset, rtx3090x6, rtx3090 or a100, or the FILE.toml of a profile that `validate calibrate` wrote."""
+    cache: CacheSize = CacheSize(share=0.25)
+    """How many experts all GPUs together can hold."""
+    history: Path | None = None
+    """Learn from all requests of this trace instead. Does not change which requests run; with a train split of 0, all
+    do."""
+    train_split: Annotated[float, Interval(ge=0, lt=1)] = 0.7
+    """Share of the requests that the policy may learn from; the others are run."""
+    requests: Annotated[int, Ge(1)] | None = None
+    """Run only the first N of them."""
+    batch_size: Annotated[int, Ge(1)] = 1
+    """Requests that run together, until the last of them has ended."""
+    placement: Literal["round-robin", "balanced"] = "round-robin"
+    """Which GPU each expert lives on: dealt in turn, or so that each layer's demands in the history fall evenly."""
+    counts: Path | None = None
+    """A table of expert counts for balanced placement, in place of the history's demands."""
+    replicas: Annotated[int, Ge(1)] = 1
+    """GPUs that each expert may live on, one at a time: the placement's and the next ones. A copy goes to the one whose
+    link has the least to do."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of the split and of the policy."""
+    detail: Detail = "iterations"
+    """The finest rows to keep; events is the decision log."""
+    check: bool = False
+    """Hold the invariants of the cache after every call; slower."""
+    label: str | None = None
+    """What tables and figures call the run; without it, its policy."""
+
+    def __post_init__(self) -> None:
+        """Hold each field to its type and bounds, and the fields to each other."""
+        check(self)
+        if self.counts is not None and self.placement != "balanced":
+            raise FieldError("counts", f"is for placement balanced, not {self.placement}, value {self.counts}")
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call the run."""
+        return self.label or self.policy

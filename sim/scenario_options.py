@@ -1,0 +1,154 @@
+"""Scenarios on the command line: an option for each field, and beneath the options a file that they override."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from common.commands import OUTPUT, option
+from common.errors import FieldError, UserError
+from common.settings import descriptions, from_data
+from common.toml_files import read_toml
+from sim.experiment import Experiment
+from sim.scenario import Scenario
+
+RUN = Group("What to run", sort_key=40)
+MACHINE = Group("Machine and cache", sort_key=50)
+
+_GROUPS = {
+    RUN: ("trace", "policy", "sizes", "history", "train_split", "requests", "batch_size", "seed"),
+    MACHINE: ("machine", "cache", "placement", "counts", "replicas"),
+    OUTPUT: ("detail", "check"),
+}
+FIELDS = tuple(field for group in _GROUPS.values() for field in group)
+"""The fields that have an option."""
+
+FieldPath = tuple[str, ...]  # ("cache", "gb") for the gigabytes of the cache
+
+
+def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, a function of an `Experiment` and of its own options, an option for each of these fields.
+
+    It also gets `--scenario FILE.toml` to start from, and `--save-scenario FILE.toml`. Several policies are an axis. A
+    command that records the trace itself has an option of its own, `recorded_by`, that says where.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        paths = {"_".join(path): path for path in _paths(names)}
+        offered = [_parameter(name, path) for name, path in paths.items()]
+        signature = inspect.Signature(sorted([*offered, _FILE, *own, _SAVE], key=lambda each: each.kind))
+
+        @functools.wraps(command)
+        def called(*arguments: Any, **options: Any) -> None:
+            given = signature.bind(*arguments, **options).arguments
+            fields_given = {path: given[name] for name, path in paths.items() if name in given}
+            if recorded_by:
+                fields_given["trace",] = given.get(recorded_by, "routing.trace")
+            experiment = experiment_from(given.get(_FILE.name), fields_given)
+            command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+            if _SAVE.name in given:
+                experiment.write(given[_SAVE.name])
+
+        called.__signature__ = signature  # type: ignore[attr-defined]
+        return called
+
+    return decorate
+
+
+def experiment_from(file: Path | None, given: Mapping[FieldPath, Any]) -> Experiment:
+    """The experiment in a file, with the values that were `given`, by the path of their field, in place of its own.
+
+    A mistake in what was given is a `FieldError`; one in the file is a `UserError` that names the file.
+    """
+    data = read_toml(file) if file else {}
+    scenario, grid = (_section(file, data, name) for name in ("scenario", "grid"))
+    scenario |= {outer: {} for outer, *inner in given if inner}  # one size in place of another
+    for (outer, *inner), value in given.items():
+        if outer == "policy":
+            grid["policy"] = value
+        elif inner:
+            scenario[outer][inner[0]] = value
+        else:
+            scenario[outer] = value
+    try:
+        return from_data(Experiment, {**data, "scenario": scenario, "grid": grid})
+    except FieldError as error:
+        field = error.field.removeprefix("scenario.").removeprefix("grid.")
+        if file and field.partition(".")[0] not in {outer for outer, *_ in given}:
+            raise UserError(f"{file}: {error}") from None
+        raise FieldError(field, error.problem) from None
+
+
+def _section(file: Path | None, data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = data.get(name, {})
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: {name}: must be a section, value {section!r}")
+    return dict(section)
+
+
+def _paths(names: tuple[str, ...]) -> Iterator[FieldPath]:
+    """The fields, and the fields of those that are settings themselves."""
+    hints = get_type_hints(Scenario)
+    for name in names:
+        if is_dataclass(hints[name]):
+            yield from ((name, inner.name) for inner in fields(hints[name]))
+        else:
+            yield (name,)
+
+
+def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
+    """What the command line shows of a field; its default is the scenario's and shown only."""
+    kind: Any = Scenario
+    shown: Any = MISSING
+    for part in path:
+        field = next(each for each in fields(kind) if each.name == part)
+        shown = field.default if kind is Scenario else getattr(shown, part)
+        owner, hint = kind, get_type_hints(kind, include_extras=True)[part]
+        kind = hint
+    group = next(group for group, names in _GROUPS.items() if path[0] in names)
+    positional = path == ("trace",)
+    several = path == ("policy",)
+    about = Parameter(
+        name=None if positional else option(name),
+        group=group,
+        help=descriptions(owner)[path[-1]] + (" May be given several times." if several else ""),
+        show_default=_says(shown),
+        required=False,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[tuple[str, ...] if several else hint, about],
+    )
+
+
+def _says(default: object) -> Callable[[Any], str] | bool:
+    """What the help has as a default: nothing for a switch, and for what is not set."""
+    if default is None or default is False or default is MISSING:
+        return False
+    return lambda value: str(default)
+
+
+_FILE = inspect.Parameter(
+    "scenario",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        Parameter(group=RUN, help="A scenario to start from, FILE.toml; options override it."),
+    ],
+)
+_SAVE = inspect.Parameter(
+    "save_scenario",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None, Parameter(group=OUTPUT, help="Write what the options and the file say to FILE.toml.")
+    ],
+)

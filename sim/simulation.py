@@ -1,0 +1,52 @@
+"""Run scenarios: modelled time passes between the decisions of their policies."""
+
+from common.progress import bar, counted
+from sim.content_hash import content_hash
+from sim.engine.batching import fixed_batches
+from sim.engine.engine import Engine
+from sim.engine.recorder import Recorder
+from sim.experiment import Experiment
+from sim.hardware.machines import Devices, cost_of
+from sim.inputs import Inputs, resolve
+from sim.policy_run import PolicyRun, Run
+from sim.results.bounds import makespan_lower_bound_s
+from sim.results.references import RESIDENT, Comparison, compared, with_references
+from sim.results.result import Result
+from sim.scenario import Scenario
+
+
+def simulate(scenario: Scenario, inputs: Inputs | None = None) -> Result:
+    """Simulate a scenario. `inputs` are what `resolve` gives for it, where they have been read already.
+
+    Every mistake in the scenario is a `UserError` of one line.
+    """
+    inputs = resolve(scenario) if inputs is None else inputs
+    key = content_hash(scenario, inputs)
+    return Result.of(scenario, inputs, simulated_run(scenario, inputs), content_hash=key)
+
+
+def compare(experiment: Experiment) -> Comparison:
+    """Simulate each scenario of an experiment, and the runs that they are measured against."""
+    scenarios = experiment.scenarios()
+    inputs, *_ = [resolve(scenario) for scenario in scenarios]  # mistakes are reported before the first has run
+    results = {each.policy: simulate(each, inputs) for each in with_references(scenarios)}
+    resident = results[RESIDENT].iterations
+    assert resident is not None
+    least_s = makespan_lower_bound_s(scenarios[0], inputs, resident["end_s"].to_numpy())
+    return compared(scenarios, results, least_makespan_s=least_s)
+
+
+def simulated_run(scenario: Scenario, inputs: Inputs) -> Run:
+    """Let the SimPy driver serve the requests of `inputs`."""
+    assert not isinstance(inputs.machine, Devices)  # these are for a real run
+    policy_run = PolicyRun(scenario, inputs)
+    recorder = Recorder()
+    with bar(scenario.name, len(inputs.requests)) as done:
+        makespan_s = Engine(
+            policy=policy_run.policy,
+            cache=policy_run.cache,
+            cost=cost_of(inputs.model, inputs.machine),
+            steps=fixed_batches(counted(inputs.requests, done), scenario.batch_size),
+            recorder=recorder,
+        ).run()
+    return policy_run.over(recorder, makespan_s, simulated=True)

@@ -1,0 +1,202 @@
+"""Files and folders that appear whole or not at all."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.files import new_folder, refuse_existing, replacing
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_file_takes_the_place_of_the_one_before_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a.txt"
+    for text in ("first", "second"):
+        with replacing(path, "it") as partial:
+            partial.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "results"
+    with new_folder(path, "results") as partial:
+        (partial / "a.txt").write_text("whole")
+        assert not path.exists()
+    assert (path / "a.txt").read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def broken_off(made: AbstractContextManager[Path], error: BaseException) -> None:
+    """Write half of it, and raise."""
+    with made as partial:
+        (partial / "b.txt" if partial.is_dir() else partial).write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a mistake"), SystemExit(1)])
+def test_what_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    for made in (replacing(tmp_path / "a.txt", "it"), new_folder(tmp_path / "a", "results")):
+        with pytest.raises(type(error)):
+            broken_off(made, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    for made, path in (
+        (replacing(tmp_path / "a.txt", "the table"), "a.txt: the table"),
+        (new_folder(tmp_path / "a", "results"), "a: results"),
+    ):
+        with pytest.raises(UserError, match=f"/{path} could not be written: No space left on device$"):
+            broken_off(made, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_refused_before_and_after(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+
+    def overtaken() -> None:
+        with new_folder(path, "results") as partial:
+            (partial / "a.txt").write_text("mine")
+            path.mkdir()  # another process was faster
+
+    with pytest.raises(UserError, match="exists already"):
+        overtaken()
+    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.iterdir()) == []
+    with pytest.raises(UserError, match="exists already"):
+        refuse_existing(path)
+    with pytest.raises(UserError, match="exists already"), new_folder(path, "results"):
+        raise AssertionError("entered")
+
+
+def test_a_folder_takes_the_place_of_the_one_before_if_it_is_to(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    for text in ("first", "second"):
+        with new_folder(path, "results", overwrite=True) as partial:
+            (partial / f"{text}.txt").write_text(text)
+    assert [file.name for file in path.iterdir()] == ["second.txt"]
+    for error in (KeyboardInterrupt(), ValueError("a mistake")):
+        with pytest.raises(type(error)):
+            broken_off(new_folder(path, "results", overwrite=True), error)
+    assert [file.name for file in path.iterdir()] == ["second.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results"
+    with new_folder(path, "results") as partial:
+        (partial / "a.txt").write_text("before")
+    rename = Path.rename
+
+    def refused(source: Path, target: Path) -> Path:
+        if source.name.endswith(".partial"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match="No space left"), new_folder(path, "results", overwrite=True):
+        pass
+    assert (path / "a.txt").read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_within_a_folder_arrive_too(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "results", "results") as partial:
+        (partial / "below").mkdir()
+        (partial / "below" / "a.txt").write_text("deep")
+    assert (tmp_path / "results" / "below" / "a.txt").read_text() == "deep"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "below", tmp_path / "file" / "below" / "deeper"):
+        for made in (replacing(path, "it"), new_folder(path, "it")):
+            with pytest.raises(UserError, match=r"^[^\n]*: it could not be written: [^\n]*$"), made:
+                raise AssertionError("entered")
+    with pytest.raises(UserError, match="could not be written"), replacing(tmp_path, "it") as partial:
+        partial.write_text("a file in place of a folder")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from common.files import new_folder, replacing
+path, letter = Path(sys.argv[1]), sys.argv[2]
+with (new_folder if path.suffix == "" else replacing)(path, "it") as partial:
+    (partial / "a.txt" if partial.is_dir() else partial).write_text(letter * 10000)
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def writer_of(path: Path, letter: str) -> "subprocess.Popen[str]":
+    """A process that has written all of it and waits for a line before it is done."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), letter],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "written\n"
+    return writer
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for writer in [writer_of(path, letter) for letter in "ab"]:
+        writer.communicate("go\n", timeout=30)
+        assert writer.returncode == 0
+    assert path.read_text() == "b" * 10000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_processes_that_make_one_folder_the_first_wins(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    first, second = (writer_of(path, letter) for letter in "ab")
+    first.communicate("go\n", timeout=30)
+    _, said = second.communicate("go\n", timeout=30)
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert said.splitlines()[-1].endswith(f"{path} exists already; choose another name or remove it")
+    assert (path / "a.txt").read_text() == "a" * 10000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "results"])
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, name: str) -> None:
+    writer = writer_of(tmp_path / name, "a")
+    writer.send_signal(signal.SIGINT)
+    writer.communicate(timeout=30)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.txt", "results"])
+def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    writer = writer_of(path, "a")
+    writer.kill()
+    writer.communicate(timeout=30)
+    assert not path.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    writer_of(path, "b").communicate("go\n", timeout=30)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    writer = writer_of(path, "a")
+    writer.kill()
+    writer.communicate(timeout=30)
+    assert path.read_text() == "before"

@@ -1,0 +1,81 @@
+"""How the words of a command line become the values of settings."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+
+from common.commands import OUTPUT, Command, call, under
+from common.errors import FieldError
+from common.settings import Suffix, check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """Of every kind that is read in a way of its own."""
+
+    shares: tuple[float, ...] = ()
+    """Numbers."""
+    names: tuple[str, ...] = ()
+    """Texts."""
+    count: int | None = None
+    """A whole number."""
+    out: Annotated[Path, Suffix(".png", ".svg")] | None = None
+    """A picture."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The settings that a command of these words gets, or the exit status."""
+    found = []
+
+    def command(settings: Annotated[Example, under(OUTPUT)] = Example()) -> None:
+        found.append(settings)
+
+    module = ModuleType("example_commands")
+    module.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "example_commands", module)
+
+    def run(*words: str) -> Example | int:
+        commands = {"command": Command("example_commands:command", "Does it.")}
+        return call("example", "An example.", commands, ["command", *words]) or found.pop()
+
+    return run
+
+
+def test_numbers_may_have_commas_or_be_repeated_and_texts_keep_theirs(run: Callable[..., Any]) -> None:
+    assert run("--shares", "0.5,1", "--shares", "-2").shares == (0.5, 1.0, -2.0)
+    assert run("--names", "a,b", "--names", "c").names == ("a,b", "c")
+
+
+def test_the_last_of_a_repeated_option_counts(run: Callable[..., Any]) -> None:
+    assert run("--count", "1", "--count", "2").count == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--count", "1.5"], 'Invalid value for --count: unable to convert "1.5" into int.'),
+        (["--shares", "1,x"], 'Invalid value for --shares: unable to convert "x" into float.'),
+        (["--out", "a.jpg"], "--out: the name must end in .png or .svg, value a.jpg"),
+    ],
+)
+def test_what_is_not_a_value_is_one_line(
+    run: Callable[..., Any], words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_the_name_of_a_file_is_held_to_its_suffixes() -> None:
+    assert Example(out=Path("a.svg")).out == Path("a.svg")
+    assert Example().out is None
+    with pytest.raises(FieldError, match=r"^out: the name must end in \.png or \.svg, value a$"):
+        Example(out=Path("a"))

@@ -1,0 +1,163 @@
+"""The key of a run: equal keys give equal figures, and whatever can change a figure changes the key."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim import content_hash as hashing
+from sim.content_hash import content_hash
+from sim.hardware.profile import write_profile
+from sim.inputs import resolve
+from sim.scenario import CacheSize, Scenario
+from sim.simulation import simulate
+from tests.support.profiles import flat_profile
+from tests.support.run_helpers import SHAPE
+from tests.support.trace_helpers import small_trace
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scenario(trace: Path) -> Scenario:
+    return Scenario(trace, policy="lru", machine="rtx3090")
+
+
+def key(scenario: Scenario) -> str:
+    return content_hash(scenario, resolve(scenario))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": "lfu"},
+        {"policy": "finemoe,capacity=9"},
+        {"sizes": "mixtral-8x7b"},
+        {"machine": "a100"},
+        {"cache": CacheSize(experts=9)},
+        {"train_split": 0.5},
+        {"requests": 2},
+        {"batch_size": 2},
+        {"placement": "balanced"},
+        {"seed": 1},
+    ],
+)
+def test_what_can_change_a_figure_changes_the_key(scenario: Scenario, change: dict[str, Any]) -> None:
+    assert key(replace(scenario, **change)) != key(scenario)
+
+
+@pytest.mark.parametrize("change", [{"detail": "events"}, {"check": True}, {"label": "mine"}])
+def test_what_cannot_change_a_figure_does_not(scenario: Scenario, change: dict[str, Any]) -> None:
+    assert key(replace(scenario, **change)) == key(scenario)
+
+
+def test_every_field_is_hashed_or_named_as_not_hashed(scenario: Scenario) -> None:
+    """So that a new field is not forgotten: one that is in neither list is hashed."""
+    assert set(hashing.UNHASHED) == {"detail", "check", "label"}
+    assert set(hashing.BY_DIGEST) == {"trace", "history", "counts", "machine", "sizes"}
+
+
+def test_a_trace_counts_by_its_content_not_by_its_place(scenario: Scenario, tmp_path: Path) -> None:
+    shutil.copytree(scenario.trace, tmp_path / "copy.trace")
+    other = small_trace(tmp_path / "other.trace", 9, shape=SHAPE)
+    assert key(replace(scenario, trace=tmp_path / "copy.trace")) == key(scenario)
+    assert key(replace(scenario, trace=other)) != key(scenario)
+    assert key(replace(scenario, history=other)) != key(scenario)
+
+
+def test_a_profile_counts_by_its_content(scenario: Scenario, tmp_path: Path) -> None:
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
+    write_profile(tmp_path / "b.toml", flat_profile(SHAPE))
+    write_profile(tmp_path / "c.toml", replace(flat_profile(SHAPE), exchange_s=9.0))
+    one, same, other = (key(replace(scenario, machine=str(tmp_path / f"{name}.toml"))) for name in "abc")
+    assert one == same != other
+
+
+POLICY = """
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from {helper} import HELP
+
+
+def mine():
+    return Policy(prefetcher=Prefetcher(), evictor=LeastRecentlyUsed())
+"""
+
+
+def test_an_edited_policy_of_ones_own_has_another_key(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what was edited is another file of its package."""
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "edited_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "helper.py").write_text("HELP = 1\n")
+    (package / "policy.py").write_text(POLICY.format(helper="edited_package.helper"))
+    own = replace(scenario, policy="edited_package.policy:mine")
+    before = key(own)
+    assert key(own) == before
+    (package / "helper.py").write_text("HELP = 2\n")
+    assert key(own) != before
+    (package / "helper.py").write_text("HELP = 1\n")
+    assert key(own) == before
+
+
+def test_an_edited_policy_runs_as_it_is_now_and_not_as_it_was_imported(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a notebook would give the figures of the old code under the key of the new one."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "edited_module.py"
+    text = POLICY.format(helper="sys").replace("import HELP", "import path")
+    own = replace(scenario, policy="edited_module:mine")
+    file.write_text(text)
+    recency = simulate(own)
+    file.write_text(text.replace("recency", "frequency").replace("LeastRecentlyUsed", "LeastFrequentlyUsed"))
+    frequency = simulate(own)
+    assert recency.content_hash != frequency.content_hash
+    for result, policy in ((recency, "lru"), (frequency, "lfu")):
+        assert result.iterations.equals(simulate(replace(scenario, policy=policy)).iterations)
+    assert not recency.iterations.equals(frequency.iterations)
+
+
+CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from sim.content_hash import sources_digest
+import sim
+assert Path(sim.__file__).is_relative_to(sys.argv[1])
+print(sources_digest())
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("policies/evictors/recency.py", True),
+        ("policies/cache/device.py", True),
+        ("sim/engine/links.py", True),
+        ("sim/hardware/presets.py", True),
+        ("sim/policy_run.py", True),
+        ("traces/format/reader.py", True),
+        ("sim/results/report.py", False),
+        ("sim/cli/run.py", False),
+        ("traces/capture/collection.py", False),
+    ],
+)
+def test_an_edited_source_changes_the_key_if_it_can_change_a_figure(tmp_path: Path, file: str, counts: bool) -> None:
+    for package in ("common", "policies", "traces", "sim"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+
+    def digest() -> str:
+        words = [sys.executable, "-c", CODE, str(tmp_path)]
+        return subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    before = digest()
+    (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
+    assert (digest() != before) == counts

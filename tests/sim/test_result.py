@@ -1,0 +1,90 @@
+"""A result: what a run gave, and the folder that it reads back from."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from sim import CacheSize, Result, Scenario, simulate
+from sim.results.result import SCHEMA_VERSION, read_results, write_results
+from tests.support.run_helpers import SHAPE
+
+
+@pytest.fixture
+def scenario(trace: Path) -> Scenario:
+    return Scenario(trace, policy="finemoe,capacity=9", machine="rtx3090x6", cache=CacheSize(share=0.25))
+
+
+@pytest.mark.parametrize("detail", ["requests", "iterations", "events"])
+def test_a_result_reads_back_exactly_what_was_written(scenario: Scenario, out: Path, detail: Any) -> None:
+    result = simulate(replace(scenario, detail=detail))
+    result.write(out)
+    again = Result.read(out)
+    assert again == result
+    for name in ("requests", "iterations", "events"):
+        one, other = getattr(result, name), getattr(again, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtypes.equals(other.dtypes)
+    if result.events is not None:
+        assert result.events["experts"].tolist() == again.events["experts"].tolist()
+
+
+def test_a_result_without_prefill_keeps_what_is_missing(decoded: Path, out: Path) -> None:
+    result = simulate(Scenario(decoded, policy="lru"))
+    assert result.summary["ttft_s_mean"] is None
+    assert result.requests["ttft_s"].isna().all()
+    result.write(out)
+    assert Result.read(out) == result
+
+
+def test_results_differ_if_one_bit_does(scenario: Scenario) -> None:
+    result = simulate(scenario)
+    requests = result.requests.copy()
+    requests.loc[0, "end_s"] = np.nextafter(requests.loc[0, "end_s"], np.inf)
+    assert replace(result, requests=requests) != result
+    assert replace(result, summary=result.summary | {"hits": result.summary["hits"] + 1}) != result
+    assert replace(result, requests=result.requests.copy()) == result
+
+
+def test_three_lines_in_a_notebook(trace: Path) -> None:
+    result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
+    assert result.summary["policy"] == "lru"
+    assert result.inputs["cache_experts"] == 8
+    assert result.inputs["model"]["experts"] == SHAPE.experts
+    assert len(result.content_hash or "") == 64
+
+
+def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:
+    results = [simulate(replace(scenario, policy=policy)) for policy in ("lru", "belady", "finemoe")]
+    write_results(out, results)
+    assert read_results(out) == results
+    with pytest.raises(UserError, match=r"holds 3 results, not one$"):
+        Result.read(out)
+
+
+def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -> None:
+    simulate(scenario).write(out)
+    meta = json.loads((out / "meta.json").read_text())
+    (out / "meta.json").write_text(json.dumps(meta | {"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(
+        UserError, match=f"field schema_version: must be {SCHEMA_VERSION}, value {SCHEMA_VERSION + 1}; "
+    ):
+        Result.read(out)
+
+
+def test_a_folder_that_holds_no_results_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"meta\.json is missing; "):
+        Result.read(tmp_path)
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(UserError, match=r"meta\.json cannot be read: "):
+        Result.read(tmp_path)
+
+
+def test_a_label_is_what_tables_call_a_run(scenario: Scenario) -> None:
+    assert simulate(replace(scenario, label="mine")).summary["label"] == "mine"
+    assert simulate(scenario).summary["label"] == scenario.policy

@@ -1,0 +1,135 @@
+"""A scenario: one declaration for Python, TOML and the command line."""
+
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from common.errors import FieldError, UserError
+from common.settings import descriptions, from_data, to_data
+from policies.cache.placement import PLACEMENTS
+from sim.experiment import Experiment, Grid
+from sim.hardware.presets import PRESETS
+from sim.scenario import CacheSize, Scenario
+from sim.scenario_options import FIELDS, experiment_from
+from tests.support.builders import shape
+from traces.published_models import PUBLISHED
+
+FULL = Scenario(
+    Path("a.trace"),
+    policy="finemoe,prefetch_distance=6+lhd",
+    sizes="mixtral-8x7b",
+    machine="a100",
+    cache=CacheSize(gb=6),
+    history=Path("b.trace"),
+    train_split=0.5,
+    requests=7,
+    batch_size=2,
+    placement="balanced",
+    counts=Path("counts.parquet"),
+    replicas=2,
+    seed=3,
+    detail="events",
+    check=True,
+    label="mine",
+)
+
+
+def test_a_text_is_enough_for_a_path() -> None:
+    assert Scenario("a.trace").trace == Path("a.trace")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cache": {"gb": 6, "share": 0.5}}, "cache.gb: exactly one of experts, share and gb sizes a cache"),
+        ({"cache": {}}, "cache.share: exactly one of experts, share and gb sizes a cache"),
+        ({"cache": {"gib": 6}}, "cache.gib: is not a setting; did you mean 'gb'?"),
+        ({"counts": "a.parquet"}, "counts: is for placement balanced, not round-robin, value a.parquet"),
+        ({"detail": "all"}, "detail: must be one of requests, iterations, events, value 'all'"),
+        ({"polcy": "lru"}, "polcy: is not a setting; did you mean 'policy'?"),
+        ({"seed": -1}, "seed: must be at least 0, value -1"),
+    ],
+)
+def test_a_mistake_names_the_field(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FieldError) as raised:
+        from_data(Scenario, {"trace": "a.trace"} | given)
+    assert str(raised.value) == said
+
+
+def test_slots_are_rounded_down_and_no_more_than_there_are_experts() -> None:
+    model = shape(2, 4)  # 8 experts
+    assert CacheSize(experts=5).slots(model) == 5
+    assert CacheSize(share=0.49).slots(model) == 3
+    assert CacheSize(gb=2.5 * model.expert_bytes / 1e9).slots(model) == 2
+    assert CacheSize(gb=1e6).slots(model) == 8
+
+
+@pytest.mark.parametrize(
+    "experiment", [Experiment(scenario=FULL), Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu")))]
+)
+def test_an_experiment_reads_back_what_it_wrote(tmp_path: Path, experiment: Experiment) -> None:
+    experiment.write(tmp_path / "a.toml")
+    assert experiment_from(tmp_path / "a.toml", {}) == experiment
+
+
+def test_a_file_says_only_what_is_not_the_default(tmp_path: Path) -> None:
+    Experiment(scenario=Scenario(Path("a.trace"), seed=3)).write(tmp_path / "a.toml")
+    assert (tmp_path / "a.toml").read_text() == '[scenario]\ntrace = "a.trace"\nseed = 3\n'
+
+
+def test_policies_are_an_axis_and_run_once_each() -> None:
+    experiment = Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu", "lru")))
+    assert [each.policy for each in experiment.scenarios()] == ["lru", "lfu"]
+    assert [each.policy for each in Experiment(scenario=FULL).scenarios()] == [FULL.policy]
+
+
+def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu"))).write(path)
+    found = experiment_from(path, {("seed",): 5, ("cache", "share"): 0.5, ("policy",): ("belady",)})
+    assert found.scenario.seed == 5
+    assert found.scenario.cache == CacheSize(share=0.5)  # in place of the gigabytes
+    assert [each.policy for each in found.scenarios()] == ["belady"]
+    assert found.scenario.train_split == FULL.train_split
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[scenario]\ntrace = 'a'\nsede = 3", "scenario.sede: is not a setting; did you mean 'seed'?"),
+        ("[scenario]\ntrace = 'a'\nseed = '3'", "scenario.seed: must be a whole number, value '3'"),
+        ("[scenario]\ntrace = 'a'\ncache.gb = -1", "scenario.cache.gb: must be above 0, value -1.0"),
+        ("[scenario]\ntrace = 'a'\n[gird]\npolicy = ['lru']", "gird: is not a setting; did you mean 'grid'?"),
+        ("[scenario]\ntrace = 'a'\n[grid]\npolicy = 'lru'", "grid.policy: must be a list, value 'lru'"),
+        ("scenario = 3", "scenario: must be a section, value 3"),
+        ("[scenario]", "scenario.trace: is missing"),
+        ("[scenario", "it is not TOML: "),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file_and_the_field(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        experiment_from(path, {})
+    assert str(raised.value).startswith(f"{path}: {said}")
+    assert not isinstance(raised.value, FieldError)
+
+
+def test_a_mistake_in_what_is_given_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    Experiment(scenario=FULL).write(tmp_path / "a.toml")
+    with pytest.raises(FieldError, match=r"^cache\.gb: must be above 0, value -1\.0$"):
+        experiment_from(tmp_path / "a.toml", {("cache", "gb"): -1.0})
+
+
+def test_every_field_but_the_label_is_an_option_and_described() -> None:
+    names = {*to_data(FULL)} | {"history", "counts"}
+    assert set(FIELDS) == names - {"label"}
+    assert set(descriptions(Scenario)) == names
+
+
+def test_descriptions_name_what_can_be_chosen() -> None:
+    said = descriptions(Scenario)
+    assert all(name in said["sizes"] for name in PUBLISHED)
+    assert all(name in said["machine"] for name in PRESETS)
+    assert get_args(get_type_hints(Scenario)["placement"]) == PLACEMENTS

@@ -1,0 +1,99 @@
+"""Scenarios on the command line: written, read back, overridden; and what asking for help costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.__main__ import main
+from tests.support.run_helpers import arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return rows
+
+
+def test_a_saved_scenario_gives_the_same_figures(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.toml"
+    words = arguments(trace, "--cache-experts", 9, "--seed", 3, "--batch-size", 2, "--save-scenario", file)
+    first = printed(capsys, *words)
+    assert printed(capsys, "run", "--scenario", file) == first
+
+
+def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.toml"
+    printed(capsys, *arguments(trace, "--cache-gb", 2e-6, "--seed", 3, "--save-scenario", file))
+    found = printed(capsys, "run", "--scenario", file, "--policy", "lru", "--cache-share", 0.5, "--seed", 4)
+    assert [(each["policy"], each["expert_slots"], each["seed"]) for each in found] == [("lru", 16, 4)]
+    assert found == printed(capsys, *arguments(trace, "--cache-share", 0.5, "--seed", 4, policies=("lru",)))
+
+
+def test_prediction_takes_the_same_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.toml"
+    words = ("predict", trace, "--policy", "finemoe", "--distance", 2, "--seed", 3)
+    first = printed(capsys, *words, "--save-scenario", file)
+    assert printed(capsys, "predict", "--scenario", file, "--distance", 2) == first
+    assert "seed = 3" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[scenario]\nsede = 1", "scenario.sede: is not a setting; did you mean 'seed'?"),
+        ("[scenario]\ncache.gb = 0", "scenario.cache.gb: must be above 0, value 0.0"),
+    ],
+)
+def test_a_mistake_in_the_file_names_it(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    assert main(["run", str(trace), "--scenario", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: {file}: {said}\n"
+
+
+def test_a_trace_must_come_from_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--policy", "lru"]) == 2
+    assert capsys.readouterr().err == "error: --trace: is missing\n"
+
+
+def test_a_misspelt_option_offers_the_nearest(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(trace), "--cache-shar", "0.5"]) == 2
+    assert capsys.readouterr().err == "error: Unknown option: --cache-shar. Did you mean --cache-share?\n"
+
+
+@pytest.mark.parametrize("command", ["run", "predict"])
+def test_help_is_grouped_and_shows_defaults(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([command, "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in ("What to run", "Output", "[default: 0.7]", "[default: finemoe]", "--scenario", "--save-scenario"):
+        assert part in said
+    assert ("Machine and cache" in said) == (command == "run")
+    assert ("[default: rtx3090x6]" in said) == (command == "run")
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("from sim.__main__ import main; main(['run', '--help'])", {"pandas", "pyarrow", "simpy"}),
+        ("from sim.__main__ import main; main(['predict', '--help'])", {"pandas", "pyarrow"}),
+        ("import sim", {"numpy", "pandas", "pyarrow"}),
+        ("from sim import Scenario, simulate, Result", set()),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, heavy: set[str]) -> None:
+    """Neither by help nor by the package: torch, scikit-learn and matplotlib never, pandas and pyarrow not by help."""
+    wanted = heavy | {"torch", "sklearn", "matplotlib", "transformers"}
+    words = [sys.executable, "-c", f"{code}; import sys; print(sorted({wanted!r} & sys.modules.keys()))"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"

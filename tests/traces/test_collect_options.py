@@ -1,0 +1,141 @@
+"""Options of `collect` and its kin come from frozen settings: help and mistakes come at once, in the user's words."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import FieldError
+from common.settings import from_data, to_data
+from traces.__main__ import main
+from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
+from traces.pocket.recipe import RECIPES
+from traces.pocket_training.__main__ import main as train
+
+HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "sklearn", "matplotlib"}
+NAMED = ("--prompts", "built-in", "--max-new-tokens", "4", "--out", "none.trace")
+
+
+def imported(package: str, *commands: tuple[str, ...]) -> tuple[set[str], list[int]]:
+    """What heavy modules a new interpreter has after these commands, and their exit statuses."""
+    code = (
+        f"import sys; from {package}.__main__ import main\n"
+        f"statuses = [main(words) for words in {[list(words) for words in commands]!r}]\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()), statuses, sep='|')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, statuses = done.stdout.splitlines()[-1].split("|")
+    return set(eval(modules)), eval(statuses)
+
+
+@pytest.mark.parametrize(
+    ("package", "commands"),
+    [
+        ("traces", ["collect", "prompts", "info", "check"]),
+        ("traces.pocket_training", ["corpus", "train", "evaluate"]),
+    ],
+)
+def test_help_imports_nothing_heavy(package: str, commands: list[str]) -> None:
+    assert imported(package, ("--help",), *((command, "--help") for command in commands)) == (
+        set(),
+        [0] * (len(commands) + 1),
+    )
+
+
+def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
+    mistakes = [
+        ("collect", "pocket", *NAMED, "--prompts", "built-on"),
+        ("collect", "pocket", *NAMED, "--limit", "9", "--sample", "10"),
+        ("collect", "pocket", *NAMED, "--out", "none.parquet"),
+        ("collect", "pocket", *NAMED, "--lookahead", "0"),
+        ("collect", "pocket", *NAMED, "--lookahed", "1"),
+        ("collect", "pocket", *NAMED[:2], *NAMED[4:]),
+        ("check", "a.trace", "--limit", "0"),
+    ]
+    assert imported("traces", *mistakes) == (set(), [2] * len(mistakes))
+    assert imported("traces.pocket_training", ("train", "--cache", "none", "--out", "none")) == (set(), [2])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pocket", *NAMED, "--lookahed", "1"), "Unknown option: --lookahed. Did you mean --lookahead?"),
+        (("pocket", "--promts", "built-in", *NAMED[2:]), "Unknown option: --promts. Did you mean --prompts?"),
+        (NAMED, "MODEL is required"),
+        (("pocket", *NAMED[:4]), "--out is required"),
+        (("pocket", *NAMED[:2], *NAMED[4:]), "--max-new-tokens: is required, or --output-tokens"),
+        (("pocket", *NAMED, "--output-tokens", "3"), "--output-tokens: cannot be given together with --max-new-tokens"),
+        (("pocket", *NAMED, "--batch-size", "8", "--batch-tokens", "99"), "--batch-tokens: cannot be given together"),
+        (("pocket", *NAMED, "--greedy", "--temperature", "1"), "--greedy: cannot be given together with --temperature"),
+        (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
+        (
+            ("pocket", *NAMED, "--batch-size", "2.5"),
+            'Invalid value for --batch-size: unable to convert "2.5" into int.',
+        ),
+        (("pocket", *NAMED, "--temperature", "inf"), "--temperature: must be a finite number, value inf"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_mistakes_name_options(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", *words]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: {said}")
+
+
+def test_an_error_in_the_middle_of_a_run_names_options_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["collect", "pocket", "--prompts", "built-in", "--limit", "1", "--out", str(tmp_path / "a.trace")]
+    assert main([*words, "--max-new-tokens", "4000"]) == 2
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told.endswith("context of 1024; --prompt-tokens cuts prompts, --max-prompt-chars leaves long ones out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "field"),
+    [
+        (Lengths, {"max_new_tokens": 3, "output_tokens": 3}, "output_tokens"),
+        (Lengths, {"prompt_tokens": 0}, "prompt_tokens"),
+        (Generation, {"batch_size": 8, "batch_tokens": 99}, "batch_tokens"),
+        (Generation, {"temperature": float("nan")}, "temperature"),
+        (Generation, {"seed": -1}, "seed"),
+        (PlacedModel, {"model": "pocket", "device": "cpu", "device_map": "auto"}, "device_map"),
+        (PlacedModel, {"model": "pocket", "dtype": "int8"}, "dtype"),
+        (Recording, {"lookahead": (1, 0)}, "lookahead"),
+    ],
+)
+def test_settings_check_themselves_and_name_the_field(kind: Any, values: dict[str, Any], field: str) -> None:
+    with pytest.raises(FieldError) as told:
+        kind(**values)
+    assert told.value.field == field
+    assert "--" not in str(told.value)
+
+
+def test_a_collection_needs_a_number_of_new_tokens_which_others_may_leave_to_a_default() -> None:
+    settings = {"model": {"model": "pocket"}, "lengths": {"chat_template": True}, "target": {"out": "a.trace"}}
+    with pytest.raises(FieldError, match=r"^max_new_tokens: is required, or `output_tokens`$"):
+        from_data(CollectSettings, settings)
+    assert Lengths(chat_template=True).or_at_most(48) == Lengths(max_new_tokens=48, chat_template=True)
+    assert Lengths(output_tokens=7).or_at_most(48) == Lengths(output_tokens=7)
+    assert (Lengths(output_tokens=7).new_tokens, Lengths(output_tokens=7).exactly) == (7, True)
+    assert (Lengths(max_new_tokens=7).new_tokens, Lengths(max_new_tokens=7).exactly) == (7, False)
+
+
+def test_settings_become_data_and_again_what_they_were() -> None:
+    data = {
+        "model": {"model": "pocket", "dtype": "bfloat16"},
+        "lengths": {"output_tokens": 4},
+        "recording": {"lookahead": [3, 1, 3]},
+        "target": {"out": "a.trace"},
+    }
+    settings = from_data(CollectSettings, data)
+    assert settings.recording.lookahead == (1, 3)
+    assert settings.generation == Generation()
+    assert from_data(CollectSettings, to_data(settings)) == settings
+
+
+def test_help_lists_every_model_that_ships_with_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    for call, words in ((main, ["collect", "--help"]), (train, ["corpus", "--help"])):
+        assert call(words) == 0
+        shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert [name for name in RECIPES if name not in shown] == []

@@ -1,0 +1,1 @@
+"""The steps of `python -m traces.pocket_training`, one file each."""

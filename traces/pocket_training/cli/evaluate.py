@@ -1,0 +1,48 @@
+"""`python -m traces.pocket_training evaluate`: measure a model and write its card."""
+
+from pathlib import Path
+from typing import Annotated
+
+from common.commands import FLAT
+from common.errors import FieldError, UserError
+from common.files import replacing
+from traces.pocket import load, model_dir
+from traces.pocket_training.corpus import read
+from traces.pocket_training.workshop import Workshop
+
+
+def evaluate(workshop: Annotated[Workshop, FLAT], *, folder: Path | None = None, card: bool = False) -> None:
+    """Measure a model on held-out text and print its card.
+
+    Parameters
+    ----------
+    folder
+        Folder of the model (default: the committed one).
+    card
+        Write the card into the model's folder as README.md instead.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from traces.pocket_training.build import untrained
+    from traces.pocket_training.card import card as card_of
+    from traces.pocket_training.card import facts, samples
+    from traces.pocket_training.evaluate import evaluate as measured
+
+    recipe = workshop.recipe
+    folder = folder or model_dir(recipe.name)
+    noted = facts(folder)
+    if noted["recipe"]["name"] != recipe.name:
+        raise FieldError("model", f"{folder} was trained by the recipe {noted['recipe']['name']}, value {recipe.name}")
+    corpus = read(workshop.cache)
+    if noted["corpus"]["sha256"] != corpus.account["sha256"]:
+        raise UserError(f"{folder} was trained on another corpus than the one in {workshop.cache}")
+    model, tokenizer = load(folder=folder)
+    with threadpool_limits(1):  # several threads wait for each other at matrices this small
+        trained = measured(model, tokenizer, corpus)
+        control = measured(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
+        text = card_of(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer))
+    if card:
+        with replacing(folder / "README.md", "the model card") as partial:
+            partial.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")

@@ -1,0 +1,85 @@
+"""What sets of prompts there are, and what is in one, to read."""
+
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from common.tables import name_table, text_table
+from traces.prompts.prompt import Prompt
+from traces.prompts.prompt_sets import BUILT_IN, HUB_SETS, PromptChoice, PromptSet, read_prompts
+
+_EXAMPLES = 3
+_EXAMPLE_WIDTH = 300
+_PERCENTILES = {"p5": 5, "p50": 50, "p95": 95, "max": 100}
+
+
+def known_sets() -> list[dict[str, str]]:
+    """Name, place and content of the sets that have names."""
+    kinds = len({prompt.source for prompt in read_prompts(BUILT_IN).prompts})
+    about = f"{kinds} kinds of requests, written for this project (Apache-2.0)"
+    rows = [(BUILT_IN, "ships with the project", about)]
+    rows += [(name, f"hub: {one.repository}", one.about) for name, one in HUB_SETS.items()]
+    rows += [
+        ("FILE.jsonl, FILE.json", "a file", "objects with a prompt, MT-bench's turns, or a conversation"),
+        ("FILE", "a file", "plain text, a prompt per line"),
+        ("FOLDER", "a folder", "a copy of a data set of the hub, e.g. of lmsys-chat-1m"),
+    ]
+    return [dict(zip(("name", "where", "what"), row, strict=True)) for row in rows]
+
+
+def described(found: PromptSet) -> dict[str, Any]:
+    """Counts by source, lengths and examples."""
+    prompts = found.prompts
+    lengths = {
+        "words": [len(prompt.text.split()) for prompt in prompts],
+        "characters": [len(prompt.text) for prompt in prompts],
+    }
+    return {
+        "name": found.name,
+        "prompts": len(prompts),
+        "left_out": found.dropped,
+        "sources": dict(Counter(prompt.source for prompt in prompts).most_common()),
+        **{
+            unit: {"mean": round(float(np.mean(values)), 1)}
+            | {name: int(np.percentile(values, q, method="nearest")) for name, q in _PERCENTILES.items()}
+            for unit, values in lengths.items()
+        },
+        "examples": [{"source": one.source, "prompt": one.text} for one in examples(prompts)],
+    }
+
+
+def examples(prompts: list[Prompt]) -> list[Prompt]:
+    """The first, one from the middle and the last."""
+    places = np.linspace(0, len(prompts) - 1, _EXAMPLES).round().astype(int)
+    return [prompts[place] for place in np.unique(places)]
+
+
+def table(found: PromptSet) -> str:
+    """The same for people."""
+    content = described(found)
+    sources = ", ".join(f"{name} ({count:,})" for name, count in content["sources"].items())
+    head = [("set", content["name"]), ("prompts", f"{content['prompts']:,}"), ("sources", sources)]
+    columns = ("mean", *_PERCENTILES)
+    lengths = [(unit, *(f"{content[unit][column]:,}" for column in columns)) for unit in ("words", "characters")]
+    shown = [f"[{one['source']}]\n{_cut(one['prompt'])}" for one in content["examples"]]
+    return "\n\n".join(
+        [
+            name_table(head),
+            text_table(lengths, ("per prompt", *columns), texts=0),
+            *shown,
+        ]
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_WIDTH else f"{text[:_EXAMPLE_WIDTH]} … ({len(text):,} characters)"
+
+
+def read_chosen(where: str, choice: PromptChoice, *, seed: int) -> PromptSet:
+    """The prompts that `choice` takes of a set; says on stderr what was left out."""
+    found = read_prompts(where, choice, seed=seed)
+    if found.dropped:
+        print(f"{found.where}: left out {found.left_out}", file=sys.stderr)
+    return found

@@ -1,0 +1,61 @@
+"""From settings to a synthetic trace: measure another one if asked to, calibrate, draw, and measure what came out."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from traces.format.reader import Trace
+from traces.format.target import TraceTarget
+from traces.synthetic.asked_parameters import lengths_of, parameters_of, refuse_unreachable
+from traces.synthetic.coefficients import Calibration, calibrate
+from traces.synthetic.drawn_trace import generate
+from traces.synthetic.measured_statistics import Measured, measure
+from traces.synthetic.parameters import Parameters
+from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """A synthetic trace, and what it was made of."""
+
+    path: Path
+    parameters: Parameters
+    calibration: Calibration
+    measured: Measured  # of the trace itself
+    like: Measured | None  # of the trace that it should be like
+
+
+def synthesise(
+    shape: ShapeSettings, statistics: StatisticsSettings, lengths: LengthSettings, target: TraceTarget
+) -> Synthesis:
+    """Draw a trace; nothing is written unless every statistic that is asked for can be reached."""
+    source = Trace.open(shape.like) if shape.like else None
+    sizes = shape.sizes(source.shape if source else None)
+    drawn = lengths_of(lengths, source, statistics.seed)
+    fitted = measure(source, _watch("fit", "request"), seed=0) if source else None
+    parameters = parameters_of(sizes, statistics, source, fitted)
+    typical = round(float(np.mean(drawn.output_tokens)))
+    calibration = calibrate(parameters, typical, _watch("calibrate", "layer"))
+    refuse_unreachable(statistics, parameters, calibration)
+    out = generate(
+        parameters,
+        calibration,
+        drawn,
+        target.out,
+        told={"like": source.path.name, "like_sha256": source.digest} if source else {},
+        restart=target.restart,
+        overwrite=target.overwrite,
+    )
+    measured = measure(Trace.open(out), _watch("measure", "request"))
+    return Synthesis(path=out, parameters=parameters, calibration=calibration, measured=measured, like=fitted)
+
+
+def _watch(what: str, unit: str) -> Callable[[Sequence[int]], Iterable[int]]:
+    def bar(items: Sequence[int]) -> Iterator[int]:
+        yield from tqdm(items, desc=what, unit=unit, file=sys.stderr, disable=None, leave=False)
+
+    return bar

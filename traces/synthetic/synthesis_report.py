@@ -1,0 +1,50 @@
+"""What was asked of a synthetic trace, what its model gives, and what it has, to be read by people."""
+
+from typing import Any
+
+from common.tables import text_table
+from traces.format import provenance
+from traces.synthetic.synthesis import Synthesis
+from traces.synthetic.trajectory_search import DISTANCE
+
+_NAMES = {
+    "entropy_bits": "entropy of a decode iteration [bits]",
+    "overlap": "overlap with the iteration before",
+    "request_overlap": "overlap within a request, far away",
+    "cluster_overlap": "overlap between requests of a cluster",
+    "token_overlap": "overlap between requests at the same token",
+    "load_cv": "load of experts, coefficient of variation",
+}
+
+
+def report(made: Synthesis) -> str:
+    """A table of the statistics, and what to know about them."""
+    parameters, calibration, found, fitted = made.parameters, made.calibration, made.measured, made.like
+    means = [parameters.statistics.mean(), calibration.expected.mean(), found.statistics.mean()]
+    rows: list[list[Any]] = [[name, *(f"{one[key]:.3f}" for one in means)] for key, name in _NAMES.items()]
+    rows.append(["clusters", parameters.clusters, "", found.clusters])
+    if calibration.trajectory_recall is not None:
+        recalls = [parameters.trajectory_recall, calibration.trajectory_recall, found.trajectory_recall]
+        name = f"recall of the nearest map, {DISTANCE} layers ahead"
+        rows.append([name, *("" if one is None else f"{one:.3f}" for one in recalls)])
+    for distance, recall in parameters.lookahead.items():
+        reached = [recall, calibration.lookahead[distance], found.lookahead[distance]]
+        rows.append([f"lookahead {distance}: recall of its top K", *(f"{one:.3f}" for one in reached)])
+    table = text_table(rows, ["mean over layers", "asked", "model", "measured"])
+    lines = [f"{made.path} ({provenance.explained('synthetic')}), in the shape of {parameters.shape.name}", table]
+    if found.clusters != parameters.clusters:
+        lines.append(
+            "Measured: clusters are sought anew, among whole requests; too few requests, or changes of topic, hide "
+            "them, and then the overlap within one is that of others."
+        )
+    if fitted:
+        clear = "too few requests to look for clusters" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
+        lines.append(
+            "Asked: as measured of the other trace, where nothing else was said (silhouette of its clusters: "
+            f"{clear}). Not fitted: changes of topic, drift, embeddings."
+        )
+    if not parameters.gate_complete:
+        lines.append("Gates and their entropy are of the executed experts alone, as in the other trace.")
+    if parameters.drift or parameters.topic_change:
+        lines.append("Asked and model are of one moment and topic; what moves is measured with the rest.")
+    return "\n\n".join(lines)

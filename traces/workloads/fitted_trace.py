@@ -1,0 +1,53 @@
+"""A fitted trace on disk, made and written in parts."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from traces.format.reader import Trace
+from traces.format.storage import file_info
+from traces.format.target import TraceTarget
+from traces.format.writer import TraceWriter
+from traces.workloads.arrivals import sample
+from traces.workloads.fitting import Fitter, fitted_meta
+from traces.workloads.workload_files import read_workload
+from traces.workloads.workload_settings import FitSettings
+
+_PART = 8  # requests
+
+
+def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
+    """Write a trace with a request for each row of the workload; it goes on where it was interrupted.
+
+    How many prompts were cut is said on stderr.
+    """
+    whole, rng = read_workload(settings.workload), np.random.default_rng(settings.seed)
+    workload = sample(whole, rng, requests=settings.requests, rate=settings.rate)
+    longest = settings.max_prompt_tokens
+    noted = {
+        "workload_sha256": file_info(settings.workload).sha256,
+        "requests": settings.requests,
+        "rate": settings.rate,
+        "seed": settings.seed,
+    }
+    fitter = Fitter(trace, seed=settings.seed, max_prompt_tokens=longest)
+    meta = fitted_meta(trace, workload, noted, max_prompt_tokens=longest)
+    options = {"restart": target.restart, "overwrite": target.overwrite}
+    total = len(workload)
+    with (
+        TraceWriter(target.out, meta, plan={"fit": noted}, **options) as writer,
+        tqdm(total=total, unit="request", file=sys.stderr, disable=None) as bar,
+    ):
+        for number, first in enumerate(range(0, total, _PART)):
+            part = range(first, min(first + _PART, total))
+            if number not in writer.finished:
+                infos, recorded = zip(*(fitter.fitted(row, workload) for row in part), strict=True)
+                writer.write_part(number, infos, recorded)
+            bar.update(len(part))
+        out = writer.finish()
+    cut = int((workload.prompt_tokens > longest).sum())
+    if trace.meta.prefill and cut:
+        print(f"{cut} of {total} prompts were cut to {longest} tokens", file=sys.stderr)
+    return out

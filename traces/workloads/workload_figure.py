@@ -1,0 +1,33 @@
+"""A picture of a workload: when requests arrive, and how long they are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.figures import BLUE, ORANGE, figure, legend, panels, save
+from traces.workloads.arrivals import MINUTE_S, Workload, counts_per
+
+
+def draw_workload(workload: Workload, path: Path) -> None:
+    """Three panels: arrivals over time, and how prompt and output lengths are spread."""
+    drawn = figure(12, 3.6)
+    over_time, *histograms = panels(drawn, 1, 3, width_ratios=(2, 1, 1))[0]
+
+    # Up to ten minutes by the second; longer ones by the minute, or the bars would be too thin to see.
+    by_minute = workload.duration_s > 10 * MINUTE_S
+    width_s, unit = (MINUTE_S, "minute") if by_minute else (1.0, "second")
+    counts = counts_per(workload, width_s)
+    over_time.stairs(counts, np.arange(len(counts) + 1), fill=True, color=BLUE)
+    over_time.set(xlabel=f"time since the first arrival [{'min' if by_minute else 's'}]", ylabel=f"requests per {unit}")
+
+    lengths: list[tuple[Any, str]] = [(workload.prompt_tokens, "prompt"), (workload.output_tokens, "output")]
+    for axes, (tokens, name) in zip(histograms, lengths, strict=True):
+        # Equal steps of a logarithm, since the longest is often a hundred times the median; whole tokens at the edges.
+        edges = np.unique(np.geomspace(tokens.min(), tokens.max() + 1, 50).round())
+        axes.hist(tokens, bins=edges, color=BLUE)
+        axes.axvline(float(tokens.mean()), color=ORANGE, label=f"mean {tokens.mean():,.0f}")
+        axes.set(xscale="log", xlabel=f"{name} length [tokens]", ylabel="requests")
+        legend(axes)
+    drawn.suptitle(workload.source, fontsize=10)
+    save(drawn, path)

@@ -1,0 +1,78 @@
+"""What a person reads of simulated beside measured figures."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from common.tables import number, text_table
+from traces.format import provenance
+from validate.comparison.errors_by_metric import COUNTS, METRICS, Metric
+from validate.comparison.matching import Folder
+
+
+def heading(simulated: Folder, measured: Folder) -> str:
+    """What is compared, and what its errors mean."""
+    inputs, model = simulated.inputs, simulated.inputs["model"]
+    return (
+        f"Simulated on {inputs['machine']['described']}, measured on {measured.inputs['machine']['described']}: "
+        f"{simulated.summary['requests'].iloc[0]} requests of {routing_of(simulated)}\n"
+        f"with the sizes of {model['name']}, {inputs['cache_experts']} of {model['layers'] * model['experts']} experts "
+        "in the cache\n"
+        "Errors are simulated − measured; relative ones are shares of what was measured.\n"
+    )
+
+
+def routing_of(folder: Folder) -> str:
+    """The trace, and what kind of routing is in it."""
+    trace = folder.inputs["trace"]
+    return f"{trace['name']} ({provenance.routing(trace['kind'], trace['model'])})"
+
+
+def text(compared: pd.DataFrame) -> str:
+    """What a person reads: a table per policy, and the exact counts of all."""
+    rows = objects(compared)
+    blocks = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        found = {row["metric"]: row for row in rows if row["policy"] == policy}
+        cells = [[metric.name, metric.printed, *_cells(metric, found[metric.column])] for metric in METRICS]
+        blocks.append(_table([policy, "", "simulated", "measured", "absolute\nerror", "relative\nerror"], cells))
+    names = {metric.column: metric.name for metric in COUNTS}
+    counts = [
+        [row["policy"], names[row["metric"]], f"{row['simulated']:.0f}", f"{row['measured']:.0f}", _difference(row)]
+        for row in rows
+        if row["metric"] in names
+    ]
+    blocks.append("Exact counts; a policy that copies on demand alone must be equal in all of them.")
+    blocks.append(_table(["policy", "experts", "simulated", "measured", "difference"], counts))
+    return "\n\n".join(blocks)
+
+
+def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
+    """A line for each folder that has policies which the other lacks."""
+    for kind, one, other in (("simulated", simulated, measured), ("measured", measured, simulated)):
+        alone = [policy for policy in one["policy"] if policy not in set(other["policy"])]
+        if alone:
+            yield f"only {kind}, so not compared: {', '.join(alone)}"
+
+
+def _cells(metric: Metric, row: dict[str, Any]) -> list[str]:
+    """Simulated, measured, absolute and relative error; a dash for what is missing."""
+    scaled = [("simulated", ""), ("measured", ""), ("absolute_error", "+")]
+    values = [(row[key], f"{sign}.{metric.digits}f", metric.factor) for key, sign in scaled]
+    values.append((row["relative_error"], "+.1%", 1))
+    return [number(value, form, factor) for value, form, factor in values]
+
+
+def _difference(row: dict[str, Any]) -> str:
+    return f"{row['absolute_error']:+.0f}" if row["absolute_error"] else "equal"
+
+
+def _table(headers: list[str], cells: list[list[str]]) -> str:
+    return text_table(cells, headers, texts=headers.index("simulated"))
+
+
+def objects(compared: pd.DataFrame) -> list[dict[str, Any]]:
+    """For JSON: a value that is missing is null."""
+    rows: list[dict[str, Any]] = compared.astype(object).where(compared.notna(), None).to_dict("records")  # type: ignore
+    return rows

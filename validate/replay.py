@@ -1,0 +1,95 @@
+"""Run a model with its experts really offloaded, and measure it: the same result as a simulation of the scenario.
+
+First the resident model runs all prompts: it gives the routing that policies learn from, and the outputs that every
+replay must equal. Then its experts move to a record file, and each policy serves the prompts that it has not seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from common.progress import bar
+from policies.cache.placement import check_replicas, split_slots
+from policies.types import ModelShape
+from sim.experiment import Experiment
+from sim.inputs import Inputs, check_columns, divided, facts_of
+from sim.results.references import Comparison, compared, with_references
+from sim.results.result import Result
+from sim.scenario import Scenario
+from traces.capture.capture_settings import CollectSettings
+from traces.capture.collection import check_lookahead
+from traces.capture.generation import TokenizedPrompt, generation_config
+from traces.capture.model_structure import moe_blocks, shape_of
+from traces.capture.prompt_tokens import tokenized
+from traces.format.reader import RecordedFuture, Requests
+from traces.format.target import check_target
+from traces.prompts.prompt_sets import PromptSet
+from validate.measurement import measured_run
+from validate.offload.arena import devices_of
+from validate.offload.records import layout_of
+from validate.offload.resident_model import hold_equal, resident_run
+from validate.testbed import Testbed, devices_as_machine, load_model, offloaded
+from validate.testbed_settings import TestbedSettings
+
+
+def replay(
+    experiment: Experiment, chosen: TestbedSettings, recording: CollectSettings, prompts: PromptSet
+) -> Comparison:
+    """Measure each scenario of the experiment, and the runs that they are measured against.
+
+    `recording` says how the resident model runs the `prompts` and where their routing is kept: this is the trace of
+    the results, and their machine is the devices. A `UserError` names the first token or logits in which a replay
+    differs from the resident model.
+    """
+    check_target(recording.target)
+    loaded = load_model(chosen)
+    devices_of(chosen.device, chosen.devices)
+    layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
+    machine = devices_as_machine(chosen)
+    trace_path = recording.target.out
+    scenarios = [replace(each, trace=trace_path, machine=machine.name) for each in experiment.scenarios()]
+    first = scenarios[0]
+    shape = shape_of(loaded.model, name=loaded.name)
+    lookahead = recording.recording.lookahead
+    check_lookahead(lookahead, loaded)
+    _check(scenarios, shape, machine.gpus, lookahead)
+    requests = tokenized(prompts.prompts, loaded, recording.lengths, where=prompts.where)
+    train, test = divided(range(len(requests)), first, where=prompts.where)
+    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
+    history, batches, others = (_batches(requests, some, first.batch_size) for some in (train, test, beyond))
+
+    lengths = recording.lengths
+    config = generation_config(loaded, max_new_tokens=lengths.new_tokens, exactly=lengths.exactly)
+    with bar("resident model", len(requests)) as done:
+        every = [*history, *batches, *others]
+        trace, expected = resident_run(loaded, every, config, recording, prompts=prompts.name, done=done)
+    inputs = Inputs(
+        model=shape,
+        machine=machine,
+        requests=Requests(trace, test),
+        history=Requests(trace, train),
+        future=RecordedFuture(trace, test),
+        facts=facts_of(trace),
+    )
+
+    def measured(scenario: Scenario, testbed: Testbed) -> Result:
+        with bar(scenario.name, len(test)) as done:
+            run, outputs = measured_run(scenario, inputs, testbed, batches, config, done=done)
+        hold_equal(scenario.policy, expected, outputs)
+        return Result.of(scenario, inputs, run)
+
+    with offloaded(chosen, loaded, lookahead=lookahead) as testbed:
+        results = {each.policy: measured(each, testbed) for each in with_references(scenarios)}
+    return compared(scenarios, results, least_makespan_s=None)
+
+
+def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahead: Sequence[int]) -> None:
+    """Refuse what cannot be run before the resident model takes its time."""
+    split_slots(shape, scenarios[0].cache.slots(shape), gpus)
+    check_replicas(scenarios[0].replicas, gpus)
+    for scenario in scenarios:
+        check_columns(scenario.policy, embedding=True, lookahead=lookahead, where="a replay without `lookahead`")
+
+
+def _batches(requests: Sequence[TokenizedPrompt], ids: Sequence[int], size: int) -> list[list[TokenizedPrompt]]:
+    """Groups of so many, in order, as the simulator runs them."""
+    return [[requests[number] for number in ids[start : start + size]] for start in range(0, len(ids), size)]

@@ -1,0 +1,48 @@
+"""A testbed: a model whose experts are offloaded, and the devices that they are copied to."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sim.hardware.machines import Devices
+from traces.capture.model_loading import LoadedModel, load
+from validate.offload.arena import devices_of
+from validate.offload.offloaded_model import OffloadedModel, offload
+from validate.testbed_settings import TestbedSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Testbed:
+    """An offloaded model and the devices that its experts are copied to, each over a link of its own."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    loaded: LoadedModel
+    offloaded: OffloadedModel
+    devices: Sequence[torch.device]
+
+
+def load_model(settings: TestbedSettings) -> LoadedModel:
+    """The model, on its first device; from here on torch uses the threads that the settings say."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
+
+
+def devices_as_machine(settings: TestbedSettings) -> Devices:
+    """The devices as results call them, once the model is loaded."""
+    threads = torch.get_num_threads()
+    name = f"cpu with {threads} thread{'s'[: threads > 1]}" if settings.device == "cpu" else settings.device
+    return Devices(name, settings.devices)
+
+
+@contextmanager
+def offloaded(settings: TestbedSettings, loaded: LoadedModel, *, lookahead: Sequence[int] = ()) -> Iterator[Testbed]:
+    """A testbed of a loaded model. Its experts lie in a record file, which is removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
+        model = offload(loaded, Path(scratch) / "experts.records", lookahead=lookahead)
+        yield Testbed(loaded, model, devices_of(settings.device, settings.devices))

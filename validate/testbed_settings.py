@@ -1,0 +1,44 @@
+"""What real runs are asked for: the model and its devices, and the sizes of a calibration. Nothing here needs torch."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from common.settings import check
+from traces.capture.capture_settings import ModelChoice
+
+
+@dataclass(frozen=True, slots=True)
+class TestbedSettings(ModelChoice):
+    """The model to run, and the devices that its experts are copied to."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    _: KW_ONLY
+    device: str = "cpu"
+    """Kind of device."""
+    devices: Annotated[int, Ge(1)] = 1
+    """How many of them, each with its own slots and link."""
+    threads: Annotated[int, Ge(1)] | None = None
+    """Threads of the CPU (default: torch's choice); small models want 1."""
+
+    def __post_init__(self) -> None:
+        """Hold the fields to their bounds."""
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSettings:
+    """What a calibration measures, and up to which sizes."""
+
+    name: str | None = None
+    """What results call the machine; without it, its devices."""
+    max_tokens: Annotated[int, Ge(1)] = 256
+    """The longest prompt to time."""
+    batch_size: Annotated[int, Ge(1)] = 1
+    """The most requests that shall run together."""
+
+    def __post_init__(self) -> None:
+        """Hold the fields to their bounds."""
+        check(self)
