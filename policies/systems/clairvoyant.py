@@ -62,8 +62,8 @@ def clairvoyant() -> Policy:
     """Know every demand to come: fetch in the order of next use, drop the farthest, never one needed sooner.
 
     The rules "Aggressive" of Cao, Felten, Karlin and Li (SIGMETRICS 1995) and "Delay" of its successors: not optimal,
-    but near. `tests/policies/test_clairvoyant.py` compares it with brute force, `sim.results.bounds` with what no
-    policy can pass.
+    but near. `tests/policies/systems/test_clairvoyant.py` compares it with brute force, `sim.results.bounds` with what
+    no policy can pass.
     """
     next_use = NextUse()
     return Policy(prefetcher=NextUsePrefetcher(next_use), evictor=FarthestNextUse(next_use))

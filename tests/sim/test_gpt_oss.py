@@ -2,7 +2,6 @@
 
 import heapq
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from numpy.typing import NDArray
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, Prefetch, RecordedRequest, Search
 from sim.__main__ import main as sim
+from tests.support.shared_data import GPT_OSS
 from traces.__main__ import main as traces
 from traces.format.reader import Requests, Trace, split
-
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 pytestmark = pytest.mark.skipif(
     not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place"

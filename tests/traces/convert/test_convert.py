@@ -1,6 +1,5 @@
 """Imported routing equals the arrays that it came from, and what is wrong with them is told."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.shared_data import GPT_OSS
 from tests.support.trace_helpers import content
 from traces.__main__ import main
 from traces.format.checks import check
 from traces.format.reader import Trace
-
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 Arrays = dict[str, Any]
 

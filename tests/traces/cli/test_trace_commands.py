@@ -61,7 +61,7 @@ def loaded_by(*words: str) -> tuple[int, set[str], str]:
         "import json, sys; from traces.__main__ import main; status = main(sys.argv[1:]); "
         f"print(json.dumps([status, sorted({HEAVY!r} & sys.modules.keys())]))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=root)
     status, found = json.loads(done.stdout.splitlines()[-1])
     return status, set(found), done.stderr

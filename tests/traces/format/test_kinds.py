@@ -83,7 +83,7 @@ def test_programs_are_told_too(kind: str, trace: Path, capsys: pytest.CaptureFix
 
 
 def test_no_module_chooses_the_words_by_itself() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     files = [file for package in ("policies", "traces", "sim", "validate") for file in (root / package).rglob("*.py")]
     assert [file.name for file in files if any(word in file.read_text() for word in MADE_UP.values())] == [
         "provenance.py"

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.shared_data import GPT_OSS
 from tests.support.synthetic_helpers import ASKED, LAYERS, by_hand, command, drawn, parameters, written
 from tests.support.trace_helpers import content
 from traces.__main__ import main
@@ -23,12 +23,6 @@ from traces.synthetic.measured_statistics import SameToken, clusters_of, measure
 from traces.synthetic.state_space import SyntheticModel
 from traces.workloads.arrivals import Workload
 from traces.workloads.workload_files import write_workload
-
-GPT_OSS = (
-    Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-    / "gpt-oss-20b"
-    / "routing.npz"
-)
 
 
 def like(source: Path, out: Path, *more: Any) -> Trace:

@@ -54,7 +54,7 @@ print(pa.default_memory_pool().max_memory())
 
 
 def test_writing_and_reading_twenty_times_as_many_requests_allocates_no_more(tmp_path: Path) -> None:
-    paths = str(Path(__file__).parents[2])
+    paths = str(Path(__file__).parents[3])
 
     def peaks(requests: int) -> list[int]:
         arguments = [sys.executable, "-c", WRITE_AND_READ, str(tmp_path / f"{requests}.trace"), str(requests)]

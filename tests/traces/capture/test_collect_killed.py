@@ -152,7 +152,7 @@ except UserError as error:
 @pytest.mark.parametrize("seed", [1])
 def test_a_writer_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
     """The collection's writing without its model, which takes seconds to load."""
-    paths = str(Path(__file__).parents[2])
+    paths = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": paths}
     whole, out = tmp_path / "whole.trace", tmp_path / "killed.trace"
     finish(["-c", WRITER, str(whole)], whole, environment)

@@ -14,7 +14,7 @@ from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from sim.hardware.costs import CostModel
-from tests.policies.test_cache import begin
+from tests.policies.cache.test_cache import begin
 from tests.support.builders import KnownFuture, machine, random_requests, shape
 from tests.support.in_memory import Setting, simulate
 

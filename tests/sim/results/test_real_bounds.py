@@ -1,6 +1,5 @@
 """The bounds on real routing: gpt-oss-20b, and the pocket model with Mixtral's sizes."""
 
-import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,8 @@ from sim.inputs import sized
 from sim.policy_run import Run
 from sim.scenario import CacheSize
 from tests.support.in_memory import Setting, lower_bound_s, simulate
+from tests.support.shared_data import GPT_OSS
 from traces.published_models import published
-
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 SHARES = (0.25, 0.5, 0.75)
 GIGABYTES_PER_S = (8, 32, 128)

@@ -1,14 +1,19 @@
 """A result: what a run gave, and the folder that it reads back from."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from common.errors import UserError
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+from policies.registry import NAMED
 from sim import CacheSize, Result, Scenario, simulate
 from sim.results.result import SCHEMA_VERSION, read_results, write_results
 from tests.support.run_helpers import SHAPE
@@ -57,6 +62,26 @@ def test_three_lines_in_a_notebook(trace: Path) -> None:
     assert result.inputs["cache_experts"] == 8
     assert result.inputs["model"]["experts"] == SHAPE.experts
     assert len(result.content_hash or "") == 64
+
+
+def test_figures_do_not_hang_on_how_many_threads_share_a_sum(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+
+    class Counting(Prefetcher):
+        def start(self, *given: Any) -> None:
+            seen.update(library["num_threads"] for library in threadpool_info())
+
+        def on_batch(self, batch: Any) -> tuple[()]:
+            self.start()
+            return ()
+
+    monkeypatch.setitem(NAMED, "counting", f"{__name__}:made")
+    monkeypatch.setattr(
+        sys.modules[__name__], "made", lambda: Policy(prefetcher=Counting(), evictor=LeastRecentlyUsed()), raising=False
+    )
+    with threadpool_limits(2):
+        simulate(Scenario(trace, policy="counting"))
+    assert seen == {1}
 
 
 def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:

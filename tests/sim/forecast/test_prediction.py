@@ -1,8 +1,5 @@
 """Prediction quality without time: worked by hand, in closed form, and on gpt-oss-20b."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,10 +9,8 @@ from policies.types import Found, Prefetch, RecordedRequest, Search
 from sim.forecast.forecasts import at_distance, compare, measure, tidy
 from sim.forecast.tally import rates, summarise_layers
 from tests.support.builders import KnownFuture, Script, random_requests, request_of, shape, with_lookahead
+from tests.support.shared_data import GPT_OSS
 from traces.published_models import published
-
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 
 def counted(prefetcher, model, requests, batch_size=1):

@@ -3,19 +3,15 @@
 import contextlib
 import io
 import json
-import os
 from collections import OrderedDict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.shared_data import GPT_OSS
 from traces.__main__ import main as traces
-
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
 
 pytestmark = pytest.mark.skipif(
     not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place"

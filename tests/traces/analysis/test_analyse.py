@@ -173,6 +173,6 @@ def test_matplotlib_is_not_loaded_without_pictures(trace: Path) -> None:
         [sys.executable, "-c", code, "analyse", str(trace)],
         capture_output=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """Published workloads, read as they are; what is wrong with one is named."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import pytest
 
 import traces.workloads.workload_files
 from common.errors import UserError
+from tests.support import shared_data
 from traces.workloads.arrivals import Workload, describe
 from traces.workloads.workload_files import read_workload, write_workload
 
-DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "azure"
+DATA = shared_data.DATA / "azure"
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"

@@ -19,7 +19,7 @@ from sim.__main__ import main
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from tests.policies.test_cache import begin, drain
+from tests.policies.cache.test_cache import begin, drain
 from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.run_helpers import arguments
