@@ -1,5 +1,7 @@
 """Run scenarios: modelled time passes between the decisions of their policies."""
 
+from threadpoolctl import threadpool_limits
+
 from common.progress import bar, counted
 from sim.content_hash import content_hash
 from sim.engine.batching import fixed_batches
@@ -37,11 +39,14 @@ def compare(experiment: Experiment) -> Comparison:
 
 
 def simulated_run(scenario: Scenario, inputs: Inputs) -> Run:
-    """Let the SimPy driver serve the requests of `inputs`."""
+    """Let the SimPy driver serve the requests of `inputs`.
+
+    Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
+    """
     assert not isinstance(inputs.machine, Devices)  # these are for a real run
-    policy_run = PolicyRun(scenario, inputs)
     recorder = Recorder()
-    with bar(scenario.name, len(inputs.requests)) as done:
+    with threadpool_limits(1), bar(scenario.name, len(inputs.requests)) as done:
+        policy_run = PolicyRun(scenario, inputs)
         makespan_s = Engine(
             policy=policy_run.policy,
             cache=policy_run.cache,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from common.errors import FieldError
 from common.files import replacing
@@ -109,7 +110,7 @@ def _forecasts(
     history, future = Requests(trace, train), RecordedFuture(trace, test)
     found = []
     for spec, policy in specs.items():
-        with bar(spec, len(test)) as done:
+        with threadpool_limits(1), bar(spec, len(test)) as done:  # as in a simulation
             forecasts = measure(
                 spec,
                 trace.shape,
