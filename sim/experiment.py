@@ -26,7 +26,6 @@ class Grid:
     """Policies, in place of the scenario's."""
 
     def __post_init__(self) -> None:
-        """Hold the axes to their types."""
         check(self)
 
 
@@ -38,7 +37,6 @@ class Experiment:
     grid: Grid = Grid()
 
     def __post_init__(self) -> None:
-        """Hold both to their types."""
         check(self)
 
     def scenarios(self) -> list[Scenario]:

@@ -29,7 +29,6 @@ class CacheSize:
     """The same in gigabytes (1e9 bytes), rounded down."""
 
     def __post_init__(self) -> None:
-        """Refuse what is not exactly one size."""
         check(self)
         given = [name for name in ("experts", "share", "gb") if getattr(self, name) is not None]
         if len(given) != 1:
@@ -89,7 +88,6 @@ class Scenario:
     """What tables and figures call the run; without it, its policy."""
 
     def __post_init__(self) -> None:
-        """Hold each field to its type and bounds, and the fields to each other."""
         check(self)
         if self.counts is not None and self.placement != "balanced":
             raise FieldError("counts", f"is for placement balanced, not {self.placement}, value {self.counts}")

@@ -24,7 +24,6 @@ class TestbedSettings(ModelChoice):
     """Threads of the CPU (default: torch's choice); small models want 1."""
 
     def __post_init__(self) -> None:
-        """Hold the fields to their bounds."""
         check(self)
 
 
@@ -40,5 +39,4 @@ class CalibrationSettings:
     """The most requests that shall run together."""
 
     def __post_init__(self) -> None:
-        """Hold the fields to their bounds."""
         check(self)
