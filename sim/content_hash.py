@@ -25,7 +25,7 @@ SOURCES = (
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
-    "sim/policy_run.py",
+    "sim/started_policy.py",
     "sim/simulation.py",
     "traces/format",
 )

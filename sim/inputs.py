@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import FieldError, UserError
 from policies.registry import make_policy
 from policies.types import Future, History, Int, ModelShape
-from sim.hardware.machines import Devices, Machine, described, digest, machine, memory_bytes
+from sim.hardware.machines import Devices, Machine, description, digest, machine_named, memory_bytes
 from sim.scenario import Scenario
 from traces.analysis.expert_counts import read_counts
 from traces.format.reader import RecordedFuture, Requests, Trace, split
@@ -41,7 +41,7 @@ class Inputs:
             "machine": {
                 "name": self.machine.name,
                 "gpus": self.machine.gpus,
-                "described": described(self.machine),
+                "described": description(self.machine),
                 "memory_bytes": memory_bytes(self.machine),
                 "digest": digest(self.machine),
             },
@@ -52,8 +52,8 @@ class Inputs:
 def resolve(scenario: Scenario) -> Inputs:
     """Read what a simulation of the scenario needs; every mistake is a `UserError` that names file or field."""
     trace = Trace.open(scenario.trace)
-    simulated_on = machine(scenario.machine)
-    model = sized(trace.shape, scenario.sizes)
+    machine = machine_named(scenario.machine)
+    model = with_sizes_of(trace.shape, scenario.sizes)
     counts = read_counts(scenario.counts, trace.shape) if scenario.counts else None
     read, history = trace, None
     if scenario.history:
@@ -63,10 +63,10 @@ def resolve(scenario: Scenario) -> Inputs:
             read, history = trace.without_embeddings(), history.without_embeddings()
     where = str(scenario.trace if read.meta.embedding == trace.meta.embedding else scenario.history)
     check_columns(scenario.policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
-    train, test = divided(trace.request_ids, scenario, where=str(trace.path))
+    train, test = train_test_split(trace.request_ids, scenario, where=str(trace.path))
     return Inputs(
         model=model,
-        machine=simulated_on,
+        machine=machine,
         requests=Requests(read, test),
         history=Requests(read, train) if history is None else Requests(history),
         future=RecordedFuture(read, test),
@@ -84,7 +84,7 @@ def facts_of(trace: Trace, history: Trace | None = None) -> dict[str, Any]:
     return {"trace": said(trace), "history": said(history) if history else None, "counts_sha256": None}
 
 
-def sized(traced: ModelShape, name: str | None) -> ModelShape:
+def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     """The traced model, with the sizes of a published one if it is named; the number of layers stays the traced one."""
     if name is None:
         return traced
@@ -120,7 +120,7 @@ def check_columns(policy: str, *, embedding: bool, lookahead: Collection[int], w
         raise UserError(f"policy {policy} needs a column lookahead_1, which {where} does not have")
 
 
-def divided(requests: Sequence[int], scenario: Scenario, *, where: str) -> tuple[list[int], list[int]]:
+def train_test_split(requests: Sequence[int], scenario: Scenario, *, where: str) -> tuple[list[int], list[int]]:
     """The requests to learn from, drawn by the scenario's seed, and those of the others that run."""
     train, test = split(requests, scenario.train_split, np.random.default_rng(scenario.seed))
     if not test:

@@ -10,11 +10,11 @@ from sim.engine.recorder import Recorder
 from sim.experiment import Experiment
 from sim.hardware.machines import Devices, cost_of
 from sim.inputs import Inputs, resolve
-from sim.policy_run import PolicyRun, Run
 from sim.results.bounds import makespan_lower_bound_s
-from sim.results.references import RESIDENT, Comparison, compared, with_references
+from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of, with_references
 from sim.results.result import Result
 from sim.scenario import Scenario
+from sim.started_policy import Outcome, StartedPolicy
 
 
 def simulate(scenario: Scenario, inputs: Inputs | None = None) -> Result:
@@ -27,7 +27,7 @@ def simulate(scenario: Scenario, inputs: Inputs | None = None) -> Result:
     return Result.of(scenario, inputs, simulated_run(scenario, inputs), content_hash=key)
 
 
-def compare(experiment: Experiment) -> Comparison:
+def compare_policies(experiment: Experiment) -> PolicyComparison:
     """Simulate each scenario of an experiment, and the runs that they are measured against."""
     scenarios = experiment.scenarios()
     inputs, *_ = [resolve(scenario) for scenario in scenarios]  # mistakes are reported before the first has run
@@ -35,10 +35,10 @@ def compare(experiment: Experiment) -> Comparison:
     resident = results[RESIDENT].iterations
     assert resident is not None
     least_s = makespan_lower_bound_s(scenarios[0], inputs, resident["end_s"].to_numpy())
-    return compared(scenarios, results, least_makespan_s=least_s)
+    return comparison_of(scenarios, results, least_makespan_s=least_s)
 
 
-def simulated_run(scenario: Scenario, inputs: Inputs) -> Run:
+def simulated_run(scenario: Scenario, inputs: Inputs) -> Outcome:
     """Let the SimPy driver serve the requests of `inputs`.
 
     Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
@@ -46,12 +46,12 @@ def simulated_run(scenario: Scenario, inputs: Inputs) -> Run:
     assert not isinstance(inputs.machine, Devices)  # these are for a real run
     recorder = Recorder()
     with threadpool_limits(1), bar(scenario.name, len(inputs.requests)) as done:
-        policy_run = PolicyRun(scenario, inputs)
+        started = StartedPolicy(scenario, inputs)
         makespan_s = Engine(
-            policy=policy_run.policy,
-            cache=policy_run.cache,
+            policy=started.policy,
+            cache=started.cache,
             cost=cost_of(inputs.model, inputs.machine),
             steps=fixed_batches(counted(inputs.requests, done), scenario.batch_size),
             recorder=recorder,
         ).run()
-    return policy_run.over(recorder, makespan_s, simulated=True)
+    return started.outcome(recorder, makespan_s, simulated=True)

@@ -9,8 +9,8 @@ from policies.cache.expert_cache import ExpertCache
 from policies.types import Copy
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
-from sim.policy_run import PolicyRun, Run
 from sim.scenario import Scenario
+from sim.started_policy import Outcome, StartedPolicy
 from traces.capture.generation import generate
 from validate.driver.clock import Clock
 from validate.driver.threaded_driver import Driver
@@ -28,21 +28,21 @@ def measured_run(
     *,
     driver_type: Callable[..., Driver] = Driver,
     done: Callable[[int], object] = lambda requests: None,
-) -> tuple[Run, dict[int, Output]]:
+) -> tuple[Outcome, dict[int, Output]]:
     """Generate for all batches under the policy of the scenario; the run, and what came out for each request.
 
     Its makespan is the time spent in generation. `done` is told how many requests have ended.
     """
-    policy_run = PolicyRun(scenario, inputs)
-    cache, recorder = policy_run.cache, Recorder()
+    started = StartedPolicy(scenario, inputs)
+    cache, recorder = started.cache, Recorder()
     outputs: dict[int, Output] = {}
     loaded, offloaded = testbed.loaded, testbed.offloaded
-    arena = Arena(offloaded.records, slots=policy_run.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
-    if policy_run.policy.preloaded:
+    arena = Arena(offloaded.records, slots=started.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
+    if started.policy.preloaded:
         _fill(arena, cache)
     makespan_s = 0.0
     gc.collect()
-    driver = driver_type(policy=policy_run.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
+    driver = driver_type(policy=started.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
     with driver, offloaded.run(driver, arena):
         for batch in batches:
             ids = [request.request for request in batch]
@@ -52,7 +52,7 @@ def measured_run(
             makespan_s += time.perf_counter() - begun_s
             outputs |= outputs_of(batch, generated)
             done(len(batch))
-    return policy_run.over(recorder, makespan_s, simulated=False), outputs
+    return started.outcome(recorder, makespan_s, simulated=False), outputs
 
 
 def _fill(arena: Arena, cache: ExpertCache) -> None:

@@ -11,8 +11,8 @@ from common.progress import bar
 from policies.cache.placement import check_replicas, split_slots
 from policies.types import ModelShape
 from sim.experiment import Experiment
-from sim.inputs import Inputs, check_columns, divided, facts_of
-from sim.results.references import Comparison, compared, with_references
+from sim.inputs import Inputs, check_columns, facts_of, train_test_split
+from sim.results.policy_comparison import PolicyComparison, comparison_of, with_references
 from sim.results.result import Result
 from sim.scenario import Scenario
 from traces.capture.capture_settings import CollectSettings
@@ -27,13 +27,13 @@ from validate.measurement import measured_run
 from validate.offload.arena import devices_of
 from validate.offload.records import layout_of
 from validate.offload.resident_model import hold_equal, resident_run
-from validate.testbed import Testbed, devices_as_machine, load_model, offloaded
+from validate.testbed import Testbed, devices_as_machine, load_model, open_testbed
 from validate.testbed_settings import TestbedSettings
 
 
 def replay(
     experiment: Experiment, chosen: TestbedSettings, recording: CollectSettings, prompts: PromptSet
-) -> Comparison:
+) -> PolicyComparison:
     """Measure each scenario of the experiment, and the runs that they are measured against.
 
     `recording` says how the resident model runs the `prompts` and where their routing is kept: this is the trace of
@@ -53,7 +53,7 @@ def replay(
     check_lookahead(lookahead, loaded)
     _check(scenarios, shape, machine.gpus, lookahead)
     requests = tokenized(prompts.prompts, loaded, recording.lengths, where=prompts.where)
-    train, test = divided(range(len(requests)), first, where=prompts.where)
+    train, test = train_test_split(range(len(requests)), first, where=prompts.where)
     beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
     history, batches, others = (_batches(requests, some, first.batch_size) for some in (train, test, beyond))
 
@@ -77,9 +77,9 @@ def replay(
         hold_equal(scenario.policy, expected, outputs)
         return Result.of(scenario, inputs, run)
 
-    with offloaded(chosen, loaded, lookahead=lookahead) as testbed:
+    with open_testbed(chosen, loaded, lookahead=lookahead) as testbed:
         results = {each.policy: measured(each, testbed) for each in with_references(scenarios)}
-    return compared(scenarios, results, least_makespan_s=None)
+    return comparison_of(scenarios, results, least_makespan_s=None)
 
 
 def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahead: Sequence[int]) -> None:

@@ -41,7 +41,7 @@ def devices_as_machine(settings: TestbedSettings) -> Devices:
 
 
 @contextmanager
-def offloaded(settings: TestbedSettings, loaded: LoadedModel, *, lookahead: Sequence[int] = ()) -> Iterator[Testbed]:
+def open_testbed(settings: TestbedSettings, loaded: LoadedModel, *, lookahead: Sequence[int] = ()) -> Iterator[Testbed]:
     """A testbed of a loaded model. Its experts lie in a record file, which is removed in the end."""
     with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
         model = offload(loaded, Path(scratch) / "experts.records", lookahead=lookahead)

@@ -23,11 +23,11 @@ def run(
     """Simulate policies on the requests of a trace, one after the other, and compare them."""
     from common.files import refuse_existing
     from sim.results.report import report
-    from sim.simulation import compare
+    from sim.simulation import compare_policies
 
     if out:
         refuse_existing(out)
-    comparison = compare(experiment)
+    comparison = compare_policies(experiment)
     if out:
         comparison.write(out)
     print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))

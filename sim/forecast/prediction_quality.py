@@ -15,9 +15,9 @@ from common.parquet import write_frame
 from common.progress import bar, counted
 from policies.registry import make_policy
 from sim.experiment import Experiment
-from sim.forecast.forecasts import Forecasts, at_distance, measure, tidy
+from sim.forecast.plan_scores import PlanScores, at_distance, measure, tidy
 from sim.forecast.tally import summarise_layers
-from sim.inputs import check_columns, divided
+from sim.inputs import check_columns, train_test_split
 from traces.format.reader import RecordedFuture, Requests, Trace
 
 
@@ -69,7 +69,7 @@ def predict(experiment: Experiment, distance: str | None = None) -> Quality:
     for each in scenarios:
         columns = trace.meta.embedding, trace.meta.lookahead
         check_columns(each.policy, embedding=columns[0], lookahead=columns[1], where=str(trace.path))
-    train, test = divided(trace.request_ids, first, where=str(trace.path))
+    train, test = train_test_split(trace.request_ids, first, where=str(trace.path))
     policies = [each.policy for each in scenarios]
     found = _forecasts(trace, policies, distances, train, test, batch_size=first.batch_size, seed=first.seed)
     return Quality(
@@ -102,7 +102,7 @@ def _forecasts(
     *,
     batch_size: int,
     seed: int,
-) -> list[tuple[str, Forecasts]]:
+) -> list[tuple[str, PlanScores]]:
     """What each policy predicts at each distance, under the name that the user gave it."""
     specs = {at_distance(policy, distance): policy for policy in policies for distance in distances}
     for spec in specs:
@@ -124,7 +124,7 @@ def _forecasts(
     return found
 
 
-def _notes(found: Sequence[tuple[str, Forecasts]]) -> dict[str, list[str]]:
+def _notes(found: Sequence[tuple[str, PlanScores]]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
     for policy, forecasts in found:
         if forecasts.note and policy not in notes.setdefault(forecasts.note, []):

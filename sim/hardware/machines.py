@@ -21,7 +21,7 @@ class Devices:
     gpus: int
 
 
-def machine(text: str) -> Machine:
+def machine_named(text: str) -> Machine:
     """A preset by its name, or the profile in a file whose name ends in `.toml`."""
     return read_profile(Path(text)) if text.endswith(".toml") else preset(text)
 
@@ -31,7 +31,7 @@ def cost_of(model: ModelShape, machine: Machine) -> Cost:
     return machine.cost(model) if isinstance(machine, Profile) else CostModel(model, machine)
 
 
-def described(machine: Machine | Devices) -> str:
+def description(machine: Machine | Devices) -> str:
     """The machine as a heading calls it."""
     if isinstance(machine, Hardware):
         return f"{machine.name} ({machine.gpus} × {machine.gpu.name})"

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from common.tables import numbers, text_table
-from sim.results.references import Comparison
+from sim.results.policy_comparison import PolicyComparison
 from sim.results.result import Result
 from sim.results.summary import Summary
 from traces.format import provenance
 
 
-def report(comparison: Comparison) -> str:
+def report(comparison: PolicyComparison) -> str:
     """Heading, table and notes."""
     first = comparison.results[0]
     learned = first.inputs["history"]
@@ -76,7 +76,7 @@ def table(summaries: Sequence[Summary]) -> str:
     return text_table(rows, headers)
 
 
-def notes(comparison: Comparison) -> Iterator[str]:
+def notes(comparison: PolicyComparison) -> Iterator[str]:
     """What a reader must know of runs, a paragraph for each note with the policies that it is of."""
     runs = {run.scenario.policy: run for run in [*comparison.results, comparison.best]}.values()
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):

@@ -23,9 +23,9 @@ from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
 from policies.cache.decision_log import DecisionLog
 from sim.inputs import Inputs
-from sim.policy_run import Run
 from sim.results.summary import Summary, summarise
 from sim.scenario import Scenario
+from sim.started_policy import Outcome
 
 SCHEMA_VERSION = 1
 TABLES = ("requests", "iterations", "events")  # from the coarsest to the finest
@@ -50,7 +50,7 @@ class Result:
     """The decision log, a row per call on the expert cache."""
 
     @classmethod
-    def of(cls, scenario: Scenario, inputs: Inputs, run: Run, *, content_hash: str | None = None) -> "Result":
+    def of(cls, scenario: Scenario, inputs: Inputs, run: Outcome, *, content_hash: str | None = None) -> "Result":
         """The result of a run, in the detail that the scenario asks for."""
         return cls(
             scenario=scenario,

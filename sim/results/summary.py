@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from sim.inputs import Inputs
-from sim.policy_run import Run
 from sim.scenario import Scenario
+from sim.started_policy import Outcome
 
 Summary = dict[str, Any]
 
 
-def summarise(run: Run, scenario: Scenario, inputs: Inputs) -> Summary:
+def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     """The figures of a run. Shares are of 1, times in seconds.
 
     A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome

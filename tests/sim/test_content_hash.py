@@ -143,7 +143,7 @@ print(sources_digest())
         ("policies/cache/device.py", True),
         ("sim/engine/links.py", True),
         ("sim/hardware/presets.py", True),
-        ("sim/policy_run.py", True),
+        ("sim/started_policy.py", True),
         ("traces/format/reader.py", True),
         ("sim/results/report.py", False),
         ("sim/cli/run.py", False),

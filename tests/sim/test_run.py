@@ -294,7 +294,7 @@ def test_checking_looks_at_every_call_of_every_policy(
             checked.append(1)
             super().called(*args)
 
-    monkeypatch.setattr("sim.policy_run.InvariantChecker", Counting)
+    monkeypatch.setattr("sim.started_policy.InvariantChecker", Counting)
     simulate(trace)
     assert checked == []
     everything_that_runs = (*POLICIES, "clairvoyant")

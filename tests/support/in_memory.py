@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from policies.types import Future, History, Int, ModelShape, RecordedRequest
 from sim.hardware.machines import Devices, Machine
 from sim.inputs import Inputs
-from sim.policy_run import PolicyRun, Run
 from sim.results.bounds import makespan_lower_bound_s
 from sim.scenario import CacheSize, Scenario
 from sim.simulation import simulated_run
+from sim.started_policy import Outcome, StartedPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,18 @@ def simulate(
     *,
     history: History | None = None,
     future: Future | None = None,
-) -> Run:
+) -> Outcome:
     return simulated_run(setting.scenario(spec), setting.inputs(requests, history, future))
 
 
-def started(spec: str, setting: Setting, *, history: History | None = None, future: Future | None = None) -> PolicyRun:
-    return PolicyRun(setting.scenario(spec), setting.inputs((), history, future))
+def started(
+    spec: str, setting: Setting, *, history: History | None = None, future: Future | None = None
+) -> StartedPolicy:
+    return StartedPolicy(setting.scenario(spec), setting.inputs((), history, future))
 
 
 def lower_bound_s(
-    setting: Setting, requests: Sequence[RecordedRequest], resident: Run, history: History | None = None
+    setting: Setting, requests: Sequence[RecordedRequest], resident: Outcome, history: History | None = None
 ) -> float:
     inputs = setting.inputs(requests, history)
     return makespan_lower_bound_s(setting.scenario("no-offload"), inputs, resident.iterations["end_s"].to_numpy())

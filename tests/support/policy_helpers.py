@@ -89,7 +89,7 @@ def remade(monkeypatch, change):
         change(policy)
         return policy
 
-    monkeypatch.setattr("sim.policy_run.make_policy", made)
+    monkeypatch.setattr("sim.started_policy.make_policy", made)
 
 
 # ---- requests that agree for a while ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from validate.calibration.stopwatch import PassTimes, Stopwatch
 from validate.measurement import measured_run
 from validate.offload.arena import Arena
 from validate.offload.offloaded_layer import contribution
-from validate.testbed import Testbed, devices_as_machine, load_model, offloaded
+from validate.testbed import Testbed, devices_as_machine, load_model, open_testbed
 from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
 _NEW_TOKENS = 12
@@ -42,7 +42,7 @@ _SHARES = (8, 4, 2, 1)  # an expert's bytes divided by these: sizes of chunks th
 
 def calibrate(chosen: TestbedSettings, settings: CalibrationSettings) -> Profile:
     """The profile of this machine, measured now."""
-    with offloaded(chosen, load_model(chosen)) as testbed:
+    with open_testbed(chosen, load_model(chosen)) as testbed:
         return _profile(chosen, settings, testbed)
 
 

@@ -31,7 +31,7 @@ def compare(
     from common.parquet import write_frame
     from sim.results.result import read_meta
     from validate.comparison.error_table import heading, notes, objects, routing_of, text
-    from validate.comparison.errors_by_metric import compare as errors_of
+    from validate.comparison.errors_by_metric import errors_of
     from validate.comparison.matching import Folder, match
     from validate.comparison.timelines import draw, logs_of, typical_iteration
 

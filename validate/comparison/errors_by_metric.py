@@ -55,7 +55,7 @@ COUNTS = [
 COLUMNS = ("policy", "metric", "unit", "simulated", "measured", "absolute_error", "relative_error")
 
 
-def compare(simulated: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+def errors_of(simulated: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """A row of `COLUMNS` for each policy in both summaries and each of `METRICS` and `COUNTS`, in the summary's units.
 
     The error is simulated − measured, the relative one of what was measured; missing where either value is missing, the

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import UserError
 from sim.__main__ import main
-from sim.forecast.forecasts import at_distance
+from sim.forecast.plan_scores import at_distance
 from sim.forecast.prediction_quality import distances_of
 from tests.support.run_helpers import EXPERT_BYTES
 

@@ -6,7 +6,7 @@ import pytest
 from policies.base import Prefetcher
 from policies.prediction.expert_map_store import sample
 from policies.types import Found, Prefetch, RecordedRequest, Search
-from sim.forecast.forecasts import at_distance, compare, measure, tidy
+from sim.forecast.plan_scores import at_distance, measure, score_plans, tidy
 from sim.forecast.tally import rates, summarise_layers
 from tests.support.builders import KnownFuture, Script, random_requests, request_of, shape, with_lookahead
 from tests.support.shared_data import GPT_OSS
@@ -15,7 +15,7 @@ from traces.published_models import published
 
 def counted(prefetcher, model, requests, batch_size=1):
     """Counts by (prefill, layer)."""
-    return compare(prefetcher, model, requests, batch_size).frame().set_index(["prefill", "layer"])
+    return score_plans(prefetcher, model, requests, batch_size).frame().set_index(["prefill", "layer"])
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Delayed(Prefetcher):
 def test_searches_are_answered_at_once_and_recalls_ahead_leave_the_first_layers_out():
     model = shape(layers=4, experts=4, top_k=1)
     request = request_of([[[0], [0], [0], [1]]] * 3, model)
-    tally = compare(Delayed(), model, [request])
+    tally = score_plans(Delayed(), model, [request])
     assert tally.usual_lead() == 2
     counts = tally.frame()
     assert counts["hits"].tolist() == [0, 0, 3, 3]

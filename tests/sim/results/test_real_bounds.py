@@ -11,9 +11,9 @@ import pytest
 from policies.registry import EVICTORS, make_policy, policy_names
 from policies.types import ModelShape, RecordedRequest
 from sim.hardware.presets import preset
-from sim.inputs import sized
-from sim.policy_run import Run
+from sim.inputs import with_sizes_of
 from sim.scenario import CacheSize
+from sim.started_policy import Outcome
 from tests.support.in_memory import Setting, lower_bound_s, simulate
 from tests.support.shared_data import GPT_OSS
 from traces.published_models import published
@@ -83,7 +83,7 @@ def pocket(folder: Path) -> Routing:
     assert main(["collect", "pocket", "--prompts", str(prompts), *words]) == 0
     trace = Trace.open(folder / "pocket.trace")
     requests = list(trace.iter())
-    return Routing(sized(trace.shape, "mixtral-8x7b"), requests[:8], requests[8:])
+    return Routing(with_sizes_of(trace.shape, "mixtral-8x7b"), requests[:8], requests[8:])
 
 
 @pytest.fixture(scope="module", params=["gpt-oss-20b", "pocket"])
@@ -101,11 +101,11 @@ def setting_of(routing: Routing, share: float, gigabytes_per_s: float, gpus: int
     )
 
 
-def run(spec: str, setting: Setting, routing: Routing) -> Run:
+def run(spec: str, setting: Setting, routing: Routing) -> Outcome:
     return simulate(spec, setting, routing.tested, history=routing.history, future=routing)
 
 
-def hit_rate(run: Run) -> float:
+def hit_rate(run: Outcome) -> float:
     return run.counts.hits / (run.counts.hits + run.counts.late + run.counts.misses)
 
 

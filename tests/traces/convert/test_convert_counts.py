@@ -12,7 +12,7 @@ import pytest
 
 from policies.cache.placement import balanced
 from sim.__main__ import main as sim
-from sim.inputs import divided
+from sim.inputs import train_test_split
 from sim.scenario import Scenario
 from tests.support.convert_helpers import MODEL, SHAPE, told
 from tests.support.run_helpers import arguments
@@ -173,7 +173,7 @@ def test_the_history_s_own_counts_place_as_the_history_does(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = Trace.open(trace)
-    train, _ = divided(opened.request_ids, Scenario(opened.path), where="")
+    train, _ = train_test_split(opened.request_ids, Scenario(opened.path), where="")
     counts = np.zeros((3, 6), int)
     for recorded in opened.iter(train):
         for layers in recorded.experts.tolist():
@@ -195,10 +195,10 @@ def test_other_counts_place_otherwise_and_the_results_name_them(
 ) -> None:
     convert(save(tmp_path / "a.npy", SUMS))
     homes = []
-    import sim.policy_run as policy_run
+    import sim.started_policy as started
 
-    place = policy_run.place
-    monkeypatch.setattr(policy_run, "place", lambda *given: homes.append(place(*given)) or homes[-1])  # type: ignore[func-returns-value]
+    place = started.place
+    monkeypatch.setattr(started, "place", lambda *given: homes.append(place(*given)) or homes[-1])  # type: ignore[func-returns-value]
     options = ["--placement", "balanced", "--counts", tmp_path / "counts.parquet", "--out", tmp_path / "results"]
     capsys.readouterr()
     simulated(capsys, trace, *options)

@@ -15,7 +15,7 @@ from sim.__main__ import main as sim
 from tests.support.compare_helpers import Edit, passed_off, slower
 from tests.support.run_helpers import arguments, frames
 from validate.__main__ import main
-from validate.comparison.errors_by_metric import COLUMNS, COUNTS, METRICS, compare
+from validate.comparison.errors_by_metric import COLUMNS, COUNTS, METRICS, errors_of
 
 POLICIES = ("finemoe", "lru", "oracle")
 
@@ -74,7 +74,7 @@ def summary(policy: str = "lru", **values: Any) -> pd.DataFrame:
 
 
 def row(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> dict[str, Any]:
-    found = compare(one, other)
+    found = errors_of(one, other)
     (only,) = found[found["metric"] == metric].to_dict("records")
     return only
 
@@ -102,11 +102,11 @@ def test_nothing_measured_has_an_absolute_error_only() -> None:
 def test_policies_are_those_in_both_in_the_order_of_the_simulation() -> None:
     one = pd.concat([summary("c"), summary("a"), summary("b")])
     other = pd.concat([summary("b"), summary("d"), summary("c")])
-    assert list(dict.fromkeys(compare(one, other)["policy"])) == ["c", "b"]
+    assert list(dict.fromkeys(errors_of(one, other)["policy"])) == ["c", "b"]
 
 
 def test_each_metric_stands_once_per_policy() -> None:
-    found = compare(summary(), summary())
+    found = errors_of(summary(), summary())
     assert found.columns.tolist() == list(COLUMNS)
     assert found["metric"].tolist() == COMPARED
     assert {

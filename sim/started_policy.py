@@ -20,7 +20,7 @@ from sim.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Outcome:
     """What came out of a driver."""
 
     simulated: bool  # or measured on real devices
@@ -35,7 +35,7 @@ class Run:
     log: DecisionLog | None
 
 
-class PolicyRun:
+class StartedPolicy:
     """A policy that has been started, on a cache as it shall begin.
 
     Whatever is random draws from one generator seeded with the scenario's seed, so a run does not depend on those
@@ -68,9 +68,9 @@ class PolicyRun:
         if policy.preloaded:
             self.cache.preload()
 
-    def over(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Run:
+    def outcome(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Outcome:
         """What has come out, once a driver is done."""
-        return Run(
+        return Outcome(
             simulated=simulated,
             iterations=recorder.iterations(),
             requests=recorder.requests(),

@@ -13,7 +13,7 @@ BEST = "clairvoyant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class PolicyComparison:
     """Results on even terms, and the runs that they are measured against."""
 
     results: Sequence[Result]
@@ -52,11 +52,11 @@ def with_references(scenarios: Sequence[Scenario]) -> list[Scenario]:
     return [replace(scenarios[0], policy=policy, detail=detail) for policy in policies]
 
 
-def compared(
+def comparison_of(
     scenarios: Sequence[Scenario], results: Mapping[str, Result], *, least_makespan_s: float | None
-) -> Comparison:
+) -> PolicyComparison:
     """The results of the scenarios, in the detail that they ask for, by policy out of those `with_references`."""
-    return Comparison(
+    return PolicyComparison(
         results=[results[scenario.policy].trimmed(scenario) for scenario in scenarios],
         resident=results[RESIDENT],
         best=results[BEST],

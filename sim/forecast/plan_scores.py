@@ -36,7 +36,7 @@ DISTANCE_SETTINGS = ("prefetch_distance", "stride")
 
 
 @dataclass(frozen=True, slots=True)
-class Forecasts:
+class PlanScores:
     """What one policy predicted at one distance."""
 
     policy: str
@@ -71,7 +71,7 @@ def measure(
     future: Future | None = None,
     batch_size: int = 1,
     seed: int = 0,
-) -> Forecasts:
+) -> PlanScores:
     """What the policy `spec` predicts for `requests`; whatever is random draws from one generator with this seed."""
     prefetcher = make_policy(spec).prefetcher
     if type(prefetcher) is Prefetcher:
@@ -79,9 +79,9 @@ def measure(
     if "future" in prefetcher.requires and future is None:
         raise UserError(f"policy {spec} needs to be told the future")
     prefetcher.start(model, history, future, np.random.default_rng(seed))
-    tally = compare(prefetcher, model, requests, batch_size)
+    tally = score_plans(prefetcher, model, requests, batch_size)
     distance = stated_distance(spec)
-    return Forecasts(
+    return PlanScores(
         policy=spec,
         distance=tally.usual_lead() if distance is None else distance,
         layers=tally.frame(),
@@ -89,7 +89,7 @@ def measure(
     )
 
 
-def compare(
+def score_plans(
     prefetcher: Prefetcher, model: ModelShape, requests: Iterable[RecordedRequest], batch_size: int = 1
 ) -> Tally:
     """Count what a prefetcher that has been started predicts of `requests`, and what they executed."""
@@ -150,7 +150,7 @@ class _Forecaster:
             self._standing.pop(plan.layer, None)
 
 
-def tidy(found: Iterable[tuple[str, Forecasts]], expert_bytes: int) -> pd.DataFrame:
+def tidy(found: Iterable[tuple[str, PlanScores]], expert_bytes: int) -> pd.DataFrame:
     """A row per (policy, distance, kind of iteration, layer), each policy under the name that stands with it."""
     frames = []
     for policy, forecasts in found:
