@@ -49,7 +49,7 @@ def under(group: Group) -> Parameter:
 
 
 class Command(NamedTuple):
-    """Where the function of a command is, `module:function`, the line that the list of commands has, an example.
+    """A command: its function as `module:function`, its line in the list, and an example.
 
     A command with commands of its own is `module:app`, another `application`, and shows its own example.
     """
@@ -94,7 +94,7 @@ def _example(program: str, words: str) -> str | None:
 
 
 def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run a command; the exit status is 2 for a mistake of the user, said in one line, and 130 for an interruption."""
+    """Run a command. Status 2 is a user's mistake, printed as one line; 130 an interruption."""
     words = sys.argv[1:] if argv is None else list(argv)
     app = application(program, description, commands, words=words[:1])
     try:
@@ -109,9 +109,13 @@ def call(program: str, description: str, commands: Mapping[str, Command], argv: 
     except KeyboardInterrupt:
         print("interrupted; run the same command again", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads has had enough
+    except OSError as error:
+        if error.filename is not None:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
-        return 0
+        if isinstance(error, BrokenPipeError):  # whoever reads has had enough
+            return 0
+        return _mistake(f"standard output cannot be written: {error.strerror}")
     return status if isinstance(status, int) else 0
 
 

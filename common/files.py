@@ -1,6 +1,5 @@
 """Files and folders that appear whole or not at all, and the durable moves that this takes."""
 
-import hashlib
 import json
 import os
 import re
@@ -62,12 +61,6 @@ def write_json(path: Path, data: object) -> None:
         json.dump(data, file, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
     sync_file(path)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def move(source: Path, target: Path) -> None:

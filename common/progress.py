@@ -11,7 +11,7 @@ T = TypeVar("T")
 def bar(what: str, total: int, unit: str = "request") -> Iterator[Callable[[int], object]]:
     """A bar that vanishes when its work is done, and is not drawn where stderr is no terminal.
 
-    The function that it yields is told how many more have been done.
+    Call the yielded function with the number of newly finished items.
     """
     from tqdm import tqdm
 

@@ -31,6 +31,8 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from common.errors import FieldError, nearest
 
+LARGEST = 1 << 63  # whole numbers are below, as in TOML
+
 S = TypeVar("S")
 
 
@@ -54,7 +56,7 @@ _COMPARE = {
 
 
 def check(settings: Any) -> None:
-    """Hold every field to its annotation, and store its value in the type declared; to be called at the end of init.
+    """Check and convert every field by its annotation; to be called at the end of init.
 
     A `str` becomes a `Path`, a whole number a `float` and a list a `tuple` where these are declared.
     """
@@ -71,7 +73,7 @@ def from_data(kind: type[S], data: Mapping[str, Any]) -> S:
             raise FieldError(str(key), f"is not a setting; {nearest(str(key), known)}")
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name not in data and field.default is MISSING and field.default_factory is MISSING:
-            raise FieldError(field.name, "is missing")
+            raise FieldError(field.name, "is required")
     return kind(**data)
 
 
@@ -141,7 +143,7 @@ def _nested(value: Any, hint: Any, field: str) -> Any:
     if isinstance(value, hint):
         return value
     if not isinstance(value, Mapping):
-        raise FieldError(field, f"must be a section, value {value!r}")
+        raise FieldError(field, f"must be a table, or a {hint.__name__}, value {value!r}")
     try:
         return from_data(hint, value)
     except FieldError as error:
@@ -157,7 +159,7 @@ def _scalar(value: Any, kind: type, field: str) -> Any:
         converted = _finite(value, field) if fits else value
     elif kind is int:
         fits = isinstance(value, Integral)
-        converted = int(value) if fits else value
+        converted = _representable(int(value), field) if fits else value
     else:
         fits = isinstance(value, str | Path if kind is Path else kind)
         converted = Path(value) if fits and kind is Path else value
@@ -166,7 +168,13 @@ def _scalar(value: Any, kind: type, field: str) -> Any:
     return converted
 
 
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a string"}
+
+
+def _representable(value: int, field: str) -> int:
+    if abs(value) >= LARGEST:
+        raise FieldError(field, f"must be below 2^63, value {value}")
+    return value
 
 
 def _finite(value: Any, field: str) -> float:

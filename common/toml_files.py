@@ -83,9 +83,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise UserError(f"{path}: it cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: it is not TOML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: is not TOML: {str(error).splitlines()[0]}") from error
 
 
 def toml_text(data: Mapping[str, Any]) -> str:

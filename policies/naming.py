@@ -3,6 +3,7 @@
 Mistakes are a `UserError` of one line that names the nearest known name.
 """
 
+import ast
 import inspect
 import re
 import sys
@@ -12,11 +13,13 @@ from hashlib import sha256
 from importlib import import_module, invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 from typing import Any
 
 from common.errors import UserError, one_line, unknown
 
+OWN_PACKAGES = {"common", "policies", "traces", "sim", "validate"}  # whose sources are hashed elsewhere
 _SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: what its sources were when it was imported
 _PLUS = re.compile(r"\+(?=[A-Za-z])")  # between two parts; not the sign of a number
 
@@ -105,22 +108,59 @@ def outside(place: str) -> Callable[..., object]:
 
 
 def sources_of(module_name: str) -> dict[str, str]:
-    """SHA-256 of every source of the package that a module from outside is in, by path from the package's folder on."""
-    found = {}
+    """SHA-256 of the sources of a module from outside, by path from its folder on.
+
+    These are its file, or its package whole, and what they import that lies in the same folder, unless that is where
+    packages are installed.
+    """
+    found: dict[str, str] = {}
+    installed = {Path(get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     with _current_directory():
-        spec = find_spec(module_name.partition(".")[0])
-    places = [] if spec is None else list(spec.submodule_search_locations or filter(None, [spec.origin]))
-    for place in map(Path, places):
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found[file.relative_to(place.parent).as_posix()] = sha256(file.read_bytes()).hexdigest()
+        waiting, folder = [module_name.partition(".")[0]], None
+        seen = set(waiting)
+        while waiting:
+            for place in _places_of(waiting.pop()):
+                folder = folder or place.parent
+                if place.parent != folder:
+                    continue
+                for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                    source = file.read_bytes()
+                    found[file.relative_to(folder).as_posix()] = sha256(source).hexdigest()
+                    new = set() if folder in installed else _imported(source) - seen - OWN_PACKAGES
+                    seen |= new
+                    waiting += sorted(new)
     return found
+
+
+def _places_of(package: str) -> list[Path]:
+    """The folder of a package, or the file of a module; nothing for what is built in or not there."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    places = list(spec.submodule_search_locations or [spec.origin or ""])
+    return [Path(place) for place in places if Path(place).is_dir() or place.endswith(".py")]
+
+
+def _imported(source: bytes) -> set[str]:
+    """The packages that a source imports by name, anywhere in it."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):  # to be reported when it is imported
+        return set()
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in names}
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:
     package = module_name.partition(".")[0]
     now = sources_of(module_name)
     if getattr(sys.modules.get(package), _SOURCES, now) != now:
-        for name in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
+        edited = {path.partition("/")[0].removesuffix(".py") for path in now}
+        for name in [each for each in sys.modules if each.partition(".")[0] in edited]:
             spec = sys.modules.pop(name).__spec__
             if spec and spec.cached:  # an edit within the same second leaves compiled code that looks valid
                 Path(spec.cached).unlink(missing_ok=True)

@@ -9,15 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.experiment import Experiment as Experiment
+    from sim.experiment import Grid as Grid
     from sim.results.result import Result as Result
+    from sim.results.result import read_results as read_results
     from sim.scenario import CacheSize as CacheSize
     from sim.scenario import Scenario as Scenario
+    from sim.simulation import compare_policies as compare_policies
     from sim.simulation import simulate as simulate
 
 _PUBLIC = {
     "CacheSize": "sim.scenario",
+    "Experiment": "sim.experiment",
+    "Grid": "sim.experiment",
     "Result": "sim.results.result",
     "Scenario": "sim.scenario",
+    "compare_policies": "sim.simulation",
+    "read_results": "sim.results.result",
     "simulate": "sim.simulation",
 }
 __all__ = [*_PUBLIC]
@@ -28,3 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -9,7 +9,7 @@ COMMANDS = {
     "run": Command(
         "sim.cli.run:run",
         "Compare policies on a trace.",
-        "run NAME.trace --policy finemoe --policy lru --cache-share 0.25 --sizes mixtral-8x7b",
+        "run NAME.trace --policy finemoe --policy lru --cache-share 0.25",
     ),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
@@ -17,7 +17,7 @@ COMMANDS = {
     "predict": Command(
         "sim.cli.predict:predict",
         "Measure how well policies predict, apart from time and caches.",
-        "predict NAME.trace --policy finemoe --policy hit-count --distance 1..8 --plot recall.png",
+        "predict NAME.trace --policy finemoe --policy hit-count --plot recall.png",
     ),
     "plot": Command(
         "sim.cli.plot:plot", "Draw the comparison that a folder of results holds.", "plot RESULTS --out policies.png"

@@ -4,14 +4,13 @@ It covers the scenario without what changes no figure (`detail`, `check`, `label
 sources of everything that decides or computes: an edited policy never gets yesterday's result.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
+from common.errors import UserError
+from common.hashing import sha256_of, sha256_of_json
 from common.settings import to_data
 from policies.naming import parts_of, sources_of
 from policies.registry import PLUG_INS
@@ -22,9 +21,12 @@ UNHASHED = ("detail", "check", "label")
 BY_DIGEST = ("trace", "history", "counts", "machine", "sizes")  # what they stand for is hashed, not how it is called
 SOURCES = (
     "policies",
+    "traces/analysis/expert_counts.py",
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
+    "sim/results/summary.py",
+    "sim/scenario.py",
     "sim/started_policy.py",
     "sim/simulation.py",
     "traces/format",
@@ -34,8 +36,8 @@ SOURCES = (
 def content_hash(scenario: Scenario, inputs: Inputs) -> str:
     """SHA-256 in hexadecimal of a scenario, its inputs and the code that runs it."""
     settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
-    found = inputs.described(scenario)
-    return hash_of(
+    found = inputs.provenance(scenario)
+    return sha256_of_json(
         {
             "settings": settings,
             "trace": found["trace"]["digest"],
@@ -49,24 +51,34 @@ def content_hash(scenario: Scenario, inputs: Inputs) -> str:
     )
 
 
-@cache
 def sources_digest() -> str:
-    """The hash of the project's own code that can change a figure, as this process found it on the disk."""
+    """The hash of the project's own code that can change a figure.
+
+    A `UserError` if a file has been edited since this process first asked: part of the code may be as it was before.
+    """
+    first, now = _sources_at_first(), _sources()
+    for name in sorted(first.keys() | now.keys()):
+        if first.get(name) != now.get(name):
+            raise UserError(
+                f"{name} has been edited while Python runs, so it is unclear which code runs; start it anew"
+            )
+    return sha256_of_json(now)
+
+
+@cache
+def _sources_at_first() -> dict[str, str]:
+    return _sources()
+
+
+def _sources() -> dict[str, str]:
     root = Path(__file__).parents[1]
-    return hash_of(
-        {path.relative_to(root).as_posix(): _sha256(path) for each in SOURCES for path in _files(root / each)}
-    )
+    files = [path for each in SOURCES for path in _files(root / each)]
+    return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
 
 
 def outside_sources(policy: str) -> dict[str, dict[str, str]]:
     """The hashes of the sources of every module from outside that a policy names, its package whole."""
     return {module: sources_of(module) for module in sorted(_outside_modules(policy))}
-
-
-def hash_of(data: Any) -> str:
-    """SHA-256 in hexadecimal of plain data."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _outside_modules(policy: str) -> Iterator[str]:
@@ -81,7 +93,3 @@ def _outside_modules(policy: str) -> Iterator[str]:
 
 def _files(place: Path) -> list[Path]:
     return sorted(place.rglob("*.py")) if place.is_dir() else [place]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

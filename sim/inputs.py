@@ -32,7 +32,7 @@ class Inputs:
     expert_counts: Int | None = None  # [L, J] to place by, in place of the history
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def described(self, scenario: Scenario) -> dict[str, Any]:
+    def provenance(self, scenario: Scenario) -> dict[str, Any]:
         """What the scenario's names stood for, as plain data for results."""
         return {
             **self.facts,
@@ -49,12 +49,40 @@ class Inputs:
         }
 
 
-def resolve(scenario: Scenario) -> Inputs:
-    """Read what a simulation of the scenario needs; every mistake is a `UserError` that names file or field."""
-    trace = Trace.open(scenario.trace)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """The requests of a scenario: those that run, and those that a policy may learn from."""
+
+    trace: Trace
+    requests: Requests
+    history: Requests
+    future: RecordedFuture
+    facts: Mapping[str, Any]
+
+
+def resolve(scenario: Scenario, *others: str) -> Inputs:
+    """Read what a simulation of the scenario needs, under its policy and under `others` that run on the same inputs.
+
+    Every mistake is a `UserError` that names file or field.
+    """
+    routing = routing_of(scenario, *others)
+    traced = routing.trace.shape
     machine = machine_named(scenario.machine)
-    model = with_sizes_of(trace.shape, scenario.sizes)
-    counts = read_counts(scenario.counts, trace.shape) if scenario.counts else None
+    counts = read_counts(scenario.counts, traced) if scenario.counts else None
+    return Inputs(
+        model=with_sizes_of(traced, scenario.sizes),
+        machine=machine,
+        requests=routing.requests,
+        history=routing.history,
+        future=routing.future,
+        expert_counts=counts.tokens if counts else None,
+        facts={**routing.facts, "counts_sha256": counts.sha256 if counts else None},
+    )
+
+
+def routing_of(scenario: Scenario, *others: str) -> Routing:
+    """Open trace and history, divide the requests, and check that the policies find the columns that they need."""
+    trace = Trace.open(scenario.trace)
     read, history = trace, None
     if scenario.history:
         history = history_of(scenario.history, trace)
@@ -62,16 +90,15 @@ def resolve(scenario: Scenario) -> Inputs:
         if history.meta.embedding != trace.meta.embedding:
             read, history = trace.without_embeddings(), history.without_embeddings()
     where = str(scenario.trace if read.meta.embedding == trace.meta.embedding else scenario.history)
-    check_columns(scenario.policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
+    for policy in (scenario.policy, *others):
+        check_columns(policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
     train, test = train_test_split(trace.request_ids, scenario, where=str(trace.path))
-    return Inputs(
-        model=model,
-        machine=machine,
+    return Routing(
+        trace=trace,
         requests=Requests(read, test),
         history=Requests(read, train) if history is None else Requests(history),
         future=RecordedFuture(read, test),
-        expert_counts=counts.tokens if counts else None,
-        facts=facts_of(trace, history) | {"counts_sha256": counts.sha256 if counts else None},
+        facts=facts_of(trace, history),
     )
 
 

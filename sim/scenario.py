@@ -22,17 +22,19 @@ class CacheSize:
     """How many experts all GPUs together can hold; exactly one of the three is set."""
 
     experts: Annotated[int, Ge(1)] | None = None
-    """Experts that all GPUs together can hold."""
+    """Experts that fit on all GPUs together."""
     share: Annotated[float, Interval(gt=0, le=1)] | None = None
-    """The same as a share of all experts, rounded down."""
+    """Share of all experts that fit on all GPUs together, rounded down."""
     gb: Annotated[float, Gt(0)] | None = None
-    """The same in gigabytes (1e9 bytes), rounded down."""
+    """Gigabytes (1e9 bytes) of experts that fit on all GPUs together, rounded down."""
 
     def __post_init__(self) -> None:
         check(self)
         given = [name for name in ("experts", "share", "gb") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise FieldError(given[-1] if given else "share", "exactly one of experts, share and gb sizes a cache")
+            raise FieldError(
+                given[-1] if given else "share", "give exactly one of `cache.experts`, `cache.share` and `cache.gb`"
+            )
 
     def slots(self, model: ModelShape) -> int:
         """Slots of all GPUs together for a model; a share or gigabytes never give more than it has experts."""
@@ -63,12 +65,12 @@ class Scenario:
     cache: CacheSize = CacheSize(share=0.25)
     """How many experts all GPUs together can hold."""
     history: Path | None = None
-    """Learn from all requests of this trace instead. Does not change which requests run; with a train split of 0, all
-    do."""
+    """Learn from this trace instead of a share of the other. Does not change which requests run; add a train split of 0
+    to run all."""
     train_split: Annotated[float, Interval(ge=0, lt=1)] = 0.7
     """Share of the requests that the policy may learn from; the others are run."""
     requests: Annotated[int, Ge(1)] | None = None
-    """Run only the first N of them."""
+    """Run at most N of the requests outside the history."""
     batch_size: Annotated[int, Ge(1)] = 1
     """Requests that run together, until the last of them has ended."""
     placement: Literal["round-robin", "balanced"] = "round-robin"
@@ -76,14 +78,14 @@ class Scenario:
     counts: Path | None = None
     """A table of expert counts for balanced placement, in place of the history's demands."""
     replicas: Annotated[int, Ge(1)] = 1
-    """GPUs that each expert may live on, one at a time: the placement's and the next ones. A copy goes to the one whose
-    link has the least to do."""
+    """How many GPUs may host an expert, one at a time: the one that placement chose and those after it. A copy goes
+    over the least busy link."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the split and of the policy."""
+    """Seed of the split and of the policy."""
     detail: Detail = "iterations"
     """The finest rows to keep; events is the decision log."""
     check: bool = False
-    """Hold the invariants of the cache after every call; slower."""
+    """Check the invariants of the cache after every call; slower."""
     label: str | None = None
     """What tables and figures call the run; without it, its policy."""
 

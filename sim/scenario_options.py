@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -10,10 +10,10 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, option
-from common.errors import FieldError, UserError
-from common.settings import descriptions, from_data
-from common.toml_files import read_toml
-from sim.experiment import Experiment
+from common.errors import FieldError
+from common.files import refuse_existing
+from common.settings import descriptions
+from sim.experiment import FieldPath, read_experiment
 from sim.scenario import Scenario
 
 RUN = Group("What to run", sort_key=40)
@@ -26,8 +26,6 @@ _GROUPS = {
 }
 FIELDS = tuple(field for group in _GROUPS.values() for field in group)
 """The fields that have an option."""
-
-FieldPath = tuple[str, ...]  # ("cache", "gb") for the gigabytes of the cache
 
 
 def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -49,46 +47,18 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Cal
             fields_given = {path: given[name] for name, path in paths.items() if name in given}
             if recorded_by:
                 fields_given["trace",] = given.get(recorded_by, "routing.trace")
-            experiment = experiment_from(given.get(_FILE.name), fields_given)
-            command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+            experiment = read_experiment(given.get(_FILE.name), fields_given)
             if _SAVE.name in given:
+                if recorded_by and recorded_by not in given:
+                    raise FieldError(_SAVE.name, f"needs `{recorded_by}`, the trace that the scenario names")
+                refuse_existing(given[_SAVE.name])
                 experiment.write(given[_SAVE.name])
+            command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         return called
 
     return decorate
-
-
-def experiment_from(file: Path | None, given: Mapping[FieldPath, Any]) -> Experiment:
-    """The experiment in a file, with the values that were `given`, by the path of their field, in place of its own.
-
-    A mistake in what was given is a `FieldError`; one in the file is a `UserError` that names the file.
-    """
-    data = read_toml(file) if file else {}
-    scenario, grid = (_section(file, data, name) for name in ("scenario", "grid"))
-    scenario |= {outer: {} for outer, *inner in given if inner}  # one size in place of another
-    for (outer, *inner), value in given.items():
-        if outer == "policy":
-            grid["policy"] = value
-        elif inner:
-            scenario[outer][inner[0]] = value
-        else:
-            scenario[outer] = value
-    try:
-        return from_data(Experiment, {**data, "scenario": scenario, "grid": grid})
-    except FieldError as error:
-        field = error.field.removeprefix("scenario.").removeprefix("grid.")
-        if file and field.partition(".")[0] not in {outer for outer, *_ in given}:
-            raise UserError(f"{file}: {error}") from None
-        raise FieldError(field, error.problem) from None
-
-
-def _section(file: Path | None, data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    section = data.get(name, {})
-    if not isinstance(section, dict):
-        raise UserError(f"{file}: {name}: must be a section, value {section!r}")
-    return dict(section)
 
 
 def _paths(names: tuple[str, ...]) -> Iterator[FieldPath]:
@@ -141,7 +111,10 @@ _FILE = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None,
-        Parameter(group=RUN, help="A scenario to start from, FILE.toml; options override it."),
+        Parameter(
+            group=RUN,
+            help="A scenario to start from, FILE.toml; options override it. Its paths count from the current folder.",
+        ),
     ],
 )
 _SAVE = inspect.Parameter(
@@ -149,6 +122,6 @@ _SAVE = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Write what the options and the file say to FILE.toml.")
+        Path | None, Parameter(group=OUTPUT, help="Write the scenario to a new FILE.toml before it runs.")
     ],
 )

@@ -30,11 +30,12 @@ def simulate(scenario: Scenario, inputs: Inputs | None = None) -> Result:
 def compare_policies(experiment: Experiment) -> PolicyComparison:
     """Simulate each scenario of an experiment, and the runs that they are measured against."""
     scenarios = experiment.scenarios()
-    inputs, *_ = [resolve(scenario) for scenario in scenarios]  # mistakes are reported before the first has run
+    first, *others = scenarios
+    inputs = resolve(first, *(other.policy for other in others))  # mistakes are reported before the first has run
     results = {each.policy: simulate(each, inputs) for each in with_references(scenarios)}
     resident = results[RESIDENT].iterations
     assert resident is not None
-    least_s = makespan_lower_bound_s(scenarios[0], inputs, resident["end_s"].to_numpy())
+    least_s = makespan_lower_bound_s(first, inputs, resident["end_s"].to_numpy())
     return comparison_of(scenarios, results, least_makespan_s=least_s)
 
 

@@ -1,4 +1,4 @@
-"""A policy on its cache, as either driver is given it, and what comes out of a driver."""
+"""The policy and cache that a driver runs, and what the driver returns."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from sim.scenario import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came out of a driver."""
+    """What a driver returns."""
 
     simulated: bool  # or measured on real devices
     iterations: pd.DataFrame
@@ -36,20 +36,19 @@ class Outcome:
 
 
 class StartedPolicy:
-    """A policy that has been started, on a cache as it shall begin.
+    """A started policy and its initial cache.
 
-    Whatever is random draws from one generator seeded with the scenario's seed, so a run does not depend on those
-    beside it.
+    All randomness comes from one generator seeded by the scenario, so runs do not affect each other.
     """
 
     def __init__(self, scenario: Scenario, inputs: Inputs) -> None:
         self.policy = policy = make_policy(scenario.policy)
         model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model)
-        split_slots(model, size, gpus)  # what cannot be is refused for every policy
+        split_slots(model, size, gpus)  # refuse an impossible size even for policies that ignore it
         check_replicas(scenario.replicas, gpus)
         self.slots = split_slots(model, model.total_experts if policy.preloaded else size, gpus)
         if "future" in policy.requires and inputs.future is None:
-            raise UserError(f"policy {scenario.policy} needs to be told the future")
+            raise UserError(f"policy {scenario.policy} needs the recorded future")
         policy.evictor.start(model, inputs.future)
         policy.prefetcher.start(model, inputs.history, inputs.future, np.random.default_rng(scenario.seed))
         self._log = DecisionLog() if scenario.detail == "events" else None

@@ -38,7 +38,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine",),
         ("scenario",),
         ("experiment", "inputs"),
-        ("started", "content_hash", "scenario_options", "forecast"),
+        ("started_policy", "content_hash", "forecast"),
         ("results",),
         ("simulation", "scenario_options"),
         ("cli",),

@@ -9,7 +9,7 @@ COMMANDS = {
     "collect": Command(
         "traces.cli.collect:collect",
         "Run a model on prompts and record its routing.",
-        "collect pocket --prompts prompts.jsonl --max-new-tokens 64 --out pocket.trace",
+        "collect pocket --prompts built-in --max-new-tokens 64 --out A.trace",
     ),
     "prompts": Command(
         "traces.cli.prompts:prompts", "List the sets of prompts, or show what is in one.", "prompts built-in"
@@ -25,7 +25,7 @@ COMMANDS = {
     "arrivals": Command(
         "traces.cli.arrivals:arrivals",
         "Look at a workload, sample one, or draw one.",
-        "arrivals AzureLLMInferenceTrace_conv.csv --requests 256 --rate 2.91 --out azure.parquet --plot azure.png",
+        "arrivals azure.csv --requests 256 --rate 2.91 --out azure.parquet",
     ),
     "fit": Command(
         "traces.cli.fit:fit",
@@ -35,7 +35,7 @@ COMMANDS = {
     "synthetic": Command(
         "traces.cli.synthetic:synthetic",
         "Draw a trace from stated statistics.",
-        "synthetic --model mixtral-8x7b --overlap 0.5 --clusters 16 --out NAME.trace",
+        "synthetic --model mixtral-8x7b --overlap 0.5 --out NAME.trace",
     ),
 }
 

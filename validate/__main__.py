@@ -14,7 +14,7 @@ COMMANDS = {
     "replay": Command(
         "validate.cli.replay:replay",
         "Run a model with its experts really offloaded.",
-        "replay pocket --policy finemoe --policy lru --cache-experts 16 --out MEASURED",
+        "replay pocket --policy finemoe --cache-experts 16 --out MEASURED",
     ),
     "compare": Command(
         "validate.cli.compare:compare",

@@ -7,6 +7,7 @@ replay must equal. Then its experts move to a record file, and each policy serve
 from collections.abc import Sequence
 from dataclasses import replace
 
+from common.errors import FieldError
 from common.progress import bar
 from policies.cache.placement import check_replicas, split_slots
 from policies.types import ModelShape
@@ -30,38 +31,42 @@ from validate.offload.resident_model import hold_equal, resident_run
 from validate.testbed import Testbed, devices_as_machine, load_model, open_testbed
 from validate.testbed_settings import TestbedSettings
 
+SIMULATED_ONLY = ("sizes", "history", "counts")  # fields of a scenario that a real run brings itself
+
 
 def replay(
-    experiment: Experiment, chosen: TestbedSettings, recording: CollectSettings, prompts: PromptSet
+    experiment: Experiment, chosen: TestbedSettings, collection: CollectSettings, prompts: PromptSet
 ) -> PolicyComparison:
     """Measure each scenario of the experiment, and the runs that they are measured against.
 
-    `recording` says how the resident model runs the `prompts` and where their routing is kept: this is the trace of
-    the results, and their machine is the devices. A `UserError` names the first token or logits in which a replay
-    differs from the resident model.
+    The resident model runs the `prompts` and is recorded as `collection` says, which is the trace of the scenarios;
+    their machine is replaced by the devices. A `UserError` names the first token or logits in which a replay differs
+    from the resident model.
     """
-    check_target(recording.target)
+    for field in SIMULATED_ONLY:
+        if getattr(experiment.scenario, field) is not None:
+            raise FieldError(field, f"has no meaning in a real run, value {getattr(experiment.scenario, field)}")
+    check_target(collection.target)
     loaded = load_model(chosen)
     devices_of(chosen.device, chosen.devices)
     layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
     machine = devices_as_machine(chosen)
-    trace_path = recording.target.out
-    scenarios = [replace(each, trace=trace_path, machine=machine.name) for each in experiment.scenarios()]
+    scenarios = [replace(each, machine=machine.name) for each in experiment.scenarios()]
     first = scenarios[0]
     shape = shape_of(loaded.model, name=loaded.name)
-    lookahead = recording.recording.lookahead
+    lookahead = collection.recording.lookahead
     check_lookahead(lookahead, loaded)
     _check(scenarios, shape, machine.gpus, lookahead)
-    requests = tokenized(prompts.prompts, loaded, recording.lengths, where=prompts.where)
+    requests = tokenized(prompts.prompts, loaded, collection.lengths, where=prompts.where)
     train, test = train_test_split(range(len(requests)), first, where=prompts.where)
-    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, so that the trace divides likewise
+    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, or the trace would split otherwise
     history, batches, others = (_batches(requests, some, first.batch_size) for some in (train, test, beyond))
 
-    lengths = recording.lengths
+    lengths = collection.lengths
     config = generation_config(loaded, max_new_tokens=lengths.new_tokens, exactly=lengths.exactly)
     with bar("resident model", len(requests)) as done:
         every = [*history, *batches, *others]
-        trace, expected = resident_run(loaded, every, config, recording, prompts=prompts.name, done=done)
+        trace, expected = resident_run(loaded, every, config, collection, prompts=prompts.name, done=done)
     inputs = Inputs(
         model=shape,
         machine=machine,

@@ -19,7 +19,7 @@ class TestbedSettings(ModelChoice):
     device: str = "cpu"
     """Kind of device."""
     devices: Annotated[int, Ge(1)] = 1
-    """How many of them, each with its own slots and link."""
+    """Number of devices, each with its own slots and link."""
     threads: Annotated[int, Ge(1)] | None = None
     """Threads of the CPU (default: torch's choice); small models want 1."""
 
@@ -32,11 +32,11 @@ class CalibrationSettings:
     """What a calibration measures, and up to which sizes."""
 
     name: str | None = None
-    """What results call the machine; without it, its devices."""
+    """Name of the machine in results (default: its devices)."""
     max_tokens: Annotated[int, Ge(1)] = 256
-    """The longest prompt to time."""
+    """Longest prompt to time."""
     batch_size: Annotated[int, Ge(1)] = 1
-    """The most requests that shall run together."""
+    """Largest batch to time."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -39,7 +39,7 @@ def _needed(what: str) -> str:
     return {
         "embedding": "embeddings.parquet",
         "lookahead": "column lookahead_1",
-        "future": "the future (the simulator tells it)",
+        "future": "the future (read from the trace)",
     }.get(what, what)
 
 

@@ -11,7 +11,7 @@ from sim.experiment import Experiment
 from sim.scenario_options import RUN, takes_scenario
 
 
-@takes_scenario("trace", "policy", "train_split", "requests", "batch_size", "seed")
+@takes_scenario("trace", "policy", "history", "train_split", "requests", "batch_size", "seed")
 def predict(
     experiment: Experiment,
     *,
@@ -40,14 +40,14 @@ def predict(
     from common.figures import check_picture
     from common.files import refuse_existing
     from sim.forecast import recall_figure
-    from sim.forecast.prediction_quality import predict as measure
+    from sim.forecast.prediction_quality import prediction_quality
     from sim.forecast.quality_table import heading, report
 
     if out:
         refuse_existing(out)
     if plot:
         check_picture(plot)
-    quality = measure(experiment, distance)
+    quality = prediction_quality(experiment, distance)
     if out:
         quality.write(out)
     if plot:

@@ -20,7 +20,7 @@ def run(
     ] = None,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per policy.")] = False,
 ) -> None:
-    """Simulate policies on the requests of a trace, one after the other, and compare them."""
+    """Simulate policies on the requests of a trace, and compare them."""
     from common.files import refuse_existing
     from sim.results.report import report
     from sim.simulation import compare_policies

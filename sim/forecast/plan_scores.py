@@ -77,7 +77,7 @@ def measure(
     if type(prefetcher) is Prefetcher:
         raise UserError(f"policy {spec} predicts nothing, so there is nothing to measure")
     if "future" in prefetcher.requires and future is None:
-        raise UserError(f"policy {spec} needs to be told the future")
+        raise UserError(f"policy {spec} needs the recorded future")
     prefetcher.start(model, history, future, np.random.default_rng(seed))
     tally = score_plans(prefetcher, model, requests, batch_size)
     distance = stated_distance(spec)

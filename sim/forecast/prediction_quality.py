@@ -13,12 +13,14 @@ from common.errors import FieldError
 from common.files import replacing
 from common.parquet import write_frame
 from common.progress import bar, counted
+from common.settings import to_data
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.forecast.plan_scores import PlanScores, at_distance, measure, tidy
 from sim.forecast.tally import summarise_layers
-from sim.inputs import check_columns, train_test_split
-from traces.format.reader import RecordedFuture, Requests, Trace
+from sim.inputs import Routing, routing_of
+from sim.scenario import Scenario
+from traces.format.reader import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,71 +59,46 @@ def distances_of(text: str | None, layers: int) -> list[int]:
     return sorted(chosen)
 
 
-def predict(experiment: Experiment, distance: str | None = None) -> Quality:
-    """Measure what each policy predicts at each distance; of the scenarios only the requests and the policy matter.
+def prediction_quality(experiment: Experiment, distance: str | None = None) -> Quality:
+    """Measure what each policy predicts at each distance; of the scenarios only routing, policy and seed matter.
 
     A policy whose distance is fixed, by itself or by a setting, is measured at that.
     """
     scenarios = experiment.scenarios()
-    first = scenarios[0]
-    trace = Trace.open(first.trace)
-    distances = distances_of(distance, trace.shape.layers)
-    for each in scenarios:
-        columns = trace.meta.embedding, trace.meta.lookahead
-        check_columns(each.policy, embedding=columns[0], lookahead=columns[1], where=str(trace.path))
-    train, test = train_test_split(trace.request_ids, first, where=str(trace.path))
-    policies = [each.policy for each in scenarios]
-    found = _forecasts(trace, policies, distances, train, test, batch_size=first.batch_size, seed=first.seed)
+    first, *others = scenarios
+    routing = routing_of(first, *(other.policy for other in others))
+    shape = routing.trace.shape
+    distances = distances_of(distance, shape.layers)
+    specs = {at_distance(each.policy, one): each.policy for each in scenarios for one in distances}
+    for spec in specs:
+        make_policy(spec)  # mistakes are reported before the first has run
+    found = [(policy, _scores(spec, routing, first)) for spec, policy in specs.items()]
     return Quality(
-        trace=trace,
-        requests=len(test),
-        layers=tidy(found, trace.shape.expert_bytes),
+        trace=routing.trace,
+        requests=len(routing.requests),
+        layers=tidy(found, shape.expert_bytes),
         notes=_notes(found),
         settings={
-            "trace": trace.path.name,
-            "trace_kind": trace.meta.kind,
-            "trace_model": trace.shape.name,
-            "trace_digest": trace.digest,
-            "expert_bytes": trace.shape.expert_bytes,
-            "policies": policies,
+            "experiment": to_data(experiment),
             "distances": distances,
-            "train_split": first.train_split,
-            "requests": len(test),
-            "batch_size": first.batch_size,
-            "seed": first.seed,
+            "requests": len(routing.requests),
+            "expert_bytes": shape.expert_bytes,
+            **routing.facts,
         },
     )
 
 
-def _forecasts(
-    trace: Trace,
-    policies: Sequence[str],
-    distances: Sequence[int],
-    train: Sequence[int],
-    test: Sequence[int],
-    *,
-    batch_size: int,
-    seed: int,
-) -> list[tuple[str, PlanScores]]:
-    """What each policy predicts at each distance, under the name that the user gave it."""
-    specs = {at_distance(policy, distance): policy for policy in policies for distance in distances}
-    for spec in specs:
-        make_policy(spec)  # mistakes are reported before the first has run
-    history, future = Requests(trace, train), RecordedFuture(trace, test)
-    found = []
-    for spec, policy in specs.items():
-        with threadpool_limits(1), bar(spec, len(test)) as done:  # as in a simulation
-            forecasts = measure(
-                spec,
-                trace.shape,
-                counted(trace.iter(test), done),
-                history=history,
-                future=future,
-                batch_size=batch_size,
-                seed=seed,
-            )
-        found.append((policy, forecasts))
-    return found
+def _scores(spec: str, routing: Routing, scenario: Scenario) -> PlanScores:
+    with threadpool_limits(1), bar(spec, len(routing.requests)) as done:  # one thread, as in a simulation
+        return measure(
+            spec,
+            routing.trace.shape,
+            counted(routing.requests, done),
+            history=routing.history,
+            future=routing.future,
+            batch_size=scenario.batch_size,
+            seed=scenario.seed,
+        )
 
 
 def _notes(found: Sequence[tuple[str, PlanScores]]) -> dict[str, list[str]]:

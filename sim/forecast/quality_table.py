@@ -1,4 +1,4 @@
-"""What a person reads of prediction quality."""
+"""Text report of prediction quality."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What was planned beside what was executed: counts of events, and the measures that they give."""
+"""Planned versus executed experts: event counts and the measures derived from them."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,10 +1,9 @@
 """The machine that a run stands for: a preset from data sheets, or the profile of one that was measured."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.hashing import sha256_of_json
 from policies.types import ModelShape
 from sim.hardware.costs import Cost, CostModel
 from sim.hardware.presets import Hardware, preset
@@ -50,4 +49,4 @@ def digest(machine: Machine | Devices) -> str | None:
         return None
     if isinstance(machine, Profile):
         return machine.sha256
-    return hashlib.sha256(json.dumps(asdict(machine), sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(asdict(machine))

@@ -20,7 +20,7 @@ class PolicyComparison:
     resident: Result
     """With every expert on its GPU."""
     best: Result
-    """By a policy that is told all that will be demanded."""
+    """By a policy that knows every future demand."""
     least_makespan_s: float | None
     """The least that any policy can take with this cache; None where times are measured."""
 
@@ -41,15 +41,18 @@ class PolicyComparison:
             "tpot_over_no_offload": ratio(own["tpot_s_mean"], resident["tpot_s_mean"]),
             "tpot_over_clairvoyant": ratio(own["tpot_s_mean"], best["tpot_s_mean"]),
             "makespan_lower_bound_s": least_s,
-            "trace_kind": result.inputs["trace"]["kind"],
+            "trace_kind": result.provenance["trace"]["kind"],
         }
 
 
 def with_references(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """The scenarios, each at least in iterations, and those that they are measured against."""
+    """The scenarios, which differ in their policy alone, and those that they are measured against.
+
+    All keep at least iterations, from which bounds are computed.
+    """
     detail: Detail = "events" if scenarios[0].detail == "events" else "iterations"
     policies = dict.fromkeys([*(scenario.policy for scenario in scenarios), BEST, RESIDENT])
-    return [replace(scenarios[0], policy=policy, detail=detail) for policy in policies]
+    return [replace(scenarios[0], policy=policy, detail=detail, label=None) for policy in policies]
 
 
 def comparison_of(

@@ -42,11 +42,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
     shares.set(xlim=(0, 100), xlabel="share of the distinct experts demanded [%]")
     legend(shares, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    trace, model, machine = (results[0].inputs[name] for name in ("trace", "model", "machine"))
+    trace, model, machine = (results[0].provenance[name] for name in ("trace", "model", "machine"))
     total = model["layers"] * model["experts"]
     drawn.suptitle(
         f"{kind.capitalize()}: {provenance.routing(trace['kind'], trace['model'])} with the sizes of {model['name']}\n"
-        f"on {machine['described']}, {results[0].inputs['cache_experts']} of {total} experts in the cache",
+        f"on {machine['described']}, {results[0].provenance['cache_experts']} of {total} experts in the cache",
         fontsize=10,
     )
     save(drawn, path)

@@ -1,4 +1,4 @@
-"""What a person reads of a comparison: two lines that say what the times stand for, a table, and notes."""
+"""Text report of a comparison: two lines that say what the times stand for, a table, and notes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from traces.format import provenance
 def report(comparison: PolicyComparison) -> str:
     """Heading, table and notes."""
     first = comparison.results[0]
-    learned = first.inputs["history"]
+    learned = first.provenance["history"]
     lines = [heading(first)]
     if learned:
         lines.append(f"learned from {learned['name']} ({provenance.label(learned['kind'])})")
@@ -21,9 +21,9 @@ def report(comparison: PolicyComparison) -> str:
 
 def heading(result: Result) -> str:
     """Two lines that say what the times stand for."""
-    trace, model, machine = (result.inputs[name] for name in ("trace", "model", "machine"))
-    slots, total = result.inputs["cache_experts"], model["layers"] * model["experts"]
-    expert_bytes = result.inputs["expert_bytes"]
+    trace, model, machine = (result.provenance[name] for name in ("trace", "model", "machine"))
+    slots, total = result.provenance["cache_experts"], model["layers"] * model["experts"]
+    expert_bytes = result.provenance["expert_bytes"]
     room, memory = size(slots * expert_bytes), machine["memory_bytes"]
     if memory:
         room += f" of their {memory / 1e9:.0f} GB"
@@ -37,8 +37,8 @@ def heading(result: Result) -> str:
         kind = provenance.label(trace["kind"])
         what = f"Measured, not simulated: {requests} requests of {trace['name']} ({kind}) by {of}"
     return (
-        f"{what}\non {machine['described']}; {'the GPUs' if memory else 'these'} hold "
-        f"{slots} of {total} experts ({slots / total:.0%}), {room}; all experts have {size(total * expert_bytes)}"
+        f"{what}\non {machine['described']}; {'the GPUs hold' if memory else 'the cache holds'} "
+        f"{slots} of {total} experts ({slots / total:.0%}), {room}; all experts take {size(total * expert_bytes)}"
     )
 
 

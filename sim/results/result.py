@@ -2,7 +2,7 @@
 
 A folder holds one result or several, told apart by the column `policy`:
 
-    meta.json            schema version; of each run its scenario, what it stood for, and its figures
+    meta.json            schema version; of each run its scenario, what it stood for, and its figures; hashes
     summary.parquet      a row per run: the figures
     requests.parquet     a row per request
     iterations.parquet   a row per iteration, unless the detail is `requests`
@@ -17,10 +17,12 @@ from typing import Any
 
 import pandas as pd
 
-from common.errors import UserError, one_line
+from common.errors import FieldError, UserError, one_line
 from common.files import new_folder, write_json
+from common.hashing import sha256_of, sha256_of_json
 from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
+from common.tables import number
 from policies.cache.decision_log import DecisionLog
 from sim.inputs import Inputs
 from sim.results.summary import Summary, summarise
@@ -31,12 +33,12 @@ SCHEMA_VERSION = 1
 TABLES = ("requests", "iterations", "events")  # from the coarsest to the finest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Result:
     """What one run gave. Equal results have equal fields, to the last bit."""
 
     scenario: Scenario
-    inputs: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     """What the scenario's names stood for: trace, history, model sizes, machine, slots, and their digests."""
     content_hash: str | None
     """The key of the run (`sim.content_hash`); None where times were measured."""
@@ -54,7 +56,7 @@ class Result:
         """The result of a run, in the detail that the scenario asks for."""
         return cls(
             scenario=scenario,
-            inputs=inputs.described(scenario),
+            provenance=inputs.provenance(scenario),
             content_hash=content_hash,
             summary=summarise(run, scenario, inputs),
             requests=run.requests,
@@ -77,6 +79,11 @@ class Result:
             one is other if one is None or other is None else one.equals(other) for one, other in pairs
         )
 
+    def __repr__(self) -> str:
+        kind = "simulated" if self.summary["simulated"] else "measured"
+        tpot_ms = number(self.summary["tpot_s_mean"], ".2f", 1e3)
+        return f"<Result: {self.scenario.name} on {self.summary['machine']}, {kind}, TPOT {tpot_ms} ms>"
+
     __hash__ = None  # type: ignore[assignment]  # frames have none
 
     def write(self, folder: Path | str) -> None:
@@ -88,7 +95,8 @@ class Result:
         """What `write` put there; a folder with several results is a `UserError`, which `read_results` reads."""
         found = read_results(Path(folder))
         if len(found) != 1:
-            raise UserError(f"{folder} holds {len(found)} results, not one")
+            policies = ", ".join(result.scenario.policy for result in found)
+            raise UserError(f"{folder} holds {len(found)} results ({policies}), not one; read_results reads all")
         return found[0]
 
 
@@ -97,6 +105,12 @@ def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[S
 
     `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare.
     """
+    policies = [result.scenario.policy for result in results]
+    for policy in policies:
+        if policies.count(policy) > 1:
+            raise UserError(
+                f"{folder}: {policies.count(policy)} results of policy {policy}; a folder holds one of each"
+            )
     meta = {"schema_version": SCHEMA_VERSION, "runs": [_meta_of(result) for result in results]}
     rows = [result.summary for result in results] if summaries is None else summaries
     with new_folder(folder, "results") as partial:
@@ -106,45 +120,68 @@ def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[S
             stacked = [_labelled(policy, frame) for policy, frame in frames if frame is not None]
             if stacked:
                 write_frame(partial / f"{name}.parquet", pd.concat(stacked, ignore_index=True), meta)
-        write_json(partial / "meta.json", meta)
+        seal(partial, meta)
 
 
-def read_results(folder: Path) -> list[Result]:
-    """The results in a folder, in the order in which they were written."""
+def seal(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write `meta.json`, with the hash of every table beside it and of itself."""
+    files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
+    sealed = {**meta, "files": files}
+    write_json(folder / "meta.json", sealed | {"sha256": sha256_of_json(sealed)})
+
+
+def read_results(folder: Path | str) -> list[Result]:
+    """The results in a folder, in the order in which they were written.
+
+    A `UserError` if a file is missing or has been changed since.
+    """
+    folder = Path(folder)
     meta = read_meta(folder)
-    frames = {
-        name: read_frame(folder / f"{name}.parquet")[0] for name in TABLES if (folder / f"{name}.parquet").exists()
-    }
-    return [_result_of(run, frames) for run in meta["runs"]]
+    frames = {name: _table(folder, name, meta) for name in TABLES if f"{name}.parquet" in meta["files"]}
+    try:
+        return [_result_of(run, frames) for run in meta["runs"]]
+    except FieldError as error:
+        raise UserError(f"{folder / 'meta.json'}: field runs.scenario.{error}") from error
 
 
-def read_summaries(folder: Path) -> pd.DataFrame:
+def read_summaries(folder: Path | str) -> pd.DataFrame:
     """The rows of `summary.parquet`: the figures of each run, and how they compare with the reference runs."""
-    read_meta(folder)
-    return read_frame(folder / "summary.parquet")[0]
+    return _table(Path(folder), "summary", read_meta(Path(folder)))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """`meta.json` of a folder of results; a `UserError` if it is none, or of another schema version."""
+    """`meta.json` of a folder of results; a `UserError` if it is none, was changed, or has another schema version."""
     path = folder / "meta.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = meta["schema_version"]
+        version, claimed = meta["schema_version"], meta.get("sha256")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {folder} is not a folder of results") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path}: field schema_version: must be {SCHEMA_VERSION}, value {version}; run again to write one"
         )
+    if claimed != sha256_of_json({key: value for key, value in meta.items() if key != "sha256"}):
+        raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta
+
+
+def _table(folder: Path, name: str, meta: Mapping[str, Any]) -> pd.DataFrame:
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    frame, _ = read_frame(path)
+    if sha256_of(path) != meta["files"][path.name]:
+        raise UserError(f"{path} was changed after it was written")
+    return frame
 
 
 def _meta_of(result: Result) -> dict[str, Any]:
     return {
         "scenario": to_data(result.scenario),
-        "inputs": dict(result.inputs),
+        "provenance": dict(result.provenance),
         "content_hash": result.content_hash,
         "summary": result.summary,
     }
@@ -160,7 +197,7 @@ def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Re
         own["events"]["experts"] = own["events"]["experts"].map(lambda experts: [int(expert) for expert in experts])
     return Result(
         scenario=scenario,
-        inputs=run["inputs"],
+        provenance=run["provenance"],
         content_hash=run["content_hash"],
         summary=run["summary"],
         requests=own["requests"],

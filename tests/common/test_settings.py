@@ -63,12 +63,12 @@ def test_values_are_stored_in_the_declared_type() -> None:
         ({"kind": "third"}, "kind: must be one of one, other, value 'third'"),
         ({"size": {"gb": 0}}, "size.gb: must be above 0, value 0.0"),
         ({"size": {"gib": 1}}, "size.gib: is not a setting; did you mean 'gb'?"),
-        ({"size": 3}, "size: must be a section, value 3"),
+        ({"size": 3}, "size: must be a table, or a Size, value 3"),
         ({"several": 3}, "several: must be a list, value 3"),
         ({"several": [1, 0]}, "several: must be at least 1, value 0"),
         ({"several": [1.5]}, "several: must be a whole number, value 1.5"),
         ({"check": 1}, "check: must be true or false, value 1"),
-        ({"name": 1}, "name: must be a text, value 1"),
+        ({"name": 1}, "name: must be a string, value 1"),
         ({"trace": 1}, "trace: must be a path, value 1"),
         ({"shar": 1}, "shar: is not a setting; did you mean 'share'?"),
     ],
@@ -81,7 +81,7 @@ def test_a_wrong_value_is_one_line_that_names_the_field(given: dict[str, Any], s
 
 
 def test_what_has_no_default_must_be_there() -> None:
-    with pytest.raises(FieldError, match=r"^trace: is missing$"):
+    with pytest.raises(FieldError, match=r"^trace: is required$"):
         from_data(Settings, {})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from policies.naming import sources_of
 from sim import content_hash as hashing
 from sim.content_hash import content_hash
 from sim.hardware.profile import write_profile
@@ -107,6 +108,42 @@ def test_an_edited_policy_of_ones_own_has_another_key(
     assert key(own) == before
 
 
+def test_a_file_beside_ones_own_policy_belongs_to_it(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it imports from its folder counts and runs as it is now; what merely lies there does not count."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lone_module.py").write_text(
+        POLICY.format(helper="lone_helper").replace("LeastRecentlyUsed()", "HELP()")
+    )
+    own = replace(scenario, policy="lone_module:mine")
+    helper = "from policies.evictors.{} import {} as HELP\n"
+    (tmp_path / "lone_helper.py").write_text(helper.format("recency", "LeastRecentlyUsed"))
+    recency = simulate(own)
+    (tmp_path / "stranger.py").write_text("HELP = 1\n")
+    assert key(own) == recency.content_hash
+    (tmp_path / "lone_helper.py").write_text(helper.format("frequency", "LeastFrequentlyUsed"))
+    frequency = simulate(own)
+    assert recency.content_hash != frequency.content_hash == key(own)
+    assert not recency.iterations.equals(frequency.iterations)
+
+
+def test_an_installed_policy_does_not_drag_in_what_is_installed_beside_it() -> None:
+    assert {path.partition("/")[0] for path in sources_of("simpy.core")} == {"simpy"}
+
+
+def test_our_own_code_edited_while_python_runs_is_refused(tmp_path: Path) -> None:
+    """Part of it would run as it was, under the key of what it is now."""
+    copied_sources(tmp_path)
+    edit = "Path('policies/evictors/recency.py').open('a').write('# edited'); sources_digest()"
+    words = [sys.executable, "-c", f"{CODE}\n{edit}", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        "common.errors.UserError: policies/evictors/recency.py has been edited while Python runs, "
+        "so it is unclear which code runs; start it anew"
+    )
+
+
 def test_an_edited_policy_runs_as_it_is_now_and_not_as_it_was_imported(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +160,11 @@ def test_an_edited_policy_runs_as_it_is_now_and_not_as_it_was_imported(
     for result, policy in ((recency, "lru"), (frequency, "lfu")):
         assert result.iterations.equals(simulate(replace(scenario, policy=policy)).iterations)
     assert not recency.iterations.equals(frequency.iterations)
+
+
+def copied_sources(to: Path) -> None:
+    for package in ("common", "policies", "traces", "sim"):
+        shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
 
 
 CODE = """
@@ -143,6 +185,9 @@ print(sources_digest())
         ("policies/cache/device.py", True),
         ("sim/engine/links.py", True),
         ("sim/hardware/presets.py", True),
+        ("sim/scenario.py", True),
+        ("sim/results/summary.py", True),
+        ("traces/analysis/expert_counts.py", True),
         ("sim/started_policy.py", True),
         ("traces/format/reader.py", True),
         ("sim/results/report.py", False),
@@ -151,8 +196,7 @@ print(sources_digest())
     ],
 )
 def test_an_edited_source_changes_the_key_if_it_can_change_a_figure(tmp_path: Path, file: str, counts: bool) -> None:
-    for package in ("common", "policies", "traces", "sim"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    copied_sources(tmp_path)
 
     def digest() -> str:
         words = [sys.executable, "-c", CODE, str(tmp_path)]

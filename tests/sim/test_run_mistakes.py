@@ -106,7 +106,7 @@ def test_a_word_that_is_no_number_or_no_option_ends_with_2(
 
 def test_only_one_cache_size_can_be_given(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, arguments(trace, "--cache-experts", 8, "--cache-share", 0.25))
-    assert said == "--cache-share: exactly one of experts, share and gb sizes a cache"
+    assert said == "--cache-share: give exactly one of --cache-experts, --cache-share and --cache-gb"
 
 
 def test_a_profile_of_another_model_is_one_line_and_leaves_nothing(
@@ -133,7 +133,7 @@ def test_a_profile_that_was_measured_with_too_few_tokens_is_one_line_and_leaves_
 def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "a.toml"
     said = refused(capsys, arguments(trace, "--machine", profile))
-    assert said == f"{profile}: it cannot be read: No such file or directory"
+    assert said == f"{profile}: cannot be read: No such file or directory"
     write_profile(profile, flat_profile(SHAPE))
     profile.write_text(profile.read_text().replace("gpus = 1", "gpu = 1"))
     said = refused(capsys, arguments(trace, "--machine", profile))

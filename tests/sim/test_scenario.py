@@ -1,5 +1,7 @@
 """A scenario: one declaration for Python, TOML and the command line."""
 
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -8,10 +10,10 @@ import pytest
 from common.errors import FieldError, UserError
 from common.settings import descriptions, from_data, to_data
 from policies.cache.placement import PLACEMENTS
-from sim.experiment import Experiment, Grid
+from sim.experiment import Experiment, Grid, read_experiment
 from sim.hardware.presets import PRESETS
 from sim.scenario import CacheSize, Scenario
-from sim.scenario_options import FIELDS, experiment_from
+from sim.scenario_options import FIELDS
 from tests.support.builders import shape
 from traces.published_models import PUBLISHED
 
@@ -34,6 +36,8 @@ FULL = Scenario(
     label="mine",
 )
 
+UNLABELLED = replace(FULL, label=None)  # a label names one policy
+
 
 def test_a_text_is_enough_for_a_path() -> None:
     assert Scenario("a.trace").trace == Path("a.trace")  # type: ignore[arg-type]
@@ -42,8 +46,11 @@ def test_a_text_is_enough_for_a_path() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"cache": {"gb": 6, "share": 0.5}}, "cache.gb: exactly one of experts, share and gb sizes a cache"),
-        ({"cache": {}}, "cache.share: exactly one of experts, share and gb sizes a cache"),
+        (
+            {"cache": {"gb": 6, "share": 0.5}},
+            "cache.gb: give exactly one of `cache.experts`, `cache.share` and `cache.gb`",
+        ),
+        ({"cache": {}}, "cache.share: give exactly one of `cache.experts`, `cache.share` and `cache.gb`"),
         ({"cache": {"gib": 6}}, "cache.gib: is not a setting; did you mean 'gb'?"),
         ({"counts": "a.parquet"}, "counts: is for placement balanced, not round-robin, value a.parquet"),
         ({"detail": "all"}, "detail: must be one of requests, iterations, events, value 'all'"),
@@ -66,28 +73,34 @@ def test_slots_are_rounded_down_and_no_more_than_there_are_experts() -> None:
 
 
 @pytest.mark.parametrize(
-    "experiment", [Experiment(scenario=FULL), Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu")))]
+    "experiment", [Experiment(scenario=FULL), Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu")))]
 )
 def test_an_experiment_reads_back_what_it_wrote(tmp_path: Path, experiment: Experiment) -> None:
     experiment.write(tmp_path / "a.toml")
-    assert experiment_from(tmp_path / "a.toml", {}) == experiment
+    assert read_experiment(tmp_path / "a.toml", {}) == experiment
 
 
-def test_a_file_says_only_what_is_not_the_default(tmp_path: Path) -> None:
-    Experiment(scenario=Scenario(Path("a.trace"), seed=3)).write(tmp_path / "a.toml")
-    assert (tmp_path / "a.toml").read_text() == '[scenario]\ntrace = "a.trace"\nseed = 3\n'
+@pytest.mark.parametrize("policies", [(), ("lru", "lfu")])
+def test_a_file_says_every_setting_so_that_a_later_default_changes_nothing(
+    tmp_path: Path, policies: tuple[str, ...]
+) -> None:
+    Experiment(scenario=UNLABELLED, grid=Grid(policy=policies)).write(tmp_path / "a.toml")
+    written = tomllib.loads((tmp_path / "a.toml").read_text())
+    axes = {"policy"} if policies else set()
+    assert written["scenario"].keys() == to_data(UNLABELLED).keys() - axes
+    assert written.get("grid", {}).keys() == axes
 
 
 def test_policies_are_an_axis_and_run_once_each() -> None:
-    experiment = Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu", "lru")))
+    experiment = Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu", "lru")))
     assert [each.policy for each in experiment.scenarios()] == ["lru", "lfu"]
     assert [each.policy for each in Experiment(scenario=FULL).scenarios()] == [FULL.policy]
 
 
 def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
-    Experiment(scenario=FULL, grid=Grid(policy=("lru", "lfu"))).write(path)
-    found = experiment_from(path, {("seed",): 5, ("cache", "share"): 0.5, ("policy",): ("belady",)})
+    Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu"))).write(path)
+    found = read_experiment(path, {("seed",): 5, ("cache", "share"): 0.5, ("policy",): ("belady",)})
     assert found.scenario.seed == 5
     assert found.scenario.cache == CacheSize(share=0.5)  # in place of the gigabytes
     assert [each.policy for each in found.scenarios()] == ["belady"]
@@ -102,16 +115,25 @@ def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
         ("[scenario]\ntrace = 'a'\ncache.gb = -1", "scenario.cache.gb: must be above 0, value -1.0"),
         ("[scenario]\ntrace = 'a'\n[gird]\npolicy = ['lru']", "gird: is not a setting; did you mean 'grid'?"),
         ("[scenario]\ntrace = 'a'\n[grid]\npolicy = 'lru'", "grid.policy: must be a list, value 'lru'"),
-        ("scenario = 3", "scenario: must be a section, value 3"),
-        ("[scenario]", "scenario.trace: is missing"),
-        ("[scenario", "it is not TOML: "),
+        ("scenario = 3", "scenario: must be a table, value 3"),
+        ("[scenario]", "scenario.trace: is required"),
+        ("[scenario", "is not TOML: "),
+        (
+            "[scenario]\ntrace = 'a'\npolicy = 'lru'\n[grid]\npolicy = ['lfu']",
+            "scenario.policy and grid.policy: give one of them",
+        ),
+        (
+            "[scenario]\ntrace = 'a'\nlabel = 'mine'\n[grid]\npolicy = ['lru', 'lfu']",
+            "scenario.label: cannot name several policies, value mine",
+        ),
+        ("[scenario]\ntrace = 'a'\nseed = 9223372036854775808", "scenario.seed: "),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file_and_the_field(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "a.toml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        experiment_from(path, {})
+        read_experiment(path, {})
     assert str(raised.value).startswith(f"{path}: {said}")
     assert not isinstance(raised.value, FieldError)
 
@@ -119,7 +141,7 @@ def test_a_mistake_in_a_file_names_the_file_and_the_field(tmp_path: Path, text: 
 def test_a_mistake_in_what_is_given_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     Experiment(scenario=FULL).write(tmp_path / "a.toml")
     with pytest.raises(FieldError, match=r"^cache\.gb: must be above 0, value -1\.0$"):
-        experiment_from(tmp_path / "a.toml", {("cache", "gb"): -1.0})
+        read_experiment(tmp_path / "a.toml", {("cache", "gb"): -1.0})
 
 
 def test_every_field_but_the_label_is_an_option_and_described() -> None:

@@ -38,6 +38,17 @@ def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.C
     assert found == printed(capsys, *arguments(trace, "--cache-share", 0.5, "--seed", 4, policies=("lru",)))
 
 
+def test_a_saved_scenario_is_there_before_the_run_and_takes_no_files_place(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.toml"
+    assert main(["run", str(trace), "--policy", "none-such", "--save-scenario", str(file)]) == 2
+    assert 'policy = "none-such"' in file.read_text()
+    capsys.readouterr()
+    assert main(["run", str(trace), "--save-scenario", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file} exists already")
+
+
 def test_prediction_takes_the_same_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.toml"
     words = ("predict", trace, "--policy", "finemoe", "--distance", 2, "--seed", 3)
@@ -64,7 +75,7 @@ def test_a_mistake_in_the_file_names_it(
 
 def test_a_trace_must_come_from_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--policy", "lru"]) == 2
-    assert capsys.readouterr().err == "error: --trace: is missing\n"
+    assert capsys.readouterr().err == "error: --trace: is required\n"
 
 
 def test_a_misspelt_option_offers_the_nearest(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

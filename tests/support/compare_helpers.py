@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from common.parquet import write_frame
+from sim.results.result import seal
 
 Change = Callable[[str, pd.DataFrame], None]
 Edit = Callable[[dict[str, Any]], None]
@@ -20,10 +21,9 @@ def passed_off(simulated: Path, to: Path, change: Change | None = None, edit: Ed
     meta = json.loads((simulated / "meta.json").read_text())
     for run in meta["runs"]:
         run["summary"]["simulated"] = False
-        run["inputs"]["machine"] |= {"name": "bench", "described": "bench"}
+        run["provenance"]["machine"] |= {"name": "bench", "described": "bench"}
         if edit:
             edit(run)
-    (to / "meta.json").write_text(json.dumps(meta))
     for file in to.glob("*.parquet"):
         frame = pd.read_parquet(file)
         if file.stem == "summary":
@@ -31,6 +31,7 @@ def passed_off(simulated: Path, to: Path, change: Change | None = None, edit: Ed
         if change:
             change(file.stem, frame)
         write_frame(file, frame, meta)
+    seal(to, {name: meta[name] for name in ("schema_version", "runs")})
     return to
 
 

@@ -115,7 +115,25 @@ def test_one_scenario_is_simulated_and_measured_with_results_alike(checkpoint, c
         for table in ("requests", "iterations", "events"):
             assert getattr(measured, table).dtypes.equals(getattr(simulated, table).dtypes)
         assert (measured.content_hash, simulated.content_hash is None) == (None, False)
-        assert measured.inputs["trace"] == simulated.inputs["trace"]
+        assert measured.provenance["trace"] == simulated.provenance["trace"]
+
+
+@pytest.mark.parametrize("setting", ['sizes = "mixtral-8x7b"', 'history = "other.trace"'])
+def test_what_a_real_run_brings_itself_is_refused(checkpoint, capsys, tmp_path, setting):
+    file = tmp_path / "a.toml"
+    file.write_text(f"[scenario]\ntrace = 'a.trace'\n{setting}\n")
+    assert validate(arguments(checkpoint, "--scenario", file)) == 2
+    name, _, value = setting.replace('"', "").partition(" = ")
+    assert capsys.readouterr().err.endswith(f"error: --{name}: has no meaning in a real run, value {value}\n")
+
+
+def test_a_scenario_of_a_trace_that_is_not_kept_is_not_saved(checkpoint, capsys, tmp_path):
+    file = tmp_path / "a.toml"
+    assert validate(arguments(checkpoint, "--save-scenario", file)) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: --save-scenario: needs --record, the trace that the scenario names\n"
+    )
+    assert not file.exists()
 
 
 def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import replacing
+from common.hashing import canonical_json
 from common.parquet import META_KEY, parquet_sink
 from policies.types import Int, ModelShape
 from traces.analysis.iterations import shares
-from traces.format.schema import TraceError, canonical_json
+from traces.format.schema import TraceError
 from traces.format.storage import file_info, reading
 
 _COLUMNS = ("layer", "expert", "tokens")

@@ -1,6 +1,6 @@
 """What a recording depends on. Needs no torch, so that help and mistakes come at once."""
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -40,7 +40,7 @@ class PlacedModel(ModelChoice):
     device: str | None = None
     """cpu, cuda, cuda:1 … (default: cuda if there is one)."""
     device_map: DeviceMap | None = None
-    """Spread the model over all GPUs instead."""
+    """Spread the model over all GPUs; replaces the device."""
     threads: Annotated[int, Ge(1)] | None = None
     """Threads of the CPU (default: torch's choice); small models want 1."""
     trust_remote_code: bool = False
@@ -86,7 +86,7 @@ class Lengths:
         """These lengths, with `max_new_tokens` where no number of new tokens was given."""
         if self.output_tokens or self.max_new_tokens:
             return self
-        return Lengths(max_new_tokens=new_tokens, prompt_tokens=self.prompt_tokens, chat_template=self.chat_template)
+        return replace(self, max_new_tokens=new_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

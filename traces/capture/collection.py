@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from common.errors import FieldError
+from common.hashing import sha256_of_json
 from policies.types import Float, Int, RecordedRequest
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, Recording
 from traces.capture.gate_recorder import GateRecorder, requests_of
@@ -24,7 +25,7 @@ from traces.capture.model_structure import moe_blocks, shape_of
 from traces.capture.prompt_tokens import FIXED_LENGTH_RULE, tokenized
 from traces.capture.seeded_sampling import SeededSampling
 from traces.capture.token_progress import token_bar
-from traces.format.schema import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.format.schema import RequestInfo, TraceMeta, library_versions
 from traces.format.target import check_target
 from traces.format.writer import TraceWriter
 from traces.prompts.prompt import Prompt

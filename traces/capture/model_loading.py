@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from common.errors import UserError, unknown
+from common.hashing import sha256_of_json
 from traces.capture.capture_settings import Dtype
-from traces.format.schema import sha256_of_json
 from traces.pocket import model_dir
 from traces.pocket.recipe import RECIPES
 

@@ -1,6 +1,6 @@
 """How every table and picture says what kind of trace it was made from: one place decides, so that none forgets.
 
-What was drawn or put together anew is named in capitals; the kinds are those of `format.KINDS`.
+Synthetic and fitted traces are labelled in capitals; the kinds are `schema.KINDS`.
 """
 
 _CAPITALS = {"synthetic": "SYNTHETIC", "fitted": "FITTED"}

@@ -1,10 +1,9 @@
 """What a trace is: its files, their columns, and the description that goes with them.
 
 A trace is a folder `NAME.trace/` of `meta.json`, `requests.parquet`, `tokens.parquet` and, when embeddings were
-captured, `embeddings.parquet`. What the rows of a request must obey stands in `rows.py`.
+captured, `embeddings.parquet`. The rules for a request's rows are in `faults.py`.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import UserError, unknown
+from common.hashing import canonical_json, sha256_of_json
 from policies.types import ModelShape
 
 FORMAT_VERSION = 1
@@ -281,17 +281,6 @@ def embeddings_schema(hidden: int) -> pa.Schema:
 
 def _fixed_list(kind: pa.DataType, length: int) -> pa.DataType:
     return pa.list_(pa.field("element", kind, nullable=False), length)
-
-
-def canonical_json(data: object) -> bytes:
-    """JSON with sorted keys and no spaces: equal data gives equal bytes."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
-def sha256_of_json(data: object) -> str:
-    """SHA-256 of the canonical form."""
-    return hashlib.sha256(canonical_json(data)).hexdigest()
 
 
 def library_versions(*names: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import one_line
-from common.files import sha256_of
+from common.hashing import sha256_of
 from traces.format.schema import FileInfo, TraceError
 
 

@@ -15,21 +15,12 @@ import pyarrow as pa
 
 from common.errors import UserError
 from common.files import fresh_folder, move, remove, sync_folder, write_json
+from common.hashing import canonical_json
 from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
 from traces.format.resumable_folder import PartialFolder
-from traces.format.schema import (
-    EMBEDDINGS,
-    FORMAT_VERSION,
-    META,
-    REQUESTS,
-    TOKENS,
-    RequestInfo,
-    TraceError,
-    TraceMeta,
-    canonical_json,
-)
+from traces.format.schema import EMBEDDINGS, FORMAT_VERSION, META, REQUESTS, TOKENS, RequestInfo, TraceError, TraceMeta
 from traces.format.storage import file_info, open_parquet, read_group, read_table
 
 Embeddings = tuple[Int, Float]  # token [n] and vector float16 [n, h]

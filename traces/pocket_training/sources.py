@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError, unknown
-from common.files import new_folder, sha256_of
+from common.files import new_folder
+from common.hashing import sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from common.hashing import sha256_of_json
 from policies.types import Int
 from traces.format.reader import Trace
-from traces.format.schema import RequestInfo, TraceMeta, library_versions, sha256_of_json
+from traces.format.schema import RequestInfo, TraceMeta, library_versions
 from traces.format.writer import TraceWriter
 from traces.synthetic.coefficients import Calibration
 from traces.synthetic.parameters import Parameters

@@ -9,7 +9,7 @@ with 0 ≤ s_p ≤ s_c ≤ s_r ≤ 1 and 0 ≤ τ ≤ 1. The first part is alway
 stays, the third during a request. The last moves: it remembers ρ of what was before, and the rest is news, of which τ
 comes with token k wherever that occurs. All of this is per layer. Gates are the softmax of β · z, and the K largest
 logits are executed (ties: the lower number). So what two iterations have in common depends on what they share, and each
-overlap of `Statistics` fixes one part (`synthetic_calibration.py` solves for them).
+overlap of `Statistics` fixes one part (`coefficients.py` solves for them).
 
 Tokens come in phrases, always in the same order, so that the same token was preceded by the same ones; each phrase
 belongs to one cluster. Layers are independent of each other given cluster, request and tokens: what one of them tells

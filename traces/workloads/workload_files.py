@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from common.errors import UserError, one_line
 from common.files import replacing
+from common.hashing import canonical_json
 from common.parquet import META_KEY, parquet_sink
 from policies.types import Bool, Int
-from traces.format.schema import TraceError, canonical_json
+from traces.format.schema import TraceError
 from traces.format.storage import open_parquet, reading
 from traces.workloads.arrivals import Workload
 

@@ -22,7 +22,7 @@ def compare(
         Parameter(help="Draw both timelines of an iteration, FILE.png; needs --detail events."),
     ] = None,
     iteration: Annotated[
-        int | None, Parameter(help="The one to draw (default: the decode step of median measured time).")
+        int | None, Parameter(help="Iteration to draw (default: the decode step of median measured time).")
     ] = None,
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""

@@ -22,10 +22,10 @@ from validate.testbed_settings import TestbedSettings
 GENERATION = Group("Generation", sort_key=30)
 
 _NEW_TOKENS = 48
-_SIMULATED_ONLY = ("trace", "machine", "sizes", "history", "counts")  # fields that a real run brings itself
+_SIMULATED = ("trace", "machine", "sizes", "history", "counts")  # fields that a real run brings itself
 
 
-@takes_scenario(*(field for field in FIELDS if field not in _SIMULATED_ONLY), recorded_by="record")
+@takes_scenario(*(field for field in FIELDS if field not in _SIMULATED), recorded_by="record")
 def replay(
     experiment: Experiment,
     testbed: Annotated[TestbedSettings, under(MODEL)],
@@ -42,8 +42,8 @@ def replay(
     """Run a model with its experts really offloaded, and measure policies on prompts that they have not seen.
 
     Every token and every logit must equal the resident model's bit for bit. The routing that policies learn from is
-    that of the resident model on the same prompts, and the machine is this one: trace and machine of a scenario's file
-    are those of its simulation.
+    that of the resident model on the same prompts, and the machine is this one. The trace and machine in a scenario
+    file are ignored.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def replay(
     scenario = experiment.scenario
     found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
     with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
-        recording = CollectSettings(
+        collection = CollectSettings(
             model=PlacedModel(testbed.model, revision=testbed.revision, dtype=testbed.dtype, device=testbed.device),
             lengths=lengths.or_at_most(_NEW_TOKENS),
             generation=Generation(batch_size=scenario.batch_size, seed=scenario.seed),
@@ -81,7 +81,7 @@ def replay(
         )
         from validate.replay import replay as measure
 
-        comparison = measure(experiment, testbed, recording, found)
+        comparison = measure(experiment, testbed, collection, found)
     if out:
         comparison.write(out)
     print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))

@@ -1,4 +1,4 @@
-"""What a person reads of simulated beside measured figures."""
+"""Text report comparing simulated with measured figures."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +13,9 @@ from validate.comparison.matching import Folder
 
 def heading(simulated: Folder, measured: Folder) -> str:
     """What is compared, and what its errors mean."""
-    inputs, model = simulated.inputs, simulated.inputs["model"]
+    inputs, model = simulated.provenance, simulated.provenance["model"]
     return (
-        f"Simulated on {inputs['machine']['described']}, measured on {measured.inputs['machine']['described']}: "
+        f"Simulated on {inputs['machine']['described']}, measured on {measured.provenance['machine']['described']}: "
         f"{simulated.summary['requests'].iloc[0]} requests of {routing_of(simulated)}\n"
         f"with the sizes of {model['name']}, {inputs['cache_experts']} of {model['layers'] * model['experts']} experts "
         "in the cache\n"
@@ -25,7 +25,7 @@ def heading(simulated: Folder, measured: Folder) -> str:
 
 def routing_of(folder: Folder) -> str:
     """The trace, and what kind of routing is in it."""
-    trace = folder.inputs["trace"]
+    trace = folder.provenance["trace"]
     return f"{trace['name']} ({provenance.routing(trace['kind'], trace['model'])})"
 
 

@@ -27,9 +27,9 @@ class Folder(NamedTuple):
         return cls(path, read_summaries(path), read_results(path))
 
     @property
-    def inputs(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, Any]:
         """What all its runs had in common."""
-        return self.results[0].inputs
+        return self.results[0].provenance
 
 
 def match(simulated: Folder, measured: Folder) -> None:
@@ -51,7 +51,7 @@ def match(simulated: Folder, measured: Folder) -> None:
 
 def _pairs(simulated: Folder, measured: Folder) -> Iterator[tuple[str, Any, Any]]:
     """What must be equal: its name, here and there."""
-    one, other = simulated.inputs, measured.inputs
+    one, other = simulated.provenance, measured.provenance
     yield "trace digest", one["trace"]["digest"], other["trace"]["digest"]
     yield "cache_experts", one["cache_experts"], other["cache_experts"]
     yield "gpus", one["machine"]["gpus"], other["machine"]["gpus"]

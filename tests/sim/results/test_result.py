@@ -1,6 +1,7 @@
 """A result: what a run gave, and the folder that it reads back from."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,8 @@ def test_results_differ_if_one_bit_does(scenario: Scenario) -> None:
 def test_three_lines_in_a_notebook(trace: Path) -> None:
     result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
     assert result.summary["policy"] == "lru"
-    assert result.inputs["cache_experts"] == 8
-    assert result.inputs["model"]["experts"] == SHAPE.experts
+    assert result.provenance["cache_experts"] == 8
+    assert result.provenance["model"]["experts"] == SHAPE.experts
     assert len(result.content_hash or "") == 64
 
 
@@ -88,8 +89,52 @@ def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:
     results = [simulate(replace(scenario, policy=policy)) for policy in ("lru", "belady", "finemoe")]
     write_results(out, results)
     assert read_results(out) == results
-    with pytest.raises(UserError, match=r"holds 3 results, not one$"):
+    with pytest.raises(UserError, match=r"holds 3 results \(lru, belady, finemoe\), not one; read_results reads all$"):
         Result.read(out)
+
+
+def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out: Path) -> None:
+    """Their rows could not be told apart."""
+    results = [simulate(replace(scenario, seed=seed)) for seed in (0, 1)]
+    with pytest.raises(UserError, match=r"2 results of policy finemoe,capacity=9; a folder holds one of each$"):
+        write_results(out, results)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda out: flip(out / "requests.parquet", -200), r"requests\.parquet .*"),
+        (lambda out: (out / "iterations.parquet").unlink(), r"iterations\.parquet is missing$"),
+        (
+            lambda out: shutil.copy(out / "summary.parquet", out / "requests.parquet"),
+            r"requests\.parquet was changed after it was written$",
+        ),
+        (
+            lambda out: replace_in(out / "meta.json", '"seed": 0', '"seed": 1'),
+            r"meta\.json: field sha256: does not match; the file was changed after it was written$",
+        ),
+    ],
+    ids=["a flipped bit", "a table gone", "a table of another kind", "an edited setting"],
+)
+def test_what_was_changed_afterwards_is_one_line(scenario: Scenario, out: Path, spoil: Any, said: str) -> None:
+    simulate(scenario).write(out)
+    spoil(out)
+    with pytest.raises(UserError, match=said) as raised:
+        Result.read(out)
+    assert "\n" not in str(raised.value)
+
+
+def replace_in(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def flip(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
 
 
 def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -> None:

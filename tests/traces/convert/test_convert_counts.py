@@ -204,7 +204,7 @@ def test_other_counts_place_otherwise_and_the_results_name_them(
     simulated(capsys, trace, *options)
     assert homes[0].tolist() == balanced(np.array(SUMS), 6).tolist()
     run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
-    assert run["inputs"]["counts_sha256"] == read_counts(tmp_path / "counts.parquet", SHAPE).sha256
+    assert run["provenance"]["counts_sha256"] == read_counts(tmp_path / "counts.parquet", SHAPE).sha256
 
 
 def test_the_table_that_analyse_writes_does_too(tmp_path: Path, trace: Path) -> None:

@@ -229,9 +229,9 @@ def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path
 @pytest.mark.parametrize(
     ("said", "path", "value"),
     [
-        ("trace digest", ("inputs", "trace", "digest"), "ab"),
-        ("cache_experts", ("inputs", "cache_experts"), 9),
-        ("gpus", ("inputs", "machine", "gpus"), 2),
+        ("trace digest", ("provenance", "trace", "digest"), "ab"),
+        ("cache_experts", ("provenance", "cache_experts"), 9),
+        ("gpus", ("provenance", "machine", "gpus"), 2),
         ("replicas", ("scenario", "replicas"), 2),
         ("batch_size", ("scenario", "batch_size"), 4),
         ("seed", ("scenario", "seed"), 1),
@@ -257,7 +257,7 @@ def test_another_setting_is_refused_by_its_name_and_both_values(
 
 def sized(**sizes: Any) -> Edit:
     def edit(run: dict[str, Any]) -> None:
-        run["inputs"]["model"] |= sizes
+        run["provenance"]["model"] |= sizes
 
     return edit
 
@@ -266,7 +266,7 @@ def sized(**sizes: Any) -> Edit:
 def test_another_size_of_the_model_is_refused(
     refused: Any, simulated: Path, tmp_path: Path, field: str, value: Any
 ) -> None:
-    model = json.loads((simulated / "meta.json").read_text())["runs"][0]["inputs"]["model"]
+    model = json.loads((simulated / "meta.json").read_text())["runs"][0]["provenance"]["model"]
     other = passed_off(simulated, tmp_path / "measured", edit=sized(**{field: value}))
     assert f"model {field} differs: {model[field]} in {simulated}, {value} in {other}" in refused(simulated, other)
 
