@@ -44,15 +44,21 @@ def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Pa
             move(partial, path)
 
 
-def refuse_existing(path: Path) -> None:
-    """A `UserError` if something is there already, to be asked before anything is computed for it."""
+def refuse_existing(path: Path, *, overwrite: bool | None = None) -> None:
+    """A `UserError` if something is there already, to be asked before anything is computed for it.
+
+    `overwrite` says whether it is to be replaced; None where that is no choice.
+    """
+    if overwrite:
+        return
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):  # the second is for the writer to say, who knows what it writes
         return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    raise UserError(f"{path} exists already; choose another name or remove it")
+    remedy = "choose another name or remove it" if overwrite is None else "overwrite to replace it"
+    raise UserError(f"{path} exists already; {remedy}")
 
 
 def write_json(path: Path, data: object) -> None:

@@ -8,8 +8,7 @@ from common.commands import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError, UserError
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, check_target
-from traces.prompts.prompt_description import read_chosen
-from traces.prompts.prompt_sets import PromptChoice
+from traces.prompts.prompt_sets import PromptChoice, read_chosen
 
 GENERATION = Group("Generation", "One of --max-new-tokens and --output-tokens is required.", sort_key=30)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, Command, application, under
+from common.files import refuse_existing
 from traces.convert.conversion_settings import CountsTarget, ImportTarget, LayerNumbers, LogReading, TracedModel
-from traces.format.target import refuse_existing
 
 MODEL = Group("Traced model", sort_key=1)
 READING = Group("Reading", sort_key=2)

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.commands import OUTPUT, under
-from traces.format.target import TraceTarget, refuse_existing
+from common.files import refuse_existing
+from traces.format.target import TraceTarget
 from traces.workloads.workload_settings import FitSettings
 
 WORKLOAD = Group("Workload", sort_key=1)

@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 from common.commands import OUTPUT, PROMPTS, under
 from common.tables import record_table
-from traces.prompts.prompt_description import described, known_sets, read_chosen, table
-from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice
+from traces.prompts.prompt_description import described, known_sets, table
+from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice, read_chosen
 
 
 def prompts(

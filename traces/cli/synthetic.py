@@ -5,7 +5,8 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.commands import OUTPUT, under
-from traces.format.target import TraceTarget, refuse_existing
+from common.files import refuse_existing
+from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
 SHAPE = Group("Shape", sort_key=1, help="Of another trace, of a published model, or of the sizes given here.")

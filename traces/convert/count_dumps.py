@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, one_line
+from common.files import refuse_existing
 from policies.types import Int, ModelShape
 from traces.analysis.expert_counts import write_counts
 from traces.convert.conversion_settings import CountsTarget
 from traces.convert.imported_trace import reading_arrays, sha256_of
 from traces.format.schema import TraceError
-from traces.format.target import refuse_existing
 
 _MOST = 2**53  # executions of an expert in a step, beyond which floating point counts no further
 _NAMES = ("logical_count", "counts")

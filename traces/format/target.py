@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.errors import UserError
 from common.settings import Suffix, check
 
 
@@ -21,12 +20,6 @@ class TraceTarget:
 
     def __post_init__(self) -> None:
         check(self)
-
-
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Say before anything is read what the writer would say when everything has been."""
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already; overwrite to replace it")
 
 
 def check_target(target: TraceTarget) -> None:

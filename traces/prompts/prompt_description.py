@@ -1,6 +1,5 @@
 """What sets of prompts there are, and what is in one, to read."""
 
-import sys
 from collections import Counter
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from common.tables import name_table, text_table
 from traces.prompts.prompt import Prompt
-from traces.prompts.prompt_sets import BUILT_IN, HUB_SETS, PromptChoice, PromptSet, read_prompts
+from traces.prompts.prompt_sets import BUILT_IN, HUB_SETS, PromptSet, read_prompts
 
 _EXAMPLES = 3
 _EXAMPLE_WIDTH = 300
@@ -75,11 +74,3 @@ def table(found: PromptSet) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _EXAMPLE_WIDTH else f"{text[:_EXAMPLE_WIDTH]} … ({len(text):,} characters)"
-
-
-def read_chosen(where: str, choice: PromptChoice, *, seed: int) -> PromptSet:
-    """The prompts that `choice` takes of a set; says on stderr what was left out."""
-    found = read_prompts(where, choice, seed=seed)
-    if found.dropped:
-        print(f"{found.where}: left out {found.left_out}", file=sys.stderr)
-    return found

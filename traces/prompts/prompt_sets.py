@@ -1,6 +1,7 @@
 """Sets of prompts: those that have names, and which prompts to take of one."""
 
 import importlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,6 +112,14 @@ def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 
     if choice.sample is not None and len(taken) < choice.sample:
         raise FieldError("sample", f"{where} has only {len(taken)} prompts, value {choice.sample}")
     return result
+
+
+def read_chosen(where: str, choice: PromptChoice, *, seed: int) -> PromptSet:
+    """The prompts that `choice` takes of a set; says on stderr what was left out."""
+    found = read_prompts(where, choice, seed=seed)
+    if found.dropped:
+        print(f"{found.where}: left out {found.left_out}", file=sys.stderr)
+    return found
 
 
 def reservoir(items: Iterable[Prompt], size: int, rng: np.random.Generator) -> tuple[list[Prompt], int]:

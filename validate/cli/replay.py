@@ -15,8 +15,7 @@ from traces.capture.capture_settings import CollectSettings, Generation, Lengths
 from traces.format.target import TraceTarget
 from traces.pocket import DEMO_PROMPTS
 from traces.pocket.recipe import RECIPES
-from traces.prompts.prompt_description import read_chosen
-from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice
+from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice, read_chosen
 from validate.testbed_settings import TestbedSettings
 
 GENERATION = Group("Generation", sort_key=30)
