@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,10 +135,10 @@ def _exchange(new: Path, path: Path) -> None:
 def _written_beside(path: Path, what: str) -> Iterator[Path]:
     """A name beside `path`, which is deleted at the end if it is still there.
 
-    The process in it keeps two writers of one target apart, and tells what a killed one has left from what a living one
-    is writing. The suffix is the target's, since matplotlib goes by it.
+    Process and thread in it keep two writers of one target apart, and tell what a killed one has left from what a
+    living one is writing. The suffix is the target's, since matplotlib goes by it.
     """
-    partial = path.parent / f"{path.stem}.{_host()}-{os.getpid()}.partial{path.suffix}"
+    partial = path.parent / f"{path.stem}.{_host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -151,10 +152,13 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete what writers of `path` left on this machine that were killed."""
-    name = rf"{re.escape(path.stem)}\.{re.escape(_host())}-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
+    name = rf"{re.escape(path.stem)}\.{re.escape(_host())}-(\d{{1,9}})-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
     for beside in path.parent.iterdir():
         found = re.fullmatch(name, beside.name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+        if found is None:
+            continue
+        process, thread = int(found[1]), int(found[2])
+        if (process, thread) == (os.getpid(), threading.get_native_id()) or not _alive(process):
             with suppress(OSError):  # another writer may do the same
                 remove(beside)
 

@@ -156,16 +156,22 @@ def _imported(source: bytes) -> set[str]:
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:
+    if module_name == "__main__":  # a script or a notebook, which runs already
+        return sys.modules[module_name]
     package = module_name.partition(".")[0]
     now = sources_of(module_name)
     if getattr(sys.modules.get(package), _SOURCES, now) != now:
         edited = {path.partition("/")[0].removesuffix(".py") for path in now}
         for name in [each for each in sys.modules if each.partition(".")[0] in edited]:
             spec = sys.modules.pop(name).__spec__
-            if spec and spec.cached:  # an edit within the same second leaves compiled code that looks valid
+            if spec and spec.cached:
                 Path(spec.cached).unlink(missing_ok=True)
         invalidate_caches()
-    module = import_module(module_name)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:  # without compiled code left behind: after an edit within the same second it would look valid
+        module = import_module(module_name)
+    finally:
+        sys.dont_write_bytecode = before
     setattr(sys.modules[package], _SOURCES, now)
     return module
 

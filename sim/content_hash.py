@@ -5,7 +5,6 @@ sources of everything that decides or computes: an edited policy never gets yest
 """
 
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -20,11 +19,13 @@ from sim.scenario import Scenario
 UNHASHED = ("detail", "check", "label")
 BY_DIGEST = ("trace", "history", "counts", "machine", "sizes")  # what they stand for is hashed, not how it is called
 SOURCES = (
+    "common/settings.py",
     "policies",
     "traces/analysis/expert_counts.py",
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
+    "sim/results/result.py",
     "sim/results/summary.py",
     "sim/scenario.py",
     "sim/started_policy.py",
@@ -33,8 +34,13 @@ SOURCES = (
 )
 
 
-def content_hash(scenario: Scenario, inputs: Inputs) -> str:
-    """SHA-256 in hexadecimal of a scenario, its inputs and the code that runs it."""
+def content_hash(scenario: Scenario, inputs: Inputs) -> str | None:
+    """SHA-256 in hexadecimal of a scenario, its inputs and the code that runs it.
+
+    None for a policy that a script or notebook defines itself (`__main__:mine`): no file holds all of what runs.
+    """
+    if "__main__" in _outside_modules(scenario.policy):
+        return None
     settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
     found = inputs.provenance(scenario)
     return sha256_of_json(
@@ -43,8 +49,10 @@ def content_hash(scenario: Scenario, inputs: Inputs) -> str:
             "trace": found["trace"]["digest"],
             "history": found["history"] and found["history"]["digest"],
             "counts": found["counts_sha256"],
+            "split": found["split_sha256"],
             "machine": found["machine"]["digest"],
             "model": found["model"],
+            "slots": found["cache_experts"],
             "sources": sources_digest(),
             "outside": outside_sources(scenario.policy),
         }
@@ -54,20 +62,15 @@ def content_hash(scenario: Scenario, inputs: Inputs) -> str:
 def sources_digest() -> str:
     """The hash of the project's own code that can change a figure.
 
-    A `UserError` if a file has been edited since this process first asked: part of the code may be as it was before.
+    A `UserError` if a file has been edited since this module was imported: part of the code may be as it was before.
     """
-    first, now = _sources_at_first(), _sources()
+    first, now = _AT_IMPORT, _sources()
     for name in sorted(first.keys() | now.keys()):
         if first.get(name) != now.get(name):
             raise UserError(
                 f"{name} has been edited while Python runs, so it is unclear which code runs; start it anew"
             )
     return sha256_of_json(now)
-
-
-@cache
-def _sources_at_first() -> dict[str, str]:
-    return _sources()
 
 
 def _sources() -> dict[str, str]:
@@ -93,3 +96,6 @@ def _outside_modules(policy: str) -> Iterator[str]:
 
 def _files(place: Path) -> list[Path]:
     return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+_AT_IMPORT = _sources()  # at import, since what other modules hold in memory is as old as that

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import FieldError, UserError
+from common.hashing import sha256_of_json
 from policies.registry import make_policy
 from policies.types import Future, History, Int, ModelShape
 from sim.hardware.machines import Devices, Machine, description, digest, machine_named, memory_bytes
@@ -98,7 +99,7 @@ def routing_of(scenario: Scenario, *others: str) -> Routing:
         requests=Requests(read, test),
         history=Requests(read, train) if history is None else Requests(history),
         future=RecordedFuture(read, test),
-        facts=facts_of(trace, history),
+        facts={**facts_of(trace, history), "split_sha256": sha256_of_json({"run": test, "learnt_from": train})},
     )
 
 

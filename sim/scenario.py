@@ -45,7 +45,7 @@ class CacheSize:
         else:
             assert self.share is not None
             fitting = self.share * model.total_experts
-        return min(int(fitting + 1e-6), model.total_experts)  # 35 % of 1440 is 504, whatever binary fractions say
+        return int(min(fitting + 1e-6, model.total_experts))  # 35 % of 1440 is 504, whatever binary fractions say
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -26,11 +26,11 @@ from common.tables import number
 from policies.cache.decision_log import DecisionLog
 from sim.inputs import Inputs
 from sim.results.summary import Summary, summarise
-from sim.scenario import Scenario
+from sim.scenario import Detail, Scenario
 from sim.started_policy import Outcome
 
 SCHEMA_VERSION = 1
-TABLES = ("requests", "iterations", "events")  # from the coarsest to the finest
+TABLES = get_args(Detail)  # from the coarsest to the finest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -41,7 +41,7 @@ class Result:
     provenance: Mapping[str, Any]
     """What the scenario's names stood for: trace, history, model sizes, machine, slots, and their digests."""
     content_hash: str | None
-    """The key of the run (`sim.content_hash`); None where times were measured."""
+    """The key of the run (`sim.content_hash`), if it has one; None where times were measured."""
     summary: Summary
     """The figures of the run, units in the keys."""
     requests: pd.DataFrame
@@ -66,9 +66,9 @@ class Result:
 
     def trimmed(self, scenario: Scenario) -> "Result":
         """The result for a scenario that asks for less detail, or has another label."""
-        iterations = None if scenario.detail == "requests" else self.iterations
         summary = self.summary | {"label": scenario.name}
-        return replace(self, scenario=scenario, summary=summary, iterations=iterations)
+        left_out: dict[str, Any] = dict.fromkeys(_finer_than(scenario.detail))
+        return replace(self, scenario=scenario, summary=summary, **left_out)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):
@@ -192,6 +192,7 @@ def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Re
     own = {
         name: frame[frame["policy"] == scenario.policy].drop(columns="policy").reset_index(drop=True)
         for name, frame in frames.items()
+        if name not in _finer_than(scenario.detail)  # which are another run's
     }
     if "events" in own:
         own["events"]["experts"] = own["events"]["experts"].map(lambda experts: [int(expert) for expert in experts])
@@ -204,6 +205,10 @@ def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Re
         iterations=own.get("iterations"),
         events=own.get("events"),
     )
+
+
+def _finer_than(detail: Detail) -> tuple[str, ...]:
+    return TABLES[TABLES.index(detail) + 1 :]
 
 
 def _labelled(policy: str, frame: pd.DataFrame) -> pd.DataFrame:

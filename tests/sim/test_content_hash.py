@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from policies.naming import sources_of
@@ -19,6 +20,7 @@ from sim.simulation import simulate
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import SHAPE
 from tests.support.trace_helpers import small_trace
+from traces.analysis.expert_counts import write_counts
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,11 +46,27 @@ def key(scenario: Scenario) -> str:
         {"requests": 2},
         {"batch_size": 2},
         {"placement": "balanced"},
+        {"replicas": 2},
         {"seed": 1},
     ],
 )
 def test_what_can_change_a_figure_changes_the_key(scenario: Scenario, change: dict[str, Any]) -> None:
     assert key(replace(scenario, **change)) != key(scenario)
+
+
+def test_inputs_of_another_split_have_another_key(scenario: Scenario) -> None:
+    """Which requests run is the inputs' to say, whatever the scenario says."""
+    reseeded = replace(scenario, seed=1)
+    assert content_hash(reseeded, resolve(scenario)) != key(reseeded)
+
+
+def test_counts_count_by_their_content(scenario: Scenario, tmp_path: Path) -> None:
+    keys = []
+    for number in (1, 2, 1):
+        path = tmp_path / f"{len(keys)}.parquet"
+        write_counts(path, np.full((SHAPE.layers, SHAPE.experts), number), {"source": "a test"})
+        keys.append(key(replace(scenario, placement="balanced", counts=path)))
+    assert keys[0] == keys[2] != keys[1]
 
 
 @pytest.mark.parametrize("change", [{"detail": "events"}, {"check": True}, {"label": "mine"}])
@@ -126,6 +144,16 @@ def test_a_file_beside_ones_own_policy_belongs_to_it(
     frequency = simulate(own)
     assert recency.content_hash != frequency.content_hash == key(own)
     assert not recency.iterations.equals(frequency.iterations)
+
+
+def test_a_policy_that_a_script_defines_itself_runs_and_has_no_key(scenario: Scenario, tmp_path: Path) -> None:
+    script = POLICY.format(helper="sys").replace("import HELP", "import path") + (
+        "from sim import Scenario, simulate\n"
+        f"result = simulate(Scenario({str(scenario.trace)!r}, policy='__main__:mine', machine='rtx3090'))\n"
+        "print(result.content_hash, result.summary['tpot_s_mean'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["None", str(simulate(scenario).summary["tpot_s_mean"])]
 
 
 def test_an_installed_policy_does_not_drag_in_what_is_installed_beside_it() -> None:

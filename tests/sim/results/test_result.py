@@ -93,6 +93,24 @@ def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:
         Result.read(out)
 
 
+def test_results_of_different_detail_share_a_folder(scenario: Scenario, out: Path) -> None:
+    details: list[Any] = ["requests", "events", "iterations"]
+    policies = ["lru", "belady", "finemoe"]
+    results = [
+        simulate(replace(scenario, policy=policy, detail=detail))
+        for policy, detail in zip(policies, details, strict=True)
+    ]
+    write_results(out, results)
+    assert read_results(out) == results
+
+
+def test_a_result_trimmed_is_the_result_of_less_detail(scenario: Scenario) -> None:
+    fine = simulate(replace(scenario, detail="events"))
+    for detail in ("requests", "iterations", "events"):
+        less: Any = replace(scenario, detail=detail, label="mine")
+        assert fine.trimmed(less) == simulate(less)
+
+
 def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out: Path) -> None:
     """Their rows could not be told apart."""
     results = [simulate(replace(scenario, seed=seed)) for seed in (0, 1)]
