@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from policies.naming import sources_of
+from policies.registry import PLUG_INS
 from sim import content_hash as hashing
 from sim.content_hash import content_hash
 from sim.hardware.profile import write_profile
@@ -154,6 +156,14 @@ def test_a_policy_that_a_script_defines_itself_runs_and_has_no_key(scenario: Sce
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["None", str(simulate(scenario).summary["tpot_s_mean"])]
+
+
+def test_the_sources_of_a_plug_in_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugged_in.py").write_text(POLICY.format(helper="sys").replace("import HELP", "import path"))
+    point = EntryPoint(name="plugged", value="plugged_in:mine", group=PLUG_INS)
+    monkeypatch.setattr(hashing, "entry_points", lambda group: EntryPoints([point]).select(group=group))
+    assert set(hashing.outside_sources("plugged,capacity=3")["plugged_in"]) == {"plugged_in.py"}
 
 
 def test_an_installed_policy_does_not_drag_in_what_is_installed_beside_it() -> None:

@@ -85,6 +85,22 @@ def test_figures_do_not_hang_on_how_many_threads_share_a_sum(trace: Path, monkey
     assert seen == {1}
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_policy_draws_by_the_scenarios_seed(trace: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    drawn: list[int] = []
+
+    class Drawing(Prefetcher):
+        def start(self, model: Any, history: Any, future: Any, rng: np.random.Generator) -> None:
+            drawn.append(int(rng.integers(1 << 40)))
+
+    monkeypatch.setitem(NAMED, "drawing", f"{__name__}:made")
+    monkeypatch.setattr(
+        sys.modules[__name__], "made", lambda: Policy(prefetcher=Drawing(), evictor=LeastRecentlyUsed()), raising=False
+    )
+    simulate(Scenario(trace, policy="drawing", seed=seed))
+    assert drawn == [int(np.random.default_rng(seed).integers(1 << 40))]
+
+
 def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:
     results = [simulate(replace(scenario, policy=policy)) for policy in ("lru", "belady", "finemoe")]
     write_results(out, results)
