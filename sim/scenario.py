@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Interval
 
 from common.errors import FieldError
 from common.settings import check
+from policies.cache.placement import Placement
 from policies.types import ModelShape
 
 Detail = Literal["requests", "iterations", "events"]
@@ -56,7 +57,8 @@ class Scenario:
     """The routing: a NAME.trace folder."""
     _: KW_ONLY
     policy: str = "finemoe"
-    """NAME[,setting=value…][+EVICTOR]: a policy, or module:callable of your own; see `python -m sim policies`."""
+    """NAME[,setting=value…][+EVICTOR]: a policy and its evictor, each perhaps a module:callable of your own; see
+    `python -m sim policies`."""
     sizes: str | None = None
     """Simulate the sizes of a published model with the traced routing: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
     gpt-oss-20b. Experts per layer and top-k must be those of the trace."""
@@ -73,7 +75,7 @@ class Scenario:
     """Run at most N of the requests outside the history."""
     batch_size: Annotated[int, Ge(1)] = 1
     """Requests that run together, until the last of them has ended."""
-    placement: Literal["round-robin", "balanced"] = "round-robin"
+    placement: Placement = "round-robin"
     """Which GPU each expert lives on: dealt in turn, or so that each layer's demands in the history fall evenly."""
     counts: Path | None = None
     """A table of expert counts for balanced placement, in place of the history's demands."""

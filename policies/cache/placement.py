@@ -1,19 +1,19 @@
 """Which GPU an expert lives on, and how many slots each GPU has."""
 
+from typing import Literal
+
 import numpy as np
 
-from common.errors import UserError, unknown
+from common.errors import UserError
 from policies.types import History, Int, ModelShape
 
-PLACEMENTS = ("round-robin", "balanced")
+Placement = Literal["round-robin", "balanced"]
 
 
-def place(name: str, model: ModelShape, gpus: int, history: History | None, counts: Int | None = None) -> Int:
+def place(name: Placement, model: ModelShape, gpus: int, history: History | None, counts: Int | None = None) -> Int:
     """`[L, J]` GPU of each expert under a named placement; `balanced` by `counts` `[L, J]`, else the history."""
     if name == "round-robin":
         return round_robin(model, gpus)
-    if name != "balanced":
-        raise unknown("placement", name, PLACEMENTS)
     if counts is not None:
         return balanced(counts, gpus)
     if not history:

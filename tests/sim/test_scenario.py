@@ -3,13 +3,12 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 
 from common.errors import FieldError, UserError
 from common.settings import descriptions, from_data, to_data
-from policies.cache.placement import PLACEMENTS
 from sim.experiment import Experiment, Grid, read_experiment
 from sim.hardware.presets import PRESETS
 from sim.scenario import CacheSize, Scenario
@@ -154,4 +153,3 @@ def test_descriptions_name_what_can_be_chosen() -> None:
     said = descriptions(Scenario)
     assert all(name in said["sizes"] for name in PUBLISHED)
     assert all(name in said["machine"] for name in PRESETS)
-    assert get_args(get_type_hints(Scenario)["placement"]) == PLACEMENTS
