@@ -2,41 +2,73 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.errors import UserError
-from policies.naming import settings_of
-from policies.registry import EVICTORS, evictor_factory, policy_factory, policy_names
+from common.errors import UserError, unknown
+from policies.base import Evictor, Policy
+from policies.policy_settings import Setting, settings_of
+from policies.registry import EVICTORS, evictor_factory, make, make_evictor, policy_factory, policy_names
 
 Entry = dict[str, Any]
 
 
-def catalogue() -> dict[str, list[Entry]]:
-    """An entry for each policy and each evictor, by name."""
-    return {
-        "policies": [entry(name, policy_factory) for name in policy_names()],
-        "evictors": [entry(name, evictor_factory) for name in sorted(EVICTORS)],
-    }
+def catalogue(names: Sequence[str] = ()) -> dict[str, list[Entry]]:
+    """An entry for each policy and each evictor; with `names`, for these only, `module:callable` among them.
+
+    A class of evictors from outside is among the evictors, and so is a function that gives one without settings.
+    """
+    policies = policy_names()
+    for name in names:
+        if ":" not in name and name not in {*policies, *EVICTORS}:
+            raise unknown("policy or evictor", name, {*policies, *EVICTORS})
+    asked = list(dict.fromkeys(names))
+    found: dict[str, list[Entry]] = {"policies": [], "evictors": []}
+    for name in asked or policies:
+        if ":" in name or name in policies:
+            factory = policy_factory(name)
+            made, entry = _entry(name, "policy", factory, make)
+            evicts = isinstance(made, Evictor) or (isinstance(factory, type) and issubclass(factory, Evictor))
+            found["evictors" if evicts else "policies"].append(entry)
+    for name in asked or sorted(EVICTORS):
+        if name in EVICTORS:
+            found["evictors"].append(_entry(name, "evictor", evictor_factory(name), make_evictor)[1])
+    return found
 
 
-def entry(name: str, factory_of: Callable[[str], Callable[..., Any]]) -> Entry:
-    """What is told of one: its line, what a trace must have for it, its settings with their defaults."""
-    factory = factory_of(name)
-    settings = settings_of(factory)
-    told = [key for key, default in settings.items() if default is not inspect.Parameter.empty]
-    try:
-        requires = sorted(factory().requires) if len(told) == len(settings) else None
-    except UserError:
-        requires = None  # it depends on settings
-    return {
+def _entry(
+    name: str, kind: str, factory: Callable[..., object], make_it: Callable[[str], Policy | Evictor]
+) -> tuple[Policy | Evictor | None, Entry]:
+    """What is made of a name without settings, and what is told of it."""
+    settings = settings_of(factory, f"{kind} {name}")
+    made, problem = None, None
+    if not any(setting.required for setting in settings.values()):
+        try:
+            made = make_it(name)
+        except UserError as error:  # its defaults may not go together
+            problem = str(error)
+    return made, {
         "name": name,
         "line": _first_sentence(factory),
-        "requires": requires,
-        "settings": {key: settings[key] if key in told else None for key in settings},
+        "requires": sorted(made.requires) if made is not None else None,
+        "settings": {key: _described(setting) for key, setting in settings.items()},
+        "problem": problem,
     }
 
 
-def _first_sentence(factory: Callable[..., Any]) -> str:
-    paragraph = " ".join((inspect.getdoc(factory) or "").partition("\n\n")[0].split())
+def _described(setting: Setting) -> Entry:
+    """A setting as plain data: its type (`choice` with choices), whether it may be none, its default."""
+    default = None if setting.required else setting.default
+    return {
+        "type": setting.kind.__name__ if setting.kind else "choice",
+        "choices": list(setting.choices) or None,
+        "nullable": setting.nullable,
+        "default": default if isinstance(default, bool | int | float | str | None) else str(default),
+        "required": setting.required,
+    }
+
+
+def _first_sentence(factory: Callable[..., object]) -> str:
+    text = inspect.cleandoc(factory.__doc__ or "")  # not that of a base class
+    paragraph = " ".join(text.partition("\n\n")[0].split())
     return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]

@@ -1,10 +1,9 @@
-"""How policies and evictors are named: tables of `module:callable`, modules from outside, settings as text.
+"""How policies and evictors are named: the parts of a name, tables of `module:callable`, modules from outside.
 
 Mistakes are a `UserError` of one line that names the nearest known name.
 """
 
 import ast
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,59 +20,12 @@ from common.errors import UserError, one_line, unknown
 
 OWN_PACKAGES = {"common", "policies", "traces", "sim", "validate"}  # whose sources are hashed elsewhere
 _SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: what its sources were when it was imported
-_PLUS = re.compile(r"\+(?=[A-Za-z])")  # between two parts; not the sign of a number
+_PLUS = re.compile(r"\+(?=[^\W\d])")  # between two parts; not the sign of a number
 
 
 def parts_of(spec: str) -> list[str]:
     """The parts of `NAME,setting=value,…+NAME,setting=value,…`."""
     return _PLUS.split(spec)
-
-
-def settings_of(factory: Callable[..., object]) -> dict[str, object]:
-    """The settings that a factory takes, with their defaults."""
-    kinds = inspect.Parameter
-    return {
-        name: each.default
-        for name, each in inspect.signature(factory).parameters.items()
-        if each.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
-    }
-
-
-def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
-    """What the factory of a policy or evictor (the `kind`) makes of `NAME,setting=value,…`."""
-    name, *words = part.split(",")
-    what = f"{kind} {name}"
-    known = settings_of(factory)
-    settings: dict[str, object] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise UserError(f"{kind} {part!r}: {word!r} is not of the form setting=value")
-        if key not in known:
-            raise (
-                unknown(f"setting of {what}", key, known)
-                if known
-                else UserError(f"{what} has no settings, so not {key!r} either")
-            )
-        settings[key] = _parse(value, known[key], f"{kind} {part!r}: {key}")
-    missing = [key for key, default in known.items() if default is inspect.Parameter.empty and key not in settings]
-    if missing:
-        raise UserError(f"{what} needs the setting {missing[0]!r}")
-    return factory(**settings)
-
-
-def _parse(text: str, default: object, where: str) -> object:
-    """`text` as a value of the type of `default`; as text where the default has no such type."""
-    kind = type(default)
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if kind in (int, float):
-            value: object = kind(text)
-            return value
-        return text
-    except (KeyError, ValueError):
-        raise UserError(f"{where}: {text!r} is not a {kind.__name__}") from None
 
 
 def inside(place: str) -> Callable[..., Any]:
@@ -83,8 +35,8 @@ def inside(place: str) -> Callable[..., Any]:
     return factory
 
 
-def outside(place: str) -> Callable[..., object]:
-    """A callable of a module that is not ours; the module may lie in the current directory.
+def outside(place: str, kind: str) -> Callable[..., object]:
+    """What makes a policy or evictor (the `kind`) in a module that is not ours, or lies in the current directory.
 
     A module that has been edited since it was imported is imported anew, with all of its package.
     """
@@ -94,16 +46,16 @@ def outside(place: str) -> Callable[..., object]:
             module = _import_as_it_is_now(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"policy {place}: module {module_name} cannot be imported: {one_line(error)}") from error
-        raise UserError(f"policy {place}: there is no module {error.name!r}, here or installed") from error
+            raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
+        raise UserError(f"{kind} {place}: there is no module {error.name!r}, here or installed") from error
     except Exception as error:  # whatever a module from outside may raise
-        raise UserError(f"policy {place}: module {module_name} cannot be imported: {one_line(error)}") from error
+        raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
     found: object = getattr(module, name, None)
     if found is None:
         public = [each for each in vars(module) if not each.startswith("_")]
-        raise unknown(f"policy in module {module_name}", name, public)
+        raise unknown(f"{kind} in module {module_name}", name, public)
     if not callable(found):
-        raise UserError(f"policy {place}: {name} is a {type(found).__name__}, not a class or function")
+        raise UserError(f"{kind} {place}: {name} is a {type(found).__name__}, not a class or function")
     return found
 
 

@@ -5,13 +5,14 @@ register their policies through the entry point group `finemoe_lab.policies`. Th
 the callable returns a `Policy`, or an `Evictor`.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from copy import copy
 from importlib.metadata import entry_points
 
 from common.errors import UserError, one_line, unknown
-from policies.base import Evictor, Policy
-from policies.naming import called, inside, outside, parts_of
+from policies.base import Evictor, Policy, Prefetcher
+from policies.naming import inside, outside, parts_of
+from policies.policy_settings import called
 
 NAMED = {
     "belady": "policies.systems.on_demand:belady",
@@ -57,42 +58,68 @@ def make_policy(spec: str) -> Policy:
     """A fresh policy from `NAME` or `NAME,setting=value,…`, for example `finemoe,prefetch_distance=6`.
 
     With `+EVICTOR` behind it, another evictor takes the place of its own: `finemoe,prefetch_distance=6+lhd,classes=8`.
-    A name with a colon, `module:callable`, is a policy from outside. An unknown name or setting is a `UserError` that
-    offers the nearest.
+    A name with a colon, `module:callable`, is from outside, on either side of the `+`. An evictor from outside that
+    stands alone copies on demand. An unknown name or setting is a `UserError` that offers the nearest.
     """
     part, *others = parts_of(spec)
     name = part.partition(",")[0]
-    policy = called(policy_factory(name), "policy", part)
-    if not isinstance(policy, Policy):
-        raise UserError(f"policy {name}: it returns a {type(policy).__name__}, not a Policy")
+    made = make(part)
+    policy = made if isinstance(made, Policy) else Policy(prefetcher=Prefetcher(), evictor=made)
     if not others:
         return policy
     if len(others) > 1:
         raise UserError(f"policy {spec!r}: a policy has one evictor, not {len(others)}")
     if policy.preloaded:
         raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
-    evictor: Evictor = called(evictor_factory(others[0].partition(",")[0]), "evictor", others[0])
-    return replace(policy, evictor=evictor)
+    composed = copy(policy)  # of the same class: its constructor may take something else than the fields
+    object.__setattr__(composed, "evictor", make_evictor(others[0]))
+    return composed
+
+
+def make(part: str) -> Policy | Evictor:
+    """What `NAME,setting=value,…` stands for in front of any `+`."""
+    name = part.partition(",")[0]
+    made: object = called(policy_factory(name), "policy", part)
+    if not isinstance(made, Policy | Evictor):
+        raise UserError(f"policy {name}: must return a Policy or an Evictor, not {type(made).__name__}")
+    return made
+
+
+def make_evictor(part: str) -> Evictor:
+    """What `NAME,setting=value,…` stands for behind a `+`."""
+    name = part.partition(",")[0]
+    made: object = called(evictor_factory(name), "evictor", part)
+    if not isinstance(made, Evictor):
+        raise UserError(f"evictor {name}: must return an Evictor, not {type(made).__name__}")
+    return made
 
 
 def policy_factory(name: str) -> Callable[..., object]:
-    """What makes the policy of a name, or of `module:callable`."""
-    if ":" in name:
-        return outside(name)
+    """What makes the policy of a name, or of `module:callable`; of a name from outside it may make an evictor."""
     if name in NAMED:
         return inside(NAMED[name])
+    return _outside_factory(name, "policy", policy_names())
+
+
+def evictor_factory(name: str) -> Callable[..., object]:
+    """What makes the evictor of a name, or of `module:callable`; of a name from outside it may make something else."""
+    if name in EVICTORS:
+        return inside(EVICTORS[name])
+    if name in NAMED:
+        raise UserError(f"evictor {name}: is a policy; evictors are {', '.join(sorted(EVICTORS))}")
+    return _outside_factory(name, "evictor", {*EVICTORS, *entry_points(group=PLUG_INS).names})
+
+
+def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[..., object]:
+    if ":" in name:
+        return outside(name, kind)
     plug_ins = entry_points(group=PLUG_INS)
     if name not in plug_ins.names:
-        raise unknown("policy", name, policy_names())
+        raise unknown(kind, name, known)
     try:
-        loaded: Callable[..., object] = plug_ins[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"policy {name}: its package cannot be loaded: {one_line(error)}") from error
+        loaded: object = plug_ins[name].load()
+    except Exception as error:  # whatever a package from outside may raise
+        raise UserError(f"{kind} {name}: its package cannot be loaded: {one_line(error)}") from error
+    if not callable(loaded):
+        raise UserError(f"{kind} {name}: its entry point must be a class or function, not {type(loaded).__name__}")
     return loaded
-
-
-def evictor_factory(name: str) -> Callable[..., Evictor]:
-    """What makes the evictor of a name."""
-    if name not in EVICTORS:
-        raise unknown("evictor", name, EVICTORS)
-    return inside(EVICTORS[name])

@@ -20,7 +20,7 @@ HUB = {"datasets", "huggingface_hub"}
 # Of each package, its wings from the lowest to the highest: a wing imports from those before it, and its own.
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "policies": (
-        ("types", "naming"),
+        ("types", "naming", "policy_settings"),
         ("base",),
         ("registry", "cache", "prediction"),
         ("catalogue", "evictors"),

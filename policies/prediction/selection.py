@@ -1,15 +1,16 @@
 """Which experts a prediction calls for (paper eq. 6-8), and the plans that this makes."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from policies.types import Bool, Float, Prefetch
 
-THRESHOLDS = ("exceed", "demo", "top-k")
+Threshold = Literal["exceed", "demo", "top-k"]
 
 
-def select(probs: Float, score: Float, top_k: int, threshold: str = "exceed") -> Bool:
+def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "exceed") -> Bool:
     """The experts to prefetch from distributions `[…, J]` that were found with similarity `score` `[…]`.
 
     Eq. 6: δ = clip(1 − score, 0, 1). Eq. 7, 8: experts in falling probability (ties by id) until their sum exceeds δ,
@@ -33,7 +34,7 @@ def select(probs: Float, score: Float, top_k: int, threshold: str = "exceed") ->
     return mask.reshape(probs.shape)
 
 
-def plan(layer: int, probs: Float, score: np.floating, top_k: int, threshold: str = "exceed") -> Prefetch:
+def plan(layer: int, probs: Float, score: np.floating, top_k: int, threshold: Threshold = "exceed") -> Prefetch:
     """What `plans` makes of `select` for one record and one layer, `probs` `[J]`, in a fifth of the time."""
     order = (-probs).argsort(kind="stable")
     count = top_k

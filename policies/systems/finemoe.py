@@ -23,6 +23,7 @@ Order of this file: the prefetcher (prediction, prediction of whole blocks, lear
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
 from policies.prediction.expert_map_store import ExpertMapStore, Records, Single, Trajectory, nearest, sample
-from policies.prediction.selection import THRESHOLDS, plan, plans, select
+from policies.prediction.selection import Threshold, plan, plans, select
 from policies.types import (
     Batch,
     Float,
@@ -44,6 +45,11 @@ from policies.types import (
     RecordedRequest,
     Search,
 )
+
+Fill = Literal["random", "redundancy"]
+PrefillRecords = Literal["token", "iteration"]
+Queue = Literal["selected", "all"]
+Reach = Literal["layer", "rest"]
 
 QUEUED_WEIGHT = 1e-6  # of the demo's experts that are not selected
 FILL_ROWS = 256  # records of the history that enter the store at once
@@ -65,12 +71,12 @@ class ExpertMapPrefetcher(Prefetcher):
         prefetch_distance: int = 3,
         capacity: int = 1000,
         learn: bool = True,
-        fill: str = "random",
-        prefill_records: str = "token",
+        fill: Fill = "random",
+        prefill_records: PrefillRecords = "token",
         semantic: bool = True,
-        threshold: str = "exceed",
-        queue: str = "selected",
-        reach: str = "layer",
+        threshold: Threshold = "exceed",
+        queue: Queue = "selected",
+        reach: Reach = "layer",
     ) -> None:
         self.prefetch_distance = prefetch_distance
         self.capacity = capacity
@@ -87,11 +93,6 @@ class ExpertMapPrefetcher(Prefetcher):
         self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
     ) -> None:
         """Fill the store from the history."""
-        _one_of("prefill_records", self.prefill_records, "token", "iteration")
-        _one_of("fill", self.fill, "random", "redundancy")
-        _one_of("threshold", self.threshold, *THRESHOLDS)
-        _one_of("queue", self.queue, "selected", "all")
-        _one_of("reach", self.reach, "layer", "rest")
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
@@ -279,12 +280,12 @@ def finemoe(
     prefetch_distance: int = 3,
     capacity: int = 1000,
     learn: bool = True,
-    fill: str = "random",
-    prefill_records: str = "token",
+    fill: Fill = "random",
+    prefill_records: PrefillRecords = "token",
     semantic: bool = True,
-    threshold: str = "exceed",
-    queue: str = "selected",
-    reach: str = "layer",
+    threshold: Threshold = "exceed",
+    queue: Queue = "selected",
+    reach: Reach = "layer",
     count_misses: bool = True,
     reset_on_evict: bool = False,
 ) -> Policy:
@@ -304,8 +305,3 @@ def finemoe(
     if reset_on_evict or not count_misses:
         evictor = InCacheFrequency(count_misses=count_misses, reset_on_evict=reset_on_evict)
     return Policy(prefetcher=prefetcher, evictor=evictor)
-
-
-def _one_of(setting: str, value: str, *known: str) -> None:
-    if value not in known:
-        raise UserError(f"finemoe: {setting} {value!r} is none of {', '.join(known)}")

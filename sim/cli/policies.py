@@ -2,36 +2,46 @@
 
 import json as json_text
 from textwrap import fill
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from policies.catalogue import Entry, catalogue
 
+WIDTH = 100
+INDENT = " " * 22
+
 
 def policies(
-    *, json: Annotated[bool, Parameter(help="Print an object with a list of policies and one of evictors.")] = False
+    *names: Annotated[str, Parameter(help="Show only these, your own module:callable among them.")],
+    json: Annotated[bool, Parameter(help="Print an object with a list of policies and one of evictors.")] = False,
 ) -> None:
     """List policies and evictors, what they need and their settings."""
-    found = catalogue()
+    found = catalogue(names)
     if json:
         print(json_text.dumps(found, indent=2))
         return
-    print("Policies: --policy NAME[,setting=value…], or module:callable of your own\n")
-    print("\n".join(map(_lines, found["policies"])))
-    print("\nEvictors, in place of a policy's own: --policy NAME…+EVICTOR[,setting=value…]\n")
-    print("\n".join(map(_lines, found["evictors"])))
+    heads = {
+        "policies": "Policies: --policy NAME[,setting=value…], or module:callable of your own",
+        "evictors": "Evictors, in place of a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
+    }
+    print("\n\n".join("\n".join([f"{heads[kind]}\n", *map(_lines, each)]) for kind, each in found.items() if each))
 
 
 def _lines(each: Entry) -> str:
-    indent = " " * 22
-    lines = [fill(f"  {each['name']:<18}  {each['line']}", 120, subsequent_indent=indent)]
+    lines = [_filled(f"  {each['name']:<18}  {each['line']}".rstrip())]
     if each["requires"]:
-        lines.append(f"{indent}needs: {', '.join(map(_needed, each['requires']))}")
+        lines.append(_filled(f"{INDENT}needs: {', '.join(map(_needed, each['requires']))}"))
     if each["settings"]:
-        settings = ", ".join(f"{key}={_shown(value)}" for key, value in each["settings"].items())
-        lines.append(fill(f"{indent}settings: {settings}", 120, subsequent_indent=indent))
+        settings = (_setting(name, about).replace(" ", "\xa0") for name, about in each["settings"].items())
+        lines.append(_filled(f"{INDENT}settings: {', '.join(settings)}").replace("\xa0", " "))
+    if each["problem"]:
+        lines.append(_filled(f"{INDENT}without settings: {each['problem']}"))
     return "\n".join(lines)
+
+
+def _filled(text: str) -> str:
+    return fill(text, WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def _needed(what: str) -> str:
@@ -43,5 +53,11 @@ def _needed(what: str) -> str:
     }.get(what, what)
 
 
+def _setting(name: str, about: dict[str, Any]) -> str:
+    """`NAME=DEFAULT (TYPE)`, or `NAME (TYPE, required)`."""
+    kinds = "|".join([*map(str, about["choices"] or [about["type"]]), *["none"] * about["nullable"]])
+    return f"{name} ({kinds}, required)" if about["required"] else f"{name}={_shown(about['default'])} ({kinds})"
+
+
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else "…" if value is None else str(value)
+    return str(value).lower() if isinstance(value, bool | None) else str(value)

@@ -26,7 +26,8 @@ import pandas as pd
 
 from common.errors import UserError
 from policies.base import Prefetcher
-from policies.naming import parts_of, settings_of
+from policies.naming import parts_of
+from policies.policy_settings import settings_of
 from policies.registry import make_policy, policy_factory
 from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest, Search
 from sim.engine.batching import Step, fixed_batches, gates_of
@@ -49,7 +50,7 @@ def at_distance(spec: str, distance: int) -> str:
     """The policy with its prefetch distance set; unchanged if it has no such setting or the spec states it."""
     first, *evictor = parts_of(spec)
     name, *words = first.split(",")
-    settings = settings_of(policy_factory(name))
+    settings = settings_of(policy_factory(name), f"policy {name}")
     for setting in DISTANCE_SETTINGS:
         if setting in settings and not any(word.startswith(f"{setting}=") for word in words):
             return "+".join([f"{first},{setting}={distance}", *evictor])

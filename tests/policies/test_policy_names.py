@@ -1,6 +1,5 @@
-"""How a policy is named: settings, compositions, policies from outside, and the list of them all."""
+"""How a policy is named: settings, compositions, policies from outside."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -50,21 +49,6 @@ def snippet() -> str:
     return shown[0] if shown else PLUG_IN.lstrip()
 
 
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a module of a user into the current directory; each test has a name of its own for it."""
-    monkeypatch.chdir(tmp_path)
-    written = []
-
-    def write(text: str) -> str:
-        name = f"mine_{tmp_path.name.lower()}_{len(written)}"
-        written.append(name)
-        (tmp_path / f"{name}.py").write_text(text)
-        return name
-
-    return write
-
-
 def refusal(spec: str) -> str:
     with pytest.raises(UserError) as raised:
         make_policy(spec)
@@ -108,10 +92,12 @@ def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
     [
         ("finemo+lru", "unknown policy 'finemo'; did you mean 'finemoe'?"),
         ("finemoe+seive", "unknown evictor 'seive'; did you mean 'sieve'?"),
-        ("finemoe+no-offload", "unknown evictor 'no-offload'; known: " + ", ".join(sorted(EVICTORS))),
+        ("finemoe+no-offload", "evictor no-offload: is a policy; evictors are " + ", ".join(sorted(EVICTORS))),
         ("finemoe+lru,classes=2", "evictor lru has no settings, so not 'classes' either"),
         ("finemoe+lhd,clases=2", "unknown setting of evictor lhd 'clases'; did you mean 'classes'?"),
-        ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: 'two' is not a int"),
+        ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: must be a whole number, value 'two'"),
+        ("finemoe+lhd,classes=2,classes=3", "evictor 'lhd,classes=2,classes=3': classes: is set twice"),
+        ("finemoe+", "unknown policy 'finemoe+'; did you mean 'finemoe'?"),
         ("finemoe+lhd,classes", "evictor 'lhd,classes': 'classes' is not of the form setting=value"),
         ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
         ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
@@ -148,6 +134,8 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
     )
     assert isinstance(make_policy(f"{name}:Mine"), Policy)
     assert make_policy(f"{name}:Mine,chunk_bytes=12").chunk_bytes == 12
+    composed = make_policy(f"{name}:Mine,chunk_bytes=12+lru")
+    assert (composed.chunk_bytes, type(composed.evictor)) == (12, LeastRecentlyUsed)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +146,24 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
         ("1 / 0", "{}:x", "policy {0}:x: module {0} cannot be imported: division by zero"),
         ("def lastly(): ...", "{}:lasty", "unknown policy in module {0} 'lasty'; did you mean 'lastly'?"),
         ("best = 3", "{}:best", "policy {0}:best: best is a int, not a class or function"),
-        ("def best(): return 3", "{}:best", "policy {0}:best: it returns a int, not a Policy"),
-        ("def best(a): ...", "{}:best", "policy {0}:best needs the setting 'a'"),
+        ("def best(): return 3", "{}:best", "policy {0}:best: must return a Policy or an Evictor, not int"),
+        ("def best(a: int): ...", "{}:best", "policy {0}:best needs the setting 'a'"),
         ("def best(a=1): ...", "{}:best,b=1", "unknown setting of policy {0}:best 'b'; known: a"),
+        ("def best(a=1): 1 / 0", "{}:best", "policy {0}:best cannot be made: ZeroDivisionError: division by zero"),
+        (
+            "",
+            "lru+nowhere_at_all:x",
+            "evictor nowhere_at_all:x: there is no module 'nowhere_at_all', here or installed",
+        ),
+        ("1 / 0", "lru+{}:x", "evictor {0}:x: module {0} cannot be imported: division by zero"),
+        ("def lastly(): ...", "lru+{}:lasty", "unknown evictor in module {0} 'lasty'; did you mean 'lastly'?"),
+        ("def best(): return 3", "lru+{}:best", "evictor {0}:best: must return an Evictor, not int"),
+        (PLUG_IN, "lru+{}:again", "evictor {0}:again: must return an Evictor, not Policy"),
+        (
+            PLUG_IN,
+            "lru+{}:again,distance=x",
+            "evictor '{0}:again,distance=x': distance: must be a whole number, value 'x'",
+        ),
     ],
 )
 def test_a_mistake_in_a_policy_from_outside_is_told_in_one_line(mine: Any, code: str, spec: str, said: str) -> None:
@@ -174,41 +177,6 @@ def test_looking_for_a_module_here_leaves_the_search_path_as_it_was(mine: Any) -
     before = list(sys.path)
     refusal(f"{mine('')}:x")
     assert sys.path == before
-
-
-# ---- the list --------------------------------------------------------------------------------------------------------
-
-
-def listed(capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    assert main(["policies", *more]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out
-
-
-def test_all_policies_and_evictors_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(listed(capsys, "--json"))
-    assert [each["name"] for each in found["policies"]] == policy_names()
-    assert [each["name"] for each in found["evictors"]] == sorted(EVICTORS)
-    for each in found["policies"] + found["evictors"]:
-        assert each["line"].endswith("."), each["name"]
-    text = listed(capsys)
-    for each in found["policies"] + found["evictors"]:
-        assert f"\n  {each['name']} " in text
-    assert max(map(len, text.splitlines())) <= 120
-
-
-def test_the_list_tells_what_is_needed_and_the_settings_with_their_defaults(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    found = {each["name"]: each for each in json.loads(listed(capsys, "--json"))["policies"]}
-    assert found["lru"]["requires"] == []
-    assert found["clairvoyant"]["requires"] == ["future"]
-    assert found["perfect-prefetch"]["settings"] == {"prefetch_distance": 3}
-    assert found["finemoe"]["settings"].items() >= {"prefetch_distance": 3, "capacity": 1000, "learn": True}.items()
-    text = listed(capsys)
-    assert "needs: the future" in text
-    assert "prefetch_distance=3, capacity=1000" in text
 
 
 # ---- what the results say of the bounds ------------------------------------------------------------------------------

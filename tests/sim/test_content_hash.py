@@ -128,6 +128,23 @@ def test_an_edited_policy_of_ones_own_has_another_key(
     assert key(own) == before
 
 
+def test_an_edited_evictor_behind_the_plus_has_another_key(
+    scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "edited_evictor.py"
+    text = "from policies.evictors.{} import {} as Mine\n"
+    own = replace(scenario, policy="finemoe,capacity=9+edited_evictor:Mine")
+    file.write_text(text.format("recency", "LeastRecentlyUsed"))
+    recency = simulate(own)
+    file.write_text(text.format("frequency", "LeastFrequentlyUsed"))
+    frequency = simulate(own)
+    assert recency.content_hash != frequency.content_hash
+    for result, evictor in ((recency, "lru"), (frequency, "lfu")):
+        assert result.iterations.equals(simulate(replace(scenario, policy=f"finemoe,capacity=9+{evictor}")).iterations)
+    assert not recency.iterations.equals(frequency.iterations)
+
+
 def test_a_file_beside_ones_own_policy_belongs_to_it(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

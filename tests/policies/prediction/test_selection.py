@@ -1,9 +1,11 @@
 """Eq. 6-8 on numbers small enough to check by eye."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from policies.prediction.selection import THRESHOLDS, highest, plan, plans, select
+from policies.prediction.selection import Threshold, highest, plan, plans, select
 
 P = np.array([0.5, 0.1, 0.3, 0.1])  # falling: expert 0, 2, 1, 3 with running sums 0.5, 0.8, 0.9, 1.0
 
@@ -87,7 +89,7 @@ def test_a_plan_has_the_maximum_over_the_records_of_its_iteration():
     assert answer[0].belief.tolist() == [0.5, 0.3, 0.3, 0.5]
 
 
-@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("threshold", get_args(Threshold))
 def test_the_plan_of_one_record_is_the_same_made_faster(threshold):
     rng = np.random.default_rng(1)
     for _ in range(300):

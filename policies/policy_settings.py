@@ -1,0 +1,148 @@
+"""Settings of policies and evictors: declared by the parameters of their factory, given as text.
+
+A factory is the function or class that makes a policy or evictor. The annotation of a parameter says how its text is
+read:
+
+    annotation          text
+    ----------          ----
+    bool                true, false
+    int, float          a whole number, a finite number
+    str                 as it is
+    Literal[...]        one of its strings or whole numbers
+    X | None            as X; `none` is None
+
+A parameter without annotation has the type of its default, if that is one of the four. Positional-only parameters,
+`*args` and `**kwargs` are no settings and get nothing: a misspelt setting would vanish in them. No text holds a comma,
+or a plus before a letter.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from common.errors import UserError, one_line, unknown
+
+_WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, and each of these | None"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A parameter of a factory, as a user may set it."""
+
+    kind: type | None  # bool, int, float or str; None: one of the choices
+    choices: tuple[str | int, ...] = ()
+    nullable: bool = False  # whether `none` may be given
+    default: object = inspect.Parameter.empty
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
+
+    def read(self, text: str, where: str) -> object:
+        """The value of a text; a `UserError` that begins with `where` if it has none."""
+        if self.nullable and text.lower() == "none":
+            return None
+        try:
+            return self._value(text)
+        except (KeyError, ValueError):
+            raise UserError(f"{where}: must be {self._wanted()}, value {text!r}{self._hint(text)}") from None
+
+    def _value(self, text: str) -> object:
+        if self.kind is None:
+            return {str(choice): choice for choice in self.choices}[text]
+        if self.kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value: object = self.kind(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(text)
+        return value
+
+    def _wanted(self) -> str:
+        if self.kind is None:
+            return f"one of {', '.join([*map(str, self.choices), *['none'] * self.nullable])}"
+        return _WANTED[self.kind] + " or none" * self.nullable
+
+    def _hint(self, text: str) -> str:
+        near = get_close_matches(text, map(str, self.choices), n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def settings_of(factory: Callable[..., object], what: str) -> dict[str, Setting]:
+    """The settings of a factory by name; `what` it makes, such as `policy mine:again`, begins each `UserError`."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}: its settings cannot be read: {one_line(error)}") from error
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = _globals_of(factory)
+    return {name: _declared(each, known, what) for name, each in parameters.items() if each.kind in named}
+
+
+def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
+    """What the factory of a policy or evictor (the `kind`) makes of `NAME,setting=value,…`."""
+    name, *words = part.split(",")
+    what, where = f"{kind} {name}", f"{kind} {part!r}"
+    known = settings_of(factory, what)
+    values: dict[str, object] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"{where}: {word!r} is not of the form setting=value")
+        if not known:
+            raise UserError(f"{what} has no settings, so not {key!r} either")
+        if key not in known:
+            raise unknown(f"setting of {what}", key, known)
+        if key in values:
+            raise UserError(f"{where}: {key}: is set twice")
+        values[key] = known[key].read(text, f"{where}: {key}")
+    missing = [repr(key) for key, setting in known.items() if setting.required and key not in values]
+    if missing:
+        raise UserError(f"{what} needs the setting{'s' * (len(missing) > 1)} {', '.join(missing)}")
+    try:
+        return factory(**values)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a factory from outside may raise
+        raised = type(error).__name__ + f": {one_line(error)}" * bool(str(error))
+        raise UserError(f"{what} cannot be made: {raised}") from error
+
+
+def _globals_of(factory: Callable[..., object]) -> dict[str, Any]:
+    """The names that annotations of the factory's parameters may use."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    function = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    return getattr(inspect.unwrap(function), "__globals__", {})
+
+
+def _declared(parameter: inspect.Parameter, known: dict[str, Any], what: str) -> Setting:
+    name, default = parameter.name, parameter.default
+    where = f"{what}: setting {name!r}"
+    annotation = parameter.annotation
+    if annotation is inspect.Parameter.empty:
+        annotation = type(default)
+        if annotation not in _WANTED:
+            raise UserError(f"{where} needs an annotation, for example {name}: int; understood are {UNDERSTOOD}")
+    try:
+        holder = SimpleNamespace(__annotations__={name: annotation})
+        hint = get_type_hints(holder, globalns=known, include_extras=True)[name]
+    except Exception as error:  # the text of an annotation is code
+        raise UserError(f"{where} has an annotation that cannot be resolved: {one_line(error)}") from error
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [option for option in options if option is not NoneType]
+    if len(kinds) == 1:
+        (kind,), nullable = kinds, NoneType in options
+        if kind in list(_WANTED):
+            return Setting(kind=kind, nullable=nullable, default=default)
+        choices = get_args(kind)
+        if get_origin(kind) is Literal and all(type(choice) in (str, int) for choice in choices):
+            return Setting(kind=None, choices=choices, nullable=nullable, default=default)
+    shown = " ".join(inspect.formatannotation(hint).split()).removeprefix("typing.")
+    raise UserError(f"{where} has the annotation {shown}; understood are {UNDERSTOOD}")
