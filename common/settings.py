@@ -10,9 +10,9 @@ A field is declared once, with its type, its bounds and its docstring:
         def __post_init__(self) -> None:
             check(self)
 
-Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, other settings, `X | None` and `tuple[X, ...]`, and the
-bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of `annotated_types`, and `Suffix` of a path. Every mistake is a
-`FieldError`.
+Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, other settings, `X | None`, `tuple[X, ...]` and
+`Mapping[str, str]`, and the bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of `annotated_types`, `OrInfinite` of a number
+and `Suffix` of a path. Every mistake is a `FieldError`.
 """
 
 import ast
@@ -44,6 +44,11 @@ class Suffix:
 
     def __init__(self, *known: str) -> None:
         object.__setattr__(self, "known", known)
+
+
+@dataclass(frozen=True, slots=True)
+class OrInfinite:
+    """A bound of a number that is met by infinity too, `Annotated[float, Gt(0), OrInfinite()]`."""
 
 
 _BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
@@ -112,12 +117,16 @@ def _plain(value: Any, defaults: bool) -> Any:
         return to_data(value, defaults=defaults)
     if isinstance(value, tuple):
         return [_plain(each, defaults) for each in value]
+    if isinstance(value, Mapping):
+        return dict(value)
     return str(value) if isinstance(value, Path) else value
 
 
 def _converted(value: Any, hint: Any, field: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if OrInfinite() in arguments[1:] and value == math.inf:
+            return math.inf
         value = _converted(value, arguments[0], field)
         _hold(value, arguments[1:], field)
         return value
@@ -134,6 +143,8 @@ def _converted(value: Any, hint: Any, field: str) -> Any:
         if not isinstance(value, list | tuple):
             raise FieldError(field, f"must be a list, value {value!r}")
         return tuple(_converted(each, arguments[0], field) for each in value)
+    if origin is Mapping:
+        return _texts(value, field)
     if is_dataclass(hint):
         return _nested(value, hint, field)
     return _scalar(value, hint, field)
@@ -148,6 +159,15 @@ def _nested(value: Any, hint: Any, field: str) -> Any:
         return from_data(hint, value)
     except FieldError as error:
         raise error.inside(field) from None
+
+
+def _texts(value: Any, field: str) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise FieldError(field, f"must be a table of texts, value {value!r}")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise FieldError(f"{field}.{key}", f"must be a string, value {text!r}")
+    return dict(value)
 
 
 def _scalar(value: Any, kind: type, field: str) -> Any:

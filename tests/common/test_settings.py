@@ -1,5 +1,7 @@
 """Settings as dataclasses: held to their annotations, to plain data and back."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +11,7 @@ import pytest
 from annotated_types import Ge, Gt, Interval
 
 from common.errors import FieldError
-from common.settings import check, descriptions, from_data, to_data
+from common.settings import OrInfinite, check, descriptions, from_data, to_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +99,41 @@ def test_defaults_are_left_out_on_request() -> None:
 
 def test_a_field_is_described_by_the_docstring_below_it() -> None:
     assert descriptions(Settings) == {"trace": "A folder, over two lines."}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What only some settings have: texts under any keys, and a number without an upper end."""
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    rate: Annotated[float, Gt(0), OrInfinite()] = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def test_texts_under_any_keys_go_to_plain_data_and_back() -> None:
+    given = {"sources": {"gpu.rate": "data sheet", "": ""}, "rate": 2.0}
+    assert to_data(from_data(Rates, given)) == given
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"sources": 3}, "sources: must be a table of texts, value 3"),
+        ({"sources": {"a": 3}}, "sources.a: must be a string, value 3"),
+        ({"rate": -math.inf}, "rate: must be a finite number, value -inf"),
+        ({"rate": math.nan}, "rate: must be a finite number, value nan"),
+        ({"rate": 0}, "rate: must be above 0, value 0.0"),
+    ],
+)
+def test_what_is_no_text_or_no_rate_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FieldError) as error:
+        Rates(**given)
+    assert str(error.value) == said
+
+
+def test_a_number_is_infinite_only_where_that_is_declared() -> None:
+    assert Rates(rate=math.inf).rate == math.inf
+    with pytest.raises(FieldError, match=r"^gb: must be a finite number, value inf$"):
+        Size(gb=math.inf)
