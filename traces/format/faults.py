@@ -29,9 +29,7 @@ def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta
     if wrong_shape:
         return
     yield from order_faults(recorded.iteration, info, meta)
-    yield from _report(recorded.position < 0, "position", "must not be negative", recorded.position)
-    yield from _report(recorded.position > LARGEST, "position", "must fit into int32", recorded.position)
-    yield from _report(_behind(recorded.position), "position", "must grow from row to row", recorded.position)
+    yield from position_faults(recorded.position)
     yield from token_faults(recorded.token, meta.shape)
     yield from expert_faults(recorded.experts, meta.shape)
     yield from gate_faults(recorded.gate, "gate", meta.shape)
@@ -92,6 +90,13 @@ def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator
     if meta.prefill and info.prompt_tokens is not None and prompt != info.prompt_tokens:
         what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows, as its prompt_tokens say"
         yield Fault(row=0, field="iteration", what=what, value=prompt)
+
+
+def position_faults(position: Int) -> Iterator[Fault]:
+    """Positions grow from row to row, from 0 or above."""
+    yield from _report(position < 0, "position", "must not be negative", position)
+    yield from _report(position > LARGEST, "position", "must fit into int32", position)
+    yield from _report(_behind(position), "position", "must grow from row to row", position)
 
 
 def token_faults(token: Int, shape: ModelShape) -> Iterator[Fault]:

@@ -85,6 +85,12 @@ class Trace:
         """How many rows, that is tokens of forward passes, a request has."""
         return int(np.diff(self._first_row)[self._group_of(request)])
 
+    def positions(self, request: int) -> int:
+        """How long the sequence of a request becomes; no other column is read."""
+        position = token_table.array_of(self._read(request, ["request", "position"]), "position")
+        self._raise(request, faults.position_faults(position))
+        return int(position.max()) + 1
+
     def read(self, request: int) -> RecordedRequest:
         """All rows of one request; `TraceError` names the first that is broken."""
         info = self._info(request)

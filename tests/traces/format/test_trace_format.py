@@ -12,7 +12,15 @@ import pytest
 
 from common.errors import UserError
 from policies.types import RecordedRequest
-from tests.support.trace_helpers import PLAN, assert_same, random_request, small_meta, small_shape, small_trace
+from tests.support.trace_helpers import (
+    PLAN,
+    assert_same,
+    change_values,
+    random_request,
+    small_meta,
+    small_shape,
+    small_trace,
+)
 from traces.format.reader import RecordedFuture, Requests, Trace, split
 from traces.format.schema import RequestInfo, TraceError
 from traces.format.writer import TraceWriter
@@ -184,6 +192,31 @@ def test_demands_are_the_union_of_an_iterations_tokens(tmp_path: Path, prefill: 
             for expert in recorded.experts[row, layer]:
                 expected[iteration if prefill else iteration - 1, layer, expert] = True
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_sequence_reaches_its_last_position_wherever_the_recording_begins(tmp_path: Path) -> None:
+    path = small_trace(tmp_path / "a.trace", 2, prefill=False)
+
+    def later(positions: list[int]) -> None:
+        positions[4:] = [40, 41, 50, 51]  # the second request's
+
+    change_values(path, "tokens.parquet", "position", later)
+    trace = Trace.open(path)
+    assert [trace.positions(request) for request in (0, 1)] == [4, 52]
+    assert trace.positions(1) == trace.read(1).position.max() + 1
+
+
+def test_a_position_that_a_read_would_refuse_is_not_counted(tmp_path: Path) -> None:
+    path = small_trace(tmp_path / "a.trace", 2, prefill=False)
+
+    def backwards(positions: list[int]) -> None:
+        positions[5] = 0
+
+    change_values(path, "tokens.parquet", "position", backwards)
+    trace = Trace.open(path)
+    for read in (trace.positions, trace.read):
+        with pytest.raises(TraceError, match="row 5, field position: must grow from row to row, value 0"):
+            read(1)
 
 
 def test_a_history_can_be_read_again_and_again(tmp_path: Path) -> None:
