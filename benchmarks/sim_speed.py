@@ -33,7 +33,6 @@ from policies.types import ModelShape, RecordedRequest
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from sim.hardware.costs import CostModel
 from sim.hardware.presets import preset
 from traces.published_models import published
 
@@ -79,7 +78,7 @@ def seconds_of(spec: str, model: ModelShape, history: list[RecordedRequest], req
     engine = Engine(
         policy=policy,
         cache=cache,
-        cost=CostModel(model, hardware),
+        cost=hardware.cost(model),
         steps=fixed_batches(requests, 1),
         recorder=Recorder(),
     )

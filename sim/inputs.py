@@ -11,7 +11,9 @@ from common.errors import FieldError, UserError
 from common.hashing import sha256_of_json
 from policies.registry import make_policy
 from policies.types import Future, History, Int, ModelShape
-from sim.hardware.machines import Devices, Machine, description, digest, machine_named, memory_bytes
+from sim.hardware.machine import Machine
+from sim.hardware.machine_files import machine_named
+from sim.hardware.memory import GpuMemory
 from sim.scenario import Scenario
 from traces.analysis.expert_counts import read_counts
 from traces.format.reader import RecordedFuture, Requests, Trace, split
@@ -26,11 +28,13 @@ class Inputs:
     """
 
     model: ModelShape
-    machine: Machine | Devices
+    machine: Machine
     requests: History  # that run, in order
     history: History | None = None
     future: Future | None = None
     expert_counts: Int | None = None  # [L, J] to place by, in place of the history
+    memory: GpuMemory | None = None  # None where the machine does not state its own
+    arrivals: bool = False  # the trace says when requests arrive
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def provenance(self, scenario: Scenario) -> dict[str, Any]:
@@ -42,9 +46,10 @@ class Inputs:
             "machine": {
                 "name": self.machine.name,
                 "gpus": self.machine.gpus,
-                "described": description(self.machine),
-                "memory_bytes": memory_bytes(self.machine),
-                "digest": digest(self.machine),
+                "links": self.machine.links,
+                "described": self.machine.describe(),
+                "memory_bytes": self.memory.total_bytes if self.memory else None,
+                "digest": self.machine.digest,
             },
             "cache_experts": scenario.cache.slots(self.model),
         }
@@ -70,13 +75,19 @@ def resolve(scenario: Scenario, *others: str) -> Inputs:
     traced = routing.trace.shape
     machine = machine_named(scenario.machine)
     counts = read_counts(scenario.counts, traced) if scenario.counts else None
+    model = with_sizes_of(traced, scenario.sizes)
+    memory = memory_of(machine, model, routing.requests, scenario.batch_size)
+    if memory:
+        check_memory(memory, scenario, model, machine)
     return Inputs(
-        model=with_sizes_of(traced, scenario.sizes),
+        model=model,
         machine=machine,
         requests=routing.requests,
         history=routing.history,
         future=routing.future,
         expert_counts=counts.tokens if counts else None,
+        memory=memory,
+        arrivals=any(routing.trace.infos[request].arrival_s is not None for request in routing.requests.ids),
         facts={**routing.facts, "counts_sha256": counts.sha256 if counts else None},
     )
 
@@ -126,6 +137,36 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     if traced.layers == model.layers:
         return model
     return replace(model, name=f"{model.name} layers × {traced.layers}", layers=traced.layers)
+
+
+def memory_of(machine: Machine, model: ModelShape, requests: Requests, batch_size: int) -> GpuMemory | None:
+    """The memory of a machine when `batch_size` requests run together, each as long as the longest of all.
+
+    None where the machine does not state it. Reads one small column of the trace.
+    """
+    if machine.gpu_memory_bytes is None:
+        return None
+    longest = max(requests.trace.positions(request) for request in requests.ids)
+    together = min(batch_size, len(requests))
+    return GpuMemory.of(model, machine.gpus * machine.gpu_memory_bytes, positions=longest * together)
+
+
+def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
+    """A `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
+    size, experts = scenario.cache, scenario.cache.slots(model)
+    if memory.fits(experts * model.expert_bytes):
+        return
+    field = next(name for name in ("experts", "share", "gb") if getattr(size, name) is not None)
+    wanted, of, dense, cached = (
+        f"{each / 1e9:.4g} GB"
+        for each in (experts * model.expert_bytes, memory.total_bytes, memory.dense_bytes, memory.kv_cache_bytes)
+    )
+    fitting = max(0, int(memory.room_bytes // model.expert_bytes))
+    raise FieldError(
+        f"cache.{field}",
+        f"{experts} experts take {wanted}, but of the {of} of {machine.describe()} dense weights take {dense} and the "
+        f"KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, field)}",
+    )
 
 
 def history_of(path: Path, trace: Trace) -> Trace:

@@ -8,7 +8,6 @@ from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from sim.experiment import Experiment
-from sim.hardware.machines import Devices, cost_of
 from sim.inputs import Inputs, resolve
 from sim.results.bounds import makespan_lower_bound_s
 from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of, with_references
@@ -44,14 +43,13 @@ def simulated_run(scenario: Scenario, inputs: Inputs) -> Outcome:
 
     Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
     """
-    assert not isinstance(inputs.machine, Devices)  # these are for a real run
     recorder = Recorder()
     with threadpool_limits(1), bar(scenario.name, len(inputs.requests)) as done:
         started = StartedPolicy(scenario, inputs)
         makespan_s = Engine(
             policy=started.policy,
             cache=started.cache,
-            cost=cost_of(inputs.model, inputs.machine),
+            cost=inputs.machine.cost(inputs.model),
             steps=fixed_batches(counted(inputs.requests, done), scenario.batch_size),
             recorder=recorder,
         ).run()

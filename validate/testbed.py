@@ -8,11 +8,37 @@ from pathlib import Path
 
 import torch
 
-from sim.hardware.machines import Devices
+from common.errors import UserError
+from policies.types import ModelShape
+from sim.hardware.costs import Cost
+from sim.hardware.profile import devices
 from traces.capture.model_loading import LoadedModel, load
 from validate.offload.arena import devices_of
 from validate.offload.offloaded_model import OffloadedModel, offload
 from validate.testbed_settings import TestbedSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The devices of a real run, a `Machine` on which times are measured: there is nothing to compute them from."""
+
+    name: str
+    gpus: int
+    gpu_memory_bytes: float | None = None
+    digest: str | None = None
+
+    @property
+    def links(self) -> int:
+        """One for each device."""
+        return self.gpus
+
+    def cost(self, model: ModelShape) -> Cost:
+        """Always a `UserError`."""
+        raise UserError(f"{self.describe()}: times are measured here, so {model.name} cannot be simulated on it")
+
+    def describe(self) -> str:
+        """`cpu with 1 thread (2 logical devices)`."""
+        return f"{self.name} ({devices(self.gpus)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What one machine was measured to take for one model, and the costs that follow from it.
+"""What one machine was measured to take for one model: a `Machine`, and the costs that follow from it.
 
 A profile is a TOML file that `python -m validate calibrate` writes. Between its points times are interpolated linearly;
 beyond them there is no answer but an error, for nobody knows.
@@ -21,6 +21,7 @@ from sim.hardware.costs import comparing_s
 
 _SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
 _MODEL = [each.name for each in fields(ModelShape)]
+KEYS = frozenset({"name", "gpus", "model", "measured", *_SIZES, "exchange", "search"})  # of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Profile:
     head: Table  # the output projection, by rows
     exchange_s: float  # of each layer after its last expert: what driving the offloading takes
     copy: Table  # a chunk of an expert from host memory to its device, by bytes
-    search_overhead_s: float  # per search; this and the next two as in `Hardware`
+    search_overhead_s: float  # per search; this and the next two as in `SearchRates`
     search_bytes_per_s: float
     search_flops_per_s: float
     measured: dict[str, str | int | float] = field(default_factory=dict)  # where and with what; free form
@@ -71,8 +72,18 @@ class Profile:
             raise UserError(wrong)
 
     @property
-    def sha256(self) -> str:
-        """The hash of the file that `write_profile` writes."""
+    def links(self) -> int:
+        """One for each device."""
+        return self.gpus
+
+    @property
+    def gpu_memory_bytes(self) -> None:
+        """What memory devices have is not measured."""
+        return None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file that `write_profile` writes."""
         return hashlib.sha256(toml_text(_data(self)).encode()).hexdigest()
 
     def cost(self, model: ModelShape) -> "MeasuredCost":
@@ -85,6 +96,15 @@ class Profile:
                     f"{model.name} has {key} {there}"
                 )
         return MeasuredCost(self)
+
+    def describe(self) -> str:
+        """`a measured profile of cpu (2 logical devices)`."""
+        return f"a measured profile of {self.name} ({devices(self.gpus)})"
+
+
+def devices(count: int) -> str:
+    """So many devices, in words."""
+    return f"{count} logical device{'s'[: count > 1]}"
 
 
 class MeasuredCost:
@@ -181,7 +201,7 @@ def _data(profile: Profile) -> dict[str, Any]:
 
 def _profile(data: dict[str, Any]) -> Profile:
     """The inverse of `_data`."""
-    file = Section(data, {"name", "gpus", "model", "measured", *_SIZES, "exchange", "search"})
+    file = Section(data, KEYS)
     model = file.section("model", set(_MODEL))
     expert = file.section("expert", {"tokens", "seconds"})
     dense = file.section("dense", {"tokens", "seconds", "seconds_per_attended", "most_attended"})

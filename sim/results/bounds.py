@@ -32,7 +32,6 @@ from policies.cache.placement import homes_of, place, split_slots
 from policies.types import Int
 from sim.engine.batching import Step, fixed_batches
 from sim.hardware.costs import Cost
-from sim.hardware.machines import Devices, cost_of
 from sim.inputs import Inputs
 from sim.scenario import Scenario
 
@@ -45,11 +44,10 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     `resident_end_s` `[iterations]` is when each iteration of `no-offload` ends.
     """
     model, machine = inputs.model, inputs.machine
-    assert not isinstance(machine, Devices)  # a real run has no costs to compute with
     home = place(scenario.placement, model, machine.gpus, inputs.history, inputs.expert_counts)
     slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
     steps = fixed_batches(inputs.requests, scenario.batch_size)
-    cost = cost_of(model, machine)
+    cost = machine.cost(model)
     copy_s = cost.copy_s(model.expert_bytes)
     if scenario.replicas == 1:
         return least_time_s(fewest_loads(steps, home, slots), copy_s, resident_end_s)

@@ -48,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance 5 is not in 1 … 4"),
         (("--policy", "finemoe,fill=full"), "fill: must be one of random, redundancy, value 'full'"),
         (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
-        (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; did you mean 'rtx3090x6'?"),
+        (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100, rtx3090, rtx3090x6; "),
         (("--sizes", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
         (
             ("--sizes", "gpt-oss-20b"),

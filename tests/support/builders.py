@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.base import Evictor, Policy, Prefetcher
 from policies.types import ModelShape, Prefetch, RecordedRequest
-from sim.hardware.presets import Gpu, Hardware, Link
+from sim.hardware.data_sheet import DataSheetMachine, Gpu, Link, SearchRates
 
 US = 1e-6
 
@@ -144,15 +144,19 @@ def scripted(plans: dict[tuple[int, int], list[Prefetch]], evictor: Evictor, **c
     return Policy(prefetcher=Script(plans), evictor=evictor, **choices)
 
 
-def machine(gpus: int = 1, *, bytes_per_s: float = 1e9, latency_s: float = 0.0, free_search: bool = False) -> Hardware:
+def machine(
+    gpus: int = 1, *, bytes_per_s: float = 1e9, latency_s: float = 0.0, free_search: bool = False
+) -> DataSheetMachine:
     """A slow machine, on which the costs of small models differ."""
-    return Hardware(
+    return DataSheetMachine(
         name="hand-made",
         gpus=gpus,
         gpu=Gpu(name="slow", flops_per_s=1e9, memory_bytes_per_s=1e8, memory_bytes=1e6, overhead_s=1e-6),
         host_link=Link(bytes_per_s=bytes_per_s, latency_s=latency_s),
         peer_link=Link(bytes_per_s=1e8, latency_s=1e-6),
-        search_overhead_s=0.0 if free_search else 1e-6,
-        search_bytes_per_s=float("inf") if free_search else 1e9,
-        search_flops_per_s=float("inf") if free_search else 1e9,
+        search=SearchRates(
+            overhead_s=0.0 if free_search else 1e-6,
+            bytes_per_s=float("inf") if free_search else 1e9,
+            flops_per_s=float("inf") if free_search else 1e9,
+        ),
     )

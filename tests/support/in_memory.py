@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from policies.types import Future, History, Int, ModelShape, RecordedRequest
-from sim.hardware.machines import Devices, Machine
+from sim.hardware.machine import Machine
 from sim.inputs import Inputs
 from sim.results.bounds import makespan_lower_bound_s
 from sim.scenario import CacheSize, Scenario
@@ -17,7 +17,7 @@ class Setting:
     """What the runs of a test have in common."""
 
     model: ModelShape
-    hardware: Machine | Devices
+    hardware: Machine
     cache_experts: int
     batch_size: int = 1
     placement: str = "round-robin"

@@ -19,7 +19,6 @@ import torch
 
 from common.progress import bar
 from policies.types import Copy
-from sim.hardware.machines import Devices
 from sim.hardware.profile import Profile, Table
 from sim.inputs import Inputs
 from sim.scenario import CacheSize, Scenario
@@ -31,7 +30,7 @@ from validate.calibration.stopwatch import PassTimes, Stopwatch
 from validate.measurement import measured_run
 from validate.offload.arena import Arena
 from validate.offload.offloaded_layer import contribution
-from validate.testbed import Testbed, devices_as_machine, load_model, open_testbed
+from validate.testbed import Devices, Testbed, devices_as_machine, load_model, open_testbed
 from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
 _NEW_TOKENS = 12

@@ -13,7 +13,6 @@ from policies.types import Prefetch
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from sim.hardware.costs import CostModel
 from tests.policies.cache.test_cache import begin
 from tests.support.builders import KnownFuture, machine, random_requests, shape
 from tests.support.in_memory import Setting, simulate
@@ -209,7 +208,7 @@ def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed, replicas):
         chunk_bytes=[None, 7, 12][int(rng.integers(3))],
         observers=[InvariantChecker()],
     )
-    cost = CostModel(model, machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6))
+    cost = machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6).cost(model)
     recorder = Recorder()
     steps = list(fixed_batches(requests, 1 + seed % 2))
     Engine(policy=policy, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()

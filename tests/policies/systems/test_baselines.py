@@ -15,7 +15,6 @@ from policies.registry import make_policy
 from policies.systems.moe_infinity import ActivationMatrices, ActivationMatrixPrefetcher
 from policies.types import Search
 from sim.engine.batching import fixed_batches, gates_of
-from sim.hardware.costs import CostModel
 from sim.inputs import check_columns
 from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
@@ -87,7 +86,7 @@ def test_moe_infinity_waits_for_its_prediction():
     request = one_each([[0, 1]] * 3, model)
     hardware = machine(bytes_per_s=float("inf"))
     blocked = run("moe-infinity,prefetch_distance=1", model, [request], [request], hardware=hardware, experts=8)
-    search_s = CostModel(model, hardware).search_s(Search("match", 0, 1, 8, 1))
+    search_s = hardware.cost(model).search_s(Search("match", 0, 1, 8, 1))
     assert blocked.iterations["wait_s"].tolist() == pytest.approx([search_s] * 3)
 
 

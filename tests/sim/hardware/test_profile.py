@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from policies.types import Search
 from sim.engine.batching import fixed_batches
-from sim.hardware.costs import CostModel
 from sim.hardware.profile import MeasuredCost, Profile, Table
 from tests.support.builders import machine, random_requests, request_of, shape
 from tests.support.in_memory import Setting, simulate
@@ -66,11 +65,9 @@ def test_driving_the_offloading_takes_the_same_for_any_tokens() -> None:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_a_search_costs_what_the_same_rates_cost_on_a_preset(rows: int) -> None:
     hardware = machine()
-    rates = {
-        f"search_{key}": getattr(hardware, f"search_{key}") for key in ("overhead_s", "bytes_per_s", "flops_per_s")
-    }
+    rates = {f"search_{key}": getattr(hardware.search, key) for key in ("overhead_s", "bytes_per_s", "flops_per_s")}
     search = Search(kind="semantic", layer=-1, rows=rows, dims=16, entries=1000)
-    assert measured(**rates).cost(MODEL).search_s(search) == CostModel(MODEL, hardware).search_s(search)
+    assert measured(**rates).cost(MODEL).search_s(search) == hardware.cost(MODEL).search_s(search)
 
 
 def test_an_experts_time_is_looked_up_once() -> None:
@@ -159,7 +156,7 @@ def test_points_taken_from_a_roofline_give_the_rooflines_run(policy: str, gpus: 
     rng = np.random.default_rng(3)
     requests = random_requests(model, rng, requests=4, decoded=8, prefill_tokens=5, hidden=3)
     steps = list(fixed_batches(requests, 2))
-    cost = CostModel(model, replace(hardware, gpus=1))
+    cost = replace(hardware, gpus=1).cost(model)
 
     def sampled(answer: Any, sizes: set[int]) -> Table:
         return Table(sizes=tuple(sorted(sizes)), seconds=tuple(answer(size) for size in sorted(sizes)))
@@ -176,9 +173,9 @@ def test_points_taken_from_a_roofline_give_the_rooflines_run(policy: str, gpus: 
         head=sampled(cost.head_s, {1, 2}),
         exchange_s=0.0,
         copy=sampled(cost.copy_s, {model.expert_bytes}),
-        search_overhead_s=hardware.search_overhead_s,
-        search_bytes_per_s=hardware.search_bytes_per_s,
-        search_flops_per_s=hardware.search_flops_per_s,
+        search_overhead_s=hardware.search.overhead_s,
+        search_bytes_per_s=hardware.search.bytes_per_s,
+        search_flops_per_s=hardware.search.flops_per_s,
     )
     free_peers = replace(hardware, peer_link=replace(hardware.peer_link, latency_s=0.0, bytes_per_s=float("inf")))
     runs = [

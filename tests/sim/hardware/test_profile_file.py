@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, profile: Profile) -> None:
     path = tmp_path / "a.toml"
     write_profile(path, profile)
     assert read_profile(path) == profile
-    assert profile.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert profile.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -79,13 +79,13 @@ def test_a_difference_in_any_value_is_another_hash() -> None:
         replace(measured(), name="other"),
         replace(measured(), model=replace(MODEL, vocab=11)),
     ]
-    assert len({profile.sha256 for profile in changed}) == len(changed)
+    assert len({profile.digest for profile in changed}) == len(changed)
 
 
 def test_the_order_of_the_provenance_does_not_matter() -> None:
     one, other = measured(measured={"a": 1, "b": 2}), measured(measured={"b": 2, "a": 1})
     assert one == other
-    assert one.sha256 == other.sha256
+    assert one.digest == other.digest
 
 
 def test_the_file_is_for_people_too(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from policies.types import Found, Prefetch, RecordedRequest, Search
 from sim.engine.batching import Step, fixed_batches, gates_of
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from sim.hardware.costs import CostModel
+from sim.hardware.costs import Cost
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.fake_clock import FakeClock
 from validate.driver.threaded_driver import Driver
@@ -42,7 +42,7 @@ class ExactCost:
     Each cost is stretched a little, so that unrelated things do not happen at the same moment by chance.
     """
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: Cost) -> None:
         self._cost = cost
 
     def __getattr__(self, name):
@@ -57,7 +57,7 @@ class Setup:
         self, policy: Policy, requests: Sequence[RecordedRequest], model, slots, gpus, *, history=(), replicas=1
     ) -> None:
         self.policy, self.requests, self.model = policy, requests, model
-        self.cost = ExactCost(CostModel(model, machine(gpus)))
+        self.cost = ExactCost(machine(gpus).cost(model))
         policy.evictor.start(model, KnownFuture(model, requests))
         policy.prefetcher.start(model, list(history), KnownFuture(model, requests), np.random.default_rng(5))
         self.log, self.recorder = DecisionLog(), Recorder()

@@ -1,0 +1,53 @@
+"""What GPU memory holds beside routed experts: the dense weights, and the keys and values of running requests.
+
+Both count for all GPUs together. The engine computes the dense part of a layer on one GPU and does not say on which, so
+layers may be spread over the GPUs as memory allows: a machine on which the total does not fit cannot run the model, one
+on which it fits may still need care in placing layers. Activations and norms are small and left out.
+"""
+
+from dataclasses import dataclass
+
+from policies.types import ModelShape
+
+
+def dense_weights(model: ModelShape) -> int:
+    """Weights of one layer that every token needs: attention, router and shared experts."""
+    heads = model.attention_heads * model.head_dim
+    attention = model.hidden * (2 * heads + kv_numbers(model))
+    return attention + model.hidden * (model.experts + 3 * model.shared_ffn)
+
+
+def kv_numbers(model: ModelShape) -> int:
+    """Keys and values of one position in one layer."""
+    return 2 * model.kv_heads * model.head_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """Bytes of all GPUs together, and what is taken of them before the first expert."""
+
+    total_bytes: float
+    dense_bytes: float
+    """Dense weights of all layers, the embedding and the output projection (two matrices, even where models tie
+    them)."""
+    kv_cache_bytes: float
+    """Keys and values of the requests that run together, each as long as the longest."""
+
+    @classmethod
+    def of(cls, model: ModelShape, total_bytes: float, *, positions: int) -> "GpuMemory":
+        """The memory when requests that run together have cached so many positions, their sum."""
+        dense = model.layers * dense_weights(model) + 2 * model.hidden * model.vocab
+        return cls(
+            total_bytes=total_bytes,
+            dense_bytes=dense * model.weight_bytes,
+            kv_cache_bytes=positions * model.layers * kv_numbers(model) * model.weight_bytes,
+        )
+
+    @property
+    def room_bytes(self) -> float:
+        """What is left for experts; negative if the rest alone does not fit."""
+        return self.total_bytes - self.dense_bytes - self.kv_cache_bytes
+
+    def fits(self, expert_bytes: float) -> bool:
+        """Whether so many bytes of experts fit beside the rest."""
+        return expert_bytes <= self.room_bytes
