@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.figures import HIT, LATE, MISS, figure, legend, panels, save
+from sim.results.labels import labels
 from sim.results.result import Result
 from traces.format import provenance
 
@@ -14,20 +15,21 @@ from traces.format import provenance
 def draw(results: Sequence[Result], path: Path) -> None:
     """Two panels with a bar per policy: time per output token, and what became of each demand.
 
-    Axis and title say whether the times were simulated or measured.
+    The labels of a run stand below its name. Axis and title say whether the times were simulated or measured.
     """
     summary = pd.DataFrame([result.summary for result in results])
     kind = "simulated" if summary["simulated"].all() else "measured"
     drawn = figure(10, 1.9 + 0.5 * len(summary))
     ((times, shares),) = panels(drawn, 1, 2, sharey=True)
     place = np.arange(len(summary))[::-1]
+    names = ["\n".join([each.summary["label"], *labels(each.summary)]) for each in results]
 
     tpot_ms = summary["tpot_s_mean"] * 1e3
     times.barh(place, tpot_ms, color=HIT)
     times.hlines(place, summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3, color="black", label="p50 to p95")
     for at, value in zip(place, tpot_ms, strict=True):
         times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
-    times.set(yticks=place, yticklabels=summary["label"], xlabel=f"{kind} time per output token, mean [ms]")
+    times.set(yticks=place, yticklabels=names, xlabel=f"{kind} time per output token, mean [ms]")
     times.margins(x=0.15)
     legend(times, loc="lower right")
 

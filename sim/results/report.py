@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from common.tables import numbers, text_table
+from sim.results.labels import footnotes, marked
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.result import Result
 from sim.results.summary import Summary
@@ -59,7 +60,7 @@ def table(summaries: Sequence[Summary]) -> str:
     ]
     rows = [
         [
-            each["label"],
+            marked(each["label"], each),
             _cells(each, ["ttft_s_mean", "ttft_s_p50", "ttft_s_p95"], 1e3, 1),
             _cells(each, ["tpot_s_mean", "tpot_s_p50", "tpot_s_p95"], 1e3, 1),
             _cells(each, ["tpot_over_no_offload"], 1, 2) + " ×",
@@ -77,8 +78,10 @@ def table(summaries: Sequence[Summary]) -> str:
 
 
 def notes(comparison: PolicyComparison) -> Iterator[str]:
-    """What a reader must know of runs, a paragraph for each note with the policies that it is of."""
+    """What a reader must know of runs, a paragraph for each label and note with the policies that it is of."""
     runs = {run.scenario.policy: run for run in [*comparison.results, comparison.best]}.values()
+    for footnote in footnotes((run.summary["label"], run.summary) for run in [*runs, comparison.resident]):
+        yield f"\n{footnote}"
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"\n{', '.join(policies)}: {note}"

@@ -11,12 +11,15 @@ from sim.started_policy import Outcome
 
 Summary = dict[str, Any]
 
+ARRIVALS_IGNORED = "the trace says when requests arrive, which fixed batches ignore"
+
 
 def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     """The figures of a run. Shares are of 1, times in seconds.
 
     A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome
-    of prefetches without any.
+    of prefetches without any. `fits` says whether the experts fit on the GPUs beside dense weights and KV cache; it is
+    null where the machine does not state its memory.
     """
     counts = run.counts
     demands = counts.hits + counts.late + counts.misses
@@ -53,6 +56,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "bytes_per_token": ratio(counts.bytes, tokens),
         "expert_memory_bytes": run.peak_slots * inputs.model.expert_bytes,
         "expert_slots": run.expert_slots,
+        "fits": inputs.memory.fits(run.expert_slots * inputs.model.expert_bytes) if inputs.memory else None,
         "preloaded": run.preloaded,
         "requests": len(run.requests),
         "iterations": len(run.iterations),
@@ -65,7 +69,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "placement": scenario.placement,
         "replicas": scenario.replicas,
         "seed": scenario.seed,
-        "note": run.note or None,
+        "note": "; ".join(filter(None, (run.note, ARRIVALS_IGNORED if inputs.arrivals else ""))) or None,
     }
 
 

@@ -188,7 +188,7 @@ def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, caps
     more = ("--sizes", "mixtral-8x7b")
     found = simulate(decoded, *more, policies=("lru",))["lru"]
     assert main(arguments(decoded, *more, policies=("lru",))) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lru")]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lru ")]
     times = " / ".join(f"{found[f'tpot_s_{key}'] * 1e3:.1f}" for key in ("mean", "p50", "p95"))
     rate = f"{found['hit_rate'] * 100:.1f} / – / {found['hit_rate_decode'] * 100:.1f}"
     for cell in ("– / – / –", times, rate, f"{found['bytes_per_token'] / 1e6:.0f}"):
@@ -199,7 +199,7 @@ def test_a_note_says_that_finemoe_runs_by_trajectory_only(
     simulate: Any, decoded: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "trajectory only" in simulate(decoded)["finemoe"]["note"]
-    assert simulate(trace)["finemoe"]["note"] is None
+    assert "trajectory only" not in simulate(trace)["finemoe"]["note"]
     assert main(arguments(decoded)) == 0
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "trajectory only" in line]
     assert note.startswith("finemoe")

@@ -55,6 +55,6 @@ def compare(
         print(json_text.dumps(objects(compared), indent=2))
     else:
         print(heading(here, there))
-        print(text(compared))
+        print(text(compared, here, there))
     for note in notes(here.summary, there.summary):
         print(note, file=sys.stderr if json else sys.stdout)

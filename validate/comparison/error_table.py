@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from common.tables import number, text_table
+from sim.results.labels import footnotes, marked
+from sim.results.summary import Summary
 from traces.format import provenance
 from validate.comparison.errors_by_metric import COUNTS, METRICS, Metric
 from validate.comparison.matching import Folder
@@ -29,23 +31,25 @@ def routing_of(folder: Folder) -> str:
     return f"{trace['name']} ({provenance.routing(trace['kind'], trace['model'])})"
 
 
-def text(compared: pd.DataFrame) -> str:
-    """What a person reads: a table per policy, and the exact counts of all."""
+def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
+    """What a person reads: a table per policy, the exact counts of all, and what the marks of policies mean."""
     rows = objects(compared)
+    runs = {policy: _runs_of(policy, simulated, measured) for policy in dict.fromkeys(row["policy"] for row in rows)}
+    names = {policy: marked(policy, *summaries) for policy, summaries in runs.items()}
     blocks = []
-    for policy in dict.fromkeys(row["policy"] for row in rows):
+    for policy, name in names.items():
         found = {row["metric"]: row for row in rows if row["policy"] == policy}
         cells = [[metric.name, metric.printed, *_cells(metric, found[metric.column])] for metric in METRICS]
-        blocks.append(_table([policy, "", "simulated", "measured", "absolute\nerror", "relative\nerror"], cells))
-    names = {metric.column: metric.name for metric in COUNTS}
+        blocks.append(_table([name, "", "simulated", "measured", "absolute\nerror", "relative\nerror"], cells))
+    counted = {metric.column: metric.name for metric in COUNTS}
     counts = [
-        [row["policy"], names[row["metric"]], f"{row['simulated']:.0f}", f"{row['measured']:.0f}", _difference(row)]
+        [names[row["policy"]], counted[row["metric"]], *_counts(row), _difference(row)]
         for row in rows
-        if row["metric"] in names
+        if row["metric"] in counted
     ]
     blocks.append("Exact counts; a policy that copies on demand alone must be equal in all of them.")
     blocks.append(_table(["policy", "experts", "simulated", "measured", "difference"], counts))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *footnotes((policy, each) for policy in runs for each in runs[policy])])
 
 
 def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
@@ -54,6 +58,15 @@ def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
         alone = [policy for policy in one["policy"] if policy not in set(other["policy"])]
         if alone:
             yield f"only {kind}, so not compared: {', '.join(alone)}"
+
+
+def _runs_of(policy: str, *folders: Folder) -> list[Summary]:
+    """The figures of its runs, simulated and measured."""
+    return [each.summary for folder in folders for each in folder.results if each.scenario.policy == policy]
+
+
+def _counts(row: dict[str, Any]) -> list[str]:
+    return [f"{row[key]:.0f}" for key in ("simulated", "measured")]
 
 
 def _cells(metric: Metric, row: dict[str, Any]) -> list[str]:

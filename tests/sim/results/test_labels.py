@@ -1,0 +1,156 @@
+"""Labels of runs, in tables, JSON, pictures and results: what does not fit, and what batches ignore."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sim import CacheSize, Scenario, simulate
+from sim.__main__ import main
+from sim.hardware.profile import write_profile
+from sim.results.labels import footnotes, labels, marked
+from sim.results.summary import ARRIVALS_IGNORED
+from tests.support.compare_helpers import passed_off
+from tests.support.profiles import flat_profile
+from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments
+from tests.support.trace_helpers import change_values, small_shape, small_trace
+from validate.__main__ import main as validate
+
+FITS, EXCEEDS = {"label": "a", "fits": True}, {"label": "b", "fits": False}
+UNKNOWN = {"label": "c", "fits": None}
+
+
+def test_only_what_certainly_does_not_fit_is_labelled() -> None:
+    assert [labels(each) for each in (FITS, EXCEEDS, UNKNOWN)] == [[], ["does not fit"], []]
+    assert [marked(each["label"], each) for each in (FITS, EXCEEDS, UNKNOWN)] == ["a", "b *", "c"]
+
+
+def test_a_mark_and_a_footnote_stand_once_however_many_runs_have_the_label() -> None:
+    assert marked("b", EXCEEDS, FITS, EXCEEDS) == "b *"
+    (line,) = footnotes([("a", FITS), ("b", EXCEEDS), ("b", EXCEEDS), ("d", EXCEEDS)])
+    assert line.startswith("* b, d: does not fit; ")
+    assert list(footnotes([("a", FITS), ("c", UNKNOWN)])) == []
+
+
+@pytest.fixture
+def small_machine(tmp_path: Path) -> Path:
+    """Room for half of the experts beside everything else."""
+    return machine_with(tmp_path / "small.toml", room_bytes=16.5 * EXPERT_BYTES)
+
+
+def machine_with(path: Path, *, room_bytes: float) -> Path:
+    """A machine on which so many bytes are left for the experts of the small trace, which reaches 8 positions."""
+    heads, kv = SHAPE.attention_heads * SHAPE.head_dim, 2 * SHAPE.kv_heads * SHAPE.head_dim
+    layer = SHAPE.hidden * (2 * heads + kv + SHAPE.experts)
+    dense, cached = 4 * layer + 2 * SHAPE.hidden * SHAPE.vocab, 8 * 4 * kv
+    path.write_text(f'extends = "a100"\n[gpu]\nmemory_bytes = {2 * (dense + cached) + room_bytes}\n')
+    return path
+
+
+def test_more_experts_than_fit_beside_the_rest_are_refused_with_all_numbers(
+    trace: Path, small_machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in ("--cache-experts", 16), ("--cache-share", 0.5), ("--cache-gb", 16 * EXPERT_BYTES / 1e9):
+        assert main(arguments(trace, "--machine", small_machine, *size, policies=("lru",))) == 0
+    capsys.readouterr()
+    for option, value in ("--cache-experts", 17), ("--cache-share", 0.54), ("--cache-gb", 17 * EXPERT_BYTES / 1e9):
+        assert main(arguments(trace, "--machine", small_machine, option, value, policies=("lru",))) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {option}: 17 experts take 3.264e-06 GB, but of the ")
+        assert "GB of small (1 × A100-80GB) dense weights take " in said
+        assert said.endswith(f" GB, so at most 16 experts fit; value {value}\n")
+
+
+def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path: Path) -> None:
+    """One request more takes 8 positions of 4 layers: some bytes, and the machine has room for none."""
+    tight = machine_with(tmp_path / "tight.toml", room_bytes=8 * EXPERT_BYTES)
+    words = ("--machine", tight, "--cache-experts", 8)
+    assert main(arguments(trace, *words, policies=("lru",))) == 0
+    assert main(arguments(trace, *words, "--batch-size", 2, policies=("lru",))) == 2
+    assert main(arguments(trace, *words, "--batch-size", 2, "--requests", 1, policies=("lru",))) == 0
+
+
+def test_the_whole_of_mixtral_does_not_fit_on_one_a100(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = small_trace(tmp_path / "a.trace", 3, shape=small_shape(layers=32, experts=8))
+    words = ("--sizes", "mixtral-8x7b", "--machine", "a100")
+    assert main(arguments(trace, *words, "--cache-share", "1.0", policies=("lru",))) == 2
+    assert capsys.readouterr().err == (
+        "error: --cache-share: 256 experts take 90.19 GB, but of the 80 GB of a100 (1 × A100-80GB) dense weights take "
+        "3.211 GB and the KV cache 0.001049 GB, so at most 217 experts fit; value 1.0\n"
+    )
+    assert main(arguments(trace, *words, "--cache-experts", 217, policies=("lru",))) == 0
+
+
+def test_a_machine_that_states_no_memory_checks_nothing(simulate: Any, trace: Path, tmp_path: Path) -> None:
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
+    words = ("--machine", tmp_path / "a.toml", "--cache-share", "1.0")
+    found = simulate(trace, *words, policies=("lru", "no-offload"))
+    assert [each["fits"] for each in found.values()] == [None, None]
+
+
+def test_what_does_not_fit_is_labelled_in_json_table_picture_and_results(
+    simulate: Any, trace: Path, small_machine: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--machine", small_machine, "--cache-experts", 8)
+    found = simulate(trace, *words, "--out", out, policies=("lru", "no-offload"))
+    assert {name: each["fits"] for name, each in found.items()} == {"lru": True, "no-offload": False}
+    assert pd.read_parquet(out / "summary.parquet")["fits"].tolist() == [True, False]
+
+    assert main(arguments(trace, *words, policies=("lru", "no-offload"))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith(("lru  ", "no-offload "))] == [
+        "lru",
+        "no-offload *",
+    ]
+    assert sum(line.startswith("* no-offload: does not fit; ") for line in lines) == 1
+
+    picture = out.parent / "a.svg"
+    assert main(["plot", str(out), "--out", str(picture)]) == 0
+    assert picture.read_text().count("does not fit") == 1
+
+
+def test_the_reference_that_does_not_fit_is_noted_where_it_is_only_compared_with(
+    trace: Path, small_machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--machine", small_machine, "--cache-experts", 8)
+    assert main(arguments(trace, *words, policies=("lru",))) == 0
+    assert "\n* no-offload: does not fit; " in capsys.readouterr().out
+
+
+def test_what_fits_has_no_label(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large = machine_with(tmp_path / "large.toml", room_bytes=32 * EXPERT_BYTES)
+    assert main(arguments(trace, "--machine", large, policies=("lru", "no-offload"))) == 0
+    assert "does not fit" not in capsys.readouterr().out
+
+
+def test_a_comparison_with_measured_results_has_the_label(
+    trace: Path, small_machine: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--machine", small_machine, "--cache-experts", 8, "--out", out)
+    assert main(arguments(trace, *words, policies=("lru", "no-offload"))) == 0
+    measured = passed_off(out, out.with_name("measured"))
+    capsys.readouterr()
+    assert validate(["compare", str(out), str(measured)]) == 0
+    printed = capsys.readouterr().out
+    assert "no-offload *" in printed
+    assert "lru *" not in printed
+    assert printed.count("\n* no-offload: does not fit; ") == 1
+
+
+def test_a_trace_with_arrivals_says_that_batches_ignore_them(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every second request of the trace has one."""
+    result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
+    assert result.summary["note"] == ARRIVALS_IGNORED
+    assert main(arguments(trace, policies=("lru",))) == 0
+    assert f"\nlru, clairvoyant: {ARRIVALS_IGNORED}\n" in capsys.readouterr().out
+
+
+def test_a_trace_without_arrivals_says_nothing_of_them(tmp_path: Path) -> None:
+    plain = small_trace(tmp_path / "plain.trace", 10, shape=SHAPE)
+
+    def forget(arrivals: list[float | None]) -> None:
+        arrivals[:] = [None] * len(arrivals)
+
+    change_values(plain, "requests.parquet", "arrival_s", forget)
+    assert simulate(Scenario(plain, policy="lru", cache=CacheSize(experts=8))).summary["note"] is None
