@@ -20,7 +20,7 @@ class Label(NamedTuple):
 DOES_NOT_FIT = Label(
     text="does not fit",
     mark="*",
-    note="its experts do not fit on the GPUs beside dense weights and KV cache, so this machine cannot run it",
+    note="experts, dense weights and KV cache take more memory than the GPUs have, so its times are only a bound",
 )
 
 
