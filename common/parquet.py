@@ -23,7 +23,7 @@ _SELECTED_BY = ("policy", "request")  # columns by which rows are looked for
 
 # Columns whose values come again and again, which a dictionary makes small. Others have none: zstd alone makes dense
 # distributions as small, and tokens and positions smaller, and all are read faster.
-_REPEATED = ("policy", "request", "iteration", "source", "split", "call", "gpu", "layer", "answer")
+_REPEATED = ("policy", "request", "iteration", "source", "split", "call", "gpu", "layer")
 
 
 @contextmanager
@@ -52,9 +52,12 @@ def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     sync_file(path)
 
 
-def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any]) -> None:
-    """Put a table into a Parquet file that pandas opens, with `meta` as JSON in the file's metadata."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], schema: pa.Schema | None = None) -> None:
+    """Put a table into a Parquet file that pandas opens, with `meta` as JSON in the file's metadata.
+
+    `schema` types every column. Without it types follow from the values, which empty lists do not have.
+    """
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     said = {**(table.schema.metadata or {}), META_KEY: json.dumps(meta, sort_keys=True).encode()}
     table = table.replace_schema_metadata(said)
     with parquet_sink(path, table.schema) as sink:

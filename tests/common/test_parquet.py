@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -39,6 +40,16 @@ def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_frame(tmp_path / f"{name}.parquet", FRAME, META)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_schema_types_what_values_do_not(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"policy": ["lru"], "experts": [()]})
+    schema = pa.schema({"policy": pa.large_string(), "experts": pa.list_(pa.int64())})
+    for rows in (1, 0):
+        write_frame(tmp_path / "a.parquet", frame.iloc[:rows], META, schema)
+        assert pq.read_schema(tmp_path / "a.parquet").remove_metadata() == schema
+    write_frame(tmp_path / "b.parquet", frame, META)
+    assert pq.read_schema(tmp_path / "b.parquet").field("experts").type == pa.list_(pa.null())
 
 
 def test_only_columns_that_repeat_have_a_dictionary(tmp_path: Path) -> None:
