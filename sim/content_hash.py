@@ -25,6 +25,7 @@ SOURCES = (
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
+    "sim/results/event_table.py",
     "sim/results/result.py",
     "sim/results/summary.py",
     "sim/scenario.py",

@@ -4,12 +4,51 @@ Two drivers that decide alike write the same log, so it is what they are compare
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 from policies.cache.expert_cache import ExpertCache
 
-Row = tuple[float, str, int, int, list[int], str]
+CallName = Literal["begin_iteration", "demand", "release", "plan", "next_copy", "copied"]
+
+
+class LoggedCall(NamedTuple):
+    """A call on the cache and its answer, in plain Python values.
+
+    What a call does not have is -1, False or empty. Layers and experts count from 0; an expert is numbered within its
+    layer.
+
+    | call | has |
+    |---|---|
+    | `begin_iteration` | `requests` |
+    | `demand` | `layer`, `experts`, each of them in `hits`, `late` or `misses`, `waves` |
+    | `release` | `layer`, `experts` |
+    | `plan` | `layer`, `experts`, `weights` |
+    | `next_copy` | `gpu`, `layer`, `expert`, `chunk`, `slot`, `victim_layer`, `victim_expert`, `bytes`, `demanded` |
+    | `next_copy` that found work but no slot for it | `gpu` |
+    | `copied` | `gpu`, `layer`, `expert`, `chunk`, `slot`, `bytes`, `demanded`, `complete` |
+    """
+
+    time_s: float  # of a release that was announced ahead, when it holds
+    call: CallName
+    iteration: int  # the last one that began, -1 before the first
+    requests: tuple[int, ...] = ()
+    gpu: int = -1
+    layer: int = -1
+    experts: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()  # one per expert
+    hits: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
+    misses: tuple[int, ...] = ()
+    waves: int = -1
+    expert: int = -1
+    chunk: int = -1  # counts from 0 in its expert
+    slot: int = -1
+    victim_layer: int = -1  # with `victim_expert`: what was dropped for the copy, if anything was
+    victim_expert: int = -1
+    bytes: int = -1
+    demanded: bool = False  # whether the copy is demanded by now: a prefetch on its way may be promoted
+    complete: bool = False  # it was the last chunk of the expert
 
 
 class Transfer(NamedTuple):
@@ -25,54 +64,106 @@ class Transfer(NamedTuple):
 
 
 class DecisionLog:
-    """Collects rows of `COLUMNS`; -1 stands where a call names no GPU or no layer."""
-
-    COLUMNS = ("time_s", "call", "gpu", "layer", "experts", "answer")
+    """Collects a row per call, in the order of the calls."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[LoggedCall] = []
+        self._iteration = -1
 
-    def in_time(self) -> list[Row]:
+    def in_time(self) -> list[LoggedCall]:
         """The rows by time; a release that was announced ahead stands where it holds."""
-        return sorted(self.rows, key=lambda row: row[0])
+        return sorted(self.rows, key=lambda row: row.time_s)
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
         """Note one call."""
         if call == "begin_iteration":
-            self._add(now_s, call, -1, -1, given.request.tolist(), f"iteration {given.iteration}")
-        elif call == "demand":
-            layer, experts = given
-            told = f"hits {answer.hits} late {answer.late} misses {answer.misses} waves {answer.waves}"
-            self._add(now_s, call, -1, layer, experts, told)
-        elif call == "release":
-            self._add(now_s, call, -1, given[0], given[1], "")
-        elif call == "plan":
-            self._add(now_s, call, -1, given.layer, given.experts, f"weights {list(given.weights)}")
-        elif call == "next_copy" and answer is None:
-            self._add(now_s, call, given, -1, [], "no slot" if cache.devices[given].stalled else "nothing")
-        elif call == "next_copy":
-            told = f"chunk {answer.chunk} slot {answer.slot} victim {answer.victim} demanded {answer.demanded}"
-            layer, expert = divmod(answer.number, cache.model.experts)
-            self._add(now_s, call, given, layer, [expert], told)
+            self._iteration = int(given.iteration)
+        if call in ("next_copy", "copied"):
+            row = _copy_row(float(now_s), self._iteration, call, given, answer, cache.model.experts)
         else:
-            layer, expert = divmod(given.number, cache.model.experts)
-            self._add(now_s, call, given.gpu, layer, [expert], "complete" if answer else "in part")
-
-    def _add(self, now_s: float, call: str, gpu: int, layer: int, experts: Sequence[int], answer: str) -> None:
-        self.rows.append((now_s, call, gpu, layer, list(experts), answer))
+            row = _row(float(now_s), self._iteration, call, given, answer)
+        self.rows.append(row)
 
 
-def transfers(rows: Iterable[Row]) -> list[Transfer]:
+def _row(time_s: float, iteration: int, call: str, given: Any, answer: Any) -> LoggedCall:
+    if call == "begin_iteration":
+        return LoggedCall(time_s, "begin_iteration", iteration, requests=_integers(given.request))
+    if call == "plan":
+        return LoggedCall(
+            time_s,
+            "plan",
+            iteration,
+            layer=int(given.layer),
+            experts=_integers(given.experts),
+            weights=tuple(map(float, given.weights)),
+        )
+    if call == "release":
+        return LoggedCall(time_s, "release", iteration, layer=int(given[0]), experts=_integers(given[1]))
+    return LoggedCall(
+        time_s,
+        "demand",
+        iteration,
+        layer=int(given[0]),
+        experts=_integers(given[1]),
+        hits=_integers(answer.hits),
+        late=_integers(answer.late),
+        misses=_integers(answer.misses),
+        waves=answer.waves,
+    )
+
+
+def _copy_row(time_s: float, iteration: int, call: str, given: Any, answer: Any, experts_per_layer: int) -> LoggedCall:
+    if answer is None:
+        return LoggedCall(time_s, "next_copy", iteration, gpu=given)
+    copy = given if call == "copied" else answer
+    layer, expert = divmod(int(copy.number), experts_per_layer)
+    if call == "copied":
+        return LoggedCall(
+            time_s,
+            "copied",
+            iteration,
+            gpu=copy.gpu,
+            layer=layer,
+            expert=expert,
+            chunk=copy.chunk,
+            slot=copy.slot,
+            bytes=copy.bytes,
+            demanded=copy.demanded,
+            complete=answer,
+        )
+    victim_layer, victim_expert = divmod(copy.victim, experts_per_layer) if copy.victim >= 0 else (-1, -1)
+    return LoggedCall(
+        time_s,
+        "next_copy",
+        iteration,
+        gpu=copy.gpu,
+        layer=layer,
+        expert=expert,
+        chunk=copy.chunk,
+        slot=copy.slot,
+        victim_layer=victim_layer,
+        victim_expert=victim_expert,
+        bytes=copy.bytes,
+        demanded=copy.demanded,
+    )
+
+
+def _integers(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(int, values))
+
+
+def transfers(rows: Iterable[LoggedCall]) -> list[Transfer]:
     """What the links carried, by the time it began: each `next_copy` that chose a chunk, with its `copied`.
 
     `rows` are in time, as `DecisionLog.in_time` gives them.
     """
     begun: dict[int, Transfer] = {}  # by GPU; a link carries one chunk at a time
-    answer = []
-    for time_s, call, gpu, layer, experts, told in rows:
-        if call == "next_copy" and layer >= 0:
-            demanded = told.endswith("demanded True")
-            begun[gpu] = Transfer(gpu, layer, experts[0], demanded, time_s, math.inf, complete=False)
-        elif call == "copied":
-            answer.append(begun.pop(gpu)._replace(end_s=time_s, complete=told == "complete"))
-    return sorted([*answer, *begun.values()], key=lambda transfer: transfer.start_s)
+    ended = []
+    for row in rows:
+        if row.call == "next_copy" and row.slot >= 0:
+            begun[row.gpu] = Transfer(
+                row.gpu, row.layer, row.expert, row.demanded, row.time_s, math.inf, complete=False
+            )
+        elif row.call == "copied":
+            ended.append(begun.pop(row.gpu)._replace(end_s=row.time_s, complete=row.complete))
+    return sorted([*ended, *begun.values()], key=lambda transfer: transfer.start_s)

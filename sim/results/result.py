@@ -23,8 +23,8 @@ from common.hashing import sha256_of, sha256_of_json
 from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
 from common.tables import number
-from policies.cache.decision_log import DecisionLog
 from sim.inputs import Inputs
+from sim.results.event_table import event_frame, event_schema, with_tuples
 from sim.results.summary import Summary, summarise
 from sim.scenario import Detail, Scenario
 from sim.started_policy import Outcome
@@ -61,7 +61,7 @@ class Result:
             summary=summarise(run, scenario, inputs),
             requests=run.requests,
             iterations=None if scenario.detail == "requests" else run.iterations,
-            events=pd.DataFrame(run.log.in_time(), columns=list(DecisionLog.COLUMNS)) if run.log else None,
+            events=event_frame(run.log.in_time()) if run.log else None,
         )
 
     def trimmed(self, scenario: Scenario) -> "Result":
@@ -119,7 +119,8 @@ def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[S
             frames = [(result.scenario.policy, getattr(result, name)) for result in results]
             stacked = [_labelled(policy, frame) for policy, frame in frames if frame is not None]
             if stacked:
-                write_frame(partial / f"{name}.parquet", pd.concat(stacked, ignore_index=True), meta)
+                schema = event_schema() if name == "events" else None
+                write_frame(partial / f"{name}.parquet", pd.concat(stacked, ignore_index=True), meta, schema)
         seal(partial, meta)
 
 
@@ -195,7 +196,7 @@ def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Re
         if name not in _finer_than(scenario.detail)  # which are another run's
     }
     if "events" in own:
-        own["events"]["experts"] = own["events"]["experts"].map(lambda experts: [int(expert) for expert in experts])
+        own["events"] = with_tuples(own["events"])
     return Result(
         scenario=scenario,
         provenance=run["provenance"],

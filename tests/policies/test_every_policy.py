@@ -221,7 +221,7 @@ def test_every_policy_works_at_the_smallest_cache(spec, gpus, watched):
     for batch_size in (1, 3):
         for history in (HISTORY, None):
             result = watched(spec, gpus=gpus, experts=SMALLEST[gpus], batch_size=batch_size, history=history)
-            waves = [row for row in result.log.rows if row[1] == "demand" and not row[5].endswith("waves 1")]
+            waves = [row for row in result.log.rows if row.call == "demand" and row.waves > 1]
             assert bool(waves) != preloaded
 
 
@@ -232,7 +232,7 @@ def test_with_room_for_all_nothing_is_dropped_and_nothing_comes_twice(spec, gpus
     for batch_size in (1, 3):
         for history in (HISTORY, None):
             result = watched(spec, gpus=gpus, experts=FULL, batch_size=batch_size, history=history)
-            arrived = [(row[3], *row[4]) for row in result.log.rows if row[1] == "copied" and row[5] == "complete"]
+            arrived = [(row.layer, row.expert) for row in result.log.rows if row.complete]
             assert len(arrived) == len(set(arrived))
             assert result.counts.copies - result.counts.cancelled <= FULL
             assert result.counts.evictions == 0

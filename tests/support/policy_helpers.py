@@ -136,7 +136,7 @@ def demand_at(batch_size, number, iteration, layer):
 
 def before_demand(rows, count):
     """The rows before the demand that follows `count` others."""
-    return rows[: [place for place, row in enumerate(rows) if row[1] == "demand"][count]]
+    return rows[: [place for place, row in enumerate(rows) if row.call == "demand"][count]]
 
 
 @cache

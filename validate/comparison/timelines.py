@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from common.errors import FieldError, UserError
 from common.figures import COMPUTES, DEMANDED, DEMANDED_EDGE, PREFETCHED, PREFETCHED_EDGE, WAITS, figure, panels, save
-from policies.cache.decision_log import DecisionLog, Row, Transfer, transfers
+from policies.cache.decision_log import LoggedCall, Transfer, transfers
+from sim.results.event_table import logged_calls
 from sim.results.result import Result
 from validate.comparison.matching import Folder
 
@@ -26,7 +27,7 @@ class Iteration(NamedTuple):
 class Log(NamedTuple):
     """The decision log of a policy, in time, and its iterations by their number."""
 
-    rows: list[Row]
+    rows: list[LoggedCall]
     iterations: dict[int, Iteration]
 
 
@@ -58,7 +59,7 @@ def _log_of(folder: Folder, result: Result) -> Log:
         raise UserError(f"{folder.path} has no events, which timelines are drawn from; run with detail events")
     times = result.iterations.set_index("iteration")[list(Iteration._fields)]
     iterations = {int(row[0]): Iteration(*row[1:]) for row in times.itertuples(name=None)}
-    return Log(list(result.events[list(DecisionLog.COLUMNS)].itertuples(index=False, name=None)), iterations)
+    return Log(logged_calls(result.events), iterations)
 
 
 def typical_iteration(logs: Mapping[str, Log]) -> int:
@@ -77,11 +78,11 @@ def typical_iteration(logs: Mapping[str, Log]) -> int:
 def strip(log: Log, iteration: int) -> Strip:
     """The layers and copies of an iteration."""
     _, start_s, end_s = log.iterations[iteration]
-    rows = [row for row in log.rows if row[0] <= end_s]
+    rows = [row for row in log.rows if row.time_s <= end_s]
     carried = [each for each in transfers(rows) if each.end_s > start_s and each.start_s < end_s]
     return Strip(
         seconds=end_s - start_s,
-        layers=list(_layers([row for row in rows if row[0] >= start_s], carried, start_s)),
+        layers=list(_layers([row for row in rows if row.time_s >= start_s], carried, start_s)),
         transfers=[
             each._replace(start_s=max(each.start_s - start_s, 0.0), end_s=min(each.end_s, end_s) - start_s)
             for each in carried
@@ -89,19 +90,19 @@ def strip(log: Log, iteration: int) -> Strip:
     )
 
 
-def _layers(rows: Sequence[Row], carried: Sequence[Transfer], start_s: float) -> Iterator[LayerSpan]:
+def _layers(rows: Sequence[LoggedCall], carried: Sequence[Transfer], start_s: float) -> Iterator[LayerSpan]:
     """The layers that were demanded in `rows`, those of one iteration."""
-    released = {layer: time_s for time_s, call, _, layer, _, _ in rows if call == "release"}  # the last one counts
-    for demand_s, call, _, layer, experts, _ in rows:
-        if call == "demand" and layer in released:
+    released = {row.layer: row.time_s for row in rows if row.call == "release"}  # the last one counts
+    for row in rows:
+        if row.call == "demand" and row.layer in released:
             arrivals = [
                 each.end_s
                 for each in carried
-                if each.complete and each.layer == layer and each.expert in experts
-                if demand_s <= each.end_s <= released[layer]
+                if each.complete and each.layer == row.layer and each.expert in row.experts
+                if row.time_s <= each.end_s <= released[row.layer]
             ]
-            times = (demand_s, max(arrivals, default=demand_s), released[layer])
-            yield LayerSpan(layer, *(time_s - start_s for time_s in times))
+            times = (row.time_s, max(arrivals, default=row.time_s), released[row.layer])
+            yield LayerSpan(row.layer, *(time_s - start_s for time_s in times))
 
 
 def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: int, path: Path, *, title: str) -> None:

@@ -219,7 +219,7 @@ def test_perfect_prefetch_plans_the_layers_within_its_distance_and_no_others():
     requests = [request_of([[[0], [1], [2]], [[3], [0], [1]]], model)]
     setting = Setting(model=model, hardware=machine(), cache_experts=12, log=True)
     run = simulate("perfect-prefetch,prefetch_distance=2", setting, requests, future=KnownFuture(model, requests))
-    plans = [(row[3], row[4]) for row in run.log.rows if row[1] == "plan"]
+    plans = [(row.layer, list(row.experts)) for row in run.log.rows if row.call == "plan"]
     first = [(0, [0]), (1, [1]), (2, [2]), (0, [3]), (1, [0])]
     second = [(0, [3]), (1, [0]), (2, [1]), (0, []), (1, [])]
     assert plans == first + second

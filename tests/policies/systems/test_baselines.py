@@ -35,7 +35,7 @@ def one_each(tokens, model, number=0):
 
 def planned(run):
     """(layer, experts) of each plan, in order."""
-    return [(row[3], list(row[4])) for row in run.log.rows if row[1] == "plan"]
+    return [(row.layer, list(row.experts)) for row in run.log.rows if row.call == "plan"]
 
 
 def counted(run):
@@ -96,8 +96,8 @@ def test_moe_infinity_learns_a_request_when_it_ends_and_says_that_it_began_with_
     result = run("moe-infinity,prefetch_distance=1", model, requests)
     assert "no history" in result.note
     assert planned(result)[0] == (0, [2])  # the second request's: nothing was planned for the first
-    begun = [number for number, row in enumerate(result.log.rows) if row[1] == "begin_iteration"]
-    assert [row[1] for row in result.log.rows].index("plan") > begun[2]
+    begun = [number for number, row in enumerate(result.log.rows) if row.call == "begin_iteration"]
+    assert [row.call for row in result.log.rows].index("plan") > begun[2]
 
 
 def test_moe_infinity_asks_for_what_any_request_of_a_batch_asks_for():
@@ -373,7 +373,7 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
         for last in TEST[2:]
     ]
     change = next(n for n, pair in enumerate(zip(*logs, strict=False)) if pair[0] != pair[1])
-    begun = [n for n, row in enumerate(logs[0]) if row[1] == "begin_iteration"]
+    begun = [n for n, row in enumerate(logs[0]) if row.call == "begin_iteration"]
     assert change >= begun[14]
 
 

@@ -181,7 +181,7 @@ def test_it_decides_alike_whatever_follows():
         for last in requests[4:]
     ]
     first_change = next(n for n, pair in enumerate(zip(*logs, strict=False)) if pair[0] != pair[1])
-    begun = [n for n, row in enumerate(logs[0]) if row[1] == "begin_iteration"]
+    begun = [n for n, row in enumerate(logs[0]) if row.call == "begin_iteration"]
     assert first_change >= begun[12]  # the third request's first iteration, which names the request
 
 

@@ -36,7 +36,7 @@ def one_each(tokens, model, number=0):
 
 
 def planned(result):
-    return [(row[3], list(row[4])) for row in result.log.rows if row[1] == "plan"]
+    return [(row.layer, list(row.experts)) for row in result.log.rows if row.call == "plan"]
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)

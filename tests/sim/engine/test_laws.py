@@ -138,9 +138,9 @@ def test_the_same_inputs_and_seed_give_the_same_run(policy):
 def test_the_decision_log_tells_what_was_counted(policy):
     """Conservation between two records of one run: the log's calls and the counters."""
     result = run(policy, log=True)
-    calls = [row[1] for row in result.log.rows]
-    began = [row for row in result.log.rows if row[1] == "next_copy" and row[3] >= 0]
+    calls = [row.call for row in result.log.rows]
+    began = [row for row in result.log.rows if row.call == "next_copy" and row.slot >= 0]
     assert len(began) == result.counts.copies
     assert calls.count("copied") * MODEL.expert_bytes == result.counts.bytes
     assert calls.count("demand") == len(result.iterations) * MODEL.layers
-    assert sum("victim -1" not in row[5] for row in began) == result.counts.evictions
+    assert sum(row.victim_expert >= 0 for row in began) == result.counts.evictions

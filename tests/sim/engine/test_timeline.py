@@ -28,13 +28,18 @@ def run(model, policy, requests, *, slots, cost, chunk_bytes=None, batch_size=1)
 
 
 def copies(log):
-    """(start in µs, layer, expert, chunk, victim) of each chunk."""
-    answer = []
-    for time_s, call, _, layer, experts, told in log.rows:
-        if call == "next_copy" and layer >= 0:
-            words = told.split()
-            answer.append((round(time_s / US, 3), layer, experts[0], int(words[1]), int(words[5])))
-    return answer
+    """(start in µs, layer, expert, chunk, (layer, expert) of the victim or -1) of each chunk."""
+    return [
+        (
+            round(row.time_s / US, 3),
+            row.layer,
+            row.expert,
+            row.chunk,
+            (row.victim_layer, row.victim_expert) if row.victim_expert >= 0 else -1,
+        )
+        for row in log.rows
+        if row.call == "next_copy" and row.slot >= 0
+    ]
 
 
 def test_two_layers_four_experts_two_slots_one_link():
@@ -71,7 +76,7 @@ def test_two_layers_four_experts_two_slots_one_link():
         model, scripted(plan, LeastRecentlyUsed()), [request], slots=[2], cost=HandCost(), chunk_bytes=12
     )
 
-    a0, a1, a2, b0, b2 = 0, 1, 2, 4, 6
+    a0, a1, a2, b0, b2 = (A, 0), (A, 1), (A, 2), (B, 0), (B, 2)
     assert copies(log) == [
         (5, A, 0, 0, -1),
         (15, A, 0, 1, -1),
@@ -107,7 +112,7 @@ def test_a_wave_waits_for_the_slot_of_the_wave_before():
     model = shape(layers=1, experts=2, top_k=1)
     request = request_of([[[0]], [[1]]], model, prefill_tokens=2)
     recorder, counts, log = run(model, scripted({}, LeastRecentlyUsed()), [request], slots=[1], cost=HandCost())
-    assert copies(log) == [(5, 0, 0, 0, -1), (19, 0, 1, 0, 0)]
+    assert copies(log) == [(5, 0, 0, 0, -1), (19, 0, 1, 0, (0, 0))]
     assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(33 * US, abs=1e-12)
     assert counts.misses == 2
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from policies.cache.decision_log import DecisionLog
+from policies.cache.decision_log import LoggedCall
 from sim.hardware.profile import write_profile
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames
@@ -106,13 +106,13 @@ def test_detail_says_how_fine_the_rows_are(simulate: Any, trace: Path, out: Path
 def test_events_are_the_decision_log(simulate: Any, trace: Path, out: Path) -> None:
     found = simulate(trace, "--out", out, "--detail", "events")
     events = frames(out)["events"]
-    assert events.columns.tolist() == ["policy", *DecisionLog.COLUMNS]
+    assert events.columns.tolist() == ["policy", *LoggedCall._fields]
     for policy, rows in events.groupby("policy"):
         demands = rows[rows["call"] == "demand"]
         assert len(demands) == found[policy]["iterations"] * SHAPE.layers
         assert sum(len(experts) for experts in demands["experts"]) == found[policy]["distinct_demands"]
         assert rows["time_s"].is_monotonic_increasing
-        began = rows[(rows["call"] == "next_copy") & (rows["layer"] >= 0)]
+        began = rows[(rows["call"] == "next_copy") & (rows["slot"] >= 0)]
         assert len(began) == found[policy]["copies"]
     assert set(events["policy"]) == set(POLICIES)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from policies.cache.decision_log import DecisionLog, Row, Transfer, transfers
+from policies.cache.decision_log import CallName, DecisionLog, LoggedCall, Transfer, transfers
 from policies.cache.observed_cache import ObservedCache
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Prefetch
@@ -22,19 +22,21 @@ from validate.comparison.matching import Folder
 from validate.comparison.timelines import Iteration, LayerSpan, Log, draw, logs_of, strip, typical_iteration
 
 
-def row(
-    time_s: float, call: str, *, gpu: int = -1, layer: int = -1, experts: tuple[int, ...] = (), told: str = ""
-) -> Row:
-    return (time_s, call, gpu, layer, list(experts), told)
+def row(time_s: float, call: CallName, *, layer: int = -1, experts: tuple[int, ...] = ()) -> LoggedCall:
+    return LoggedCall(time_s, call, 0, layer=layer, experts=experts)
 
 
-def began(time_s: float, gpu: int, layer: int, expert: int, demanded: bool) -> Row:
-    told = f"chunk 0 slot 0 victim -1 demanded {demanded}"
-    return row(time_s, "next_copy", gpu=gpu, layer=layer, experts=(expert,), told=told)
+def began(time_s: float, gpu: int, layer: int, expert: int, demanded: bool) -> LoggedCall:
+    chosen = LoggedCall(time_s, "next_copy", 0, gpu=gpu, layer=layer, expert=expert, demanded=demanded)
+    return chosen._replace(chunk=0, slot=0)
 
 
-def arrived(time_s: float, gpu: int, layer: int, expert: int, complete: bool = True) -> Row:
-    return row(time_s, "copied", gpu=gpu, layer=layer, experts=(expert,), told="complete" if complete else "in part")
+def no_slot(time_s: float, gpu: int) -> LoggedCall:
+    return LoggedCall(time_s, "next_copy", 0, gpu=gpu)
+
+
+def arrived(time_s: float, gpu: int, layer: int, expert: int, complete: bool = True) -> LoggedCall:
+    return LoggedCall(time_s, "copied", 0, gpu=gpu, layer=layer, expert=expert, complete=complete)
 
 
 # ---- copies ----------------------------------------------------------------------------------------------------------
@@ -43,7 +45,7 @@ def arrived(time_s: float, gpu: int, layer: int, expert: int, complete: bool = T
 def test_a_copy_lasts_until_its_link_tells_that_it_has_arrived() -> None:
     rows = [
         began(1, 0, 0, 3, True),
-        row(1, "next_copy", gpu=1, told="nothing"),
+        no_slot(1, 1),
         began(2, 1, 1, 4, False),
         arrived(3, 0, 0, 3, complete=False),
         began(3, 0, 0, 3, True),
