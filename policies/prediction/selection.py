@@ -58,6 +58,17 @@ def highest(probs: Float, count: int) -> Float:
     return weights.reshape(probs.shape)
 
 
+def highest_plan(layer: int, probs: Float, count: int) -> Prefetch:
+    """What `plans` makes of `highest` for one record and one layer, `probs` `[J]`, in a fraction of the time."""
+    chosen = (-probs).argsort(kind="stable")[:count]
+    chosen.sort()
+    weights = probs[chosen]
+    if not weights.all():
+        chosen = chosen[weights != 0]
+        weights = probs[chosen]
+    return Prefetch(layer, chosen.tolist(), weights.tolist(), probs.astype(np.float64))
+
+
 def plans(weights: Float, probs: Float, first: int, starts: Sequence[int] = (0,)) -> list[Prefetch]:
     """Plans of the layers from `first` on, one iteration after the other.
 

@@ -24,7 +24,7 @@ from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.frequency import LeastFrequentlyUsed
 from policies.prediction.expert_map_store import Single
-from policies.prediction.selection import highest, plans
+from policies.prediction.selection import highest, highest_plan, plans
 from policies.types import Batch, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
 
 
@@ -38,13 +38,14 @@ class ActivationMatrices:
         self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of length one, entries innermost
         self._matched = np.zeros(capacity, np.int64)
 
-    def add(self, counts: Single) -> None:
-        """Keep the matrix `[L, J]` of a request that has ended."""
+    def add(self, counts: Single) -> int:
+        """Keep the matrix `[L, J]` of a request that has ended; the answer is its place."""
         slot = self.count if self.count < self.capacity else int(self._matched.argmin())
         self.count = max(self.count, slot + 1)
         self.rows[slot] = counts / counts.sum(axis=1, keepdims=True)
         self._columns[:, :, slot] = self.rows[slot] / np.linalg.norm(self.rows[slot])
         self._matched[slot] = 0
+        return slot
 
     def products(self, counts: Single, layer: int | slice = slice(None)) -> Single:
         """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each matrix there."""
@@ -54,7 +55,10 @@ class ActivationMatrices:
 
     def matched(self, index: Int) -> None:
         """These were the nearest to a request."""
-        np.add.at(self._matched, index, 1)
+        if len(index) == 1:
+            self._matched[index] += 1
+        else:
+            np.add.at(self._matched, index, 1)
 
 
 class _Running:
@@ -102,6 +106,8 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._shape = model.layers, model.experts
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
+        self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
+        self._of_matrix: dict[int, list[Prefetch]] = {}  # plans of all layers by one matrix, of those that were found
         self._running: dict[int, _Running] = {}
         for recorded in history or ():
             self._keep(_counts(recorded.experts, model.experts))
@@ -122,15 +128,20 @@ class ActivationMatrixPrefetcher(Prefetcher):
         """Plan the first layers by popularity."""
         if not self._matrices.count:
             return ()
-        popular = self._popularity[None, : self.prefetch_distance]
-        popular = popular / popular.sum(axis=2, keepdims=True)
-        return plans(highest(popular, self._model.top_k), popular, 0)
+        if not self._popular:
+            popular = self._popularity[None, : self.prefetch_distance]
+            popular = popular / popular.sum(axis=2, keepdims=True)
+            self._popular = plans(highest(popular, self._model.top_k), popular, 0)
+        return self._popular
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Count, and look for the nearest past request of each."""
-        self._batch = requests = [self._running[request] for request in batch.request.tolist()]
+        if gate.layer == 0:
+            self._batch = [self._running[request] for request in batch.request.tolist()]
+        requests = self._batch
         for row, running in enumerate(requests):
-            fresh = np.bincount(gate.experts[batch.row == row].ravel(), minlength=self._model.experts)
+            experts = gate.experts if len(requests) == 1 else gate.experts[batch.row == row]
+            fresh = np.bincount(experts.ravel(), minlength=self._model.experts)
             running.saw(gate.layer, fresh.astype(np.float32), self._matrices)
         count = self._matrices.count
         if not count or not self._ahead(gate.layer, gate.layer):
@@ -139,6 +150,12 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def search(self, search: Search) -> Found:
         """The nearest matrix to each running request, by cosine."""
+        if len(self._batch) == 1:
+            running = self._batch[0]
+            nearest = running.products.argmax(axis=0, keepdims=True)
+            self._matrices.matched(nearest)
+            counts = running.counts.reshape(-1)
+            return Found(nearest, running.products[nearest] / np.sqrt(counts.dot(counts)))
         products = np.stack([running.products for running in self._batch])
         norms = np.array([np.linalg.norm(running.counts) for running in self._batch])
         index = products.argmax(axis=1)
@@ -150,12 +167,29 @@ class ActivationMatrixPrefetcher(Prefetcher):
         layers = self._ahead(search.layer, layer_now)
         if not layers:
             return ()
+        if len(found.index) == 1:
+            return self._plans_of(int(found.index[0]), layers)
         some = slice(layers.start, layers.stop)
         probs = self._matrices.rows[found.index, some]
         if self.own_counts:
             own = np.stack([running.counts[some] for running in self._batch])
             probs = (probs + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
         return plans(highest(probs, self._model.top_k), probs, layers.start)
+
+    def _plans_of(self, index: int, layers: range) -> list[Prefetch]:
+        """The plans of the only request that runs, by a matrix."""
+        rows, top_k = self._matrices.rows[index], self._model.top_k
+        if self.own_counts:
+            answer = []
+            for layer in layers:
+                own = self._batch[0].counts[layer]
+                probs = (rows[layer] + own / np.maximum(own.sum(), 1)) / 2
+                answer.append(highest_plan(layer, probs, top_k))
+            return answer
+        found = self._of_matrix.get(index)
+        if found is None:
+            found = self._of_matrix[index] = plans(highest(rows[None], top_k), rows[None], 0)
+        return found[layers.start : layers.stop]
 
     def _ahead(self, layer: int, layer_now: int) -> range:
         """The layers to plan after the gate of `layer`, less those that have been gated."""
@@ -165,7 +199,8 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def _keep(self, counts: Single) -> None:
         self._popularity += counts
-        self._matrices.add(counts)
+        self._popular = []
+        self._of_matrix.pop(self._matrices.add(counts), None)
 
 
 def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_prefetch: bool = True) -> Policy:

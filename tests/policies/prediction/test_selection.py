@@ -5,7 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from policies.prediction.selection import Threshold, highest, plan, plans, select
+from policies.prediction.selection import Threshold, highest, highest_plan, plan, plans, select
 
 P = np.array([0.5, 0.1, 0.3, 0.1])  # falling: expert 0, 2, 1, 3 with running sums 0.5, 0.8, 0.9, 1.0
 
@@ -100,3 +100,17 @@ def test_the_plan_of_one_record_is_the_same_made_faster(threshold):
         one = plan(5, probs, score, 3, threshold)
         assert (one.layer, one.experts, one.weights) == (5, expected.experts, expected.weights)
         assert one.belief.tolist() == expected.belief.tolist()
+
+
+def test_the_plan_of_one_record_and_layer_is_the_one_that_plans_makes_of_highest():
+    """With ties, and with fewer positive probabilities than experts asked for."""
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        experts = int(rng.integers(2, 12))
+        probs = rng.integers(0, 4, experts).astype(np.float32) / 3
+        count = int(rng.integers(1, experts + 1))
+        expected = plans(highest(probs[None, None], count), probs[None, None], 5)[0]
+        got = highest_plan(5, probs, count)
+        assert (got.layer, got.experts, got.weights) == (5, expected.experts, expected.weights)
+        assert got.belief.dtype == expected.belief.dtype
+        assert np.array_equal(got.belief, expected.belief)
