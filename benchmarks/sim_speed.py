@@ -2,8 +2,9 @@
 
     python benchmarks/sim_speed.py [--json] [--iterations 1000] [--repeat 7] [--against CHECKOUT]
 
-32 layers × 8 experts, top-2, on six GPUs that hold 25 % of the experts; h = 64, store of 1000 maps. The routing is
-drawn at random (clustered, with some repetition from token to token): it sets the amount of work, no more.
+Routing of the shapes of mixtral-8x7b (32 layers × 8 experts, top-2) and gpt-oss-20b (24 × 32, top-4), on six GPUs that
+hold 25 % of the experts; h = 64, store of 1000 maps. It is drawn at random (clustered, with some repetition from token
+to token): it sets the amount of work, no more. `to_finemoe` is the time of an iteration over that with `finemoe`.
 Timed is a run from its first iteration to its last, in processor time of one core, the best of several; drawing the
 trace and starting the policy are not part of it.
 
@@ -38,7 +39,11 @@ from traces.published_models import published
 
 HIDDEN = 64
 REQUEST_ITERATIONS = 200
-POLICIES = {"finemoe": True, "finemoe,learn=false": False, "lru": False}  # whether it learns
+POLICIES = {
+    "mixtral-8x7b": ("finemoe", "finemoe,learn=false", "lru"),
+    "gpt-oss-20b": ("finemoe", "lru", "deepspeed", "moe-infinity", "hit-count"),
+}
+Case = tuple[str, int, int]  # policy, layers, experts
 
 
 def drawn_requests(model: ModelShape, requests: int, rng: np.random.Generator) -> list[RecordedRequest]:
@@ -89,30 +94,55 @@ def seconds_of(spec: str, model: ModelShape, history: list[RecordedRequest], req
 
 
 def compared(other: Path, iterations: int, pairs: int) -> list[dict[str, object]]:
-    """Iterations per second here and there, medians of so many pairs of processes, and the median of their ratios."""
-    speeds: dict[str, list[tuple[float, float]]] = {policy: [] for policy in POLICIES}
+    """Iterations per second here and there, medians of so many pairs of processes, and the median of their ratios.
+
+    Of what both checkouts measure.
+    """
+    speeds: dict[Case, list[tuple[float, float]]] = {}
     for pair in range(pairs):
         order = (Path.cwd(), other) if pair % 2 else (other, Path.cwd())
         found = {place: measured_in(place, iterations) for place in order}
-        for policy, both in speeds.items():
-            both.append((found[Path.cwd()][policy], found[other][policy]))
+        for case in found[Path.cwd()].keys() & found[other].keys():
+            speeds.setdefault(case, []).append((found[Path.cwd()][case], found[other][case]))
     return [
         {
             "policy": policy,
+            "layers": layers,
+            "experts": experts,
             "here": round(median(here for here, _ in both), 1),
             "there": round(median(there for _, there in both), 1),
             "ratio": round(median(here / there for here, there in both), 4),
         }
-        for policy, both in speeds.items()
+        for (policy, layers, experts), both in sorted(speeds.items())
     ]
 
 
-def measured_in(checkout: Path, iterations: int) -> dict[str, float]:
-    """Iterations per second of each policy, the best of three runs of the checkout's own benchmark."""
+def measured_in(checkout: Path, iterations: int) -> dict[Case, float]:
+    """Iterations per second in each case, the best of three runs of the checkout's own benchmark."""
     words = [sys.executable, "benchmarks/sim_speed.py", "--json", "--repeat", "3", "--iterations", str(iterations)]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=checkout, env=environment)
-    return {row["policy"]: row["iterations_per_s"] for row in json.loads(done.stdout)}
+    return {(row["policy"], row["layers"], row["experts"]): row["iterations_per_s"] for row in json.loads(done.stdout)}
+
+
+def measured(name: str, iterations: int, repeat: int) -> list[dict[str, object]]:
+    """A row per policy that is run with the routing of a model; policies take turns, and the best time counts."""
+    model = published(name)
+    count = -(-iterations // REQUEST_ITERATIONS)
+    drawn = drawn_requests(model, count + 6, np.random.default_rng(0))
+    history, requests = drawn[:6], drawn[6:]
+    turns = [[seconds_of(spec, model, history, requests) for spec in POLICIES[name]] for _ in range(repeat)]
+    best_s = dict(zip(POLICIES[name], map(min, *turns) if repeat > 1 else turns[0], strict=True))
+    return [
+        {
+            "policy": spec,
+            "layers": model.layers,
+            "experts": model.experts,
+            "iterations_per_s": round(count * REQUEST_ITERATIONS / seconds, 1),
+            "to_finemoe": round(seconds / best_s["finemoe"], 2),
+        }
+        for spec, seconds in best_s.items()
+    ]
 
 
 def main() -> None:
@@ -126,23 +156,8 @@ def main() -> None:
     if args.against:
         print(record_table(compared(args.against, args.iterations, args.repeat)))
         return
-    model = published("mixtral-8x7b")
-    count = -(-args.iterations // REQUEST_ITERATIONS)
-    drawn = drawn_requests(model, count + 6, np.random.default_rng(0))
-    history, requests = drawn[:6], drawn[6:]
-    rows = []
     with threadpool_limits(1):
-        for spec, learning in POLICIES.items():
-            best_s = min(seconds_of(spec, model, history, requests) for _ in range(args.repeat))
-            rows.append(
-                {
-                    "policy": spec,
-                    "layers": model.layers,
-                    "experts": model.experts,
-                    "learning": learning,
-                    "iterations_per_s": round(count * REQUEST_ITERATIONS / best_s, 1),
-                }
-            )
+        rows = [row for name in POLICIES for row in measured(name, args.iterations, args.repeat)]
     print(json.dumps(rows, indent=2) if args.json else record_table(rows))
 
 
