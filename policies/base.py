@@ -1,13 +1,15 @@
 """What a policy is: a prefetcher, an evictor and the choices that a driver must know."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Batch, Float, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
+
+CopyKey: TypeAlias = Callable[[int, int, float, int], float]  # (layer, expert, weight, distance in layers)
 
 
 def items(array: NDArray[np.float64]) -> "memoryview[float]":
@@ -87,11 +89,11 @@ class Evictor:
         self.experts = model.experts
         self.scores = np.zeros(model.total_experts)
 
-    def on_batch(self, batch: Batch) -> None:
-        """An iteration begins."""
+    def on_batch(self, batch: Batch) -> Iterable[Search] | None:
+        """An iteration begins; work returned is charged as searches."""
 
-    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """An (iteration, layer) event demands these experts."""
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> Iterable[Search] | None:
+        """An (iteration, layer) event demands these experts; work returned is charged as searches."""
 
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetched expert has arrived; one that is demanded was `touched` already."""
@@ -109,7 +111,11 @@ class Evictor:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A prefetcher, an evictor and the choices that a driver must know."""
+    """A prefetcher, an evictor and the choices that a driver must know.
+
+    `copy_key` gives the order of the prefetches that wait for a link: the largest key goes first, of equal ones that
+    for the nearer layer, then the lower expert. It is asked anew for each of them whenever a copy is chosen.
+    """
 
     prefetcher: Prefetcher
     evictor: Evictor
@@ -117,6 +123,9 @@ class Policy:
     blocking_prefetch: bool = False  # a layer starts only when all that is planned for it has arrived
     compute_on_arrival: bool = True  # experts are computed as they arrive, not when all have
     chunk_bytes: int | None = None  # a copy can be pre-empted between chunks; None: one chunk per expert
+    whole_demands: bool = False  # of a demanded expert, all that is missing moves in one piece in spite of chunks
+    copy_key: CopyKey | None = None  # None: weight / distance (eq. 10)
+    refused_blocks: bool = False  # while the most urgent prefetch finds no slot, no other one is tried
     preloaded: bool = False  # every expert has a slot and is there from the start
 
     @property

@@ -72,7 +72,10 @@ def make_policy(spec: str) -> Policy:
     if policy.preloaded:
         raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
     composed = copy(policy)  # of the same class: its constructor may take something else than the fields
-    object.__setattr__(composed, "evictor", make_evictor(others[0]))
+    evictor = make_evictor(others[0])
+    object.__setattr__(composed, "evictor", evictor)
+    # Only an evictor that guards says of a refused prefetch that those after it can wait.
+    object.__setattr__(composed, "refused_blocks", policy.refused_blocks and evictor.guards)
     return composed
 
 

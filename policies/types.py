@@ -160,9 +160,10 @@ class Demand:
 
 @dataclass(slots=True)
 class Copy:
-    """One chunk of an expert to move over the link of a GPU into one of its slots.
+    """One or more chunks of an expert to move over the link of a GPU into one of its slots.
 
-    Experts are told by their number, `layer * J + expert`.
+    Experts are told by their number, `layer * J + expert`. The chunks follow one another from `chunk` on; `bytes` is
+    their sum.
     """
 
     gpu: int
@@ -172,3 +173,35 @@ class Copy:
     slot: int
     victim: int  # what was dropped for it, -1 if nothing was
     demanded: bool
+    chunks: int = 1
+
+
+class ResidencyView(Protocol):
+    """What a policy may see of the expert cache, at the moment when it looks.
+
+    Arrays are fresh and read-only. An expert is resident, copying or neither; a planned one may be any of them.
+    """
+
+    @property
+    def resident(self) -> Bool:
+        """`[L, J]`: which experts are on their GPU."""
+        ...
+
+    @property
+    def copying(self) -> Bool:
+        """`[L, J]`: which experts have a slot and a copy that has begun but is not complete."""
+        ...
+
+    @property
+    def planned(self) -> Bool:
+        """`[L, J]`: which experts the plan of their layer holds."""
+        ...
+
+    @property
+    def queued_bytes(self) -> Int:
+        """`[G]` int64: bytes that the link of each GPU has still to move.
+
+        What is missing of copies that have begun, all that is in the air included, and the whole of each demanded
+        expert and prefetch that waits for its copy to begin.
+        """
+        ...

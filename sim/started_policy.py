@@ -63,6 +63,9 @@ class StartedPolicy:
             home=place(scenario.placement, model, gpus, inputs.history, inputs.expert_counts),
             replicas=scenario.replicas,
             chunk_bytes=policy.chunk_bytes,
+            copy_key=policy.copy_key,
+            refused_blocks=policy.refused_blocks,
+            whole_demands=policy.whole_demands,
         )
         if policy.preloaded:
             self.cache.preload()

@@ -1,43 +1,53 @@
 """One GPU of the expert cache: its slots, what waits for its link, and which expert goes when a slot is needed."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from policies.base import Evictor
+from policies.base import CopyKey, Evictor
+from policies.cache.copy_order import Queue, by_key, by_layer, most_urgent_layer, weight_by_distance
 from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Residency
 from policies.types import Copy, Float
 
-Queue = list[tuple[float, int]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the devices of a cache have in common; the choices are those of `Policy`."""
+
+    residency: Residency
+    evictor: Evictor
+    chunk_bytes: Sequence[int]  # of an expert's chunks
+    rest_bytes: Sequence[int]  # of each chunk and all that follow it
+    copy_key: CopyKey | None
+    refused_blocks: bool
+    whole_demands: bool
+    stalled: "list[Device]" = field(default_factory=list)  # whose link found work but no slot that it may take
 
 
 class Device:
-    """The slots and the link of one GPU.
+    """The slots and the link of one GPU."""
 
-    `all_stalled` is shared by the devices of a cache: those whose link found work but no slot that it may take.
-    """
-
-    def __init__(
-        self,
-        gpu: int,
-        slots: int,
-        residency: Residency,
-        evictor: Evictor,
-        chunk_bytes: Sequence[int],
-        all_stalled: "list[Device]",
-    ) -> None:
+    def __init__(self, gpu: int, slots: int, shared: Shared) -> None:
+        evictor = shared.evictor
         self.gpu = gpu
         self.stalled = False
-        self._all_stalled = all_stalled
+        self._all_stalled = shared.stalled
         self.slots = slots
         self.demanded: deque[int] = deque()
-        self.pending: dict[int, Queue] = {}  # per layer (weight, -expert) in rising order
+        self.pending: dict[int, Queue] = {}
         self.paused = -1  # a prefetch between two chunks
-        self._residency = residency
+        self._residency = shared.residency
         self._evictor = evictor
-        self._chunk_bytes = chunk_bytes
-        self._chunks = len(chunk_bytes)
+        self._chunk_bytes = shared.chunk_bytes
+        self._rest_bytes = shared.rest_bytes
+        self._chunks = len(shared.chunk_bytes)
+        self._whole_demands = shared.whole_demands
+        self._refused_blocks = shared.refused_blocks
+        self._key = shared.copy_key
+        if evictor.guards and not self._refused_blocks:  # it may refuse one expert of a layer and let another through
+            self._key = self._key or weight_by_distance
         self._open = list(range(slots))[::-1]
         self._least_open = slots
         self._occupants = np.zeros(slots, np.int64)
@@ -46,7 +56,11 @@ class Device:
         self._guards = evictor.guards
         self._tell_loaded = type(evictor).loaded is not Evictor.loaded
         self._tell_evicted = type(evictor).evicted is not Evictor.evicted
+        self._every_slot = range(slots)
         self._victim = -1  # what was dropped for the copy that begins
+        self._flying: Copy | None = None
+        self._filled: list[int] = []  # slots that only a demand may take from what came out of this queue last
+        self._filled_from: Queue = []
 
     def wish(self, layer: int, x: int, weight: float) -> None:
         """Queue a prefetch."""
@@ -58,7 +72,7 @@ class Device:
             queue.sort()
 
     def next_copy(self, now_s: float) -> Copy | None:
-        """The chunk that the idle link moves next: demand first, then by weight / distance (eq. 10).
+        """What the idle link moves next: demand first, then by weight / distance (eq. 10) or the policy's own key.
 
         None when there is nothing to move, or no slot for it: then the device is stalled.
         """
@@ -68,29 +82,38 @@ class Device:
         residency = self._residency
         if self.demanded:
             x = self.demanded[0]
-            if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
+            if residency.where[x] == ABSENT and self._take_slot(x, 0, now_s) < 0:
                 return None
             self.demanded.popleft()
+            chunk = residency.arrived[x]
             demanded = True
         elif self.pending or self.paused >= 0:
             x = self._next_prefetch(now_s)
             if x < 0:
                 return None
+            chunk = residency.arrived[x]
+            if not chunk:
+                residency.unused[x] = 1
+                residency.counts.prefetched += 1
             demanded = False
         else:
             return None
-        chunk = residency.arrived[x]
-        self._flying = copy = Copy(
-            self.gpu, x, chunk, self._chunk_bytes[chunk], residency.slot[x], self._victim, demanded
-        )
+        slot = residency.slot[x]
+        if demanded and self._whole_demands:
+            size, chunks = self._rest_bytes[chunk], self._chunks - chunk
+            copy = Copy(self.gpu, x, chunk, size, slot, self._victim, demanded, chunks)
+        else:
+            copy = Copy(self.gpu, x, chunk, self._chunk_bytes[chunk], slot, self._victim, demanded)
+        self._flying = copy
         self._victim = -1
         return copy
 
     def copied(self, copy: Copy, now_s: float) -> bool:
-        """A chunk has arrived; True if its expert is now complete."""
+        """A copy has arrived; True if its expert is now complete."""
         residency, x = self._residency, copy.number
         residency.counts.bytes += copy.bytes
-        arrived = copy.chunk + 1
+        self._flying = None
+        arrived = copy.chunk + copy.chunks
         if arrived < self._chunks:
             residency.arrived[x] = arrived
             if copy.demanded:
@@ -98,7 +121,7 @@ class Device:
             else:
                 self.paused = x
             return False
-        if arrived > 1:
+        if copy.chunk:
             residency.arrived[x] = 0
         residency.where[x] = RESIDENT
         if self._tell_loaded and not copy.demanded:
@@ -110,13 +133,24 @@ class Device:
         if self.paused == x:
             self.paused = -1
             self.demanded.appendleft(x)
-        else:  # a chunk is in the air
+        elif self._flying is not None:
             self._flying.demanded = True
 
     @property
     def prefetches(self) -> int:
         """How many wait for the link."""
         return sum(map(len, self.pending.values()))
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that the link has still to move: the rest of begun copies, what is demanded, and what waits."""
+        begun_or_demanded = [*self.demanded]
+        if self.paused >= 0:
+            begun_or_demanded.append(self.paused)
+        if self._flying is not None:
+            begun_or_demanded.append(self._flying.number)
+        rest, arrived = self._rest_bytes, self._residency.arrived
+        return self.prefetches * rest[0] + sum(rest[arrived[x]] for x in begun_or_demanded)
 
     @property
     def peak_slots(self) -> int:
@@ -139,43 +173,51 @@ class Device:
                 self.paused = -1
                 return x
             self._cancel()  # its layer has been gated without it, or a new plan is without it
-        pending = self.pending
-        if self._guards:  # what comes after the most urgent is needed later, so it may take even less
-            layers = [self._most_urgent()] if pending else []
-        else:
-            layers = self._by_priority() if len(pending) > 1 else list(pending)
+        if self._key is not None:
+            return self._next_by_key(self._key, now_s)
+        pending, residency = self.pending, self._residency
+        layers: Iterable[int] = pending
+        if len(pending) > 1:
+            order = most_urgent_layer if self._refused_blocks else by_layer
+            layers = order(pending, residency)
+        now = residency.layer_now
         for layer in layers:
             queue = pending[layer]
-            x = -queue[-1][1]
-            if self._take_slot(x, self._residency.distance(layer), now_s):
-                if len(queue) > 1:
-                    queue.pop()
-                else:
+            entry = queue[-1]
+            x = -entry[1]
+            if queue is not self._filled_from:
+                self._filled_from = queue
+                self._filled = []
+            slot = self._take_slot(x, layer - now if layer > now else layer - now + residency.layers, now_s)
+            if slot >= 0:
+                self._filled.append(slot)
+                if len(queue) == 1:
                     del pending[layer]
-                self._residency.unused[x] = 1
-                self._residency.counts.prefetched += 1
+                elif queue[-1] is entry:
+                    queue.pop()
+                else:  # an expert of its own layer was dropped for it and waits again
+                    queue.remove(entry)
                 return x
         return -1
 
-    def _most_urgent(self) -> int:
-        """The layer with the largest weight / distance."""
-        now, layers = self._residency.layer_now, self._residency.layers
-        urgent, most = -1, -1.0
-        for layer, queue in self.pending.items():
-            priority = queue[-1][0] / (layer - now if layer > now else layer - now + layers)
-            if priority > most:
-                urgent, most = layer, priority
-        return urgent
-
-    def _by_priority(self) -> list[int]:
-        """Layers by falling weight / distance of their best expert; equal ones by distance."""
-        now, layers = self._residency.layer_now, self._residency.layers
-        ranks = []
-        for layer, queue in self.pending.items():
-            distance = layer - now if layer > now else layer - now + layers
-            ranks.append((-queue[-1][0] / distance, distance, layer))
-        ranks.sort()
-        return [layer for _, _, layer in ranks]
+    def _next_by_key(self, key: CopyKey, now_s: float) -> int:
+        """What `_next_prefetch` answers, all that waits being ordered by a key."""
+        pending, residency = self.pending, self._residency
+        refused: set[int] = set()  # layers whose other experts would be refused too
+        for _, distance, x, weight in by_key(key, pending, residency):
+            layer = x // residency.experts
+            if layer in refused:
+                continue
+            if self._take_slot(x, distance, now_s) >= 0:
+                pending[layer].remove((weight, -x))
+                if not pending[layer]:
+                    del pending[layer]
+                return x
+            if self._refused_blocks:
+                break
+            if not self._guards:
+                refused.add(layer)
+        return -1
 
     def _open_slot(self) -> int:
         slot = self._open.pop()
@@ -191,8 +233,8 @@ class Device:
         residency.counts.cancelled += 1
         self._open.append(residency.slot[x])
 
-    def _take_slot(self, x: int, distance: int, now_s: float) -> bool:
-        """Give an expert a slot, as its copy is to begin; False if there is none that it may take.
+    def _take_slot(self, x: int, distance: int, now_s: float) -> int:
+        """Give an expert a slot, as its copy is to begin; -1 if there is none that it may take.
 
         It is for the layer `distance` away, 0 for a demand: what is planned for nearer ones, or that one, stays.
         """
@@ -217,7 +259,7 @@ class Device:
                 if not self.stalled:  # several layers may find no slot
                     self.stalled = True
                     self._all_stalled.append(self)
-                return False
+                return -1
             else:
                 self._cancel()
                 slot = self._open_slot()
@@ -225,7 +267,7 @@ class Device:
         residency.slot[x] = slot
         residency.where[x] = COPYING
         residency.counts.copies += 1
-        return True
+        return slot
 
     def _victim_slot(self, distance: int, now_s: float) -> int:
         """The slot of the expert to drop: least score, then least recent use, then lowest number; -1 if none may go."""
@@ -233,16 +275,22 @@ class Device:
         if now_s >= residency.unpin_s:
             residency.pinned = ()
             residency.unpin_s = NEVER
+        planned, occupant, ties = residency.planned, self._occupant, self._ties
         scores = self._evictor.scores[self._occupants]
-        for _ in range(self.slots):
+        if distance:
+            for slot in self._filled:
+                scores[slot] = NEVER
+        else:
+            self._filled.clear()
+        for _ in self._every_slot:
             slot = int(scores.argmin())
-            if self._ties:
+            if ties:
                 slot = self._least_recent(slot, scores)
-            x = self._occupant[slot]
+            x = occupant[slot]
             if (
-                residency.where[x] == RESIDENT
+                not (planned[x] and residency.distance(x // residency.experts) <= distance)
+                and residency.where[x] == RESIDENT
                 and x - residency.pin_base not in residency.pinned
-                and not (residency.planned[x] and residency.distance(x // residency.experts) <= distance)
             ):
                 return slot
             scores[slot] = NEVER

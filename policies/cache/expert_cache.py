@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.base import Evictor
-from policies.cache.device import Device
+from policies.base import CopyKey, Evictor
+from policies.cache.device import Device, Shared
 from policies.cache.placement import homes_of, round_robin
 from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
-from policies.types import Batch, Demand, Int, ModelShape, Prefetch
+from policies.cache.residency_view import CacheView
+from policies.types import Batch, Demand, Int, ModelShape, Prefetch, ResidencyView, Search
 
 
 class ExpertCache:
@@ -20,7 +21,8 @@ class ExpertCache:
 
     `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
     driver with threads holds a lock. After each call, `wake` lists devices whose link, if idle, should ask for its
-    `next_copy`, some perhaps twice; the driver empties it.
+    `next_copy`, some perhaps twice; the driver empties it. After `begin_iteration` and `demand`, `work` lists what the
+    evictor has to be charged for; the driver empties it too.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -39,22 +41,39 @@ class ExpertCache:
         home: Int | None = None,
         replicas: int = 1,
         chunk_bytes: int | None = None,
+        copy_key: CopyKey | None = None,
+        refused_blocks: bool = False,
+        whole_demands: bool = False,
     ) -> None:
         self.model = model
         self.evictor = evictor
         self.residency = Residency(model)
-        self.stalled: list[Device] = []  # devices whose link found work but no slot that it may take
         size = model.expert_bytes
         chunk = min(chunk_bytes or size, size)
         self.chunk_bytes = [min(chunk, size - start) for start in range(0, size, chunk)]
-        self.devices = [self._device(gpu, count) for gpu, count in enumerate(slots)]
+        rest_bytes = [size - start for start in range(0, size, chunk)]
+        self.copy_bytes = sorted({*self.chunk_bytes, *(rest_bytes if whole_demands else ())})  # that a copy may have
+        shared = Shared(
+            residency=self.residency,
+            evictor=evictor,
+            chunk_bytes=self.chunk_bytes,
+            rest_bytes=rest_bytes,
+            copy_key=copy_key,
+            refused_blocks=refused_blocks,
+            whole_demands=whole_demands,
+        )
+        self.stalled = shared.stalled
+        self.devices = [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
+        self.view: ResidencyView = CacheView(self.residency, self.devices)
         primary = round_robin(model, len(slots)) if home is None else home
         self.homes: list[list[int]] = homes_of(primary, replicas, len(slots)).reshape(-1, replicas).tolist()
         self.home: list[int] = primary.ravel().tolist()
         self.fixed = replicas == 1  # no expert ever changes its home
         self._device_of = [self.devices[gpu] for gpu in self.home]
         self.wake: list[Device] = []
-        self._plans: list[Sequence[int]] = [()] * model.layers
+        self.work: list[Search] = []
+        self._has_plan = bytearray(model.layers)
+        self._none_planned = bytes(model.experts)
         self._fewest = min(slots)
         self._events = 0
         self._computed: set[int] = set()  # experts of a layer that runs in waves
@@ -81,7 +100,9 @@ class ExpertCache:
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
         """A new iteration: no layer has been gated."""
         self.residency.layer_now = -1
-        self.evictor.on_batch(batch)
+        work = self.evictor.on_batch(batch)
+        if work is not None:
+            self.work += work
 
     def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
         """The router has spoken: these distinct experts of `layer` are needed now, until they are released.
@@ -95,7 +116,7 @@ class ExpertCache:
         residency.unpin_s = NEVER
         if self._computed:
             self._computed.clear()
-        if self._plans[layer]:
+        if self._has_plan[layer]:
             self._drop_plan(layer)
         where, counts = residency.where, residency.counts
         hits: list[int] = []
@@ -129,7 +150,9 @@ class ExpertCache:
                 residency.last_use[base + expert] = event
         if self.stalled:
             self.wake += self.stalled
-        self._touched(layer, experts, now_s)
+        work = self._touched(layer, experts, now_s)
+        if work is not None:
+            self.work += work
         return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
 
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
@@ -160,23 +183,34 @@ class ExpertCache:
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
         layer = prefetch.layer
-        if self._plans[layer]:
+        if self._has_plan[layer]:
             self._drop_plan(layer)
-        residency = self.residency
+        residency, wake = self.residency, self.wake
+        where, planned = residency.where, residency.planned
         base = layer * residency.experts
-        self._plans[layer] = plan = [base + expert for expert in prefetch.experts]
-        for x, weight in zip(plan, prefetch.weights, strict=True):
-            residency.planned[x] = 1
-            if residency.where[x] == ABSENT:
+        unsorted = []
+        for expert, weight in zip(prefetch.experts, prefetch.weights, strict=True):
+            x = base + expert
+            planned[x] = 1
+            if where[x] == ABSENT:
                 device = self._device_of[x]
                 if x not in device.demanded:
                     if not self.fixed:
                         device = self._rehome(x, planned=True)
-                    device.wish(layer, x, weight)
-                    self.wake.append(device)
+                    queue = device.pending.get(layer)
+                    if queue is None:
+                        device.pending[layer] = [(weight, -x)]
+                        wake.append(device)
+                    else:
+                        queue.append((weight, -x))
+                        if len(queue) == 2:
+                            unsorted.append(queue)
+        for queue in unsorted:
+            queue.sort()
+        self._has_plan[layer] = 1
         if self._guards:
-            for x, weight in zip(plan, prefetch.weights, strict=True):
-                residency.weight[x] = weight
+            for expert, weight in zip(prefetch.experts, prefetch.weights, strict=True):
+                residency.weight[base + expert] = weight
         self.wake_stalled()
         if self._tell_belief:
             belief = prefetch.belief
@@ -187,9 +221,15 @@ class ExpertCache:
 
     def waits_for(self, layer: int) -> bool:
         """Whether something planned for the layer is still on its way, or can be."""
-        where = self.residency.where
-        coming = any(where[x] == COPYING for x in self._plans[layer])
-        return coming or any(layer in device.pending and not device.stalled for device in self.devices)
+        residency = self.residency
+        base = layer * residency.experts
+        end = base + residency.experts
+        x = residency.where.find(COPYING, base, end)
+        while x >= 0:
+            if residency.planned[x]:
+                return True
+            x = residency.where.find(COPYING, x + 1, end)
+        return any(layer in device.pending and not device.stalled for device in self.devices)
 
     def wake_stalled(self) -> None:
         """Let every link that found no slot try again: something has changed."""
@@ -201,8 +241,8 @@ class ExpertCache:
         for x, gpu in enumerate(self.home):
             self.devices[gpu].preload(x)
 
-    def _device(self, gpu: int, slots: int) -> Device:
-        return Device(gpu, slots, self.residency, self.evictor, self.chunk_bytes, self.stalled)
+    def _device(self, gpu: int, slots: int, shared: Shared) -> Device:
+        return Device(gpu, slots, shared)
 
     def _rehome(self, x: int, *, planned: bool) -> Device:
         """Send an absent expert that no link has in a queue to its home with the least to do."""
@@ -214,12 +254,13 @@ class ExpertCache:
         return device
 
     def _drop_plan(self, layer: int) -> None:
-        """Forget the plan of a layer. What is pending waits at its home, which it keeps until then."""
-        planned = self.residency.planned
-        for x in self._plans[layer]:
-            planned[x] = 0
-            self._device_of[x].pending.pop(layer, None)
-        self._plans[layer] = ()
+        """Forget the plan of a layer, and what is pending of it."""
+        residency = self.residency
+        base = layer * residency.experts
+        residency.planned[base : base + residency.experts] = self._none_planned
+        for device in self.devices:
+            device.pending.pop(layer, None)
+        self._has_plan[layer] = 0
 
     def _waves(self, base: int, experts: Sequence[int]) -> int:
         needed = [0] * len(self.devices)

@@ -2,7 +2,7 @@
 
 1. No GPU holds more experts than it has slots, each in a slot of its own.
 2. Copies begun = evictions + cancelled copies + experts present.
-3. Bytes counted = bytes of the chunks that arrived, and chunks arrive in order.
+3. Bytes counted = bytes of the chunks that arrived, and chunks arrive in order, several at a time or one.
 4. Hits + late + misses = distinct demands.
 5. Nothing is released, that is computed, before it has arrived.
 6. Time never goes back.
@@ -122,9 +122,11 @@ class InvariantChecker:
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
         x = copy.number
         check_homes(cache, x, copy.gpu)
-        _hold(copy.chunk in (0, self._next_chunk.get(x, 0)), 3, f"chunk {copy.chunk} of expert {x}")
-        self._next_chunk[x] = (copy.chunk + 1) % len(cache.chunk_bytes)
-        self._bytes += cache.chunk_bytes[copy.chunk]
+        end, chunks = copy.chunk + copy.chunks, len(cache.chunk_bytes)
+        in_order = copy.chunk in (0, self._next_chunk.get(x, 0)) and copy.chunk < end <= chunks
+        _hold(in_order, 3, f"chunks {copy.chunk} … {end - 1} of expert {x}")
+        self._next_chunk[x] = end % chunks
+        self._bytes += sum(cache.chunk_bytes[copy.chunk : end])
         _hold(cache.counts.bytes == self._bytes, 3, f"{cache.counts.bytes} counted, {self._bytes} arrived")
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from policies.base import Evictor
-from policies.cache.device import Device
+from policies.base import CopyKey, Evictor
+from policies.cache.device import Device, Shared
 from policies.cache.expert_cache import ExpertCache
 from policies.types import Batch, Copy, Demand, Int, ModelShape, Prefetch
 
@@ -29,9 +29,22 @@ class ObservedCache(ExpertCache):
         home: Int | None = None,
         replicas: int = 1,
         chunk_bytes: int | None = None,
+        copy_key: CopyKey | None = None,
+        refused_blocks: bool = False,
+        whole_demands: bool = False,
         observers: Sequence[Observer],
     ) -> None:
-        super().__init__(model, evictor, slots=slots, home=home, replicas=replicas, chunk_bytes=chunk_bytes)
+        super().__init__(
+            model,
+            evictor,
+            slots=slots,
+            home=home,
+            replicas=replicas,
+            chunk_bytes=chunk_bytes,
+            copy_key=copy_key,
+            refused_blocks=refused_blocks,
+            whole_demands=whole_demands,
+        )
         self._observers = observers
 
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
@@ -60,15 +73,15 @@ class ObservedCache(ExpertCache):
         for observer in self._observers:
             observer.called(self, now_s, call, given, answer)
 
-    def _device(self, gpu: int, slots: int) -> Device:
-        return _ObservedDevice(self, gpu, slots)
+    def _device(self, gpu: int, slots: int, shared: Shared) -> Device:
+        return _ObservedDevice(self, gpu, slots, shared)
 
 
 class _ObservedDevice(Device):
     """A `Device` whose calls are told by its cache."""
 
-    def __init__(self, cache: ObservedCache, gpu: int, slots: int) -> None:
-        super().__init__(gpu, slots, cache.residency, cache.evictor, cache.chunk_bytes, cache.stalled)
+    def __init__(self, cache: ObservedCache, gpu: int, slots: int, shared: Shared) -> None:
+        super().__init__(gpu, slots, shared)
         self._cache = cache
 
     def next_copy(self, now_s: float) -> Copy | None:

@@ -66,4 +66,8 @@ def clairvoyant() -> Policy:
     no policy can pass.
     """
     next_use = NextUse()
-    return Policy(prefetcher=NextUsePrefetcher(next_use), evictor=FarthestNextUse(next_use))
+    return Policy(
+        prefetcher=NextUsePrefetcher(next_use),
+        evictor=FarthestNextUse(next_use),
+        refused_blocks=True,  # what is needed later may take even less
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from policies.base import Policy, Prefetcher
+from policies.base import Evictor, Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Batch, Future, History, ModelShape, Prefetch, Search
 
@@ -35,8 +35,8 @@ class WholeLayers(Prefetcher):
 class LastRun(LeastRecentlyUsed):
     """Keep what ran last; an expert that has only come with its layer goes first."""
 
-    def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """Having come is no use: all experts come, in turn, and a cache smaller than the model would keep none."""
+    # Having come is no use: all experts come, in turn, and a cache smaller than the model would keep none.
+    loaded = Evictor.loaded
 
 
 def deepspeed() -> Policy:

@@ -121,13 +121,14 @@ class Engine:
         self._links.wake(now_s)
         self._let_through()
 
-    def _let_through(self) -> None:
-        """Start a layer that is held back, unless the policy wants its prefetches to arrive first."""
+    def _let_through(self) -> bool:
+        """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
         if not self._held_back or (self._policy.blocking_prefetch and self._cache.waits_for(self._layer)):
-            return
+            return False
         self._held_back = False
         self._wait_s += self._env.now - self._held_since_s
         self._gate_event.after(self._dense_s)
+        return True
 
     def _gated(self, event: Event) -> None:
         """The router has spoken: demand its experts, predict, and compute what is there."""

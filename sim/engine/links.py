@@ -12,7 +12,7 @@ from sim.hardware.costs import Cost
 
 
 class _Flight(Event):
-    """Chunks of one size that set off at the same moment on as many links: they arrive at the same moment too."""
+    """Copies of one size that set off at the same moment on as many links: they arrive at the same moment too."""
 
     bytes: int
     copies: list[Copy]
@@ -28,17 +28,19 @@ class Links:
     """Moves what the devices of a cache ask for.
 
     When an expert is complete, `on_demanded` is called with its copy if the running layer wants it, and `on_prefetched`
-    otherwise.
+    otherwise, which answers whether it has scheduled anything; but not while the same link goes on with another expert
+    of that layer.
     """
 
     on_demanded: Callable[[Copy, float], None]
-    on_prefetched: Callable[[], None]
+    on_prefetched: Callable[[], bool]
 
     def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost) -> None:
         self._env = env
         self._cache = cache
-        self._copy_s = {size: cost.copy_s(size) for size in cache.chunk_bytes}
+        self._copy_s = {size: cost.copy_s(size) for size in cache.copy_bytes}
         self._devices = cache.devices
+        self._experts = cache.model.experts
         self._idle = [True] * len(cache.devices)
         self._spare: list[_Flight] = []
         self._expiry_event = _Expiry(env, self._pins_expire)
@@ -72,21 +74,27 @@ class Links:
         return flight
 
     def _arrived(self, flight: _Flight) -> None:
-        """Chunks have arrived: on each link the next one sets off."""
-        now_s = self._env.now
+        """Copies have arrived: on each link the next one sets off."""
+        now_s, experts = self._env.now, self._experts
+        following_flight = None  # that may take more; what is scheduled in between keeps its place between two flights
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
             following = device.next_copy(now_s)
             if following is None:
                 self._idle[copy.gpu] = True
+            elif following_flight is not None and following_flight.bytes == following.bytes:
+                following_flight.copies.append(following)
             else:
-                self._set_off(following)
+                following_flight = self._set_off(following)
             if complete:
                 if copy.demanded:
                     self.on_demanded(copy, now_s)
-                else:
-                    self.on_prefetched()
+                    following_flight = None
+                elif (
+                    following is None or following.number // experts != copy.number // experts
+                ) and self.on_prefetched():
+                    following_flight = None
         self._spare.append(flight)
         if self._cache.stalled:
             self._watch_expiry(now_s)

@@ -33,7 +33,7 @@ class Arena:
         _check(devices, chunk_bytes, size)
         self.records = records
         starts = [sum(chunk_bytes[:chunk]) for chunk in range(len(chunk_bytes))]
-        self._ranges = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
+        self._bounds = [*starts, size]
         # Written once: the first copy into a slot shall not be the one that waits for its pages.
         self._slabs = [
             torch.zeros(count, size, dtype=torch.uint8, device=device).fill_(0)
@@ -46,9 +46,9 @@ class Arena:
         return self._views[gpu][slot]
 
     def move(self, copy: Copy) -> None:
-        """Copy a chunk into its slot; returns when it lies there. Threads of several links may do this at a time."""
-        chunk = self._ranges[copy.chunk]
-        self._slabs[copy.gpu][copy.slot, chunk].copy_(self.records.bytes[copy.number, chunk])
+        """Copy chunks into their slot; returns when they lie there. Threads of several links may do this at a time."""
+        chunks = slice(self._bounds[copy.chunk], self._bounds[copy.chunk + copy.chunks])
+        self._slabs[copy.gpu][copy.slot, chunks].copy_(self.records.bytes[copy.number, chunks])
 
 
 def _check(devices: Sequence[str | torch.device], chunk_bytes: Sequence[int], record_bytes: int) -> None:

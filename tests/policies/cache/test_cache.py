@@ -211,6 +211,24 @@ def test_a_blocked_far_prefetch_lets_a_nearer_one_through():
     assert (copy.number // 2, copy.victim) == (1, 4)
 
 
+def test_what_a_demand_put_in_the_place_of_a_planned_expert_is_a_victim_for_the_rest_of_the_plan():
+    cache = cache_of(shape(3, 4), [2], evictor=Constant())
+    device, scores = cache.devices[0], cache.evictor.scores
+    begin(cache)
+    load(cache, 0, [0])
+    cache.plan(Prefetch(2, [0, 1], [0.9, 0.1]), 0.0)
+    device.copied(device.next_copy(0.0), 0.0)
+    scores[2 * 4] = -2.0
+    cache.demand(1, [3], 0.0)
+    copy = device.next_copy(0.0)
+    assert copy.victim == 2 * 4
+    device.copied(copy, 0.0)
+    cache.release(1, [3], 0.0, 0.0)
+    scores[4 + 3] = -1.0
+    copy = device.next_copy(0.0)
+    assert (copy.number, copy.victim) == (2 * 4 + 1, 4 + 3)
+
+
 def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
     cache = cache_of(shape(1, 2), [2], chunk_bytes=10)
     assert cache.chunk_bytes == [10, 10, 4]

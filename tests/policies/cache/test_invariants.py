@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 
-from policies.base import Evictor, Policy, Prefetcher
 from policies.cache.invariants import InvariantChecker, InvariantError, check_copies, check_slots
 from policies.cache.observed_cache import ObservedCache
 from policies.cache.residency import ABSENT
-from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Prefetch
-from sim.engine.batching import fixed_batches
-from sim.engine.engine import Engine
-from sim.engine.recorder import Recorder
 from tests.policies.cache.test_cache import begin
 from tests.support.builders import KnownFuture, machine, random_requests, shape
 from tests.support.in_memory import Setting, simulate
+from tests.support.random_runs import random_run
 
 
 def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):
@@ -67,6 +63,15 @@ def test_a_chunk_out_of_order_breaks_3():
     cache.demand(0, [0], 0.0)
     copy = cache.devices[0].next_copy(0.0)
     copy.chunk = 2
+    with pytest.raises(InvariantError, match="invariant 3 "):
+        cache.devices[0].copied(copy, 0.0)
+
+
+def test_more_chunks_than_an_expert_has_break_3():
+    cache = watched(chunk_bytes=8)
+    cache.demand(0, [0], 0.0)
+    copy = cache.devices[0].next_copy(0.0)
+    copy.chunks = 4
     with pytest.raises(InvariantError, match="invariant 3 "):
         cache.devices[0].copied(copy, 0.0)
 
@@ -160,58 +165,12 @@ def test_all_invariants_hold_throughout_a_run(policy, gpus, replicas, batch_size
     assert run.counts.hits + run.counts.late + run.counts.misses > 0
 
 
-class Erratic(Prefetcher):
-    """Wishes for anything at any moment, gated layers and experts that are demanded right now included."""
-
-    def __init__(self, rng, model):
-        self._rng, self._model = rng, model
-
-    def _wish(self):
-        for _ in range(self._rng.integers(3)):
-            count = int(self._rng.integers(1, self._model.experts + 1))
-            experts = self._rng.permutation(self._model.experts)[:count].tolist()
-            yield Prefetch(int(self._rng.integers(self._model.layers)), experts, self._rng.random(count).tolist())
-
-    def on_batch(self, batch):
-        return self._wish()
-
-    def on_layer(self, batch, layer):
-        return self._wish()
-
-    def on_gate(self, batch, gate):
-        return self._wish()
-
-
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(48))
 def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed, replicas):
     """Random wishes, machines and choices: every run ends, demands everything once, and keeps all invariants."""
-    rng = np.random.default_rng(seed)
-    model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
-    gpus = max(int(rng.integers(1, 4)), replicas)
-    least = max(model.top_k, gpus)
-    total = int(rng.integers(least, max(least, model.total_experts) + 1))
-    requests = random_requests(model, rng, requests=2, decoded=8, prefill_tokens=int(rng.integers(0, 4)))
-    evictor = [LeastRecentlyUsed, BeliefAndFrequency, Evictor][seed % 3]()
-    policy = Policy(
-        prefetcher=Erratic(rng, model),
-        evictor=evictor,
-        blocking_prefetch=bool(rng.integers(2)),
-        compute_on_arrival=bool(rng.integers(2)),
-    )
-    evictor.start(model, None)
-    cache = ObservedCache(
-        model,
-        evictor,
-        slots=[total // gpus + (gpu < total % gpus) for gpu in range(gpus)],
-        replicas=replicas,
-        chunk_bytes=[None, 7, 12][int(rng.integers(3))],
-        observers=[InvariantChecker()],
-    )
-    cost = machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6).cost(model)
-    recorder = Recorder()
-    steps = list(fixed_batches(requests, 1 + seed % 2))
-    Engine(policy=policy, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
-    assert len(recorder.iterations()) == len(steps)
-    demanded = recorder.iterations()[["hits", "late", "misses"]].to_numpy().sum()
-    assert demanded == sum(len(experts) for step in steps for experts in step.demands)
+    run = random_run(seed, replicas=replicas)
+    iterations = run.recorder.iterations()
+    assert len(iterations) == len(run.steps)
+    demanded = iterations[["hits", "late", "misses"]].to_numpy().sum()
+    assert demanded == sum(len(experts) for step in run.steps for experts in step.demands)

@@ -95,6 +95,18 @@ def test_a_chunk_moves_its_bytes_alone(tmp_path: Path) -> None:
     assert torch.equal(slab, record)
 
 
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_a_copy_of_several_chunks_moves_all_from_its_first_on(chunk: int, tmp_path: Path) -> None:
+    _, records = records_of("gpt_oss", tmp_path)
+    sizes = [9600, 9600, 3840]
+    arena = Arena(records, slots=[1], devices=["cpu"], chunk_bytes=sizes)
+    start = sum(sizes[:chunk])
+    arena.move(Copy(0, 5, chunk, sum(sizes[chunk:]), 0, -1, True, chunks=3 - chunk))
+    slab = arena._slabs[0][0]
+    assert torch.equal(slab[start:], records.bytes[5][start:])
+    assert not slab[:start].any()
+
+
 def test_only_the_cpu_is_a_device_so_far(tmp_path: Path) -> None:
     _, records = records_of("mixtral", tmp_path)
     with pytest.raises(UserError, match=r"device 'cuda:0': replay runs on the CPU so far; use 'cpu'$"):
