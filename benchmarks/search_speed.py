@@ -23,6 +23,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read
 import numpy as np
 
 from common.tables import text_table
+from policies.cache.setup_without_cache import setup_without_cache
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest
@@ -98,7 +99,7 @@ def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
     rng = np.random.default_rng(3)
     history, asked = drawn(model, capacity, rng), drawn(model, iterations, rng)
     prefetcher = ExpertMapPrefetcher(capacity=capacity)
-    prefetcher.start(model, [history], None, rng)
+    prefetcher.start(setup_without_cache(model, rng, history=[history]))
     maps, embedding = asked.gate.astype(np.float32), asked.embedding.astype(np.float32)
     row, prefill = np.zeros(1, np.int32), np.zeros(1, bool)
 
@@ -113,7 +114,7 @@ def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
             for search in prefetcher.on_gate(batch, gate):
                 plans += prefetcher.on_found(batch, layer, search, prefetcher.search(search))
         assert len(plans) == model.layers
-        for _ in prefetcher.on_batch_end(batch, maps[some]):
+        for _ in prefetcher.on_batch_end(batch, maps[some], asked.experts[some]):
             pass
 
     return median_s(iteration, iterations)

@@ -27,14 +27,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from common.tables import record_table
-from policies.cache.expert_cache import ExpertCache
-from policies.cache.placement import split_slots
-from policies.registry import make_policy
 from policies.types import ModelShape, RecordedRequest
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
+from sim.hardware.costs import rates_of
 from sim.hardware.presets import preset
+from sim.inputs import Inputs
+from sim.scenario import CacheSize, Scenario
+from sim.started_policy import StartedPolicy
 from traces.published_models import published
 
 HIDDEN = 64
@@ -75,15 +76,15 @@ def drawn_requests(model: ModelShape, requests: int, rng: np.random.Generator) -
 
 def seconds_of(spec: str, model: ModelShape, history: list[RecordedRequest], requests: list[RecordedRequest]) -> float:
     """Processor time of one run."""
-    hardware = preset("rtx3090x6")
-    policy = make_policy(spec)
-    policy.evictor.start(model, None)
-    policy.prefetcher.start(model, history, None, np.random.default_rng(0))
-    cache = ExpertCache(model, policy.evictor, slots=split_slots(model, model.total_experts // 4, hardware.gpus))
+    machine = preset("rtx3090x6")
+    scenario = Scenario("drawn.trace", policy=spec, cache=CacheSize(share=0.25))
+    cost = machine.cost(model)
+    inputs = Inputs(model=model, machine=machine, requests=requests, history=history)
+    started = StartedPolicy(scenario, inputs, rates_of(cost, model, machine.gpus))
     engine = Engine(
-        policy=policy,
-        cache=cache,
-        cost=hardware.cost(model),
+        hooks=started.hooks,
+        cache=started.cache,
+        cost=cost,
         steps=fixed_batches(requests, 1),
         recorder=Recorder(),
     )

@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Batch, Float, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
+from policies.types import Batch, Float, Found, Gate, Int, Prefetch, Search, Setup
 
 CopyKey: TypeAlias = Callable[[int, int, float, int], float]  # (layer, expert, weight, distance in layers)
 
@@ -20,16 +20,15 @@ def items(array: NDArray[np.float64]) -> "memoryview[float]":
 class Prefetcher:
     """Says which experts should be on their way; as it stands it prefetches nothing.
 
-    It sees only what a real run would show it at that moment. Oracles ask for the future in `requires`.
+    It sees only what a real run would show it at that moment. Oracles ask for the future in `requires`. When each hook
+    is called, what is known then and what may be returned is written down in docs/policies.md.
     """
 
-    requires: frozenset[str] = frozenset()  # of {"embedding", "lookahead", "future"}
+    requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     block = 0  # iterations that `predict_block` takes at once; 0: it is not offered
     note = ""  # what a reader of the results must know of this run
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Train on the history, fill the store; called once before the first iteration."""
 
     def on_request_start(self, request: int) -> None:
@@ -55,12 +54,23 @@ class Prefetcher:
         raise AssertionError(f"{type(self).__name__} issues searches but does not answer them")
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
-        """A search has ended; `layer_now` is the last gated layer, L when its iteration is over."""
+        """A search has ended; `layer_now` is the last gated layer, L when its iteration is over.
+
+        The cache stands still meanwhile: this is the place to change what the evictor reads too.
+        """
         return ()
 
-    def on_batch_end(self, batch: Batch, maps: Float) -> Iterable[Search]:
-        """An iteration has ended: learn from `maps` `[T, L, J]`; the updates returned are charged as searches."""
+    def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterable[Search]:
+        """An iteration has ended: learn from its gates `maps` `[T, L, J]` and the `experts` `[T, L, K]` it executed.
+
+        The updates returned are charged as searches; nothing answers them.
+        """
         return ()
+
+    def overridden(self) -> set[str]:
+        """The names of the hooks that it has of its own; a driver need not call the others."""
+        hooks = {name: hook for name, hook in vars(Prefetcher).items() if name.startswith("on_")}
+        return {name for name, hook in hooks.items() if getattr(getattr(self, name), "__func__", None) is not hook}
 
     def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
         """Prepare the answers for iterations to come (`maps`: a `[T, L, J]` each); only a simulator can call this.
@@ -72,28 +82,30 @@ class Prefetcher:
 class Evictor:
     """Keeps a score per expert; the smallest is dropped first. As it stands all are worth the same.
 
-    One that `guards` keeps scores of absent experts too, and they alone decide: a prefetch takes only a victim that is
-    scored below the expert itself, whatever plans hold, and a planned expert that is dropped waits for its copy again.
-    Its `patience` is how many layers a prefetch waits for a better victim.
+    If it `guards`, scores also cover absent experts. A prefetch may evict only an expert with a lower score, even a
+    planned one, which is then queued again. If `patience` is not 0, a prefetch whose best victim is in use waits for it
+    once all experts of the running layer have arrived.
     """
 
-    requires: frozenset[str] = frozenset()  # of {"future"}
+    requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     distinct = False  # whether any two experts that were used have different scores, so that no ties need breaking
     guards = False
     patience = 0
     scores: NDArray[np.float64]  # [L·J], finite or -inf, kept up to date
     experts: int  # J
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
-        """Set up for a model; called once before the first iteration."""
-        self.experts = model.experts
-        self.scores = np.zeros(model.total_experts)
+    def start(self, setup: Setup) -> None:
+        """Set up for a model; called once before the first iteration, after the prefetcher's."""
+        self.experts = setup.model.experts
+        self.scores = np.zeros(setup.model.total_experts)
 
     def on_batch(self, batch: Batch) -> Iterable[Search] | None:
-        """An iteration begins; work returned is charged as searches."""
+        """An iteration begins. Searches that are returned are charged, as the prefetcher's updates are."""
+        return None
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> Iterable[Search] | None:
-        """An (iteration, layer) event demands these experts; work returned is charged as searches."""
+        """An (iteration, layer) event demands these experts. Searches that are returned are charged."""
+        return None
 
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetched expert has arrived; one that is demanded was `touched` already."""
@@ -128,7 +140,12 @@ class Policy:
     refused_blocks: bool = False  # while the most urgent prefetch finds no slot, no other one is tried
     preloaded: bool = False  # every expert has a slot and is there from the start
 
+    def start(self, setup: Setup) -> None:
+        """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration."""
+        self.prefetcher.start(setup)
+        self.evictor.start(setup)
+
     @property
     def requires(self) -> frozenset[str]:
-        """What the policy needs to be told: of {"embedding", "lookahead", "future"}."""
+        """What the policy needs to be told: of "embedding", "future", "lookahead_1", "lookahead_2", …"""
         return self.prefetcher.requires | self.evictor.requires

@@ -39,7 +39,7 @@ def catalogue(names: Sequence[str] = ()) -> dict[str, list[Entry]]:
 def _entry(
     name: str, kind: str, factory: Callable[..., object], make_it: Callable[[str], Policy | Evictor]
 ) -> tuple[Policy | Evictor | None, Entry]:
-    """What is made of a name without settings, and what is told of it."""
+    """What a name stands for without settings, and what the list says of it."""
     settings = settings_of(factory, f"{kind} {name}")
     made, problem = None, None
     if not any(setting.required for setting in settings.values()):

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from importlib import import_module, invalidate_caches
 from importlib.util import find_spec
@@ -52,7 +53,8 @@ def outside(place: str, kind: str) -> Callable[..., object]:
         raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
     found: object = getattr(module, name, None)
     if found is None:
-        public = [each for each in vars(module) if not each.startswith("_")]
+        own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        public = [each for each in own if not each.startswith("_")]
         raise unknown(f"{kind} in module {module_name}", name, public)
     if not callable(found):
         raise UserError(f"{kind} {place}: {name} is a {type(found).__name__}, not a class or function")
@@ -96,15 +98,16 @@ def _places_of(package: str) -> list[Path]:
     return [Path(place) for place in places if Path(place).is_dir() or place.endswith(".py")]
 
 
-def _imported(source: bytes) -> set[str]:
+@cache  # of a large package, this is what takes time
+def _imported(source: bytes) -> frozenset[str]:
     """The packages that a source imports by name, anywhere in it."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):  # to be reported when it is imported
-        return set()
+        return frozenset()
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    return {name.partition(".")[0] for name in names}
+    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:

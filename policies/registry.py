@@ -13,6 +13,7 @@ from common.errors import UserError, one_line, unknown
 from policies.base import Evictor, Policy, Prefetcher
 from policies.naming import inside, outside, parts_of
 from policies.policy_settings import called
+from policies.validity import check_policy
 
 NAMED = {
     "belady": "policies.systems.on_demand:belady",
@@ -65,6 +66,7 @@ def make_policy(spec: str) -> Policy:
     name = part.partition(",")[0]
     made = make(part)
     policy = made if isinstance(made, Policy) else Policy(prefetcher=Prefetcher(), evictor=made)
+    check_policy(policy, spec)
     if not others:
         return policy
     if len(others) > 1:
@@ -76,6 +78,7 @@ def make_policy(spec: str) -> Policy:
     object.__setattr__(composed, "evictor", evictor)
     # Only an evictor that guards says of a refused prefetch that those after it can wait.
     object.__setattr__(composed, "refused_blocks", policy.refused_blocks and evictor.guards)
+    check_policy(composed, spec)
     return composed
 
 
@@ -126,3 +129,8 @@ def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[...
     if not callable(loaded):
         raise UserError(f"{kind} {name}: its entry point must be a class or function, not {type(loaded).__name__}")
     return loaded
+
+
+def is_own(spec: str) -> bool:
+    """Whether all parts of a policy's name are of this project."""
+    return all(part.partition(",")[0] in NAMED.keys() | EVICTORS.keys() for part in parts_of(spec))

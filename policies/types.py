@@ -4,9 +4,9 @@ Shapes use the letters of the paper: `L` MoE layers, `J` routed experts per laye
 size, `B` requests in the batch, `T` tokens in the iteration. Layers and experts count from 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ class Batch:
     iteration: int  # counts from 0 over the whole run
     request: Int  # [B] ids
     row: Int  # [T] which of the B requests each token belongs to
-    prefill: Bool  # [B]
+    prefill: Bool  # [B] whether this is the request's prefill; otherwise it is a decode step of one token
     token: Int  # [T]
     embedding: Float | None  # [T, h] output of the embedding layer, float32
 
@@ -122,17 +122,21 @@ class Prefetch:
     layer: int
     experts: Sequence[int]  # distinct
     weights: Sequence[float]  # non-negative and finite, one per expert; eq. 10 divides them by the distance
-    belief: Float | None = None  # [J] the predicted distribution; without it, the weights stand for it
+    belief: Float | None = None  # [J] the predicted distribution; without it, the weights take its place
+
+
+SearchKind = Literal["semantic", "trajectory", "match", "lookahead", "speculate", "update"]
 
 
 @dataclass(slots=True)
 class Search:
     """A piece of predictor work that takes time beside inference; data, so that it can be logged and replayed.
 
-    `rows` queries are compared with stored vectors of `dims` numbers each; `entries` is how many are stored.
+    `rows` queries are compared with stored vectors of `dims` numbers each; `entries` is how many are stored. Work of
+    another form is charged by the numbers that it reads: `entries` × `dims`, once for all rows.
     """
 
-    kind: str  # "semantic", "trajectory", "match", "lookahead", "speculate" or "update"
+    kind: SearchKind
     layer: int  # the layer whose gate it follows; -1 before the first
     rows: int
     dims: int
@@ -140,11 +144,22 @@ class Search:
 
 
 @dataclass(slots=True)
-class Found:
-    """What a search found, for each of its `R` rows."""
+class Nearest:
+    """What a "semantic", "trajectory" or "match" search found, for each of its `R` rows."""
 
-    index: Int  # [R] the best entry of the store; of a speculation the layers that it is about
-    score: Float  # [R] its cosine similarity; of a speculation [R, layers, J], how probable each expert is
+    index: Int  # [R] the best entry of the store
+    score: Float  # [R] its cosine similarity
+
+
+@dataclass(slots=True)
+class Likely:
+    """What a "lookahead" or "speculate" search found, for each of its `R` rows (tokens, or requests)."""
+
+    layers: Int  # [n] the layers that it is about
+    probs: Float  # [R, n, J] how probable each expert is there, non-negative
+
+
+Found: TypeAlias = Nearest | Likely  # an "update" finds nothing
 
 
 @dataclass(slots=True)
@@ -162,7 +177,7 @@ class Demand:
 class Copy:
     """One or more chunks of an expert to move over the link of a GPU into one of its slots.
 
-    Experts are told by their number, `layer * J + expert`. The chunks follow one another from `chunk` on; `bytes` is
+    An expert is identified by its number, `layer * J + expert`. Chunks follow one another from `chunk` on; `bytes` is
     their sum.
     """
 
@@ -201,7 +216,31 @@ class ResidencyView(Protocol):
     def queued_bytes(self) -> Int:
         """`[G]` int64: bytes that the link of each GPU has still to move.
 
-        What is missing of copies that have begun, all that is in the air included, and the whole of each demanded
-        expert and prefetch that waits for its copy to begin.
+        The rest of copies that have begun (a chunk in flight counts in full), and all of what waits.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What things take on the machine in seconds, as far as it is known before the run.
+
+    A profile refuses sizes that it was not measured for, by a `UserError`.
+    """
+
+    copy_s: Callable[[int], float]  # so many bytes over one link, in one piece
+    layer_s: Callable[[int], float]  # one layer of so many tokens, its experts resident, tokens spread evenly over them
+    search_s: Callable[[Search], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a policy receives before the first iteration, the same in a simulation and in a real run."""
+
+    model: ModelShape
+    slots: Sequence[int]  # [G] experts that fit on each GPU
+    rng: np.random.Generator  # whatever a policy draws comes from here
+    residency: ResidencyView
+    history: History | None = None  # requests that it may learn from
+    rates: Rates | None = None  # of the simulated machine, or of a profile of the real one; None without a profile
+    future: Future | None = None  # of the requests that run, if the policy requires it

@@ -185,8 +185,9 @@ def check_columns(policy: str, *, embedding: bool, lookahead: Collection[int], w
     requires = make_policy(policy).requires
     if "embedding" in requires and not embedding:
         raise UserError(f"policy {policy} needs embeddings.parquet, which {where} does not have")
-    if "lookahead" in requires and 1 not in lookahead:
-        raise UserError(f"policy {policy} needs a column lookahead_1, which {where} does not have")
+    there = {f"lookahead_{distance}" for distance in lookahead}
+    for column in sorted(requires - there - {"embedding", "future"}):
+        raise UserError(f"policy {policy} needs a column {column}, which {where} does not have")
 
 
 def train_test_split(requests: Sequence[int], scenario: Scenario, *, where: str) -> tuple[list[int], list[int]]:

@@ -88,7 +88,7 @@ class Scenario:
     detail: Detail = "iterations"
     """The finest rows to keep; events is the decision log."""
     check: bool = False
-    """Check the invariants of the cache after every call; slower."""
+    """Check what the policy says, and the invariants of the cache after every call; slower."""
     label: str | None = None
     """What tables and figures call the run; without it, its policy."""
 

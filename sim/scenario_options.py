@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, option
-from common.errors import FieldError
+from common.errors import FieldError, UserError
 from common.files import refuse_existing
 from common.settings import descriptions
 from sim.experiment import FieldPath, read_experiment
@@ -31,15 +32,16 @@ FIELDS = tuple(field for group in _GROUPS.values() for field in group)
 def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command, a function of an `Experiment` and of its own options, an option for each of these fields.
 
-    It also gets `--scenario FILE.toml` to start from, and `--save-scenario FILE.toml`. Several policies are an axis. A
-    command that records the trace itself has an option of its own, `recorded_by`, that says where.
+    It also gets `--scenario FILE.toml` to start from, `--save-scenario FILE.toml`, and `--traceback` for authors of
+    policies. Several policies are an axis. A command that records the trace itself has an option of its own,
+    `recorded_by`, that says where.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
         paths = {"_".join(path): path for path in _paths(names)}
         offered = [_parameter(name, path) for name, path in paths.items()]
-        signature = inspect.Signature(sorted([*offered, _FILE, *own, _SAVE], key=lambda each: each.kind))
+        signature = inspect.Signature(sorted([*offered, _FILE, *own, _SAVE, _TRACEBACK], key=lambda each: each.kind))
 
         @functools.wraps(command)
         def called(*arguments: Any, **options: Any) -> None:
@@ -53,7 +55,12 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Cal
                     raise FieldError(_SAVE.name, f"needs `{recorded_by}`, the trace that the scenario names")
                 refuse_existing(given[_SAVE.name])
                 experiment.write(given[_SAVE.name])
-            command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+            try:
+                command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+            except UserError as error:
+                if given.get(_TRACEBACK.name) and error.__cause__:
+                    traceback.print_exception(error.__cause__)
+                raise
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         return called
@@ -123,5 +130,13 @@ _SAVE = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the scenario to a new FILE.toml before it runs.")
+    ],
+)
+_TRACEBACK = inspect.Parameter(
+    "traceback",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool, Parameter(group=OUTPUT, help="Print where in a policy of your own an error came from, above its line.")
     ],
 )

@@ -8,6 +8,7 @@ from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from sim.experiment import Experiment
+from sim.hardware.costs import rates_of
 from sim.inputs import Inputs, resolve
 from sim.results.bounds import makespan_lower_bound_s
 from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of, with_references
@@ -45,11 +46,12 @@ def simulated_run(scenario: Scenario, inputs: Inputs) -> Outcome:
     """
     recorder = Recorder()
     with threadpool_limits(1), bar(scenario.name, len(inputs.requests)) as done:
-        started = StartedPolicy(scenario, inputs)
+        cost = inputs.machine.cost(inputs.model)
+        started = StartedPolicy(scenario, inputs, rates_of(cost, inputs.model, inputs.machine.gpus))
         makespan_s = Engine(
-            policy=started.policy,
+            hooks=started.hooks,
             cache=started.cache,
-            cost=inputs.machine.cost(inputs.model),
+            cost=cost,
             steps=fixed_batches(counted(inputs.requests, done), scenario.batch_size),
             recorder=recorder,
         ).run()

@@ -6,14 +6,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError
 from policies.cache.decision_log import DecisionLog
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache, Observer
 from policies.cache.placement import check_replicas, place, split_slots
 from policies.cache.residency import Counts
+from policies.checked_policy import to_run
+from policies.hooks import Hooks
 from policies.registry import make_policy
+from policies.types import Rates, Setup
+from policies.validity import future_for
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
 from sim.scenario import Scenario
@@ -31,6 +34,7 @@ class Outcome:
     preloaded: bool  # every expert was resident from the start
     expert_slots: int  # of the cache; all experts for a policy that keeps them resident
     peak_slots: int  # the most that were taken at a time
+    prediction_charged: bool | None  # whether predicting took time; None for a policy that plans nothing
     note: str  # what a reader must know of it
     log: DecisionLog | None
 
@@ -38,19 +42,19 @@ class Outcome:
 class StartedPolicy:
     """A started policy and its initial cache.
 
-    All randomness comes from one generator seeded by the scenario, so runs do not affect each other.
+    All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are what
+    the policy is told of the machine.
     """
 
-    def __init__(self, scenario: Scenario, inputs: Inputs) -> None:
-        self.policy = policy = make_policy(scenario.policy)
+    def __init__(self, scenario: Scenario, inputs: Inputs, rates: Rates | None = None) -> None:
+        made = make_policy(scenario.policy)
+        self.policy = policy = to_run(made, scenario.policy, check=scenario.check)
+        self.hooks = Hooks(policy)
         model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model)
         split_slots(model, size, gpus)  # refuse an impossible size even for policies that ignore it
         check_replicas(scenario.replicas, gpus)
         self.slots = split_slots(model, model.total_experts if policy.preloaded else size, gpus)
-        if "future" in policy.requires and inputs.future is None:
-            raise UserError(f"policy {scenario.policy} needs the recorded future")
-        policy.evictor.start(model, inputs.future)
-        policy.prefetcher.start(model, inputs.history, inputs.future, np.random.default_rng(scenario.seed))
+        future = future_for(policy, scenario.policy, inputs.future)
         self._log = DecisionLog() if scenario.detail == "events" else None
         observers: list[Observer] = [self._log] if self._log else []
         if scenario.check:
@@ -69,6 +73,17 @@ class StartedPolicy:
         )
         if policy.preloaded:
             self.cache.preload()
+        policy.start(
+            Setup(
+                model=model,
+                slots=tuple(self.slots),
+                rng=np.random.default_rng(scenario.seed),
+                residency=self.cache.view,
+                history=inputs.history,
+                rates=rates,
+                future=future,
+            )
+        )
 
     def outcome(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Outcome:
         """What has come out, once a driver is done."""
@@ -81,6 +96,7 @@ class StartedPolicy:
             preloaded=self.policy.preloaded,
             expert_slots=sum(self.slots),
             peak_slots=self.cache.peak_slots,
+            prediction_charged=self.hooks.charged if self.cache.plans else None,
             note=self.policy.prefetcher.note,
             log=self._log,
         )

@@ -22,7 +22,9 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "policies": (
         ("types", "naming", "policy_settings"),
         ("base",),
+        ("hooks", "validity"),
         ("registry", "cache", "prediction"),
+        ("checked_policy",),
         ("catalogue", "evictors"),
         ("systems",),
     ),
@@ -35,7 +37,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "sim": (
         ("hardware",),
-        ("engine",),
+        ("engine", "labels"),
         ("scenario",),
         ("experiment", "inputs"),
         ("started_policy", "content_hash", "forecast"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from policies.cache.expert_cache import ExpertCache
-from policies.types import Copy
+from policies.types import Copy, Rates
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
 from sim.scenario import Scenario
@@ -26,14 +26,16 @@ def measured_run(
     batches: Batches,
     config: Any,
     *,
+    rates: Rates | None = None,
     driver_type: Callable[..., Driver] = Driver,
     done: Callable[[int], object] = lambda requests: None,
 ) -> tuple[Outcome, dict[int, Output]]:
     """Generate for all batches under the policy of the scenario; the run, and what came out for each request.
 
-    Its makespan is the time spent in generation. `done` is told how many requests have ended.
+    The policy is told the `rates` of the machine, if they are known. The makespan is the time spent in generation.
+    `done` is told how many requests have ended.
     """
-    started = StartedPolicy(scenario, inputs)
+    started = StartedPolicy(scenario, inputs, rates)
     cache, recorder = started.cache, Recorder()
     outputs: dict[int, Output] = {}
     loaded, offloaded = testbed.loaded, testbed.offloaded
@@ -42,7 +44,7 @@ def measured_run(
         _fill(arena, cache)
     makespan_s = 0.0
     gc.collect()
-    driver = driver_type(policy=started.policy, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
+    driver = driver_type(hooks=started.hooks, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
     with driver, offloaded.run(driver, arena):
         for batch in batches:
             ids = [request.request for request in batch]

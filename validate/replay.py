@@ -6,12 +6,16 @@ replay must equal. Then its experts move to a record file, and each policy serve
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from common.errors import FieldError
 from common.progress import bar
 from policies.cache.placement import check_replicas, split_slots
-from policies.types import ModelShape
+from policies.registry import make_policy
+from policies.types import ModelShape, Rates
 from sim.experiment import Experiment
+from sim.hardware.costs import rates_of
+from sim.hardware.profile import Profile, devices, read_profile
 from sim.inputs import Inputs, check_columns, facts_of, train_test_split
 from sim.results.policy_comparison import PolicyComparison, comparison_of, with_references
 from sim.results.result import Result
@@ -35,18 +39,26 @@ SIMULATED_ONLY = ("sizes", "history", "counts")  # fields of a scenario that a r
 
 
 def replay(
-    experiment: Experiment, chosen: TestbedSettings, collection: CollectSettings, prompts: PromptSet
+    experiment: Experiment,
+    chosen: TestbedSettings,
+    collection: CollectSettings,
+    prompts: PromptSet,
+    *,
+    profile: Path | None = None,
 ) -> PolicyComparison:
     """Measure each scenario of the experiment, and the runs that they are measured against.
 
     The resident model runs the `prompts` and is recorded as `collection` says, which is the trace of the scenarios;
-    their machine is replaced by the devices. A `UserError` names the first token or logits in which a replay differs
-    from the resident model.
+    their machine is replaced by the devices. What policies are told of times is in the file of a `profile`. A
+    `UserError` names the first token or logits in which a replay differs from the resident model.
     """
     for field in SIMULATED_ONLY:
         if getattr(experiment.scenario, field) is not None:
             raise FieldError(field, f"has no meaning in a real run, value {getattr(experiment.scenario, field)}")
+    for each in experiment.scenarios():
+        make_policy(each.policy)  # mistakes are reported before the model is loaded
     check_target(collection.target)
+    calibrated = read_profile(profile) if profile else None
     loaded = load_model(chosen)
     devices_of(chosen.device, chosen.devices)
     layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
@@ -57,6 +69,7 @@ def replay(
     lookahead = collection.recording.lookahead
     check_lookahead(lookahead, loaded)
     _check(scenarios, shape, machine.gpus, lookahead)
+    rates = _rates_of(calibrated, shape, machine.gpus) if calibrated else None
     requests = tokenized(prompts.prompts, loaded, collection.lengths, where=prompts.where)
     train, test = train_test_split(range(len(requests)), first, where=prompts.where)
     beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, or the trace would split otherwise
@@ -73,18 +86,25 @@ def replay(
         requests=Requests(trace, test),
         history=Requests(trace, train),
         future=RecordedFuture(trace, test),
-        facts=facts_of(trace),
+        facts={**facts_of(trace), "profile_digest": calibrated and calibrated.digest},
     )
 
     def measured(scenario: Scenario, testbed: Testbed) -> Result:
         with bar(scenario.name, len(test)) as done:
-            run, outputs = measured_run(scenario, inputs, testbed, batches, config, done=done)
+            run, outputs = measured_run(scenario, inputs, testbed, batches, config, rates=rates, done=done)
         hold_equal(scenario.policy, expected, outputs)
         return Result.of(scenario, inputs, run)
 
     with open_testbed(chosen, loaded, lookahead=lookahead) as testbed:
         results = {each.policy: measured(each, testbed) for each in with_references(scenarios)}
     return comparison_of(scenarios, results, least_makespan_s=None)
+
+
+def _rates_of(profile: Profile, shape: ModelShape, gpus: int) -> Rates:
+    """What policies are told of the machine that was calibrated, which must be like this one."""
+    if profile.gpus != gpus:
+        raise FieldError("profile", f"was measured with {devices(profile.gpus)}, this run has {devices(gpus)}")
+    return rates_of(profile.cost(shape), shape, gpus)
 
 
 def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahead: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ class LoggedCall(NamedTuple):
     | `copied` | `gpu`, `layer`, `expert`, `chunk`, `slot`, `bytes`, `demanded`, `complete` |
     """
 
-    time_s: float  # of a release that was announced ahead, when it holds
+    time_s: float  # of a release that was announced ahead: when it takes effect
     call: CallName
     iteration: int  # the last one that began, -1 before the first
     requests: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class Transfer(NamedTuple):
     gpu: int
     layer: int
     expert: int
-    demanded: bool  # when it was chosen; a prefetch that is demanded on its way stays one
+    demanded: bool  # when it was chosen; a prefetch that is demanded on its way remains one
     start_s: float
     end_s: float
     complete: bool  # it was the last chunk of the expert
@@ -71,7 +71,7 @@ class DecisionLog:
         self._iteration = -1
 
     def in_time(self) -> list[LoggedCall]:
-        """The rows by time; a release that was announced ahead stands where it holds."""
+        """The rows by time; a release that was announced ahead is where it takes effect."""
         return sorted(self.rows, key=lambda row: row.time_s)
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:

@@ -5,6 +5,7 @@ the device of each idle link for its next copy, and tells it when a chunk has ar
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -20,9 +21,9 @@ class ExpertCache:
     """Residency, plans, copies and victims of all GPUs.
 
     `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
-    driver with threads holds a lock. After each call, `wake` lists devices whose link, if idle, should ask for its
-    `next_copy`, some perhaps twice; the driver empties it. After `begin_iteration` and `demand`, `work` lists what the
-    evictor has to be charged for; the driver empties it too.
+    driver with threads holds a reentrant lock, and puts it into `lock` for the view. After each call, `wake` lists
+    devices whose link, if idle, should ask for its `next_copy`, some perhaps twice; the driver empties it. After
+    `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -64,7 +65,8 @@ class ExpertCache:
         )
         self.stalled = shared.stalled
         self.devices = [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
-        self.view: ResidencyView = CacheView(self.residency, self.devices)
+        self.lock: AbstractContextManager[object] = nullcontext()
+        self.view: ResidencyView = CacheView(self.residency, self.devices, lambda: self.lock)
         primary = round_robin(model, len(slots)) if home is None else home
         self.homes: list[list[int]] = homes_of(primary, replicas, len(slots)).reshape(-1, replicas).tolist()
         self.home: list[int] = primary.ravel().tolist()
@@ -72,6 +74,7 @@ class ExpertCache:
         self._device_of = [self.devices[gpu] for gpu in self.home]
         self.wake: list[Device] = []
         self.work: list[Search] = []
+        self.plans = 0  # that held something, since the start
         self._has_plan = bytearray(model.layers)
         self._none_planned = bytes(model.experts)
         self._fewest = min(slots)
@@ -148,8 +151,7 @@ class ExpertCache:
             self._events = event = self._events + 1
             for expert in experts:
                 residency.last_use[base + expert] = event
-        if self.stalled:
-            self.wake += self.stalled
+        self.wake_stalled()
         work = self._touched(layer, experts, now_s)
         if work is not None:
             self.work += work
@@ -159,8 +161,8 @@ class ExpertCache:
         """The running layer has no more use for these experts from `at_s` on, which may lie ahead of `now_s`.
 
         A release ahead of time must name all that is still pinned: it saves a driver the event at `at_s`. Experts that
-        are released while their layer runs in waves stay until their GPU has none left that is in use or on its way:
-        so what goes for the next wave does not depend on how fast anything was.
+        are released while their layer runs in waves stay until their GPU has none left that is in use or on its way,
+        so eviction between waves is independent of timing.
         """
         residency = self.residency
         if at_s > now_s:
@@ -183,6 +185,8 @@ class ExpertCache:
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
         layer = prefetch.layer
+        if len(prefetch.experts):
+            self.plans += 1
         if self._has_plan[layer]:
             self._drop_plan(layer)
         residency, wake = self.residency, self.wake

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from policies.base import CopyKey, Evictor
+from policies.base import Evictor
 from policies.cache.device import Device, Shared
 from policies.cache.expert_cache import ExpertCache
-from policies.types import Batch, Copy, Demand, Int, ModelShape, Prefetch
+from policies.types import Batch, Copy, Demand, ModelShape, Prefetch
 
 
 class Observer(Protocol):
@@ -20,31 +20,8 @@ class Observer(Protocol):
 class ObservedCache(ExpertCache):
     """An `ExpertCache` that decides nothing differently."""
 
-    def __init__(
-        self,
-        model: ModelShape,
-        evictor: Evictor,
-        *,
-        slots: Sequence[int],
-        home: Int | None = None,
-        replicas: int = 1,
-        chunk_bytes: int | None = None,
-        copy_key: CopyKey | None = None,
-        refused_blocks: bool = False,
-        whole_demands: bool = False,
-        observers: Sequence[Observer],
-    ) -> None:
-        super().__init__(
-            model,
-            evictor,
-            slots=slots,
-            home=home,
-            replicas=replicas,
-            chunk_bytes=chunk_bytes,
-            copy_key=copy_key,
-            refused_blocks=refused_blocks,
-            whole_demands=whole_demands,
-        )
+    def __init__(self, model: ModelShape, evictor: Evictor, *, observers: Sequence[Observer], **choices: Any) -> None:
+        super().__init__(model, evictor, **choices)
         self._observers = observers
 
     def begin_iteration(self, batch: Batch, now_s: float) -> None:

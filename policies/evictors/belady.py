@@ -6,7 +6,7 @@ import numpy as np
 
 from policies.base import Evictor
 from policies.prediction.next_use import NextUse
-from policies.types import Batch, Future, ModelShape
+from policies.types import Batch, Setup
 
 
 class Belady(Evictor):
@@ -21,10 +21,11 @@ class Belady(Evictor):
     def __init__(self) -> None:
         self._next = NextUse()
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Find each expert's first use in the requests to come."""
-        super().start(model, future)
-        self._next.start(model, future)
+        model = setup.model
+        super().start(setup)
+        self._next.start(setup)
         self._layers = model.layers
         self._layer = np.repeat(np.arange(model.layers, dtype=np.float64), model.experts)  # [L·J]
 

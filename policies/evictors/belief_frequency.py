@@ -5,11 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.base import Evictor, items
-from policies.types import (
-    Float,
-    Future,
-    ModelShape,
-)
+from policies.types import Float, Setup
 
 BELIEF_FLOOR = 1e-6  # so that frequency decides among the improbable
 
@@ -21,9 +17,10 @@ class BeliefAndFrequency(Evictor):
     demanded it. An expert that nothing has demanded yet scores 0.
     """
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing has been predicted or demanded."""
-        super().start(model, future)
+        model = setup.model
+        super().start(setup)
         shape = model.layers, model.experts
         belief, frequency = np.full(shape, 1 / model.experts), np.zeros(shape)
         self._rows = list(zip(belief, frequency, self.scores.reshape(shape), strict=True))  # of each layer
@@ -58,9 +55,10 @@ class InCacheFrequency(BeliefAndFrequency):
         self.count_misses = count_misses
         self.reset_on_evict = reset_on_evict
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing is there."""
-        super().start(model, future)
+        model = setup.model
+        super().start(setup)
         self._present = bytearray(model.total_experts)  # 1 from its arrival, or its demand, on
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:

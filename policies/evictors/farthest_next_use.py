@@ -6,7 +6,7 @@ import numpy as np
 
 from policies.evictors.belady import Belady
 from policies.prediction.next_use import NextUse, Uses
-from policies.types import Batch, Float, Future, Int, ModelShape
+from policies.types import Batch, Float, Int, Setup
 
 LAYERS_OF_A_COPY = 16  # that it takes for one layer of patience
 
@@ -29,9 +29,9 @@ class FarthestNextUse(Belady):
     def __init__(self, next_use: NextUse) -> None:
         self._next = next_use
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Be told; no time has been measured."""
-        super().start(model, future)
+        super().start(setup)
         self._begun: dict[int, float] = {}  # prefetches under way
         self._fetched = -1
         self._gated_s = self._layer_s = self._copy_s = np.inf

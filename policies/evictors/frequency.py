@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from policies.base import Evictor, items
-from policies.types import Future, ModelShape
+from policies.types import Setup
 
 
 class LeastFrequentlyUsed(Evictor):
@@ -12,9 +12,10 @@ class LeastFrequentlyUsed(Evictor):
     A prefetched expert counts as used once more until it is used or dropped. Counts outlive the stay in the cache.
     """
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing has been used yet."""
-        super().start(model, future)
+        model = setup.model
+        super().start(setup)
         self._count = [0] * model.total_experts
         self._scores = items(self.scores)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from policies.base import Evictor
-from policies.types import Future, ModelShape
+from policies.types import Setup
 
 
 class LeCaR(Evictor):
@@ -24,11 +24,12 @@ class LeCaR(Evictor):
     def __init__(self, *, learning_rate: float = 0.45) -> None:
         self.learning_rate = learning_rate
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Both are trusted alike."""
+        model = setup.model
         if not 0 <= self.learning_rate < np.inf:
             raise UserError(f"lecar: learning_rate {self.learning_rate} is not a number from 0 on")
-        super().start(model, future)
+        super().start(setup)
         self._recency = self.scores
         self._frequency = np.zeros(model.total_experts)
         self._discount = 0.005 ** (1 / model.total_experts)

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from policies.base import Evictor
-from policies.types import Batch, Future, ModelShape
+from policies.types import Batch, Setup
 
 _OLDEST = 512  # iterations; beyond them LHD sees no difference
 _RELEARN = 16  # iterations
@@ -30,11 +30,12 @@ class LeastHitDensity(Evictor):
         self.classes = classes
         self.decay = decay
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """As long as little is known, the older, the less."""
+        model = setup.model
         if self.classes < 1 or not 0 < self.decay <= 1:
             raise UserError(f"lhd: classes {self.classes} must be at least 1 and decay {self.decay} in 0 … 1")
-        super().start(model, future)
+        super().start(setup)
         self._layers = model.layers
         self._oldest = _OLDEST * model.layers - 1
         shape = self.classes, self._oldest + 1

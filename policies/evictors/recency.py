@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.base import Evictor, items
-from policies.types import Future, ModelShape
+from policies.types import Setup
 
 
 class LeastRecentlyUsed(Evictor):
@@ -17,9 +17,9 @@ class LeastRecentlyUsed(Evictor):
 
     distinct = True
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing has been used yet."""
-        super().start(model, future)
+        super().start(setup)
         self.scores[:] = -np.inf  # number of the last use
         self._scores = items(self.scores)
         self._uses = 0

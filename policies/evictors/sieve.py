@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.base import Evictor
-from policies.types import Future, ModelShape
+from policies.types import Setup
 
 _LAP = 2.0**40  # more than there are arrivals
 
@@ -25,9 +25,10 @@ class Sieve(Evictor):
 
     distinct = True
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing has arrived yet."""
-        super().start(model, future)
+        model = setup.model
+        super().start(setup)
         self._arrival = np.zeros(model.total_experts)  # number of the arrival
         self._present = np.zeros(model.total_experts, bool)
         self._visited = np.zeros(model.total_experts, bool)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.types import Float, Found, Int
+from policies.types import Float, Int, Nearest
 
 Single = NDArray[np.float32]
 Records = tuple[Float, Float | None]  # maps [R, L, J] and their embeddings [R, h]
@@ -49,7 +49,7 @@ class ExpertMapStore:
 
     # ---- search --------------------------------------------------------------------------------------------------
 
-    def semantic(self, embeddings: Float) -> Found:
+    def semantic(self, embeddings: Float) -> Nearest:
         """Eq. 4: the stored entry nearest to each embedding `[R, h]`."""
         return nearest(self.nearness(embeddings))
 
@@ -171,11 +171,11 @@ class Trajectory:
         scores: Single = self._projections() / norms[:, None]
         return scores
 
-    def best(self) -> Found:
+    def best(self) -> Nearest:
         """Eq. 5: the nearest entry to each row."""
         projections = self._projections()  # which of them is the largest does not depend on the row's own norm
         index = projections.argmax(axis=1)
-        return Found(index, projections[self._rows, index] / np.sqrt(self._squares))
+        return Nearest(index, projections[self._rows, index] / np.sqrt(self._squares))
 
     def _projections(self) -> Single:
         projections: Single = self._dots * self._store._inverse_norms[self._layer, : self._store.count]
@@ -202,10 +202,10 @@ def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> 
     return [(np.stack(maps), np.stack(embeddings) if embeddings else None)] if maps else []
 
 
-def nearest(scores: Single) -> Found:
+def nearest(scores: Single) -> Nearest:
     """The best of the entries by their scores `[R, count]`."""
     index = scores.argmax(axis=1)
-    return Found(index, scores[np.arange(len(scores)), index])
+    return Nearest(index, scores[np.arange(len(scores)), index])
 
 
 def _unit(vectors: Float) -> Single:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Batch, Future, ModelShape
+from policies.types import Batch, Future, Setup
 
 _NEVER = np.inf
 
@@ -27,9 +27,10 @@ class NextUse:
         self._future: Future | None = None
         self._batch: Batch | None = None
 
-    def start(self, model: ModelShape, future: Future | None) -> None:
+    def start(self, setup: Setup) -> None:
         """Find each expert's first use in the requests to come."""
-        assert future is not None
+        model, future = setup.model, setup.future
+        assert future is not None  # whoever uses this requires it
         if future is self._future:
             return
         self._future = future

@@ -12,7 +12,7 @@ from common.errors import UserError
 from policies.base import Prefetcher
 from policies.prediction.expert_map_store import Single, sample
 from policies.prediction.selection import highest, plans
-from policies.types import Batch, Float, Found, Future, Gate, History, ModelShape, Prefetch, Search
+from policies.types import Batch, Float, Found, Gate, History, Likely, ModelShape, Prefetch, Search, Setup
 
 
 class StridePredictor:
@@ -77,10 +77,9 @@ class Speculator(Prefetcher):
         self.regularisation = regularisation
         self.train_tokens = train_tokens
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Learn from the history."""
+        model = setup.model
         if not 1 <= self.stride <= model.layers:
             raise UserError(f"speculation: distance {self.stride} is not in 1 … {model.layers}")
         if not 0 < self.regularisation < float("inf"):
@@ -89,9 +88,9 @@ class Speculator(Prefetcher):
             raise UserError(f"speculation: train_tokens {self.train_tokens}: at least 1 is needed")
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
-        if self.learned and history is not None:
+        if self.learned and setup.history is not None:
             pairs = [(layer, stride) for layer in range(model.layers) for stride in self._wanted(layer)]
-            self._predictor.learn(history, model, pairs, rng)
+            self._predictor.learn(setup.history, model, pairs, setup.rng)
         if self.learned and not self._predictor.learned:
             self.note = "no history to learn from: it predicts " + (
                 "only where the trace has lookahead gates" if self.lookahead else "nothing"
@@ -119,13 +118,14 @@ class Speculator(Prefetcher):
             likely = [self._predictor.probabilities(gate.layer, stride, gate.probs) for stride in mapped]
             scores = [each / np.float32(self._model.top_k) for each in likely]  # a distribution like a gate's
         probs = np.stack(scores, axis=1) if len(scores) > 1 else scores[0][:, None]
-        return Found(gate.layer + np.array(strides), probs)
+        return Likely(gate.layer + np.array(strides), probs)
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that have not been gated meanwhile."""
-        for place, layer in enumerate(found.index.tolist()):
+        assert isinstance(found, Likely)
+        for place, layer in enumerate(found.layers.tolist()):
             if layer > layer_now:
-                probs = found.score[:, place : place + 1]
+                probs = found.probs[:, place : place + 1]
                 yield from plans(highest(probs, self._model.top_k), probs, layer)
 
     def _sources(self, gate: Gate) -> tuple[list[int], list[int]]:

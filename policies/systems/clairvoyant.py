@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from policies.base import Policy, Prefetcher
 from policies.evictors.farthest_next_use import FarthestNextUse
 from policies.prediction.next_use import NextUse
-from policies.types import Batch, Future, Gate, History, ModelShape, Prefetch
+from policies.types import Batch, Gate, Prefetch, Setup
 
 _EXPONENTS = 1022  # of normal floats, below 1
 
@@ -26,11 +24,10 @@ class NextUsePrefetcher(Prefetcher):
     def __init__(self, next_use: NextUse) -> None:
         self._next = next_use
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Be told."""
-        self._next.start(model, future)
+        model = setup.model
+        self._next.start(setup)
         self._shape = model.layers, model.experts
         bits = model.layers.bit_length()
         self._horizon = _EXPONENTS // bits

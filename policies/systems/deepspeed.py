@@ -11,20 +11,17 @@ on demand.
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from policies.base import Evictor, Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
-from policies.types import Batch, Future, History, ModelShape, Prefetch, Search
+from policies.types import Batch, Prefetch, Search, Setup
 
 
 class WholeLayers(Prefetcher):
     """Fetch all experts of a layer when it begins."""
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Nothing to learn."""
+        model = setup.model
         self._experts, self._weights = range(model.experts), [1.0] * model.experts
 
     def on_layer(self, batch: Batch, layer: int) -> Iterable[Prefetch | Search]:

@@ -32,19 +32,7 @@ from policies.base import Policy, Prefetcher
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
 from policies.prediction.expert_map_store import ExpertMapStore, Records, Single, Trajectory, nearest, sample
 from policies.prediction.selection import Threshold, plan, plans, select
-from policies.types import (
-    Batch,
-    Float,
-    Found,
-    Future,
-    Gate,
-    History,
-    Int,
-    ModelShape,
-    Prefetch,
-    RecordedRequest,
-    Search,
-)
+from policies.types import Batch, Float, Found, Gate, Int, Nearest, Prefetch, RecordedRequest, Search, Setup
 
 Fill = Literal["random", "redundancy"]
 PrefillRecords = Literal["token", "iteration"]
@@ -89,10 +77,9 @@ class ExpertMapPrefetcher(Prefetcher):
         self.reach = reach
         self.block = 1 if learn else 64
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Fill the store from the history."""
+        model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
@@ -103,9 +90,9 @@ class ExpertMapPrefetcher(Prefetcher):
         self._blocks: dict[int, _Answers] = {}
         self._answers: _Answers | None = None
         self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
-        records: Iterable[Records] = (self._recorded(recorded) for recorded in history or ())
+        records: Iterable[Records] = (self._recorded(recorded) for recorded in setup.history or ())
         if self.fill == "random":
-            records = sample(records, self.capacity, rng)
+            records = sample(records, self.capacity, setup.rng)
         for maps, embeddings in records:
             for first in range(0, len(maps), FILL_ROWS):
                 some = slice(first, first + FILL_ROWS)
@@ -163,6 +150,7 @@ class ExpertMapPrefetcher(Prefetcher):
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that the search was for and that have not been gated meanwhile."""
         assert self._store is not None
+        assert isinstance(found, Nearest)
         if search.kind == "semantic":
             first, end = 0, self.prefetch_distance
         else:
@@ -223,12 +211,12 @@ class ExpertMapPrefetcher(Prefetcher):
         for number, (batch, start, count) in enumerate(zip(batches, starts, counts, strict=True)):
             rows = slice(start, start + count)
             own = {each.layer: each for each in planned[number * ahead : (number + 1) * ahead]}
-            found = [Found(*answer) for answer in zip(index[rows].T, score[rows].T, strict=True)]
+            found = [Nearest(*answer) for answer in zip(index[rows].T, score[rows].T, strict=True)]
             self._blocks[batch.iteration] = _Answers(found, similarity[rows], own)
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
-    def on_batch_end(self, batch: Batch, maps: Float) -> Iterable[Search]:
+    def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterable[Search]:
         """Store the iteration's records."""
         if not self.learn:
             return ()
@@ -271,7 +259,7 @@ class ExpertMapPrefetcher(Prefetcher):
 class _Answers:
     """What the searches of one iteration will say."""
 
-    found: list[Found]  # [L]
+    found: list[Nearest]  # [L]
     similarity: Single  # [R, count]
     plans: dict[int, Prefetch]  # by layer
 

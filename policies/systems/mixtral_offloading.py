@@ -22,7 +22,7 @@ from policies.types import Batch, Gate, Prefetch, Search
 class NextLayerRouter(Speculator):
     """Prefetch the top-k of what the next layer's router says to this layer's hidden state."""
 
-    requires = frozenset({"lookahead"})
+    requires = frozenset({"lookahead_1"})
 
     def __init__(self) -> None:
         super().__init__(stride=1, learned=False)

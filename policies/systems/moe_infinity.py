@@ -25,7 +25,7 @@ from policies.base import Policy, Prefetcher
 from policies.evictors.frequency import LeastFrequentlyUsed
 from policies.prediction.expert_map_store import Single
 from policies.prediction.selection import highest, highest_plan, plans
-from policies.types import Batch, Found, Future, Gate, History, Int, ModelShape, Prefetch, Search
+from policies.types import Batch, Found, Gate, Int, Nearest, Prefetch, Search, Setup
 
 
 class ActivationMatrices:
@@ -94,10 +94,9 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self.own_counts = own_counts
         self.every_layer_ahead = every_layer_ahead
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Collect the matrices of the history."""
+        model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"activation matrices: distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
@@ -109,7 +108,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
         self._of_matrix: dict[int, list[Prefetch]] = {}  # plans of all layers by one matrix, of those that were found
         self._running: dict[int, _Running] = {}
-        for recorded in history or ():
+        for recorded in setup.history or ():
             self._keep(_counts(recorded.experts, model.experts))
         if not self._matrices.count:
             self.note = "no history: it predicts nothing before its first request has ended"
@@ -155,15 +154,16 @@ class ActivationMatrixPrefetcher(Prefetcher):
             nearest = running.products.argmax(axis=0, keepdims=True)
             self._matrices.matched(nearest)
             counts = running.counts.reshape(-1)
-            return Found(nearest, running.products[nearest] / np.sqrt(counts.dot(counts)))
+            return Nearest(nearest, running.products[nearest] / np.sqrt(counts.dot(counts)))
         products = np.stack([running.products for running in self._batch])
         norms = np.array([np.linalg.norm(running.counts) for running in self._batch])
         index = products.argmax(axis=1)
         self._matrices.matched(index)
-        return Found(index, products[np.arange(len(index)), index] / norms)
+        return Nearest(index, products[np.arange(len(index)), index] / norms)
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers ahead that have not been gated meanwhile."""
+        assert isinstance(found, Nearest)
         layers = self._ahead(search.layer, layer_now)
         if not layers:
             return ()

@@ -11,7 +11,7 @@ from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.prediction.next_use import NextUse
-from policies.types import Batch, Float, Future, Gate, History, ModelShape, Prefetch
+from policies.types import Batch, Float, Gate, Prefetch, Setup
 
 
 class PerfectPrefetcher(Prefetcher):
@@ -25,17 +25,16 @@ class PerfectPrefetcher(Prefetcher):
     def __init__(self, *, prefetch_distance: int = 3) -> None:
         self.prefetch_distance = prefetch_distance
 
-    def start(
-        self, model: ModelShape, history: History | None, future: Future | None, rng: np.random.Generator
-    ) -> None:
+    def start(self, setup: Setup) -> None:
         """Be told."""
+        model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(
                 f"perfect-prefetch: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}"
             )
         self._shape = model.layers, model.experts
         self._next = NextUse()
-        self._next.start(model, future)
+        self._next.start(setup)
 
     def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
         """Plan the first layers, and look up what the others and those of the next iteration will demand."""

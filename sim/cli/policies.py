@@ -45,12 +45,9 @@ def _filled(text: str) -> str:
 
 
 def _needed(what: str) -> str:
-    """The column of a trace that a requirement stands for."""
-    return {
-        "embedding": "embeddings.parquet",
-        "lookahead": "column lookahead_1",
-        "future": "the future (read from the trace)",
-    }.get(what, what)
+    """What of a trace a requirement stands for."""
+    others = {"embedding": "embeddings.parquet", "future": "the future (read from the trace)"}
+    return others.get(what, f"column {what}")
 
 
 def _setting(name: str, about: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from sim.experiment import Experiment
 from sim.scenario_options import RUN, takes_scenario
 
 
-@takes_scenario("trace", "policy", "history", "train_split", "requests", "batch_size", "seed")
+@takes_scenario("trace", "policy", "history", "train_split", "requests", "batch_size", "seed", "check")
 def predict(
     experiment: Experiment,
     *,
@@ -20,7 +20,7 @@ def predict(
         Parameter(
             group=RUN,
             help="Prefetch distances, as 3, 1,2,4 or 1..8 (default: 1..8, or as many as there are layers). A policy "
-            "whose distance is fixed, by itself or by a setting, is shown at that.",
+            "whose distance is fixed, by itself or by a setting, is shown at every distance for which it plans.",
         ),
     ] = None,
     out: Annotated[
@@ -32,10 +32,11 @@ def predict(
 ) -> None:
     """Feed policies a trace, with an infinitely fast predictor and without a cache, and count what they predict.
 
-    A prediction for an (iteration, layer) event is the last plan that stood before its router spoke. Recall is the
-    share of the executed experts that were planned, precision the share of the planned that were executed, recall@K the
-    recall of the first as many as were executed, coverage the share of events with a plan. The lead counts layers from
-    the plan to the layer that it is for.
+    At a distance, the prediction for an (iteration, layer) event is the last plan that was made at least so many layers
+    before; the first layers, which have not as many before them, are judged by their last plan. Recall is the share of
+    the executed experts that were planned, precision the share of the planned that were executed, recall@K the recall
+    of the first as many as were executed, coverage the share of events with a plan. The lead is the mean of the plans
+    that count.
     """
     from common.figures import check_picture
     from common.files import refuse_existing
@@ -51,7 +52,7 @@ def predict(
     if out:
         quality.write(out)
     if plot:
-        recall_figure.draw(quality.summary(), heading(quality), plot)
+        recall_figure.draw(quality.summary(), heading(quality), plot, uncharged=quality.uncharged)
     if json:
         rows = quality.layers.assign(trace_kind=quality.trace.meta.kind)
         print(json_text.dumps(json_text.loads(rows.to_json(orient="records", double_precision=15)), indent=2))

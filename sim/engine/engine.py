@@ -8,12 +8,14 @@ resources would cost ten times more. A layer that finds all its experts on the G
 """
 
 import gc
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 
 import simpy
 
-from policies.base import Policy, Prefetcher
 from policies.cache.expert_cache import ExpertCache
+from policies.cache.standstill import standstill
+from policies.hooks import Actions, Hooks
 from policies.types import Batch, Found, Prefetch, Search
 from sim.engine.batching import Step, gates_of, predicted
 from sim.engine.expert_work import ExpertWork
@@ -28,10 +30,10 @@ class Engine:
     """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
 
     def __init__(
-        self, *, policy: Policy, cache: ExpertCache, cost: Cost, steps: Iterator[Step], recorder: Recorder
+        self, *, hooks: Hooks, cache: ExpertCache, cost: Cost, steps: Iterator[Step], recorder: Recorder
     ) -> None:
-        self._policy = policy
-        self._prefetcher = policy.prefetcher
+        policy = hooks.policy
+        self._hooks = hooks
         self._cache = cache
         self._cost = cost
         self._steps = predicted(steps, policy.prefetcher)
@@ -39,10 +41,9 @@ class Engine:
         self._env = simpy.Environment(0.0)
         self._over = self._env.event()
 
-        kind = type(policy.prefetcher)
-        self._tell_gate = kind.on_gate is not Prefetcher.on_gate
+        self._tell_gate = "gated" in hooks.heard
         self._gate_event = Event(self._env, self._gated)
-        self._tell_layer = policy.blocking_prefetch or kind.on_layer is not Prefetcher.on_layer
+        self._tell_layer = policy.blocking_prefetch or "begin_layer" in hooks.heard
         # What follows the layer before: the beginning of a layer if anyone wants to know, or at once its gate.
         self._next_event = Event(self._env, self._layer_begins) if self._tell_layer else self._gate_event
         self._end_event = Event(self._env, self._iteration_ends)
@@ -57,9 +58,10 @@ class Engine:
         )
         self._links.on_demanded = self._work.arrived
         self._links.on_prefetched = self._let_through
-        self._searcher = Searcher(self._env, policy.prefetcher, cost, self._found)
+        self._searcher = Searcher(self._env, hooks, cost, self._found)
         self._layers = cache.model.layers
-        self._blocking = policy.blocking_prediction
+        self._blocking_prediction = policy.blocking_prediction
+        self._blocking_prefetch = policy.blocking_prefetch
         self._held_back = False  # the layer waits for its prefetches
 
     def run(self) -> float:
@@ -69,6 +71,10 @@ class Engine:
         try:
             if self._begin_iteration():
                 self._env.run(self._over)
+        except RuntimeError as error:
+            if self._env.peek() < math.inf or self._over.triggered:
+                raise
+            raise standstill(self._cache, self._batch.iteration, self._env.now) from error
         finally:
             if collecting:
                 gc.enable()
@@ -93,11 +99,11 @@ class Engine:
         self._exchange_s = self._cost.exchange_s(tokens)
         self._gap_s = self._exchange_s + self._lead_s  # from the last expert of a layer to the next layer's event
         self._layer = 0
-        for request in step.starting:
-            self._prefetcher.on_request_start(request)
         self._cache.begin_iteration(batch, now_s)
+        if self._cache.work:
+            self._charge(now_s)
         self._work.begin_iteration(step)
-        self._act(self._prefetcher.on_batch(batch), now_s)
+        self._act(self._hooks.begin_iteration(batch, step.starting), now_s)
         self._links.wake(now_s)
         self._next_event.after(self._lead_s)
         return True
@@ -105,10 +111,8 @@ class Engine:
     def _iteration_ends(self, event: Event) -> None:
         step, now_s = self._step, self._env.now
         self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, self._wait_s, self._cache.counts)
-        for update in self._prefetcher.on_batch_end(step.batch, step.maps):
+        for update in self._hooks.end_iteration(step.batch, step.maps, step.experts, step.ending):
             self._searcher.charge(update, now_s)
-        for request in step.ending:
-            self._prefetcher.on_request_end(request)
         if not self._begin_iteration():
             self._over.succeed()
 
@@ -116,14 +120,14 @@ class Engine:
 
     def _layer_begins(self, event: Event) -> None:
         now_s = self._env.now
-        self._act(self._prefetcher.on_layer(self._batch, self._layer), now_s)
+        self._act(self._hooks.begin_layer(self._batch, self._layer), now_s)
         self._held_back, self._held_since_s = True, now_s
         self._links.wake(now_s)
         self._let_through()
 
     def _let_through(self) -> bool:
         """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
-        if not self._held_back or (self._policy.blocking_prefetch and self._cache.waits_for(self._layer)):
+        if not self._held_back or (self._blocking_prefetch and self._cache.waits_for(self._layer)):
             return False
         self._held_back = False
         self._wait_s += self._env.now - self._held_since_s
@@ -136,11 +140,13 @@ class Engine:
         layer, step, cache = self._layer, self._step, self._cache
         experts = step.demands[layer]
         demand = cache.demand(layer, experts, now_s)
+        if cache.work:
+            self._charge(now_s)
         if self._tell_gate:
-            self._act(self._prefetcher.on_gate(step.batch, self._gates[layer]), now_s)
+            self._act(self._hooks.gated(step.batch, self._gates[layer]), now_s)
         shortest_s = self._work.shortest_s(layer, experts)
         self._ready_s = now_s + shortest_s
-        start_s = max(now_s, self._searcher.free_s) if self._blocking else now_s
+        start_s = max(now_s, self._searcher.free_s) if self._blocking_prediction else now_s
         if len(demand.hits) == len(experts) and demand.waves == 1:
             self._experts_done(start_s + shortest_s, now_s)
         else:
@@ -161,7 +167,13 @@ class Engine:
 
     # ---- predictions ---------------------------------------------------------------------------------------------
 
-    def _act(self, actions: Iterable[Prefetch | Search], now_s: float) -> None:
+    def _charge(self, now_s: float) -> None:
+        """Let the evictor's work take its time."""
+        for update in self._cache.work:
+            self._searcher.charge(update, now_s)
+        self._cache.work.clear()
+
+    def _act(self, actions: Actions, now_s: float) -> None:
         for action in actions:
             if isinstance(action, Prefetch):
                 self._cache.plan(action, now_s)
@@ -172,7 +184,7 @@ class Engine:
         """A search has ended; what it says about layers that have been gated meanwhile comes too late."""
         cache, now_s = self._cache, self._env.now
         layer_now = cache.layer_now if batch is self._batch else self._layers
-        for prefetch in self._prefetcher.on_found(batch, layer_now, asked, found):
+        for prefetch in self._hooks.found(batch, layer_now, asked, found):
             cache.plan(prefetch, now_s)
         if cache.wake:
             self._links.wake(now_s)

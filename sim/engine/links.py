@@ -27,9 +27,9 @@ class _Expiry(Event):
 class Links:
     """Moves what the devices of a cache ask for.
 
-    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it, and `on_prefetched`
-    otherwise, which answers whether it has scheduled anything; but not while the same link goes on with another expert
-    of that layer.
+    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it. Otherwise
+    `on_prefetched` is called, which answers whether it has scheduled anything. It is not called while the same link
+    goes on with another expert of that layer: a layer that waits for its prefetches could not begin.
     """
 
     on_demanded: Callable[[Copy, float], None]

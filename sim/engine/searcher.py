@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import simpy
 
-from policies.base import Prefetcher
+from policies.hooks import Hooks
 from policies.types import Batch, Found, Search
 from sim.engine.reused_event import Event
 from sim.hardware.costs import Cost
@@ -24,13 +24,13 @@ class Searcher:
     def __init__(
         self,
         env: simpy.Environment,
-        prefetcher: Prefetcher,
+        hooks: Hooks,
         cost: Cost,
         found: Callable[[Batch, Search, Found], None],
     ) -> None:
         self.free_s = 0.0  # when all that was asked so far will have ended
         self._env = env
-        self._answer = prefetcher.search
+        self._answer = hooks.search
         self._cost = cost
         self._found = found
         self._spare: list[_SearchEvent] = []

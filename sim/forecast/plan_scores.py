@@ -1,8 +1,12 @@
 """How well a prefetcher predicts, apart from time and caches.
 
-A prefetcher is fed the iterations of a trace through its callbacks, as a driver would, by an infinitely fast predictor:
-searches are answered, and their answers delivered, at once. The last plan that stood for a layer before its router
-spoke is the prediction for that (iteration, layer) event.
+A policy is fed the iterations of a trace through its hooks, as a driver would, by an infinitely fast predictor:
+searches are answered, and their answers delivered, at once. Its evictor hears of iterations and demands; nothing is
+ever resident.
+
+A lead counts layers from the last one gated, when a plan was made, to the layer that it is for. At a lead k, the
+prediction for an (iteration, layer) event is the last plan that was made at least k layers ahead. The first k layers
+cannot be guided from so far before them in their own iteration: there the last plan before the router spoke counts.
 
 | measure | meaning, summed over events before dividing |
 |---|---|
@@ -10,40 +14,57 @@ spoke is the prediction for that (iteration, layer) event.
 | precision | share of the planned experts that were executed |
 | recall at K | recall of the experts ranked first, as many as were executed: K for one token |
 | coverage | share of the events for which something was planned; the others have recall 0 |
-| lead | layers from the last one gated, when the plan was made, to the layer that it is for |
+| lead | of the plans that count, the mean |
 | useful, wasted bytes | expert size × planned experts that were executed, and that were not |
 
 Recall at K compares policies whose plans differ in length. The ranking is the prediction's belief, or the weights of
 the plan if it states none; ties go to the lowest id.
 """
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from common.errors import UserError
 from policies.base import Prefetcher
+from policies.cache.setup_without_cache import setup_without_cache
+from policies.checked_policy import to_run
+from policies.hooks import Actions, Hooks
 from policies.naming import parts_of
 from policies.policy_settings import settings_of
 from policies.registry import make_policy, policy_factory
-from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest, Search
+from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest
+from policies.validity import future_for
 from sim.engine.batching import Step, fixed_batches, gates_of
 from sim.forecast.tally import Tally, rates
+
+
+class _Made(NamedTuple):
+    """A plan, and how many layers ahead it was made."""
+
+    plan: Prefetch
+    lead: int
+
 
 DISTANCE_SETTINGS = ("prefetch_distance", "stride")
 
 
 @dataclass(frozen=True, slots=True)
 class PlanScores:
-    """What one policy predicted at one distance."""
+    """What one policy predicted."""
 
     policy: str
-    distance: int  # that was set; of a policy whose distance is fixed, the most frequent lead of its plans
-    layers: pd.DataFrame  # a row per kind of iteration and layer
+    layers: pd.DataFrame  # a row per distance (a lead), kind of iteration and layer
+    charged: bool | None  # whether predicting takes time where time is modelled; None if nothing was planned
     note: str  # what a reader must know of it
+
+    def at(self, distances: Collection[int]) -> "PlanScores":
+        """The same at these distances; as it is if there are none of them."""
+        some = self.layers[self.layers["distance"].isin(distances)]
+        return self if some.empty else replace(self, layers=some)
 
 
 def at_distance(spec: str, distance: int) -> str:
@@ -57,104 +78,124 @@ def at_distance(spec: str, distance: int) -> str:
     return spec
 
 
-def stated_distance(spec: str) -> int | None:
-    """The distance that the spec itself states."""
-    found = re.search(rf",(?:{'|'.join(DISTANCE_SETTINGS)})=(\d+)", parts_of(spec)[0])
-    return int(found[1]) if found else None
-
-
 def measure(
     spec: str,
     model: ModelShape,
     requests: Iterable[RecordedRequest],
     *,
+    leads: Collection[int] | None = None,
     history: History | None = None,
     future: Future | None = None,
     batch_size: int = 1,
     seed: int = 0,
+    check: bool = False,
 ) -> PlanScores:
-    """What the policy `spec` predicts for `requests`; whatever is random draws from one generator with this seed."""
-    prefetcher = make_policy(spec).prefetcher
-    if type(prefetcher) is Prefetcher:
+    """What the policy `spec` predicts for `requests`, at the given leads or at every lead for which it plans.
+
+    Whatever is random draws from one generator with this seed. `check` holds it to what a policy may say.
+    """
+    policy = make_policy(spec)
+    if type(policy.prefetcher) is Prefetcher and not policy.prefetcher.overridden():
         raise UserError(f"policy {spec} predicts nothing, so there is nothing to measure")
-    if "future" in prefetcher.requires and future is None:
-        raise UserError(f"policy {spec} needs the recorded future")
-    prefetcher.start(model, history, future, np.random.default_rng(seed))
-    tally = score_plans(prefetcher, model, requests, batch_size)
-    distance = stated_distance(spec)
+    future = future_for(policy, spec, future)
+    policy = to_run(policy, spec, check=check)
+    hooks = Hooks(policy)
+    policy.start(setup_without_cache(model, np.random.default_rng(seed), history=history, future=future))
+    tallies, planned = score_plans(hooks, model, requests, batch_size, leads=leads)
     return PlanScores(
         policy=spec,
-        distance=tally.usual_lead() if distance is None else distance,
-        layers=tally.frame(),
-        note=prefetcher.note,
+        layers=pd.concat([tally.frame().assign(distance=lead) for lead, tally in tallies.items()], ignore_index=True),
+        charged=hooks.charged if planned else None,
+        note=policy.prefetcher.note,
     )
 
 
 def score_plans(
-    prefetcher: Prefetcher, model: ModelShape, requests: Iterable[RecordedRequest], batch_size: int = 1
-) -> Tally:
-    """Count what a prefetcher that has been started predicts of `requests`, and what they executed."""
+    hooks: Hooks,
+    model: ModelShape,
+    requests: Iterable[RecordedRequest],
+    batch_size: int = 1,
+    *,
+    leads: Collection[int] | None = None,
+) -> tuple[dict[int, Tally], bool]:
+    """By lead, what a policy that has been started predicts of `requests` and what they executed.
+
+    Without `leads`, these are all for which something was planned. Whether that was ever so comes second.
+    """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: at least 1 request is needed")
-    forecaster, tally = _Forecaster(prefetcher, model), Tally(model)
+    forecaster = _Forecaster(hooks, model)
+    tallies = {each: Tally(model) for each in (range(1, model.layers + 1) if leads is None else leads)}
     for step in fixed_batches(requests, batch_size):
-        tally.add(step, forecaster.iteration(step))
-    return tally
+        made = forecaster.iteration(step)
+        for each, tally in tallies.items():
+            tally.add(step, [_at(each, layer, plans) for layer, plans in enumerate(made)])
+    planned = sorted(forecaster.leads)
+    shown = leads if leads is not None else planned or [1]
+    return {each: tallies[each] for each in shown}, bool(planned)
+
+
+def _at(lead: int, layer: int, plans: Sequence[_Made]) -> _Made | None:
+    """Of the plans for a layer, in order, the one that counts at a lead; None for one that holds nothing."""
+    ahead = [made for made in plans if made.lead >= lead] if layer >= lead else plans
+    return ahead[-1] if ahead and len(ahead[-1].plan.experts) else None
 
 
 class _Forecaster:
-    """Tells a prefetcher what happens, and keeps the plan that stands for each layer."""
+    """Tells a policy what happens, and keeps the plans that it makes for each layer."""
 
-    def __init__(self, prefetcher: Prefetcher, model: ModelShape) -> None:
-        self._prefetcher = prefetcher
+    def __init__(self, hooks: Hooks, model: ModelShape) -> None:
+        self.leads: set[int] = set()  # for which something was planned
+        self._hooks = hooks
         self._layers = model.layers
         self._layer_now = -1
-        self._standing: dict[int, tuple[Prefetch, int]] = {}  # with their leads
+        self._events = 0
+        self._made: dict[int, list[_Made]] = {}  # for each layer, since its router spoke last
 
-    def iteration(self, step: Step) -> list[tuple[Prefetch, int] | None]:
-        """What stood for each layer of this iteration when its router spoke; None where nothing was planned."""
-        prefetcher, batch = self._prefetcher, step.batch
+    def iteration(self, step: Step) -> list[Sequence[_Made]]:
+        """The plans that had been made for each layer of this iteration when its router spoke."""
+        hooks, evictor, batch = self._hooks, self._hooks.policy.evictor, step.batch
         self._layer_now = -1
-        for request in step.starting:
-            prefetcher.on_request_start(request)
-        self._act(batch, prefetcher.on_batch(batch))
-        stood = []
+        evictor.on_batch(batch)
+        self._act(batch, hooks.begin_iteration(batch, step.starting))
+        made: list[Sequence[_Made]] = []
         for gate in gates_of(step):
-            self._act(batch, prefetcher.on_layer(batch, gate.layer))
-            stood.append(self._standing.pop(gate.layer, None))
+            self._act(batch, hooks.begin_layer(batch, gate.layer))
+            made.append(self._made.pop(gate.layer, ()))
             self._layer_now = gate.layer
-            self._act(batch, prefetcher.on_gate(batch, gate))
-        for _ in prefetcher.on_batch_end(batch, step.maps):
-            pass  # what learning costs
-        for request in step.ending:
-            prefetcher.on_request_end(request)
-        return stood
+            self._events += 1
+            evictor.touched(gate.layer, step.demands[gate.layer], float(self._events))  # events stand for time
+            self._act(batch, hooks.gated(batch, gate))
+        hooks.end_iteration(batch, step.maps, step.experts, step.ending)
+        return made
 
-    def _act(self, batch: Batch, actions: Iterable[Prefetch | Search]) -> None:
+    def _act(self, batch: Batch, actions: Actions) -> None:
         """As the engine does, in no time: answer each search when it is asked, deliver the answers afterwards."""
         answered = []
         for action in actions:
             if isinstance(action, Prefetch):
                 self._plan(action)
             else:
-                answered.append((action, self._prefetcher.search(action)))
+                answered.append((action, self._hooks.search(action)))
         for search, found in answered:
-            for plan in self._prefetcher.on_found(batch, self._layer_now, search, found):
+            for plan in self._hooks.found(batch, self._layer_now, search, found):
                 self._plan(plan)
 
     def _plan(self, plan: Prefetch) -> None:
-        """It replaces what stood for its layer; one for a layer that has been gated is for the next iteration."""
+        """One for a layer that has been gated is for the next iteration."""
+        ahead = plan.layer - self._layer_now
+        lead = ahead if ahead > 0 else ahead + self._layers
+        self._made.setdefault(plan.layer, []).append(_Made(plan, lead))
         if len(plan.experts):
-            lead = plan.layer - self._layer_now
-            self._standing[plan.layer] = plan, lead if lead > 0 else lead + self._layers
-        else:
-            self._standing.pop(plan.layer, None)
+            self.leads.add(lead)
 
 
 def tidy(found: Iterable[tuple[str, PlanScores]], expert_bytes: int) -> pd.DataFrame:
-    """A row per (policy, distance, kind of iteration, layer), each policy under the name that stands with it."""
+    """A row per (policy, distance, kind of iteration, layer), each policy under the name that comes with it."""
     frames = []
-    for policy, forecasts in found:
-        names = pd.DataFrame({"policy": policy, "distance": forecasts.distance}, index=forecasts.layers.index)
-        frames.append(pd.concat([names, forecasts.layers, rates(forecasts.layers, expert_bytes)], axis=1))
+    for policy, scores in found:
+        layers = scores.layers
+        names = pd.DataFrame({"policy": policy, "distance": layers["distance"]}, index=layers.index)
+        names["prediction_charged"] = pd.Series(scores.charged, index=layers.index, dtype="boolean")
+        frames.append(pd.concat([names, layers.drop(columns="distance"), rates(layers, expert_bytes)], axis=1))
     return pd.concat(frames, ignore_index=True)

@@ -1,7 +1,7 @@
 """Prediction quality of an experiment: every policy at every distance, on the requests that a run would serve."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sim.experiment import Experiment
 from sim.forecast.plan_scores import PlanScores, at_distance, measure, tidy
 from sim.forecast.tally import summarise_layers
 from sim.inputs import Routing, routing_of
+from sim.labels import NOT_CHARGED
 from sim.scenario import Scenario
 from traces.format.reader import Trace
 
@@ -32,6 +33,8 @@ class Quality:
     layers: pd.DataFrame
     notes: Mapping[str, Sequence[str]]
     """What a reader must know, with the policies that it is of."""
+    uncharged: Collection[str]
+    """Policies that plan without any search: where time is modelled, their predictions take none."""
     settings: Mapping[str, Any]
     """Everything that the rows depend on."""
 
@@ -62,22 +65,30 @@ def distances_of(text: str | None, layers: int) -> list[int]:
 def prediction_quality(experiment: Experiment, distance: str | None = None) -> Quality:
     """Measure what each policy predicts at each distance; of the scenarios only routing, policy and seed matter.
 
-    A policy whose distance is fixed, by itself or by a setting, is measured at that.
+    A policy whose distance is fixed, by itself or by a setting, is measured at every lead for which it plans; of these,
+    at the distances asked for, if it plans for any of them.
     """
     scenarios = experiment.scenarios()
     first, *others = scenarios
     routing = routing_of(first, *(other.policy for other in others))
     shape = routing.trace.shape
     distances = distances_of(distance, shape.layers)
-    specs = {at_distance(each.policy, one): each.policy for each in scenarios for one in distances}
+    specs: dict[str, tuple[str, int | None]] = {}
+    for each in scenarios:
+        for one in distances:
+            spec = at_distance(each.policy, one)
+            specs[spec] = each.policy, None if spec == each.policy else one
     for spec in specs:
         make_policy(spec)  # mistakes are reported before the first has run
-    found = [(policy, _scores(spec, routing, first)) for spec, policy in specs.items()]
+    found = [(policy, _scores(spec, lead, routing, first)) for spec, (policy, lead) in specs.items()]
+    if distance is not None:
+        found = [(policy, scores.at(distances)) for policy, scores in found]
     return Quality(
         trace=routing.trace,
         requests=len(routing.requests),
         layers=tidy(found, shape.expert_bytes),
         notes=_notes(found),
+        uncharged={policy for policy, scores in found if scores.charged is False},
         settings={
             "experiment": to_data(experiment),
             "distances": distances,
@@ -88,22 +99,25 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
     )
 
 
-def _scores(spec: str, routing: Routing, scenario: Scenario) -> PlanScores:
+def _scores(spec: str, lead: int | None, routing: Routing, scenario: Scenario) -> PlanScores:
     with threadpool_limits(1), bar(spec, len(routing.requests)) as done:  # one thread, as in a simulation
         return measure(
             spec,
             routing.trace.shape,
             counted(routing.requests, done),
+            leads=None if lead is None else (lead,),
             history=routing.history,
             future=routing.future,
             batch_size=scenario.batch_size,
             seed=scenario.seed,
+            check=scenario.check,
         )
 
 
 def _notes(found: Sequence[tuple[str, PlanScores]]) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = {}
-    for policy, forecasts in found:
-        if forecasts.note and policy not in notes.setdefault(forecasts.note, []):
-            notes[forecasts.note].append(policy)
+    for policy, scores in found:
+        for note in (scores.note, f"{NOT_CHARGED.text}; {NOT_CHARGED.note}" if scores.charged is False else ""):
+            if note and policy not in notes.setdefault(note, []):
+                notes[note].append(policy)
     return notes

@@ -1,16 +1,21 @@
 """Recall over prefetch distance, drawn."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from common.figures import SERIES, figure, legend, panels, save
+from sim.labels import NOT_CHARGED
 
 MEASURES = {"recall": "executed experts that were planned [%]", "recall_at_k": "executed experts among the first K [%]"}
 
 
-def draw(summary: pd.DataFrame, title: str, path: Path) -> None:
-    """Draw recall over distance, a line per policy: solid for the layers from the distance on, dotted for all."""
+def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection[str] = ()) -> None:
+    """Draw recall over distance, a line per policy: solid for the layers from the distance on, dotted for all.
+
+    The legend says of the policies that are `uncharged` that their prediction time is not charged.
+    """
     phases = [each for each in (False, True) if (summary["prefill"] == each).any()]
     drawn = figure(11, 0.8 + 3.6 * len(phases))
     grid = panels(drawn, len(phases), len(MEASURES), sharex=True, sharey="row")
@@ -18,8 +23,9 @@ def draw(summary: pd.DataFrame, title: str, path: Path) -> None:
         for axes, (measure_name, label) in zip(row, MEASURES.items(), strict=True):
             shown = summary[summary["prefill"] == prefill]
             for number, (policy, each) in enumerate(shown.groupby("policy", sort=False)):
+                name = f"{policy}\n({NOT_CHARGED.text})" if policy in uncharged else str(policy)
                 color, distance = SERIES[number % len(SERIES)], each["distance"]
-                axes.plot(distance, each[f"{measure_name}_ahead"] * 100, "o-", color=color, label=policy, markersize=4)
+                axes.plot(distance, each[f"{measure_name}_ahead"] * 100, "o-", color=color, label=name, markersize=4)
                 axes.plot(distance, each[measure_name] * 100, ":", color=color)
             axes.set(xlabel="prefetch distance [layers]", ylabel=label, title="prefill" if prefill else "decode")
             axes.grid(alpha=0.3)

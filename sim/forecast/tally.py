@@ -19,7 +19,6 @@ class Tally:
         self._model = model
         self._counts = np.zeros((2, model.layers, len(COUNTS)), np.int64)
         self._tokens = [0, 0]
-        self._leads = np.zeros(model.layers + 1, np.int64)
 
     def add(self, step: Step, stood: Sequence[tuple[Prefetch, int] | None]) -> None:
         """Compare an iteration with the plan, and its lead, that stood for each layer."""
@@ -43,7 +42,6 @@ class Tally:
 
         prefill = int(step.batch.prefill.any())
         self._tokens[prefill] += len(step.experts)
-        self._leads += np.bincount(leads, minlength=model.layers + 1)
         counts: dict[str, Any] = {
             "events": 1,
             "planned_events": leads > 0,
@@ -55,12 +53,6 @@ class Tally:
         }
         for place, name in enumerate(COUNTS):
             self._counts[prefill, :, place] += counts[name]
-
-    def usual_lead(self) -> int:
-        """The most frequent lead of all plans, the shortest of several; 0 if nothing was ever planned."""
-        leads = self._leads.copy()
-        leads[0] = 0
-        return int(leads.argmax())
 
     def frame(self) -> pd.DataFrame:
         """A row per kind of iteration that there was, and layer."""

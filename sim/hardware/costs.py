@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from policies.types import Search
+from policies.types import ModelShape, Rates, Search
 
 _SEARCH_NUMBER_BYTES = 4  # the store is float32
 
@@ -19,7 +19,7 @@ class Cost(Protocol):
         ...
 
     def exchange_s(self, tokens: int) -> float:
-        """What follows the last expert of a layer."""
+        """Activation exchange between GPUs after a layer's experts."""
         ...
 
     def head_s(self, rows: int) -> float:
@@ -33,6 +33,22 @@ class Cost(Protocol):
     def search_s(self, search: Search) -> float:
         """A search, or a store update."""
         ...
+
+
+def rates_of(cost: Cost, model: ModelShape, gpus: int) -> Rates:
+    """What a policy may know of a machine: times of copies, of a layer and of searches.
+
+    A layer of T tokens takes as many experts as it can, min(K · T, J), dealt evenly to the GPUs, and each expert an
+    equal share of the tokens; nothing is cached from before.
+    """
+
+    def layer_s(tokens: int) -> float:
+        executed = model.top_k * tokens
+        experts = min(executed, model.experts)
+        experts_s = -(-experts // gpus) * cost.expert_s(-(-executed // experts))
+        return cost.dense_s(tokens, tokens, tokens * (tokens + 1) // 2) + experts_s + cost.exchange_s(tokens)
+
+    return Rates(copy_s=cost.copy_s, layer_s=layer_s, search_s=cost.search_s)
 
 
 def comparing_s(search: Search, bytes_per_s: float, flops_per_s: float) -> float:

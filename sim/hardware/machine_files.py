@@ -10,7 +10,7 @@ from sim.hardware.machine import Machine
 def machine_named(text: str) -> Machine:
     """A preset by its name, or what is in a file whose name ends in `.toml`: a data sheet, or a measured profile.
 
-    A file is what most of its keys say; those that both kinds have do not count.
+    The kind is the one with more keys of its own; shared keys do not count.
     """
     if not text.endswith(".toml"):
         return presets.preset(text)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.figures import HIT, LATE, MISS, figure, legend, panels, save
-from sim.results.labels import labels
+from sim.labels import labels
 from sim.results.result import Result
 from traces.format import provenance
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from common.tables import numbers, text_table
-from sim.results.labels import footnotes, marked
+from sim.labels import footnotes, marked
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.result import Result
 from sim.results.summary import Summary

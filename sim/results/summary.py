@@ -58,6 +58,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "expert_slots": run.expert_slots,
         "fits": inputs.memory.fits(run.expert_slots * inputs.model.expert_bytes) if inputs.memory else None,
         "preloaded": run.preloaded,
+        "prediction_charged": run.prediction_charged,
         "requests": len(run.requests),
         "iterations": len(run.iterations),
         "output_tokens": tokens,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, Prefetch, RecordedRequest, Search
 from sim.__main__ import main as sim
+from tests.support.builders import setup_of
 from tests.support.shared_data import GPT_OSS
 from traces.__main__ import main as traces
 from traces.format.reader import Requests, Trace, split
@@ -198,7 +199,7 @@ def test_recall_of_the_nearest_map_is_about_six_in_ten(trace: Path) -> None:
     history, simulated = split(opened.request_ids, 0.7, np.random.default_rng(0))
     prefetcher = ExpertMapPrefetcher(learn=False)
     assert (prefetcher.prefetch_distance, prefetcher.capacity, prefetcher.fill) == (DISTANCE, CAPACITY, "random")
-    prefetcher.start(opened.shape, Requests(opened, history), None, np.random.default_rng(0))
+    prefetcher.start(setup_of(opened.shape, Requests(opened, history)))
     hits = total = 0
     for request in simulated[::10]:
         recorded = opened.read(request)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from policies.base import Evictor, Policy, Prefetcher
+from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
-from policies.types import Found, Prefetch, Search
+from policies.types import Prefetch
 
 
 def with_lru(prefetcher):
@@ -14,8 +14,8 @@ def with_lru(prefetcher):
 class Planner(Prefetcher):
     """Plans the likeliest expert of the next layer by what `seen` says of it, `[J]`."""
 
-    def start(self, model, history, future, rng):
-        self.layers, self.experts = model.layers, model.experts
+    def start(self, setup):
+        self.layers, self.experts = setup.model.layers, setup.model.experts
 
     def on_gate(self, batch, gate):
         layer = gate.layer + 1
@@ -70,8 +70,8 @@ class Forgetful(Planner):
 
     block = 4
 
-    def start(self, model, history, future, rng):
-        super().start(model, history, future, rng)
+    def start(self, setup):
+        super().start(setup)
         self.known = {}
 
     def predict_block(self, batches, maps):
@@ -85,9 +85,9 @@ class Forgetful(Planner):
 class Hasty(Planner):
     """Learns from each gate at once, not when its iteration has ended, and never forgets whose it was."""
 
-    def start(self, model, history, future, rng):
-        super().start(model, history, future, rng)
-        self.sum = np.zeros(model.experts)
+    def start(self, setup):
+        super().start(setup)
+        self.sum = np.zeros(setup.model.experts)
 
     def seen(self, batch, gate):
         self.sum += gate.probs[0]
@@ -97,41 +97,7 @@ class Hasty(Planner):
 class Greedy(Planner):
     """Asks for columns that it may not get."""
 
-    requires = frozenset({"embedding", "lookahead", "future"})
-
-
-FAULTS = {
-    "a weight that is not a number": Prefetch(0, [0, 1], [1.0, np.nan]),
-    "an infinite weight": Prefetch(0, [0, 1], [np.inf, 1.0]),
-    "a negative weight": Prefetch(0, [0, 1], [0.5, -0.5]),
-    "an expert twice": Prefetch(0, [1, 1], [0.5, 0.5]),
-    "an expert too many": Prefetch(0, [6], [0.5]),
-    "an expert before the first": Prefetch(0, [-1], [0.5]),
-    "a layer too many": Prefetch(4, [0], [0.5]),
-    "a layer before the first": Prefetch(-1, [0], [0.5]),
-    "a weight too few": Prefetch(0, [0, 1], [0.5]),
-    "a belief of another shape": Prefetch(0, [0], [0.5], np.full(5, 0.2)),
-    "a belief that is not a number": Prefetch(0, [0], [0.5], np.full(6, np.nan)),
-    "a search without rows": Search("match", -1, 0, 4, 1),
-    "something else": Found(np.zeros(1, int), np.zeros(1)),
-}
-
-
-class Faulty(Prefetcher):
-    """Wishes for what cannot be: a fault of `FAULTS`."""
-
-    def __init__(self, fault):
-        self.fault = fault
-
-    def on_batch(self, batch):
-        return (FAULTS[self.fault],)
-
-
-class Scoreless(Evictor):
-    """Scores an expert by what is not a number."""
-
-    def touched(self, layer, experts, now_s):
-        self.scores[layer * self.experts + experts[0]] = np.nan
+    requires = frozenset({"embedding", "lookahead_1", "future"})
 
 
 def block_peeker():
@@ -172,13 +138,3 @@ def hasty():
 def greedy():
     """Needs everything."""
     return with_lru(Greedy())
-
-
-def faulty(fault: str = "an expert twice"):
-    """Wishes for the impossible."""
-    return with_lru(Faulty(fault))
-
-
-def scoreless():
-    """Scores that are not numbers."""
-    return Policy(prefetcher=Prefetcher(), evictor=Scoreless())

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from policies.base import Evictor, Policy, Prefetcher
-from policies.types import ModelShape, Prefetch, RecordedRequest
+from policies.cache.setup_without_cache import setup_without_cache
+from policies.types import ModelShape, Prefetch, RecordedRequest, Setup
 from sim.hardware.data_sheet import DataSheetMachine, Gpu, Link, SearchRates
 
 US = 1e-6
@@ -82,6 +83,11 @@ def with_lookahead(recorded: RecordedRequest, *distances: int) -> RecordedReques
         ahead[distance] = np.zeros_like(recorded.gate)
         ahead[distance][:, :-distance] = recorded.gate[:, distance:]
     return replace(recorded, lookahead=ahead)
+
+
+def setup_of(model: ModelShape, history=None, future=None, rng: np.random.Generator | None = None) -> Setup:
+    """What a policy is told where nothing runs: one GPU with room for all, and nothing there."""
+    return setup_without_cache(model, rng or np.random.default_rng(0), history=history, future=future)
 
 
 class KnownFuture:

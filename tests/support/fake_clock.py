@@ -37,7 +37,7 @@ class FakeClock:
     def now_s(self) -> float:
         return self._now_s
 
-    def condition(self, lock: threading.Lock) -> "_Condition":
+    def condition(self, lock: "threading.RLock") -> "_Condition":
         return _Condition(self, lock)
 
     def start(self, run: Callable[[], None], name: str) -> "_Joinable":
@@ -88,7 +88,7 @@ class FakeClock:
 
 
 class _Condition:
-    def __init__(self, clock: FakeClock, lock: threading.Lock) -> None:
+    def __init__(self, clock: FakeClock, lock: "threading.RLock") -> None:
         self._clock = clock
         self._lock = lock
         self._waiting: deque[_Task] = deque()
@@ -102,6 +102,10 @@ class _Condition:
     def notify(self) -> None:
         if self._waiting:
             self._clock._ready.append(self._waiting.popleft())
+
+    def notify_all(self) -> None:
+        while self._waiting:
+            self.notify()
 
 
 class _Joinable:

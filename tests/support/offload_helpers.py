@@ -12,6 +12,7 @@ from policies.cache.expert_cache import ExpertCache
 from policies.cache.residency import RESIDENT
 from policies.registry import make_policy
 from policies.types import Batch, Gate, Prefetch
+from tests.support.builders import setup_of
 from tests.support.tiny_models import UNKNOWN, VOCABULARY, tiny_model, tiny_tokenizer
 from traces.capture.generation import Generated, TokenizedPrompt, generate, generation_config
 from traces.capture.model_loading import LoadedModel
@@ -35,6 +36,7 @@ class SimpleDriver:
         self.starting: list[Sequence[int]] = []
         self.ending: list[Sequence[int]] = []
         self.maps: list[np.ndarray] = []
+        self.experts: list[np.ndarray] = []
         self.gates: list[list[Gate]] = []
         self.demands: list[list[list[int]]] = []
         self.layers: list[list[int]] = []
@@ -77,8 +79,9 @@ class SimpleDriver:
     def computed(self, expert: int) -> None:
         self._computed = expert
 
-    def end_iteration(self, maps: np.ndarray, ending: Sequence[int]) -> None:
+    def end_iteration(self, maps: np.ndarray, experts: np.ndarray, ending: Sequence[int]) -> None:
         self.maps.append(maps)
+        self.experts.append(experts)
         self.ending.append(ending)
 
     def _copy(self, most: int) -> None:
@@ -113,7 +116,7 @@ def driven(
     """A cache of least recently used experts with so many slots per device, and what it decides on."""
     shape = offloaded.shape
     evictor = make_policy("lru").evictor
-    evictor.start(shape, None)
+    evictor.start(setup_of(shape))
     cache = ExpertCache(shape, evictor, slots=slots, chunk_bytes=chunk_bytes)
     arena = Arena(offloaded.records, slots=slots, devices=["cpu"] * len(slots), chunk_bytes=cache.chunk_bytes)
     return SimpleDriver(cache, arena.move, seed=seed), arena

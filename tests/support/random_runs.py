@@ -10,11 +10,12 @@ from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache, Observer
 from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.types import Prefetch
 from sim.engine.batching import Step, fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from tests.support.builders import machine, random_requests, shape
+from tests.support.builders import machine, random_requests, setup_of, shape
 
 
 class Erratic(Prefetcher):
@@ -87,7 +88,7 @@ def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Obser
         "whole_demands": bool(rng.integers(2)),
         "copy_key": [None, lambda *waiting: hash(waiting) % 7][int(rng.integers(2))],
     }
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     cache = ObservedCache(
         model,
         evictor,
@@ -99,5 +100,6 @@ def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Obser
     cost = machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6).cost(model)
     recorder = Recorder()
     steps = list(fixed_batches(requests, 1 + seed % 2))
-    Engine(policy=policy, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
+    hooks = Hooks(policy)
+    Engine(hooks=hooks, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
     return Run(cache, steps, recorder)

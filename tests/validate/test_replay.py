@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from policies.base import Policy
 from sim.__main__ import main as sim
 from sim.engine.batching import fixed_batches
 from sim.hardware.profile import read_profile, write_profile
@@ -300,3 +301,47 @@ def test_ctrl_c_in_mid_generation_ends_within_a_second_with_one_line(checkpoint,
     assert done.stderr.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in done.stderr
     assert not out.exists()
+
+
+# ---- policies from outside -------------------------------------------------------------------------------------------
+
+MISUSED = {
+    "a layer before the first": "on_batch, iteration 0: the layer of a Prefetch must be from 0 to 2, value -1",
+    "an expert twice": "on_batch, iteration 0: a Prefetch of layer 0 has expert 1 twice",
+    "on_gate returns a tuple": "on_gate, iteration 0, layer 0: returned 1, which is neither a Prefetch nor a Search",
+    "on_layer returns nothing": "on_layer, iteration 0, layer 0: returned None; "
+    "it must return a list of Prefetch and Search, () for nothing",
+    "touched fails": "touched, layer 0: ZeroDivisionError: integer division or modulo by zero",
+}
+
+
+@pytest.mark.parametrize("kind", MISUSED)
+def test_what_a_policy_may_not_say_ends_a_replay_with_one_line(checkpoint, capsys, kind):
+    spec = f"tests.support.misused_policies:misused,kind={kind}"
+    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8)) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: policy {spec}: {MISUSED[kind]}"
+
+
+def test_a_policy_is_told_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_path, monkeypatch):
+    """With shared state, its own order of copies and a look at the cache: all that the contract has."""
+    seen = []
+    start = Policy.start
+    monkeypatch.setattr(Policy, "start", lambda self, setup: (seen.append(setup), start(self, setup)))
+    words = ("--cache-experts", 8, "--policy", "tests.support.learned_policy:learned,least_p=0.2", "--check")
+    trace = tmp_path / "replayed.trace"
+    found = replayed(checkpoint, capsys, *words, "--record", trace)
+    assert [setup.rates for setup in seen] == [None] * len(seen)
+    (own,) = found.values()
+    assert own["prefetched_copies"] > 0
+    assert own["prediction_charged"] is True
+
+    seen.clear()
+    shape, profile = Trace.open(trace).shape, tmp_path / "machine.toml"
+    write_profile(profile, flat_profile(shape))
+    replayed(checkpoint, capsys, *words, "--profile", profile)
+    assert {setup.rates.copy_s(shape.expert_bytes) for setup in seen} == {10.0}
+    assert {setup.rates.layer_s(1) for setup in seen} == {5.0 + shape.top_k * 4.0 + 1.0}
+
+    assert validate(arguments(checkpoint, *words, "--profile", profile, "--devices", 2)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: --profile: was measured with 1 logical device, this run has 2 logical devices"

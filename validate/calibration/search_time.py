@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.cache.setup_without_cache import setup_without_cache
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest, Search
 
@@ -43,7 +44,7 @@ def _points(model: ModelShape, capacity: int, rows: int, rng: np.random.Generato
     """Bytes read from the store and seconds, for a semantic search, trajectory searches and an update."""
     history = _random_request(model, capacity, rng)
     prefetcher = ExpertMapPrefetcher(capacity=capacity, prefetch_distance=min(3, model.layers))
-    prefetcher.start(model, [history], None, rng)
+    prefetcher.start(setup_without_cache(model, rng, history=[history]))
     some = _random_request(model, rows, rng)
     assert some.embedding is not None
     batch = Batch(
@@ -72,7 +73,7 @@ def _points(model: ModelShape, capacity: int, rows: int, rng: np.random.Generato
         timed(-1, prefetcher.on_batch)
         for gate in gates:
             timed(gate.layer, prefetcher.on_gate, gate)
-        timed(model.layers, prefetcher.on_batch_end, maps)
+        timed(model.layers, prefetcher.on_batch_end, maps, some.experts)
     return [(sizes[kind], float(np.median(seconds[kind]))) for kind in sizes]
 
 

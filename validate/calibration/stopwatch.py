@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from policies.types import Batch, Float, Gate
+from policies.types import Batch, Float, Gate, Int
 from validate.driver.threaded_driver import Driver
 
 
@@ -58,7 +58,7 @@ class Stopwatch(Driver):
         times.over_s = now_s()
         self.passes[-1].layers.append(times)
 
-    def end_iteration(self, maps: Float, ending: Sequence[int]) -> None:
+    def end_iteration(self, maps: Float, experts: Int, ending: Sequence[int]) -> None:
         """Timed."""
-        super().end_iteration(maps, ending)
+        super().end_iteration(maps, experts, ending)
         self.passes[-1].ended_s = self._clock.now_s()

@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 from common.commands import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError
 from sim.experiment import Experiment
-from sim.scenario_options import FIELDS, takes_scenario
+from sim.scenario_options import FIELDS, MACHINE, takes_scenario
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget
 from traces.pocket import DEMO_PROMPTS
@@ -33,6 +33,7 @@ def replay(
     choice: Annotated[PromptChoice, under(PROMPTS)] = ALL_PROMPTS,
     lengths: Annotated[Lengths, under(GENERATION)] = Lengths(),
     lookahead: Annotated[tuple[int, ...], Parameter(group=GENERATION)] = (),
+    profile: Annotated[Path | None, Parameter(group=MACHINE)] = None,
     record: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     overwrite: Annotated[bool, Parameter(group=OUTPUT)] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
@@ -50,6 +51,8 @@ def replay(
         built-in, lmsys-chat-1m, a file … (see `traces prompts`). By default, models of this project have theirs.
     lookahead
         Also apply the router of layer l+D to what router l sees, for policies that speculate; several as in 1,3.
+    profile
+        What `validate calibrate` measured here, FILE.toml: from it policies know what copies, layers and searches take.
     record
         Keep the routing as a trace, NAME.trace, for `sim run` to simulate.
     overwrite
@@ -80,7 +83,7 @@ def replay(
         )
         from validate.replay import replay as measure
 
-        comparison = measure(experiment, testbed, collection, found)
+        comparison = measure(experiment, testbed, collection, found, profile=profile)
     if out:
         comparison.write(out)
     print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from common.tables import number, text_table
-from sim.results.labels import footnotes, marked
+from sim.labels import footnotes, marked
 from sim.results.summary import Summary
 from traces.format import provenance
 from validate.comparison.errors_by_metric import COUNTS, METRICS, Metric

@@ -26,7 +26,7 @@ class Clock:
         """Seconds since the creation."""
         return time.perf_counter() - self._start_s
 
-    def condition(self, lock: threading.Lock) -> threading.Condition:
+    def condition(self, lock: "threading.RLock") -> threading.Condition:
         """What threads wait for and are woken by, under `lock`."""
         return threading.Condition(lock)
 

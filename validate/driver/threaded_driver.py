@@ -4,23 +4,25 @@
     a thread per link        asks its device for the next copy and moves it
     the predictor's thread   hears what happens, in order, and plans; the model waits for it only if the policy says so
 
-One lock guards the cache; a prefetcher is only ever called by the predictor's thread. There is no torch here: bytes are
-moved by a function that is passed in, and what is done with an expert that has arrived is the caller's.
+One lock guards the cache. A prefetcher is only ever called by the predictor's thread, beside the cache, but for
+`on_found`, which is called under the lock. An evictor is called by the cache. There is no torch here: bytes are moved
+by a function that is passed in, and what is done with an expert that has arrived is the caller's.
 """
 
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher
 from policies.cache.device import Device
 from policies.cache.expert_cache import ExpertCache
-from policies.types import Batch, Copy, Float, Found, Gate, Prefetch, Search
+from policies.cache.standstill import standstill
+from policies.hooks import Actions, Hooks
+from policies.types import Batch, Copy, Demand, Float, Found, Gate, Int, Prefetch, Search
 from sim.engine.recorder import Recorder
 from validate.driver.clock import Clock, Thread
 
@@ -36,9 +38,9 @@ class _Moment(NamedTuple):
 
 
 class _Event(NamedTuple):
-    """Something that the prefetcher has to hear."""
+    """Something that the predictor's thread has to do: call one of the hooks, or charge what the evictor has done."""
 
-    hook: str
+    call: str
     arguments: tuple[Any, ...]
     batch: Batch
     moment: _Moment
@@ -64,22 +66,20 @@ class Driver:
     def __init__(
         self,
         *,
-        policy: Policy,
+        hooks: Hooks,
         cache: ExpertCache,
         move: Callable[[Copy], None],
         recorder: Recorder,
         clock: Clock,
     ) -> None:
         self.cache = cache
-        self._policy = policy
-        self._prefetcher = policy.prefetcher
+        self._policy = hooks.policy
+        self._hooks = hooks
         self._move = move
         self._recorder = recorder
         self._clock = clock
-        kind = type(policy.prefetcher)
-        self._heard = {hook for hook in _HOOKS if getattr(kind, hook) is not getattr(Prefetcher, hook)}
 
-        self._lock = threading.Lock()
+        self._lock = cache.lock = threading.RLock()  # `on_found` is called under it and may look at the cache
         self._model = clock.condition(self._lock)
         self._predictor = clock.condition(self._lock)
         self._links = [_Link(device, clock.condition(self._lock)) for device in cache.devices]
@@ -92,6 +92,8 @@ class Driver:
         self._unanswered = 0  # searches and updates that it works on
         self._batch: Batch | None = None
         self._arrived: deque[int] = deque()  # experts that the running layer waited for
+        self._experts: Sequence[int] = ()  # that the running layer demands
+        self._given = 0  # of them to be computed
         self._uncomputed = 0
 
     def __enter__(self) -> Self:
@@ -100,15 +102,16 @@ class Driver:
         for link in self._links:
             name = f"link {link.device.gpu}"
             self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link), name), name))
-        if self._heard:
-            name = "predictor"
-            self._threads.append(self._clock.start(partial(self._guarded, self._predict, name), name))
+        name = "predictor"
+        self._threads.append(self._clock.start(partial(self._guarded, self._predict, name), name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
+            while error is None and self._unheard and self._failure is None:  # what was said last is heard
+                self._model.wait()
             self._stopped = True
             self._wake_all()
         for thread in self._threads:
@@ -126,19 +129,18 @@ class Driver:
             self._batch, self._starting = batch, starting
             self._start_s, self._wait_s = self._clock.now_s(), 0.0
             self.cache.begin_iteration(batch, self._start_s)
-            for request in starting:
-                self._tell("on_request_start", request)
-            self._tell("on_batch", batch)
+            self._charge()
+            self._tell("begin_iteration", batch, starting)
             self._wake()
 
     def begin_layer(self, layer: int) -> None:
         """A layer begins, before its attention; returns when the policy lets it start."""
         blocking = self._policy.blocking_prefetch
-        if not blocking and "on_layer" not in self._heard:
+        if not blocking and "begin_layer" not in self._hooks.heard:
             return
         with self._lock:
             self._check()
-            self._tell("on_layer", self._batch, layer)
+            self._tell("begin_layer", self._batch, layer)
             self._wake()
             if blocking:
                 self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
@@ -152,29 +154,32 @@ class Driver:
         layer = gate.layer
         with self._lock:
             self._check()
-            self._layer, self._experts, self._uncomputed = layer, experts, len(experts)
+            self._layer, self._experts = layer, experts
+            self._given, self._uncomputed = 0, len(experts)
             self._arrived.clear()
             demand = self.cache.demand(layer, experts, self._clock.now_s())
             self._in_waves = demand.waves > 1
-            self._tell("on_gate", self._batch, gate)
+            self._charge()
+            self._tell("gated", self._batch, gate)
             self._wake()
             if self._policy.blocking_prediction:
                 self._wait_while(lambda: bool(self._unheard or self._unanswered))
-        missing = len(experts) - len(demand.hits)
-        if self._policy.compute_on_arrival or self._in_waves:
-            yield from demand.hits
-            for _ in range(missing):
-                yield self._next_arrived()
-        else:
-            for _ in range(missing):
-                self._next_arrived()
-            yield from experts
+        for expert in self._ready(demand):
+            self._given += 1
+            yield expert
         with self._lock:
-            self._wait_while(lambda: bool(self._uncomputed), counted=False)
+            while self._uncomputed:  # whoever computes says so
+                self._check()
+                self._model.wait()
+            self._check()
 
     def computed(self, expert: int) -> None:
         """An expert of the running layer has been computed: with the last of them, or in waves, slots become free."""
         with self._lock:
+            # A link that has been asked takes its slot first, as it would if it were as quick as a decision.
+            while self._in_waves and any(link.asked for link in self._links):
+                self._check()
+                self._model.wait()
             self._uncomputed -= 1
             if self._uncomputed and not self._in_waves:
                 return
@@ -182,18 +187,31 @@ class Driver:
             self.cache.release(self._layer, [expert] if self._uncomputed else self._experts, now_s, now_s)
             self._wake()
             if not self._uncomputed:
-                self._model.notify()
+                self._model.notify_all()
 
-    def end_iteration(self, maps: Float, ending: Sequence[int]) -> None:
-        """An iteration has ended: `maps` `[T, L, J]` is what its routers said, `ending` are requests that it ends."""
+    def end_iteration(self, maps: Float, experts: Int, ending: Sequence[int]) -> None:
+        """An iteration has ended, the last of the requests `ending`.
+
+        `maps` `[T, L, J]` is what its routers said, `experts` `[T, L, K]` what it executed.
+        """
         with self._lock:
             self._check()
             assert self._batch is not None
             now_s = self._clock.now_s()
             self._recorder.iteration(self._batch, self._starting, self._start_s, now_s, self._wait_s, self.cache.counts)
-            self._tell("on_batch_end", self._batch, maps)
-            for request in ending:
-                self._tell("on_request_end", request)
+            self._tell("end_iteration", self._batch, maps, experts, ending)
+
+    def _ready(self, demand: Demand) -> Iterator[int]:
+        """The experts of the running layer in the order in which they are to be computed, each when it is there."""
+        missing = len(self._experts) - len(demand.hits)
+        if self._policy.compute_on_arrival or self._in_waves:
+            yield from demand.hits
+            for _ in range(missing):
+                yield self._next_arrived()
+        else:
+            for _ in range(missing):
+                self._next_arrived()
+            yield from self._experts
 
     def _next_arrived(self) -> int:
         """The next expert that has arrived for the running layer."""
@@ -201,15 +219,23 @@ class Driver:
             self._wait_while(lambda: not self._arrived)
             return self._arrived.popleft()
 
-    def _wait_while(self, condition: Callable[[], bool], *, counted: bool = True) -> None:
-        """Wait under the lock; `counted` time is told as `wait_s`."""
+    def _wait_while(self, condition: Callable[[], bool]) -> None:
+        """Wait under the lock; the time is reported as `wait_s`. A `UserError` if nothing is left that could end it."""
         since_s = self._clock.now_s()
         while condition():
             self._check()
+            if self._stands_still():
+                assert self._batch is not None
+                raise standstill(self.cache, self._batch.iteration, self._clock.now_s())
             self._model.wait()
         self._check()
-        if counted:
-            self._wait_s += self._clock.now_s() - since_s
+        self._wait_s += self._clock.now_s() - since_s
+
+    def _stands_still(self) -> bool:
+        """Whether all other threads wait too, for nothing that has been asked of them, and no expert is computed."""
+        working = any(link.asked or not link.idle for link in self._links)
+        computing = self._given + self._uncomputed > len(self._experts)
+        return not (working or computing or self._unheard or self._unanswered)
 
     # ---- the links' threads --------------------------------------------------------------------------------------
 
@@ -237,8 +263,7 @@ class Driver:
             link.asked = False
             copy = None if self._stopped else link.device.next_copy(self._clock.now_s())
             link.idle = copy is None
-            if link.idle:
-                self._model.notify()  # a layer does not wait for prefetches that find no slot
+            self._model.notify_all()  # it has taken its slot, or a layer need not wait for prefetches that find none
             return copy
 
     def _landed(self, link: _Link, copy: Copy) -> Copy | None:
@@ -246,35 +271,45 @@ class Driver:
         device = link.device
         with self._lock:
             now_s = self._clock.now_s()
-            if device.copied(copy, now_s):
-                if copy.demanded:
-                    self._arrived.append(copy.number % self.cache.model.experts)
-                self._model.notify()
+            complete = device.copied(copy, now_s)
+            if complete and copy.demanded:
+                self._arrived.append(copy.number % self.cache.model.experts)
             following = None if self._stopped else device.next_copy(now_s)
             link.idle = following is None
+            if complete or link.idle:
+                self._model.notify_all()
             return following
 
     # ---- the predictor's thread ----------------------------------------------------------------------------------
 
-    def _tell(self, hook: str, *arguments: Any) -> None:
+    def _tell(self, call: str, *arguments: Any) -> None:
         """Let the prefetcher hear of something, unless it does not listen."""
-        if hook in self._heard:
-            assert self._batch is not None
-            self._events.append(_Event(hook, arguments, self._batch, self._now()))
-            self._unheard += 1
-            self._predictor.notify()
+        if call in self._hooks.heard:
+            self._enqueue(call, arguments)
+
+    def _charge(self) -> None:
+        """Let the evictor's work take its time after what was asked before."""
+        if self.cache.work:
+            self._enqueue("charge", tuple(self.cache.work))
+            self.cache.work.clear()
+
+    def _enqueue(self, call: str, arguments: tuple[Any, ...]) -> None:
+        assert self._batch is not None
+        self._events.append(_Event(call, arguments, self._batch, self._now()))
+        self._unheard += 1
+        self._predictor.notify()
 
     def _predict(self) -> None:
         while (event := self._next_event()) is not None:
-            actions: Iterable[Prefetch | Search] | None = getattr(self._prefetcher, event.hook)(*event.arguments)
-            for action in actions or ():
-                if isinstance(action, Prefetch):
-                    self._plan([action], event.moment)
-                else:
-                    self._work_on(action, event)
+            if event.call in ("charge", "end_iteration"):
+                updates = event.arguments if event.call == "charge" else self._hooks.end_iteration(*event.arguments)
+                for update in updates:
+                    self._take_time(update, self._finished)
+            else:
+                self._act(getattr(self._hooks, event.call)(*event.arguments), event)
             with self._lock:
                 self._unheard -= 1
-                self._model.notify()
+                self._model.notify_all()
 
     def _next_event(self) -> _Event | None:
         with self._lock:
@@ -282,35 +317,41 @@ class Driver:
                 self._predictor.wait()
             return None if self._stopped else self._events.popleft()
 
-    def _work_on(self, search: Search, event: _Event) -> None:
-        """Answer a search; an update has done its work already and is only counted."""
-        answered: Callable[[], None] = self._finished
-        if event.hook != "on_batch_end":
-            answered = partial(self._found, event.batch, search, self._prefetcher.search(search))
+    def _act(self, actions: Actions, event: _Event) -> None:
+        for action in actions:
+            if isinstance(action, Prefetch):
+                self._plan(action, event.moment)
+            else:
+                self._take_time(action, partial(self._found, event.batch, action, self._hooks.search(action)))
+
+    def _take_time(self, search: Search, then: Callable[[], None]) -> None:
+        """Go on when the search has taken its time: a real one has taken it when it is answered."""
         with self._lock:
             self._unanswered += 1
-        self._clock.served(search, answered)
+        self._clock.served(search, then)
 
     def _found(self, batch: Batch, asked: Search, found: Found) -> None:
+        """A search has ended: the cache stands still while the policy makes of it what it will."""
         with self._lock:
-            moment = self._now()
-            layer_now = moment.layer if batch is self._batch else self.cache.model.layers
-        self._plan(self._prefetcher.on_found(batch, layer_now, asked, found), moment)
-        self._finished()
+            layer_now = self.cache.layer_now if batch is self._batch else self.cache.model.layers
+            for prefetch in self._hooks.found(batch, layer_now, asked, found):
+                self.cache.plan(prefetch, self._clock.now_s())
+            self._wake()
+            self._unanswered -= 1
+            self._model.notify_all()
 
     def _finished(self) -> None:
         with self._lock:
             self._unanswered -= 1
-            self._model.notify()
+            self._model.notify_all()
 
-    def _plan(self, prefetches: Iterable[Prefetch], moment: _Moment) -> None:
-        """Plan what was decided on what was known at `moment`, but for layers that have been gated meanwhile."""
-        for prefetch in prefetches:
-            with self._lock:
-                later = prefetch.layer <= moment.layer  # it means the iteration after that of the moment
-                if _Moment(moment.iteration + later, prefetch.layer) > self._now():
-                    self.cache.plan(prefetch, self._clock.now_s())
-                    self._wake()
+    def _plan(self, prefetch: Prefetch, moment: _Moment) -> None:
+        """Plan what was decided on what was known at `moment`, unless its layer has been gated meanwhile."""
+        with self._lock:
+            later = prefetch.layer <= moment.layer  # it means the iteration after that of the moment
+            if _Moment(moment.iteration + later, prefetch.layer) > self._now():
+                self.cache.plan(prefetch, self._clock.now_s())
+                self._wake()
 
     def _now(self) -> _Moment:
         assert self._batch is not None
@@ -329,7 +370,7 @@ class Driver:
                 self._wake_all()
 
     def _wake_all(self) -> None:
-        self._model.notify()
+        self._model.notify_all()
         self._predictor.notify()
         for link in self._links:
             link.woken.notify()
@@ -342,6 +383,3 @@ class Driver:
         if isinstance(error, UserError):
             raise error
         raise UserError(f"the {name} has failed: {type(error).__name__}: {error}") from error
-
-
-_HOOKS = ("on_request_start", "on_request_end", "on_batch", "on_layer", "on_gate", "on_batch_end")

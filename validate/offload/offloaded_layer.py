@@ -34,6 +34,7 @@ class Rows:
 
     real: Int | None = None  # [T] which rows of the pass are tokens of running requests; None: all
     maps: Float = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # [T, L, J] float32, filled by gates
+    experts: list[Int] = field(default_factory=list)  # of each layer so far, [T, K]
 
 
 @dataclass(slots=True)
@@ -83,7 +84,9 @@ class OffloadedLayer:
         ahead = {distance: self._real(probs) for distance, probs in self.ahead.items()}
         self.probs = None
         real = self.rows.real
-        return Gate(self.layer, maps, chosen if real is None else chosen[real], ahead)
+        executed = chosen if real is None else chosen[real]
+        self.rows.experts.append(executed)
+        return Gate(self.layer, maps, executed, ahead)
 
     def _real(self, probs: Tensor) -> Float:
         """`[T, J]` float32 of the rows that are tokens of running requests."""

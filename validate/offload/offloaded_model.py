@@ -195,6 +195,7 @@ class _Run:
         if mask is not None:
             real = real & (mask[:, -tokens.shape[1] :].cpu().numpy() != 0)
         self._rows.real = None if real.all() else np.flatnonzero(real)
+        self._rows.experts = []
         self._rows.maps = np.zeros((int(real.sum()), len(self._layers), self._layers[0].count), np.float32)
         self._tokens = tokens.to(torch.int32).cpu().numpy()[real]
         # Counted without the requests that have ended.
@@ -246,7 +247,8 @@ class _Run:
         generation = self.generation
         assert generation is not None
         produced: list[int] = output.logits[:, -1].float().argmax(-1).tolist()  # as greedy generation does
-        self._driver.end_iteration(self._rows.maps, generation.advance(produced))
+        experts = np.stack(self._rows.experts, axis=1)
+        self._driver.end_iteration(self._rows.maps, experts, generation.advance(produced))
 
 
 def _decoder_layer(model: nn.Module, block: str) -> nn.Module:

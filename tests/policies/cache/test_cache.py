@@ -9,12 +9,12 @@ from policies.cache.expert_cache import ExpertCache
 from policies.cache.placement import round_robin, split_slots
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Batch, Prefetch
-from tests.support.builders import shape
+from tests.support.builders import setup_of, shape
 
 
 def cache_of(model, slots, *, evictor=None, chunk_bytes=None):
     evictor = evictor or LeastRecentlyUsed()
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     return ExpertCache(model, evictor, slots=slots, chunk_bytes=chunk_bytes)
 
 

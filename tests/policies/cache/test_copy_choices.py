@@ -8,13 +8,14 @@ from common.errors import UserError
 from policies.base import Evictor
 from policies.cache.expert_cache import ExpertCache
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.registry import make_policy
 from policies.types import Prefetch, Search
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from tests.policies.cache.test_cache import begin, drain, load
-from tests.support.builders import US, HandCost, request_of, scripted, shape
+from tests.support.builders import US, HandCost, request_of, scripted, setup_of, shape
 from tests.support.random_runs import Guarding, random_run
 
 
@@ -22,7 +23,7 @@ def cache_of(layers, slots, *, evictor=None, **choices):
     """A cache of one GPU for four experts of 24 bytes per layer."""
     model = shape(layers, 4)
     evictor = evictor or LeastRecentlyUsed()
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     cache = ExpertCache(model, evictor, slots=[slots], **choices)
     begin(cache)
     return cache
@@ -192,10 +193,10 @@ class ByteCost(HandCost):
 def test_a_whole_demand_takes_its_link_for_one_copy_of_its_size(whole_demands, copies):
     model = shape(1, 4, top_k=1)
     policy = scripted({}, LeastRecentlyUsed())
-    policy.evictor.start(model, None)
+    policy.evictor.start(setup_of(model))
     cache = ExpertCache(model, policy.evictor, slots=[1], chunk_bytes=10, whole_demands=whole_demands)
     steps = fixed_batches([request_of([[[2]]], model)], 1)
-    engine = Engine(policy=policy, cache=cache, cost=ByteCost(), steps=steps, recorder=Recorder())
+    engine = Engine(hooks=Hooks(policy), cache=cache, cost=ByteCost(), steps=steps, recorder=Recorder())
     assert engine.run() == pytest.approx((5 + copies + 24 + 4) * US)
 
 

@@ -9,7 +9,7 @@ from policies.cache.decision_log import CallName, DecisionLog, LoggedCall
 from policies.cache.observed_cache import ObservedCache
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Batch, Prefetch
-from tests.support.builders import shape
+from tests.support.builders import setup_of, shape
 from tests.support.policy_helpers import ALONE, unchanged
 
 MODEL = shape(layers=2, experts=4, top_k=2)
@@ -24,7 +24,7 @@ def batch(iteration, *requests):
 def every_call():
     """The log of one slot on one GPU, which an expert reaches in two chunks, given numpy's numbers."""
     evictor, log = LeastRecentlyUsed(), DecisionLog()
-    evictor.start(MODEL, None)
+    evictor.start(setup_of(MODEL))
     cache = ObservedCache(MODEL, evictor, slots=[1], chunk_bytes=HALF, observers=[log])
     device = cache.devices[0]
     cache.begin_iteration(batch(7, 30, 31), np.float64(1))

@@ -9,7 +9,7 @@ from policies.cache.residency import ABSENT
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Prefetch
 from tests.policies.cache.test_cache import begin
-from tests.support.builders import KnownFuture, machine, random_requests, shape
+from tests.support.builders import KnownFuture, machine, random_requests, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.random_runs import random_run
 
@@ -17,7 +17,7 @@ from tests.support.random_runs import random_run
 def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):
     model = shape(layers, 4)
     evictor = LeastRecentlyUsed()
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     cache = ObservedCache(
         model,
         evictor,

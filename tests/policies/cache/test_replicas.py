@@ -14,13 +14,14 @@ from policies.cache.observed_cache import ObservedCache
 from policies.cache.placement import homes_of, round_robin
 from policies.cache.residency import COPYING, RESIDENT
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.types import Prefetch
 from sim.__main__ import main
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from tests.policies.cache.test_cache import begin, drain
-from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, shape
+from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.run_helpers import arguments
 
@@ -29,7 +30,7 @@ def cache_of(slots=(2, 2), *, replicas=2, layers=2, experts=4, chunk_bytes=None)
     """Of four experts per layer, 0 and 2 have their first home on GPU 0, 1 and 3 on GPU 1."""
     evictor = LeastRecentlyUsed()
     model = shape(layers, experts)
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     cache = ObservedCache(
         model,
         evictor,
@@ -146,12 +147,12 @@ def test_two_missed_experts_of_one_gpu_are_copied_side_by_side(replicas, on_arri
     """
     model = shape(1, 4, top_k=2)
     evictor = LeastRecentlyUsed()
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     cache = ExpertCache(model, evictor, slots=[2, 2], replicas=replicas)
     recorder = Recorder()
     steps = fixed_batches([request_of([[[0, 2]], [[0, 2]]], model)], 1)
     policy = Policy(prefetcher=Prefetcher(), evictor=evictor, compute_on_arrival=on_arrival)
-    Engine(policy=policy, cache=cache, cost=HandCost(), steps=steps, recorder=recorder).run()
+    Engine(hooks=Hooks(policy), cache=cache, cost=HandCost(), steps=steps, recorder=recorder).run()
     ends_s = recorder.iterations()["end_s"].tolist()
     assert ends_s == pytest.approx([end_us * US, (end_us + (13 if replicas == 1 else 9)) * US])
 

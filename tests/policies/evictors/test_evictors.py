@@ -14,7 +14,7 @@ from policies.evictors.recency import LeastRecentlyUsed
 from policies.evictors.sieve import Sieve
 from policies.registry import EVICTORS, make_policy
 from policies.types import Prefetch
-from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 
 SINGLE = shape(1, 6, top_k=1)
@@ -27,7 +27,7 @@ def misses(policy, demands, slots, *, model=SINGLE):
 
 
 def cache_of(evictor, slots, model=SINGLE):
-    evictor.start(model, None)
+    evictor.start(setup_of(model))
     return ExpertCache(model, evictor, slots=[slots])
 
 
@@ -162,7 +162,7 @@ def test_lhd_learns_that_the_expert_just_used_comes_round_last():
 @pytest.mark.parametrize("wrong", ["lecar,learning_rate=-1", "lhd,classes=0", "lhd,decay=0", "lhd,decay=2"])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UserError, match=wrong.split("=")[0].split(",")[1]):
-        make_policy(f"lru+{wrong}").evictor.start(SINGLE, None)
+        make_policy(f"lru+{wrong}").evictor.start(setup_of(SINGLE))
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from policies.systems.moe_infinity import ActivationMatrices, ActivationMatrixPr
 from policies.types import Search
 from sim.engine.batching import fixed_batches, gates_of
 from sim.inputs import check_columns
-from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
+from tests.support.builders import machine, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
 
 BASELINES = ("deepspeed", "mixtral-offloading", "moe-infinity", "promoe", "promoe,chunk_bytes=7")
@@ -114,7 +114,7 @@ def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
     model = shape(4, 4, top_k=1)
     past = one_each([[2, 3, 1, 0]] * 2, model)
     for prefetcher in (ActivationMatrixPrefetcher(prefetch_distance=2), Speculator(stride=2)):
-        prefetcher.start(model, [past], None, np.random.default_rng(0))
+        prefetcher.start(setup_of(model, [past], rng=np.random.default_rng(0)))
         prefetcher.on_request_start(0)
         (step, _) = fixed_batches([past], 1)
         (search,) = prefetcher.on_gate(step.batch, gates_of(step)[0])
@@ -139,7 +139,7 @@ def test_matching_layer_by_layer_equals_the_cosine_of_whole_matrices():
     past = random_requests(model, rng, requests=4, decoded=5)
     (request,) = random_requests(model, rng, requests=1, decoded=3, prefill_tokens=4)
     prefetcher = ActivationMatrixPrefetcher(prefetch_distance=1)
-    prefetcher.start(model, past, None, rng)
+    prefetcher.start(setup_of(model, past, rng=rng))
     prefetcher.on_request_start(0)
     counts = np.zeros((3, 5))
     stored = [
@@ -237,7 +237,7 @@ def test_a_speculation_costs_what_reading_its_weights_costs():
     model = shape(4, 4, top_k=1)
     past = one_each([following(n, 4) for n in (0, 1, 2, 3)], model)
     speculator = Speculator(stride=3)
-    speculator.start(model, [past], None, np.random.default_rng(0))
+    speculator.start(setup_of(model, [past], rng=np.random.default_rng(0)))
     (step,) = fixed_batches([with_lookahead(one_each([following(0, 4)], model), 1)], 1)
     asked = [search for gate in gates_of(step)[:1] for search in speculator.on_gate(step.batch, gate)]
     assert [(each.kind, each.rows, each.dims, each.entries) for each in asked] == [
@@ -396,5 +396,5 @@ def test_an_impossible_setting_is_told_in_one_line(spec, told):
 
 def test_only_what_a_policy_needs_is_required():
     required = {name: make_policy(name).requires for name in BASELINES}
-    assert required.pop("mixtral-offloading") == {"lookahead"}
+    assert required.pop("mixtral-offloading") == {"lookahead_1"}
     assert not any(required.values())

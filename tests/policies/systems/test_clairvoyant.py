@@ -7,12 +7,13 @@ from common.errors import UserError
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache
+from policies.hooks import Hooks
 from policies.registry import make_policy
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from tests.support.brute_force import least_makespan
-from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, shape
+from tests.support.builders import US, HandCost, KnownFuture, machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 
 WORST = 1.2817  # of 360 instances, seed 239; 1 would be the optimum
@@ -22,11 +23,10 @@ def timed(spec, model, requests, slots, *, gpus=1, **times):
     """The makespan in microseconds, and the counts."""
     policy = make_policy(spec)
     future = KnownFuture(model, requests)
-    policy.evictor.start(model, future)
-    policy.prefetcher.start(model, None, future, np.random.default_rng(0))
+    policy.start(setup_of(model, future=future))
     cache: ExpertCache = ObservedCache(model, policy.evictor, slots=[slots] * gpus, observers=[InvariantChecker()])
     steps = fixed_batches(requests, 1)
-    engine = Engine(policy=policy, cache=cache, cost=HandCost(**times), steps=steps, recorder=Recorder())
+    engine = Engine(hooks=Hooks(policy), cache=cache, cost=HandCost(**times), steps=steps, recorder=Recorder())
     return engine.run() / US, cache.counts
 
 

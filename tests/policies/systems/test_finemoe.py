@@ -9,15 +9,15 @@ from common.errors import UserError
 from policies.evictors.belief_frequency import BELIEF_FLOOR, BeliefAndFrequency, InCacheFrequency
 from policies.registry import make_policy
 from policies.systems.finemoe import QUEUED_WEIGHT, ExpertMapPrefetcher
-from policies.types import Batch, Found, Gate, Search
+from policies.types import Batch, Gate, Nearest, Search
 from sim.engine.batching import fixed_batches
-from tests.support.builders import machine, random_requests, request_of, shape
+from tests.support.builders import machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 
 
 def started(model, history, **settings):
     prefetcher = ExpertMapPrefetcher(**settings)
-    prefetcher.start(model, history, None, np.random.default_rng(0))
+    prefetcher.start(setup_of(model, history))
     return prefetcher
 
 
@@ -28,7 +28,7 @@ def gate_of(step, layer):
 def test_eviction_scores_are_belief_times_frequency_eq_11():
     """J = 4, so the first belief is ¼. Expert 0 is demanded twice, expert 1 once, then p = (0.1, 0.6, 0.3, 0)."""
     evictor = BeliefAndFrequency()
-    evictor.start(shape(1, 4), None)
+    evictor.start(setup_of(shape(1, 4)))
     evictor.touched(0, [0, 1], 0.0)
     evictor.touched(0, [0], 0.0)
     assert evictor.scores.tolist() == [2 * 0.25, 1 * 0.25, 0, 0]
@@ -40,7 +40,7 @@ def test_eviction_scores_are_belief_times_frequency_eq_11():
 
 def test_a_belief_outlives_the_iteration_and_is_its_layer_s_alone():
     evictor = BeliefAndFrequency()
-    evictor.start(shape(2, 2), None)
+    evictor.start(setup_of(shape(2, 2)))
     evictor.touched(0, [0, 1], 0.0)
     evictor.touched(1, [0, 1], 0.0)
     evictor.believe(1, np.array([0.9, 0.1]))
@@ -109,7 +109,7 @@ def test_several_records_select_by_their_own_delta_and_their_maximum_counts():
     search = Search("trajectory", 0, 2, 3, 2)
 
     def plan(scores):
-        (only,) = prefetcher.on_found(None, 0, search, Found(np.array([0, 1]), np.array(scores, np.float32)))
+        (only,) = prefetcher.on_found(None, 0, search, Nearest(np.array([0, 1]), np.array(scores, np.float32)))
         return dict(zip(only.experts, np.round(only.weights, 3).tolist(), strict=True)), only.belief.round(3).tolist()
 
     assert plan([1.0, 1.0]) == ({0: 0.7, 2: 0.6}, [0.7, 0.3, 0.6])
@@ -140,7 +140,7 @@ def test_each_iteration_is_learned_when_it_ends():
         entries.append([search.entries for search in prefetcher.on_batch(step.batch)])
         for layer in range(2):
             prefetcher.on_gate(step.batch, gate_of(step, layer))
-        (update,) = prefetcher.on_batch_end(step.batch, step.maps)
+        (update,) = prefetcher.on_batch_end(step.batch, step.maps, step.experts)
         assert (update.kind, update.dims) == ("update", 2 * 4 + model.hidden)
     assert entries == [[], [1], [2]]
 
@@ -250,7 +250,7 @@ def test_the_demo_queues_every_expert_and_delta_only_orders():
     model = shape(2, 4, top_k=1)
     gate = np.array([[[0.7, 0.2, 0.1, 0]] * 2], np.float16)
     recorded = replace(request_of([[[0], [0]]], model), gate=gate)
-    search, found = Search("trajectory", 0, 1, 4, 1), Found(np.array([0]), np.array([0.25], np.float32))
+    search, found = Search("trajectory", 0, 1, 4, 1), Nearest(np.array([0]), np.array([0.25], np.float32))
     weights = {}
     for queue in ("selected", "all"):
         prefetcher = started(model, [recorded], prefetch_distance=1, queue=queue)
@@ -285,14 +285,14 @@ def test_without_semantic_search_nothing_guides_the_first_layers():
     assert list(prefetcher.on_batch(step.batch)) == []
     assert prefetcher.note == ""  # as it was asked for
     prefetcher.on_gate(step.batch, gate_of(step, 0))
-    (update,) = prefetcher.on_batch_end(step.batch, step.maps)
+    (update,) = prefetcher.on_batch_end(step.batch, step.maps, step.experts)
     assert update.dims == 4 * 4  # no embedding enters the store
 
 
 def test_the_demo_counts_visits_that_found_the_expert_there():
     """J = 2, so the first belief is ½. Expert 0 is missed, hit and hit; expert 1 is prefetched and hit."""
     evictor = InCacheFrequency(count_misses=False, reset_on_evict=False)
-    evictor.start(shape(1, 2), None)
+    evictor.start(setup_of(shape(1, 2)))
     evictor.touched(0, [0], 0.0)
     assert evictor.scores.tolist() == [0, 0]
     evictor.touched(0, [0], 0.0)
@@ -306,7 +306,7 @@ def test_the_demo_counts_visits_that_found_the_expert_there():
 
 def test_the_demo_starts_anew_with_what_was_dropped():
     evictor = InCacheFrequency(count_misses=True, reset_on_evict=True)
-    evictor.start(shape(1, 2), None)
+    evictor.start(setup_of(shape(1, 2)))
     evictor.touched(0, [0, 1], 0.0)
     evictor.believe(0, np.array([0.9, 0.1]))
     evictor.evicted(0, 0, 0.0)

@@ -8,7 +8,7 @@ import pytest
 from common.errors import UserError
 from policies.evictors.belady import Belady
 from sim.engine.batching import fixed_batches
-from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 
 
@@ -97,7 +97,7 @@ def test_in_a_batch_the_nearest_use_by_any_request_counts():
         request_of([[[1]], [[2]], [[0]]], model, number=1),
     ]
     evictor = Belady()
-    evictor.start(model, KnownFuture(model, requests))
+    evictor.start(setup_of(model, future=KnownFuture(model, requests)))
     steps = list(fixed_batches(requests, 2))
     evictor.on_batch(steps[0].batch)
     evictor.touched(0, steps[0].demands[0], 0.0)

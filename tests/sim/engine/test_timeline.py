@@ -6,23 +6,30 @@ from policies.cache.decision_log import DecisionLog
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.types import Prefetch
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from tests.support.builders import US, HandCost, request_of, scripted, shape
+from tests.support.builders import US, HandCost, request_of, scripted, setup_of, shape
 
 A, B = 0, 1  # layers
 
 
 def run(model, policy, requests, *, slots, cost, chunk_bytes=None, batch_size=1):
-    policy.evictor.start(model, None)
+    policy.evictor.start(setup_of(model))
     log = DecisionLog()
     cache = ObservedCache(
         model, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[log, InvariantChecker()]
     )
     recorder = Recorder()
-    engine = Engine(policy=policy, cache=cache, cost=cost, steps=fixed_batches(requests, batch_size), recorder=recorder)
+    engine = Engine(
+        hooks=Hooks(policy),
+        cache=cache,
+        cost=cost,
+        steps=fixed_batches(requests, batch_size),
+        recorder=recorder,
+    )
     engine.run()
     return recorder, cache.counts, log
 
@@ -166,8 +173,8 @@ def test_a_link_that_waits_for_a_slot_is_woken_though_the_clock_rounds():
             next(steps)
 
     policy = scripted(plans, LeastRecentlyUsed())
-    policy.evictor.start(model, None)
+    policy.evictor.start(setup_of(model))
     cache = ObservedCache(model, policy.evictor, slots=[1], observers=[Watchdog()])
     recorder = Recorder()
-    Engine(policy=policy, cache=cache, cost=thirds, steps=fixed_batches([request], 1), recorder=recorder).run()
+    Engine(hooks=Hooks(policy), cache=cache, cost=thirds, steps=fixed_batches([request], 1), recorder=recorder).run()
     assert len(recorder.iterations()) == 40

@@ -67,6 +67,17 @@ def test_the_command_prints_writes_and_draws_the_same_every_time(trace, tmp_path
     np.testing.assert_allclose(rows["recall"].astype(float), frame["recall"])
 
 
+def test_a_policy_of_a_fixed_distance_is_shown_at_those_asked_for(trace, capsys):
+    """`moe-infinity` plans anew at each gate, up to three layers ahead; `mixtral-offloading` one layer ahead alone."""
+    policies = ("moe-infinity,prefetch_distance=3", "mixtral-offloading")
+    shown = {}
+    for asked in (None, "2", "1..2"):
+        assert predict(trace, "--json", *(("--distance", asked) if asked else ()), policies=policies) == 0
+        rows = json.loads(capsys.readouterr().out)
+        shown[asked] = [sorted({row["distance"] for row in rows if row["policy"] == name}) for name in policies]
+    assert shown == {None: [[1, 2, 3], [1]], "2": [[2], [1]], "1..2": [[1, 2], [1]]}
+
+
 def test_requests_that_run_together_have_fewer_events(trace, capsys):
     events = []
     for size in (1, 3):

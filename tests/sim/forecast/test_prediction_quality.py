@@ -3,19 +3,27 @@
 import numpy as np
 import pytest
 
-from policies.base import Prefetcher
+from policies.base import Evictor, Policy, Prefetcher
+from policies.hooks import Hooks
 from policies.prediction.expert_map_store import sample
-from policies.types import Found, Prefetch, RecordedRequest, Search
+from policies.types import Likely, Prefetch, RecordedRequest, Search
 from sim.forecast.plan_scores import at_distance, measure, score_plans, tidy
 from sim.forecast.tally import rates, summarise_layers
-from tests.support.builders import KnownFuture, Script, random_requests, request_of, shape, with_lookahead
+from tests.support.builders import KnownFuture, Script, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.shared_data import GPT_OSS
 from traces.published_models import published
 
 
+def scored(prefetcher, model, requests, batch_size=1, leads=None):
+    """The tallies by lead of a prefetcher that has been started."""
+    policy = Policy(prefetcher=prefetcher, evictor=Evictor())
+    policy.evictor.start(setup_of(model))
+    return score_plans(Hooks(policy), model, requests, batch_size, leads=leads)[0]
+
+
 def counted(prefetcher, model, requests, batch_size=1):
-    """Counts by (prefill, layer)."""
-    return score_plans(prefetcher, model, requests, batch_size).frame().set_index(["prefill", "layer"])
+    """Counts by (prefill, layer) of the last plans."""
+    return scored(prefetcher, model, requests, batch_size, leads=(1,))[1].frame().set_index(["prefill", "layer"])
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
@@ -96,10 +104,10 @@ class Delayed(Prefetcher):
             yield Search("speculate", gate.layer, 1, 1, 1)
 
     def search(self, search):
-        return Found(np.array([search.layer]), np.ones(1))
+        return Likely(np.array([search.layer]), np.ones((1, 1, 4)))
 
     def on_found(self, batch, layer_now, search, found):
-        assert layer_now == search.layer == found.index[0]
+        assert layer_now == search.layer == found.layers[0]
         if search.layer + 2 < 4:
             yield Prefetch(search.layer + 2, [search.layer], [1.0])
 
@@ -107,9 +115,9 @@ class Delayed(Prefetcher):
 def test_searches_are_answered_at_once_and_recalls_ahead_leave_the_first_layers_out():
     model = shape(layers=4, experts=4, top_k=1)
     request = request_of([[[0], [0], [0], [1]]] * 3, model)
-    tally = score_plans(Delayed(), model, [request])
-    assert tally.usual_lead() == 2
-    counts = tally.frame()
+    tallies = scored(Delayed(), model, [request])
+    assert list(tallies) == [2]
+    counts = tallies[2].frame()
     assert counts["hits"].tolist() == [0, 0, 3, 3]
     frame = counts.assign(policy="delayed", distance=2)
     (row,) = summarise_layers(frame, 1).to_dict("records")
@@ -117,6 +125,39 @@ def test_searches_are_answered_at_once_and_recalls_ahead_leave_the_first_layers_
     assert (row["coverage"], row["coverage_ahead"]) == (0.5, 1.0)
     assert (row["precision"], row["lead_mean"]) == (1.0, 2.0)
     assert row["tokens"] == 3
+
+
+class EveryGate(Prefetcher):
+    """At each gate, plans each later layer anew: the expert whose number is how far ahead the layer is."""
+
+    def on_gate(self, batch, gate):
+        for layer in range(gate.layer + 1, 4):
+            yield Prefetch(layer, [layer - gate.layer], [1.0])
+
+
+def test_a_policy_is_shown_at_every_lead_for_which_it_plans_by_what_stood_then():
+    """Layer 3 executes expert 2, which was planned two layers ahead, and replaced by expert 1 one layer ahead.
+
+    Layer 1 executes expert 1 and has but one layer before it: at all leads its last plan counts. Layer 0 has none.
+    """
+    model = shape(layers=4, experts=4, top_k=1)
+    request = request_of([[[0], [1], [0], [2]]] * 5, model)
+    tallies = scored(EveryGate(), model, [request])
+    assert list(tallies) == [1, 2, 3]
+    hits = {lead: tally.frame()["hits"].tolist() for lead, tally in tallies.items()}
+    assert hits == {1: [0, 5, 0, 0], 2: [0, 5, 0, 5], 3: [0, 5, 0, 0]}
+    leads = {lead: tally.frame()["lead_sum"].tolist() for lead, tally in tallies.items()}
+    assert leads == {1: [0, 5, 5, 5], 2: [0, 5, 10, 10], 3: [0, 5, 5, 15]}
+
+
+WITH_SEARCH = "hit-count,prefetch_distance=1"
+
+
+def test_a_policy_that_plans_without_a_search_is_known_by_it():
+    model = shape(layers=3, experts=6, top_k=2)
+    requests = random_requests(model, np.random.default_rng(1), requests=2)
+    charged = {spec: measure(spec, model, requests).charged for spec in ("deepspeed", WITH_SEARCH, "speculate")}
+    assert charged == {"deepspeed": False, WITH_SEARCH: True, "speculate": None}  # nothing to speculate by
 
 
 # ---- closed forms ----------------------------------------------------------------------------------------------------
@@ -137,7 +178,7 @@ def test_who_is_told_or_takes_all_recalls_all(spec, batch_size):
         assert (shares["wasted_bytes"] == 0).all()
     if spec == "deepspeed":
         assert (found.layers["planned"] == found.layers["events"] * 6).all()
-        assert found.distance == 1
+        assert set(found.layers["distance"]) == {1}
 
 
 class Fixed(Prefetcher):
@@ -163,8 +204,8 @@ def test_a_constant_prediction_recalls_the_share_of_its_experts():
 
 
 class Guess(Prefetcher):
-    def start(self, model, history, future, rng):
-        self.model, self.rng = model, rng
+    def start(self, setup):
+        self.model, self.rng = setup.model, setup.rng
 
     def on_batch(self, batch):
         model = self.model
@@ -177,7 +218,7 @@ def test_guessing_recalls_k_of_j():
     model = shape(layers=3, experts=8, top_k=2)
     requests = random_requests(model, np.random.default_rng(3), requests=8, decoded=100)
     prefetcher = Guess()
-    prefetcher.start(model, None, None, np.random.default_rng(4))
+    prefetcher.start(setup_of(model, rng=np.random.default_rng(4)))
     counts = counted(prefetcher, model, requests).sum()
     assert counts["hits"] / counts["executed"] == pytest.approx(2 / 8, abs=0.02)
     assert counts["hits"] == counts["ranked_hits"]
@@ -188,9 +229,8 @@ def test_lookahead_gates_that_tell_the_truth_recall_all_but_the_first_layer(dist
     model = shape(layers=4, experts=6, top_k=2)
     drawn = random_requests(model, np.random.default_rng(5), requests=2)
     requests = [with_lookahead(each, *range(1, distance + 1)) for each in drawn]
-    found = measure(f"speculate,prefetch_distance={distance}", model, requests)
+    found = measure(f"speculate,prefetch_distance={distance}", model, requests, leads=(distance,))
     shares = rates(found.layers, 1)
-    assert found.distance == distance
     assert shares["recall"].tolist() == shares["recall_at_k"].tolist() == [0, 1, 1, 1]
     assert shares["coverage"].tolist() == [0, 1, 1, 1]
     assert shares["lead_mean"].tolist()[1:] == [min(distance, layer) for layer in (1, 2, 3)]
@@ -231,7 +271,9 @@ def test_recall_of_the_nearest_map_follows_from_the_arrays_alone(gpt_oss, distan
     Only the sample that fills the store is drawn with the project's code. Equal but for a few near-ties.
     """
     model, history, tested = gpt_oss
-    found = measure(f"finemoe,learn=false,prefetch_distance={distance}", model, tested, history=history)
+    found = measure(
+        f"finemoe,learn=false,prefetch_distance={distance}", model, tested, leads=(distance,), history=history
+    )
     ahead = found.layers[found.layers["layer"] >= distance]
 
     records = ((each.gate.astype(np.float32), None) for each in history)
@@ -260,7 +302,7 @@ def test_fine_recalls_more_than_coarse_at_every_distance(gpt_oss):
     model, history, tested = gpt_oss
     tested = tested[:4]
     found = [
-        (policy, measure(at_distance(policy, distance), model, tested, history=history))
+        (policy, measure(at_distance(policy, distance), model, tested, leads=(distance,), history=history))
         for policy in ("finemoe", "hit-count")
         for distance in range(1, 9)
     ]

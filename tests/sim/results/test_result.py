@@ -15,6 +15,7 @@ from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.registry import NAMED
+from policies.types import Setup
 from sim import CacheSize, Result, Scenario, simulate
 from sim.results.result import SCHEMA_VERSION, read_results, write_results
 from tests.support.run_helpers import SHAPE
@@ -69,11 +70,11 @@ def test_figures_do_not_hang_on_how_many_threads_share_a_sum(trace: Path, monkey
     seen: set[int] = set()
 
     class Counting(Prefetcher):
-        def start(self, *given: Any) -> None:
+        def start(self, setup: Setup) -> None:
             seen.update(library["num_threads"] for library in threadpool_info())
 
         def on_batch(self, batch: Any) -> tuple[()]:
-            self.start()
+            seen.update(library["num_threads"] for library in threadpool_info())
             return ()
 
     monkeypatch.setitem(NAMED, "counting", f"{__name__}:made")
@@ -90,8 +91,8 @@ def test_a_policy_draws_by_the_scenarios_seed(trace: Path, monkeypatch: pytest.M
     drawn: list[int] = []
 
     class Drawing(Prefetcher):
-        def start(self, model: Any, history: Any, future: Any, rng: np.random.Generator) -> None:
-            drawn.append(int(rng.integers(1 << 40)))
+        def start(self, setup: Setup) -> None:
+            drawn.append(int(setup.rng.integers(1 << 40)))
 
     monkeypatch.setitem(NAMED, "drawing", f"{__name__}:made")
     monkeypatch.setattr(

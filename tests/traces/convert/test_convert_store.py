@@ -9,6 +9,7 @@ import pytest
 
 from policies.systems.finemoe import finemoe
 from sim.__main__ import main as sim
+from tests.support.builders import setup_of
 from tests.support.convert_helpers import SHAPE, convert, converted, told
 from tests.support.run_helpers import arguments
 from tests.support.trace_helpers import content, small_shape, small_trace
@@ -89,7 +90,7 @@ def test_finemoe_s_store_begins_with_the_authors_entries(tmp_path: Path) -> None
     vectors = np.arange(20).reshape(5, 4) + 1.0
     trace = converted("store", export(tmp_path, maps, vectors))
     policy = finemoe(fill="redundancy", capacity=5)
-    policy.prefetcher.start(SHAPE, Requests(trace), None, np.random.default_rng(0))
+    policy.prefetcher.start(setup_of(SHAPE, Requests(trace)))
     store: Any = policy.prefetcher._store  # type: ignore[attr-defined]
     assert store.count == 5
     for layer in range(3):
@@ -120,13 +121,17 @@ def test_a_policy_learns_from_the_history_alone(
 
     start = ExpertMapPrefetcher.start
 
-    def seeing(self: Any, model: Any, history: Any, future: Any, rng: Any) -> None:
-        seen["sources"] = [one.source for one in history]
-        seen["embedding"] = [one.embedding is not None for one in history]
-        seen["run"] = list(future.requests)
-        start(self, model, history, future, rng)
+    def seeing(self: Any, setup: Any) -> None:
+        seen["sources"] = [one.source for one in setup.history]
+        seen["embedding"] = [one.embedding is not None for one in setup.history]
+        seen["run"] = []
+        start(self, setup)
+
+    def beginning(self: Any, request: int) -> None:
+        seen["run"].append(request)
 
     monkeypatch.setattr(ExpertMapPrefetcher, "start", seeing)
+    monkeypatch.setattr(ExpertMapPrefetcher, "on_request_start", beginning)
     capsys.readouterr()
     plain = simulated(capsys, recorded)
     run = seen["run"]

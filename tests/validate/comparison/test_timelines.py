@@ -9,12 +9,13 @@ from common.errors import UserError
 from policies.cache.decision_log import CallName, DecisionLog, LoggedCall, Transfer, transfers
 from policies.cache.observed_cache import ObservedCache
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.types import Prefetch
 from sim.__main__ import main as sim
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from tests.support.builders import US, HandCost, request_of, scripted, shape
+from tests.support.builders import US, HandCost, request_of, scripted, setup_of, shape
 from tests.support.compare_helpers import passed_off, slower
 from tests.support.run_helpers import arguments
 from validate.__main__ import main
@@ -69,11 +70,11 @@ def hand_made() -> Log:
     request = request_of([[[0], [1]], [[0], [2]]], model)
     plans = {(0, 0): [Prefetch(1, [1], [1.0])]}
     policy = scripted(plans, LeastRecentlyUsed())
-    policy.evictor.start(model, None)
+    policy.evictor.start(setup_of(model))
     log, recorder = DecisionLog(), Recorder()
     cache = ObservedCache(model, policy.evictor, slots=[2], observers=[log])
     steps = fixed_batches([request], 1)
-    Engine(policy=policy, cache=cache, cost=HandCost(), steps=steps, recorder=recorder).run()
+    Engine(hooks=Hooks(policy), cache=cache, cost=HandCost(), steps=steps, recorder=recorder).run()
     frame = recorder.iterations().set_index("iteration")[["prefill", "start_s", "end_s"]]
     return Log(log.in_time(), {number: Iteration(*values) for number, *values in frame.itertuples(name=None)})
 

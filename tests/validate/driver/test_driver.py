@@ -1,22 +1,27 @@
 """The validator's loop with real threads: nothing is lost, and whatever fails ends the run at once."""
 
+import queue
 import random
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
 from policies.base import Policy, Prefetcher
+from policies.cache.expert_cache import ExpertCache
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache
+from policies.checked_policy import to_run
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.registry import make_policy
 from policies.types import Prefetch
 from sim.engine.batching import fixed_batches, gates_of
 from sim.engine.recorder import Recorder
-from tests.support.builders import machine, random_requests, shape
+from tests.support.builders import machine, random_requests, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.validate.driver.test_one_log import Restless
 from validate.driver.clock import Clock
@@ -26,13 +31,29 @@ MODEL = shape(layers=4, experts=6, top_k=2)
 REQUESTS = random_requests(MODEL, np.random.default_rng(3), requests=3, decoded=6, prefill_tokens=5, hidden=3)
 
 
-def play(policy, *, move, requests=REQUESTS, slots=(3, 4), compute=lambda expert: None, chunk_bytes=None):
+def play(
+    policy,
+    *,
+    move,
+    requests=REQUESTS,
+    slots=(3, 4),
+    compute=lambda expert: None,
+    chunk_bytes=None,
+    name="",
+):
     """Run the requests with real threads; the cache after it."""
-    policy.evictor.start(MODEL, None)
-    policy.prefetcher.start(MODEL, requests, None, np.random.default_rng(0))
-    cache = ObservedCache(MODEL, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[InvariantChecker()])
+    policy = to_run(policy, name, check=False) if name else policy
+    cache = ObservedCache(
+        MODEL,
+        policy.evictor,
+        slots=slots,
+        chunk_bytes=chunk_bytes,
+        copy_key=policy.copy_key,
+        observers=[InvariantChecker()],
+    )
+    policy.start(replace(setup_of(MODEL, requests), residency=cache.view))
     recorder = Recorder()
-    with Driver(policy=policy, cache=cache, move=move, recorder=recorder, clock=Clock()) as driver:
+    with Driver(hooks=Hooks(policy), cache=cache, move=move, recorder=recorder, clock=Clock()) as driver:
         for step in fixed_batches(requests, 1):
             gates = gates_of(step)
             driver.begin_iteration(step.batch, step.starting)
@@ -44,7 +65,7 @@ def play(policy, *, move, requests=REQUESTS, slots=(3, 4), compute=lambda expert
                     driver.computed(expert)
                     seen.append(expert)
                 assert sorted(seen) == experts
-            driver.end_iteration(step.maps, step.ending)
+            driver.end_iteration(step.maps, step.experts, step.ending)
     return cache, recorder
 
 
@@ -80,6 +101,80 @@ def test_whatever_a_policy_does_real_threads_keep_every_invariant_and_end(seed):
     steps = list(fixed_batches(REQUESTS, 1))
     assert counts.hits + counts.late + counts.misses == sum(len(each) for step in steps for each in step.demands)
     assert recorder.iterations()["iteration"].tolist() == list(range(len(steps)))
+    assert in_threads_of_this_test() == []
+
+
+def test_a_policy_may_look_at_the_cache_from_its_own_thread_while_links_change_it():
+    seen = []
+
+    class Looking(Restless):
+        def start(self, setup):
+            self.view = setup.residency
+
+        def on_gate(self, batch, gate):
+            for _ in range(30):
+                view = self.view
+                seen.append((view.resident.sum(), view.planned.any(), view.queued_bytes.sum()))
+            return self._acts()
+
+        def on_found(self, batch, layer_now, search, found):
+            held = self.view.resident | self.view.copying  # nothing changes meanwhile
+            seen.append((held.sum(), True, 0))
+            return list(self._wishes())
+
+    policy = Policy(prefetcher=Looking(0, MODEL), evictor=LeastRecentlyUsed())
+    play(policy, move=jittered(2), chunk_bytes=7, slots=(3, 4))
+    assert max(held for held, _, _ in seen) == 7  # as many as there are slots
+    assert any(planned for _, planned, _ in seen)
+    assert any(queued for _, _, queued in seen)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_experts_may_be_computed_by_other_threads_while_the_layer_goes_on(seed):
+    """As on GPUs: the model's thread waits while two others compute, in layers that run in waves."""
+    given: queue.Queue = queue.Queue()
+    done = []
+
+    def work(driver):
+        while (expert := given.get()) is not None:
+            driver.computed(expert)
+            done.append(expert)
+
+    policy = make_policy("hit-count,prefetch_distance=2")
+    cache = ObservedCache(MODEL, policy.evictor, slots=(1, 2), observers=[InvariantChecker()])
+    policy.start(replace(setup_of(MODEL, REQUESTS), residency=cache.view))
+    steps = list(fixed_batches(REQUESTS, 3))
+    with Driver(hooks=Hooks(policy), cache=cache, move=jittered(seed), recorder=Recorder(), clock=Clock()) as driver:
+        workers = [threading.Thread(target=work, args=(driver,), daemon=True) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for step in steps:
+            gates = gates_of(step)
+            driver.begin_iteration(step.batch, step.starting)
+            for layer, experts in enumerate(step.demands):
+                driver.begin_layer(layer)
+                for expert in driver.gated(gates[layer], experts):
+                    given.put(expert)
+            driver.end_iteration(step.maps, step.experts, step.ending)
+        for _ in workers:
+            given.put(None)
+    assert len(done) == sum(len(experts) for step in steps for experts in step.demands)
+
+
+def test_a_run_that_stands_still_says_so_and_ends(monkeypatch):
+    demand = ExpertCache.demand
+
+    def forgetful(cache, layer, experts, now_s):
+        answer = demand(cache, layer, experts, now_s)
+        for device in cache.devices:
+            device.demanded.clear()
+        return answer
+
+    monkeypatch.setattr(ExpertCache, "demand", forgetful)
+    begun = time.perf_counter()
+    with pytest.raises(UserError, match=r"^the run stands still in iteration 0 after .* s: layer 0 waits for"):
+        play(lru(), move=lambda copy: None)
+    assert time.perf_counter() - begun < 5
     assert in_threads_of_this_test() == []
 
 

@@ -11,17 +11,22 @@ from policies.cache.decision_log import DecisionLog
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache
 from policies.cache.placement import split_slots
+from policies.checked_policy import to_run
 from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.hooks import Hooks
 from policies.registry import make_policy, policy_names
-from policies.types import Found, Prefetch, RecordedRequest, Search
+from policies.types import Likely, Prefetch, RecordedRequest, Search, Setup
 from sim.engine.batching import Step, fixed_batches, gates_of
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
-from sim.hardware.costs import Cost
+from sim.hardware.costs import Cost, rates_of
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.fake_clock import FakeClock
+from tests.support.policy_helpers import OUTSIDE
 from validate.driver.threaded_driver import Driver
+
+LEARNED = "tests.support.learned_policy:learned"  # shares state, reads residency and rates, charges both parts
 
 TICK = 2.0**-40  # about a picosecond: sums of such times are exact, in whatever order they are taken
 
@@ -50,16 +55,24 @@ class ExactCost:
         return lambda *given: max(1, round(method(*given) * stretch / TICK)) * TICK
 
 
-class Setup:
+class Played:
     """A policy and its cache, fresh for each driver."""
 
     def __init__(
-        self, policy: Policy, requests: Sequence[RecordedRequest], model, slots, gpus, *, history=(), replicas=1
+        self,
+        policy: Policy,
+        requests: Sequence[RecordedRequest],
+        model,
+        slots,
+        gpus,
+        *,
+        history=(),
+        replicas=1,
+        name="",
     ) -> None:
-        self.policy, self.requests, self.model = policy, requests, model
+        policy = to_run(policy, name, check=False) if name else policy
+        self.hooks, self.requests, self.model = Hooks(policy), requests, model
         self.cost = ExactCost(machine(gpus).cost(model))
-        policy.evictor.start(model, KnownFuture(model, requests))
-        policy.prefetcher.start(model, list(history), KnownFuture(model, requests), np.random.default_rng(5))
         self.log, self.recorder = DecisionLog(), Recorder()
         total = model.total_experts if policy.preloaded else slots
         self.cache = ObservedCache(
@@ -68,21 +81,35 @@ class Setup:
             slots=split_slots(model, total, gpus),
             replicas=replicas,
             chunk_bytes=policy.chunk_bytes,
+            copy_key=policy.copy_key,
+            refused_blocks=policy.refused_blocks,
+            whole_demands=policy.whole_demands,
             observers=[self.log, InvariantChecker(model.total_experts if policy.preloaded else 0)],
         )
         if policy.preloaded:
             self.cache.preload()
+        policy.start(
+            Setup(
+                model=model,
+                slots=split_slots(model, total, gpus),
+                rng=np.random.default_rng(5),
+                residency=self.cache.view,
+                history=list(history),
+                rates=rates_of(self.cost, model, gpus),
+                future=KnownFuture(model, requests),
+            )
+        )
 
-    def simulated(self, batch_size: int) -> "Setup":
+    def simulated(self, batch_size: int) -> "Played":
         steps = fixed_batches(self.requests, batch_size)
-        Engine(policy=self.policy, cache=self.cache, cost=self.cost, steps=steps, recorder=self.recorder).run()
+        Engine(hooks=self.hooks, cache=self.cache, cost=self.cost, steps=steps, recorder=self.recorder).run()
         return self
 
-    def run(self, batch_size: int) -> "Setup":
+    def run(self, batch_size: int) -> "Played":
         """The same by the validator's driver."""
         clock = FakeClock(self.cost.search_s)
         with Driver(
-            policy=self.policy,
+            hooks=self.hooks,
             cache=self.cache,
             move=lambda copy: clock.sleep(self.cost.copy_s(copy.bytes)),
             recorder=self.recorder,
@@ -108,24 +135,25 @@ class Setup:
                 clock.at(busy_s[gpu], partial(driver.computed, expert))
             clock.sleep(self.cost.exchange_s(tokens))
         clock.sleep(self.cost.head_s(len(step.batch.request)))
-        driver.end_iteration(step.maps, step.ending)
+        driver.end_iteration(step.maps, step.experts, step.ending)
+        clock.sleep(0.0)  # others hear of it before the next iteration begins
 
     def bytes(self) -> bytes:
         return "\n".join(map(repr, self.log.in_time())).encode()
 
 
-def both(make, *, model=None, gpus=1, replicas=1, slots=8, batch_size=1, seed=0, prefill_tokens=5):
+def both(make, *, name="", model=None, gpus=1, replicas=1, slots=8, batch_size=1, seed=0, prefill_tokens=5):
     """The same run by both drivers."""
     model = model or shape(layers=4, experts=6, top_k=2)
     rng = np.random.default_rng(seed)
     requests = random_requests(model, rng, requests=4, decoded=5, prefill_tokens=prefill_tokens, hidden=3)
     requests = [with_lookahead(recorded, 1) for recorded in requests]
     history = random_requests(model, rng, requests=3, hidden=3)
-    given = {"model": model, "slots": slots, "gpus": gpus, "replicas": replicas, "history": history}
-    return Setup(make(), requests, **given).simulated(batch_size), Setup(make(), requests, **given).run(batch_size)
+    given = {"name": name, "model": model, "slots": slots, "gpus": gpus, "replicas": replicas, "history": history}
+    return Played(make(), requests, **given).simulated(batch_size), Played(make(), requests, **given).run(batch_size)
 
 
-def assert_same(simulated: Setup, run: Setup) -> None:
+def assert_same(simulated: Played, run: Played) -> None:
     for expected, got in zip(simulated.log.in_time(), run.log.in_time(), strict=False):
         assert expected == got
     assert simulated.bytes() == run.bytes()
@@ -138,9 +166,11 @@ def assert_same(simulated: Setup, run: Setup) -> None:
 @pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("slots", [4, 9, 16])
-@pytest.mark.parametrize("name", policy_names())
+@pytest.mark.parametrize("name", [*policy_names(), *OUTSIDE, LEARNED])
 def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int, gpus: int, replicas: int) -> None:
-    simulated, run = both(lambda: make_policy(name), gpus=gpus, replicas=replicas, slots=slots, batch_size=batch_size)
+    simulated, run = both(
+        lambda: make_policy(name), name=name, gpus=gpus, replicas=replicas, slots=slots, batch_size=batch_size
+    )
     assert_same(simulated, run)
     assert len(run.log.rows) > 200 or name == "no-offload"
 
@@ -160,7 +190,7 @@ class Restless(Prefetcher):
     def _acts(self):
         yield from self._wishes()
         for _ in range(self._rng.integers(3)):
-            yield Search("any", 0, 1, int(self._rng.integers(1, 20)), int(self._rng.integers(1, 2000)))
+            yield Search("speculate", 0, 1, int(self._rng.integers(1, 20)), int(self._rng.integers(1, 2000)))
         yield from self._wishes()
 
     def on_batch(self, batch):
@@ -173,13 +203,18 @@ class Restless(Prefetcher):
         return self._acts()
 
     def search(self, search):
-        return Found(self._rng.integers(9, size=1), self._rng.random(1))
+        layers = self._rng.integers(self._model.layers, size=1)
+        return Likely(layers, self._rng.random((1, 1, self._model.experts)))
 
     def on_found(self, batch, layer_now, search, found):
         return list(self._wishes())
 
-    def on_batch_end(self, batch, maps):
+    def on_batch_end(self, batch, maps, experts):
         return [Search("update", 0, 1, 5, int(self._rng.integers(1, 2000)))]
+
+
+def nearest_first(layer, expert, weight, distance):
+    return -distance + weight / 2
 
 
 @pytest.mark.parametrize(
@@ -196,6 +231,9 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, repli
         "blocking_prefetch": bool(rng.integers(2)),
         "compute_on_arrival": bool(rng.integers(2)),
         "chunk_bytes": [None, 7, 12][int(rng.integers(3))],
+        "refused_blocks": bool(rng.integers(2)),
+        "whole_demands": bool(rng.integers(2)),
+        "copy_key": [None, nearest_first][int(rng.integers(2))],
     }
 
     def restless() -> Policy:

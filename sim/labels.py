@@ -1,9 +1,9 @@
 """Labels: what a reader must know before believing the figures of a run, wherever these are shown."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from sim.results.summary import Summary
+Facts = Mapping[str, Any]  # of a run, among them `fits` and `prediction_charged`; null where a fact is not known
 
 
 class Label(NamedTuple):
@@ -23,19 +23,25 @@ DOES_NOT_FIT = Label(
     note="experts, dense weights and KV cache take more memory than the GPUs have, so its times are only a bound",
 )
 
+NOT_CHARGED = Label(
+    text="prediction time not charged",
+    mark="†",
+    note="it plans without any search, as if its predictions took no time",
+)
 
-def labels(summary: Summary) -> list[str]:
+
+def labels(summary: Facts) -> list[str]:
     """The texts of all labels that a run has."""
     return [label.text for label in _labels(summary)]
 
 
-def marked(name: str, *runs: Summary) -> str:
+def marked(name: str, *runs: Facts) -> str:
     """What a table calls runs of one name: that, and the mark of each label that any of them has."""
     marks = dict.fromkeys(label.mark for run in runs for label in _labels(run))
     return " ".join([name, *marks])
 
 
-def footnotes(runs: Iterable[tuple[str, Summary]]) -> Iterator[str]:
+def footnotes(runs: Iterable[tuple[str, Facts]]) -> Iterator[str]:
     """A line for each label that any of the runs has, with the names of those that have it."""
     named: dict[Label, dict[str, None]] = {}
     for name, run in runs:
@@ -45,6 +51,8 @@ def footnotes(runs: Iterable[tuple[str, Summary]]) -> Iterator[str]:
         yield f"{label.mark} {', '.join(names)}: {label.text}; {label.note}"
 
 
-def _labels(summary: Summary) -> Iterator[Label]:
+def _labels(summary: Facts) -> Iterator[Label]:
     if summary["fits"] is False:
         yield DOES_NOT_FIT
+    if summary["prediction_charged"] is False:
+        yield NOT_CHARGED

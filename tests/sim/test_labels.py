@@ -9,7 +9,7 @@ import pytest
 from sim import CacheSize, Scenario, simulate
 from sim.__main__ import main
 from sim.hardware.profile import write_profile
-from sim.results.labels import footnotes, labels, marked
+from sim.labels import footnotes, labels, marked
 from sim.results.summary import ARRIVALS_IGNORED
 from tests.support.compare_helpers import passed_off
 from tests.support.profiles import flat_profile
@@ -17,13 +17,20 @@ from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments
 from tests.support.trace_helpers import change_values, small_shape, small_trace
 from validate.__main__ import main as validate
 
-FITS, EXCEEDS = {"label": "a", "fits": True}, {"label": "b", "fits": False}
-UNKNOWN = {"label": "c", "fits": None}
+CHARGED = {"prediction_charged": True}
+FITS, EXCEEDS = {"label": "a", "fits": True, **CHARGED}, {"label": "b", "fits": False, **CHARGED}
+UNKNOWN = {"label": "c", "fits": None, "prediction_charged": None}
+FREE = {"label": "d", "fits": False, "prediction_charged": False}
 
 
 def test_only_what_certainly_does_not_fit_is_labelled() -> None:
     assert [labels(each) for each in (FITS, EXCEEDS, UNKNOWN)] == [[], ["does not fit"], []]
     assert [marked(each["label"], each) for each in (FITS, EXCEEDS, UNKNOWN)] == ["a", "b *", "c"]
+
+
+def test_what_predicts_in_no_time_is_labelled() -> None:
+    assert labels(FREE) == ["does not fit", "prediction time not charged"]
+    assert marked("d", FREE) == "d * †"
 
 
 def test_a_mark_and_a_footnote_stand_once_however_many_runs_have_the_label() -> None:

@@ -1,0 +1,22 @@
+"""What a policy is told where nothing is cached: in forecasts, calibrations and tests."""
+
+import numpy as np
+
+from policies.base import Evictor
+from policies.cache.expert_cache import ExpertCache
+from policies.types import Future, History, ModelShape, Setup
+
+
+def setup_without_cache(
+    model: ModelShape, rng: np.random.Generator, *, history: History | None = None, future: Future | None = None
+) -> Setup:
+    """A setup with one GPU that has room for all experts, none of them there, and without rates."""
+    nothing = ExpertCache(model, Evictor(), slots=[model.total_experts])
+    return Setup(
+        model=model,
+        slots=(model.total_experts,),
+        rng=rng,
+        residency=nothing.view,
+        history=history,
+        future=future,
+    )

@@ -1,0 +1,250 @@
+"""Checks all that a policy returns or raises; a mistake is one line with policy, hook, layer and value.
+
+Policies from outside are always checked, our own under `--check`. What a hook raises becomes such a line too, with
+the exception as its cause.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, TypeVar
+
+import numpy as np
+
+from common.errors import UserError, one_line
+from policies.base import CopyKey, Evictor, Policy, Prefetcher
+from policies.registry import is_own
+from policies.types import Batch, Float, Found, Gate, Int, ModelShape, Prefetch, Search, Setup
+from policies.validity import (
+    MisuseError,
+    shown,
+    valid_action,
+    valid_found,
+    valid_number,
+    valid_plan,
+    valid_scores,
+    valid_update,
+    valid_updates,
+)
+
+T = TypeVar("T")
+
+_END = object()
+
+
+def to_run(policy: Policy, name: str, *, check: bool) -> Policy:
+    """The policy that is called `name`: checked if it is from outside, or if `check` asks for it."""
+    return policy if is_own(name) and not check else checked(policy, name)
+
+
+def checked(policy: Policy, name: str) -> Policy:
+    """The same policy, checked."""
+    held = copy(policy)  # of the same class: it may have a start of its own
+    blame = _Blame(name)
+    object.__setattr__(held, "prefetcher", CheckedPrefetcher(policy.prefetcher, blame))
+    object.__setattr__(held, "evictor", CheckedEvictor(policy.evictor, blame))
+    object.__setattr__(held, "copy_key", policy.copy_key and _CheckedKey(policy.copy_key, blame))
+    return held
+
+
+class _Blame:
+    """Turns what a policy does wrong into a `UserError` that names it.
+
+    A `UserError` of one of our own passes as it is: it says what it is about.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._passed = UserError if is_own(name) else ()
+
+    @contextmanager
+    def on(self, hook: str, where: str = "") -> Iterator[None]:
+        """Whatever is raised inside is the fault of this hook."""
+        try:
+            yield
+        except self._passed:
+            raise
+        except Exception as error:
+            plain = isinstance(error, MisuseError | UserError)
+            said = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+            cause = None if isinstance(error, MisuseError) else error
+            raise UserError(f"policy {self._name}: {hook}{where}: {said}") from cause
+
+
+class CheckedPrefetcher(Prefetcher):
+    """A prefetcher whose hooks are checked."""
+
+    def __init__(self, prefetcher: Prefetcher, blame: _Blame) -> None:
+        self._prefetcher = prefetcher
+        self._blame = blame
+        self.requires, self.block = prefetcher.requires, prefetcher.block
+
+    def overridden(self) -> set[str]:
+        """Of the prefetcher."""
+        return self._prefetcher.overridden()
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """Of the prefetcher."""
+        return self._prefetcher.note
+
+    def start(self, setup: Setup) -> None:
+        """Checked."""
+        self._model = setup.model
+        with self._blame.on("start"):
+            self._prefetcher.start(setup)
+
+    def on_request_start(self, request: int) -> None:
+        """Checked."""
+        with self._blame.on("on_request_start", f", request {request}"):
+            self._prefetcher.on_request_start(request)
+
+    def on_request_end(self, request: int) -> None:
+        """Checked."""
+        with self._blame.on("on_request_end", f", request {request}"):
+            self._prefetcher.on_request_end(request)
+
+    def on_batch(self, batch: Batch) -> Iterator[Prefetch | Search]:
+        """Checked."""
+        return self._actions("on_batch", f", iteration {batch.iteration}", batch)
+
+    def on_layer(self, batch: Batch, layer: int) -> Iterator[Prefetch | Search]:
+        """Checked."""
+        return self._actions("on_layer", f", iteration {batch.iteration}, layer {layer}", batch, layer)
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterator[Prefetch | Search]:
+        """Checked."""
+        return self._actions("on_gate", f", iteration {batch.iteration}, layer {gate.layer}", batch, gate)
+
+    def search(self, search: Search) -> Found:
+        """Checked."""
+        with self._blame.on("search", f", layer {search.layer}"):
+            return valid_found(self._prefetcher.search(search), search, self._model)
+
+    def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterator[Prefetch]:
+        """Checked."""
+        where = f", iteration {batch.iteration}, layer {search.layer}"
+        return self._each("on_found", where, valid_plan, "Prefetch", batch, layer_now, search, found)
+
+    def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterator[Search]:
+        """Checked."""
+        where = f", iteration {batch.iteration}"
+        return self._each("on_batch_end", where, valid_update, "Search", batch, maps, experts)
+
+    def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
+        """Checked."""
+        with self._blame.on("predict_block", f", iteration {batches[0].iteration}"):
+            self._prefetcher.predict_block(batches, maps)
+
+    def _actions(self, hook: str, where: str, *given: Any) -> Iterator[Prefetch | Search]:
+        return self._each(hook, where, valid_action, "Prefetch and Search", *given)
+
+    def _each(
+        self, hook: str, where: str, valid: Callable[[Any, ModelShape], T], kinds: str, *given: Any
+    ) -> Iterator[T]:
+        """What the hook returns, each in plain numbers; called at once, read as it is asked for."""
+        with self._blame.on(hook, where):
+            returned = getattr(self._prefetcher, hook)(*given)
+            if not isinstance(returned, Iterable):
+                raise MisuseError(f"returned {shown(returned)}; it must return a list of {kinds}, () for nothing")
+        return self._read(hook, where, valid, iter(returned))
+
+    def _read(
+        self, hook: str, where: str, valid: Callable[[Any, ModelShape], T], returned: Iterator[Any]
+    ) -> Iterator[T]:
+        while True:
+            with self._blame.on(hook, where):
+                each = next(returned, _END)
+                if each is _END:
+                    return
+                plain = valid(each, self._model)
+            yield plain
+
+
+class _CheckedKey:
+    """An order of copies whose keys are checked."""
+
+    def __init__(self, key: CopyKey, blame: _Blame) -> None:
+        self._key = key
+        self._blame = blame
+
+    def __call__(self, layer: int, expert: int, weight: float, distance: int) -> float:
+        with self._blame.on("copy_key", f", layer {layer}"):
+            number = valid_number(self._key(layer, expert, weight, distance), f"the key of expert {expert}")
+            if math.isnan(number):
+                raise MisuseError(f"the key of expert {expert} is not a number")
+        return number
+
+
+class CheckedEvictor(Evictor):
+    """An evictor whose hooks are checked, and its scores after each hook and whenever they are read."""
+
+    def __init__(self, evictor: Evictor, blame: _Blame) -> None:
+        self._evictor = evictor
+        self._blame = blame
+        self.requires, self.distinct, self.guards = evictor.requires, evictor.distinct, evictor.guards
+
+    def start(self, setup: Setup) -> None:
+        """Checked; then the evictor has scores."""
+        self._model = setup.model
+        self.experts = setup.model.experts
+        self._numbers = np.arange(setup.model.total_experts)
+        with self._blame.on("evictor's start"):
+            self._evictor.start(setup)
+            self._valid()
+
+    @property
+    def patience(self) -> int:  # type: ignore[override]
+        """Of the evictor."""
+        return self._evictor.patience
+
+    @property
+    def scores(self) -> Any:  # type: ignore[override]
+        """Checked."""
+        with self._blame.on("scores"):
+            return self._valid()
+
+    def on_batch(self, batch: Batch) -> list[Search]:
+        """Checked."""
+        where = f", iteration {batch.iteration}"
+        with self._blame.on("evictor's on_batch", where):
+            updates = valid_updates(self._evictor.on_batch(batch), self._model)
+            self._valid()
+        return updates
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> list[Search]:
+        """Checked."""
+        with self._blame.on("touched", f", layer {layer}"):
+            updates = valid_updates(self._evictor.touched(layer, experts, now_s), self._model)
+            self._valid()
+        return updates
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """Checked."""
+        with self._blame.on("loaded", f", layer {layer}"):
+            self._evictor.loaded(layer, expert, now_s)
+            self._valid()
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """Checked."""
+        with self._blame.on("evicted", f", layer {layer}"):
+            self._evictor.evicted(layer, expert, now_s)
+            self._valid()
+
+    def foreseen(self, fetched: int, occupants: Int) -> Float:
+        """Checked."""
+        layer = fetched // self._model.experts
+        with self._blame.on("foreseen", f", layer {layer}"):
+            scores = self._evictor.foreseen(fetched, occupants)
+            return valid_scores(scores, "the scores foreseen", occupants, self._model)
+
+    def believe(self, layer: int, probs: Float) -> None:
+        """Checked."""
+        with self._blame.on("believe", f", layer {layer}"):
+            self._evictor.believe(layer, probs)
+            self._valid()
+
+    def _valid(self) -> Float:
+        scores = getattr(self._evictor, "scores", None)
+        return valid_scores(scores, "the evictor's scores", self._numbers, self._model)

@@ -1,0 +1,70 @@
+"""The order in which a driver calls the hooks of a prefetcher, the same for simulation, real run and forecast.
+
+    start
+    begin_iteration    on_request_start for each request that begins, on_batch
+    begin_layer        on_layer
+    gated              on_gate
+    end_iteration      on_batch_end, on_request_end for each request that ends
+
+`search` answers each search when it is issued, and `found` delivers the answer when the search has ended. The hooks of
+the evictor are called by the expert cache; at each moment it hears first. docs/policies.md describes hook by hook.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from policies.base import Policy
+from policies.types import Batch, Float, Found, Gate, Int, Prefetch, Search
+
+Actions: TypeAlias = Iterable[Prefetch | Search]
+
+_CALLED_BY = {
+    "begin_iteration": {"on_request_start", "on_batch"},
+    "begin_layer": {"on_layer"},
+    "gated": {"on_gate"},
+    "end_iteration": {"on_batch_end", "on_request_end"},
+}
+
+
+class Hooks:
+    """Calls the hooks of a policy's prefetcher.
+
+    `heard` names those of `begin_iteration`, `begin_layer`, `gated` and `end_iteration` that reach a hook which the
+    prefetcher has: a driver may leave out the others. `charged` says whether the prefetcher has issued a search or an
+    update, so that its time counts.
+    """
+
+    begin_layer: Callable[[Batch, int], Actions]
+    """A layer begins."""
+    gated: Callable[[Batch, Gate], Actions]
+    """A router has spoken, and its experts have been demanded."""
+    found: Callable[[Batch, int, Search, Found], Iterable[Prefetch]]
+    """A search has ended; with the last gated layer, the search and what it found."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.charged = False
+        self._prefetcher = prefetcher = policy.prefetcher
+        overridden = prefetcher.overridden()
+        self.heard = {method for method, hooks in _CALLED_BY.items() if hooks & overridden}
+        # Called for each layer, so without a detour.
+        self.begin_layer, self.gated, self.found = prefetcher.on_layer, prefetcher.on_gate, prefetcher.on_found
+
+    def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> Actions:
+        """An iteration begins, the first of the requests `starting`."""
+        for request in starting:
+            self._prefetcher.on_request_start(request)
+        return self._prefetcher.on_batch(batch)
+
+    def search(self, search: Search) -> Found:
+        """What a search will find, asked when it is issued."""
+        self.charged = True
+        return self._prefetcher.search(search)
+
+    def end_iteration(self, batch: Batch, maps: Float, experts: Int, ending: Sequence[int]) -> list[Search]:
+        """An iteration has ended, the last of the requests `ending`; the answer is what has to be charged."""
+        updates = list(self._prefetcher.on_batch_end(batch, maps, experts))
+        self.charged |= bool(updates)
+        for request in ending:
+            self._prefetcher.on_request_end(request)
+        return updates

@@ -1,0 +1,234 @@
+"""Checks of what a policy is made of, and of what its hooks return; these answer the checked value in plain numbers.
+
+What a hook may not return is a `MisuseError`; `policies.checked_policy` adds which policy and hook it was.
+"""
+
+import re
+from collections.abc import Iterable, Sequence, Set
+from numbers import Integral, Real
+from typing import Any, get_args
+
+import numpy as np
+
+from common.errors import UserError, nearest
+from policies.base import Evictor, Policy, Prefetcher
+from policies.types import Float, Found, Future, Int, Likely, ModelShape, Nearest, Prefetch, Search, SearchKind
+
+_FOUND_BY: dict[str, type[Nearest] | type[Likely]] = {
+    "semantic": Nearest,
+    "trajectory": Nearest,
+    "match": Nearest,
+    "lookahead": Likely,
+    "speculate": Likely,
+}
+
+
+class MisuseError(Exception):
+    """What is wrong with something that a policy said."""
+
+
+_PARTS: dict[str, tuple[type, dict[str, type]]] = {  # of a policy, their classes and attributes
+    "prefetcher": (Prefetcher, {"requires": Set, "block": int, "note": str}),
+    "evictor": (Evictor, {"requires": Set, "distinct": bool, "guards": bool, "patience": int}),
+}
+_SWITCHES = (
+    "blocking_prediction",
+    "blocking_prefetch",
+    "compute_on_arrival",
+    "whole_demands",
+    "refused_blocks",
+    "preloaded",
+)
+_WORDS = {bool: "True or False", int: "a whole number", str: "a text", Set: "a set of names"}
+
+
+def check_policy(policy: Policy, name: str) -> None:
+    """A `UserError` if a policy is made of something else, or requires what nobody can tell it."""
+
+    def hold(what: str, value: Any, kind: type) -> None:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, value {shown(value)}")
+
+    for part, (kind, attributes) in _PARTS.items():
+        if not isinstance(getattr(policy, part), kind):
+            found = type(getattr(policy, part)).__name__
+            raise UserError(f"policy {name}: {part}: must be of a class of {kind.__name__}, not {found}")
+        made: Any = getattr(policy, part)
+        for attribute, its_kind in attributes.items():
+            hold(f"{part}.{attribute}", getattr(made, attribute), its_kind)
+        for need in sorted(map(str, made.requires)):
+            if not re.fullmatch("embedding|future|lookahead_[1-9][0-9]*", need):
+                known = nearest(need, ("embedding", "future", "lookahead_1"))
+                raise UserError(f"policy {name}: {part}.requires: nothing has {need!r}; {known}")
+    if policy.evictor.guards and type(policy.evictor).foreseen is Evictor.foreseen:
+        raise UserError(f"policy {name}: evictor.guards: is set, but {type(policy.evictor).__name__} has no foreseen")
+    for switch in _SWITCHES:
+        hold(switch, getattr(policy, switch), bool)
+    if policy.chunk_bytes is not None:
+        hold("chunk_bytes", policy.chunk_bytes, int)
+        if policy.chunk_bytes < 1:
+            raise UserError(f"policy {name}: chunk_bytes: must be at least 1, or None, value {policy.chunk_bytes}")
+    if policy.copy_key is not None and not callable(policy.copy_key):
+        raise UserError(f"policy {name}: copy_key: must be a function, or None, value {shown(policy.copy_key)}")
+
+
+def future_for(policy: Policy, name: str, future: Future | None) -> Future | None:
+    """The future, if the policy requires it; a `UserError` if there is none."""
+    if "future" not in policy.requires:
+        return None
+    if future is None:
+        raise UserError(f"policy {name} needs the recorded future")
+    return future
+
+
+def valid_action(said: Any, model: ModelShape) -> Prefetch | Search:
+    """What most hooks return."""
+    if isinstance(said, Prefetch):
+        return valid_prefetch(said, model)
+    if isinstance(said, Search):
+        return valid_search(said, model, update=False)
+    raise MisuseError(f"returned {shown(said)}, which is neither a Prefetch nor a Search")
+
+
+def valid_plan(said: Any, model: ModelShape) -> Prefetch:
+    """What `on_found` returns."""
+    if not isinstance(said, Prefetch):
+        raise MisuseError(f"returned {shown(said)}, which is no Prefetch")
+    return valid_prefetch(said, model)
+
+
+def valid_prefetch(said: Any, model: ModelShape) -> Prefetch:
+    """The same plan, in plain numbers."""
+    layer = _whole(said.layer, "the layer of a Prefetch", 0, model.layers - 1)
+    what = f"a Prefetch of layer {layer}"
+    experts = [
+        _whole(each, f"an expert of {what}", 0, model.experts - 1) for each in _sequence(said.experts, "experts")
+    ]
+    weights = [_weight(each, f"a weight of {what}") for each in _sequence(said.weights, "weights")]
+    if len(set(experts)) < len(experts):
+        twice = next(each for each in experts if experts.count(each) > 1)
+        raise MisuseError(f"{what} has expert {twice} twice")
+    if len(weights) != len(experts):
+        raise MisuseError(f"{what} has {len(experts)} experts and {len(weights)} weights")
+    belief = None if said.belief is None else _array(said.belief, f"the belief of {what}", (model.experts,))
+    return Prefetch(layer, experts, weights, belief)
+
+
+def valid_search(said: Search, model: ModelShape, *, update: bool) -> Search:
+    """The same search, in plain numbers. With `update` it is work that nothing answers."""
+    if said.kind not in get_args(SearchKind):
+        raise MisuseError(f"a Search has the kind {said.kind!r}; {nearest(str(said.kind), get_args(SearchKind))}")
+    if update != (said.kind == "update"):
+        where = "which is answered by nobody here; its kind must be 'update'" if update else "which finds nothing"
+        raise MisuseError(f"a Search has the kind {said.kind!r}, {where}")
+    layer = _whole(said.layer, "the layer of a Search", -1, model.layers - 1)
+    sizes = [_whole(getattr(said, size), f"the {size} of a Search", 1) for size in ("rows", "dims", "entries")]
+    return Search(said.kind, layer, *sizes)
+
+
+def valid_found(said: Any, search: Search, model: ModelShape) -> Found:
+    """The same answer, as arrays of the shapes that its kind has."""
+    expected = _FOUND_BY[search.kind]
+    if not isinstance(said, expected):
+        raise MisuseError(f"returned {shown(said)}; a {search.kind!r} search finds a {expected.__name__}")
+    if isinstance(said, Nearest):
+        index = _indices(said.index, "index")
+        if len(index) != search.rows:
+            raise MisuseError(f"index of what was found has {len(index)} rows, the search has {search.rows}")
+        return Nearest(index, _array(said.score, "score of what was found", (search.rows,), least=-np.inf))
+    assert isinstance(said, Likely)
+    layers = _indices(said.layers, "layers")
+    for layer in layers.tolist():
+        _whole(layer, "a layer of what was found", 0, model.layers - 1)
+    shape = search.rows, len(layers), model.experts
+    return Likely(layers, _array(said.probs, "probs of what was found", shape))
+
+
+def valid_updates(said: Any, model: ModelShape) -> list[Search]:
+    """What an evictor charges; it may return nothing."""
+    if said is None:
+        return []
+    if not isinstance(said, Iterable):
+        raise MisuseError(f"returned {shown(said)}; it may return a list of Search, or nothing")
+    return [valid_update(each, model) for each in said]
+
+
+def valid_update(said: Any, model: ModelShape) -> Search:
+    """Work that nothing answers."""
+    if not isinstance(said, Search):
+        raise MisuseError(f"returned {shown(said)}, which is no Search")
+    return valid_search(said, model, update=True)
+
+
+def valid_scores(said: Any, what: str, numbers: Int, model: ModelShape) -> Float:
+    """The scores of an evictor; `numbers` are the experts that are scored, as layer · J + expert."""
+    if not isinstance(said, np.ndarray) or said.dtype.kind != "f":
+        raise MisuseError(f"{what} must be an array of floats, value {shown(said)}")
+    if said.shape != numbers.shape:
+        raise MisuseError(f"{what} must have the shape {numbers.shape}, value of shape {said.shape}")
+    if not (said < np.inf).all():
+        place = int(np.flatnonzero(~(said < np.inf))[0])
+        layer, expert = divmod(int(numbers[place]), model.experts)
+        raise MisuseError(
+            f"{what} must be finite or -inf, value {float(said[place])} for expert {expert} of layer {layer}"
+        )
+    return said
+
+
+def valid_number(value: Any, what: str) -> float:
+    """A number, which may be infinite or none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise MisuseError(f"{what} must be a number, value {shown(value)}")
+    return float(value)
+
+
+def _whole(value: Any, what: str, least: int, most: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise MisuseError(f"{what} must be a whole number, value {shown(value)}")
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise MisuseError(f"{what} must be {bounds}, value {number}")
+    return number
+
+
+def _weight(value: Any, what: str) -> float:
+    number = valid_number(value, what)
+    if not 0 <= number < np.inf:
+        raise MisuseError(f"{what} must be finite and not negative, value {number}")
+    return number
+
+
+def _sequence(value: Any, what: str) -> Sequence[Any]:
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return list(value)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise MisuseError(f"{what} of a Prefetch must be a list, value {shown(value)}")
+    return value
+
+
+def _array(value: Any, what: str, shape: tuple[int, ...], *, least: float = 0.0) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise MisuseError(f"{what} must be an array of floats, value {shown(value)}")
+    if value.shape != shape:
+        raise MisuseError(f"{what} must have the shape {shape}, value of shape {value.shape}")
+    wrong = ~(np.isfinite(value) & (value >= least))
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        rule = "finite" if least < 0 else "finite and not negative"
+        raise MisuseError(f"{what} must be {rule}, value {float(value[place])} at {list(place)}")
+    return value
+
+
+def _indices(value: Any, what: str) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.ndim != 1:
+        raise MisuseError(
+            f"{what} of what was found must be an array of whole numbers in one dimension, value {shown(value)}"
+        )
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value on one line, and no longer than 60 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}…"
