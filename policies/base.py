@@ -89,6 +89,7 @@ class Evictor:
 
     requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     distinct = False  # whether any two experts that were used have different scores, so that no ties need breaking
+    steady = False  # whether scores change in `touched` alone, so that victims can be chosen several at a time
     guards = False
     patience = 0
     scores: NDArray[np.float64]  # [L·J], finite or -inf, kept up to date

@@ -183,7 +183,8 @@ class CheckedEvictor(Evictor):
     def __init__(self, evictor: Evictor, blame: _Blame) -> None:
         self._evictor = evictor
         self._blame = blame
-        self.requires, self.distinct, self.guards = evictor.requires, evictor.distinct, evictor.guards
+        self.requires, self.guards = evictor.requires, evictor.guards
+        self.distinct, self.steady = evictor.distinct, evictor.steady
 
     def start(self, setup: Setup) -> None:
         """Checked; then the evictor has scores."""

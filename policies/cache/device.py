@@ -4,12 +4,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from policies.base import CopyKey, Evictor
 from policies.cache.copy_order import Queue, by_key, by_layer, most_urgent_layer, weight_by_distance
-from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Residency
-from policies.types import Copy, Float
+from policies.cache.residency import ABSENT, COPYING, RESIDENT, Residency
+from policies.cache.victims import Victims
+from policies.types import Copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +47,19 @@ class Device:
         self._key = shared.copy_key
         if evictor.guards and not self._refused_blocks:  # it may refuse one expert of a layer and let another through
             self._key = self._key or weight_by_distance
+        self._decides_runs = evictor.steady and evictor.distinct and not evictor.guards and self._key is None
+        self._run: list[int] = []  # slots that the next prefetches from `_run_queue` take, the first one last
+        self._run_queue: Queue = []  # the only one that waited when that was decided
+        self._run_event = -1  # the last event then; the run holds until the next
         self._open = list(range(slots))[::-1]
         self._least_open = slots
-        self._occupants = np.zeros(slots, np.int64)
-        self._occupant = self._occupants.data
-        self._ties = not evictor.distinct
+        self._victims = Victims(slots, shared.residency, evictor)
+        self._occupant = self._victims.occupant
         self._guards = evictor.guards
         self._tell_loaded = type(evictor).loaded is not Evictor.loaded
         self._tell_evicted = type(evictor).evicted is not Evictor.evicted
-        self._every_slot = range(slots)
         self._victim = -1  # what was dropped for the copy that begins
         self._flying: Copy | None = None
-        self._filled: list[int] = []  # slots that only a demand may take from what came out of this queue last
-        self._filled_from: Queue = []
 
     def wish(self, layer: int, x: int, weight: float) -> None:
         """Queue a prefetch."""
@@ -82,7 +81,7 @@ class Device:
         residency = self._residency
         if self.demanded:
             x = self.demanded[0]
-            if residency.where[x] == ABSENT and self._take_slot(x, 0, now_s) < 0:
+            if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
                 return None
             self.demanded.popleft()
             chunk = residency.arrived[x]
@@ -180,17 +179,19 @@ class Device:
         if len(pending) > 1:
             order = most_urgent_layer if self._refused_blocks else by_layer
             layers = order(pending, residency)
+        elif (self._run and self._run_event == residency.events) or (self._decides_runs and self._begin_run(now_s)):
+            queue = self._run_queue
+            x = -queue.pop()[1]
+            if not queue:
+                pending.clear()
+            self._put(x, self._run.pop(), now_s)
+            return x
         now = residency.layer_now
         for layer in layers:
             queue = pending[layer]
             entry = queue[-1]
             x = -entry[1]
-            if queue is not self._filled_from:
-                self._filled_from = queue
-                self._filled = []
-            slot = self._take_slot(x, layer - now if layer > now else layer - now + residency.layers, now_s)
-            if slot >= 0:
-                self._filled.append(slot)
+            if self._take_slot(x, layer - now if layer > now else layer - now + residency.layers, now_s):
                 if len(queue) == 1:
                     del pending[layer]
                 elif queue[-1] is entry:
@@ -200,6 +201,15 @@ class Device:
                 return x
         return -1
 
+    def _begin_run(self, now_s: float) -> bool:
+        """Decide which slots the next prefetches of the only layer that waits take; False if that is still open."""
+        if self._open:
+            return False
+        ((layer, self._run_queue),) = self.pending.items()
+        self._run = self._victims.run(len(self._run_queue), self._residency.distance(layer), now_s)
+        self._run_event = self._residency.events
+        return bool(self._run)
+
     def _next_by_key(self, key: CopyKey, now_s: float) -> int:
         """What `_next_prefetch` answers, all that waits being ordered by a key."""
         pending, residency = self.pending, self._residency
@@ -208,7 +218,7 @@ class Device:
             layer = x // residency.experts
             if layer in refused:
                 continue
-            if self._take_slot(x, distance, now_s) >= 0:
+            if self._take_slot(x, distance, now_s):
                 pending[layer].remove((weight, -x))
                 if not pending[layer]:
                     del pending[layer]
@@ -231,105 +241,48 @@ class Device:
         residency.arrived[x] = 0
         residency.unused[x] = 0
         residency.counts.cancelled += 1
-        self._open.append(residency.slot[x])
+        slot = residency.slot[x]
+        self._occupant[slot] = -1
+        self._open.append(slot)
 
-    def _take_slot(self, x: int, distance: int, now_s: float) -> int:
-        """Give an expert a slot, as its copy is to begin; -1 if there is none that it may take.
+    def _take_slot(self, x: int, distance: int, now_s: float) -> bool:
+        """Give an expert a slot, as its copy is to begin; whether there is one that it may take.
 
         It is for the layer `distance` away, 0 for a demand: what is planned for nearer ones, or that one, stays.
         """
-        residency = self._residency
         if self._open:
             slot = self._open_slot()
+        elif distance and self._guards:
+            slot = self._victims.guarded(x, now_s)
         else:
-            guarded = self._guards and distance > 0
-            slot = self._guarded_slot(x, now_s) if guarded else self._victim_slot(distance, now_s)
-            if slot >= 0:
-                self._victim = dropped = self._occupant[slot]
-                residency.where[dropped] = ABSENT
-                residency.counts.evictions += 1
-                if residency.unused[dropped]:
-                    residency.unused[dropped] = 0
-                    residency.counts.wasted += 1
-                if self._tell_evicted:
-                    self._evictor.evicted(*divmod(dropped, residency.experts), now_s)
-                if self._guards and residency.planned[dropped]:
-                    self.wish(dropped // residency.experts, dropped, residency.weight[dropped])
-            elif distance or self.paused < 0:
+            slot = self._victims.least(distance, now_s)
+        if slot < 0:
+            if distance or self.paused < 0:
                 if not self.stalled:  # several layers may find no slot
                     self.stalled = True
                     self._all_stalled.append(self)
-                return -1
-            else:
-                self._cancel()
-                slot = self._open_slot()
-        self._occupant[slot] = x
+                return False
+            self._cancel()
+            slot = self._open_slot()
+        self._put(x, slot, now_s)
+        return True
+
+    def _put(self, x: int, slot: int, now_s: float) -> None:
+        """Let the copy of an expert into a slot begin; the expert that is there is dropped."""
+        residency, occupant = self._residency, self._occupant
+        dropped = occupant[slot]
+        if dropped >= 0:
+            self._victim = dropped
+            residency.where[dropped] = ABSENT
+            residency.counts.evictions += 1
+            if residency.unused[dropped]:
+                residency.unused[dropped] = 0
+                residency.counts.wasted += 1
+            if self._tell_evicted:
+                self._evictor.evicted(*divmod(dropped, residency.experts), now_s)
+            if self._guards and residency.planned[dropped]:
+                self.wish(dropped // residency.experts, dropped, residency.weight[dropped])
+        occupant[slot] = x
         residency.slot[x] = slot
         residency.where[x] = COPYING
         residency.counts.copies += 1
-        return slot
-
-    def _victim_slot(self, distance: int, now_s: float) -> int:
-        """The slot of the expert to drop: least score, then least recent use, then lowest number; -1 if none may go."""
-        residency = self._residency
-        if now_s >= residency.unpin_s:
-            residency.pinned = ()
-            residency.unpin_s = NEVER
-        planned, occupant, ties = residency.planned, self._occupant, self._ties
-        scores = self._evictor.scores[self._occupants]
-        if distance:
-            for slot in self._filled:
-                scores[slot] = NEVER
-        else:
-            self._filled.clear()
-        for _ in self._every_slot:
-            slot = int(scores.argmin())
-            if ties:
-                slot = self._least_recent(slot, scores)
-            x = occupant[slot]
-            if (
-                not (planned[x] and residency.distance(x // residency.experts) <= distance)
-                and residency.where[x] == RESIDENT
-                and x - residency.pin_base not in residency.pinned
-            ):
-                return slot
-            scores[slot] = NEVER
-        return -1
-
-    def _guarded_slot(self, fetched: int, now_s: float) -> int:
-        """The slot of the best victim that the evictor foresees for a prefetch; -1 if it may not go yet, or none is.
-
-        It must be scored below what is fetched.
-        """
-        residency, evictor = self._residency, self._evictor
-        if now_s >= residency.unpin_s:
-            residency.pinned = ()
-            residency.unpin_s = NEVER
-        own = evictor.scores[fetched]
-        scores = evictor.foreseen(fetched, self._occupants)
-        for _ in range(self.slots):
-            slot = int(scores.argmin())
-            if scores[slot] >= own:
-                return -1
-            x = self._occupant[slot]
-            pinned = x - residency.pin_base in residency.pinned
-            if residency.where[x] == RESIDENT and not pinned:
-                if evictor.scores[x] >= own:
-                    return -1  # it is worth the wait
-                return slot
-            if pinned and evictor.patience and residency.complete():
-                return -1  # it can go as soon as its layer ends, which is not long
-            scores[slot] = NEVER
-        return -1
-
-    def _least_recent(self, slot: int, scores: Float) -> int:
-        """Among the slots whose score equals that of `slot`, the first with the least, the one used least recently."""
-        least = scores[slot]
-        scores[slot] = NEVER
-        tied = scores[scores.argmin()] == least
-        scores[slot] = least
-        if not tied:
-            return slot
-        last_use, occupant = self._residency.last_use, self._occupant
-        ties: list[int] = (scores == least).nonzero()[0].tolist()
-        return min(ties, key=lambda tie: (last_use[occupant[tie]], occupant[tie]))

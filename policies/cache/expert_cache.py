@@ -78,7 +78,6 @@ class ExpertCache:
         self._has_plan = bytearray(model.layers)
         self._none_planned = bytes(model.experts)
         self._fewest = min(slots)
-        self._events = 0
         self._computed: set[int] = set()  # experts of a layer that runs in waves
         self._ties = not evictor.distinct
         self._guards = evictor.guards
@@ -147,8 +146,8 @@ class ExpertCache:
             counts.misses += len(misses)
         if late:
             counts.late += len(late)
+        residency.events = event = residency.events + 1
         if self._ties:
-            self._events = event = self._events + 1
             for expert in experts:
                 residency.last_use[base + expert] = event
         self.wake_stalled()
@@ -190,6 +189,7 @@ class ExpertCache:
         if self._has_plan[layer]:
             self._drop_plan(layer)
         residency, wake = self.residency, self.wake
+        residency.events += 1
         where, planned = residency.where, residency.planned
         base = layer * residency.experts
         unsorted = []

@@ -42,7 +42,8 @@ class Residency:
         self.unused = bytearray(total)  # its copy began as a prefetch, and nothing has demanded it yet
         self.arrived = [0] * total  # chunks of a copy that is under way
         self.slot = [-1] * total
-        self.last_use = [0] * total  # number of the event; kept for evictors whose scores may tie
+        self.last_use = [0] * total  # `events` then; kept for evictors whose scores may tie
+        self.events = 0  # demands and plans so far: until the next one, no expert is planned, withdrawn or touched
         self.layer_now = -1  # last gated layer of the running iteration
         self.pin_base = 0  # number of expert 0 of the running layer
         self.pinned: Sequence[int] = ()  # ids of its experts that were demanded and not released yet

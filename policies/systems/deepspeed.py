@@ -32,6 +32,8 @@ class WholeLayers(Prefetcher):
 class LastRun(LeastRecentlyUsed):
     """Keep what ran last; an expert that has only come with its layer goes first."""
 
+    steady = True
+
     # Having come is no use: all experts come, in turn, and a cache smaller than the model would keep none.
     loaded = Evictor.loaded
 

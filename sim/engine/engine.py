@@ -125,14 +125,13 @@ class Engine:
         self._links.wake(now_s)
         self._let_through()
 
-    def _let_through(self) -> bool:
-        """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
+    def _let_through(self) -> None:
+        """Start a layer held back, unless the policy wants its prefetches to arrive first."""
         if not self._held_back or (self._blocking_prefetch and self._cache.waits_for(self._layer)):
-            return False
+            return
         self._held_back = False
         self._wait_s += self._env.now - self._held_since_s
         self._gate_event.after(self._dense_s)
-        return True
 
     def _gated(self, event: Event) -> None:
         """The router has spoken: demand its experts, predict, and compute what is there."""
