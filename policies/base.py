@@ -51,7 +51,7 @@ class Prefetcher:
 
     def search(self, search: Search) -> Found:
         """Answer a search on the state at the moment when it was issued."""
-        raise AssertionError(f"{type(self).__name__} issues searches but does not answer them")
+        raise NotImplementedError(f"{type(self).__name__} issues searches but does not answer them")
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """A search has ended; `layer_now` is the last gated layer, L when its iteration is over.
@@ -89,7 +89,7 @@ class Evictor:
 
     requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     distinct = False  # whether any two experts that were used have different scores, so that no ties need breaking
-    steady = False  # whether scores change in `touched` alone, so that victims can be chosen several at a time
+    steady = False  # whether scores change in `touched` alone: victims are chosen several at a time; only for our own
     guards = False
     patience = 0
     scores: NDArray[np.float64]  # [L·J], finite or -inf, kept up to date
@@ -109,14 +109,14 @@ class Evictor:
         return None
 
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """A prefetched expert has arrived; one that is demanded was `touched` already."""
+        """A prefetched expert has arrived. One that is copied on demand was `touched` already and is not announced."""
 
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """An expert has been dropped."""
 
     def foreseen(self, fetched: int, occupants: Int) -> Float:
         """Scores `[slots]` of a GPU's occupants as they will be when `fetched` is needed; asked only if it guards."""
-        raise AssertionError(f"{type(self).__name__} guards but does not foresee")
+        raise NotImplementedError(f"{type(self).__name__} guards but does not foresee")
 
     def believe(self, layer: int, probs: Float) -> None:
         """A prediction `[J]` for a layer was made; it replaces the one before."""

@@ -30,6 +30,8 @@ from policies.validity import (
 
 T = TypeVar("T")
 
+MOST_ACTIONS = 100_000  # of one call of a hook: more is a loop without end
+
 _END = object()
 
 
@@ -44,7 +46,7 @@ def checked(policy: Policy, name: str) -> Policy:
     blame = _Blame(name)
     object.__setattr__(held, "prefetcher", CheckedPrefetcher(policy.prefetcher, blame))
     object.__setattr__(held, "evictor", CheckedEvictor(policy.evictor, blame))
-    object.__setattr__(held, "copy_key", policy.copy_key and _CheckedKey(policy.copy_key, blame))
+    object.__setattr__(held, "copy_key", None if policy.copy_key is None else _CheckedKey(policy.copy_key, blame))
     return held
 
 
@@ -56,7 +58,8 @@ class _Blame:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._passed = UserError if is_own(name) else ()
+        self.own = is_own(name)
+        self._passed = UserError if self.own else ()
 
     @contextmanager
     def on(self, hook: str, where: str = "") -> Iterator[None]:
@@ -65,20 +68,54 @@ class _Blame:
             yield
         except self._passed:
             raise
-        except Exception as error:
-            plain = isinstance(error, MisuseError | UserError)
+        except (Exception, SystemExit) as error:
+            plain = isinstance(error, MisuseError | UserError | NotImplementedError)
             said = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
             cause = None if isinstance(error, MisuseError) else error
             raise UserError(f"policy {self._name}: {hook}{where}: {said}") from cause
 
 
+class _Shown:
+    """Batches as policies are shown them; of an iteration, always the same."""
+
+    def __init__(self) -> None:
+        self._batches: dict[int, Batch] = {}
+
+    def batch(self, batch: Batch) -> Batch:
+        """A copy whose arrays cannot be written."""
+        if batch.iteration not in self._batches:
+            if len(self._batches) > 8:  # a search may end some iterations later
+                del self._batches[min(self._batches)]
+            self._batches[batch.iteration] = Batch(
+                iteration=batch.iteration,
+                request=_sealed(batch.request),
+                row=_sealed(batch.row),
+                prefill=_sealed(batch.prefill),
+                token=_sealed(batch.token),
+                embedding=None if batch.embedding is None else _sealed(batch.embedding),
+            )
+        return self._batches[batch.iteration]
+
+
+def _sealed(array: Any) -> Any:
+    """A copy that cannot be written."""
+    sealed = array.copy()
+    sealed.flags.writeable = False
+    return sealed
+
+
 class CheckedPrefetcher(Prefetcher):
-    """A prefetcher whose hooks are checked."""
+    """A prefetcher whose hooks are checked.
+
+    What it is given are copies that cannot be written: it can change no run by them, and see nothing behind them.
+    """
 
     def __init__(self, prefetcher: Prefetcher, blame: _Blame) -> None:
         self._prefetcher = prefetcher
         self._blame = blame
-        self.requires, self.block = prefetcher.requires, prefetcher.block
+        self._shown = _Shown()
+        self.requires = prefetcher.requires
+        self.block = prefetcher.block if blame.own else 0  # which sees iterations to come
 
     def overridden(self) -> set[str]:
         """Of the prefetcher."""
@@ -107,30 +144,36 @@ class CheckedPrefetcher(Prefetcher):
 
     def on_batch(self, batch: Batch) -> Iterator[Prefetch | Search]:
         """Checked."""
-        return self._actions("on_batch", f", iteration {batch.iteration}", batch)
+        return self._actions("on_batch", f", iteration {batch.iteration}", self._shown.batch(batch))
 
     def on_layer(self, batch: Batch, layer: int) -> Iterator[Prefetch | Search]:
         """Checked."""
-        return self._actions("on_layer", f", iteration {batch.iteration}, layer {layer}", batch, layer)
+        where = f", iteration {batch.iteration}, layer {layer}"
+        return self._actions("on_layer", where, self._shown.batch(batch), layer)
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterator[Prefetch | Search]:
         """Checked."""
-        return self._actions("on_gate", f", iteration {batch.iteration}, layer {gate.layer}", batch, gate)
+        where = f", iteration {batch.iteration}, layer {gate.layer}"
+        lookahead = {distance: _sealed(probs) for distance, probs in gate.lookahead.items()}
+        shown = Gate(gate.layer, _sealed(gate.probs), _sealed(gate.experts), lookahead)
+        return self._actions("on_gate", where, self._shown.batch(batch), shown)
 
     def search(self, search: Search) -> Found:
         """Checked."""
         with self._blame.on("search", f", layer {search.layer}"):
-            return valid_found(self._prefetcher.search(search), search, self._model)
+            return valid_found(self._prefetcher.search(copy(search)), search, self._model)
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterator[Prefetch]:
         """Checked."""
         where = f", iteration {batch.iteration}, layer {search.layer}"
-        return self._each("on_found", where, valid_plan, "Prefetch", batch, layer_now, search, found)
+        given = self._shown.batch(batch), layer_now, copy(search), found
+        return self._each("on_found", where, valid_plan, "Prefetch", *given)
 
     def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterator[Search]:
         """Checked."""
         where = f", iteration {batch.iteration}"
-        return self._each("on_batch_end", where, valid_update, "Search", batch, maps, experts)
+        given = self._shown.batch(batch), _sealed(maps), _sealed(experts)
+        return self._each("on_batch_end", where, valid_update, "Search", *given)
 
     def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
         """Checked."""
@@ -153,13 +196,15 @@ class CheckedPrefetcher(Prefetcher):
     def _read(
         self, hook: str, where: str, valid: Callable[[Any, ModelShape], T], returned: Iterator[Any]
     ) -> Iterator[T]:
-        while True:
+        for _ in range(MOST_ACTIONS):
             with self._blame.on(hook, where):
                 each = next(returned, _END)
                 if each is _END:
                     return
                 plain = valid(each, self._model)
             yield plain
+        with self._blame.on(hook, where):
+            raise MisuseError(f"returned more than {MOST_ACTIONS} things")
 
 
 class _CheckedKey:
@@ -183,8 +228,8 @@ class CheckedEvictor(Evictor):
     def __init__(self, evictor: Evictor, blame: _Blame) -> None:
         self._evictor = evictor
         self._blame = blame
-        self.requires, self.guards = evictor.requires, evictor.guards
-        self.distinct, self.steady = evictor.distinct, evictor.steady
+        self._shown = _Shown()
+        self.requires, self.distinct, self.guards = evictor.requires, evictor.distinct, evictor.guards
 
     def start(self, setup: Setup) -> None:
         """Checked; then the evictor has scores."""
@@ -210,14 +255,14 @@ class CheckedEvictor(Evictor):
         """Checked."""
         where = f", iteration {batch.iteration}"
         with self._blame.on("evictor's on_batch", where):
-            updates = valid_updates(self._evictor.on_batch(batch), self._model)
+            updates = valid_updates(self._evictor.on_batch(self._shown.batch(batch)), self._model)
             self._valid()
         return updates
 
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> list[Search]:
         """Checked."""
         with self._blame.on("touched", f", layer {layer}"):
-            updates = valid_updates(self._evictor.touched(layer, experts, now_s), self._model)
+            updates = valid_updates(self._evictor.touched(layer, list(experts), now_s), self._model)
             self._valid()
         return updates
 
@@ -237,13 +282,13 @@ class CheckedEvictor(Evictor):
         """Checked."""
         layer = fetched // self._model.experts
         with self._blame.on("foreseen", f", layer {layer}"):
-            scores = self._evictor.foreseen(fetched, occupants)
-            return valid_scores(scores, "the scores foreseen", occupants, self._model)
+            scores = self._evictor.foreseen(fetched, occupants.copy())
+            return valid_scores(scores, "the scores foreseen", occupants, self._model).copy()
 
     def believe(self, layer: int, probs: Float) -> None:
         """Checked."""
         with self._blame.on("believe", f", layer {layer}"):
-            self._evictor.believe(layer, probs)
+            self._evictor.believe(layer, _sealed(probs))
             self._valid()
 
     def _valid(self) -> Float:

@@ -49,7 +49,7 @@ def outside(place: str, kind: str) -> Callable[..., object]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
         raise UserError(f"{kind} {place}: there is no module {error.name!r}, here or installed") from error
-    except Exception as error:  # whatever a module from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a module from outside may raise
         raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
     found: object = getattr(module, name, None)
     if found is None:

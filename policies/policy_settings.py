@@ -109,7 +109,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
         return factory(**values)
     except UserError:
         raise
-    except Exception as error:  # whatever a factory from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a factory from outside may raise
         raised = type(error).__name__ + f": {one_line(error)}" * bool(str(error))
         raise UserError(f"{what} cannot be made: {raised}") from error
 
@@ -133,7 +133,7 @@ def _declared(parameter: inspect.Parameter, known: dict[str, Any], what: str) ->
     try:
         holder = SimpleNamespace(__annotations__={name: annotation})
         hint = get_type_hints(holder, globalns=known, include_extras=True)[name]
-    except Exception as error:  # the text of an annotation is code
+    except (Exception, SystemExit) as error:  # the text of an annotation is code
         raise UserError(f"{where} has an annotation that cannot be resolved: {one_line(error)}") from error
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = [option for option in options if option is not NoneType]

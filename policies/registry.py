@@ -85,7 +85,10 @@ def make_policy(spec: str) -> Policy:
 def make(part: str) -> Policy | Evictor:
     """What `NAME,setting=value,…` stands for in front of any `+`."""
     name = part.partition(",")[0]
-    made: object = called(policy_factory(name), "policy", part)
+    factory = policy_factory(name)
+    if isinstance(factory, type) and issubclass(factory, Prefetcher):
+        raise UserError(f"policy {name}: is a Prefetcher; name a function that returns Policy(prefetcher=…, evictor=…)")
+    made: object = called(factory, "policy", part)
     if not isinstance(made, Policy | Evictor):
         raise UserError(f"policy {name}: must return a Policy or an Evictor, not {type(made).__name__}")
     return made
@@ -104,6 +107,8 @@ def policy_factory(name: str) -> Callable[..., object]:
     """What makes the policy of a name, or of `module:callable`; of a name from outside it may make an evictor."""
     if name in NAMED:
         return inside(NAMED[name])
+    if name in EVICTORS:
+        raise UserError(f"policy {name}: is an evictor; lru+{name} copies on demand and evicts by it")
     return _outside_factory(name, "policy", policy_names())
 
 
@@ -124,7 +129,7 @@ def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[...
         raise unknown(kind, name, known)
     try:
         loaded: object = plug_ins[name].load()
-    except Exception as error:  # whatever a package from outside may raise
+    except (Exception, SystemExit) as error:  # whatever a package from outside may raise
         raise UserError(f"{kind} {name}: its package cannot be loaded: {one_line(error)}") from error
     if not callable(loaded):
         raise UserError(f"{kind} {name}: its entry point must be a class or function, not {type(loaded).__name__}")

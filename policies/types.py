@@ -74,6 +74,21 @@ class History(Protocol):
     def __iter__(self) -> Iterator[RecordedRequest]: ...
 
 
+class PastRequests:
+    """A history that shows its requests and nothing else, whatever they are read from."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self, requests: History) -> None:
+        self._requests = requests
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[RecordedRequest]:
+        return iter(self._requests)
+
+
 class Future(Protocol):
     """What the requests to come will demand, for policies that ask for it: oracles.
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, one_line
 from policies.base import Evictor, Policy, Prefetcher
 from policies.types import Float, Found, Future, Int, Likely, ModelShape, Nearest, Prefetch, Search, SearchKind
 
@@ -26,6 +26,8 @@ _FOUND_BY: dict[str, type[Nearest] | type[Likely]] = {
 class MisuseError(Exception):
     """What is wrong with something that a policy said."""
 
+
+LARGEST = 2**63 - 1
 
 _PARTS: dict[str, tuple[type, dict[str, type]]] = {  # of a policy, their classes and attributes
     "prefetcher": (Prefetcher, {"requires": Set, "block": int, "note": str}),
@@ -50,6 +52,7 @@ def check_policy(policy: Policy, name: str) -> None:
             raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, value {shown(value)}")
 
     for part, (kind, attributes) in _PARTS.items():
+        _attributes_of(policy, part, name)
         if not isinstance(getattr(policy, part), kind):
             found = type(getattr(policy, part)).__name__
             raise UserError(f"policy {name}: {part}: must be of a class of {kind.__name__}, not {found}")
@@ -60,6 +63,10 @@ def check_policy(policy: Policy, name: str) -> None:
             if not re.fullmatch("embedding|future|lookahead_[1-9][0-9]*", need):
                 known = nearest(need, ("embedding", "future", "lookahead_1"))
                 raise UserError(f"policy {name}: {part}.requires: nothing has {need!r}; {known}")
+    for part, attribute in (("prefetcher", "block"), ("evictor", "patience")):
+        if getattr(getattr(policy, part), attribute) < 0:
+            value = getattr(getattr(policy, part), attribute)
+            raise UserError(f"policy {name}: {part}.{attribute}: must be at least 0, value {value}")
     if policy.evictor.guards and type(policy.evictor).foreseen is Evictor.foreseen:
         raise UserError(f"policy {name}: evictor.guards: is set, but {type(policy.evictor).__name__} has no foreseen")
     for switch in _SWITCHES:
@@ -70,6 +77,16 @@ def check_policy(policy: Policy, name: str) -> None:
             raise UserError(f"policy {name}: chunk_bytes: must be at least 1, or None, value {policy.chunk_bytes}")
     if policy.copy_key is not None and not callable(policy.copy_key):
         raise UserError(f"policy {name}: copy_key: must be a function, or None, value {shown(policy.copy_key)}")
+
+
+def _attributes_of(policy: Policy, part: str, name: str) -> None:
+    """Look at each attribute once: one of somebody else's may be computed, and fail."""
+    try:
+        made = getattr(policy, part)
+        for attribute in _PARTS[part][1]:
+            getattr(made, attribute, None)
+    except Exception as error:
+        raise UserError(f"policy {name}: {part}.{attribute}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def future_for(policy: Policy, name: str, future: Future | None) -> Future | None:
@@ -119,10 +136,12 @@ def valid_search(said: Search, model: ModelShape, *, update: bool) -> Search:
     if said.kind not in get_args(SearchKind):
         raise MisuseError(f"a Search has the kind {said.kind!r}; {nearest(str(said.kind), get_args(SearchKind))}")
     if update != (said.kind == "update"):
-        where = "which is answered by nobody here; its kind must be 'update'" if update else "which finds nothing"
+        where = "which is answered by nobody here; its kind must be 'update'"
+        if not update:
+            where = "which finds nothing; only on_batch_end and an evictor may return it"
         raise MisuseError(f"a Search has the kind {said.kind!r}, {where}")
     layer = _whole(said.layer, "the layer of a Search", -1, model.layers - 1)
-    sizes = [_whole(getattr(said, size), f"the {size} of a Search", 1) for size in ("rows", "dims", "entries")]
+    sizes = [_whole(getattr(said, size), f"the {size} of a Search", 1, LARGEST) for size in ("rows", "dims", "entries")]
     return Search(said.kind, layer, *sizes)
 
 
@@ -187,7 +206,9 @@ def _whole(value: Any, what: str, least: int, most: int | None = None) -> int:
         raise MisuseError(f"{what} must be a whole number, value {shown(value)}")
     number = int(value)
     if number < least or (most is not None and number > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        bounds = (
+            f"at least {least}" if most is None or (number < least and most == LARGEST) else f"from {least} to {most}"
+        )
         raise MisuseError(f"{what} must be {bounds}, value {number}")
     return number
 

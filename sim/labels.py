@@ -26,7 +26,7 @@ DOES_NOT_FIT = Label(
 NOT_CHARGED = Label(
     text="prediction time not charged",
     mark="†",
-    note="it plans without any search, as if its predictions took no time",
+    note="it plans without any search or update, as if its predictions took no time",
 )
 
 

@@ -15,7 +15,7 @@ from policies.cache.residency import Counts
 from policies.checked_policy import to_run
 from policies.hooks import Hooks
 from policies.registry import make_policy
-from policies.types import Rates, Setup
+from policies.types import PastRequests, Rates, Setup
 from policies.validity import future_for
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
@@ -79,7 +79,7 @@ class StartedPolicy:
                 slots=tuple(self.slots),
                 rng=np.random.default_rng(scenario.seed),
                 residency=self.cache.view,
-                history=inputs.history,
+                history=PastRequests(inputs.history) if inputs.history is not None else None,
                 rates=rates,
                 future=future,
             )

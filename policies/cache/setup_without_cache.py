@@ -4,7 +4,7 @@ import numpy as np
 
 from policies.base import Evictor
 from policies.cache.expert_cache import ExpertCache
-from policies.types import Future, History, ModelShape, Setup
+from policies.types import Future, History, ModelShape, PastRequests, Setup
 
 
 def setup_without_cache(
@@ -17,6 +17,6 @@ def setup_without_cache(
         slots=(model.total_experts,),
         rng=rng,
         residency=nothing.view,
-        history=history,
+        history=PastRequests(history) if history is not None else None,
         future=future,
     )

@@ -62,7 +62,6 @@ class Engine:
         self._layers = cache.model.layers
         self._blocking_prediction = policy.blocking_prediction
         self._blocking_prefetch = policy.blocking_prefetch
-        self._held_back = False  # the layer waits for its prefetches
 
     def run(self) -> float:
         """Replay all steps; the answer is the makespan in seconds."""
@@ -121,17 +120,19 @@ class Engine:
     def _layer_begins(self, event: Event) -> None:
         now_s = self._env.now
         self._act(self._hooks.begin_layer(self._batch, self._layer), now_s)
-        self._held_back, self._held_since_s = True, now_s
+        self._links.held_layer, self._held_since_s = self._layer, now_s
         self._links.wake(now_s)
         self._let_through()
 
-    def _let_through(self) -> None:
-        """Start a layer held back, unless the policy wants its prefetches to arrive first."""
-        if not self._held_back or (self._blocking_prefetch and self._cache.waits_for(self._layer)):
-            return
-        self._held_back = False
+    def _let_through(self) -> bool:
+        """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
+        held = self._links.held_layer
+        if held < 0 or (self._blocking_prefetch and self._cache.waits_for(held)):
+            return False
+        self._links.held_layer = -1
         self._wait_s += self._env.now - self._held_since_s
         self._gate_event.after(self._dense_s)
+        return True
 
     def _gated(self, event: Event) -> None:
         """The router has spoken: demand its experts, predict, and compute what is there."""

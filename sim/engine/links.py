@@ -27,12 +27,14 @@ class _Expiry(Event):
 class Links:
     """Moves what the devices of a cache ask for.
 
-    When an expert is complete that the running layer wants, `on_demanded` is called with its copy. `on_prefetched` is
-    called once when others have arrived, unless each of their links goes on with another expert of the same layer.
+    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it. Otherwise
+    `on_prefetched` is called, which answers whether it has scheduled anything. It is not called while the link goes on
+    with another expert of `held_layer`, the layer that waits for its prefetches: that cannot begin yet.
     """
 
     on_demanded: Callable[[Copy, float], None]
-    on_prefetched: Callable[[], None]
+    on_prefetched: Callable[[], bool]
+    held_layer = -1
 
     def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost) -> None:
         self._env = env
@@ -76,7 +78,6 @@ class Links:
         """Copies have arrived: on each link the next one sets off."""
         now_s, experts = self._env.now, self._experts
         following_flight = None  # that may take more; what is scheduled in between keeps its place between two flights
-        prefetched = False
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
@@ -91,10 +92,8 @@ class Links:
                 if copy.demanded:
                     self.on_demanded(copy, now_s)
                     following_flight = None
-                elif following is None or following.number // experts != copy.number // experts:
-                    prefetched = True
-        if prefetched:
-            self.on_prefetched()
+                elif (following is None or following.number // experts != self.held_layer) and self.on_prefetched():
+                    following_flight = None
         self._spare.append(flight)
         if self._cache.stalled:
             self._watch_expiry(now_s)

@@ -5,6 +5,7 @@ import pytest
 
 from policies.base import Evictor, Policy, Prefetcher
 from policies.cache.setup_without_cache import setup_without_cache
+from policies.checked_policy import to_run
 from policies.hooks import Hooks
 from policies.types import Prefetch, Search
 from sim.engine.batching import fixed_batches
@@ -178,6 +179,17 @@ def test_results_say_whether_predicting_took_time():
     assert charged == [True, True, False, False, None, None]
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_updates_alone_are_a_charge(check):
+    policy, _ = diary()
+    hooks = Hooks(to_run(policy, "lru", check=check))
+    hooks.policy.start(setup_without_cache(MODEL, np.random.default_rng(0)))
+    step = next(fixed_batches(REQUESTS, 1))
+    assert not hooks.charged
+    assert len(hooks.end_iteration(step.batch, step.maps, step.experts, ())) == 1
+    assert hooks.charged
+
+
 # ---- what a policy is told -------------------------------------------------------------------------------------------
 
 
@@ -202,7 +214,8 @@ def test_only_who_requires_the_future_is_told(monkeypatch):
 
 def test_a_policy_knows_slots_history_rates_and_an_empty_cache(monkeypatch):
     setup = told("finemoe", monkeypatch)
-    assert (setup.model, tuple(setup.slots), setup.history) == (MODEL, (5, 4), REQUESTS)
+    assert (setup.model, tuple(setup.slots), list(setup.history)) == (MODEL, (5, 4), REQUESTS)
+    assert [name for name in dir(setup.history) if not name.startswith("_")] == []  # nor what it is read from
     cost = machine(2).cost(MODEL)
     rates = setup.rates
     assert rates.copy_s(24) == cost.copy_s(24)

@@ -1,13 +1,19 @@
 """What a policy may not say is one line that names policy, hook, layer and value: in both drivers and in `predict`."""
 
+import re
+
 import pytest
 
 from common.errors import UserError
+from policies.base import Evictor, Policy, Prefetcher
+from policies.checked_policy import to_run
+from policies.hooks import Hooks
 from policies.registry import make_policy
 from policies.types import Prefetch
+from policies.validity import check_policy
 from sim.__main__ import main as sim
 from sim.forecast.plan_scores import measure
-from tests.support.misused_policies import KEYS, LINES
+from tests.support.misused_policies import KEYS, LINES, SPOILT
 from tests.support.policy_helpers import HISTORY, MODEL, TEST, run
 from tests.validate.driver.test_driver import play
 from validate.__main__ import main as validate
@@ -45,6 +51,15 @@ def test_an_order_of_copies_that_is_none_is_one_line_wherever_copies_are_made(ki
     with pytest.raises(UserError) as caught:
         driver(spec)
     assert str(caught.value) == f"policy {spec}: {KEYS[kind][1]}"
+
+
+@pytest.mark.parametrize("driver", [simulated, replayed])
+@pytest.mark.parametrize("hook", SPOILT)
+def test_scores_that_any_hook_spoils_are_one_line_wherever_there_is_a_cache(hook, driver):
+    spec = f"tests.support.misused_policies:spoilt,hook={hook}"
+    with pytest.raises(UserError) as caught:
+        driver(spec)
+    assert re.match(f"policy {re.escape(spec)}: {SPOILT[hook]}", str(caught.value))
 
 
 def test_what_a_hook_raised_is_the_cause():
@@ -120,3 +135,95 @@ def test_traceback_shows_an_author_where_it_came_from(mine, capsys, trace, shown
         )
         assert ("    return batch.no_such_thing" in said) == shown
         assert len(said) > 5 or not shown
+
+
+# ---- what a policy is made of, and what it is shown ---------------------------------------------------------------
+
+PARTS = [
+    ("prefetcher", {"note": 3}, "prefetcher.note: must be a text, value 3"),
+    ("prefetcher", {"block": "x"}, "prefetcher.block: must be a whole number, value 'x'"),
+    ("prefetcher", {"requires": ["embedding"]}, "prefetcher.requires: must be a set of names, value ['embedding']"),
+    ("evictor", {"patience": "long"}, "evictor.patience: must be a whole number, value 'long'"),
+    ("evictor", {"guards": 1}, "evictor.guards: must be True or False, value 1"),
+    ("evictor", {"guards": True}, "evictor.guards: is set, but Evictor has no foreseen"),
+    ("policy", {"blocking_prefetch": "no"}, "blocking_prefetch: must be True or False, value 'no'"),
+    ("policy", {"copy_key": 3}, "copy_key: must be a function, or None, value 3"),
+    ("policy", {"prefetcher": 3}, "prefetcher: must be of a class of Prefetcher, not int"),
+]
+
+
+@pytest.mark.parametrize(("part", "attributes", "line"), PARTS)
+def test_a_part_that_is_not_what_it_should_be_is_one_line(part, attributes, line):
+    prefetcher, evictor = Prefetcher(), Evictor()
+    for name, value in attributes.items():
+        if part != "policy":
+            setattr({"prefetcher": prefetcher, "evictor": evictor}[part], name, value)
+    given = {"prefetcher": prefetcher, "evictor": evictor} | (attributes if part == "policy" else {})
+    with pytest.raises(UserError) as caught:
+        check_policy(Policy(**given), "mine:x")
+    assert str(caught.value) == f"policy mine:x: {line}"
+
+
+def test_a_users_error_in_a_hook_of_somebody_elses_is_named_too(mine):
+    name = mine(
+        "from common.errors import UserError\n"
+        "from policies.base import *\n"
+        "class Mine(Prefetcher):\n"
+        "    def start(self, setup):\n"
+        "        raise UserError('no such table')\n"
+        "def mine(): return Policy(prefetcher=Mine(), evictor=Evictor())\n"
+    )
+    with pytest.raises(UserError, match=f"^policy {name}:mine: start: no such table$"):
+        simulated(f"{name}:mine")
+
+
+def test_a_hook_that_an_instance_has_of_its_own_is_called():
+    prefetcher = Prefetcher()
+    prefetcher.on_gate = lambda batch, gate: [Prefetch(0, [1], [1.0])]
+    assert prefetcher.overridden() == {"on_gate"}
+    assert Hooks(Policy(prefetcher=prefetcher, evictor=Evictor())).heard == {"gated"}
+
+
+def test_a_policy_cannot_change_the_price_of_a_search_once_it_is_issued():
+    """Whatever it writes into the search that it answers, the simulation takes the time that was asked for."""
+    ends = {kind: run(f"tests.support.misused_policies:priced,kind={kind}").makespan_s for kind in ("fair", "cheap")}
+    assert ends["cheap"] == ends["fair"] > 1.0  # ten times 0.2 s, blocking
+
+
+def test_iterations_to_come_are_shown_to_no_policy_from_outside():
+    spec = "tests.support.broken_policies:block_peeker"
+    policy = make_policy(spec)
+    assert policy.prefetcher.block == 4
+    assert to_run(policy, spec, check=False).prefetcher.block == 0
+    own = make_policy("finemoe,learn=false")
+    assert to_run(own, "finemoe,learn=false", check=True).prefetcher.block == own.prefetcher.block == 64
+
+
+def test_a_gate_from_outside_has_nothing_behind_it(mine):
+    name = mine(
+        "from policies.base import *\n"
+        "class Mine(Prefetcher):\n"
+        "    def on_gate(self, batch, gate):\n"
+        "        assert gate.probs.base is None and gate.experts.base is None and batch.embedding.base is None\n"
+        "        return ()\n"
+        "    def on_batch_end(self, batch, maps, experts):\n"
+        "        assert maps.base is None and experts.base is None\n"
+        "        return [__import__('policies.types').types.Search('update', 0, 1, 1, 1)]\n"
+        "def mine(): return Policy(prefetcher=Mine(), evictor=Evictor())\n"
+    )
+    simulated(f"{name}:mine")
+
+
+def test_an_evictor_keeps_its_patience_when_it_is_checked():
+    policy = make_policy("clairvoyant")
+    checked = to_run(policy, "clairvoyant", check=True)
+    policy.evictor.patience = 3
+    assert checked.evictor.patience == 3
+
+
+def test_what_is_no_policy_says_what_it_is(mine):
+    name = mine("from policies.base import Prefetcher\nclass Mine(Prefetcher): ...\n")
+    with pytest.raises(UserError, match=r"is a Prefetcher; name a function that returns Policy\("):
+        make_policy(f"{name}:Mine")
+    with pytest.raises(UserError, match=r"^policy lhd: is an evictor; lru\+lhd copies on demand and evicts by it$"):
+        make_policy("lhd")

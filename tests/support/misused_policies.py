@@ -31,6 +31,27 @@ def fails_later(self, *given):
     raise KeyError("no such key")
 
 
+def gives_up(self, *given):
+    raise SystemExit(3)
+
+
+def without_end(self, *given):
+    while True:
+        yield Prefetch(1, [0], [1.0])
+
+
+def writes_to(name):
+    def hook(self, *given):
+        getattr(given[-1], name)[...] = 0
+        return ()
+
+    return hook
+
+
+def spoils(self, *given):
+    self.scores[7] = NAN
+
+
 def scored_with(value):
     def touched(self, layer, experts, now_s):
         if layer == 2:
@@ -85,6 +106,12 @@ PLANS = {
         "the belief of a Prefetch of layer 0 must be finite and not negative, value nan at [1]",
     ),
     "a search without rows": (Search("match", -1, 0, 4, 1), "the rows of a Search must be at least 1, value 0"),
+    "a search of nothing": (Search("match", -1, 1, 0, 1), "the dims of a Search must be at least 1, value 0"),
+    "a search without entries": (Search("match", -1, 1, 1, -3), "the entries of a Search must be at least 1, value -3"),
+    "a search of too much": (
+        Search("match", -1, 1, 1, 2**63),
+        "the entries of a Search must be from 1 to 9223372036854775807, value 9223372036854775808",
+    ),
     "a search after the last layer": (
         Search("match", 4, 1, 4, 1),
         "the layer of a Search must be from -1 to 3, value 4",
@@ -95,7 +122,7 @@ PLANS = {
     ),
     "an update that should be answered": (
         Search("update", 0, 1, 4, 1),
-        "a Search has the kind 'update', which finds nothing",
+        "a Search has the kind 'update', which finds nothing; only on_batch_end and an evictor may return it",
     ),
     "something else": (3, "returned 3, which is neither a Prefetch nor a Search"),
 }
@@ -122,6 +149,19 @@ HOOKS = {
         {"on_gate": fails},
         "on_gate, iteration 0, layer 0: ZeroDivisionError: integer division or modulo by zero",
     ),
+    "on_gate gives up": ({"on_gate": gives_up}, "on_gate, iteration 0, layer 0: SystemExit: 3"),
+    "on_gate never ends": (
+        {"on_gate": without_end},
+        "on_gate, iteration 0, layer 0: returned more than 100000 things",
+    ),
+    "a batch is written to": (
+        {"on_batch": writes_to("request")},
+        "on_batch, iteration 0: ValueError: assignment destination is read-only",
+    ),
+    "a gate is written to": (
+        {"on_gate": writes_to("probs")},
+        "on_gate, iteration 0, layer 0: ValueError: assignment destination is read-only",
+    ),
     "on_layer fails after a plan": (
         {"on_layer": fails_later},
         "on_layer, iteration 0, layer 0: KeyError: 'no such key'",
@@ -137,7 +177,7 @@ HOOKS = {
     ),
     "searches are not answered": (
         {"on_batch": says(*ASKS)},
-        "search, layer 0: AssertionError: Misused issues searches but does not answer them",
+        "search, layer 0: Misused issues searches but does not answer them",
     ),
     "a search finds nothing": (
         {"on_batch": says(*ASKS), "search": returns(None)},
@@ -150,6 +190,10 @@ HOOKS = {
     "what was found has another shape": (
         {"on_batch": says(*ASKS), "search": returns(Likely(np.array([1]), np.ones((1, 6))))},
         "search, layer 0: probs of what was found must have the shape (1, 1, 6), value of shape (1, 6)",
+    ),
+    "what was found is of another layer": (
+        {"on_batch": says(*ASKS), "search": returns(Likely(np.array([4]), np.ones((1, 1, 6))))},
+        "search, layer 0: a layer of what was found must be from 0 to 3, value 4",
     ),
     "what was found is not a number": (
         {"on_batch": says(Search("match", -1, 1, 4, 1)), "search": returns(Nearest(np.array([0]), np.array([NAN])))},
@@ -197,6 +241,11 @@ EVICTORS = {
         {"touched": scored_with(INF)},
         "touched, layer 2: the evictor's scores must be finite or -inf, value inf for expert 5 of layer 2",
     ),
+    "scores spoilt as an iteration begins": (
+        {"on_batch": spoils},
+        "evictor's on_batch, iteration 0: "
+        "the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
+    ),
     "scores of another shape": (
         {"start": misshapen},
         "evictor's start: the evictor's scores must have the shape (24,), value of shape (3,)",
@@ -232,6 +281,13 @@ KEYS = {
     ),
 }
 
+SPOILT = {
+    "loaded": "loaded, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
+    "evicted": r"evicted, layer \d: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
+    "believe": "believe, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
+    "foreseen": "foreseen, layer 3: the scores foreseen must be finite or -inf, value nan for expert",
+}
+
 LINES = {
     **{kind: f"on_batch, iteration 0: {line}" for kind, (_, line) in PLANS.items()},
     **{kind: line for kind, (_, line) in HOOKS.items()},
@@ -251,3 +307,33 @@ def with_key(kind: str):
     """A policy that orders its copies by what is no order."""
     prefetcher = type("Lawful", (Prefetcher,), {"on_batch": says(Prefetch(1, [3], [1.0]))})()
     return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed(), copy_key=KEYS[kind][0])
+
+
+def spoilt(hook: str):
+    """A policy whose evictor spoils its scores when it hears of a prefetch or a victim."""
+    spoil = {"foreseen": lambda self, fetched, occupants: np.full(len(occupants), NAN)}.get(hook, spoils)
+    own = {hook: spoil, "guards": hook == "foreseen"}
+    if hook == "foreseen":
+        own["touched"] = lambda self, layer, experts, now_s: self.scores.__setitem__(slice(18, 24), 1.0)
+    prefetcher = type("Lawful", (Prefetcher,), {"on_batch": says(Prefetch(3, [0, 1, 2, 3, 4, 5], [1.0] * 6))})()
+    return Policy(prefetcher=prefetcher, evictor=type("Spoiling", (Evictor,), own)())
+
+
+class Priced(Prefetcher):
+    """Asks for much, and answers a search after it has written into it, or not."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def on_batch(self, batch):
+        return [Search("match", -1, 1, 1000, 50_000)]
+
+    def search(self, search):
+        if self.kind == "cheap":
+            search.entries = 1
+        return Nearest(np.array([0]), np.ones(1))
+
+
+def priced(kind: str = "fair"):
+    """A policy that waits for its searches."""
+    return Policy(prefetcher=Priced(kind), evictor=LeastRecentlyUsed(), blocking_prediction=True)

@@ -27,6 +27,7 @@ VARIANTS = (
     "perfect-prefetch,prefetch_distance=4",
     "promoe,prefetch_distance=1,chunk_bytes=7,lookahead=false",
     "speculate,prefetch_distance=1,lookahead=false",
+    "tests.support.learned_policy:learned",
 )
 OUTSIDE = tuple(os.environ.get("FINEMOE_POLICY", "").split())  # of somebody else, to be held to the same
 ALONE = (*policy_names(), *VARIANTS, *OUTSIDE)

@@ -175,6 +175,23 @@ def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int,
     assert len(run.log.rows) > 200 or name == "no-offload"
 
 
+class Guarding(Evictor):
+    """Guards by scores that are drawn anew at each event, and charges for it."""
+
+    guards = True
+
+    def start(self, setup):
+        super().start(setup)
+        self._rng = np.random.default_rng(7)
+
+    def touched(self, layer, experts, now_s):
+        self.scores[:] = self._rng.random(len(self.scores))
+        return [Search("update", layer, 1, 3, int(self._rng.integers(1, 900)))]
+
+    def foreseen(self, fetched, occupants):
+        return self.scores[occupants]
+
+
 class Restless(Prefetcher):
     """Wishes and searches at random at every moment, and lets what it finds mean anything."""
 
@@ -237,7 +254,7 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, repli
     }
 
     def restless() -> Policy:
-        evictor = [LeastRecentlyUsed, BeliefAndFrequency, Evictor][seed % 3]()
+        evictor = [LeastRecentlyUsed, BeliefAndFrequency, Evictor, Guarding][seed % 4]()
         return Policy(prefetcher=Restless(seed, model), evictor=evictor, **choices)
 
     simulated, run = both(
