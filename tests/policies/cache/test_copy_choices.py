@@ -83,6 +83,17 @@ def test_eq_10_as_a_key_gives_the_very_decisions_of_none(seed):
     assert len(logs[0].rows) > 20
 
 
+@pytest.mark.parametrize("refused_blocks", [False, True])
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_equally_urgent_prefetches_go_to_the_nearer_layer_first(refused_blocks, order):
+    """0.25 / 2 and 0.375 / 3."""
+    cache = cache_of(3, 6, refused_blocks=refused_blocks)
+    weights = {1: 0.25, 2: 0.375}
+    for layer in order:
+        cache.plan(Prefetch(layer, [0], [weights[layer]]), 0.0)
+    assert drain(cache) == [(1, 0), (2, 0)]
+
+
 # ---- a refused prefetch ----------------------------------------------------------------------------------------------
 
 
@@ -108,6 +119,22 @@ def test_an_evictor_that_guards_may_refuse_one_expert_of_a_layer_and_let_another
     evictor.scores[:] = 0.0
     evictor.scores[[0, 4 + 2]] = 0.5, 0.8  # the occupant is worth more than expert 1 and less than expert 2
     cache.plan(Prefetch(1, [1, 2], [0.9, 0.1]), 0.0)
+    assert drain(cache) == moved
+
+
+@pytest.mark.parametrize(("patience", "moved"), [(0, [(1, 2)]), (1, [])])
+def test_with_patience_a_prefetch_waits_for_a_better_victim_that_is_in_use(patience, moved):
+    """Experts 0 and 1 of layer 0 are in use and complete; expert 0 is worth least, then comes expert 3 of layer 1."""
+    evictor = Guarding()
+    cache = cache_of(2, 3, evictor=evictor)
+    load(cache, 1, [3])
+    cache.release(1, [3], 0.0, 0.0)
+    begin(cache)
+    load(cache, 0, [0, 1])
+    evictor.patience = patience
+    evictor.scores[:] = 0.0
+    evictor.scores[[0, 4 + 3, 4 + 2, 1]] = 0.1, 0.5, 0.9, 0.95
+    cache.plan(Prefetch(1, [2], [1.0]), 0.0)
     assert drain(cache) == moved
 
 
