@@ -28,6 +28,7 @@ def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection
                 axes.plot(distance, each[f"{measure_name}_ahead"] * 100, "o-", color=color, label=name, markersize=4)
                 axes.plot(distance, each[measure_name] * 100, ":", color=color)
             axes.set(xlabel="prefetch distance [layers]", ylabel=label, title="prefill" if prefill else "decode")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
     legend(grid[0, -1], loc="upper left", bbox_to_anchor=(1, 1))
     drawn.suptitle(f"{title}\nsolid: layers from the distance on; dotted: all layers", fontsize=10)
