@@ -28,8 +28,8 @@ class Links:
     """Moves what the devices of a cache ask for.
 
     When an expert is complete, `on_demanded` is called with its copy if the running layer wants it. Otherwise
-    `on_prefetched` is called, which answers whether it has scheduled anything. It is not called while the link goes on
-    with another expert of `held_layer`, the layer that waits for its prefetches: that cannot begin yet.
+    `on_prefetched` is called, which answers whether it has scheduled anything. It is not called while `held_layer`, the
+    layer that waits for its prefetches, still waits for certain: for what the link goes on with, or lands just then.
     """
 
     on_demanded: Callable[[Copy, float], None]
@@ -77,6 +77,11 @@ class Links:
     def _arrived(self, flight: _Flight) -> None:
         """Copies have arrived: on each link the next one sets off."""
         now_s, experts = self._env.now, self._experts
+        last = -1  # an expert that lands just now and that the held layer waits for
+        if self.held_layer >= 0:
+            number = flight.copies[-1].number
+            if number // experts == self.held_layer and self._cache.residency.planned[number]:
+                last = number
         following_flight = None  # that may take more; what is scheduled in between keeps its place between two flights
         for copy in flight.copies:
             device = self._devices[copy.gpu]
@@ -92,6 +97,8 @@ class Links:
                 if copy.demanded:
                     self.on_demanded(copy, now_s)
                     following_flight = None
+                elif last >= 0 and copy.number != last:
+                    continue  # nothing can begin before that one has landed
                 elif (following is None or following.number // experts != self.held_layer) and self.on_prefetched():
                     following_flight = None
         self._spare.append(flight)
