@@ -29,7 +29,7 @@ class MisuseError(Exception):
 
 LARGEST = 2**63 - 1
 
-_PARTS: dict[str, tuple[type, dict[str, type]]] = {  # of a policy, their classes and attributes
+_PARTS: dict[str, tuple[type[Prefetcher | Evictor], dict[str, type]]] = {  # of a policy, their classes and attributes
     "prefetcher": (Prefetcher, {"requires": Set, "block": int, "note": str}),
     "evictor": (Evictor, {"requires": Set, "distinct": bool, "guards": bool, "patience": int}),
 }
@@ -52,21 +52,22 @@ def check_policy(policy: Policy, name: str) -> None:
             raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, value {shown(value)}")
 
     for part, (kind, attributes) in _PARTS.items():
-        _attributes_of(policy, part, name)
-        if not isinstance(getattr(policy, part), kind):
-            found = type(getattr(policy, part)).__name__
-            raise UserError(f"policy {name}: {part}: must be of a class of {kind.__name__}, not {found}")
         made: Any = getattr(policy, part)
+        if not isinstance(made, kind):
+            raise UserError(f"policy {name}: {part}: must be of a class of {kind.__name__}, not {type(made).__name__}")
         for attribute, its_kind in attributes.items():
-            hold(f"{part}.{attribute}", getattr(made, attribute), its_kind)
+            what = f"{part}.{attribute}"
+            try:
+                value = getattr(made, attribute)
+            except Exception as error:  # one of somebody else's may be computed
+                raise UserError(f"policy {name}: {what}: {type(error).__name__}: {one_line(error)}") from error
+            hold(what, value, its_kind)
+            if its_kind is int and value < 0:
+                raise UserError(f"policy {name}: {what}: must be at least 0, value {value}")
         for need in sorted(map(str, made.requires)):
             if not re.fullmatch("embedding|future|lookahead_[1-9][0-9]*", need):
                 known = nearest(need, ("embedding", "future", "lookahead_1"))
                 raise UserError(f"policy {name}: {part}.requires: nothing has {need!r}; {known}")
-    for part, attribute in (("prefetcher", "block"), ("evictor", "patience")):
-        if getattr(getattr(policy, part), attribute) < 0:
-            value = getattr(getattr(policy, part), attribute)
-            raise UserError(f"policy {name}: {part}.{attribute}: must be at least 0, value {value}")
     if policy.evictor.guards and type(policy.evictor).foreseen is Evictor.foreseen:
         raise UserError(f"policy {name}: evictor.guards: is set, but {type(policy.evictor).__name__} has no foreseen")
     for switch in _SWITCHES:
@@ -77,16 +78,6 @@ def check_policy(policy: Policy, name: str) -> None:
             raise UserError(f"policy {name}: chunk_bytes: must be at least 1, or None, value {policy.chunk_bytes}")
     if policy.copy_key is not None and not callable(policy.copy_key):
         raise UserError(f"policy {name}: copy_key: must be a function, or None, value {shown(policy.copy_key)}")
-
-
-def _attributes_of(policy: Policy, part: str, name: str) -> None:
-    """Look at each attribute once: one of somebody else's may be computed, and fail."""
-    try:
-        made = getattr(policy, part)
-        for attribute in _PARTS[part][1]:
-            getattr(made, attribute, None)
-    except Exception as error:
-        raise UserError(f"policy {name}: {part}.{attribute}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def future_for(policy: Policy, name: str, future: Future | None) -> Future | None:

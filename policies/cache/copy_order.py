@@ -14,7 +14,7 @@ def weight_by_distance(layer: int, expert: int, weight: float, distance: int) ->
 
 
 def most_urgent_layer(pending: Pending, residency: Residency) -> list[int]:
-    """The first of `by_layer` alone."""
+    """The first of `by_layer` alone, without sorting. Here and there the distance is written out: both are hot."""
     now, layers = residency.layer_now, residency.layers
     urgent, most, nearest = -1, -1.0, layers
     for layer, queue in pending.items():

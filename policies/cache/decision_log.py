@@ -115,26 +115,14 @@ def _row(time_s: float, iteration: int, call: str, given: Any, answer: Any) -> L
 def _copy_row(time_s: float, iteration: int, call: str, given: Any, answer: Any, experts_per_layer: int) -> LoggedCall:
     if answer is None:
         return LoggedCall(time_s, "next_copy", iteration, gpu=given)
-    copy = given if call == "copied" else answer
+    copied = call == "copied"
+    copy = given if copied else answer
     layer, expert = divmod(int(copy.number), experts_per_layer)
-    if call == "copied":
-        return LoggedCall(
-            time_s,
-            "copied",
-            iteration,
-            gpu=copy.gpu,
-            layer=layer,
-            expert=expert,
-            chunk=copy.chunk,
-            slot=copy.slot,
-            bytes=copy.bytes,
-            demanded=copy.demanded,
-            complete=answer,
-        )
-    victim_layer, victim_expert = divmod(copy.victim, experts_per_layer) if copy.victim >= 0 else (-1, -1)
+    dropped = -1 if copied else copy.victim
+    victim_layer, victim_expert = divmod(dropped, experts_per_layer) if dropped >= 0 else (-1, -1)
     return LoggedCall(
         time_s,
-        "next_copy",
+        "copied" if copied else "next_copy",
         iteration,
         gpu=copy.gpu,
         layer=layer,
@@ -145,6 +133,7 @@ def _copy_row(time_s: float, iteration: int, call: str, given: Any, answer: Any,
         victim_expert=victim_expert,
         bytes=copy.bytes,
         demanded=copy.demanded,
+        complete=copied and answer,
     )
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import numpy as np
 
 from policies.cache.device import Device
 from policies.cache.residency import COPYING, RESIDENT, Residency
 from policies.types import Bool, Int
+
+Array = TypeVar("Array", Bool, Int)
 
 
 class CacheView:
@@ -48,11 +51,9 @@ class CacheView:
     def queued_bytes(self) -> Int:
         """`[G]` int64: what `Device.queued_bytes` says of each link."""
         with self._lock():
-            queued = np.array([device.queued_bytes for device in self._devices], np.int64)
-        queued.flags.writeable = False
-        return queued
+            return _sealed(np.array([device.queued_bytes for device in self._devices], np.int64))
 
 
-def _sealed(array: Bool) -> Bool:
+def _sealed(array: Array) -> Array:
     array.flags.writeable = False
     return array

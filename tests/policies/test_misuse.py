@@ -36,30 +36,30 @@ def predicted(spec):
     measure(spec, MODEL, TEST, history=HISTORY)
 
 
+def line_of(driver, spec):
+    with pytest.raises(UserError) as caught:
+        driver(spec)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("driver", [simulated, replayed, predicted])
 @pytest.mark.parametrize("kind", LINES)
 def test_a_misuse_is_one_line(kind, driver):
-    with pytest.raises(UserError) as caught:
-        driver(spec_of(kind))
-    assert str(caught.value) == f"policy {spec_of(kind)}: {LINES[kind]}"
+    assert line_of(driver, spec_of(kind)) == f"policy {spec_of(kind)}: {LINES[kind]}"
 
 
 @pytest.mark.parametrize("driver", [simulated, replayed])
 @pytest.mark.parametrize("kind", KEYS)
 def test_an_order_of_copies_that_is_none_is_one_line_wherever_copies_are_made(kind, driver):
     spec = f"tests.support.misused_policies:with_key,kind={kind}"
-    with pytest.raises(UserError) as caught:
-        driver(spec)
-    assert str(caught.value) == f"policy {spec}: {KEYS[kind][1]}"
+    assert line_of(driver, spec) == f"policy {spec}: {KEYS[kind][1]}"
 
 
 @pytest.mark.parametrize("driver", [simulated, replayed])
 @pytest.mark.parametrize("hook", SPOILT)
 def test_scores_that_any_hook_spoils_are_one_line_wherever_there_is_a_cache(hook, driver):
     spec = f"tests.support.misused_policies:spoilt,hook={hook}"
-    with pytest.raises(UserError) as caught:
-        driver(spec)
-    assert re.match(f"policy {re.escape(spec)}: {SPOILT[hook]}", str(caught.value))
+    assert re.match(f"policy {re.escape(spec)}: {SPOILT[hook]}", line_of(driver, spec))
 
 
 def test_what_a_hook_raised_is_the_cause():
