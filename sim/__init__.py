@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.experiment import Experiment as Experiment
-    from sim.experiment import Grid as Grid
     from sim.results.result import Result as Result
     from sim.results.result import read_results as read_results
     from sim.scenario import CacheSize as CacheSize
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "CacheSize": "sim.scenario",
     "Experiment": "sim.experiment",
-    "Grid": "sim.experiment",
     "Result": "sim.results.result",
     "Scenario": "sim.scenario",
     "compare_policies": "sim.simulation",

@@ -1,38 +1,56 @@
-"""An experiment: a base scenario and an axis of policies, to be run on even terms and compared.
-
-A file of it is what sweeps read: the base scenario, and the values that each axis takes. Paths count from the current
-folder.
+"""An experiment: a base scenario, and axes along which it varies.
 
     [scenario]
     trace = "pocket.trace"
     cache.gb = 6.0
 
-    [grid]
+    [grid]                                   # every combination of the values
     policy = ["finemoe", "lru"]
+    seed = [0, 1, 2]
+    "policy.prefetch_distance" = [1, 3]      # of those that have this setting
+
+    [zip]                                    # the first values together, the second ones, …
+    machine = ["rtx3090", "a100"]
+    cache.share = [0.25, 0.75]
+
+    [[list]]                                 # one point after the other
+    batch_size = 1
+    [[list]]
+    batch_size = 4
+    requests = 8
+
+The matrix is the product of them all. Paths count from the current folder.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from common.errors import FieldError, UserError
-from common.settings import check, from_data, to_data
+from common.errors import FieldError, UserError, nearest
+from common.settings import from_data, to_data
 from common.toml_files import read_toml, write_toml
+from sim.axes import SETTING, Point, Value, applied, check_axis, check_value, flattened
 from sim.scenario import Scenario
 
 FieldPath = tuple[str, ...]  # ("cache", "gb") for the gigabytes of the cache
+Axes: TypeAlias = Mapping[str, Sequence[Value]]
+"""The values that each axis takes, by its dotted name."""
+
+TABLES = ("scenario", "grid", "zip", "list")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """The axes: every combination of their values is a scenario."""
+class Run:
+    """One combination of the values of all axes."""
 
-    policy: tuple[str, ...] = ()
-    """Policies, in place of the scenario's."""
-
-    def __post_init__(self) -> None:
-        check(self)
+    point: Point
+    """The value on each axis that means something to the run."""
+    scenario: Scenario | None
+    """What runs; None if no such scenario can be."""
+    problem: str | None = None
+    """Why not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +58,30 @@ class Experiment:
     """A base scenario, and the axes along which it varies."""
 
     scenario: Scenario
-    """The base; of an axis it has the first value."""
-    grid: Grid = Grid()
+    """The base; its policy is the first of an axis of policies."""
+    grid: Axes = field(default_factory=dict)
+    """Every combination of these values."""
+    zip: Axes | Sequence[Axes] = ()
+    """Values of equal number that go together; several such tables are combined."""
+    list: Sequence[Point] = ()
+    """Points, one after the other."""
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.scenario.label and len(set(self.grid.policy)) > 1:
+        zips = (self.zip,) if isinstance(self.zip, Mapping) else _sequence(self.zip, "zip")
+        object.__setattr__(self, "grid", _axes(self.grid, "grid"))
+        object.__setattr__(self, "zip", tuple(_zipped(each) for each in zips))
+        object.__setattr__(self, "list", tuple(map(_point, _sequence(self.list, "list"))))
+        self._check_axes()
+        policies = self._policies()
+        if self.scenario.label and len(set(policies)) > 1:
             raise FieldError("scenario.label", f"cannot name several policies, value {self.scenario.label}")
-        if self.grid.policy:
-            object.__setattr__(self, "scenario", replace(self.scenario, policy=self.grid.policy[0]))
+        if policies:
+            object.__setattr__(self, "scenario", replace(self.scenario, policy=policies[0]))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The dotted names of what varies, in the order of the tables."""
+        return tuple(dict.fromkeys(name for factor in self._factors() for point in factor for name in point))
 
     @classmethod
     def read(cls, path: Path | str) -> "Experiment":
@@ -57,14 +90,69 @@ class Experiment:
 
     def write(self, path: Path | str) -> None:
         """Put the experiment into a TOML file, in place of one that is there: every field that has a value."""
-        data = to_data(self)
-        del data["scenario" if self.grid.policy else "grid"]["policy"]  # said once
-        write_toml(Path(path), {name: table for name, table in data.items() if table})
+        write_toml(Path(path), {name: table for name, table in self.to_data().items() if table})
 
-    def scenarios(self) -> list[Scenario]:
-        """One for each policy, in the order given; a policy that is named twice runs once."""
-        policies = dict.fromkeys(self.grid.policy or (self.scenario.policy,))
-        return [replace(self.scenario, policy=policy) for policy in policies]
+    def to_data(self) -> dict[str, Any]:
+        """The tables of its file as plain data."""
+        scenario = to_data(self.scenario)
+        if "policy" in self.axes:  # said once
+            del scenario["policy"]
+        return {
+            "scenario": scenario,
+            "grid": {name: [*values] for name, values in self.grid.items()},
+            "zip": [{name: [*values] for name, values in table.items()} for table in self._zips()],
+            "list": [dict(point) for point in self.list],
+        }
+
+    def matrix(self) -> Sequence[Run]:
+        """Every run once, the last axis varying fastest; what no scenario can be is a run with a problem."""
+        runs: dict[tuple[Any, ...], Run] = {}
+        for points in product(*self._factors()):
+            point = {name: value for each in points for name, value in each.items()}
+            try:
+                scenario, used = applied(self.scenario, point)
+            except UserError as error:
+                run = Run(point=point, scenario=None, problem=str(error))
+            else:
+                run = Run(point=used, scenario=scenario)
+            runs.setdefault(tuple((name, type(value), value) for name, value in run.point.items()), run)
+        return tuple(runs.values())
+
+    def scenarios(self) -> Sequence[Scenario]:
+        """One for each policy, for comparisons on even terms; a `UserError` if anything else varies."""
+        for name in self.axes:
+            if name != "policy" and not name.startswith(SETTING):
+                raise FieldError(name, "is an axis; a comparison varies the policy only, `sim sweep` varies the rest")
+        for run in self.matrix():
+            if run.problem:
+                raise UserError(run.problem)
+        return tuple(dict.fromkeys(run.scenario for run in self.matrix() if run.scenario))
+
+    def _zips(self) -> Sequence[Axes]:
+        return self.zip  # type: ignore[return-value]  # a tuple of tables since init
+
+    def _factors(self) -> Sequence[Sequence[Point]]:
+        """What the matrix is the product of, each a sequence of points."""
+        grid = [[{name: value} for value in values] for name, values in self.grid.items()]
+        zips = [
+            [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)] for table in self._zips()
+        ]
+        return [*grid, *zips, *([self.list] if self.list else [])]
+
+    def _policies(self) -> Sequence[str]:
+        return [str(point["policy"]) for factor in self._factors() for point in factor if "policy" in point]
+
+    def _check_axes(self) -> None:
+        """Every axis is known and lies in one table only."""
+        policies = self._policies() or [self.scenario.policy]
+        tables = [("grid", name) for name in self.grid]
+        tables += [("zip", name) for table in self._zips() for name in table]
+        tables += [("list", name) for name in dict.fromkeys(name for point in self.list for name in point)]
+        names = [name for _, name in tables]
+        for table, name in tables:
+            check_axis(name, f"{table}.{name}", policies)
+            if names.count(name) > 1:
+                raise FieldError(f"{table}.{name}", "is an axis twice")
 
 
 def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experiment:
@@ -86,15 +174,18 @@ def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experi
             scenario[outer][inner[0]] = value
         else:
             scenario[outer] = value
-    if len(policies := grid.get("policy", ())) == 1 and not isinstance(policies, str):
+    if isinstance(policies := grid.get("policy"), list | tuple) and len(policies) == 1:
         (scenario["policy"],) = grid.pop("policy")
     try:
-        return from_data(Experiment, {**data, "scenario": scenario, "grid": grid})
+        for name in data:
+            if name not in TABLES:
+                raise FieldError(name, f"is not a setting; {nearest(name, TABLES)}")
+        return Experiment(**{**data, "scenario": _scenario(scenario), "grid": grid})
     except FieldError as error:
-        field = error.field.removeprefix("scenario.").removeprefix("grid.")
-        if file and field.partition(".")[0] not in {outer for outer, *_ in given}:
+        named = error.field.removeprefix("scenario.").removeprefix("grid.")
+        if file and named.partition(".")[0] not in {outer for outer, *_ in given}:
             raise UserError(f"{file}: {error}") from None
-        raise FieldError(field, error.problem) from None
+        raise FieldError(named, error.problem) from None
 
 
 def _table(file: Path | None, data: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -102,3 +193,42 @@ def _table(file: Path | None, data: Mapping[str, Any], name: str) -> dict[str, A
     if not isinstance(table, dict):
         raise UserError(f"{file}: {name}: must be a table, value {table!r}")
     return dict(table)
+
+
+def _scenario(data: Any) -> Scenario:
+    try:
+        return from_data(Scenario, data)
+    except FieldError as error:
+        raise error.inside("scenario") from None
+
+
+def _sequence(value: Any, field: str) -> Sequence[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        raise FieldError(field, f"must be a list of tables, value {value!r}")
+    return value
+
+
+def _axes(table: Any, field: str) -> dict[str, tuple[Value, ...]]:
+    """The values of each axis of a table, checked."""
+    axes = {}
+    for name, values in flattened(table, field).items():
+        where = f"{field}.{name}"
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise FieldError(where, f"must be a list, value {values!r}")
+        axes[name] = tuple(check_value(value, where) for value in values)
+        if not axes[name]:
+            raise FieldError(where, "is empty; an axis has at least one value")
+    return axes
+
+
+def _zipped(table: Any) -> dict[str, tuple[Value, ...]]:
+    axes = _axes(table, "zip")
+    for name, values in axes.items():
+        first = next(iter(axes))
+        if len(values) != len(axes[first]):
+            raise FieldError(f"zip.{name}", f"has {len(values)} values, zip.{first} has {len(axes[first])}")
+    return axes
+
+
+def _point(table: Any) -> Point:
+    return {name: check_value(value, f"list.{name}") for name, value in flattened(table, "list").items()}

@@ -13,7 +13,6 @@ from common.errors import FieldError
 from common.files import replacing
 from common.parquet import write_frame
 from common.progress import bar, counted
-from common.settings import to_data
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.forecast.plan_scores import PlanScores, at_distance, measure, tidy
@@ -90,7 +89,7 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
         notes=_notes(found),
         uncharged={policy for policy, scores in found if scores.charged is False},
         settings={
-            "experiment": to_data(experiment),
+            "experiment": experiment.to_data(),
             "distances": distances,
             "requests": len(routing.requests),
             "expert_bytes": shape.expert_bytes,

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import FieldError, UserError
 from common.settings import descriptions, from_data, to_data
-from sim.experiment import Experiment, Grid, read_experiment
+from sim.experiment import Experiment, read_experiment
 from sim.hardware.presets import preset_names
 from sim.scenario import CacheSize, Scenario
 from sim.scenario_options import FIELDS
@@ -72,7 +72,7 @@ def test_slots_are_rounded_down_and_no_more_than_there_are_experts() -> None:
 
 
 @pytest.mark.parametrize(
-    "experiment", [Experiment(scenario=FULL), Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu")))]
+    "experiment", [Experiment(scenario=FULL), Experiment(scenario=UNLABELLED, grid={"policy": ("lru", "lfu")})]
 )
 def test_an_experiment_reads_back_what_it_wrote(tmp_path: Path, experiment: Experiment) -> None:
     experiment.write(tmp_path / "a.toml")
@@ -83,7 +83,8 @@ def test_an_experiment_reads_back_what_it_wrote(tmp_path: Path, experiment: Expe
 def test_a_file_says_every_setting_so_that_a_later_default_changes_nothing(
     tmp_path: Path, policies: tuple[str, ...]
 ) -> None:
-    Experiment(scenario=UNLABELLED, grid=Grid(policy=policies)).write(tmp_path / "a.toml")
+    grid = {"policy": policies} if policies else {}
+    Experiment(scenario=UNLABELLED, grid=grid).write(tmp_path / "a.toml")
     written = tomllib.loads((tmp_path / "a.toml").read_text())
     axes = {"policy"} if policies else set()
     assert written["scenario"].keys() == to_data(UNLABELLED).keys() - axes
@@ -91,14 +92,14 @@ def test_a_file_says_every_setting_so_that_a_later_default_changes_nothing(
 
 
 def test_policies_are_an_axis_and_run_once_each() -> None:
-    experiment = Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu", "lru")))
+    experiment = Experiment(scenario=UNLABELLED, grid={"policy": ("lru", "lfu", "lru")})
     assert [each.policy for each in experiment.scenarios()] == ["lru", "lfu"]
     assert [each.policy for each in Experiment(scenario=FULL).scenarios()] == [FULL.policy]
 
 
 def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
-    Experiment(scenario=UNLABELLED, grid=Grid(policy=("lru", "lfu"))).write(path)
+    Experiment(scenario=UNLABELLED, grid={"policy": ("lru", "lfu")}).write(path)
     found = read_experiment(path, {("seed",): 5, ("cache", "share"): 0.5, ("policy",): ("belady",)})
     assert found.scenario.seed == 5
     assert found.scenario.cache == CacheSize(share=0.5)  # in place of the gigabytes

@@ -1,0 +1,116 @@
+"""Axes: the fields of a scenario that an experiment varies, under dotted names.
+
+`cache.gb` is the field `gb` of the scenario's cache, `policy.prefetch_distance` a setting of its policy. A policy that
+has no such setting runs once, without it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias, get_type_hints
+
+from common.errors import FieldError, UserError, nearest
+from common.settings import from_data, to_data
+from policies.naming import parts_of
+from policies.policy_settings import settings_of
+from policies.registry import policy_factory
+from sim.scenario import Scenario
+
+Value: TypeAlias = str | int | float | bool
+Point: TypeAlias = Mapping[str, Value]
+"""A value for each of some axes."""
+
+SETTING = "policy."  # in front of the name of a policy's setting
+FIGURELESS = ("detail", "check", "label")  # fields that change no figure
+
+
+def flattened(table: Any, field: str) -> dict[str, Any]:
+    """Dotted names in place of tables within a table: `{"cache": {"gb": …}}` becomes `{"cache.gb": …}`."""
+    if not isinstance(table, Mapping):
+        raise FieldError(field, f"must be a table, value {table!r}")
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        inner = flattened(value, f"{field}.{name}") if isinstance(value, Mapping) else None
+        for dotted, each in {name: value}.items() if inner is None else inner.items():
+            full = dotted if inner is None else f"{name}.{dotted}"
+            if full in flat:
+                raise FieldError(f"{field}.{full}", "is given twice")
+            flat[full] = each
+    return flat
+
+
+def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
+    """A `FieldError` unless the scenario has such a field, or one of the policies such a setting."""
+    if name.startswith(SETTING):
+        setting = name.removeprefix(SETTING)
+        known = {each for policy in policies for each in _settings(policy)}
+        if setting not in known:
+            hint = nearest(setting, known) if known else "none of them has settings"
+            raise FieldError(field, f"no policy of this experiment has a setting {setting!r}; {hint}")
+        return
+    if name in FIGURELESS:
+        raise FieldError(field, f"changes no figure, so it is no axis; set it in `scenario.{name}`")
+    known = set(_field_names())
+    if name not in known:
+        raise FieldError(field, f"is no field of a scenario; {nearest(name, known)}")
+
+
+def check_value(value: Any, field: str) -> Value:
+    """The value, in plain Python; a `FieldError` unless it is a text, a number, or true or false."""
+    plain = value.item() if hasattr(value, "item") else value
+    if not isinstance(plain, str | int | float | bool):
+        raise FieldError(field, f"must be a text, a number, true or false, value {value!r}")
+    return plain
+
+
+def applied(base: Scenario, point: Point) -> tuple[Scenario, dict[str, Value]]:
+    """The base with the values of a point in place of its own, and the point without settings that the policy lacks.
+
+    Any size of the cache takes the place of the base's. A `UserError` if no such scenario can be.
+    """
+    data = to_data(base)
+    used: dict[str, Value] = {}
+    data |= {outer: {} for outer, dot, _ in map(_parted, point) if dot and outer != "policy"}
+    for name, value in point.items():
+        outer, dot, inner = _parted(name)
+        if not dot:
+            data[outer] = value
+        elif outer != "policy":
+            data[outer][inner] = value
+        else:
+            continue
+        used[name] = value
+    for name, value in point.items():
+        if name.startswith(SETTING) and name.removeprefix(SETTING) in _settings(str(data["policy"])):
+            data["policy"] = _with_setting(str(data["policy"]), name.removeprefix(SETTING), value)
+            used[name] = value
+    return from_data(Scenario, data), {name: used[name] for name in point if name in used}
+
+
+def _parted(name: str) -> tuple[str, str, str]:
+    return name.partition(".")
+
+
+def _field_names() -> Iterable[str]:
+    for name, kind in get_type_hints(Scenario).items():
+        if is_dataclass(kind):
+            yield from (f"{name}.{inner.name}" for inner in fields(kind))
+        elif name not in FIGURELESS:
+            yield name
+
+
+def _settings(policy: str) -> Iterable[str]:
+    """The names of what can be set of a policy; none if there is no such policy, which is reported where it runs."""
+    name = parts_of(policy)[0].partition(",")[0]
+    try:
+        return settings_of(policy_factory(name), f"policy {name}")
+    except UserError:
+        return ()
+
+
+def _with_setting(policy: str, setting: str, value: Value) -> str:
+    """The policy with a setting of its first part."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    first, *others = parts_of(policy)
+    if any(word.partition("=")[0] == setting for word in first.split(",")[1:]):
+        raise FieldError(f"{SETTING}{setting}", f"policy {policy} has it set already, value {text}")
+    return "+".join([f"{first},{setting}={text}", *others])
