@@ -1,12 +1,16 @@
 """A key for what a simulation gives: equal keys, equal figures.
 
-It covers the scenario without what changes no figure (`detail`, `check`, `label`), the digests of its inputs, and the
-sources of everything that decides or computes: an edited policy never gets yesterday's result.
+It covers the scenario without what changes no figure (`detail`, `check`, `label`), the digests of its inputs, the
+sources of everything that decides or computes, and the versions of the libraries that compute with them: an edited
+policy never gets yesterday's result, and a folder of results that machines share never mixes what their libraries round
+differently.
 """
 
+import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.hashing import sha256_of, sha256_of_json
@@ -17,7 +21,9 @@ from sim.inputs import Inputs
 from sim.scenario import Scenario
 
 UNHASHED = ("detail", "check", "label")
-BY_DIGEST = ("trace", "history", "counts", "machine", "sizes")  # what they stand for is hashed, not how it is called
+# What they stand for is hashed, not how it is called: digests, the requests of the split, slots.
+BY_DIGEST = ("trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache")
+LIBRARIES = ("numpy", "pandas", "scikit-learn", "simpy")
 SOURCES = (
     "common/settings.py",
     "policies",
@@ -40,12 +46,28 @@ def content_hash(scenario: Scenario, inputs: Inputs) -> str | None:
 
     None for a policy that a script or notebook defines itself (`__main__:mine`): no file holds all of what runs.
     """
-    if "__main__" in _outside_modules(scenario.policy):
-        return None
-    settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
-    found = inputs.provenance(scenario)
-    return sha256_of_json(
-        {
+    return RunKeys().of(scenario, inputs)
+
+
+class RunKeys:
+    """The keys of many runs; the code is read once."""
+
+    def __init__(self) -> None:
+        self.code = code_facts()
+        self._outside: dict[str, dict[str, dict[str, str]]] = {}
+
+    def of(self, scenario: Scenario, inputs: Inputs) -> str | None:
+        """As `content_hash`."""
+        facts = self.facts(scenario, inputs)
+        return None if facts is None else sha256_of_json(facts)
+
+    def facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any] | None:
+        """What is hashed, as plain data."""
+        if "__main__" in _outside_modules(scenario.policy):
+            return None
+        settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
+        found = inputs.provenance(scenario)
+        return {
             "settings": settings,
             "trace": found["trace"]["digest"],
             "history": found["history"] and found["history"]["digest"],
@@ -54,10 +76,21 @@ def content_hash(scenario: Scenario, inputs: Inputs) -> str | None:
             "machine": found["machine"]["digest"],
             "model": found["model"],
             "slots": found["cache_experts"],
-            "sources": sources_digest(),
-            "outside": outside_sources(scenario.policy),
+            "code": self.code,
+            "outside": self.outside(scenario.policy),
         }
-    )
+
+    def outside(self, policy: str) -> dict[str, dict[str, str]]:
+        """As `outside_sources`."""
+        if policy not in self._outside:
+            self._outside[policy] = outside_sources(policy)
+        return self._outside[policy]
+
+
+def code_facts() -> dict[str, str]:
+    """The digest of our own code, and the versions of what it computes with."""
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"sources": sources_digest(), "python": f"{sys.version_info[0]}.{sys.version_info[1]}", **libraries}
 
 
 def sources_digest() -> str:

@@ -1,6 +1,6 @@
 """What the names in a scenario stand for: trace, history, machine and sizes, read and checked before anything runs."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,47 +71,93 @@ def resolve(scenario: Scenario, *others: str) -> Inputs:
 
     Every mistake is a `UserError` that names file or field.
     """
-    routing = routing_of(scenario, *others)
-    traced = routing.trace.shape
-    machine = machine_named(scenario.machine)
-    counts = read_counts(scenario.counts, traced) if scenario.counts else None
-    model = with_sizes_of(traced, scenario.sizes)
-    memory = memory_of(machine, model, routing.requests, scenario.batch_size)
-    if memory:
-        check_memory(memory, scenario, model, machine)
-    return Inputs(
-        model=model,
-        machine=machine,
-        requests=routing.requests,
-        history=routing.history,
-        future=routing.future,
-        expert_counts=counts.tokens if counts else None,
-        memory=memory,
-        arrivals=any(routing.trace.infos[request].arrival_s is not None for request in routing.requests.ids),
-        facts={**routing.facts, "counts_sha256": counts.sha256 if counts else None},
-    )
+    return Resolver().resolve(scenario, *others)
 
 
 def routing_of(scenario: Scenario, *others: str) -> Routing:
     """Open trace and history, divide the requests, and check that the policies find the columns that they need."""
-    trace = Trace.open(scenario.trace)
-    read, history = trace, None
-    if scenario.history:
-        history = history_of(scenario.history, trace)
-        # Embeddings that only one of the two has can be compared with nothing.
-        if history.meta.embedding != trace.meta.embedding:
-            read, history = trace.without_embeddings(), history.without_embeddings()
-    where = str(scenario.trace if read.meta.embedding == trace.meta.embedding else scenario.history)
-    for policy in (scenario.policy, *others):
-        check_columns(policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
-    train, test = train_test_split(trace.request_ids, scenario, where=str(trace.path))
-    return Routing(
-        trace=trace,
-        requests=Requests(read, test),
-        history=Requests(read, train) if history is None else Requests(history),
-        future=RecordedFuture(read, test),
-        facts={**facts_of(trace, history), "split_sha256": sha256_of_json({"run": test, "learnt_from": train})},
-    )
+    return Resolver().routing_of(scenario, *others)
+
+
+class Resolver:
+    """Resolves many scenarios; what they have in common is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def resolve(self, scenario: Scenario, *others: str) -> Inputs:
+        """As the function `resolve`."""
+        routing = self.routing_of(scenario, *others)
+        traced = routing.trace.shape
+        machine = self._once(("machine", scenario.machine), lambda: machine_named(scenario.machine))
+        counts = None
+        if scenario.counts:
+            path = scenario.counts
+            counts = self._once(("counts", path, traced), lambda: read_counts(path, traced))
+        model = with_sizes_of(traced, scenario.sizes)
+        memory = None
+        if machine.gpu_memory_bytes is not None:
+            longest = self._once(("longest", *_split_fields(scenario)), lambda: _longest(routing.requests))
+            together = min(scenario.batch_size, len(routing.requests))
+            memory = GpuMemory.of(model, machine.gpus * machine.gpu_memory_bytes, positions=longest * together)
+            check_memory(memory, scenario, model, machine)
+        infos = routing.trace.infos
+        return Inputs(
+            model=model,
+            machine=machine,
+            requests=routing.requests,
+            history=routing.history,
+            future=routing.future,
+            expert_counts=counts.tokens if counts else None,
+            memory=memory,
+            arrivals=any(infos[request].arrival_s is not None for request in routing.requests.ids),
+            facts={**routing.facts, "counts_sha256": counts.sha256 if counts else None},
+        )
+
+    def routing_of(self, scenario: Scenario, *others: str) -> Routing:
+        """As the function `routing_of`."""
+        routing: Routing = self._once(("routing", *_split_fields(scenario)), lambda: self._routing(scenario))
+        read, traced = routing.requests.trace, routing.trace
+        where = str(scenario.trace if read.meta.embedding == traced.meta.embedding else scenario.history)
+        for policy in (scenario.policy, *others):
+            check_columns(policy, embedding=read.meta.embedding, lookahead=read.meta.lookahead, where=where)
+        return routing
+
+    def _routing(self, scenario: Scenario) -> Routing:
+        trace = self._trace(scenario.trace)
+        read, history = trace, None
+        if scenario.history:
+            history = history_of(self._trace(scenario.history), trace)
+            # Embeddings that only one of the two has can be compared with nothing.
+            if history.meta.embedding != trace.meta.embedding:
+                read, history = trace.without_embeddings(), history.without_embeddings()
+        train, test = train_test_split(trace.request_ids, scenario, where=str(trace.path))
+        return Routing(
+            trace=trace,
+            requests=Requests(read, test),
+            history=Requests(read, train) if history is None else Requests(history),
+            future=RecordedFuture(read, test),
+            facts={**facts_of(trace, history), "split_sha256": sha256_of_json({"run": test, "learnt_from": train})},
+        )
+
+    def _trace(self, path: Path) -> Trace:
+        trace: Trace = self._once(("trace", path), lambda: Trace.open(path))
+        return trace
+
+    def _once(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = read()
+        return self._known[key]
+
+
+def _split_fields(scenario: Scenario) -> tuple[Any, ...]:
+    """What decides which requests run and which a policy may learn from."""
+    return scenario.trace, scenario.history, scenario.train_split, scenario.requests, scenario.seed
+
+
+def _longest(requests: Requests) -> int:
+    """Positions of the longest request; reads one small column of the trace."""
+    return max(requests.trace.positions(request) for request in requests.ids)
 
 
 def facts_of(trace: Trace, history: Trace | None = None) -> dict[str, Any]:
@@ -139,18 +185,6 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     return replace(model, name=f"{model.name} layers × {traced.layers}", layers=traced.layers)
 
 
-def memory_of(machine: Machine, model: ModelShape, requests: Requests, batch_size: int) -> GpuMemory | None:
-    """The memory of a machine when `batch_size` requests run together, each as long as the longest of all.
-
-    None where the machine does not state it. Reads one small column of the trace.
-    """
-    if machine.gpu_memory_bytes is None:
-        return None
-    longest = max(requests.trace.positions(request) for request in requests.ids)
-    together = min(batch_size, len(requests))
-    return GpuMemory.of(model, machine.gpus * machine.gpu_memory_bytes, positions=longest * together)
-
-
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
     """A `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
     size, experts = scenario.cache, scenario.cache.slots(model)
@@ -169,14 +203,15 @@ def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machi
     )
 
 
-def history_of(path: Path, trace: Trace) -> Trace:
+def history_of(history: Trace, trace: Trace) -> Trace:
     """The trace to learn from; layers, experts and top-k must be those of `trace`, and the size of embeddings."""
-    history = Trace.open(path)
     names = ["layers", "experts", "top_k"]
     for name in [*names, "hidden"] if history.meta.embedding and trace.meta.embedding else names:
         found, wanted = getattr(history.shape, name), getattr(trace.shape, name)
         if found != wanted:
-            raise FieldError("history", f"{path}: shape.{name} must be {wanted} as in {trace.path}, value {found}")
+            raise FieldError(
+                "history", f"{history.path}: shape.{name} must be {wanted} as in {trace.path}, value {found}"
+            )
     return history
 
 

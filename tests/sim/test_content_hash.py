@@ -56,6 +56,21 @@ def test_what_can_change_a_figure_changes_the_key(scenario: Scenario, change: di
     assert key(replace(scenario, **change)) != key(scenario)
 
 
+def test_equal_sizes_and_splits_have_one_key_however_they_are_given(scenario: Scenario) -> None:
+    """A fifth of 32 experts are 6, and there are no more than 3 requests to run."""
+    assert key(replace(scenario, cache=CacheSize(share=0.2))) == key(replace(scenario, cache=CacheSize(experts=6)))
+    assert key(replace(scenario, requests=3)) == key(scenario)
+
+
+@pytest.mark.parametrize("library", hashing.LIBRARIES)
+def test_another_version_of_a_library_has_another_key(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    before, installed = key(scenario), hashing.version
+    monkeypatch.setattr(hashing, "version", lambda name: "0.0" if name == library else installed(name))
+    assert key(scenario) != before
+
+
 def test_inputs_of_another_split_have_another_key(scenario: Scenario) -> None:
     """Which requests run is the inputs' to say, whatever the scenario says."""
     reseeded = replace(scenario, seed=1)
@@ -79,7 +94,8 @@ def test_what_cannot_change_a_figure_does_not(scenario: Scenario, change: dict[s
 def test_every_field_is_hashed_or_named_as_not_hashed(scenario: Scenario) -> None:
     """So that a new field is not forgotten: one that is in neither list is hashed."""
     assert set(hashing.UNHASHED) == {"detail", "check", "label"}
-    assert set(hashing.BY_DIGEST) == {"trace", "history", "counts", "machine", "sizes"}
+    inputs = {"trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache"}
+    assert set(hashing.BY_DIGEST) == inputs
 
 
 def test_a_trace_counts_by_its_content_not_by_its_place(scenario: Scenario, tmp_path: Path) -> None:
