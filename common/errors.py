@@ -23,6 +23,9 @@ class FieldError(UserError):
         self.field = field
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
+        return FieldError, (self.field, self.problem)
+
     def inside(self, field: str) -> "FieldError":
         """The same mistake, where the settings are themselves the value of `field`."""
         return FieldError(f"{field}.{self.field}", self.problem)

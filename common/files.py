@@ -138,7 +138,7 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
     Process and thread in it keep two writers of one target apart, and tell what a killed one has left from what a
     living one is writing. The suffix is the target's, since matplotlib goes by it.
     """
-    partial = path.parent / f"{path.stem}.{_host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
+    partial = path.parent / f"{path.stem}.{host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -152,18 +152,19 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete what writers of `path` left on this machine that were killed."""
-    name = rf"{re.escape(path.stem)}\.{re.escape(_host())}-(\d{{1,9}})-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
+    name = rf"{re.escape(path.stem)}\.{re.escape(host())}-(\d{{1,9}})-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
     for beside in path.parent.iterdir():
         found = re.fullmatch(name, beside.name)
         if found is None:
             continue
         process, thread = int(found[1]), int(found[2])
-        if (process, thread) == (os.getpid(), threading.get_native_id()) or not _alive(process):
+        if (process, thread) == (os.getpid(), threading.get_native_id()) or not is_alive(process):
             with suppress(OSError):  # another writer may do the same
                 remove(beside)
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -173,5 +174,6 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _host() -> str:
+def host() -> str:
+    """This machine's name, without its domain."""
     return os.uname().nodename.partition(".")[0]

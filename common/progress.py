@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 @contextmanager
-def bar(what: str, total: int, unit: str = "request") -> Iterator[Callable[[int], object]]:
-    """A bar that vanishes when its work is done, and is not drawn where stderr is no terminal.
+def bar(what: str, total: int, unit: str = "request", *, quiet: bool = False) -> Iterator[Callable[[int], object]]:
+    """A bar that vanishes when its work is done; not drawn where stderr is no terminal, or if it is to be `quiet`.
 
     Call the yielded function with the number of newly finished items.
     """
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, disable=None, leave=False) as drawn:
+    with tqdm(total=total, desc=what, unit=unit, disable=quiet or None, leave=False) as drawn:
         yield drawn.update
 
 

@@ -24,9 +24,9 @@ def name_table(rows: Sequence[tuple[str, Any]]) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def number(value: float | None, form: str, factor: float = 1) -> str:
-    """A number times `factor` in a format such as `.1f`; a dash where it is missing."""
-    return MISSING if value is None or value != value else f"{value * factor:{form}}"
+def number(value: float | None, form: str, factor: float = 1, *, unit: str = "") -> str:
+    """A number times `factor` in a format such as `.1f`, with its unit behind it; a dash where it is missing."""
+    return MISSING if value is None or value != value else f"{value * factor:{form}}{unit}"
 
 
 def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str:

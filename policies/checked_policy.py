@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from policies.validity import (
     shown,
     valid_action,
     valid_found,
+    valid_learned,
     valid_number,
     valid_plan,
     valid_scores,
@@ -104,6 +106,11 @@ def _sealed(array: Any) -> Any:
     return sealed
 
 
+def _with_checked_learning(setup: Setup) -> Setup:
+    """The same setup; what a policy learns is checked before a driver may keep it."""
+    return replace(setup, learned=lambda learn: setup.learned(lambda: valid_learned(learn())))
+
+
 class CheckedPrefetcher(Prefetcher):
     """A prefetcher whose hooks are checked.
 
@@ -130,7 +137,7 @@ class CheckedPrefetcher(Prefetcher):
         """Checked."""
         self._model = setup.model
         with self._blame.on("start"):
-            self._prefetcher.start(setup)
+            self._prefetcher.start(_with_checked_learning(setup))
 
     def on_request_start(self, request: int) -> None:
         """Checked."""
@@ -237,7 +244,7 @@ class CheckedEvictor(Evictor):
         self.experts = setup.model.experts
         self._numbers = np.arange(setup.model.total_experts)
         with self._blame.on("evictor's start"):
-            self._evictor.start(setup)
+            self._evictor.start(_with_checked_learning(setup))
             self._valid()
 
     @property

@@ -4,9 +4,9 @@ Shapes use the letters of the paper: `L` MoE layers, `J` routed experts per laye
 size, `B` requests in the batch, `T` tokens in the iteration. Layers and experts count from 0.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Int: TypeAlias = NDArray[np.integer]
 Float: TypeAlias = NDArray[np.floating]
 Bool: TypeAlias = NDArray[np.bool_]
+Learned: TypeAlias = Mapping[str, NDArray[Any]]  # named arrays that a policy made of its history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +249,14 @@ class Rates:
     search_s: Callable[[Search], float]
 
 
+def learned_at_once(learn: Callable[[], Learned]) -> Learned:
+    """What `learn` returns, read-only."""
+    arrays = {name: array.view() for name, array in learn().items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What a policy receives before the first iteration, the same in a simulation and in a real run."""
@@ -259,3 +268,4 @@ class Setup:
     history: History | None = None  # requests that it may learn from
     rates: Rates | None = None  # of the simulated machine, or of a profile of the real one; None without a profile
     future: Future | None = None  # of the requests that run, if the policy requires it
+    learned: Callable[[Callable[[], Learned]], Learned] = learned_at_once  # calls what learns, unless it did so before

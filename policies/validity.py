@@ -4,11 +4,12 @@ What a hook may not return is a `MisuseError`; `policies.checked_policy` adds wh
 """
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import UserError, nearest, one_line
 from policies.base import Evictor, Policy, Prefetcher
@@ -183,6 +184,18 @@ def valid_scores(said: Any, what: str, numbers: Int, model: ModelShape) -> Float
             f"{what} must be finite or -inf, value {float(said[place])} for expert {expert} of layer {layer}"
         )
     return said
+
+
+def valid_learned(said: Any) -> dict[str, NDArray[Any]]:
+    """What a policy learns, in C order and sorted by name, as it is when it is read again."""
+    if not isinstance(said, Mapping):
+        raise MisuseError(f"what is learned must be a dict of named arrays, value {shown(said)}")
+    for name, array in said.items():
+        if not isinstance(name, str):
+            raise MisuseError(f"what is learned must be named by text, value {shown(name)}")
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
+            raise MisuseError(f"{name!r} of what is learned must be an array of numbers, value {shown(array)}")
+    return {name: np.asarray(array, order="C") for name, array in sorted(said.items())}
 
 
 def valid_number(value: Any, what: str) -> float:

@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from sim.results.result import read_results as read_results
     from sim.scenario import CacheSize as CacheSize
     from sim.scenario import Scenario as Scenario
-    from sim.simulation import compare_policies as compare_policies
     from sim.simulation import simulate as simulate
+    from sim.sweeps.comparison_run import compare_policies as compare_policies
+    from sim.sweeps.sweep import Sweep as Sweep
+    from sim.sweeps.sweep_run import run_sweep as run_sweep
+    from sim.sweeps.workers import Workers as Workers
 
 _PUBLIC = {
     "CacheSize": "sim.scenario",
     "Experiment": "sim.experiment",
     "Result": "sim.results.result",
     "Scenario": "sim.scenario",
-    "compare_policies": "sim.simulation",
+    "compare_policies": "sim.sweeps.comparison_run",
+    "Sweep": "sim.sweeps.sweep",
+    "Workers": "sim.sweeps.workers",
     "read_results": "sim.results.result",
+    "run_sweep": "sim.sweeps.sweep_run",
     "simulate": "sim.simulation",
 }
 __all__ = [*_PUBLIC]

@@ -11,6 +11,12 @@ COMMANDS = {
         "Compare policies on a trace.",
         "run NAME.trace --policy finemoe --policy lru --cache-share 0.25",
     ),
+    "sweep": Command(
+        "sim.cli.sweep:sweep",
+        "Run every combination of an experiment's axes, each once.",
+        "sweep EXPERIMENT.toml --dry-run",
+    ),
+    "store": Command("sim.cli.stored:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
     ),

@@ -27,10 +27,14 @@ LIBRARIES = ("numpy", "pandas", "scikit-learn", "simpy")
 SOURCES = (
     "common/settings.py",
     "policies",
+    "sim/artefacts.py",
+    "sim/decoded_trace.py",
     "traces/analysis/expert_counts.py",
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
+    "sim/learned_state.py",
+    "sim/results/bounds.py",
     "sim/results/event_table.py",
     "sim/results/result.py",
     "sim/results/summary.py",
@@ -59,11 +63,11 @@ class RunKeys:
     def of(self, scenario: Scenario, inputs: Inputs) -> str | None:
         """As `content_hash`."""
         facts = self.facts(scenario, inputs)
-        return None if facts is None else sha256_of_json(facts)
+        return None if facts is None else key_of(facts)
 
-    def facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any] | None:
-        """What is hashed, as plain data."""
-        if "__main__" in _outside_modules(scenario.policy):
+    def facts(self, scenario: Scenario, inputs: Inputs, *, bound: bool = False) -> dict[str, Any] | None:
+        """What is hashed, as plain data, of a run or of the lower bound of its makespan."""
+        if not has_sources(scenario.policy):
             return None
         settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
         found = inputs.provenance(scenario)
@@ -78,6 +82,7 @@ class RunKeys:
             "slots": found["cache_experts"],
             "code": self.code,
             "outside": self.outside(scenario.policy),
+            "of": "lower bound" if bound else "run",
         }
 
     def outside(self, policy: str) -> dict[str, dict[str, str]]:
@@ -85,6 +90,11 @@ class RunKeys:
         if policy not in self._outside:
             self._outside[policy] = outside_sources(policy)
         return self._outside[policy]
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """The key of what `RunKeys.facts` gives."""
+    return sha256_of_json(facts)
 
 
 def code_facts() -> dict[str, str]:
@@ -111,6 +121,11 @@ def _sources() -> dict[str, str]:
     root = Path(__file__).parents[1]
     files = [path for each in SOURCES for path in _files(root / each)]
     return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
+
+
+def has_sources(policy: str) -> bool:
+    """Whether files hold all of the code of a policy; not of one that a script or notebook defines itself."""
+    return "__main__" not in _outside_modules(policy)
 
 
 def outside_sources(policy: str) -> dict[str, dict[str, str]]:

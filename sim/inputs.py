@@ -9,8 +9,11 @@ import numpy as np
 
 from common.errors import FieldError, UserError
 from common.hashing import sha256_of_json
+from policies.cache.placement import check_replicas, split_slots
 from policies.registry import make_policy
 from policies.types import Future, History, Int, ModelShape
+from sim.artefacts import NOTHING_KEPT, Artefacts
+from sim.decoded_trace import with_decoded
 from sim.hardware.machine import Machine
 from sim.hardware.machine_files import machine_named
 from sim.hardware.memory import GpuMemory
@@ -80,9 +83,10 @@ def routing_of(scenario: Scenario, *others: str) -> Routing:
 
 
 class Resolver:
-    """Resolves many scenarios; what they have in common is read once."""
+    """Resolves many scenarios; what they have in common is read once, and decoded traces are kept in `artefacts`."""
 
-    def __init__(self) -> None:
+    def __init__(self, artefacts: Artefacts = NOTHING_KEPT) -> None:
+        self._artefacts = artefacts
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def resolve(self, scenario: Scenario, *others: str) -> Inputs:
@@ -95,6 +99,8 @@ class Resolver:
             path = scenario.counts
             counts = self._once(("counts", path, traced), lambda: read_counts(path, traced))
         model = with_sizes_of(traced, scenario.sizes)
+        split_slots(model, scenario.cache.slots(model), machine.gpus)  # even for policies that ignore the size
+        check_replicas(scenario.replicas, machine.gpus)
         memory = None
         if machine.gpu_memory_bytes is not None:
             longest = self._once(("longest", *_split_fields(scenario)), lambda: _longest(routing.requests))
@@ -141,7 +147,7 @@ class Resolver:
         )
 
     def _trace(self, path: Path) -> Trace:
-        trace: Trace = self._once(("trace", path), lambda: Trace.open(path))
+        trace: Trace = self._once(("trace", path), lambda: with_decoded(Trace.open(path), self._artefacts))
         return trace
 
     def _once(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:

@@ -1,7 +1,9 @@
 """The policy and cache that a driver runs, and what the driver returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,16 +12,18 @@ from policies.cache.decision_log import DecisionLog
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.invariants import InvariantChecker
 from policies.cache.observed_cache import ObservedCache, Observer
-from policies.cache.placement import check_replicas, place, split_slots
+from policies.cache.placement import place, split_slots
 from policies.cache.residency import Counts
 from policies.checked_policy import to_run
 from policies.hooks import Hooks
 from policies.registry import make_policy
-from policies.types import PastRequests, Rates, Setup
+from policies.types import Learned, PastRequests, Rates, Setup, learned_at_once
 from policies.validity import future_for
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
 from sim.scenario import Scenario
+
+Learning: TypeAlias = Callable[[np.random.Generator], Callable[[Callable[[], Learned]], Learned]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +47,17 @@ class StartedPolicy:
     """A started policy and its initial cache.
 
     All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are what
-    the policy is told of the machine.
+    the policy is told of the machine. `learning` makes `Setup.learned` for that generator: it may give back what the
+    policy learned before.
     """
 
-    def __init__(self, scenario: Scenario, inputs: Inputs, rates: Rates | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, inputs: Inputs, rates: Rates | None = None, learning: Learning | None = None
+    ) -> None:
         made = make_policy(scenario.policy)
         self.policy = policy = to_run(made, scenario.policy, check=scenario.check)
         self.hooks = Hooks(policy)
         model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model)
-        split_slots(model, size, gpus)  # refuse an impossible size even for policies that ignore it
-        check_replicas(scenario.replicas, gpus)
         self.slots = split_slots(model, model.total_experts if policy.preloaded else size, gpus)
         future = future_for(policy, scenario.policy, inputs.future)
         self._log = DecisionLog() if scenario.detail == "events" else None
@@ -73,15 +78,17 @@ class StartedPolicy:
         )
         if policy.preloaded:
             self.cache.preload()
+        rng = np.random.default_rng(scenario.seed)
         policy.start(
             Setup(
                 model=model,
                 slots=tuple(self.slots),
-                rng=np.random.default_rng(scenario.seed),
+                rng=rng,
                 residency=self.cache.view,
                 history=PastRequests(inputs.history) if inputs.history is not None else None,
                 rates=rates,
                 future=future,
+                learned=learning(rng) if learning else learned_at_once,
             )
         )
 

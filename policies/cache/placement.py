@@ -77,12 +77,17 @@ def balanced(counts: Int, gpus: int) -> Int:
     return home
 
 
+def least_slots(model: ModelShape, gpus: int) -> int:
+    """The smallest cache: the experts of a token in one layer, and a slot on every GPU."""
+    return max(model.top_k, gpus)
+
+
 def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
     """Slots per GPU of a cache of `total` experts: even, the remainder to the lowest numbers.
 
     A `UserError` unless top-k ≤ total ≤ L·J and every GPU gets at least one slot.
     """
-    least = max(model.top_k, gpus)
+    least = least_slots(model, gpus)
     if not least <= total <= model.total_experts:
         raise UserError(
             f"cache of {total} experts: {model.name} on {gpus} GPU{'s' * (gpus > 1)} needs at least {least} "

@@ -5,7 +5,7 @@ compares embeddings, trajectory search (eq. 5) the part of the map seen so far, 
 replaces the most redundant one (eq. 9). Among equal scores the lowest index wins.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -36,6 +36,23 @@ class ExpertMapStore:
         self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # the same, entries innermost
         self._inverse_norms: Single = np.zeros((layers, capacity), np.float32)  # of the prefixes ending at each layer
         self._embeddings: Single | None = None if hidden is None else np.zeros((capacity, hidden), np.float32)  # unit
+
+    def arrays(self) -> dict[str, Single]:
+        """Its entries, for `restore`."""
+        held = {"maps": self._rows, "inverse_norms": self._inverse_norms.T}
+        if self._embeddings is not None:
+            held["embeddings"] = self._embeddings
+        return {name: np.ascontiguousarray(array[: self.count]) for name, array in held.items()}
+
+    def restore(self, arrays: Mapping[str, Single]) -> None:
+        """Hold the entries of another store, of the same sizes and no more than the capacity."""
+        maps = arrays["maps"]
+        self.count = count = len(maps)
+        self._rows[:count] = maps
+        self._columns[:, :, :count] = maps.transpose(1, 2, 0)
+        self._inverse_norms[:, :count] = arrays["inverse_norms"].T
+        if self._embeddings is not None:
+            self._embeddings[:count] = arrays["embeddings"]
 
     @property
     def nbytes(self) -> int:

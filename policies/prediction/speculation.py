@@ -5,14 +5,16 @@ map from the earlier gate is learned from the history.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import UserError
 from policies.base import Prefetcher
 from policies.prediction.expert_map_store import Single, sample
 from policies.prediction.selection import highest, plans
-from policies.types import Batch, Float, Found, Gate, History, Likely, ModelShape, Prefetch, Search, Setup
+from policies.types import Batch, Float, Found, Gate, History, Learned, Likely, ModelShape, Prefetch, Search, Setup
 
 
 class StridePredictor:
@@ -45,6 +47,20 @@ class StridePredictor:
                 ridge = Ridge(alpha=self.regularisation).fit(roots[:, layer], ran[:, layer + stride])
                 slopes = np.ascontiguousarray(ridge.coef_.reshape(model.experts, -1).T, np.float32)
                 self.learned[layer, stride] = slopes, np.asarray(ridge.intercept_, np.float32)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The learned maps, for `restore`; nothing if there are none."""
+        if not self.learned:
+            return {}
+        slopes, offsets = zip(*self.learned.values(), strict=True)
+        return {"pairs": np.array(list(self.learned)), "slopes": np.stack(slopes), "offsets": np.stack(offsets)}
+
+    def restore(self, arrays: Learned) -> None:
+        """Take over the maps of another one: `pairs` `[n, 2]`, `slopes` `[n, J, J]`, `offsets` `[n, J]`."""
+        if arrays:
+            pairs = (tuple(pair) for pair in arrays["pairs"].tolist())
+            maps = zip(arrays["slopes"].copy(), arrays["offsets"].copy(), strict=True)
+            self.learned = dict(zip(pairs, maps, strict=True))
 
     def probabilities(self, layer: int, stride: int, gate: Float) -> Single:
         """`[T, J]` from the gate `[T, J]` of `layer`: how probable it is that `layer + stride` runs each expert."""
@@ -89,12 +105,19 @@ class Speculator(Prefetcher):
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
         if self.learned and setup.history is not None:
-            pairs = [(layer, stride) for layer in range(model.layers) for stride in self._wanted(layer)]
-            self._predictor.learn(setup.history, model, pairs, setup.rng)
+            self._predictor.restore(setup.learned(lambda: self._trained(setup)))
         if self.learned and not self._predictor.learned:
             self.note = "no history to learn from: it predicts " + (
                 "only where the trace has lookahead gates" if self.lookahead else "nothing"
             )
+
+    def _trained(self, setup: Setup) -> Learned:
+        """The maps for all strides that are wanted, as arrays."""
+        assert setup.history is not None
+        predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
+        pairs = [(layer, stride) for layer in range(self._model.layers) for stride in self._wanted(layer)]
+        predictor.learn(setup.history, self._model, pairs, setup.rng)
+        return predictor.arrays()
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Ask what the layers ahead will run."""

@@ -32,7 +32,7 @@ from policies.base import Policy, Prefetcher
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
 from policies.prediction.expert_map_store import ExpertMapStore, Records, Single, Trajectory, nearest, sample
 from policies.prediction.selection import Threshold, plan, plans, select
-from policies.types import Batch, Float, Found, Gate, Int, Nearest, Prefetch, RecordedRequest, Search, Setup
+from policies.types import Batch, Float, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
 
 Fill = Literal["random", "redundancy"]
 PrefillRecords = Literal["token", "iteration"]
@@ -90,13 +90,24 @@ class ExpertMapPrefetcher(Prefetcher):
         self._blocks: dict[int, _Answers] = {}
         self._answers: _Answers | None = None
         self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
+        learned = setup.learned(lambda: self._filled(setup))
+        if learned:
+            embeddings = learned.get("embeddings")
+            self._store = self._new_store(None if embeddings is None else embeddings.shape[1])
+            self._store.restore(learned)
+
+    def _filled(self, setup: Setup) -> Learned:
+        """What the store holds of the history; nothing without one."""
+        store: ExpertMapStore | None = None
         records: Iterable[Records] = (self._recorded(recorded) for recorded in setup.history or ())
         if self.fill == "random":
             records = sample(records, self.capacity, setup.rng)
         for maps, embeddings in records:
+            store = store or self._new_store(None if embeddings is None else embeddings.shape[1])
             for first in range(0, len(maps), FILL_ROWS):
                 some = slice(first, first + FILL_ROWS)
-                self._remember(maps[some], None if embeddings is None else embeddings[some])
+                store.add(maps[some], None if embeddings is None else embeddings[some])
+        return {} if store is None else store.arrays()
 
     def _recorded(self, recorded: RecordedRequest) -> Records:
         """The records that a request would have left."""
@@ -240,19 +251,23 @@ class ExpertMapPrefetcher(Prefetcher):
         nearness: Single | None = None,
     ) -> None:
         if self._store is None:
-            if embeddings is None and self.semantic:
-                self.note = "the trace has no embeddings: by trajectory only, nothing guides the first layers"
-            try:
-                self._store = ExpertMapStore(
-                    self._model.layers,
-                    self._model.experts,
-                    capacity=self.capacity,
-                    prefetch_distance=self.prefetch_distance,
-                    hidden=None if embeddings is None else embeddings.shape[1],
-                )
-            except (MemoryError, ValueError):  # numpy's words for too much and for far too much
-                raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
+            self._store = self._new_store(None if embeddings is None else embeddings.shape[1])
         self._store.add(maps, embeddings, similarity, nearness)
+
+    def _new_store(self, hidden: int | None) -> ExpertMapStore:
+        """An empty store; `hidden` is the size of embeddings, None without them."""
+        if hidden is None and self.semantic:
+            self.note = "the trace has no embeddings: by trajectory only, nothing guides the first layers"
+        try:
+            return ExpertMapStore(
+                self._model.layers,
+                self._model.experts,
+                capacity=self.capacity,
+                prefetch_distance=self.prefetch_distance,
+                hidden=hidden,
+            )
+        except (MemoryError, ValueError):  # numpy's words for too much and for far too much
+            raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from policies.base import Policy, Prefetcher
 from policies.evictors.frequency import LeastFrequentlyUsed
 from policies.prediction.expert_map_store import Single
 from policies.prediction.selection import highest, highest_plan, plans
-from policies.types import Batch, Found, Gate, Int, Nearest, Prefetch, Search, Setup
+from policies.types import Batch, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
 
 
 class ActivationMatrices:
@@ -108,10 +108,15 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
         self._of_matrix: dict[int, list[Prefetch]] = {}  # plans of all layers by one matrix, of those that were found
         self._running: dict[int, _Running] = {}
-        for recorded in setup.history or ():
-            self._keep(_counts(recorded.experts, model.experts))
+        for counts in setup.learned(lambda: self._counted(setup.history or ()))["counts"]:
+            self._keep(counts)
         if not self._matrices.count:
             self.note = "no history: it predicts nothing before its first request has ended"
+
+    def _counted(self, history: Iterable[RecordedRequest]) -> Learned:
+        """`[n, L, J]` counts of the experts that each past request ran."""
+        counts = [_counts(recorded.experts, self._model.experts) for recorded in history]
+        return {"counts": np.stack(counts) if counts else np.zeros((0, *self._shape), np.float32)}
 
     def on_request_start(self, request: int) -> None:
         """Nothing has been counted."""

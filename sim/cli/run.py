@@ -1,6 +1,7 @@
 """`python -m sim run`: compare policies on a trace."""
 
 import json as json_text
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +9,29 @@ from cyclopts import Parameter
 
 from common.commands import OUTPUT
 from sim.experiment import Experiment
-from sim.scenario_options import FIELDS, takes_scenario
+from sim.scenario_options import FIELDS, RUN, takes_scenario
 
 
 @takes_scenario(*FIELDS)
 def run(
     experiment: Experiment,
     *,
+    references: Annotated[
+        str | None,
+        Parameter(
+            group=RUN,
+            help="What the policies are measured against: no-offload, clairvoyant, lower-bound, separated by commas, "
+            "or none. Default: all that is printed or written.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        Parameter(group=RUN, help="Policies that run at the same time. Default: one per processor if they take long."),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        Parameter(group=OUTPUT, help="A result store to read runs from and keep them in (default: $FINEMOE_STORE)."),
+    ] = None,
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write tidy Parquet results into this new folder.")
     ] = None,
@@ -23,11 +40,19 @@ def run(
     """Simulate policies on the requests of a trace, and compare them."""
     from common.files import refuse_existing
     from sim.results.report import report
-    from sim.simulation import compare_policies
+    from sim.sweeps.comparison_run import compare_policies
+    from sim.sweeps.reference_runs import EVERY_BOUND, USUAL, references_named
+    from sim.sweeps.workers import Workers
 
+    wanted = references_named(references) if references else EVERY_BOUND if json or out else USUAL
     if out:
         refuse_existing(out)
-    comparison = compare_policies(experiment)
+    comparison = compare_policies(
+        experiment,
+        references=wanted,
+        store=store or os.environ.get("FINEMOE_STORE"),
+        workers=Workers(jobs=jobs) if jobs else None,
+    )
     if out:
         comparison.write(out)
     print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))

@@ -17,12 +17,12 @@ class PolicyComparison:
     """Results on even terms, and the runs that they are measured against."""
 
     results: Sequence[Result]
-    resident: Result
-    """With every expert on its GPU."""
-    best: Result
+    resident: Result | None
+    """With every expert on its GPU; None if nobody asked for it, as below."""
+    best: Result | None
     """By a policy that knows every future demand."""
     least_makespan_s: float | None
-    """The least that any policy can take with this cache; None where times are measured."""
+    """The least that any policy can take with this cache; None too where times are measured."""
 
     def summaries(self) -> list[Summary]:
         """The figures of each result, and how they compare."""
@@ -33,16 +33,18 @@ class PolicyComparison:
         write_results(folder, self.results, self.summaries())
 
     def _compared(self, result: Result) -> Summary:
-        own, resident, best = result.summary, self.resident.summary, self.best.summary
+        own = result.summary
         least_s = self.least_makespan_s
-        if least_s is not None and own["preloaded"]:
-            least_s = resident["makespan_s"]
         return own | {
-            "tpot_over_no_offload": ratio(own["tpot_s_mean"], resident["tpot_s_mean"]),
-            "tpot_over_clairvoyant": ratio(own["tpot_s_mean"], best["tpot_s_mean"]),
-            "makespan_lower_bound_s": least_s,
+            "tpot_over_no_offload": _tpot_over(own, self.resident),
+            "tpot_over_clairvoyant": _tpot_over(own, self.best),
+            "makespan_lower_bound_s": own["makespan_s"] if own["preloaded"] and least_s is not None else least_s,
             "trace_kind": result.provenance["trace"]["kind"],
         }
+
+
+def _tpot_over(own: Summary, other: Result | None) -> float | None:
+    return ratio(own["tpot_s_mean"], other.summary["tpot_s_mean"]) if other else None
 
 
 def with_references(scenarios: Sequence[Scenario]) -> list[Scenario]:
@@ -58,10 +60,10 @@ def with_references(scenarios: Sequence[Scenario]) -> list[Scenario]:
 def comparison_of(
     scenarios: Sequence[Scenario], results: Mapping[str, Result], *, least_makespan_s: float | None
 ) -> PolicyComparison:
-    """The results of the scenarios, in the detail that they ask for, by policy out of those `with_references`."""
+    """The results of the scenarios, in the detail that they ask for, out of all by their policy."""
     return PolicyComparison(
         results=[results[scenario.policy].trimmed(scenario) for scenario in scenarios],
-        resident=results[RESIDENT],
-        best=results[BEST],
+        resident=results.get(RESIDENT),
+        best=results.get(BEST),
         least_makespan_s=least_makespan_s,
     )

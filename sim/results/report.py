@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.tables import numbers, text_table
+from common.tables import number, numbers, text_table
 from sim.labels import footnotes, marked
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.result import Result
@@ -63,8 +63,8 @@ def table(summaries: Sequence[Summary]) -> str:
             marked(each["label"], each),
             _cells(each, ["ttft_s_mean", "ttft_s_p50", "ttft_s_p95"], 1e3, 1),
             _cells(each, ["tpot_s_mean", "tpot_s_p50", "tpot_s_p95"], 1e3, 1),
-            _cells(each, ["tpot_over_no_offload"], 1, 2) + " ×",
-            _cells(each, ["tpot_over_clairvoyant"], 1, 2) + " ×",
+            number(each["tpot_over_no_offload"], ".2f", unit=" ×"),
+            number(each["tpot_over_clairvoyant"], ".2f", unit=" ×"),
             _cells(each, ["hit_rate", "hit_rate_prefill", "hit_rate_decode"], 100, 1),
             _cells(each, ["late_rate"], 100, 1),
             _cells(each, ["miss_rate"], 100, 1),
@@ -79,8 +79,9 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def notes(comparison: PolicyComparison) -> Iterator[str]:
     """What a reader must know of runs, a paragraph for each label and note with the policies that it is of."""
-    runs = {run.scenario.policy: run for run in [*comparison.results, comparison.best]}.values()
-    for footnote in footnotes((run.summary["label"], run.summary) for run in [*runs, comparison.resident]):
+    best, resident = ([run] if run else [] for run in (comparison.best, comparison.resident))
+    runs = {run.scenario.policy: run for run in [*comparison.results, *best]}.values()
+    for footnote in footnotes((run.summary["label"], run.summary) for run in [*runs, *resident]):
         yield f"\n{footnote}"
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]

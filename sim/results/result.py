@@ -150,20 +150,21 @@ def read_summaries(folder: Path | str) -> pd.DataFrame:
     return _table(Path(folder), "summary", read_meta(Path(folder)))
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """`meta.json` of a folder of results; a `UserError` if it is none, was changed, or has another schema version."""
+def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a folder of results") -> dict[str, Any]:
+    """`meta.json` of a sealed folder, by default of results.
+
+    A `UserError` if it is missing, was changed, or has another schema version.
+    """
     path = folder / "meta.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, claimed = meta["schema_version"], meta.get("sha256")
+        found, claimed = meta["schema_version"], meta.get("sha256")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; {folder} is not a folder of results") from None
+        raise UserError(f"{path} is missing; {folder} is not {what}") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: field schema_version: must be {SCHEMA_VERSION}, value {version}; run again to write one"
-        )
+    if found != version:
+        raise UserError(f"{path}: field schema_version: must be {version}, value {found}; run again to write one")
     if claimed != sha256_of_json({key: value for key, value in meta.items() if key != "sha256"}):
         raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta

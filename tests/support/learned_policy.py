@@ -36,22 +36,35 @@ class Learned(Prefetcher):
     def start(self, setup):
         self.model, self.residency = setup.model, setup.residency
         self.beliefs.start(setup.model)
-        layers, experts = self.model.layers, self.model.experts
+        layers = self.model.layers
         self.reach = (
             layers if setup.rates is None else 1 + math.ceil(self._copy_s(setup.rates) / setup.rates.layer_s(1))
         )
         self.room = sum(setup.slots)
-        self.table = {}  # token: [executed [L, J], how often]
-        records = [(each.token, np.sqrt(each.gate.astype(np.float64)), each.experts) for each in setup.history or ()]
+        learned = setup.learned(lambda: self._trained(setup.history or ()))
+        known = zip(*(learned[name].tolist() for name in ("tokens", "times")), learned["ran"], strict=True)
+        self.table = {token: [ran.copy(), times] for token, times, ran in known}  # token: [executed [L, J], how often]
+        self.slopes = learned["slopes"]
+
+    def _trained(self, history):
+        layers, experts = self.model.layers, self.model.experts
+        table = {}
+        records = [(each.token, np.sqrt(each.gate.astype(np.float64)), each.experts) for each in history]
         for tokens, _, executed in records:
-            self._learn(tokens, executed)
-        self.slopes = np.zeros((layers - 1, experts, experts))
+            self._learn(table, tokens, executed)
+        slopes = np.zeros((layers - 1, experts, experts))
         if records:
             roots = np.concatenate([roots for _, roots, _ in records])
             ran = np.concatenate([self._ran(executed) for _, _, executed in records])
             for layer in range(layers - 1):
                 gram = roots[:, layer].T @ roots[:, layer] + np.eye(experts)
-                self.slopes[layer] = np.linalg.solve(gram, roots[:, layer].T @ ran[:, layer + 1])
+                slopes[layer] = np.linalg.solve(gram, roots[:, layer].T @ ran[:, layer + 1])
+        return {
+            "tokens": np.array(list(table), np.int64),
+            "times": np.array([times for _, times in table.values()], np.int64),
+            "ran": np.array([ran for ran, _ in table.values()]).reshape(-1, layers, experts),
+            "slopes": slopes,
+        }
 
     def _copy_s(self, rates):
         return rates.copy_s(self.model.expert_bytes)
@@ -62,9 +75,9 @@ class Learned(Prefetcher):
         np.put_along_axis(ran, executed.astype(np.int64), 1.0, axis=2)
         return ran
 
-    def _learn(self, tokens, executed):
+    def _learn(self, table, tokens, executed):
         for token, ran in zip(tokens.tolist(), self._ran(executed), strict=True):
-            known = self.table.setdefault(token, [np.zeros_like(ran), 0])
+            known = table.setdefault(token, [np.zeros_like(ran), 0])
             known[0] += ran
             known[1] += 1
 
@@ -101,7 +114,7 @@ class Learned(Prefetcher):
             yield Prefetch(layer, experts, self.beliefs.probs[layer, experts], self.beliefs.probs[layer].copy())
 
     def on_batch_end(self, batch, maps, experts):
-        self._learn(batch.token, experts)
+        self._learn(self.table, batch.token, experts)
         return [Search("update", self.model.layers - 1, len(experts), self.model.total_experts, 1)]
 
 

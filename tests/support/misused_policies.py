@@ -48,6 +48,14 @@ def writes_to(name):
     return hook
 
 
+def learns(answer):
+    return lambda self, setup: setup.learned(lambda: answer)
+
+
+def writes_to_learned(self, setup):
+    setup.learned(lambda: {"table": np.zeros(2)})["table"][0] = 1
+
+
 def spoils(self, *given):
     self.scores[7] = NAN
 
@@ -165,6 +173,22 @@ HOOKS = {
     "on_layer fails after a plan": (
         {"on_layer": fails_later},
         "on_layer, iteration 0, layer 0: KeyError: 'no such key'",
+    ),
+    "it learns no arrays": (
+        {"start": learns([1, 2])},
+        "start: what is learned must be a dict of named arrays, value [1, 2]",
+    ),
+    "what it learns has no name": (
+        {"start": learns({3: np.zeros(2)})},
+        "start: what is learned must be named by text, value 3",
+    ),
+    "it learns objects": (
+        {"start": learns({"table": np.array([{}])})},
+        "start: 'table' of what is learned must be an array of numbers, value array([{}], dtype=object)",
+    ),
+    "it writes to what it learned": (
+        {"start": writes_to_learned},
+        "start: ValueError: assignment destination is read-only",
     ),
     "start fails": ({"start": fails}, "start: ZeroDivisionError: integer division or modulo by zero"),
     "on_request_start fails": (

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from common.errors import UserError
 from policies.types import Bool, Float, Int, RecordedRequest
-from traces.format import faults, token_table
+from traces.format import decoded_routing, faults, token_table
 from traces.format.faults import Fault
 from traces.format.schema import EMBEDDINGS, META, REQUESTS, TOKENS, RequestInfo, TraceError, TraceMeta
 from traces.format.storage import file_info, open_parquet, read_group, read_json, read_table
@@ -22,15 +22,24 @@ class Trace:
     """A trace on disk, opened with `Trace.open`.
 
     Only the description and the table of requests are held in memory, and the table of embeddings from its first
-    use; requests are read one at a time. It may be sent to other processes, which open it anew.
+    use; requests are read one at a time. It may be sent to other processes, which open it anew. With the arrays of
+    `decoded`, its rows come from these and the files are not read again.
     """
 
-    def __init__(self, path: Path, meta: TraceMeta, infos: Sequence[RequestInfo], tokens: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        meta: TraceMeta,
+        infos: Sequence[RequestInfo],
+        tokens: Any,
+        decoded: decoded_routing.Arrays | None = None,
+    ) -> None:
         self.path = path
         self.meta = meta
         self.shape = meta.shape
         self.infos = {info.request: info for info in infos}
         self._tokens = tokens
+        self._decoded = decoded
         self._group = {info.request: group for group, info in enumerate(infos)}
         self._first_row = np.concatenate([[0], np.cumsum(group_rows(tokens))])
 
@@ -61,7 +70,28 @@ class Trace:
 
     def without_embeddings(self) -> "Trace":
         """The same requests, read without embeddings."""
-        return Trace(self.path, replace(self.meta, embedding=False), list(self.infos.values()), self._tokens)
+        meta = replace(self.meta, embedding=False)
+        return Trace(self.path, meta, list(self.infos.values()), self._tokens, self._decoded)
+
+    def with_decoded(self, arrays: decoded_routing.Arrays) -> "Trace":
+        """The same trace, its rows read from the arrays that `decoded` gave; they may be read-only."""
+        return Trace(self.path, self.meta, list(self.infos.values()), self._tokens, arrays)
+
+    def decoded(self) -> decoded_routing.Arrays:
+        """All rows as arrays, see `decoded_routing`; `TraceError` names the first that is broken."""
+        rows = int(self._first_row[-1])
+        columns = decoded_routing.columns(self.meta)
+        arrays: dict[str, Any] = {name: np.empty((rows, *size), kind) for name, (size, kind) in columns.items()}
+        for recorded in self.iter():
+            decoded_routing.fill(arrays, self._rows(recorded.request), recorded)
+        if self.meta.embedding:
+            arrays["embedding_token"], arrays["embedding_vector"] = self._embeddings
+        return arrays
+
+    @property
+    def decoded_bytes(self) -> int:
+        """How large the rows are as arrays, without the table of embeddings."""
+        return int(self._first_row[-1]) * decoded_routing.row_bytes(self.meta)
 
     @property
     def digest(self) -> str:
@@ -87,6 +117,8 @@ class Trace:
 
     def positions(self, request: int) -> int:
         """How long the sequence of a request becomes; no other column is read."""
+        if self._decoded is not None:
+            return int(self._decoded["position"][self._rows(request)].max()) + 1
         position = token_table.array_of(self._read(request, ["request", "position"]), "position")
         self._raise(request, faults.position_faults(position))
         return int(position.max()) + 1
@@ -94,8 +126,11 @@ class Trace:
     def read(self, request: int) -> RecordedRequest:
         """All rows of one request; `TraceError` names the first that is broken."""
         info = self._info(request)
-        recorded = token_table.from_table(self._read(request), info, self.meta)
-        self._raise(request, faults.request_faults(recorded, info, self.meta))
+        if self._decoded is None:
+            recorded = token_table.from_table(self._read(request), info, self.meta)
+            self._raise(request, faults.request_faults(recorded, info, self.meta))
+        else:  # they were looked at when they were decoded
+            recorded = decoded_routing.recorded_in(self._decoded, self._rows(request), info, self.meta)
         if not self.meta.embedding:
             return recorded
         return replace(recorded, embedding=self._embed(request, recorded.token))
@@ -108,11 +143,14 @@ class Trace:
     def demands(self, request: int) -> Bool:
         """`[iterations, L, J]`: which experts each recorded iteration executes, in order; the gates are not read."""
         info, shape = self._info(request), self.shape
-        table = self._read(request, ["request", "iteration", "experts"])
-        iteration = token_table.array_of(table, "iteration")
-        experts = token_table.experts_of(table, shape)
-        self._raise(request, faults.order_faults(iteration, info, self.meta))
-        self._raise(request, faults.expert_faults(experts, shape))
+        if self._decoded is None:
+            table = self._read(request, ["request", "iteration", "experts"])
+            iteration = token_table.array_of(table, "iteration")
+            experts = token_table.experts_of(table, shape)
+            self._raise(request, faults.order_faults(iteration, info, self.meta))
+            self._raise(request, faults.expert_faults(experts, shape))
+        else:
+            iteration, experts = (self._decoded[name][self._rows(request)] for name in ("iteration", "experts"))
         demanded = np.zeros((info.output_tokens, shape.layers, shape.experts), bool)
         index = (iteration - self.meta.first_iteration)[:, None, None]
         demanded[index, np.arange(shape.layers)[None, :, None], experts] = True
@@ -126,6 +164,11 @@ class Trace:
     def _group_of(self, request: int) -> int:
         return self._group[self._info(request).request]
 
+    def _rows(self, request: int) -> slice:
+        """Where the rows of a request are among those of all."""
+        group = self._group_of(request)
+        return slice(int(self._first_row[group]), int(self._first_row[group + 1]))
+
     def _read(self, request: int, columns: list[str] | None = None) -> pa.Table:
         group = self._group_of(request)
         table = read_group(self._tokens, group, self.path / TOKENS, columns)
@@ -138,6 +181,8 @@ class Trace:
 
     @cached_property
     def _embeddings(self) -> tuple[Int, Float]:
+        if self._decoded is not None:
+            return self._decoded["embedding_token"], self._decoded["embedding_vector"]
         path = self.path / EMBEDDINGS
         token, vector = read_embeddings(path, self.meta)
         for fault in faults.embedding_faults(token, vector, self.meta):

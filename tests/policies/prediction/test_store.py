@@ -28,6 +28,29 @@ def filled(rng, rows, *, capacity=None, hidden=None, distance=1):
     return store, maps, embeddings
 
 
+@pytest.mark.parametrize("hidden", [None, HIDDEN])
+@pytest.mark.parametrize("rows", [1, 6, 9])
+def test_a_restored_store_finds_and_learns_as_the_one_before(rows, hidden):
+    """Capacity 6: one that is nearly empty, one that is full, one that has replaced entries."""
+    rng = np.random.default_rng(rows)
+    one, _, _ = filled(rng, rows, capacity=6, hidden=hidden)
+    kept = one.arrays()
+    for array in kept.values():
+        array.flags.writeable = False
+    other = ExpertMapStore(LAYERS, EXPERTS, capacity=6, prefetch_distance=1, hidden=hidden)
+    other.restore(kept)
+    more = maps_of(rng, 8)
+    vectors = None if hidden is None else rng.normal(size=(8, hidden)).astype(np.float32)
+    found = []
+    for store in (one, other):
+        before = [*store.block(more), *([] if hidden is None else [store.nearness(vectors)])]
+        store.add(more, vectors)
+        found.append([*before, *store.block(more), *store.arrays().values()])
+    assert one.count == other.count
+    for mine, others in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
 def test_trajectory_search_is_the_cosine_of_flattened_prefixes_eq_5():
     rng = np.random.default_rng(1)
     store, maps, _ = filled(rng, 20)

@@ -1,0 +1,205 @@
+"""One cache of what is derived from traces: decoded routing, what policies learn, and predictions that runs share.
+
+An artefact is a set of named arrays. Its key covers all that it was made from, so equal keys mean equal arrays, and
+writers need no locks: of two that keep the same artefact at once, the slower one drops his. What is on the disk is
+trusted only if sizes and hashes agree with its sealed description; a broken artefact is made anew.
+
+    FOLDER/KIND/ab/abcd….artefact/    ab are the first two digits of the key
+        meta.json                     schema version, kind, key; name, size and SHA-256 of each array's file
+        0.npy, 1.npy, …               the arrays, by their names in alphabetical order
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import UserError
+from common.files import new_folder, remove, write_json
+from common.hashing import sha256_of, sha256_of_json
+
+Kind = Literal["routing", "learned", "predictions"]
+Arrays = Mapping[str, NDArray[Any]]
+
+SCHEMA = 1
+FORMAT = (1, 0)  # of the arrays' files
+META = "meta.json"
+SUFFIX = ".artefact"
+
+# What this process knows of the disk, so that it hashes each file once and complains of each folder once.
+_VERIFIED: set[tuple[int, int, int, str]] = set()
+_REFUSED: set[Path] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtefact:
+    """An artefact on the disk."""
+
+    kind: Kind
+    key: str
+    bytes: int
+    used_s: float  # when it was made or last used, in seconds since 1970
+
+
+class Artefacts:
+    """The artefacts in a folder; without a folder, nothing is kept.
+
+    `sources` is the hash of the code that makes artefacts. It is part of every key, so edited code finds nothing that
+    older code has made. Several processes and machines may use one folder at the same time.
+    """
+
+    def __init__(self, folder: Path | None, sources: str) -> None:
+        self.folder = folder
+        self.sources = sources
+
+    @property
+    def kept(self) -> bool:
+        """Whether what is made now will be found again; False once the folder has refused something."""
+        return self.folder is not None and self.folder not in _REFUSED
+
+    def key(self, kind: Kind, facts: Mapping[str, Any]) -> str:
+        """The key of an artefact that is made from `facts`, plain data that says all that can change a bit of it."""
+        return sha256_of_json({"schema": SCHEMA, "kind": kind, "sources": self.sources, "facts": dict(facts)})
+
+    def made(self, kind: Kind, key: str, make: Callable[[], Arrays]) -> Arrays:
+        """The artefact, made if it is not there; read-only, and mapped from the disk where it could be kept."""
+        found = self.get(kind, key)
+        if found is not None:
+            return found
+        arrays = make()
+        self.put(kind, key, arrays)
+        found = self.get(kind, key)  # processes share the pages of a file, each has its own copy of what it has made
+        return {name: _read_only(array) for name, array in arrays.items()} if found is None else found
+
+    def get(self, kind: Kind, key: str) -> Arrays | None:
+        """The artefact as read-only memory maps; None if it is not there, or broken."""
+        if self.folder is None:
+            return None
+        path = self.path(kind, key)
+        found = _opened(path, kind, key)
+        if found is not None:
+            with suppress(OSError):
+                os.utime(path / META)  # the last use, for whoever makes room
+        return found
+
+    def put(self, kind: Kind, key: str, arrays: Arrays) -> None:
+        """Keep the artefact, whole or not at all; a broken one is replaced.
+
+        A disk that refuses it is reported in one line on stderr, and nothing more is kept there by this process.
+        """
+        if self.folder is None or not self.kept:
+            return
+        path = self.path(kind, key)
+        if _opened(path, kind, key) is not None:
+            return
+        with suppress(OSError):
+            remove(path)  # broken
+        try:
+            with new_folder(path, f"the {kind} artefact") as partial:
+                _write(partial, kind, key, arrays)
+        except UserError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                _REFUSED.add(self.folder)
+                print(f"{error}; the run goes on, but nothing more is kept there", file=sys.stderr)
+            # Otherwise another process was faster.
+
+    def remove(self, kind: Kind, key: str) -> None:
+        """Delete an artefact; whoever has it open can go on reading it."""
+        if self.folder is not None:
+            with suppress(FileNotFoundError):  # another process may have been faster
+                remove(self.path(kind, key))
+
+    def __iter__(self) -> Iterator[StoredArtefact]:
+        """All artefacts, whole or broken, by kind and key."""
+        for kind in get_args(Kind):
+            for path in self._folders(kind, rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}"):
+                with suppress(OSError):  # another process may remove it
+                    size = sum(file.stat().st_size for file in path.iterdir())
+                    mark = path / META if (path / META).exists() else path
+                    yield StoredArtefact(kind, path.name.removesuffix(SUFFIX), size, mark.stat().st_mtime)
+
+    def unfinished(self) -> list[Path]:
+        """Folders of artefacts that are being written, or whose writer was killed."""
+        return [path for kind in get_args(Kind) for path in self._folders(kind, rf".*\.partial{re.escape(SUFFIX)}")]
+
+    def path(self, kind: Kind, key: str) -> Path:
+        """The folder of an artefact."""
+        assert self.folder is not None
+        return self.folder / kind / key[:2] / f"{key}{SUFFIX}"
+
+    def _folders(self, kind: Kind, pattern: str) -> list[Path]:
+        if self.folder is None:
+            return []
+        return sorted(path for path in (self.folder / kind).glob("??/*") if re.fullmatch(pattern, path.name))
+
+
+def _write(folder: Path, kind: Kind, key: str, arrays: Arrays) -> None:
+    files: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(sorted(arrays)):
+        path = folder / f"{number}.npy"
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, arrays[name], FORMAT, allow_pickle=False)
+        files[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    meta = {"schema": SCHEMA, "kind": kind, "key": key, "arrays": files}
+    write_json(folder / META, {**meta, "sha256": sha256_of_json(meta)})
+
+
+def _opened(path: Path, kind: Kind, key: str) -> Arrays | None:
+    """The arrays of an artefact; None if it is not there or not as it was written."""
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        seal = meta.pop("sha256")
+        if seal != sha256_of_json(meta) or (meta["schema"], meta["kind"], meta["key"]) != (SCHEMA, kind, key):
+            return None
+        arrays = {}
+        for name, said in meta["arrays"].items():
+            with (path / said["file"]).open("rb") as file:
+                if not _is_whole(file, said["bytes"], said["sha256"]):
+                    return None
+                arrays[name] = _mapped(file)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # what broken files lead to
+        return None
+    return arrays
+
+
+def _is_whole(file: BufferedReader, size: int, sha256: str) -> bool:
+    """Whether the file is as it was written; it is hashed the first time, and again if it was touched since."""
+    found = os.fstat(file.fileno())
+    mark = (found.st_dev, found.st_ino, found.st_mtime_ns, sha256)
+    if found.st_size != size:
+        return False
+    if mark not in _VERIFIED:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            return False
+        _VERIFIED.add(mark)
+    return True
+
+
+def _mapped(file: BufferedReader) -> NDArray[Any]:
+    """The array of an open file: by its name, it might be another file by now."""
+    file.seek(0)
+    if np.lib.format.read_magic(file) != FORMAT:
+        raise ValueError("another version of the format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C"))
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+NOTHING_KEPT = Artefacts(None, sources="")

@@ -1,0 +1,71 @@
+"""`python -m sim store COMMAND`: look at a result store, and clean it up."""
+
+import json as json_text
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from common.commands import OUTPUT, Command, application
+from sim.store_options import place_of_store
+
+_FOLDER = Annotated[
+    Path | None, Parameter(help="The store. Default: $FINEMOE_STORE, or finemoe-store in the current folder.")
+]
+
+COMMANDS = {
+    "ls": Command("sim.cli.stored:ls", "List the runs that a store has.", "ls finemoe-store"),
+    "info": Command("sim.cli.stored:info", "Show how much a store has of what.", "info finemoe-store"),
+    "gc": Command(
+        "sim.cli.stored:gc", "Delete what is broken or out of date.", "gc finemoe-store --unused-days 30 --dry-run"
+    ),
+}
+app = application("sim store", "Look at a result store, and clean it up.", COMMANDS, example="info finemoe-store")
+
+
+def ls(
+    store: _FOLDER = None,
+    /,
+    *,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, with all figures.")] = False,
+) -> None:
+    """List the runs that a store has, by policy."""
+    from sim.store.inventory import listed, run_table
+    from sim.store.result_store import ResultStore
+
+    runs = listed(ResultStore.open(place_of_store(store), create=False))
+    print(json_text.dumps(runs, indent=1) if json else run_table(runs))
+
+
+def info(
+    store: _FOLDER = None,
+    /,
+    *,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show how many runs, bounds, failures and artefacts a store has, their size, and what they took to compute."""
+    from sim.store.inventory import facts, facts_table
+    from sim.store.result_store import ResultStore
+
+    found = facts(ResultStore.open(place_of_store(store), create=False))
+    print(json_text.dumps(found, indent=1) if json else facts_table(found))
+
+
+def gc(
+    store: _FOLDER = None,
+    /,
+    *,
+    unused_days: Annotated[
+        int | None, Parameter(help="Delete artefacts, which can be made anew, that nobody has used for so many days.")
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="Say what would be deleted, and delete nothing.")] = False,
+) -> None:
+    """Delete broken runs, runs of code and libraries that are not installed any more, and what killed processes left.
+
+    A run that another process is computing is not touched.
+    """
+    from sim.store.inventory import collected
+    from sim.store.result_store import ResultStore
+
+    opened = ResultStore.open(place_of_store(store), create=False)
+    print(collected(opened, unused_days=unused_days, dry_run=dry_run))

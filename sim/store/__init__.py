@@ -1,0 +1,1 @@
+"""Results on disk under their content hash, shared by commands, processes and machines."""

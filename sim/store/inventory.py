@@ -1,0 +1,121 @@
+"""What a store has, and what of it is of no use any more."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import host, is_alive, remove
+from common.tables import name_table, number, text_table
+from sim.content_hash import RunKeys, code_facts
+from sim.store.result_store import ResultStore, StoredRun
+from sim.store.run_journal import RunJournal
+
+DAY_S = 86_400
+
+
+def listed(store: ResultStore) -> list[dict[str, Any]]:
+    """The figures of all runs that are not broken, with their keys, by model, policy, cache and seed."""
+    code = code_facts()
+    found = []
+    for run in store.runs():
+        if run.meta:
+            (one,) = run.meta["runs"]
+            figures = {"key": run.key, "detail": one["scenario"]["detail"], "bytes": run.bytes}
+            found.append(figures | {"current": _hashed(run)["code"] == code, **one["summary"]})
+    return sorted(found, key=lambda run: (run["model"], run["policy"], run["expert_slots"], run["seed"], run["key"]))
+
+
+def run_table(runs: Sequence[dict[str, Any]]) -> str:
+    """A row per run."""
+    headers = ["key", "policy", "model", "slots", "seed", "requests", "TPOT ms", "detail", "KB", "code"]
+    rows = [
+        [
+            run["key"][:10],
+            run["policy"],
+            run["model"],
+            run["expert_slots"],
+            run["seed"],
+            run["requests"],
+            number(run["tpot_s_mean"], ".2f", 1e3),
+            run["detail"],
+            f"{run['bytes'] / 1e3:.0f}",
+            "today's" if run["current"] else "older",
+        ]
+        for run in runs
+    ]
+    return text_table(rows, headers, texts=3)
+
+
+def facts(store: ResultStore) -> dict[str, Any]:
+    """How much there is of what."""
+    runs = list(store.runs())
+    kept = list(store.artefacts(RunKeys()))
+    lines = list(RunJournal(store).lines())
+    return {
+        "store": str(store.folder),
+        "runs": sum(run.meta is not None for run in runs),
+        "runs_broken": sum(run.meta is None for run in runs),
+        "runs_bytes": sum(run.bytes for run in runs),
+        "bounds": len(list((store.folder / "bounds").glob("??/*.json"))),
+        "failures": len(list((store.folder / "failures").glob("??/*.json"))),
+        "artefacts": len(kept),
+        "artefacts_bytes": sum(each.bytes for each in kept),
+        "computed_cpu_s": sum(line.cpu_s for line in lines if line.event == "finished"),
+        "running": len(RunJournal(store).running()),
+    }
+
+
+def facts_table(found: dict[str, Any]) -> str:
+    """The same for people."""
+    rows = [
+        ("store", found["store"]),
+        ("runs", f"{found['runs']:,} ({found['runs_bytes'] / 1e6:,.1f} MB), {found['runs_broken']} broken"),
+        ("bounds", f"{found['bounds']:,}"),
+        ("failed runs", f"{found['failures']:,}"),
+        ("artefacts", f"{found['artefacts']:,} ({found['artefacts_bytes'] / 1e6:,.1f} MB)"),
+        ("computed in", f"{found['computed_cpu_s']:,.0f} s of processor time"),
+        ("running now", f"{found['running']:,}"),
+    ]
+    return name_table(rows)
+
+
+def collected(store: ResultStore, *, unused_days: int | None, dry_run: bool) -> str:
+    """Delete what is of no use, or only count it; the answer says what."""
+    counts: dict[str, list[int]] = {}
+    for why, place in list(_useless(store, unused_days)):
+        size = sum(file.stat().st_size for file in place.rglob("*")) if place.is_dir() else place.stat().st_size
+        counts.setdefault(why, []).append(size)
+        if not dry_run:
+            remove(place)
+    done = "would delete" if dry_run else "deleted"
+    rows = [f"{done} {len(sizes)} {why} ({sum(sizes) / 1e6:,.1f} MB)" for why, sizes in counts.items()]
+    return "\n".join(rows) or "nothing to delete"
+
+
+def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str, Path]]:
+    code = code_facts()
+    for run in store.runs():
+        if run.meta is None:
+            yield "broken runs", run.path
+        elif _hashed(run)["code"] != code:
+            yield "runs of other code or libraries", run.path
+    for path in sorted(store.folder.rglob("*.partial*")):
+        if _abandoned(path):
+            yield "files that killed processes left", path
+    artefacts = store.artefacts(RunKeys())
+    for each in artefacts:
+        if unused_days is not None and each.used_s < time.time() - unused_days * DAY_S:
+            yield "artefacts that nobody used", artefacts.path(each.kind, each.key)
+
+
+def _hashed(run: StoredRun) -> dict[str, Any]:
+    assert run.meta is not None
+    hashed: dict[str, Any] = run.meta["runs"][0]["provenance"]["hashed"]
+    return hashed
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the process that wrote this was of this machine and is dead."""
+    writer = path.name.partition(".partial")[0].rpartition(".")[2].rsplit("-", 2)
+    return len(writer) == 3 and writer[0] == host() and writer[1].isdigit() and not is_alive(int(writer[1]))

@@ -1,0 +1,91 @@
+"""The journal of a store: when which process began and finished which run, and how long that took.
+
+Every process appends to a file of its own, `journal/HOST-PID.jsonl`, so nobody waits for anybody. Times are kept here,
+not with the results, whose bytes would differ by them.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import one_line
+from common.files import host, is_alive
+from sim.store.result_store import ResultStore, StoreError
+
+Event = Literal["started", "finished", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalLine:
+    """One thing that happened to a run."""
+
+    event: Event
+    key: str
+    policy: str
+    at_s: float  # since 1970
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    process: str = ""
+    """`HOST-PID` of who wrote it."""
+
+
+class RunJournal:
+    """The journal of a store, to write to and to read."""
+
+    def __init__(self, store: ResultStore) -> None:
+        self._folder = store.folder / "journal"
+
+    def note(self, event: Event, key: str, policy: str, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
+        """Append a line; it is on its way to the disk when the call returns."""
+        line = JournalLine(event=event, key=key, policy=policy, at_s=time.time(), wall_s=wall_s, cpu_s=cpu_s)
+        said = {name: value for name, value in asdict(line).items() if name != "process"}
+        try:
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / f"{host()}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(said) + "\n")
+        except OSError as error:
+            raise StoreError(f"{self._folder.parent}: the store cannot be written: {one_line(error)}") from error
+
+    def lines(self) -> Iterator[JournalLine]:
+        """All lines, in order of time; one that a killed process has not finished is left out."""
+        found = [line for path in self._folder.glob("*.jsonl") for line in _read(path)]
+        yield from sorted(found, key=lambda line: (line.at_s, line.process))
+
+    def running(self) -> dict[str, JournalLine]:
+        """The runs that have begun and not ended, by key; without those of processes that are dead on this machine."""
+        open_lines: dict[tuple[str, str], JournalLine] = {}
+        for line in self.lines():
+            if line.event == "started":
+                open_lines[line.process, line.key] = line
+            else:
+                open_lines.pop((line.process, line.key), None)
+        return {line.key: line for line in open_lines.values() if _may_live(line.process)}
+
+    def mean_seconds(self) -> dict[str, float]:
+        """Mean wall time of the runs of each policy that have finished."""
+        seconds: dict[str, list[float]] = {}
+        for line in self.lines():
+            if line.event == "finished":
+                seconds.setdefault(line.policy, []).append(line.wall_s)
+        return {policy: sum(each) / len(each) for policy, each in seconds.items()}
+
+
+def _read(path: Path) -> Iterator[JournalLine]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for row in text.splitlines():
+        try:
+            yield JournalLine(**json.loads(row), process=path.stem)
+        except (ValueError, TypeError):
+            continue
+
+
+def _may_live(process: str) -> bool:
+    name, _, number = process.rpartition("-")
+    return name != host() or is_alive(int(number))

@@ -1,0 +1,118 @@
+"""Run the policies of one experiment side by side, and what they are measured against."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import FieldError
+from sim.artefacts import NOTHING_KEPT, Artefacts
+from sim.content_hash import RunKeys, key_of
+from sim.experiment import Experiment
+from sim.inputs import Inputs, Resolver
+from sim.results.bounds import makespan_lower_bound_s
+from sim.results.policy_comparison import BEST, RESIDENT, PolicyComparison, comparison_of
+from sim.results.result import Result
+from sim.scenario import Scenario
+from sim.simulation import simulate
+from sim.store.result_store import ResultStore
+from sim.sweeps.reference_runs import EVERY_BOUND, Reference, resident
+from sim.sweeps.run_task import at_folder
+from sim.sweeps.workers import Workers
+from traces.format.reader import Requests
+
+WORTH_A_PROCESS = 20_000  # tokens to serve, over all runs: less takes seconds, and a process about one to start
+
+
+def compare_policies(
+    experiment: Experiment,
+    *,
+    references: Collection[Reference] = EVERY_BOUND,
+    store: Path | str | None = None,
+    workers: Workers | None = None,
+) -> PolicyComparison:
+    """Simulate each policy of an experiment, and the runs that they are measured against.
+
+    With a `store`, what it has is not computed again, and what is computed is kept there. Without `workers`, runs share
+    the processors of this machine if there is enough to do.
+    """
+    if "regret" in references:
+        raise FieldError("references", "regret needs runs of each policy with other parts, as a sweep has them")
+    scenarios = experiment.scenarios()
+    first, *others = scenarios
+    runs = _Runs(ResultStore.open(store) if store else None)
+    inputs = runs.resolved(first, *(other.policy for other in others))  # mistakes are reported before the first has run
+    wanted = {scenario.policy: scenario for scenario in scenarios}
+    if "clairvoyant" in references:
+        wanted.setdefault(BEST, replace(first, policy=BEST, label=None))
+    if "no-offload" in references or "lower-bound" in references:
+        everything_there = resident(first, inputs)
+        wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
+    found = runs.results(list(wanted.values()), workers or _workers_for(inputs, len(wanted)))
+    results = {policy: found[scenario] for policy, scenario in wanted.items()}
+    least_s = runs.lower_bound_s(first, results[RESIDENT]) if "lower-bound" in references else None
+    return comparison_of(scenarios, results, least_makespan_s=least_s)
+
+
+class _Runs:
+    """Runs on the same inputs, read from a store where it has them."""
+
+    def __init__(self, store: ResultStore | None) -> None:
+        self._store = store
+        self._keys = RunKeys()
+        self._artefacts = NOTHING_KEPT
+        if store:
+            store.check_writable()
+            self._artefacts = store.artefacts(self._keys)
+
+    def resolved(self, scenario: Scenario, *others: str) -> Inputs:
+        self._inputs = Resolver(self._artefacts).resolve(scenario, *others)
+        return self._inputs
+
+    def results(self, scenarios: Sequence[Scenario], workers: Workers) -> dict[Scenario, Result]:
+        found = {scenario: result for scenario in scenarios if (result := self._stored(scenario))}
+        missing = [scenario for scenario in scenarios if scenario not in found]
+        if not all(self._keys.of(scenario, self._inputs) for scenario in missing):
+            workers = replace(workers, jobs=1, backend="loky")  # a policy of this script is known to no other process
+        alone = workers.processes(len(missing)) == 1 if missing else True
+        calls = [(Path.cwd(), scenario, self._inputs, self._artefacts, not alone) for scenario in missing]
+        for scenario, result in workers.each(_simulated, calls):
+            found[scenario] = result
+            self._keep(scenario, result)
+        return found
+
+    def lower_bound_s(self, scenario: Scenario, everything_there: Result) -> float:
+        facts = self._keys.facts(replace(scenario, policy=RESIDENT), self._inputs, bound=True)
+        assert facts is not None  # of our own policy
+        key = key_of(facts)
+        if self._store and (known_s := self._store.bound_s(key)) is not None:
+            return known_s
+        assert everything_there.iterations is not None
+        end_s = everything_there.iterations["end_s"].to_numpy()
+        least_s = makespan_lower_bound_s(scenario, self._inputs, end_s)
+        if self._store:
+            self._store.put_bound(key, least_s, facts)
+        return least_s
+
+    def _stored(self, scenario: Scenario) -> Result | None:
+        key = self._keys.of(scenario, self._inputs)
+        return self._store.find(key, scenario, self._inputs) if self._store and key else None
+
+    def _keep(self, scenario: Scenario, result: Result) -> None:
+        facts = self._keys.facts(scenario, self._inputs)
+        if self._store and facts:
+            self._store.put(key_of(facts), result, facts)
+
+
+def _simulated(
+    folder: Path, scenario: Scenario, inputs: Inputs, artefacts: Artefacts, quiet: bool
+) -> tuple[Scenario, Result]:
+    with at_folder(folder):
+        return scenario, simulate(scenario, inputs, artefacts=artefacts, quiet=quiet)
+
+
+def _workers_for(inputs: Inputs, runs: int) -> Workers:
+    """Processes of their own only for what takes longer than to start them."""
+    requests = inputs.requests
+    assert isinstance(requests, Requests)  # as `resolve` reads them
+    tokens = sum(requests.trace.rows_of(request) for request in requests.ids)
+    return Workers(jobs=1 if tokens * runs < WORTH_A_PROCESS else None)

@@ -1,0 +1,170 @@
+"""One run of a sweep, as any process on any machine carries it out.
+
+A task that is done lies in the store; who hands it out is told no more than that. What a process has read for one task,
+it keeps for the next.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import UserError, one_line
+from common.files import host
+from sim.content_hash import RunKeys, key_of
+from sim.inputs import Inputs, Resolver
+from sim.results.bounds import makespan_lower_bound_s
+from sim.results.result import Result
+from sim.scenario import Scenario
+from sim.simulation import simulate
+from sim.store.result_store import ResultStore, StoreError
+from sim.store.run_journal import RunJournal
+from sim.sweeps.reference_runs import resident
+
+End = Literal["done", "known", "failed"]
+
+
+class WorkerError(UserError):
+    """A process cannot do its part for any run: it sees another store, other code or other inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTask:
+    """A scenario to simulate, or, with `bound`, one whose least makespan is to be found."""
+
+    scenario: Scenario
+    key: str
+    bound: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """Where tasks are carried out: the folder that paths and modules count from, and the store."""
+
+    folder: Path
+    store: Path
+    identity: str
+    """The id of the store, by which a process on another machine knows that it sees the same one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnd:
+    """How a task has ended."""
+
+    key: str
+    policy: str
+    end: End
+    error: str | None = None
+    wall_s: float = 0.0
+
+
+def run_task(task: RunTask, workplace: Workplace) -> TaskEnd:
+    """Carry a task out unless the store has its result.
+
+    What the policy or its inputs do wrong is the end of this task only. A `WorkerError` or `StoreError` is the end of
+    all: no other task could succeed here.
+    """
+    with at_folder(workplace.folder):
+        return _Desk.at(workplace).carry_out(task)
+
+
+class _Desk:
+    """What a process keeps from task to task."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self.store = _open(workplace)
+        self.journal = RunJournal(self.store)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._keys = RunKeys()
+        self._artefacts = self.store.artefacts(self._keys)
+        self._resolver = Resolver(self._artefacts)
+
+    @staticmethod
+    @cache  # a process serves one sweep after the other, each with many tasks
+    def at(workplace: Workplace) -> "_Desk":
+        return _Desk(workplace)
+
+    def carry_out(self, task: RunTask) -> TaskEnd:
+        policy = "lower bound" if task.bound else task.scenario.policy
+        if self._known(task):
+            return TaskEnd(key=task.key, policy=policy, end="known")
+        self.journal.note("started", task.key, policy)
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        error = None
+        try:
+            self._compute(task)
+        except (StoreError, WorkerError):
+            raise
+        except Exception as raised:  # a policy's, or a mistake of ours: neither may stop the other runs
+            error = str(raised) if isinstance(raised, UserError) else f"{type(raised).__name__}: {one_line(raised)}"
+            self.store.put_failure(task.key, policy, error)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        self.journal.note("failed" if error else "finished", task.key, policy, wall_s=wall_s, cpu_s=cpu_s)
+        return TaskEnd(key=task.key, policy=policy, end="failed" if error else "done", error=error, wall_s=wall_s)
+
+    def _known(self, task: RunTask) -> bool:
+        if task.bound:
+            return self.store.bound_s(task.key) is not None
+        return self.store.has(task.key, task.scenario)
+
+    def _compute(self, task: RunTask) -> None:
+        inputs, facts = self._prepared(task)
+        if not task.bound:
+            self.store.put(task.key, self._simulated(task.scenario, inputs), facts)
+            return
+        everything_there = resident(task.scenario, inputs)
+        its_inputs = self._resolver.resolve(everything_there)
+        key = self._keys.of(everything_there, its_inputs)
+        assert key is not None  # it is of our own policy
+        found = self.store.find(key, everything_there, its_inputs)
+        found = found or self._simulated(everything_there, its_inputs)
+        assert found.iterations is not None
+        least_s = makespan_lower_bound_s(task.scenario, inputs, found.iterations["end_s"].to_numpy())
+        self.store.put_bound(task.key, least_s, facts)
+
+    def _simulated(self, scenario: Scenario, inputs: Inputs) -> Result:
+        return simulate(scenario, inputs, keys=self._keys, artefacts=self._artefacts, quiet=True)
+
+    def _prepared(self, task: RunTask) -> tuple[Inputs, dict[str, Any]]:
+        """The inputs of a task and what its key is made of, which must be what the sweep says."""
+        for _ in range(2):
+            try:
+                inputs = self._resolver.resolve(task.scenario)
+            except UserError as error:
+                raise WorkerError(f"worker on {host()}: {error}") from error
+            facts = self._keys.facts(task.scenario, inputs, bound=task.bound)
+            if facts is not None and key_of(facts) == task.key:
+                return inputs, facts
+            self._prepare()  # a file may have changed between two sweeps
+        raise WorkerError(
+            f"worker on {host()}: code, libraries or inputs are not those of the sweep, for {task.scenario.name}"
+        )
+
+
+def _open(workplace: Workplace) -> ResultStore:
+    try:
+        store = ResultStore.open(workplace.store, create=False)
+    except StoreError as error:
+        raise WorkerError(f"worker on {host()}: {error}") from error
+    if store.identity != workplace.identity:
+        raise WorkerError(f"worker on {host()}: {workplace.store} is another store there than it is here")
+    return store
+
+
+@contextlib.contextmanager
+def at_folder(folder: Path) -> Iterator[None]:
+    """Let paths and the modules of policies count from this folder."""
+    try:
+        change = contextlib.chdir(folder)
+        change.__enter__()
+    except OSError as error:
+        raise WorkerError(f"worker on {host()}: {folder} cannot be entered: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        change.__exit__(None, None, None)

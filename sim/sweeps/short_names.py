@@ -1,0 +1,55 @@
+"""Names that fit into a table: long policies and paths are shortened, and a legend says what stands for what."""
+
+import re
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
+from sim.sweeps.sweep_columns import Setting, value_text
+
+
+def short_names(names: Sequence[str], width: int) -> dict[str, str]:
+    """For each name one of at most `width` characters, no two alike.
+
+    Of a path it is the last part, if that is enough; of a policy what is in front of its settings, and a number.
+    """
+    last = [name.rpartition("/")[2] for name in names]
+    answer: dict[str, str] = {}
+    numbered = 0
+    for name, end in zip(names, last, strict=True):
+        if len(name) <= width:
+            answer[name] = name
+        elif len(end) <= width and end and last.count(end) == 1 and end not in names:
+            answer[name] = end
+        else:
+            numbered += 1
+            start = re.split(r"[,+]", end)[0]
+            answer[name] = f"{start[: width - 1 - len(str(numbered))]}…{numbered}"
+    return answer
+
+
+def legend(shortened: dict[str, str]) -> Iterator[str]:
+    """A line for each name that was shortened."""
+    return (f"{short} = {name}" for name, short in shortened.items() if short != name)
+
+
+def folded(text: str, width: int, indent: str = "") -> str:
+    """The text in lines of at most `width` characters, broken at spaces where there are any."""
+    return "\n".join(wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)) or ""
+
+
+class SettingNames:
+    """How the settings of a sweep are called: `cache.share=0.25, batch_size=4`."""
+
+    def __init__(self, axes: Sequence[str], settings: Sequence[Setting], width: int) -> None:
+        self.axes = tuple(axes)
+        texts = [value_text(value) for setting in settings for value in setting]
+        self.shortened = short_names(list(dict.fromkeys(texts)), width)
+
+    def values(self, setting: Setting) -> list[str]:
+        """The value of each axis, short."""
+        return [self.shortened[value_text(value)] for value in setting]
+
+    def text(self, setting: Setting) -> str:
+        """The setting on one line; axes that it has no value of are left out."""
+        values = zip(self.axes, self.values(setting), setting, strict=True)
+        return ", ".join(f"{axis}={text}" for axis, text, value in values if value is not None) or "all runs"

@@ -1,0 +1,84 @@
+"""A finished sweep: a table with a row per run, and the folder that holds it.
+
+sweep.parquet    the table, which `pandas.read_parquet` opens
+meta.json        schema version, axes, the experiment; hashes
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from common.errors import UserError
+from common.files import new_folder
+from common.hashing import sha256_of
+from common.parquet import read_frame, write_frame
+from sim.results.result import read_meta, seal
+from sim.sweeps.sweep_columns import OUTCOMES, tidy
+from sim.sweeps.sweep_report import report
+
+SCHEMA_VERSION = 1
+TABLE = "sweep.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Sweep:
+    """What the runs of a sweep gave. All times are simulated."""
+
+    frame: pd.DataFrame
+    """A row per run of the matrix, in its order. A column for each axis, which a figure of that name does not repeat;
+    `policy`, `seed`, `status`, `reason`, `key`; of runs that are done their figures, units in the names, what they
+    stood for, and the reference runs."""
+    axes: tuple[str, ...]
+    """Dotted names of the fields that vary, such as `cache.share`; a policy's setting is `policy.SETTING`."""
+    experiment: Mapping[str, Any]
+    """The experiment as plain data."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        object.__setattr__(self, "frame", tidy(self.frame, self.axes))
+
+    def report(self) -> str:
+        """Heading, tables and notes, at most 100 characters wide."""
+        return report(self.frame, self.axes, self.experiment)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sweep):
+            return NotImplemented
+        return _meta_of(self) == _meta_of(other) and self.frame.equals(other.frame)
+
+    __hash__ = None  # type: ignore[assignment]  # frames have none
+
+    def __repr__(self) -> str:
+        counts = self.frame["status"].value_counts()
+        outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts)
+        return f"<Sweep over {', '.join(self.axes) or 'nothing'}: {len(self.frame)} runs, {outcomes or 'none'}>"
+
+    def write(self, folder: Path | str) -> None:
+        """Put the sweep into a new folder, which appears whole or not at all; one that is there is a `UserError`."""
+        meta = _meta_of(self)
+        with new_folder(Path(folder), "the sweep") as partial:
+            write_frame(partial / TABLE, self.frame, meta)
+            seal(partial, meta)
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Sweep":
+        """What `write` put there; a `UserError` if a file is missing, was changed or has another schema version."""
+        folder = Path(folder)
+        meta = read_meta(folder, version=SCHEMA_VERSION, what="the folder of a sweep")
+        path = folder / TABLE
+        frame, _ = read_frame(path)
+        if sha256_of(path) != meta["files"].get(TABLE):
+            raise UserError(f"{path} was changed after it was written")
+        return cls(frame=frame, axes=tuple(meta["axes"]), experiment=meta["experiment"])
+
+
+def holds_sweep(folder: Path) -> bool:
+    """Whether a folder is one that `Sweep.write` wrote."""
+    return (folder / TABLE).exists()
+
+
+def _meta_of(sweep: Sweep) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "axes": list(sweep.axes), "experiment": dict(sweep.experiment)}

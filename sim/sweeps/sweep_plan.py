@@ -1,0 +1,117 @@
+"""What a sweep has to compute: the key of every run and of what it is measured against, and what cannot run."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.errors import UserError
+from common.progress import bar
+from sim.content_hash import RunKeys, key_of
+from sim.experiment import Experiment, Run
+from sim.inputs import Inputs, Resolver
+from sim.results.policy_comparison import RESIDENT
+from sim.scenario import Scenario
+from sim.store.result_store import ResultStore
+from sim.sweeps.reference_runs import Reference, reference_runs
+from sim.sweeps.run_task import RunTask
+
+BOUND = "lower_bound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A run of the matrix, with its key or the reason why it cannot run."""
+
+    run: Run
+    refusal: str | None = None
+    task: RunTask | None = None
+    """None if it is refused."""
+    inputs: Inputs | None = None
+    references: Mapping[str, RunTask] = field(default_factory=dict)
+    """What it is measured against, by name; those that cannot run are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """The runs of an experiment, in the order of its matrix."""
+
+    runs: Sequence[PlannedRun]
+
+    @classmethod
+    def of(cls, experiment: Experiment, wanted: Collection[Reference]) -> "SweepPlan":
+        """Resolve every run; what its scenario or inputs do not allow is a refusal of that run."""
+        planner = _Planner(wanted)
+        matrix = experiment.matrix()
+        with bar("planning", len(matrix), unit="run") as done:
+            planned = []
+            for run in matrix:
+                planned.append(planner.planned(run))
+                done(1)
+        return cls(runs=planned)
+
+    def tasks(self) -> Sequence[RunTask]:
+        """Every run once, references among them, bounds last.
+
+        Runs that may share predictions are not next to each other: the first of them computes, the others read.
+        """
+        tasks = {task.key: task for each in self.runs if each.task for task in (each.task, *each.references.values())}
+        rounds: dict[tuple[Any, ...], int] = {}
+        ordered = []
+        for place, task in enumerate(tasks.values()):
+            group = (task.bound, *_shared(task.scenario))
+            rounds[group] = rounds.get(group, -1) + 1
+            ordered.append((task.bound, rounds[group], place, task))
+        return [task for *_, task in sorted(ordered, key=lambda each: each[:3])]
+
+    def missing(self, store: ResultStore) -> Sequence[RunTask]:
+        """The tasks whose results the store does not have."""
+        return [task for task in self.tasks() if not is_stored(task, store)]
+
+
+def is_stored(task: RunTask, store: ResultStore) -> bool:
+    """Whether the store has what a task gives."""
+    return store.bound_s(task.key) is not None if task.bound else store.has(task.key, task.scenario)
+
+
+class _Planner:
+    def __init__(self, wanted: Collection[Reference]) -> None:
+        self._wanted = wanted
+        self._resolver = Resolver()
+        self._keys = RunKeys()
+        self._tasks: dict[Scenario, RunTask] = {}
+
+    def planned(self, run: Run) -> PlannedRun:
+        if run.scenario is None:
+            return PlannedRun(run=run, refusal=run.problem)
+        try:
+            task, inputs = self._task(run.scenario)
+        except UserError as error:
+            return PlannedRun(run=run, refusal=str(error))
+        return PlannedRun(run=run, task=task, inputs=inputs, references=self._references(run.scenario, inputs))
+
+    def _task(self, scenario: Scenario) -> tuple[RunTask, Inputs]:
+        inputs = self._resolver.resolve(scenario)
+        key = self._keys.of(scenario, inputs)
+        if key is None:
+            raise UserError(f"policy {scenario.policy} is defined in a script, where no other process can import it")
+        return RunTask(scenario=scenario, key=key), inputs
+
+    def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, RunTask]:
+        found = {}
+        for name, each in reference_runs(scenario, inputs, self._wanted).items():
+            try:
+                found[name] = self._task(each)[0]
+            except UserError:  # the run itself can still be
+                continue
+        if "lower-bound" in self._wanted:
+            bounded = replace(scenario, policy=RESIDENT, label=None)
+            facts = self._keys.facts(bounded, inputs, bound=True)
+            assert facts is not None  # the policy is our own
+            found[BOUND] = RunTask(scenario=bounded, key=key_of(facts), bound=True)
+        return found
+
+
+def _shared(scenario: Scenario) -> tuple[Any, ...]:
+    """What predictions depend on, of the fields of a scenario."""
+    fields = ("policy", "trace", "history", "train_split", "requests", "batch_size", "seed")
+    return tuple(getattr(scenario, name) for name in fields)

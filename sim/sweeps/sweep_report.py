@@ -1,0 +1,279 @@
+"""Text report of a sweep, for terminals of 100 columns: heading, tables, what they say, and what did not run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.tables import MISSING, number, text_table
+from sim.labels import footnotes, marked
+from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
+from sim.sweeps.short_names import SettingNames, folded, legend, short_names
+from sim.sweeps.sweep_columns import Setting, plain, setting_axes, value_text
+from sim.sweeps.sweep_statistics import CLAIRVOYANT, HIT_RATE, Inversion, Standing, SweepStatistics
+from sim.sweeps.sweep_subject import heading
+from sim.sweeps.wide_tables import wide_table
+
+WIDTH = 100
+NAME, VALUE, SETTING, TIES = 24, 17, 26, 30  # characters of a policy, an axis' value, a setting, a list
+BEST, TIE = "●", "○"
+OUTSIDE, FEWER = "‡", "#"
+PAIRS_SHOWN = 12
+
+
+def report(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, Any]) -> str:
+    """The report; no line has more than 100 characters, and no run is left out."""
+    lines = [folded(line, WIDTH, "  ") for line in heading(frame, axes, experiment)]
+    parts = ["\n".join(lines)]
+    if (frame["status"] == "done").any():
+        parts += _Report(frame, axes).parts()
+    parts += _not_done(frame, axes)
+    return "\n\n".join(part for part in parts if part)
+
+
+class _Report:
+    """The parts of a report on the runs that are done."""
+
+    def __init__(self, frame: pd.DataFrame, axes: Sequence[str]) -> None:
+        self.statistics = SweepStatistics(frame, axes, np.random.default_rng(0))
+        done = frame[frame["status"] == "done"]
+        facts = done.reindex(columns=["policy", "fits", "prediction_charged", "note"]).drop_duplicates()
+        self.facts = [{str(name): plain(value) for name, value in row.items()} for row in facts.to_dict("records")]
+        self.policies = short_names(self.statistics.policies, NAME)
+        self.settings = SettingNames(setting_axes(axes), self.statistics.settings, VALUE)
+        self.standings = {setting: self.statistics.standing(setting) for setting in self.statistics.settings}
+        self.outside = self.statistics.prophets | self.statistics.preloaded
+        self.seeds = {
+            setting: max(self.statistics.seeds(setting, policy) for policy in self.statistics.policies)
+            for setting in self.statistics.settings
+        }
+
+    def parts(self) -> Iterator[str]:
+        """The parts in order; empty ones say nothing."""
+        names = [*legend(self.policies), *legend(self.settings.shortened)]
+        yield "\n".join(folded(line, WIDTH, "    ") for line in names)
+        yield self.tpot()
+        yield self.notes()
+        yield self.matrix(
+            "Hit rate, mean %", lambda setting, policy: self.statistics.figure(setting, policy, HIT_RATE), 100, 1
+        )
+        yield self.best()
+        yield self.inversions()
+        yield self.distance()
+        yield self.regret()
+
+    def tpot(self) -> str:
+        """Time per output token, the best of each setting marked, and below what intervals are."""
+        digits = self._digits()
+        table = self.matrix("TPOT, mean ms", self.statistics.figure, 1e3, digits, marks=True)
+        count = max(self.seeds.values())
+        said = f"{BEST} lowest mean of its setting; {TIE} a tie with it. "
+        if count > 1:
+            how = "all resamples" if count <= EXACT_UP_TO else f"{DRAWN} resamples"
+            said += (
+                f"In brackets: 95% bootstrap interval over {count} seeds ({how}). A tie's difference to the best, "
+                "paired by seed, has an interval that includes 0."
+            )
+        else:
+            said += f"One seed says nothing of the spread: no intervals ({MISSING}), and only equal values tie."
+        return f"{table}\n{folded(said, WIDTH)}"
+
+    def matrix(
+        self,
+        name: str,
+        figure: Callable[[Setting, str], Estimate | None],
+        factor: float,
+        digits: int,
+        *,
+        marks: bool = False,
+    ) -> str:
+        """A row per policy and a column per setting, in blocks as wide as the report."""
+        ordered = sorted(self.statistics.policies, key=lambda policy: policy in self.outside)
+        columns: list[list[str]] = []
+        between = "\n" if max(self.seeds.values()) > 1 else " "
+        for setting in self.statistics.settings:
+            cells = [
+                _cell(figure(setting, policy), factor, digits, self._mark(setting, policy) if marks else "", between)
+                for policy in ordered
+            ]
+            if any(cell != MISSING for cell in cells):
+                columns.append(["\n".join(self.settings.values(setting)), *cells])
+        if not columns:
+            return ""
+        first = ["\n".join(self.settings.axes), *(self._marked(policy) for policy in ordered)]
+        if not self.settings.axes:
+            columns[0][0] = "all runs"
+        return f"{name}\n" + "\n\n".join(wide_table(first, columns, WIDTH))
+
+    def best(self) -> str:
+        """A row per setting."""
+        digits = self._digits()
+        rows: list[tuple[Setting | None, list[str]]] = []
+        for setting, standing in self.standings.items():
+            if standing:
+                ties = ", ".join(self.policies[policy] for policy in standing.ties) or MISSING
+                tpot = number(standing.figure.mean, f".{digits}f", 1e3)
+                rows.append((setting, [self.policies[standing.best], folded(ties, TIES), tpot]))
+        if not rows:
+            return "No candidate for the best policy is among the runs that are done."
+        return f"Best policy of each setting\n{self._by_setting(rows, ['best', 'ties with it', 'TPOT ms'], texts=2)}"
+
+    def inversions(self) -> str:
+        """A line per pair of policies, those that are inverted in most settings first."""
+        pairs: dict[tuple[str, str], list[Inversion]] = {}
+        for found in self.statistics.inversions():
+            pairs.setdefault((found.hits_more, found.faster), []).append(found)
+        if not pairs:
+            return "Inversions (better hit rate, worse TPOT): none."
+        ordered = sorted(pairs.items(), key=lambda pair: (-len(pair[1]), -max(each.tpot_s.mean for each in pair[1])))
+        digits, rows = self._digits(), []
+        for (more, faster), inversions in ordered[:PAIRS_SHOWN]:
+            widest = max(inversions, key=lambda each: each.tpot_s.mean)
+            rows.append(
+                [
+                    f"{self.policies[more]}\n  than {self.policies[faster]}",
+                    folded(self.settings.text(widest.setting), SETTING),
+                    f"{len(inversions)} of {len(self.statistics.settings)}",
+                    number(widest.hit_rate.mean, "+.1f", 100),
+                    number(widest.tpot_s.mean, f"+.{digits}f", 1e3),
+                ]
+            )
+        headers = ["hits more, yet is slower", "largest at", "settings", "hit rate\npoints", "TPOT\nms"]
+        lines = ["Inversions: better hit rate, worse TPOT", text_table(rows, headers, texts=2)]
+        if len(ordered) > PAIRS_SHOWN:
+            lines.append(f"and {len(ordered) - PAIRS_SHOWN} more pairs")
+        return "\n".join(lines)
+
+    def distance(self) -> str:
+        """TPOT over that of `clairvoyant`, if it was asked for."""
+        table = self.matrix(
+            "TPOT over clairvoyant, mean ×",
+            lambda setting, policy: self.statistics.over(setting, policy, CLAIRVOYANT),
+            1,
+            2,
+        )
+        said = "clairvoyant knows all demands but is a strong heuristic, not a bound: a ratio below 1 is possible."
+        return f"{table}\n{folded(said, WIDTH)}" if table else ""
+
+    def regret(self) -> str:
+        """What knowing the future would save, a row per setting and policy that may be called best."""
+        digits = self._digits()
+        rows: list[tuple[Setting | None, list[str]]] = []
+        for setting in self.statistics.settings:
+            shown: Setting | None = setting
+            for policy in self.statistics.candidates:
+                found = self.statistics.regret(setting, policy)
+                if not found.prediction_s and not found.eviction_s:
+                    continue
+                parts = [_saved(each, found.both_s, digits) for each in (found.prediction_s, found.eviction_s)]
+                both = number(found.both_s.mean if found.both_s else None, f".{digits}f", 1e3)
+                rows.append((shown, [self.policies[policy], *parts, both]))
+                shown = None  # said once
+        if not rows:
+            return ""
+        headers = ["policy", "prediction\nms (share)", "eviction\nms (share)", "both\nms"]
+        said = (
+            "What would be saved per output token: by perfect prediction with the policy's own evictor, by Belady's "
+            "evictor with the policy's own prefetching, and by clairvoyant, which has both. Shares are of the last. "
+            "The parts need not add up: what one mends may hide or uncover what the other would."
+        )
+        return f"Regret\n{self._by_setting(rows, headers, texts=1)}\n{folded(said, WIDTH)}"
+
+    def notes(self) -> str:
+        """What the marks stand for, and what a reader must know of runs."""
+        lines = list(footnotes((self.policies[str(run["policy"])], run) for run in self.facts))
+        named = self.policies
+        if prophets := [named[each] for each in self.statistics.policies if each in self.statistics.prophets]:
+            lines.append(f"{OUTSIDE} {', '.join(prophets)}: told what will be demanded, so no candidate for the best")
+        if preloaded := [named[each] for each in self.statistics.policies if each in self.statistics.preloaded]:
+            lines.append(
+                f"{OUTSIDE} {', '.join(preloaded)}: keeps every expert on its GPU, so no candidate for the best"
+            )
+        if fewer := [named[policy] for policy in self.statistics.policies if self._fewer(policy)]:
+            lines.append(f"{FEWER} {', '.join(fewer)}: in some settings done with fewer seeds than other policies")
+        said: dict[str, dict[str, None]] = {}
+        for run in self.facts:
+            if run["note"]:
+                said.setdefault(str(run["note"]), {})[named[str(run["policy"])]] = None
+        lines += [f"{', '.join(policies)}: {note}" for note, policies in said.items()]
+        return "\n".join(folded(line, WIDTH, "  ") for line in lines)
+
+    def _by_setting(self, rows: Sequence[tuple[Setting | None, list[str]]], headers: list[str], *, texts: int) -> str:
+        """A table that begins with the setting, a column per axis if they fit; None repeats the one above."""
+        axes = list(self.settings.axes)
+        if axes:
+            split = [
+                [*(self.settings.values(setting) if setting is not None else [""] * len(axes)), *cells]
+                for setting, cells in rows
+            ]
+            wide = text_table(split, [*axes, *headers], texts=len(axes) + texts)
+            if max(map(len, wide.splitlines())) <= WIDTH:
+                return wide
+        joint = [
+            ["" if setting is None else folded(self.settings.text(setting), SETTING), *cells] for setting, cells in rows
+        ]
+        return text_table(joint, ["setting", *headers], texts=1 + texts)
+
+    def _mark(self, setting: Setting, policy: str) -> str:
+        standing: Standing | None = self.standings[setting]
+        if standing is None or policy not in (standing.best, *standing.ties):
+            return ""
+        return f"{BEST if policy == standing.best else TIE} "
+
+    def _marked(self, policy: str) -> str:
+        name = marked(self.policies[policy], *(run for run in self.facts if run["policy"] == policy))
+        own = [OUTSIDE] * (policy in self.outside) + [FEWER] * self._fewer(policy)
+        return " ".join([name, *own])
+
+    def _fewer(self, policy: str) -> bool:
+        return any(0 < self.statistics.seeds(setting, policy) < most for setting, most in self.seeds.items())
+
+    def _digits(self) -> int:
+        """Decimals of milliseconds that leave four digits of the shortest TPOT."""
+        found = [self.statistics.figure(setting, policy) for setting, policy in _product(self.statistics)]
+        smallest = min((each.mean * 1e3 for each in found if each and each.mean > 0), default=1.0)
+        return int(np.clip(3 - np.floor(np.log10(smallest)), 0, 6))
+
+
+def _product(statistics: SweepStatistics) -> Iterator[tuple[Setting, str]]:
+    return ((setting, policy) for setting in statistics.settings for policy in statistics.policies)
+
+
+def _cell(found: Estimate | None, factor: float, digits: int, mark: str, between: str) -> str:
+    """The mean and the interval; a dash for one seed."""
+    if found is None:
+        return MISSING
+    form = f".{digits}f"
+    ends = [number(end, form, factor) for end in (found.low, found.high)]
+    interval = MISSING if found.low is None else f"[{ends[0]}, {ends[1]}]"
+    return f"{mark}{number(found.mean, form, factor)}{between}{interval}"
+
+
+def _saved(part: Estimate | None, whole: Estimate | None, digits: int) -> str:
+    share = part.mean / whole.mean if part and whole and whole.mean > 0 else None
+    return f"{number(part.mean if part else None, f'.{digits}f', 1e3)} ({number(share, '.0%')})"
+
+
+def _not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+    """Refused and failed runs by their reason, most frequent first."""
+    for status, text in ("refused", "Refused before they ran"), ("failed", "Failed while they ran"):
+        rows = frame[frame["status"] == status]
+        if rows.empty:
+            continue
+        groups = sorted(rows.groupby("reason", sort=False, dropna=False), key=lambda group: -len(group[1]))
+        lines = [f"{text}: {len(rows)} of {len(frame)} runs"]
+        for reason, group in groups:
+            lines.append(folded(f"  {len(group)} × {plain(reason) or 'no reason was recorded'}", WIDTH, "      "))
+            lines.append(folded(f"      {_where(group, frame, axes)}", WIDTH, "      "))
+        yield "\n".join(lines)
+
+
+def _where(group: pd.DataFrame, frame: pd.DataFrame, axes: Sequence[str]) -> str:
+    """The values of each axis in a group of runs, those of policy and seed too if they are no axes."""
+    said = []
+    for axis in dict.fromkeys([*axes, "policy", "seed"]):
+        values, known = (list(dict.fromkeys(map(plain, rows[axis]))) for rows in (group, frame))
+        every = len(values) == len(known) > 1
+        said.append(f"every {axis}" if every else f"{axis} {', '.join(map(value_text, values))}")
+    return "; ".join(said)

@@ -1,0 +1,134 @@
+"""Run a sweep: whatever the store does not have yet, in as many processes as there are workers."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sim.experiment import Experiment
+from sim.store.result_store import ResultStore
+from sim.store.run_journal import RunJournal
+from sim.sweeps.reference_runs import USUAL, Reference
+from sim.sweeps.run_task import RunTask, TaskEnd, Workplace, run_task
+from sim.sweeps.sweep import Sweep
+from sim.sweeps.sweep_plan import BOUND, PlannedRun, SweepPlan
+from sim.sweeps.time_left import TimeLeft
+from sim.sweeps.workers import Workers
+
+NO_WORKERS_GIVEN = Workers()
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
+
+
+def run_sweep(
+    experiment: Experiment | Path | str,
+    *,
+    store: Path | str,
+    references: Collection[Reference] = USUAL,
+    workers: Workers = NO_WORKERS_GIVEN,
+) -> Sweep:
+    """Carry out every run of an experiment that the store does not have, and give all of them as one table.
+
+    A run that cannot be, or that fails, is a row with its reason. A `UserError` if the store cannot be used, or the
+    experiment's file is wrong. Interrupted, the same call goes on where it was.
+
+    >>> from sim import Experiment, Scenario, run_sweep
+    >>> experiment = Experiment(
+    ...     scenario=Scenario(small_trace, policy="lru", machine="rtx3090"),
+    ...     grid={"policy": ["finemoe", "lru"], "cache.share": [0.25, 0.5], "seed": [0, 1, 2]},
+    ... )
+    >>> sweep = run_sweep(experiment, store=folder / "store")
+    >>> sweep.frame.groupby(["policy", "cache.share"])["tpot_s_mean"].mean().shape
+    (4,)
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = Experiment.read(experiment)
+    opened = ResultStore.open(store)
+    opened.check_writable()
+    plan = SweepPlan.of(experiment, references)
+    errors = carry_out(plan, opened, workers)
+    return sweep_of(experiment, plan, opened, errors)
+
+
+def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str, str]:
+    """Compute what is missing; the answer is the error of each run that failed, by key."""
+    place = Workplace(folder=Path.cwd(), store=store.folder.absolute(), identity=store.identity)
+    errors: dict[str, str] = {}
+    missing = plan.missing(store)
+    runs, bounds = ([task for task in missing if task.bound is bound] for bound in (False, True))
+    with _progress(missing, store, workers) as ended:
+        for phase in (runs, bounds):  # bounds are computed from runs
+            for end in workers.each(run_task, [(task, place) for task in phase]):
+                ended(end)
+                if end.error is not None:
+                    errors[end.key] = end.error
+    return errors
+
+
+@contextmanager
+def _progress(missing: Sequence[RunTask], store: ResultStore, workers: Workers) -> Iterator[Callable[[TaskEnd], None]]:
+    """A bar of runs, with the time left by what runs of each policy have taken so far."""
+    from tqdm import tqdm
+
+    left = TimeLeft(missing, RunJournal(store).mean_seconds(), workers.processes(len(missing)))
+    with tqdm(total=len(missing), desc="sweep", unit="run", disable=None, leave=False, bar_format=BAR) as drawn:
+        drawn.set_postfix_str(left.text())
+
+        def ended(end: TaskEnd) -> None:
+            left.ended(end)
+            drawn.set_postfix_str(left.text(), refresh=False)
+            drawn.update()
+
+        yield ended
+
+
+def sweep_of(
+    experiment: Experiment, plan: SweepPlan, store: ResultStore, errors: Mapping[str, str] | None = None
+) -> Sweep:
+    """The table of what the store has of an experiment; `errors` are those of this time, by key."""
+    axes = experiment.axes
+    rows = [_row(each, axes, store, errors or {}) for each in plan.runs]
+    return Sweep(frame=pd.DataFrame(rows), axes=axes, experiment=experiment.to_data())
+
+
+def _row(planned: PlannedRun, axes: Sequence[str], store: ResultStore, errors: Mapping[str, str]) -> dict[str, Any]:
+    run, task = planned.run, planned.task
+    row: dict[str, Any] = {name: run.point.get(name) for name in axes}
+    if run.scenario is not None:
+        row |= {"policy": run.scenario.policy, "seed": run.scenario.seed}
+    if task is None or planned.inputs is None:
+        return row | {"status": "refused", "reason": planned.refusal, "key": None}
+    row["key"] = task.key
+    figures = store.summary(task.key)
+    if figures is None:
+        reason = errors.get(task.key) or store.failure(task.key) or "has not run yet"
+        return row | {"status": "failed", "reason": reason}
+    found = planned.inputs.provenance(task.scenario)
+    model = found["model"]
+    return {
+        **row,
+        "status": "done",
+        "reason": None,
+        **{name: value for name, value in figures.items() if name not in row},
+        "label": task.scenario.name,
+        "machine": found["machine"]["name"],
+        "trace": found["trace"]["name"],
+        "trace_kind": found["trace"]["kind"],
+        "traced_model": found["trace"]["model"],
+        "machine_described": found["machine"]["described"],
+        "cache_experts": found["cache_experts"],
+        "total_experts": model["layers"] * model["experts"],
+        "expert_bytes": found["expert_bytes"],
+        **_measured_against(planned.references, store),
+    }
+
+
+def _measured_against(references: Mapping[str, RunTask], store: ResultStore) -> dict[str, Any]:
+    """Of each reference its TPOT, and the least makespan."""
+    found: dict[str, Any] = {}
+    for name in ("no_offload", "clairvoyant", "perfect_prefetch", "belady"):
+        figures = store.summary(references[name].key) if name in references else None
+        found[f"{name}_tpot_s_mean"] = figures["tpot_s_mean"] if figures else None
+    found["makespan_lower_bound_s"] = store.bound_s(references[BOUND].key) if BOUND in references else None
+    return found

@@ -1,0 +1,98 @@
+"""What a sweep would be, and how far one is: for `sim sweep --dry-run` and `--status`."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from common.tables import text_table
+from sim.experiment import Experiment
+from sim.store.result_store import ResultStore
+from sim.store.run_journal import RunJournal
+from sim.sweeps.reference_runs import Reference
+from sim.sweeps.run_task import RunTask
+from sim.sweeps.sweep_plan import SweepPlan, is_stored
+from sim.sweeps.time_left import TimeLeft, duration
+from sim.sweeps.time_sample import sampled_seconds
+from sim.sweeps.workers import Workers
+
+WIDTH = 100
+MOST_ROWS = 200  # of a matrix that is printed
+
+
+def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
+    """The matrix, what is stored of it, the time that the rest would take, and what cannot run."""
+    plan = SweepPlan.of(experiment, wanted)
+    opened = _there(store)
+    tasks = plan.tasks()
+    stored = {task.key for task in tasks if opened and is_stored(task, opened)}
+    missing = [task for task in tasks if task.key not in stored]
+    own = {each.task.key for each in plan.runs if each.task}
+    lines = [
+        _matrix(experiment, plan, stored),
+        "",
+        f"{len(plan.runs)} runs, {_refused(plan)} of which cannot run, and {len(tasks) - len(own)} reference runs and "
+        f"bounds; {len(stored)} of these {len(tasks)} are in {store} already, {len(missing)} have to be computed",
+    ]
+    if missing:
+        alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
+        lines.append(
+            f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
+            f"({duration(alone_s)} of work), by timed runs of a few requests"
+        )
+    return "\n".join([*lines, *_refusals(plan)])
+
+
+def status_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
+    """How many runs are done, which run now, what failed, and the time left."""
+    plan = SweepPlan.of(experiment, wanted)
+    opened = ResultStore.open(store, create=False)
+    journal = RunJournal(opened)
+    tasks = {task.key: task for task in plan.tasks()}
+    missing = {key: task for key, task in tasks.items() if not is_stored(task, opened)}
+    running = {key: line for key, line in journal.running().items() if key in missing}
+    failed = {key: error for key in missing if key not in running and (error := opened.failure(key))}
+    lines = [
+        f"{len(tasks) - len(missing)} of {len(tasks)} runs, references and bounds are done, {len(running)} run now, "
+        f"{len(failed)} failed when they were tried last; {_refused(plan)} of the matrix cannot run"
+    ]
+    left = TimeLeft(_waiting(missing, failed), journal.mean_seconds(), len(running) or workers.processes(len(tasks)))
+    if missing and left.seconds() is not None:
+        lines.append(f"about {left.text()}" + ("" if running else ", once it is started again"))
+    lines += [f"running on {line.process}: {tasks[key].scenario.name}" for key, line in running.items()]
+    lines += [f"failed: {tasks[key].scenario.name}: {error}" for key, error in failed.items()]
+    return "\n".join([*lines, *_refusals(plan)])
+
+
+def _there(store: Path) -> ResultStore | None:
+    """The store if it is one already: a dry run makes none."""
+    return ResultStore.open(store, create=False) if store.exists() and any(store.iterdir()) else None
+
+
+def _waiting(missing: Mapping[str, RunTask], failed: Collection[str]) -> Sequence[RunTask]:
+    return [task for key, task in missing.items() if key not in failed]
+
+
+def _refused(plan: SweepPlan) -> int:
+    return sum(each.refusal is not None for each in plan.runs)
+
+
+def _matrix(experiment: Experiment, plan: SweepPlan, stored: Collection[str]) -> str:
+    """A row per run with its value on each axis."""
+    axes = experiment.axes
+    shown = plan.runs[:MOST_ROWS]
+    rows: list[list[Any]] = []
+    for each in shown:
+        state = "cannot run" if each.task is None else "stored" if each.task.key in stored else "to compute"
+        rows.append([*(each.run.point.get(name, "–") for name in axes), state])
+    table = text_table(rows, [*axes, "state"], texts=len(axes) + 1)
+    left_out = len(plan.runs) - len(shown)
+    return table + (f"\n… and {left_out} more" if left_out else "")
+
+
+def _refusals(plan: SweepPlan) -> Iterator[str]:
+    """Each reason once, with how many runs it is of."""
+    reasons = Counter(each.refusal for each in plan.runs if each.refusal)
+    for reason, count in reasons.items():
+        yield from ["", *wrap(f"{count} run{'s' * (count > 1)} cannot run: {reason}", WIDTH, subsequent_indent="  ")]

@@ -1,0 +1,85 @@
+"""What the figures of a sweep stand for: whose routing, which sizes, which machine."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sim.results.report import size
+from sim.sweeps.sweep_columns import OUTCOMES, plain, value_text
+from traces.format import provenance
+
+SHOWN = 3  # of what varies
+
+
+def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, Any]) -> list[str]:
+    """Lines that say what was simulated, over which axes, and how many runs there are."""
+    counts = frame["status"].value_counts()
+    outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts) or "none"
+    lines = [f"Simulated, not measured: {_routing(frame, experiment)}"]
+    if done := _done(frame):
+        lines[0] += f" with the sizes of {_listed(done, lambda run: run['model'])}"
+        lines.append(f"on {_listed(done, lambda run: run['machine_described'])}; {_cache(done)}")
+    lines += [f"axis {axis}: {_values(frame[axis])}" for axis in axes]
+    return [*lines, f"{len(frame)} runs: {outcomes}"]
+
+
+def title(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
+    """Two lines for a picture."""
+    done = _done(frame)
+    sizes, machines = _listed(done, lambda run: run["model"]), _listed(done, lambda run: run["machine_described"])
+    return f"Simulated: {_routing(frame, experiment)} with the sizes of {sizes}\non {machines}; {_cache(done)}"
+
+
+def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The runs that are done, as plain data, those alike in what is asked of them once."""
+    names = ["trace", "trace_kind", "traced_model", "model", "machine_described"]
+    names += ["cache_experts", "total_experts", "expert_bytes"]
+    runs = frame[frame["status"] == "done"].reindex(columns=names).drop_duplicates()
+    return [{str(name): plain(value) for name, value in run.items()} for run in runs.to_dict("records")]
+
+
+def _routing(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
+    if done := _done(frame):
+        return _listed(
+            done, lambda run: f"{_last(run['trace'])} ({provenance.routing(run['trace_kind'], run['traced_model'])})"
+        )
+    scenario = experiment.get("scenario", {})
+    trace = scenario.get("trace") if isinstance(scenario, Mapping) else None
+    return f"{_last(trace)}, of which no run is done" if trace else "no run is done"
+
+
+def _last(trace: object) -> str:
+    """The name of a trace that is perhaps called by its path."""
+    return str(trace).rstrip("/").rpartition("/")[2]
+
+
+def _cache(done: Sequence[Mapping[str, Any]]) -> str:
+    slots = sorted({run["cache_experts"] for run in done})
+    totals = sorted({run["total_experts"] for run in done})
+    if None in slots or None in totals:
+        return "the cache varies"
+    if len(totals) > 1:
+        shares = sorted(run["cache_experts"] / run["total_experts"] for run in done)
+        return f"the cache holds {_span([f'{share:.0%}' for share in shares])} of all experts"
+    sizes = sorted(run["cache_experts"] * run["expert_bytes"] for run in done)
+    shares = [f"{count / totals[0]:.0%}" for count in slots]
+    return (
+        f"the cache holds {_span([str(count) for count in slots])} of {totals[0]} experts ({_span(shares)}), "
+        f"{_span([size(each) for each in sizes])}"
+    )
+
+
+def _span(texts: Sequence[str]) -> str:
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+def _listed(runs: Sequence[Mapping[str, Any]], say: Callable[[Mapping[str, Any]], str]) -> str:
+    texts = list(dict.fromkeys(str(say(run)) for run in runs))
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def _values(column: "pd.Series[Any]") -> str:
+    """The values of an axis, in the order of the matrix."""
+    return ", ".join(dict.fromkeys(value_text(plain(value)) for value in column))

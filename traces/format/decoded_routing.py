@@ -1,0 +1,55 @@
+"""The rows of a whole trace as arrays, for readers that come back to it: Parquet is decoded and checked once.
+
+The arrays, by name: `iteration`, `position` and `token` `[rows]` int32, `gate` `[rows, L, J]` float16, `experts`
+`[rows, L, K]` int16, for each distance d of the trace `lookahead_d` like the gate, and if it has embeddings their
+table: `embedding_token` `[n]` int32 and `embedding_vector` `[n, h]` float16. Requests are in the trace's order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import RecordedRequest
+from traces.format.schema import RequestInfo, TraceMeta
+from traces.format.token_table import gate_columns
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def columns(meta: TraceMeta) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape of a row, and type, of each array that has the rows of all requests."""
+    shape = meta.shape
+    return {
+        **dict.fromkeys(("iteration", "position", "token"), ((), np.int32)),
+        **dict.fromkeys(gate_columns(meta), ((shape.layers, shape.experts), np.float16)),
+        "experts": ((shape.layers, shape.top_k), np.int16),
+    }
+
+
+def row_bytes(meta: TraceMeta) -> int:
+    """Bytes of a row in all arrays together."""
+    return sum(int(np.prod(size)) * np.dtype(kind).itemsize for size, kind in columns(meta).values())
+
+
+def fill(arrays: Arrays, rows: slice, recorded: RecordedRequest) -> None:
+    """Put the rows of a request into their place."""
+    for name in ("iteration", "position", "token", "gate", "experts"):
+        arrays[name][rows] = getattr(recorded, name)
+    for distance, gate in recorded.lookahead.items():
+        arrays[f"lookahead_{distance}"][rows] = gate
+
+
+def recorded_in(arrays: Arrays, rows: slice, info: RequestInfo, meta: TraceMeta) -> RecordedRequest:
+    """The rows of a request as views, without embeddings."""
+    return RecordedRequest(
+        request=info.request,
+        source=info.source,
+        iteration=arrays["iteration"][rows],
+        position=arrays["position"][rows],
+        token=arrays["token"][rows],
+        gate=arrays["gate"][rows],
+        experts=arrays["experts"][rows],
+        lookahead={distance: arrays[f"lookahead_{distance}"][rows] for distance in meta.lookahead},
+    )
