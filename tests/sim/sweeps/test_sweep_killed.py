@@ -1,0 +1,96 @@
+"""A sweep that is killed again and again ends in the bytes of one that was left alone, and computes nothing twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sim.experiment import Experiment
+from sim.scenario import Scenario
+from sim.store.result_store import ResultStore
+from sim.sweeps.sweep_plan import SweepPlan
+from tests.support.sweep_runs import begun_again, events, run_bytes
+
+ROOT = Path(__file__).parents[3]
+
+
+def command(experiment: Path, store: Path, out: Path) -> list[str]:
+    words = ["sweep", str(experiment), "--store", str(store), "--out", str(out), "--jobs", "2"]
+    return [sys.executable, "-m", "sim", *words]
+
+
+def start(experiment: Path, store: Path, out: Path) -> "subprocess.Popen[bytes]":
+    quiet = subprocess.DEVNULL
+    words = command(experiment, store, out)
+    return subprocess.Popen(words, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def stored_runs(store: Path) -> int:
+    return sum(1 for _ in store.glob("runs/??/*/meta.json"))
+
+
+def kill(process: "subprocess.Popen[bytes]", everything: bool) -> None:
+    if everything:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:  # its workers go on for a moment as orphans
+        process.kill()
+    process.wait()
+
+
+def killed_on_the_way(experiment: Path, store: Path, out: Path, runs: int, kills: int) -> int:
+    """Start the sweep, kill it when a share of its runs is stored, and so on; the answer is how often it was hit."""
+    rng = random.Random(0)
+    hits = 0
+    for number in range(kills):
+        goal = (number + 1) * runs // (kills + 1)
+        process = start(experiment, store, out)
+        while process.poll() is None and stored_runs(store) < goal:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        hits += process.poll() is None
+        kill(process, everything=number % 2 == 0)
+    assert start(experiment, store, out).wait() == 0
+    return hits
+
+
+def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
+    file = tmp_path / "experiment.toml"
+    experiment.write(file)
+    runs = len(SweepPlan.of(experiment, ("no-offload", "clairvoyant")).tasks())
+    assert start(file, tmp_path / "alone", tmp_path / "alone-out").wait() == 0
+    hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
+    assert hits >= kills - 1
+    tables = [(tmp_path / f"{name}-out" / "sweep.parquet").read_bytes() for name in ("alone", "killed")]
+    assert tables[0] == tables[1]
+    assert run_bytes(tmp_path / "killed") == run_bytes(tmp_path / "alone")
+    assert begun_again(tmp_path / "killed") == []
+    assert sum(1 for _ in ResultStore.open(tmp_path / "killed").runs()) == runs
+    found = events(tmp_path / "killed")
+    assert all(count == 1 for (event, _), count in found.items() if event == "finished")
+
+
+def test_three_kills_on_the_way_change_nothing(trace: Path, tmp_path: Path) -> None:
+    grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": [8, 10, 12, 14, 16], "seed": [0, 1, 2]}
+    check_kills(Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid), tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from traces.__main__ import main as traces
+    from traces.pocket import DEMO_PROMPTS
+
+    recorded = tmp_path / "pocket.trace"
+    words = ["--prompts", str(DEMO_PROMPTS), "--max-new-tokens", "48", "--threads", "1", "--out", str(recorded)]
+    assert traces(["collect", "pocket", *words]) == 0
+    grid = {
+        "policy": ["finemoe", "finemoe,learn=false", "moe-infinity", "promoe", "lru"],
+        "cache.share": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75],
+        "seed": [0, 1, 2, 3, 4],
+    }
+    check_kills(Experiment(scenario=Scenario(recorded, sizes="mixtral-8x7b"), grid=grid), tmp_path, kills=10)

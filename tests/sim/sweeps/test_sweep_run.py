@@ -1,0 +1,174 @@
+"""A sweep: every run once, whatever has happened before, and nothing lost."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.experiment import Experiment
+from sim.inputs import resolve
+from sim.results.bounds import makespan_lower_bound_s
+from sim.scenario import CacheSize, Scenario
+from sim.simulation import simulate
+from sim.store.result_store import ResultStore
+from sim.sweeps.sweep_plan import SweepPlan
+from sim.sweeps.sweep_run import run_sweep
+from sim.sweeps.workers import Workers
+from tests.support.sweep_runs import HERE, begun_again, events, run_bytes, small_experiment
+
+EVERYTHING = ("no-offload", "clairvoyant", "lower-bound", "regret")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def test_a_row_of_a_sweep_is_what_simulating_its_scenario_gives(trace: Path, store: Path) -> None:
+    experiment = small_experiment(trace)
+    frame = run_sweep(experiment, store=store, references=EVERYTHING, workers=HERE).frame
+    assert len(frame) == 8
+    for row, run in zip(frame.to_dict("records"), experiment.matrix(), strict=True):
+        assert run.scenario is not None
+        result = simulate(run.scenario)
+        assert row["key"] == result.content_hash
+        for name, value in result.summary.items():
+            assert row[name] == value or (value is None and row[name] != row[name]) or row[name] is value, name
+
+
+def test_what_a_row_is_measured_against_is_what_simulating_that_gives(trace: Path, store: Path) -> None:
+    (row,) = run_sweep(
+        small_experiment(trace, grid={"policy": ["finemoe,prefetch_distance=2"]}),
+        store=store,
+        references=EVERYTHING,
+        workers=HERE,
+    ).frame.to_dict("records")
+    base = Scenario(trace, machine="rtx3090")
+    for name, policy in {
+        "no_offload": "no-offload",
+        "clairvoyant": "clairvoyant",
+        "belady": "finemoe,prefetch_distance=2+belady",
+        "perfect_prefetch": "perfect-prefetch,prefetch_distance=2+finemoe",
+    }.items():
+        assert row[f"{name}_tpot_s_mean"] == simulate(replace(base, policy=policy)).summary["tpot_s_mean"]
+    resident = simulate(replace(base, policy="no-offload")).iterations
+    assert resident is not None
+    least_s = makespan_lower_bound_s(base, resolve(base), resident["end_s"].to_numpy())
+    assert row["makespan_lower_bound_s"] == least_s <= row["makespan_s"]
+
+
+def test_no_offload_runs_once_for_all_sizes_of_the_cache(trace: Path, store: Path) -> None:
+    plan = SweepPlan.of(small_experiment(trace, grid={"policy": ["lru"], "cache.experts": [8, 12, 16]}), EVERYTHING)
+    policies = [task.scenario.policy for task in plan.tasks() if not task.bound]
+    assert sorted(policies) == sorted(["lru", "lru+belady", "perfect-prefetch+lru", "clairvoyant"] * 3 + ["no-offload"])
+
+
+def test_references_run_only_if_they_are_asked_for(trace: Path, store: Path) -> None:
+    frame = run_sweep(small_experiment(trace), store=store, references=(), workers=HERE).frame
+    assert len(list(ResultStore.open(store).runs())) == len(frame) == 8
+    assert frame["clairvoyant_tpot_s_mean"].isna().all()
+
+
+def test_a_second_sweep_computes_what_is_new_and_nothing_else(trace: Path, store: Path) -> None:
+    small = small_experiment(trace, grid={"policy": ["lru"], "cache.experts": [8, 16]})
+    large = small_experiment(trace, grid={"policy": ["lru", "lfu"], "cache.experts": [8, 12, 16]})
+    run_sweep(small, store=store, references=(), workers=HERE)
+    run_sweep(large, store=store, references=(), workers=HERE)
+    run_sweep(large, store=store, references=(), workers=HERE)
+    found = events(store)
+    assert len(found) == 2 * 6
+    assert set(found.values()) == {1}
+
+
+def test_any_number_of_processes_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    experiment = small_experiment(trace)
+    for jobs in (1, 2):
+        sweep = run_sweep(
+            experiment, store=tmp_path / f"store-{jobs}", references=EVERYTHING, workers=Workers(jobs=jobs)
+        )
+        sweep.write(tmp_path / f"out-{jobs}")
+    assert run_bytes(tmp_path / "store-1") == run_bytes(tmp_path / "store-2")
+    tables = [(tmp_path / f"out-{jobs}" / "sweep.parquet").read_bytes() for jobs in (1, 2)]
+    assert tables[0] == tables[1]
+
+
+def test_a_broken_run_is_computed_again_to_the_same_bytes(trace: Path, store: Path) -> None:
+    experiment = small_experiment(trace)
+    before = run_sweep(experiment, store=store, references=(), workers=HERE)
+    stored = run_bytes(store)
+    victim = next(path for path in sorted(store.glob("runs/*/*/requests.parquet")))
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:100] + bytes([whole[100] ^ 4]) + whole[101:])
+    assert run_sweep(experiment, store=store, references=(), workers=HERE) == before
+    assert run_bytes(store) == stored
+    assert len(begun_again(store)) == 1
+
+
+def test_what_cannot_run_is_a_row_with_its_reason(decoded: Path, store: Path) -> None:
+    experiment = small_experiment(
+        decoded, grid={"policy": ["lru", "promoe", "map-ts"], "cache.share": [0.01, 0.5, 1.5], "batch_size": [1]}
+    )
+    frame = run_sweep(experiment, store=store, references=EVERYTHING, workers=HERE).frame
+    reasons = {(row["policy"], row["cache.share"]): row["reason"] for row in frame.to_dict("records")}
+    assert "needs at least 2 (top-2, one slot per GPU)" in reasons["lru", 0.01]
+    assert reasons["promoe", 1.5] == "cache.share: must be above 0 and at most 1, value 1.5"
+    assert frame["status"].value_counts().to_dict() == {"refused": 6, "done": 3}
+
+
+FAILING = """
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+
+
+class Failing(Prefetcher):
+    def on_request_end(self, request):
+        raise ZeroDivisionError("by the test")
+
+
+def failing():
+    return Policy(prefetcher=Failing(), evictor=LeastRecentlyUsed())
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_is_recorded_and_stops_no_other(
+    trace: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "failing_policy.py").write_text(FAILING)
+    experiment = small_experiment(trace, grid={"policy": ["failing_policy:failing", "lru"], "seed": [0, 1]})
+    frame = run_sweep(experiment, store=store, references=(), workers=Workers(jobs=jobs)).frame
+    assert frame["status"].tolist() == ["failed", "failed", "done", "done"]
+    assert frame["reason"][0].startswith("policy failing_policy:failing: on_request_end")
+    assert "ZeroDivisionError: by the test" in frame["reason"][0]
+    assert len(list((store / "failures").glob("??/*.json"))) == 2
+
+
+def test_a_policy_of_a_script_is_refused_in_a_sweep(trace: Path, store: Path) -> None:
+    experiment = small_experiment(trace, grid={"policy": ["__main__:mine", "lru"]})
+    frame = run_sweep(experiment, store=store, references=(), workers=HERE).frame
+    assert frame["status"].tolist() == ["refused", "done"]
+
+
+def test_learned_state_and_decoded_routing_change_no_byte(trace: Path, tmp_path: Path) -> None:
+    """A store with warm artefacts and one whose artefacts cannot be kept."""
+    experiment = small_experiment(trace, grid={"policy": ["finemoe", "promoe", "moe-infinity"], "seed": [0, 1]})
+    run_sweep(experiment, store=tmp_path / "a", references=(), workers=HERE)
+    ResultStore.open(tmp_path / "b")
+    (tmp_path / "b" / "artefacts").write_text("in the way")
+    run_sweep(experiment, store=tmp_path / "b", references=(), workers=HERE)
+    assert run_bytes(tmp_path / "a") == run_bytes(tmp_path / "b")
+
+
+def test_more_room_never_costs_belady_a_hit_over_a_sweep(trace: Path, store: Path) -> None:
+    sizes = list(range(2, 33, 3))
+    experiment = Experiment(
+        scenario=Scenario(trace, policy="belady", machine="rtx3090", cache=CacheSize(experts=2)),
+        grid={"cache.experts": sizes},
+    )
+    frame = run_sweep(experiment, store=store, references=(), workers=HERE).frame
+    rates = frame.sort_values("cache.experts")["hit_rate"].to_numpy()
+    assert (np.diff(rates) >= 0).all()
+    assert not math.isclose(rates[0], rates[-1])
