@@ -14,8 +14,11 @@ every field that a message has in backticks.
 
 import os
 import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -94,12 +97,16 @@ def _example(program: str, words: str) -> str | None:
 
 
 def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run a command. Status 2 is a user's mistake, printed as one line; 130 an interruption."""
+    """Run a command. Status 2 is a user's mistake, printed as one line; 130 an interruption.
+
+    SIGTERM ends it as Ctrl-C does, so that nothing half-written stays, with the status 143 as without us.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     app = application(program, description, commands, words=words[:1])
     try:
-        status = app(words, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        with _unwound_by_sigterm():
+            status = app(words, exit_on_error=False, print_error=False)
+            sys.stdout.flush()
     except FieldError as error:
         return _mistake(f"{option(error.field)}: {_spelled(error.problem, _options(app, words))}")
     except UserError as error:
@@ -117,6 +124,23 @@ def call(program: str, description: str, commands: Mapping[str, Command], argv: 
             return 0
         return _mistake(f"standard output cannot be written: {error.strerror}")
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises `SystemExit` in the block; only the main thread of a process can have it so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def option(field: str) -> str:

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and the durable moves that this takes."""
 
+import errno
 import json
 import os
 import re
@@ -22,6 +23,17 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
         yield partial
         sync_file(partial)
         partial.replace(path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def new_file(path: Path, what: str) -> Iterator[Path]:
+    """As `replacing`, for a file that must not be there yet: a `UserError` if it is, before or after the block."""
+    refuse_existing(path)
+    with _written_beside(path, what) as partial:
+        yield partial
+        sync_file(partial)
+        _link(partial, path)
         sync_folder(path.parent)
 
 
@@ -60,6 +72,20 @@ def refuse_existing(path: Path, *, overwrite: bool | None = None) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     remedy = "choose another name or remove it" if overwrite is None else "overwrite to replace it"
     raise UserError(f"{path} exists already; {remedy}")
+
+
+def name_beside(path: Path) -> Path:
+    """Where this thread writes what becomes `path` when it is whole.
+
+    Process and thread in it keep two writers of one target apart, and tell what a killed one has left from what a
+    living one is writing. The suffix is the target's, since matplotlib goes by it.
+    """
+    return path.parent / f"{path.stem}.{host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
+
+
+def host() -> str:
+    """The name of this machine."""
+    return os.uname().nodename.partition(".")[0]
 
 
 def write_json(path: Path, data: object) -> None:
@@ -117,6 +143,20 @@ def _sync_all(folder: Path) -> None:
     sync_folder(folder)
 
 
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, which must not be there."""
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        refuse_existing(target)  # another process was faster
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        refuse_existing(target)  # a file system without second names, and so without a way to do both at once
+        source.rename(target)
+
+
 def _exchange(new: Path, path: Path) -> None:
     """Put a folder where another one may be; a process that is killed in between leaves the old one beside `path`."""
     old = new.with_name(f"{new.name}.replaced")
@@ -133,12 +173,8 @@ def _exchange(new: Path, path: Path) -> None:
 
 @contextmanager
 def _written_beside(path: Path, what: str) -> Iterator[Path]:
-    """A name beside `path`, which is deleted at the end if it is still there.
-
-    Process and thread in it keep two writers of one target apart, and tell what a killed one has left from what a
-    living one is writing. The suffix is the target's, since matplotlib goes by it.
-    """
-    partial = path.parent / f"{path.stem}.{host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
+    """`name_beside(path)`, which is deleted at the end if it is still there."""
+    partial = name_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -172,8 +208,3 @@ def is_alive(process: int) -> bool:
     except PermissionError:  # somebody else's
         pass
     return True
-
-
-def host() -> str:
-    """This machine's name, without its domain."""
-    return os.uname().nodename.partition(".")[0]

@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, option
 from common.errors import FieldError, UserError
-from common.files import refuse_existing
+from common.outputs import new, reserved
 from common.settings import descriptions
 from sim.experiment import FieldPath, read_experiment
 from sim.scenario import Scenario
@@ -53,8 +53,8 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Cal
             if _SAVE.name in given:
                 if recorded_by and recorded_by not in given:
                     raise FieldError(_SAVE.name, f"needs `{recorded_by}`, the trace that the scenario names")
-                refuse_existing(given[_SAVE.name])
-                experiment.write(given[_SAVE.name])
+                with reserved(new(given[_SAVE.name])):
+                    experiment.write(given[_SAVE.name])
             try:
                 command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
             except UserError as error:

@@ -13,10 +13,10 @@ def plot(
     out: Annotated[Path, Parameter(help="The picture to write: .png, .svg or .pdf.")],
 ) -> None:
     """Draw time per output token and the outcome of every demand, a bar per policy, and print where the picture is."""
-    from common.figures import check_picture
+    from common.outputs import picture, reserved
     from sim.results.policy_figure import draw
     from sim.results.result import read_results
 
-    check_picture(out)
-    draw(read_results(results), out)
+    with reserved(picture(out)):
+        draw(read_results(results), out)
     print(out)

@@ -2,13 +2,16 @@
 
 import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from common.commands import OUTPUT
 from sim.experiment import Experiment
 from sim.scenario_options import RUN, takes_scenario
+
+if TYPE_CHECKING:
+    from sim.forecast.prediction_quality import Quality
 
 
 @takes_scenario("trace", "policy", "history", "train_split", "requests", "batch_size", "seed", "check")
@@ -38,23 +41,20 @@ def predict(
     of the first as many as were executed, coverage the share of events with a plan. The lead is the mean of the plans
     that count.
     """
-    from common.figures import check_picture
-    from common.files import refuse_existing
+    from common.outputs import new, picture, reserved, then_printed
     from sim.forecast import recall_figure
     from sim.forecast.prediction_quality import prediction_quality
     from sim.forecast.quality_table import heading, report
 
-    if out:
-        refuse_existing(out)
-    if plot:
-        check_picture(plot)
-    quality = prediction_quality(experiment, distance)
-    if out:
-        quality.write(out)
-    if plot:
-        recall_figure.draw(quality.summary(), heading(quality), plot, uncharged=quality.uncharged)
-    if json:
-        rows = quality.layers.assign(trace_kind=quality.trace.meta.kind)
-        print(json_text.dumps(json_text.loads(rows.to_json(orient="records", double_precision=15)), indent=2))
-    else:
-        print(report(quality))
+    with reserved(new(out), picture(plot)):
+        quality = prediction_quality(experiment, distance)
+        with then_printed(lambda: _rows(quality) if json else report(quality)):
+            if out:
+                quality.write(out)
+            if plot:
+                recall_figure.draw(quality.summary(), heading(quality), plot, uncharged=quality.uncharged)
+
+
+def _rows(quality: "Quality") -> str:
+    rows = quality.layers.assign(trace_kind=quality.trace.meta.kind)
+    return json_text.dumps(json_text.loads(rows.to_json(orient="records", double_precision=15)), indent=2)

@@ -38,21 +38,20 @@ def run(
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per policy.")] = False,
 ) -> None:
     """Simulate policies on the requests of a trace, and compare them."""
-    from common.files import refuse_existing
+    from common.outputs import new, reserved, then_printed
     from sim.results.report import report
     from sim.sweeps.comparison_run import compare_policies
     from sim.sweeps.reference_runs import EVERY_BOUND, USUAL, references_named
     from sim.sweeps.workers import Workers
 
     wanted = references_named(references) if references else EVERY_BOUND if json or out else USUAL
-    if out:
-        refuse_existing(out)
-    comparison = compare_policies(
-        experiment,
-        references=wanted,
-        store=store or os.environ.get("FINEMOE_STORE"),
-        workers=Workers(jobs=jobs) if jobs else None,
-    )
-    if out:
-        comparison.write(out)
-    print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))
+    with reserved(new(out)):
+        comparison = compare_policies(
+            experiment,
+            references=wanted,
+            store=store or os.environ.get("FINEMOE_STORE"),
+            workers=Workers(jobs=jobs) if jobs else None,
+        )
+        with then_printed(lambda: json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison)):
+            if out:
+                comparison.write(out)

@@ -10,7 +10,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from common.errors import FieldError
-from common.files import replacing
+from common.files import new_file
 from common.parquet import write_frame
 from common.progress import bar, counted
 from policies.registry import make_policy
@@ -42,8 +42,8 @@ class Quality:
         return summarise_layers(self.layers, self.trace.shape.expert_bytes)
 
     def write(self, path: Path) -> None:
-        """Put the rows into a Parquet file."""
-        with replacing(path, "the predictions") as partial:
+        """Put the rows into a new Parquet file; one that is there is a `UserError`."""
+        with new_file(path, "the predictions") as partial:
             write_frame(partial, self.layers, self.settings)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.files import new_folder, refuse_existing, replacing
+from common.files import new_file, new_folder, refuse_existing, replacing
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,8 @@ def broken_off(made: AbstractContextManager[Path], error: BaseException) -> None
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a mistake"), SystemExit(1)])
 def test_what_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    for made in (replacing(tmp_path / "a.txt", "it"), new_folder(tmp_path / "a", "results")):
+    path = tmp_path / "a.txt"
+    for made in (replacing(path, "it"), new_file(path, "it"), new_folder(tmp_path / "a", "results")):
         with pytest.raises(type(error)):
             broken_off(made, error)
     assert list(tmp_path.iterdir()) == []
@@ -159,6 +160,35 @@ def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: P
         writer.communicate("go\n", timeout=30)
         assert writer.returncode == 0
     assert path.read_text() == "b" * 10000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+
+    def overtaken() -> None:
+        with new_file(path, "it") as partial:
+            partial.write_text("mine")
+            path.write_text("of another process, which was faster")
+
+    for _ in range(2):  # afterwards, and before
+        with pytest.raises(UserError, match=r"a\.txt exists already; choose another name or remove it$"):
+            overtaken()
+        assert path.read_text() == "of another process, which was faster"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_appears_on_file_systems_without_second_names_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    path = tmp_path / "a.txt"
+    with new_file(path, "it") as partial:
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
 
 

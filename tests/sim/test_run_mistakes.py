@@ -1,6 +1,7 @@
 """Mistakes of a user of `python -m sim run`: one clear line, exit status 2, nothing left behind."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -230,7 +231,7 @@ def test_existing_results_are_noticed_before_anything_is_simulated(
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_full_disk_is_one_line_and_leaves_nothing(
+def test_a_full_disk_costs_the_folder_and_not_the_figures(
     trace: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     write_table, written = pq.ParquetWriter.write_table, []
@@ -242,15 +243,17 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         write_table(writer, table, *more, **options)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    assert refused(capsys, arguments(trace, "--json", "--out", out)) == (
-        f"{out}: results could not be written: No space left on device"
-    )
+    assert main(arguments(trace, "--json", "--out", out)) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {out}: results could not be written: No space left on device\n"
+    assert [each["policy"] for each in json.loads(captured.out)] == list(POLICIES)
     assert list(out.parent.iterdir()) == []
 
 
 def test_results_cannot_go_below_a_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
-    assert "results could not be written" in refused(capsys, arguments(trace, "--out", tmp_path / "file" / "results"))
+    below = tmp_path / "file" / "results"
+    assert refused(capsys, arguments(trace, "--out", below)) == f"{below} cannot be written: Not a directory"
     assert (tmp_path / "file").read_text() == "mine"
 
 

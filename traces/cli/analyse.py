@@ -34,21 +34,26 @@ def analyse(
     json
         Print the figures as JSON.
     """
-    if out is not None and out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
-    from traces.analysis import analysis_report, trace_analysis
-    from traces.format.reader import Trace
+    from common.outputs import new, reserved, then_printed
 
-    opened = Trace.open(trace)
-    if not len(opened):
-        raise UserError(f"{trace} has no requests")
-    found = trace_analysis.analyse(opened, settings, _bar)
-    if out is not None:
-        from traces.analysis.analysis_folder import write_folder
+    with reserved(new(out)):
+        from traces.analysis import analysis_report, trace_analysis
+        from traces.format.reader import Trace
 
-        write_folder(out, found)
-    summary = analysis_report.summary(found)
-    print(json_module.dumps(summary, indent=1, ensure_ascii=False) if json else analysis_report.report(found))
+        opened = Trace.open(trace)
+        if not len(opened):
+            raise UserError(f"{trace} has no requests")
+        found = trace_analysis.analyse(opened, settings, _bar)
+
+        def text() -> str:
+            summary = analysis_report.summary(found)
+            return json_module.dumps(summary, indent=1, ensure_ascii=False) if json else analysis_report.report(found)
+
+        with then_printed(text):
+            if out is not None:
+                from traces.analysis.analysis_folder import write_folder
+
+                write_folder(out, found)
     if out is not None:
         print(f"tables and pictures: {out}", file=sys.stderr)
 

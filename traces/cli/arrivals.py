@@ -27,19 +27,22 @@ def arrivals(
     json
         Print the figures as JSON.
     """
-    from traces.workloads.arrivals import describe
-    from traces.workloads.drawn_workload import chosen_workload, provenance_of
+    from common.outputs import picture, replaced, reserved, then_printed
 
-    workload = chosen_workload(settings)
-    if target.out:
-        from traces.workloads.workload_files import write_workload
+    with reserved(replaced(target.out), picture(target.plot)):
+        from traces.workloads.arrivals import describe
+        from traces.workloads.drawn_workload import chosen_workload, provenance_of
 
-        write_workload(target.out, workload, provenance_of(settings))
-    if target.plot:
-        from traces.workloads.workload_figure import draw_workload
+        workload = chosen_workload(settings)
+        with then_printed(lambda: json_module.dumps(describe(workload), indent=1) if json else table(workload)):
+            if target.out:
+                from traces.workloads.workload_files import write_workload
 
-        draw_workload(workload, target.plot)
-    print(json_module.dumps(describe(workload), indent=1) if json else table(workload))
+                write_workload(target.out, workload, provenance_of(settings))
+            if target.plot:
+                from traces.workloads.workload_figure import draw_workload
+
+                draw_workload(workload, target.plot)
 
 
 def table(workload: "Workload") -> str:

@@ -6,6 +6,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError, UserError
+from common.outputs import new, reserved
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, check_target
 from traces.prompts.prompt_sets import PromptChoice, read_chosen
@@ -41,11 +42,12 @@ def collect(
         raise FieldError("greedy", "cannot be given together with `temperature`")
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)
-    found = read_chosen(prompts, choice, seed=generation.seed)
-    try:
-        from traces.capture.collection import collect as record
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _MODEL_LIBRARIES:
-            raise
-        raise UserError(f"collect needs {error.name}: pip install 'finemoe-lab[models]'") from None
-    print(record(settings, found))
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        found = read_chosen(prompts, choice, seed=generation.seed)
+        try:
+            from traces.capture.collection import collect as record
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _MODEL_LIBRARIES:
+                raise
+            raise UserError(f"collect needs {error.name}: pip install 'finemoe-lab[models]'") from None
+        print(record(settings, found))

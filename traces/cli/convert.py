@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, Command, application, under
-from common.files import refuse_existing
+from common.outputs import new, reserved
 from traces.convert.conversion_settings import CountsTarget, ImportTarget, LayerNumbers, LogReading, TracedModel
 
 MODEL = Group("Traced model", sort_key=1)
@@ -59,10 +59,10 @@ def npz(source: Path, /, *, model: Model, target: Target) -> None:
     source
         The file routing.npz, or the folder that holds it.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.convert.npz import convert_npz
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.npz import convert_npz
 
-    print(convert_npz(source, model.sizes(), target))
+        print(convert_npz(source, model.sizes(), target))
 
 
 def jsonl(
@@ -80,10 +80,10 @@ def jsonl(
     source
         The rows as JSON Lines, those of each request together.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.convert.jsonl import convert_jsonl
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.jsonl import convert_jsonl
 
-    print(convert_jsonl(source, model.sizes(), target, how))
+        print(convert_jsonl(source, model.sizes(), target, how))
 
 
 def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers(), target: Target) -> None:
@@ -94,10 +94,10 @@ def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers
     source
         FILE.jsonl or FILE.parquet.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.convert.policylang import convert_policylang
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.policylang import convert_policylang
 
-    print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
+        print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
 
 
 def store(
@@ -117,10 +117,10 @@ def store(
     embeddings
         The embeddings, if they are not beside it as NAME~embed~C.npy.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.convert.authors_store import convert_store
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.authors_store import convert_store
 
-    print(convert_store(source, embeddings, model.sizes(), target))
+        print(convert_store(source, embeddings, model.sizes(), target))
 
 
 def counts(
@@ -138,7 +138,7 @@ def counts(
     source
         A .pt of SGLang, or counts as .npy, .npz or .json.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.convert.count_dumps import convert_counts
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.count_dumps import convert_counts
 
-    print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))
+        print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.commands import OUTPUT, under
-from common.files import refuse_existing
+from common.outputs import new, reserved
 from traces.format.target import TraceTarget
 from traces.workloads.workload_settings import FitSettings
 
@@ -27,8 +27,8 @@ def fit(
     trace
         The recorded requests: a folder NAME.trace.
     """
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.format.reader import Trace
-    from traces.workloads.fitted_trace import fit_trace
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.format.reader import Trace
+        from traces.workloads.fitted_trace import fit_trace
 
-    print(fit_trace(Trace.open(trace), settings, target))
+        print(fit_trace(Trace.open(trace), settings, target))

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.commands import OUTPUT, under
-from common.files import refuse_existing
+from common.outputs import new, reserved
 from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
@@ -27,8 +27,8 @@ def synthetic(
     target: Annotated[TraceTarget, under(OUTPUT)],
 ) -> None:
     """Draw a trace, and show what was asked for and what came out."""
-    refuse_existing(target.out, overwrite=target.overwrite)
-    from traces.synthetic.synthesis import synthesise
-    from traces.synthetic.synthesis_report import report
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.synthetic.synthesis import synthesise
+        from traces.synthetic.synthesis_report import report
 
-    print(report(synthesise(shape, statistics, lengths, target)))
+        print(report(synthesise(shape, statistics, lengths, target)))

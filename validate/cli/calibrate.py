@@ -22,11 +22,14 @@ def calibrate(
     """
     if out.suffix != ".toml":
         raise FieldError("out", f"the name must end in .toml, value {out}")
-    from sim.hardware.profile import write_profile
-    from validate.calibration.machine_profile import calibrate as measure
-    from validate.calibration.machine_profile import summary
+    from common.outputs import replaced, reserved, then_printed
 
-    profile = measure(testbed, settings or CalibrationSettings())
-    write_profile(out, profile)
-    print(summary(profile))
-    print(out)
+    with reserved(replaced(out)):
+        from sim.hardware.profile import write_profile
+        from validate.calibration.machine_profile import calibrate as measure
+        from validate.calibration.machine_profile import summary
+
+        profile = measure(testbed, settings or CalibrationSettings())
+        with then_printed(lambda: summary(profile)):
+            write_profile(out, profile)
+        print(out)

@@ -26,8 +26,8 @@ def compare(
     ] = None,
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""
-    from common.figures import check_picture
     from common.files import replacing
+    from common.outputs import picture, replaced, reserved, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
     from validate.comparison.error_table import heading, notes, objects, routing_of, text
@@ -37,24 +37,26 @@ def compare(
 
     if out and out.suffix != ".parquet":
         raise FieldError("out", f"the name must end in .parquet, value {out}")
-    if plot:
-        check_picture(plot)
     if iteration is not None and not plot:
         raise FieldError("iteration", f"chooses what is drawn, but plot is not given, value {iteration}")
-    here, there = Folder.read(simulated), Folder.read(measured)
-    match(here, there)
-    compared = errors_of(here.summary, there.summary)
-    if plot:
-        logs = [logs_of(folder, list(dict.fromkeys(compared["policy"]))) for folder in (here, there)]
-        drawn = typical_iteration(logs[1]) if iteration is None else iteration
-        draw(logs[0], logs[1], drawn, plot, title=routing_of(here))
-    if out:
-        with replacing(out, "the comparison") as partial:
-            write_frame(partial, compared, {"simulated": read_meta(simulated), "measured": read_meta(measured)})
-    if json:
-        print(json_text.dumps(objects(compared), indent=2))
-    else:
-        print(heading(here, there))
-        print(text(compared, here, there))
+    with reserved(replaced(out), picture(plot)):
+        here, there = Folder.read(simulated), Folder.read(measured)
+        match(here, there)
+        compared = errors_of(here.summary, there.summary)
+        if plot:
+            logs = [logs_of(folder, list(dict.fromkeys(compared["policy"]))) for folder in (here, there)]
+            drawn = typical_iteration(logs[1]) if iteration is None else iteration
+
+        def printed() -> str:
+            if json:
+                return json_text.dumps(objects(compared), indent=2)
+            return f"{heading(here, there)}\n{text(compared, here, there)}"
+
+        with then_printed(printed):
+            if plot:
+                draw(logs[0], logs[1], drawn, plot, title=routing_of(here))
+            if out:
+                with replacing(out, "the comparison") as partial:
+                    write_frame(partial, compared, {"simulated": read_meta(simulated), "measured": read_meta(measured)})
     for note in notes(here.summary, there.summary):
         print(note, file=sys.stderr if json else sys.stdout)

@@ -62,28 +62,27 @@ def replay(
     json
         Print a list of objects, one per policy.
     """
-    from common.files import refuse_existing
+    from common.outputs import new, reserved, then_printed
     from sim.results.report import report
 
-    if out:
-        refuse_existing(out)
     if record and record.suffix != ".trace":
         raise FieldError("record", f"the name must end in .trace, value {record}")
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
-    found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
-    with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
-        collection = CollectSettings(
-            model=PlacedModel(testbed.model, revision=testbed.revision, dtype=testbed.dtype, device=testbed.device),
-            lengths=lengths.or_at_most(_NEW_TOKENS),
-            generation=Generation(batch_size=scenario.batch_size, seed=scenario.seed),
-            recording=Recording(lookahead=lookahead),
-            target=TraceTarget(out=record or Path(scratch) / "routing.trace", overwrite=overwrite),
-        )
-        from validate.replay import replay as measure
+    with reserved(new(out), new(record, overwrite=overwrite)):
+        found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
+        with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
+            collection = CollectSettings(
+                model=PlacedModel(testbed.model, revision=testbed.revision, dtype=testbed.dtype, device=testbed.device),
+                lengths=lengths.or_at_most(_NEW_TOKENS),
+                generation=Generation(batch_size=scenario.batch_size, seed=scenario.seed),
+                recording=Recording(lookahead=lookahead),
+                target=TraceTarget(out=record or Path(scratch) / "routing.trace", overwrite=overwrite),
+            )
+            from validate.replay import replay as measure
 
-        comparison = measure(experiment, testbed, collection, found, profile=profile)
-    if out:
-        comparison.write(out)
-    print(json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison))
+            comparison = measure(experiment, testbed, collection, found, profile=profile)
+        with then_printed(lambda: json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison)):
+            if out:
+                comparison.write(out)

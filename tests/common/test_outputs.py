@@ -1,0 +1,223 @@
+"""What a command writes is refused before it computes, and belongs to one command at a time."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from common.outputs import Output, new, picture, replaced, reserved, then_printed
+
+ROOT = Path(__file__).parents[2]
+
+# A command that reserves, waits for a line, and writes.
+COMMAND = """
+import sys
+from pathlib import Path
+from common.commands import Command, call
+from common.files import new_file
+from common.outputs import new, reserved
+
+def write(path: Path, /) -> None:
+    with reserved(new(path)):
+        print("reserved", flush=True)
+        sys.stdin.readline()
+        with new_file(path, "it") as partial:
+            partial.write_text("whole")
+
+if __name__ == "__main__":
+    sys.exit(call("tests", "", {"write": Command("__main__:write", "")}, None))
+"""
+
+
+def started(path: Path) -> "subprocess.Popen[str]":
+    """A process that has reserved the path and waits for a line."""
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "write", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "reserved\n"
+    return command
+
+
+def refusal(*outputs: Output | None) -> str:
+    with pytest.raises(UserError) as error, reserved(*outputs):
+        raise AssertionError("entered")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_of_two_commands_on_one_output_the_second_is_refused_at_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a.txt"
+    first = started(path)
+    assert refusal(new(path)).startswith(f"{path} cannot be written: process {first.pid}, thread ")
+    assert refusal(replaced(path)).endswith(" is writing there")
+    _, said = first.communicate("go\n", timeout=30)
+    assert (first.returncode, said, path.read_text()) == (0, "", "whole")
+    assert list(path.parent.iterdir()) == [path]
+    assert refusal(new(path)) == f"{path} exists already; choose another name or remove it"
+    with reserved(replaced(path)):
+        pass
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
+    command = started(tmp_path / "new" / "below" / "a.txt")
+    command.send_signal(number)
+    command.communicate(timeout=30)
+    assert command.returncode == status
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_claim_of_a_killed_command_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    killed = started(path)
+    killed.kill()
+    killed.communicate(timeout=30)
+    assert [left.name for left in tmp_path.iterdir()] == ["a.txt.claim"]
+    command = started(path)
+    command.communicate("go\n", timeout=30)
+    assert command.returncode == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_of_one_process_keep_each_other_out(tmp_path: Path) -> None:
+    said: list[str] = []
+    with reserved(new(tmp_path / "a")):
+        other = threading.Thread(target=lambda: said.append(refusal(new(tmp_path / "a"))))
+        other.start()
+        other.join()
+        with reserved(new(tmp_path / "b"), None):
+            pass
+    assert f"process {os.getpid()}, thread {threading.get_native_id()} on " in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_that_try_at_once_one_is_in_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a"
+    inside: list[int] = []
+    most: list[int] = []
+    entered: list[int] = []
+    said: list[str] = []
+
+    def tries() -> None:
+        for _ in range(200):
+            try:
+                with reserved(new(path)):
+                    inside.append(1)
+                    most.append(len(inside))
+                    entered.append(1)
+                    inside.pop()
+            except UserError as error:
+                said.append(str(error))
+
+    threads = [threading.Thread(target=tries) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(entered) + len(said) == 800
+    assert len(entered) >= 200
+    assert all(line.endswith("writing there") for line in said)
+    assert list(tmp_path.rglob("*.claim")) == []
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, problem in (
+        (tmp_path / "file" / "a", "Not a directory"),
+        (tmp_path / "file" / "a" / "b", "Not a directory"),
+        (tmp_path / ("a" * 256), "File name too long"),
+        (tmp_path / ("a" * 250), "File name too long"),  # itself it is not, but what becomes it is
+        (tmp_path / "new" / ("a" * 256) / "b", "File name too long"),
+        (Path("/proc/a"), "No such file or directory"),
+        (Path("/proc/a/b"), "No such file or directory"),
+    ):
+        assert refusal(new(path)) == f"{path} cannot be written: {problem}"
+        assert refusal(replaced(path)) == f"{path} cannot be written: {problem}"
+    assert refusal(replaced(tmp_path)) == f"{tmp_path} cannot be written: it is a folder"
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "mine")]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("open", "pwrite"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, refused)
+            path = tmp_path / "below" / "a"
+            assert refusal(new(path)) == f"{path} cannot be written: {os.strerror(number)}"
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_an_output_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with reserved(new(tmp_path / "a")):
+        assert [each.name for each in tmp_path.iterdir()] == ["a.claim"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_only_has_the_name_of_a_claim_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "a.claim").write_text("mine")
+    assert "a.claim is in the way" in refusal(new(tmp_path / "a"))
+    assert (tmp_path / "a.claim").read_text() == "mine"
+
+
+def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
+    assert refusal(new(tmp_path / "a"), replaced(tmp_path / "b" / ".." / "a")).endswith("the name of two outputs")
+    assert refusal(new(tmp_path / "a"), new(tmp_path / "a" / "b")).startswith(f"{tmp_path}/a exists already")
+    assert refusal(picture(tmp_path / "a.png"), new(tmp_path / "a.png" / "b")).endswith("it is a folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.trace"
+    path.mkdir()
+    assert refusal(new(path, overwrite=False)) == f"{path} exists already; overwrite to replace it"
+    with reserved(new(path, overwrite=True)):
+        assert path.is_dir()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_in_the_block_releases_the_output(tmp_path: Path) -> None:
+    for error in (ValueError("a mistake"), KeyboardInterrupt(), SystemExit(1)):
+        with pytest.raises(type(error)), reserved(new(tmp_path / "below" / "a")):
+            raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_is_printed_whether_writing_succeeds_or_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with then_printed(lambda: "the table"):
+        assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "the table\n"
+    with pytest.raises(UserError, match="the disk is full"), then_printed(lambda: "the table"):
+        raise UserError("the disk is full")
+    assert capsys.readouterr().out == "the table\n"
+
+
+def test_an_error_of_writing_is_reported_even_if_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: Any, **options: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(UserError, match="the disk is full"), then_printed(lambda: "the table"):
+        raise UserError("the disk is full")

@@ -1,0 +1,142 @@
+"""Every command that writes refuses a bad output before it reads or computes anything."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from common.outputs import new, reserved
+from tests.support.compare_helpers import passed_off
+from tests.support.run_helpers import SHAPE
+from tests.support.trace_helpers import small_trace
+
+MODEL = "--model gpt-oss-20b"
+COMMANDS = {  # OUT stands for the output, NONE for an input that is not there
+    "run": "sim run NONE.trace --out OUT",
+    "run --save-scenario": "sim run NONE.trace --save-scenario OUT",
+    "predict": "sim predict NONE.trace --out OUT",
+    "predict --plot": "sim predict NONE.trace --plot OUT.png",
+    "plot": "sim plot NONE --out OUT.png",
+    "analyse": "traces analyse NONE.trace --out OUT",
+    "arrivals": "traces arrivals NONE.csv --out OUT.parquet",
+    "arrivals --plot": "traces arrivals NONE.csv --plot OUT.png",
+    "npz": f"traces convert npz NONE.npz {MODEL} --out OUT.trace",
+    "jsonl": f"traces convert jsonl NONE.jsonl {MODEL} --out OUT.trace",
+    "policylang": f"traces convert policylang NONE.jsonl {MODEL} --out OUT.trace",
+    "store": f"traces convert store NONE.npz {MODEL} --out OUT.trace",
+    "counts": f"traces convert counts NONE.npy {MODEL} --out OUT.parquet",
+    "fit": "traces fit NONE.trace --workload NONE.csv --out OUT.trace",
+    "synthetic": "traces synthetic --like NONE.trace --out OUT.trace",
+    "collect": "traces collect NONE --prompts NONE --max-new-tokens 1 --out OUT.trace",
+    "calibrate": "validate calibrate NONE --out OUT.toml",
+    "compare": "validate compare NONE NONE --out OUT.parquet",
+    "compare --plot": "validate compare NONE NONE --plot OUT.png",
+    "replay": "validate replay NONE --prompts NONE --out OUT",
+    "replay --record": "validate replay NONE --prompts NONE --record OUT.trace",
+}
+REPLACE = {"predict --plot", "plot", "arrivals", "arrivals --plot", "calibrate", "compare", "compare --plot"}
+
+Refused = Callable[[str, Path], str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """The one line with which a command refuses an output."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, out: Path) -> str:
+        program, *words = COMMANDS[command].replace("OUT", str(out)).split()
+        assert import_module(f"{program}.__main__").main(words) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        return captured.err
+
+    return run
+
+
+def path_of(command: str, out: Path) -> Path:
+    return Path(next(word for word in COMMANDS[command].split() if "OUT" in word).replace("OUT", str(out)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_that_cannot_be_written_is_refused_first(command: str, tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out, problem in (
+        (tmp_path / "file" / "below", "Not a directory"),
+        (tmp_path / "new" / ("a" * 300), "File name too long"),
+        (Path("/proc/none"), "No such file or directory"),
+    ):
+        assert refused(command, out) == f"error: {path_of(command, out)} cannot be written: {problem}\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_that_another_command_writes_is_refused_first(command: str, tmp_path: Path, refused: Refused) -> None:
+    path = path_of(command, tmp_path / "out")
+    with reserved(new(path)):
+        assert refused(command, tmp_path / "out").endswith(" is writing there\n")
+    path.mkdir()
+    said = "cannot be written: it is a folder" if command in REPLACE else "exists already; "
+    assert refused(command, tmp_path / "out").startswith(f"error: {path} {said}")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_predictions_into_one_file_one_is_there_and_one_is_refused(tmp_path: Path) -> None:
+    trace = small_trace(tmp_path / "small.trace", 10, shape=SHAPE)
+    out = tmp_path / "rows.parquet"
+    words = [sys.executable, "-m", "sim", "predict", str(trace), "--policy", "finemoe", "--json", "--out", str(out)]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(*each.communicate(timeout=120), each.returncode) for each in both]
+    (rows, _, one), (nothing, said, other) = sorted(ended, key=lambda each: each[2])
+    assert (one, other, nothing) == (0, 2, "")
+    assert json.loads(rows)
+    assert "is writing there" in said or "exists already" in said
+    assert {each.name for each in tmp_path.iterdir()} == {"small.trace", "rows.parquet"}
+
+
+# Runs a command on a disk on which no file can become large: EFBIG, as ENOSPC. Nothing limits a pipe.
+FULL_DISK = """
+import resource, sys
+from importlib import import_module
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+sys.exit(import_module(sys.argv[1] + ".__main__").main(sys.argv[2:]))
+"""
+
+
+def on_a_full_disk(command: str) -> "subprocess.CompletedProcess[str]":
+    words = [sys.executable, "-c", FULL_DISK, *command.split()]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sim run TRACE --policy lru --json --out OUT",
+        "sim predict TRACE --policy finemoe --json --out OUT",
+        "sim predict TRACE --policy finemoe --json --plot OUT.png",
+        "traces analyse TRACE --json --out OUT",
+        "traces arrivals poisson --requests 200 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --out OUT.parquet",
+        "traces arrivals poisson --requests 9 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --plot OUT.png",
+        "validate compare SIMULATED MEASURED --json --out OUT.parquet",
+    ],
+)
+def test_on_a_full_disk_the_figures_are_still_printed(command: str, tmp_path: Path) -> None:
+    trace = small_trace(tmp_path / "small.trace", 10, shape=SHAPE)
+    if "SIMULATED" in command:
+        assert (
+            import_module("sim.__main__").main([*f"run {trace} --policy lru --out {tmp_path}/SIMULATED".split()]) == 0
+        )
+        passed_off(tmp_path / "SIMULATED", tmp_path / "MEASURED")
+    before = set(tmp_path.iterdir())
+    for name in ("OUT", "SIMULATED", "MEASURED"):
+        command = command.replace(name, f"{tmp_path}/{name}")
+    ran = on_a_full_disk(command.replace("TRACE", str(trace)))
+    assert ran.returncode == 2
+    assert json.loads(ran.stdout)
+    assert f"error: {tmp_path}/OUT" in ran.stderr
+    assert ran.stderr.splitlines()[-1].endswith(" could not be written: File too large")
+    assert set(tmp_path.iterdir()) == before
