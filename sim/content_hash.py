@@ -38,6 +38,7 @@ SOURCES = (
     "sim/results/event_table.py",
     "sim/results/result.py",
     "sim/results/summary.py",
+    "sim/results/working_set.py",
     "sim/scenario.py",
     "sim/started_policy.py",
     "sim/simulation.py",

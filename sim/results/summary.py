@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sim.inputs import Inputs
+from sim.results.working_set import working_set
 from sim.scenario import Scenario
 from sim.started_policy import Outcome
 
@@ -54,6 +55,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "evictions": counts.evictions,
         "copied_bytes": counts.bytes,
         "bytes_per_token": ratio(counts.bytes, tokens),
+        **working_set(run, inputs),
         "expert_memory_bytes": run.peak_slots * inputs.model.expert_bytes,
         "expert_slots": run.expert_slots,
         "fits": inputs.memory.fits(run.expert_slots * inputs.model.expert_bytes) if inputs.memory else None,

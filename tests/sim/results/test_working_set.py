@@ -1,0 +1,135 @@
+"""What an iteration needs, and what a cache smaller than that makes every policy move."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from policies.registry import policy_names
+from sim.__main__ import main
+from sim.results.result import read_results
+from sim.results.summary import summarise
+from sim.results.working_set import working_set
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape, with_lookahead
+from tests.support.in_memory import Setting
+from tests.support.in_memory import simulate as simulated
+from tests.support.random_runs import random_run
+from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments, rows_of
+
+MODEL = shape(5, 6)  # two experts of 24 bytes per layer: ten a token
+TOKEN = 10
+REQUESTS = [
+    with_lookahead(recorded, 1)
+    for recorded in random_requests(MODEL, np.random.default_rng(5), requests=6, decoded=12, prefill_tokens=4, hidden=3)
+]
+HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
+MOVING = [name for name in policy_names() if name != "no-offload"]
+
+
+def moved_too_little(iterations: pd.DataFrame, least_bytes: int, least_s: float) -> pd.DataFrame:
+    """The iterations that break the law."""
+    took_s = iterations["end_s"] - iterations["start_s"]
+    return iterations[(iterations["copied_bytes"] < least_bytes) | (took_s < least_s * (1 - 1e-9))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (1, 6), (1, 9), (3, 6), (3, 7)])
+@pytest.mark.parametrize("policy", MOVING)
+def test_no_policy_moves_less_in_any_iteration(policy: str, gpus: int, experts: int, batch_size: int) -> None:
+    hardware = machine(gpus, bytes_per_s=1e6)
+    setting = Setting(model=MODEL, hardware=hardware, cache_experts=experts, batch_size=batch_size)
+    run = simulated(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
+    found = working_set(run, setting.inputs(TEST))
+    assert found["least_copied_bytes_per_iteration"] == (TOKEN - experts) * 24
+    copies = -(-(TOKEN - experts) // gpus)
+    assert found["least_link_s_per_iteration"] == pytest.approx(copies * hardware.cost(MODEL).copy_s(24), rel=1e-12)
+    assert moved_too_little(run.iterations, (TOKEN - experts) * 24, found["least_link_s_per_iteration"]).empty
+    if policy in ("lru", "oracle"):  # on demand
+        assert (run.iterations["misses"] >= TOKEN - experts).all()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_no_choice_that_a_policy_may_make_breaks_the_law(replicas: int) -> None:
+    binding = 0
+    for seed in range(150):
+        run = random_run(seed, replicas=replicas)
+        token = run.cache.model.layers * run.cache.model.top_k
+        least = max(0, token - sum(device.slots for device in run.cache.devices))
+        assert moved_too_little(run.recorder.iterations(), least * 24, 0).empty, seed
+        binding += least > 0
+    assert binding > 20
+
+
+def test_the_law_is_tight() -> None:
+    """With the same experts in every step, holding on to all but one slot's worth moves no more than the law says."""
+    tokens = [[[0, 1]] * MODEL.layers] * 6
+    requests = [request_of(tokens, MODEL)]
+    setting = Setting(model=MODEL, hardware=machine(1), cache_experts=9)
+    run = simulated("belady", setting, requests, future=KnownFuture(MODEL, requests))
+    assert run.iterations["copied_bytes"].iloc[1:].min() == 24
+
+
+def test_lru_never_hits_in_decode_if_the_other_layers_of_a_token_fill_the_cache() -> None:
+    """An expert comes again after all other layers at the earliest; until then their 8 experts have displaced it."""
+    for experts, hits in ((8, False), (TOKEN + 6, True)):
+        setting = Setting(model=MODEL, hardware=machine(1), cache_experts=experts)
+        run = simulated("lru", setting, TEST)
+        decode = run.iterations[~run.iterations["prefill"]]
+        assert (decode["hits"].sum() > 0) == hits
+
+
+def test_the_figures_are_those_of_the_recorded_rows(simulate: Any, trace: Path) -> None:
+    found = simulate(trace, "--cache-experts", 6, "--train-split", 0, policies=("lru", "promoe", "no-offload"))
+    demanded: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for row in rows_of(trace, set(range(10))):
+        experts = {(place // SHAPE.top_k, expert) for place, expert in enumerate(row["experts"])}
+        demanded.setdefault((row["request"], row["iteration"]), set()).update(experts)
+    sizes = sorted(map(len, demanded.values()))
+    token = SHAPE.layers * SHAPE.top_k
+    assert min(sizes) == token
+    p95 = next(size for size in sizes if sum(each <= size for each in sizes) >= 0.95 * len(sizes))
+    for policy, each in found.items():
+        assert each["working_set_bytes_token"] == token * EXPERT_BYTES
+        assert each["working_set_bytes_p95"] == p95 * EXPERT_BYTES > token * EXPERT_BYTES
+        assert each["least_copied_bytes_per_iteration"] == (0 if policy == "no-offload" else (token - 6) * EXPERT_BYTES)
+        assert (each["least_link_s_per_iteration"] > 0) == (policy != "no-offload")
+
+
+def test_in_decode_one_by_one_both_working_sets_agree(simulate: Any, decoded: Path) -> None:
+    alone, together = (simulate(decoded, "--batch-size", size)["lru"] for size in (1, 3))
+    assert alone["working_set_bytes_p95"] == alone["working_set_bytes_token"] == together["working_set_bytes_token"]
+    assert together["working_set_bytes_p95"] > together["working_set_bytes_token"]
+
+
+def test_among_measured_figures_there_is_no_computed_time() -> None:
+    setting = Setting(model=MODEL, hardware=machine(1), cache_experts=6)
+    run = replace(simulated("lru", setting, TEST), simulated=False)
+    found = summarise(run, setting.scenario("lru"), setting.inputs(TEST))
+    assert found["least_copied_bytes_per_iteration"] == 4 * 24
+    assert found["least_link_s_per_iteration"] is None
+
+
+def test_a_table_says_once_what_a_cache_below_a_token_costs(
+    trace: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--sizes", "mixtral-8x7b", "--machine", "a100")
+    policies = ("no-offload", "lru", "finemoe")
+
+    def said(*more: Any, policies: tuple[str, ...] = policies) -> list[str]:
+        assert main(arguments(trace, *words, *more, policies=policies)) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "the experts of one token" in line]
+
+    (line,) = said("--cache-experts", 6, "--out", out)
+    lru = read_results(out)[1].summary
+    assert lru["least_copied_bytes_per_iteration"] == 2 * 352_321_536
+    assert line == (
+        "The cache (2.11 GB) is smaller than the experts of one token (2.82 GB): on-demand policies must miss, and at "
+        f"least 0.70 GB have to move per token, at least {lru['least_link_s_per_iteration'] * 1e3:.3g} ms of link time"
+    )
+    (line,) = said("--cache-experts", 6, "--batch-size", 2)
+    assert "have to move per iteration, at least " in line
+    assert said("--cache-experts", 8) == []
+    assert said("--cache-experts", 6, policies=("no-offload",)) == []
