@@ -26,7 +26,9 @@ COMMANDS = {
         "predict NAME.trace --policy finemoe --policy hit-count --plot recall.png",
     ),
     "plot": Command(
-        "sim.cli.plot:plot", "Draw the comparison that a folder of results holds.", "plot RESULTS --out policies.png"
+        "sim.cli.plot:plot",
+        "Draw the comparison that a folder of results holds, or a sweep.",
+        "plot RESULTS --out policies.png",
     ),
 }
 

@@ -1,22 +1,60 @@
-"""`python -m sim plot`: draw the comparison that a folder of results holds."""
+"""`python -m sim plot`: draw the comparison that a folder of results holds, or a sweep."""
 
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
+
+SWEEP = Group("Of a sweep", sort_key=10)
+
+_UNUSED = {"metric": "have metrics of their own", "over": "go over no axis"}
 
 
 def plot(
-    results: Annotated[Path, Parameter(help="A folder that `sim run --out` or `validate replay --out` wrote.")],
+    results: Annotated[
+        Path,
+        Parameter(help="A folder that `sim run --out` or `validate replay --out` wrote, or one of a sweep."),
+    ],
     /,
     *,
     out: Annotated[Path, Parameter(help="The picture to write: .png, .svg or .pdf.")],
+    metric: Annotated[
+        str | None,
+        Parameter(group=SWEEP, help="The column of sweep.parquet to draw (default: tpot_s_mean)."),
+    ] = None,
+    over: Annotated[
+        str | None,
+        Parameter(group=SWEEP, help="The axis to draw it over, such as cache.share (default: the first with numbers)."),
+    ] = None,
+    pareto: Annotated[
+        bool,
+        Parameter(group=SWEEP, help="Draw Pareto fronts: TPOT against expert memory, hit rate against bytes moved."),
+    ] = False,
 ) -> None:
-    """Draw time per output token and the outcome of every demand, a bar per policy, and print where the picture is."""
+    """Draw a folder of results, and print where the picture is.
+
+    Results of one scenario: time per output token and the outcome of every demand, a bar per policy. A sweep: a metric
+    over an axis, a line per policy with a band over seeds, or its Pareto fronts; other axes are panels.
+    """
+    from common.errors import FieldError
     from common.outputs import picture, reserved
     from sim.results.policy_figure import draw
     from sim.results.result import read_results
+    from sim.sweeps.pareto_figure import draw_pareto
+    from sim.sweeps.sweep import Sweep, holds_sweep
+    from sim.sweeps.sweep_figure import draw_axis
 
+    given = [name for name, value in (("metric", metric), ("over", over), ("pareto", pareto)) if value]
     with reserved(picture(out)):
-        draw(read_results(results), out)
+        if not holds_sweep(results):
+            if given:
+                raise FieldError(given[0], f"is for the folder of a sweep, which {results} is not")
+            draw(read_results(results), out)
+        elif pareto:
+            if len(given) > 1:
+                problem = f"Pareto fronts {_UNUSED[given[0]]}; leave out `{given[0]}` or `pareto`"
+                raise FieldError(given[0], problem)
+            draw_pareto(Sweep.read(results), out)
+        else:
+            draw_axis(Sweep.read(results), out, metric=metric or "tpot_s_mean", axis=over)
     print(out)

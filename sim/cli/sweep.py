@@ -2,13 +2,16 @@
 
 import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
 from common.commands import FLAT, OUTPUT
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SWEEP = Group("Sweep", sort_key=40)
 
@@ -45,23 +48,25 @@ def sweep(
     A run that cannot be or that fails is reported at the end and stops no other. Stopped or killed, the same command
     goes on where it was.
     """
-    from common.files import refuse_existing
+    from common.outputs import new, reserved, then_printed
     from sim.experiment import Experiment
     from sim.sweeps.reference_runs import references_named
     from sim.sweeps.sweep_run import run_sweep
     from sim.sweeps.sweep_status import dry_run_report, status_report
 
     wanted = references_named(references)
-    if out:
-        refuse_existing(out)
     described = Experiment.read(experiment)
     place = place_of_store(store)
     if dry_run or status:
         print((dry_run_report if dry_run else status_report)(described, place, wanted, workers))
         return
-    found = run_sweep(described, store=place, references=wanted, workers=workers)
-    print(
-        json_text.dumps(json_text.loads(found.frame.to_json(orient="records", double_precision=15)), indent=2)
-    ) if json else print(found.report())
-    if out:
-        found.write(out)
+    with reserved(new(out)):
+        found = run_sweep(described, store=place, references=wanted, workers=workers)
+        with then_printed(lambda: _objects(found.frame) if json else found.report()):
+            if out:
+                found.write(out)
+
+
+def _objects(frame: "pd.DataFrame") -> str:
+    rows = json_text.loads(frame.to_json(orient="records", double_precision=15))
+    return json_text.dumps(rows, indent=2)

@@ -37,6 +37,16 @@ def folded(text: str, width: int, indent: str = "") -> str:
     return "\n".join(wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)) or ""
 
 
+def folded_name(name: str, width: int, indent: str = "   ") -> str:
+    """The name of a policy in lines of about `width` characters, broken behind its signs."""
+    lines = [""]
+    for piece in re.findall(r"[^.,:+]*[.,:+]|[^.,:+]+", name):
+        if lines[-1].strip() and len(lines[-1]) + len(piece) > width:
+            lines.append(indent)
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
 class SettingNames:
     """How the settings of a sweep are called: `cache.share=0.25, batch_size=4`."""
 

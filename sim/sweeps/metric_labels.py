@@ -1,0 +1,42 @@
+"""What a picture writes beside the numbers of a column: its name, its unit, and the factor to it."""
+
+from typing import NamedTuple
+
+
+class MetricLabel(NamedTuple):
+    """How a metric is drawn."""
+
+    text: str
+    """With the unit in brackets."""
+    factor: float
+
+
+_KNOWN = {
+    "tpot_s_mean": "TPOT, mean",
+    "ttft_s_mean": "TTFT, mean",
+    "makespan_s": "time of the whole run",
+    "hit_rate": "hit rate",
+    "bytes_per_token": "copied per output token",
+    "expert_memory_bytes": "expert memory, peak",
+}
+_SHARES = {"hit_rate", "hit_rate_prefill", "hit_rate_decode", "late_rate", "miss_rate", "prefetch_useful"}
+_SHARES |= {"prefetch_late", "prefetch_wasted", "prefetch_cancelled", "prefetch_unused"}
+
+
+def metric_label(metric: str, largest: float) -> MetricLabel:
+    """The label of a column whose `largest` value decides between MB and GB, ms and s."""
+    text = _KNOWN.get(metric, metric.replace("_", " "))
+    if metric in _SHARES:
+        return MetricLabel(f"{text} [%]", 100)
+    if "bytes" in metric.split("_"):
+        return MetricLabel(f"{text} [GB]", 1e-9) if largest >= 1e9 else MetricLabel(f"{text} [MB]", 1e-6)
+    if "s" in metric.split("_"):
+        plain = _KNOWN.get(metric, " ".join(word for word in metric.split("_") if word != "s"))
+        return MetricLabel(f"{plain} [s]", 1) if largest >= 10 else MetricLabel(f"{plain} [ms]", 1e3)
+    return MetricLabel(text, 1)
+
+
+def axis_label(axis: str) -> str:
+    """An axis of the sweep, with its unit where the name does not say it."""
+    units = {"cache.share": "of all experts", "cache.gb": "GB", "cache.experts": "experts", "batch_size": "requests"}
+    return f"{axis} [{units[axis]}]" if axis in units else axis

@@ -1,0 +1,111 @@
+"""What pictures of sweeps have in common: a panel per setting, a style per policy, a legend outside, a title."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from common.errors import UserError
+from common.figures import SERIES, figure, panels, save
+from sim.labels import labels
+from sim.sweeps.short_names import SettingNames, folded_name
+from sim.sweeps.sweep import Sweep
+from sim.sweeps.sweep_columns import Setting, plain
+from sim.sweeps.sweep_statistics import knows_the_future
+from sim.sweeps.sweep_subject import title
+
+MOST_PANELS = 12
+COLUMNS = 3
+_MARKERS = "os^Dv"
+
+
+class Style(NamedTuple):
+    """How a policy is drawn; no two of the first forty look alike."""
+
+    color: str
+    marker: str
+    size: float
+    """Of the marker in points; what is drawn later is smaller, so that of equal figures all are seen."""
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A style for each name, in the order in which they are drawn."""
+    return {
+        name: Style(SERIES[place % len(SERIES)], _MARKERS[place % len(_MARKERS)], 6.5 - 3 * place / len(names))
+        for place, name in enumerate(names)
+    }
+
+
+def done_runs(sweep: Sweep, path: Path) -> pd.DataFrame:
+    """The runs with figures; a `UserError` that names the picture if there are none."""
+    done = sweep.frame[sweep.frame["status"] == "done"]
+    if done.empty:
+        raise UserError(f"{path}: nothing to draw: none of the {len(sweep.frame)} runs is done")
+    return done
+
+
+def by_setting(runs: pd.DataFrame, axes: Sequence[str]) -> dict[Setting, pd.DataFrame]:
+    """The runs of each combination of the axes' values, in their order."""
+    keys = [tuple(map(plain, row)) for row in runs[list(axes)].itertuples(index=False, name=None)]
+    places: dict[Setting, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return {key: runs.iloc[rows] for key, rows in places.items()}
+
+
+def grid(
+    axes: Sequence[str], settings: Sequence[Setting], *, across: int, path: Path, **shared: Any
+) -> tuple[Any, Any]:
+    """A figure and its panels `[rows, columns]`, `across` for each setting; too many settings are a `UserError`."""
+    if len(settings) * across > MOST_PANELS:
+        raise UserError(
+            f"{path}: {' × '.join(axes)} have {len(settings)} combinations of values, at most "
+            f"{MOST_PANELS // across} can be drawn; sweep over fewer, or draw rows of sweep.parquet"
+        )
+    columns = across if across > 1 else min(COLUMNS, len(settings))
+    rows = ceil(len(settings) * across / columns)
+    drawn = figure(max(7.0, 4.2 * columns), 3.5 * rows)
+    return drawn, panels(drawn, rows, columns, **shared)
+
+
+def panel_title(axes: Sequence[str], setting: Setting) -> str:
+    """The setting of a panel, folded; nothing where there is one panel only."""
+    return fill(SettingNames(axes, [setting], 30).text(setting), 44) if axes else ""
+
+
+def legend_name(policy: str, runs: pd.DataFrame) -> str:
+    """The policy in lines that a legend has room for, its labels below."""
+    facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates().to_dict("records")
+    said = list(dict.fromkeys(text for each in facts for text in labels(_facts(each))))
+    if knows_the_future(policy):
+        said.append("told what will be demanded")
+    return "\n".join([folded_name(policy, 30), *said])
+
+
+def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], below: str) -> None:
+    """The legend below the panels, the title and what else is said `below` it above them, and the file."""
+    width, height = drawn.get_size_inches()
+    columns = max(1, int(width / 2.4))
+    names = list(handles)
+    rows = [names[place : place + columns] for place in range(0, len(names), columns)]
+    ordered = [row[place] for place in range(columns) for row in rows if place < len(row)]  # filled column by column
+    drawn.legend(
+        [handles[name] for name in ordered],
+        ordered,
+        frameon=False,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=columns,
+    )
+    lines = [fill(line, int(14 * width)) for line in [*title(sweep.frame, sweep.experiment).splitlines(), below]]
+    drawn.suptitle("\n".join(lines), fontsize=10)
+    text_lines = "\n".join(lines).count("\n") + 1 + sum(max(name.count("\n") + 1 for name in row) for row in rows)
+    drawn.set_size_inches(width, height + 0.2 * text_lines)
+    save(drawn, path)
+
+
+def _facts(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): plain(value) for name, value in row.items()}
