@@ -32,35 +32,41 @@ class Estimate:
         return int(low > 0) - int(high < 0)
 
 
-def estimate(values: Sequence[float], rng: np.random.Generator) -> Estimate | None:
-    """The mean of one value per seed, with its interval; None without values.
+class Bootstrap:
+    """Estimates from one value per seed.
 
-    All resamples are enumerated where values are few; of more, 10,000 are drawn.
+    All resamples are enumerated where values are few. Of more, 10,000 are drawn, once for each number of values.
     """
-    count = len(values)
-    if not count:
-        return None
-    sample = np.array(values, float)
-    mean = float(sample.mean())
-    if count == 1:
-        return Estimate(mean, None, None, 1)
-    if count <= EXACT_UP_TO:
-        often, weights = _all_resamples(count)
-    else:
-        often = rng.multinomial(count, np.full(count, 1 / count), size=DRAWN)
-        weights = np.ones(DRAWN, np.int64)
-    means = often @ (sample - mean) / count + mean  # around the mean, so that equal values give equal means
-    order = means.argsort(kind="stable")
-    reached = weights[order].cumsum()
-    tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * reached[-1]
-    low, high = means[order][np.searchsorted(reached, tails)].tolist()
-    return Estimate(mean, low, high, count)
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._drawn: dict[int, NDArray[np.float64]] = {}  # [R, count] how often each resample has each value
+
+    def estimate(self, values: Sequence[float]) -> Estimate | None:
+        """The mean with its interval; None without values."""
+        count = len(values)
+        if not count:
+            return None
+        sample = np.array(values, float)
+        mean = float(sample.mean())
+        if count == 1:
+            return Estimate(mean, None, None, 1)
+        often, weights = _all_resamples(count) if count <= EXACT_UP_TO else (self._draw(count), None)
+        means = often @ (sample - mean) / count + mean  # around the mean, so that equal values give equal means
+        shares = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        low, high = np.quantile(means, shares, method="inverted_cdf", weights=weights).tolist()
+        return Estimate(mean, low, high, count)
+
+    def _draw(self, count: int) -> NDArray[np.float64]:
+        if count not in self._drawn:
+            self._drawn[count] = self._rng.multinomial(count, np.full(count, 1 / count), size=DRAWN).astype(float)
+        return self._drawn[count]
 
 
 @cache
-def _all_resamples(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _all_resamples(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How often each resample has each value, `[R, count]`, and in how many orders it can be drawn, `[R]`."""
     picks = list(combinations_with_replacement(range(count), count))
     often = np.array([np.bincount(pick, minlength=count) for pick in picks])
     orders = [factorial(count) // prod(map(factorial, row)) for row in often.tolist()]
-    return often, np.array(orders)
+    return often.astype(float), np.array(orders, float)

@@ -23,10 +23,13 @@ def on_front(less: Sequence[float], also_less: Sequence[float]) -> NDArray[np.bo
 
     A point dominates another if it is no worse in both and better in one; equal points do not dominate each other.
     """
-    points = np.array([less, also_less], float)  # [2, N]
-    no_worse = (points[:, :, None] <= points[:, None, :]).all(axis=0)  # [N, N]: row no worse than column
-    better = (points[:, :, None] < points[:, None, :]).any(axis=0)
-    return np.asarray(~(no_worse & better).any(axis=0))
+    front = np.zeros(len(less), bool)
+    last = np.inf, np.inf
+    for place in np.lexsort((also_less, less)).tolist():
+        point = less[place], also_less[place]
+        if point == last or point[1] < last[1]:
+            front[place], last = True, point
+    return front
 
 
 def draw_pareto(sweep: Sweep, path: Path) -> None:

@@ -20,7 +20,7 @@ from sim.sweeps.sweep_columns import OUTCOMES, tidy
 from sim.sweeps.sweep_report import report
 
 SCHEMA_VERSION = 1
-TABLE = "sweep.parquet"
+TABLE, META = "sweep.parquet", "meta.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -67,6 +67,8 @@ class Sweep:
     def read(cls, folder: Path | str) -> "Sweep":
         """What `write` put there; a `UserError` if a file is missing, was changed or has another schema version."""
         folder = Path(folder)
+        if (folder / META).exists() and not holds_sweep(folder):
+            raise UserError(f"{folder} is not the folder of a sweep")
         meta = read_meta(folder, version=SCHEMA_VERSION, what="the folder of a sweep")
         path = folder / TABLE
         frame, _ = read_frame(path)
@@ -76,8 +78,11 @@ class Sweep:
 
 
 def holds_sweep(folder: Path) -> bool:
-    """Whether a folder is one that `Sweep.write` wrote."""
-    return (folder / TABLE).exists()
+    """Whether a folder is one that `Sweep.write` wrote, perhaps damaged since."""
+    try:
+        return (folder / TABLE).exists() or TABLE in (folder / META).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def _meta_of(sweep: Sweep) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import FieldError, nearest
-from sim.sweeps.bootstrap import LEVEL, estimate
+from sim.sweeps.bootstrap import LEVEL, Bootstrap
 from sim.sweeps.metric_labels import axis_label, metric_label
 from sim.sweeps.short_names import legend, short_names
 from sim.sweeps.sweep import Sweep
@@ -92,10 +92,10 @@ def _line(policy: str, over: str) -> str:
 
 def _points(runs: pd.DataFrame, over: str, metric: str, factor: float) -> pd.DataFrame:
     """Value of the axis, mean, low and high of the metric; a run without a value of the axis has None there."""
-    rng, rows = np.random.default_rng(0), []
+    bootstrap, rows = Bootstrap(np.random.default_rng(0)), []
     for (value,), group in by_setting(runs, [over]).items():
         seeds = group.drop_duplicates("seed")[metric].to_numpy(float, na_value=np.nan) * factor
-        if found := estimate(seeds[~np.isnan(seeds)].tolist(), rng):
+        if found := bootstrap.estimate(seeds[~np.isnan(seeds)].tolist()):
             rows.append({"value": value, "mean": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows).astype({"low": float, "high": float}) if rows else pd.DataFrame()
 

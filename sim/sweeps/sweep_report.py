@@ -1,5 +1,6 @@
 """Text report of a sweep, for terminals of 100 columns: heading, tables, what they say, and what did not run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class _Report:
         done = frame[frame["status"] == "done"]
         facts = done.reindex(columns=["policy", "fits", "prediction_charged", "note"]).drop_duplicates()
         self.facts = [{str(name): plain(value) for name, value in row.items()} for row in facts.to_dict("records")]
+        self.digits = _digits(self.statistics)
         self.policies = short_names(self.statistics.policies, NAME)
         self.settings = SettingNames(setting_axes(axes), self.statistics.settings, VALUE)
         self.standings = {setting: self.statistics.standing(setting) for setting in self.statistics.settings}
@@ -65,8 +67,7 @@ class _Report:
 
     def tpot(self) -> str:
         """Time per output token, the best of each setting marked, and below what intervals are."""
-        digits = self._digits()
-        table = self.matrix("TPOT, mean ms", self.statistics.figure, 1e3, digits, marks=True)
+        table = self.matrix("TPOT, mean ms", self.statistics.figure, 1e3, self.digits, marks=True)
         count = max(self.seeds.values())
         said = f"{BEST} lowest mean of its setting; {TIE} a tie with it. "
         if count > 1:
@@ -108,16 +109,21 @@ class _Report:
 
     def best(self) -> str:
         """A row per setting."""
-        digits = self._digits()
         rows: list[tuple[Setting | None, list[str]]] = []
         for setting, standing in self.standings.items():
             if standing:
                 ties = ", ".join(self.policies[policy] for policy in standing.ties) or MISSING
-                tpot = number(standing.figure.mean, f".{digits}f", 1e3)
+                tpot = number(standing.figure.mean, f".{self.digits}f", 1e3)
                 rows.append((setting, [self.policies[standing.best], folded(ties, TIES), tpot]))
         if not rows:
             return "No candidate for the best policy is among the runs that are done."
-        return f"Best policy of each setting\n{self._by_setting(rows, ['best', 'ties with it', 'TPOT ms'], texts=2)}"
+        lines = ["Best policy of each setting", self._by_setting(rows, ["best", "ties with it", "TPOT ms"], texts=2)]
+        if len(rows) > 1:
+            found = [policy for each in self.standings.values() if each for policy in (each.best, *each.ties)]
+            counts = sorted(Counter(found).items(), key=lambda pair: -pair[1])
+            said = ", ".join(f"{self.policies[policy]} in {count}" for policy, count in counts)
+            lines.append(folded(f"Best or a tie, of {len(rows)} settings: {said}", WIDTH))
+        return "\n".join(lines)
 
     def inversions(self) -> str:
         """A line per pair of policies, those that are inverted in most settings first."""
@@ -127,7 +133,7 @@ class _Report:
         if not pairs:
             return "Inversions (better hit rate, worse TPOT): none."
         ordered = sorted(pairs.items(), key=lambda pair: (-len(pair[1]), -max(each.tpot_s.mean for each in pair[1])))
-        digits, rows = self._digits(), []
+        rows = []
         for (more, faster), inversions in ordered[:PAIRS_SHOWN]:
             widest = max(inversions, key=lambda each: each.tpot_s.mean)
             rows.append(
@@ -136,7 +142,7 @@ class _Report:
                     folded(self.settings.text(widest.setting), SETTING),
                     f"{len(inversions)} of {len(self.statistics.settings)}",
                     number(widest.hit_rate.mean, "+.1f", 100),
-                    number(widest.tpot_s.mean, f"+.{digits}f", 1e3),
+                    number(widest.tpot_s.mean, f"+.{self.digits}f", 1e3),
                 ]
             )
         headers = ["hits more, yet is slower", "largest at", "settings", "hit rate\npoints", "TPOT\nms"]
@@ -158,7 +164,6 @@ class _Report:
 
     def regret(self) -> str:
         """What knowing the future would save, a row per setting and policy that may be called best."""
-        digits = self._digits()
         rows: list[tuple[Setting | None, list[str]]] = []
         for setting in self.statistics.settings:
             shown: Setting | None = setting
@@ -166,8 +171,8 @@ class _Report:
                 found = self.statistics.regret(setting, policy)
                 if not found.prediction_s and not found.eviction_s:
                     continue
-                parts = [_saved(each, found.both_s, digits) for each in (found.prediction_s, found.eviction_s)]
-                both = number(found.both_s.mean if found.both_s else None, f".{digits}f", 1e3)
+                parts = [_saved(each, found.both_s, self.digits) for each in (found.prediction_s, found.eviction_s)]
+                both = number(found.both_s.mean if found.both_s else None, f".{self.digits}f", 1e3)
                 rows.append((shown, [self.policies[policy], *parts, both]))
                 shown = None  # said once
         if not rows:
@@ -229,11 +234,12 @@ class _Report:
     def _fewer(self, policy: str) -> bool:
         return any(0 < self.statistics.seeds(setting, policy) < most for setting, most in self.seeds.items())
 
-    def _digits(self) -> int:
-        """Decimals of milliseconds that leave four digits of the shortest TPOT."""
-        found = [self.statistics.figure(setting, policy) for setting, policy in _product(self.statistics)]
-        smallest = min((each.mean * 1e3 for each in found if each and each.mean > 0), default=1.0)
-        return int(np.clip(3 - np.floor(np.log10(smallest)), 0, 6))
+
+def _digits(statistics: SweepStatistics) -> int:
+    """Decimals of milliseconds that leave four digits of the shortest TPOT."""
+    found = [statistics.figure(setting, policy) for setting, policy in _product(statistics)]
+    smallest = min((each.mean * 1e3 for each in found if each and each.mean > 0), default=1.0)
+    return int(np.clip(3 - np.floor(np.log10(smallest)), 0, 6))
 
 
 def _product(statistics: SweepStatistics) -> Iterator[tuple[Setting, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from common.errors import UserError
 from policies.registry import make_policy
-from sim.sweeps.bootstrap import Estimate, estimate
+from sim.sweeps.bootstrap import Bootstrap, Estimate
 from sim.sweeps.sweep_columns import Setting, metrics, plain, setting_axes
 
 TPOT = "tpot_s_mean"
@@ -62,7 +62,7 @@ class SweepStatistics:
 
     def __init__(self, frame: pd.DataFrame, axes: Sequence[str], rng: np.random.Generator) -> None:
         self.setting_axes = setting_axes(axes)
-        self._rng = rng
+        self._estimate = Bootstrap(rng).estimate
         keys = [self._setting(row) for row in frame[list(self.setting_axes)].itertuples(index=False, name=None)]
         done = frame["status"] == "done"
         names = metrics(frame, axes)
@@ -89,12 +89,11 @@ class SweepStatistics:
 
     def figure(self, setting: Setting, policy: str, metric: str = TPOT) -> Estimate | None:
         """The mean of a metric over the seeds of a setting; None where there is none."""
-        return estimate(list(self._values(setting, policy, metric).values()), self._rng)
+        return self._estimate(list(self._values(setting, policy, metric).values()))
 
     def difference(self, setting: Setting, one: str, other: str, metric: str = TPOT) -> Estimate | None:
         """The mean of one policy's metric less another's, over the seeds that both have."""
-        left, right = (self._values(setting, policy, metric) for policy in (one, other))
-        return estimate([left[seed] - right[seed] for seed in left if seed in right], self._rng)
+        return self._estimate(self._differences(setting, one, other, metric))
 
     def standing(self, setting: Setting, metric: str = TPOT) -> Standing | None:
         """The candidate with the best mean, the first of equals, and its ties; None if no candidate has a figure.
@@ -119,17 +118,19 @@ class SweepStatistics:
         for setting in self.settings:
             for more in policies:
                 for less in policies:
-                    hits = self.difference(setting, more, less, HIT_RATE) if more != less else None
-                    if not hits or hits.sign <= 0:
+                    if more == less:
                         continue
-                    tpot = self.difference(setting, more, less, TPOT)
-                    if tpot and tpot.sign > 0:
+                    differences = [self._differences(setting, more, less, metric) for metric in (HIT_RATE, TPOT)]
+                    if any(sum(each) <= 0 for each in differences):
+                        continue  # as most are; intervals take time
+                    hits, tpot = map(self._estimate, differences)
+                    if hits and tpot and hits.sign > 0 and tpot.sign > 0:
                         yield Inversion(setting=setting, hits_more=more, faster=less, hit_rate=hits, tpot_s=tpot)
 
     def over(self, setting: Setting, policy: str, reference: str, metric: str = TPOT) -> Estimate | None:
         """The mean of metric over reference column, seed by seed."""
         own, theirs = self._values(setting, policy, metric), self._values(setting, policy, reference)
-        return estimate([own[seed] / theirs[seed] for seed in own if theirs.get(seed)], self._rng)
+        return self._estimate([own[seed] / theirs[seed] for seed in own if theirs.get(seed)])
 
     def regret(self, setting: Setting, policy: str) -> Regret:
         """What perfect prediction, perfect eviction and both would save; None for what was not asked for."""
@@ -143,9 +144,14 @@ class SweepStatistics:
         """How many seeds of a setting are done."""
         return len(self._runs.get((setting, policy), ()))
 
+    def _differences(self, setting: Setting, one: str, other: str, metric: str) -> list[float]:
+        """By seed that both have, one policy's metric less the other's."""
+        left, right = (self._values(setting, policy, metric) for policy in (one, other))
+        return [left[seed] - right[seed] for seed in left if seed in right]
+
     def _saved(self, setting: Setting, policy: str, reference: str) -> Estimate | None:
         own, theirs = self._values(setting, policy, TPOT), self._values(setting, policy, reference)
-        return estimate([own[seed] - theirs[seed] for seed in own if seed in theirs], self._rng)
+        return self._estimate([own[seed] - theirs[seed] for seed in own if seed in theirs])
 
     def _values(self, setting: Setting, policy: str, metric: str) -> dict[int, float]:
         """By seed, what is there of a metric."""

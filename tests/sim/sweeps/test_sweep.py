@@ -12,6 +12,7 @@ import pytest
 
 from common.errors import UserError
 from common.hashing import sha256_of_json
+from sim import Scenario, simulate
 from sim.sweeps.sweep import Sweep, holds_sweep
 from tests.support.sweep_helpers import hand_made, simulated_sweep
 
@@ -155,3 +156,15 @@ def test_a_bit_flipped_anywhere_is_noticed(folder: Path) -> None:
         (folder / "sweep.parquet").write_bytes(changed)
         with pytest.raises(UserError):
             Sweep.read(folder)
+
+
+def test_a_folder_of_results_is_not_taken_for_a_sweep(trace: Path, tmp_path: Path) -> None:
+    simulate(Scenario(trace, policy="lru")).write(tmp_path / "results")
+    assert not holds_sweep(tmp_path / "results")
+    with pytest.raises(UserError, match=r"results is not the folder of a sweep$"):
+        Sweep.read(tmp_path / "results")
+
+
+def test_a_sweep_whose_table_is_lost_is_still_taken_for_one(folder: Path) -> None:
+    (folder / "sweep.parquet").unlink()
+    assert holds_sweep(folder)

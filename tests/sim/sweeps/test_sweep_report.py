@@ -91,7 +91,11 @@ def test_no_row_of_a_table_is_broken(name: str, sweep: Sweep) -> None:
     assert tables or name == "refused"
     for table in tables:
         (rule,) = (place for place, line in enumerate(table) if re.fullmatch(r"-+(  -+)+", line))
-        figures = [line for line in table[rule - 1 :] if re.search(r"\d( –)?$", line) and "than " not in line]
+        figures = [
+            line
+            for line in table[rule - 1 :]
+            if re.search(r"\d( –)?$", line) and not re.search("than |settings:", line)
+        ]
         assert {len(line) for line in figures} == {len(table[rule])}
 
 
@@ -114,6 +118,15 @@ def test_the_best_is_marked_and_ties_are_called_ties() -> None:
     assert "○ 11.45" in tpot
     assert "[20.00, 30.00]" in tpot
     assert [line.split() for line in part(report, "Best").splitlines()[3:]] == [["all", "runs", "lru", "lfu", "11.00"]]
+
+
+def test_settings_are_counted_in_which_a_policy_is_best_or_ties() -> None:
+    table = runs(**{"cache.share": [0.25, 0.5, 0.75]})
+    for row in table:
+        if row["cache.share"] == 0.5:
+            row["tpot_s_mean"] = 0.01
+    report = hand_made(table, "policy", "cache.share").report()
+    assert "Best or a tie, of 3 settings: lru in 3, lfu in 1" in report
 
 
 def test_one_seed_has_a_dash_for_its_interval() -> None:
