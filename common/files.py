@@ -88,10 +88,10 @@ def host() -> str:
     return os.uname().nodename.partition(".")[0]
 
 
-def write_json(path: Path, data: object) -> None:
-    """Readable JSON, on the disk when the call returns."""
+def write_json(path: Path, data: object, *, sort: bool = True) -> None:
+    """Readable JSON, its keys sorted or in the order of the data, on the disk when the call returns."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(data, file, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        json.dump(data, file, sort_keys=sort, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
     sync_file(path)
 

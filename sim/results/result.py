@@ -128,7 +128,7 @@ def seal(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write `meta.json`, with the hash of every table beside it and of itself."""
     files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
     sealed = {**meta, "files": files}
-    write_json(folder / "meta.json", sealed | {"sha256": sha256_of_json(sealed)})
+    write_json(folder / "meta.json", sealed | {"sha256": sha256_of_json(sealed)}, sort=False)
 
 
 def read_results(folder: Path | str) -> list[Result]:

@@ -29,12 +29,11 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
     stored = {task.key for task in tasks if opened and is_stored(task, opened)}
     missing = [task for task in tasks if task.key not in stored]
     own = {each.task.key for each in plan.runs if each.task}
-    lines = [
-        _matrix(experiment, plan, stored),
-        "",
+    said = (
         f"{len(plan.runs)} runs, {_refused(plan)} of which cannot run, and {len(tasks) - len(own)} reference runs and "
-        f"bounds; {len(stored)} of these {len(tasks)} are in {store} already, {len(missing)} have to be computed",
-    ]
+        f"bounds; {len(stored)} of these {len(tasks)} are in {store} already, {len(missing)} have to be computed"
+    )
+    lines = [_matrix(experiment, plan, stored), "", *wrap(said, WIDTH)]
     if missing:
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
         lines.append(
@@ -53,10 +52,11 @@ def status_report(experiment: Experiment, store: Path, wanted: Collection[Refere
     missing = {key: task for key, task in tasks.items() if not is_stored(task, opened)}
     running = {key: line for key, line in journal.running().items() if key in missing}
     failed = {key: error for key in missing if key not in running and (error := opened.failure(key))}
-    lines = [
+    lines = wrap(
         f"{len(tasks) - len(missing)} of {len(tasks)} runs, references and bounds are done, {len(running)} run now, "
-        f"{len(failed)} failed when they were tried last; {_refused(plan)} of the matrix cannot run"
-    ]
+        f"{len(failed)} failed when they were tried last; {_refused(plan)} of the matrix cannot run",
+        WIDTH,
+    )
     left = TimeLeft(_waiting(missing, failed), journal.mean_seconds(), len(running) or workers.processes(len(tasks)))
     if missing and left.seconds() is not None:
         lines.append(f"about {left.text()}" + ("" if running else ", once it is started again"))

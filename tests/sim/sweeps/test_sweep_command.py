@@ -1,0 +1,160 @@
+"""`python -m sim sweep` and `sim store`, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sim.__main__ import main
+from sim.sweeps.sweep import Sweep
+from tests.support.sweep_runs import events, run_bytes, small_experiment
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def file(trace: Path, tmp_path: Path) -> Path:
+    small_experiment(trace).write(tmp_path / "experiment.toml")
+    return tmp_path / "experiment.toml"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def sweep(file: Path, store: Path, *more: object) -> int:
+    return main(["sweep", str(file), "--store", str(store), "--jobs", "1", *map(str, more)])
+
+
+def test_a_sweep_prints_a_table_and_writes_one_that_pandas_opens(
+    file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(file, store, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "finemoe" in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 100
+    frame = pd.read_parquet(tmp_path / "out" / "sweep.parquet")
+    assert len(frame) == 8
+    assert Sweep.read(tmp_path / "out").report() in printed.out
+
+
+def test_a_dry_run_computes_no_run_and_makes_no_store(
+    file: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(file, store, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "8 runs, 0 of which cannot run" in said
+    assert "to compute" in said
+    assert not store.exists()
+
+
+def test_a_dry_run_says_what_is_stored_and_why_runs_cannot_be(
+    trace: Path, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = {"policy": ["lru"], "cache.experts": [1, 8, 16]}
+    small_experiment(trace, grid=grid | {"cache.experts": [8]}).write(tmp_path / "small.toml")
+    small_experiment(trace, grid=grid).write(tmp_path / "large.toml")
+    assert sweep(tmp_path / "small.toml", store) == 0
+    capsys.readouterr()
+    assert sweep(tmp_path / "large.toml", store, "--dry-run") == 0
+    said = capsys.readouterr().out
+    states = [line.split()[-1] for line in said.splitlines()[2:5]]
+    assert states == ["run", "stored", "compute"]
+    assert "1 run cannot run: cache of 1 experts: " in said
+    assert all(len(line) <= 100 for line in said.splitlines())
+
+
+def test_the_status_of_a_sweep_that_is_over_and_of_one_that_has_not_begun(
+    file: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(file, store, "--status") == 2
+    assert "is not a store of results" in capsys.readouterr().err
+    assert sweep(file, store) == 0
+    capsys.readouterr()
+    assert sweep(file, store, "--status") == 0
+    assert capsys.readouterr().out.startswith("14 of 14 runs, references and bounds are done, 0 run now, 0 failed")
+
+
+def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(file, store, "--json", "--references", "none") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows] == ["done"] * 8
+    assert all(row["clairvoyant_tpot_s_mean"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--references", "clairvoyent"], "--references: 'clairvoyent' is none of them; did you mean 'clairvoyant'?"),
+        (["--jobs", "0"], "--jobs: must be at least 1, value 0"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    file: Path, store: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["sweep", str(file), "--store", str(store), *words]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+    assert not store.exists()
+
+
+def test_two_sweeps_at_once_share_a_store(file: Path, store: Path, tmp_path: Path) -> None:
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        words = ["sweep", str(file), "--store", str(store), "--jobs", "1", "--out", str(tmp_path / name)]
+        return subprocess.Popen([sys.executable, "-m", "sim", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    assert [process.wait() for process in [start("a"), start("b")]] == [0, 0]
+    tables = [(tmp_path / name / "sweep.parquet").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+    assert sweep(file, tmp_path / "alone") == 0
+    assert run_bytes(store) == run_bytes(tmp_path / "alone")
+
+
+def test_the_environment_names_the_store(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FINEMOE_STORE", str(tmp_path / "named"))
+    assert main(["sweep", str(file), "--jobs", "1", "--references", "none"]) == 0
+    assert main(["store", "info", "--json"]) == 0
+    assert os.listdir(tmp_path / "named" / "runs")  # noqa: PTH208  # only whether there is anything
+    capsys.readouterr()
+
+
+def test_a_comparison_reads_its_runs_and_references_from_a_store(
+    trace: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", str(trace), "--policy", "lru", "--policy", "finemoe", "--machine", "rtx3090", "--json"]
+    assert main(words) == 0
+    alone = capsys.readouterr().out
+    for _ in range(2):
+        assert main([*words, "--store", str(store)]) == 0
+        assert capsys.readouterr().out == alone
+    assert main(["store", "info", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 4  # with clairvoyant and no-offload
+    assert events(store) == {}  # it computed in its own process, and nothing on the second time
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_policies_that_run_side_by_side_give_the_same_table(
+    trace: Path, capsys: pytest.CaptureFixture[str], jobs: int
+) -> None:
+    words = ["run", str(trace), "--policy", "lru", "--policy", "finemoe", "--policy", "no-offload", "--json"]
+    assert main(words) == 0
+    alone = capsys.readouterr().out
+    assert main([*words, "--jobs", str(jobs)]) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_without_references_a_comparison_runs_no_others(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", str(trace), "--policy", "lru", "--references", "none", "--json"]
+    assert main(words) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    compared = ("tpot_over_no_offload", "tpot_over_clairvoyant", "makespan_lower_bound_s")
+    assert [row[name] for name in compared] == [None] * 3
+    assert main([*words[:-1]]) == 0
+    assert " – " in capsys.readouterr().out
