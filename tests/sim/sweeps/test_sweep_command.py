@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from sim.__main__ import main
 from sim.sweeps.sweep import Sweep
-from tests.support.sweep_runs import events, run_bytes, small_experiment
+from tests.support.sweep_runs import begun_again, events, run_bytes, small_experiment
 
 ROOT = Path(__file__).parents[3]
 
@@ -158,3 +159,53 @@ def test_without_references_a_comparison_runs_no_others(trace: Path, capsys: pyt
     assert [row[name] for name in compared] == [None] * 3
     assert main([*words[:-1]]) == 0
     assert " – " in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_call_goes_on(
+    file: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sim.results import result
+
+    writes = 0
+
+    def filling_up(*given: Any, **more: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > 10:
+            raise OSError(28, "No space left on device")
+        write_frame(*given, **more)
+
+    write_frame = result.write_frame
+    monkeypatch.setattr(result, "write_frame", filling_up)
+    assert sweep(file, store) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {store}: a run could not be stored: ")
+    assert said.endswith("No space left on device\n")
+    assert said.count("\n") == 1
+    kept = run_bytes(store)
+    assert len({name.split("/")[2] for name in kept}) == 3  # whole runs of three tables each
+    monkeypatch.undo()
+    assert sweep(file, store) == 0
+    assert run_bytes(store).items() >= kept.items()
+    assert begun_again(store) == []
+    assert sweep(file, tmp_path / "alone") == 0
+    assert run_bytes(store) == run_bytes(tmp_path / "alone")
+
+
+def test_a_store_of_another_version_is_refused_before_anything_runs(
+    file: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.mkdir()
+    (store / "store.json").write_text('{"schema_version": 0, "id": "a"}')
+    assert sweep(file, store) == 2
+    assert "field schema_version: must be 1, value 0" in capsys.readouterr().err
+    assert [path.name for path in store.iterdir()] == ["store.json"]
+
+
+def test_an_output_that_is_there_is_refused_before_anything_runs(
+    file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert sweep(file, store, "--out", tmp_path / "out") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert not store.exists()

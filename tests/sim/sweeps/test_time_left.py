@@ -1,0 +1,58 @@
+"""How long a sweep still takes, from what its runs have taken."""
+
+from pathlib import Path
+
+import pytest
+
+from sim.scenario import Scenario
+from sim.sweeps.run_task import RunTask, TaskEnd
+from sim.sweeps.time_left import TimeLeft, duration
+
+
+def tasks(**counts: int) -> list[RunTask]:
+    return [
+        RunTask(scenario=Scenario(Path("a.trace"), policy=policy), key=f"{policy}{number}")
+        for policy, count in counts.items()
+        for number in range(count)
+    ]
+
+
+def ended(policy: str, wall_s: float) -> TaskEnd:
+    return TaskEnd(key="", policy=policy, end="done", wall_s=wall_s)
+
+
+def test_nothing_is_said_before_anything_is_known() -> None:
+    left = TimeLeft(tasks(lru=3), {}, 1)
+    assert left.seconds() is None
+    assert left.text() == ""
+
+
+def test_each_policy_counts_by_its_own_mean_and_processes_share_the_work() -> None:
+    left = TimeLeft(tasks(lru=3, finemoe=3), {}, 2)
+    for end in (ended("lru", 1.0), ended("lru", 3.0), ended("finemoe", 10.0)):
+        left.ended(end)
+    assert left.seconds() == (1 * 2.0 + 2 * 10.0) / 2
+    assert left.text() == "11 s left"
+
+
+def test_a_policy_of_which_nothing_is_known_counts_like_the_others() -> None:
+    left = TimeLeft(tasks(lru=2, finemoe=1), {}, 1)
+    left.ended(ended("lru", 4.0))
+    assert left.seconds() == 4.0 + 4.0
+
+
+def test_earlier_sweeps_count_from_the_start() -> None:
+    assert TimeLeft(tasks(lru=2), {"lru": 5.0, "other": 100.0}, 1).seconds() == 10.0
+
+
+def test_what_was_known_already_says_nothing_of_time() -> None:
+    left = TimeLeft(tasks(lru=2), {"lru": 5.0}, 1)
+    left.ended(TaskEnd(key="", policy="lru", end="known"))
+    assert left.seconds() == 5.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
+)
+def test_times_are_said_in_a_unit_that_fits(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
