@@ -77,7 +77,7 @@ class SweepStatistics:
         self.policies = list(dict.fromkeys(frame["policy"][done]))
         """Those with a finished run, in the order of the matrix."""
         preloaded = frame["preloaded"].fillna(False).astype(bool) if "preloaded" in frame else done & False
-        self.preloaded = set(frame["policy"][done & preloaded])
+        self.preloaded = set(frame["policy"][preloaded])
         """Those that keep every expert on its GPU."""
         self.prophets = {policy for policy in self.policies if knows_the_future(policy)}
         """Those that are told what will be demanded."""

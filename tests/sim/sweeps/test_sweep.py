@@ -82,6 +82,7 @@ def test_types_of_columns_do_not_depend_on_how_runs_ended(sweep: Sweep) -> None:
     [
         ([1, None], "Int64"),
         ([1, 0.5], "float64"),
+        ([1.0, 2.0], "float64"),
         ([np.int64(1), np.nan], "Int64"),
         ([True, None], "boolean"),
         ([True, 3], "str"),

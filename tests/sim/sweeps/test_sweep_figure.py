@@ -59,6 +59,14 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(drawn: list[Any]) 
             assert (min(edge), max(edge)) == pytest.approx((own.min() * 1e3, own.max() * 1e3))
 
 
+def test_a_run_that_is_there_twice_is_drawn_once(drawn: list[Any]) -> None:
+    table = [{"cache.share": 0.5, "seed": seed, "tpot_s_mean": tpot} for seed, tpot in ((0, 0.1), (1, 0.2), (0, 0.1))]
+    draw_axis(hand_made(table, "cache.share", "seed"), Path("a.png"), axis="cache.share")
+    draw_pareto(hand_made([row | {"hit_rate": 0.5} for row in table], "cache.share", "seed"), Path("a.png"))
+    assert drawn[0].axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([150])
+    assert drawn[1].axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([150])
+
+
 def test_one_seed_has_no_band(drawn: list[Any]) -> None:
     draw_axis(hand_made(rows(seeds=1), *AXES), Path("a.png"))
     (panel,) = drawn[0].axes

@@ -184,6 +184,29 @@ def test_no_run_vanishes() -> None:
     assert "# lru: in some settings done with fewer seeds than other policies" in report
 
 
+def test_the_most_frequent_reason_comes_first() -> None:
+    table = [{**row, "status": "failed", "reason": "rare"} for row in runs()[:1]]
+    table += [{**row, "status": "failed", "reason": "common"} for row in runs(seed=[0, 1])]
+    lines = part(hand_made(table, "policy", "seed").report(), "Failed").splitlines()
+    assert [lines[1], lines[3]] == ["  4 × common", "  1 × rare"]
+
+
+def test_a_policy_without_a_run_in_a_setting_has_a_dash_there_and_not_fewer_seeds() -> None:
+    table = runs(**{"cache.share": [0.25, 0.5], "seed": [0, 1]})
+    for row in table[:2]:
+        row.update(status="refused", reason="too small")
+    report = hand_made(table, "policy", "cache.share", "seed").report()
+    assert "fewer seeds" not in report
+    (row,) = (line for line in part(report, "TPOT, mean").splitlines() if line.startswith("lru"))
+    assert row.split() == ["lru", "–", "●", "10.05"]
+
+
+def test_those_who_are_no_candidates_come_last() -> None:
+    report = hand_made(runs(("belady", "lru", "clairvoyant", "lfu"), seed=[0]), "policy", "seed").report()
+    names = [line.split()[0] for line in part(report, "TPOT, mean").splitlines()[3:7]]
+    assert names == ["lru", "lfu", "belady", "clairvoyant"]
+
+
 @pytest.mark.parametrize("status", ["refused", "failed"])
 def test_a_sweep_without_a_finished_run_says_why(status: str) -> None:
     table = [{**row, "status": status, "reason": "no room"} for row in runs()]

@@ -98,7 +98,7 @@ def test_an_inversion_hits_more_and_is_slower() -> None:
     [
         ([2.0, 4.0], [0.6, 0.7], True),
         ([2.0, 2.9], [0.6, 0.7], False),  # slower by 1.0 and by −0.1
-        ([2.0, 4.0], [0.6, 0.4], False),  # hits more and less
+        ([2.0, 4.0], [0.6, 0.45], False),  # hits more by 0.1 and by −0.05
         ([2.0, 3.0], [0.6, 0.7], False),  # slower by 1.0 and by 0.0
     ],
 )
@@ -148,3 +148,8 @@ def test_a_setting_without_a_value_of_an_axis_is_a_setting() -> None:
     found = statistics_of(hand_made(table, "cache.gb"))
     assert found.settings == [(None,), (2.0,)]
     assert [found.figure(setting, "lru").mean for setting in found.settings] == [1.0, 2.0]
+
+
+def test_a_run_that_is_there_twice_counts_once() -> None:
+    found = statistics(rows("lru", [1.0, 2.0]), rows("lru", [5.0]))
+    assert found.figure(QUARTER, "lru").mean == 1.5
