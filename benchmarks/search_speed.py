@@ -5,9 +5,10 @@
 First one layer's trajectory search for one token (paper eq. 5): incremental, as the store does it, and beside it the
 naive way, one product over the whole prefix (the stored prefixes' norms are known); mean over the layers.
 Then all that `finemoe` decides in one decode iteration: `on_batch`, semantic search, per layer `on_gate`, trajectory
-search and `on_found`, and `on_batch_end`, by which a full store learns. h is the size of the embedding. The routing is
-drawn at random. Processor time; a round takes the median over its iterations after a warm-up, and shown are the median
-and the best of the rounds: other work on the machine slows memory down.
+search and `on_found`, and `on_batch_end`, by which a full store learns. Below it the same as a simulation has it:
+made for a block of iterations at once, or told by a tape of an earlier run. h is the size of the embedding. The routing
+is drawn at random. Processor time; a round takes the median over its iterations after a warm-up, and shown are
+the median and the best of the rounds: other work on the machine slows memory down.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 
 from common.tables import text_table
 from policies.cache.setup_without_cache import setup_without_cache
+from policies.prediction.cosine import Single
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest
@@ -96,16 +98,10 @@ def search_times(model: ModelShape, capacity: int, calls: int) -> tuple[float, f
 
 def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
     """Seconds of `finemoe`'s decisions in one decode iteration, the store being full."""
-    rng = np.random.default_rng(3)
-    history, asked = drawn(model, capacity, rng), drawn(model, iterations, rng)
-    prefetcher = ExpertMapPrefetcher(capacity=capacity)
-    prefetcher.start(setup_without_cache(model, rng, history=[history]))
-    maps, embedding = asked.gate.astype(np.float32), asked.embedding.astype(np.float32)
-    row, prefill = np.zeros(1, np.int32), np.zeros(1, bool)
+    prefetcher, asked, maps, batches = _to_decide(model, capacity, iterations)
 
     def iteration(number: int) -> None:
-        some = slice(number, number + 1)
-        batch = Batch(number, row, row, prefill, asked.token[some], embedding[some])
+        some, batch = slice(number, number + 1), batches[number]
         plans: list[Prefetch] = []
         for search in prefetcher.on_batch(batch):
             plans += prefetcher.on_found(batch, -1, search, prefetcher.search(search))
@@ -120,12 +116,48 @@ def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
     return median_s(iteration, iterations)
 
 
+def block_times(model: ModelShape, capacity: int, iterations: int) -> tuple[float, float]:
+    """Seconds per iteration of the same decisions, made for a whole block at once, and told."""
+    prefetcher, _, maps, batches = _to_decide(model, capacity, iterations)
+    count = min(prefetcher.block, iterations)
+    firsts = range(0, iterations - count + 1, count)
+    each = np.split(maps, iterations)
+
+    def predict(number: int) -> None:
+        some = slice(firsts[number], firsts[number] + count)
+        prefetcher.predict_block(batches[some], each[some])
+
+    predicted_s = median_s(predict, len(firsts)) / count
+    predict(0)
+    predictions = prefetcher.predictions()
+    return predicted_s, median_s(lambda _: prefetcher.tell(batches[:count], predictions), len(firsts)) / count
+
+
+def _to_decide(
+    model: ModelShape, capacity: int, iterations: int
+) -> tuple[ExpertMapPrefetcher, RecordedRequest, Single, list[Batch]]:
+    """A prefetcher with a full store, and decode iterations for it."""
+    rng = np.random.default_rng(3)
+    history, asked = drawn(model, capacity, rng), drawn(model, iterations, rng)
+    prefetcher = ExpertMapPrefetcher(capacity=capacity)
+    prefetcher.start(setup_without_cache(model, rng, history=[history]))
+    assert asked.embedding is not None
+    maps, embedding = asked.gate.astype(np.float32), asked.embedding.astype(np.float32)
+    row, prefill = np.zeros(1, np.int32), np.zeros(1, bool)
+    batches = [
+        Batch(number, row, row, prefill, asked.token[number : number + 1], embedding[number : number + 1])
+        for number in range(iterations)
+    ]
+    return prefetcher, asked, maps, batches
+
+
 def rows_of(capacity: int, iterations: int, rounds: int) -> list[dict[str, Any]]:
     """A row per search and per set of decisions; rounds take turns, so that a busy moment does not fall on one row."""
     searches = [shape(*sizes, HIDDEN[0]) for sizes in LAYERS_EXPERTS_TOP_K]
     decisions = [shape(*sizes, hidden) for sizes in LAYERS_EXPERTS_TOP_K for hidden in HIDDEN]
     searched = [[search_times(model, capacity, iterations) for model in searches] for _ in range(rounds)]
     decided = [[decision_time(model, capacity, iterations) for model in decisions] for _ in range(rounds)]
+    in_blocks = [[block_times(model, capacity, iterations) for model in decisions] for _ in range(rounds)]
     rows: list[dict[str, Any]] = []
     for model, times in zip(searches, zip(*searched, strict=True), strict=True):
         for way, each in zip(("incremental", "naive"), zip(*times, strict=True), strict=True):
@@ -134,6 +166,9 @@ def rows_of(capacity: int, iterations: int, rounds: int) -> list[dict[str, Any]]
     for model, each in zip(decisions, zip(*decided, strict=True), strict=True):
         target_s = TARGETS_S.get(("decisions", model.experts, model.hidden))
         rows.append({"what": "decisions of an iteration", "hidden": model.hidden, **_row(model, each, target_s)})
+    for model, times in zip(decisions, zip(*in_blocks, strict=True), strict=True):
+        for way, each in zip(("made in a block", "told"), zip(*times, strict=True), strict=True):
+            rows.append({"what": f"the same, {way}", "hidden": model.hidden, **_row(model, each, None)})
     return rows
 
 

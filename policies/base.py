@@ -1,14 +1,15 @@
 """What a policy is: a prefetcher, an evictor and the choices that a driver must know."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Batch, Float, Found, Gate, Int, Prefetch, Search, Setup
 
+Setting: TypeAlias = str | int | float | bool | None
 CopyKey: TypeAlias = Callable[[int, int, float, int], float]  # (layer, expert, weight, distance in layers)
 
 
@@ -26,6 +27,7 @@ class Prefetcher:
 
     requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     block = 0  # iterations that `predict_block` takes at once; 0: it is not offered
+    told = False  # set before `start` where `tell` will be called in place of `predict_block`: nothing need be learned
     note = ""  # what a reader of the results must know of this run
 
     def start(self, setup: Setup) -> None:
@@ -77,6 +79,26 @@ class Prefetcher:
 
         It must equal the callbacks, and an answer may depend only on what its moment has seen.
         """
+
+    def prediction_settings(self) -> dict[str, Setting] | None:
+        """Those of its settings on which predictions made in blocks depend; None if they cannot be shared.
+
+        They can if they depend on nothing else but the model's shape, the history, the iterations and the generator:
+        not on time, the cache, the evictor or the machine. Then it offers `predictions` and `tell`.
+        """
+        return None
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """Those of the block that was predicted last, for a run that is told them.
+
+        `sizes` `[N, L]` of the plans for each layer of `N` iterations (negative: no plan), `experts` and `weights` of
+        all plans, one after the other, and other arrays with a row per iteration.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
+
+    def tell(self, batches: Sequence[Batch], predictions: Mapping[str, NDArray[Any]]) -> None:
+        """What `predictions` gave in another run for the same iterations; called in place of `predict_block`."""
+        raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
 
 
 class Evictor:
@@ -141,9 +163,14 @@ class Policy:
     refused_blocks: bool = False  # while the most urgent prefetch finds no slot, no other one is tried
     preloaded: bool = False  # every expert has a slot and is there from the start
 
-    def start(self, setup: Setup) -> None:
-        """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration."""
+    def start(self, setup: Setup, prefetcher_started: Callable[[], None] | None = None) -> None:
+        """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration.
+
+        `prefetcher_started` is called between the two.
+        """
         self.prefetcher.start(setup)
+        if prefetcher_started is not None:
+            prefetcher_started()
         self.evictor.start(setup)
 
     @property

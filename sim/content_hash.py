@@ -40,6 +40,7 @@ SOURCES = (
     "sim/results/summary.py",
     "sim/results/working_set.py",
     "sim/scenario.py",
+    "sim/shared_predictions.py",
     "sim/started_policy.py",
     "sim/simulation.py",
     "traces/format",

@@ -9,13 +9,15 @@ from sim.artefacts import Artefacts
 from sim.content_hash import RunKeys
 from sim.engine.batching import fixed_batches
 from sim.engine.engine import Engine
+from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.hardware.costs import rates_of
 from sim.inputs import Inputs, resolve
 from sim.learned_state import learning_from
 from sim.results.result import Result
 from sim.scenario import Scenario
-from sim.started_policy import Outcome, StartedPolicy
+from sim.shared_predictions import SharedPredictions
+from sim.started_policy import Learning, Outcome, StartedPolicy
 
 
 def simulate(
@@ -29,38 +31,44 @@ def simulate(
     """Simulate a scenario.
 
     `inputs` and `keys`, where they are there already, save reading files and code again; `artefacts` are what other
-    runs have learned. Every mistake in the scenario is a `UserError` of one line. A bar shows progress unless it is to
-    be `quiet`.
+    runs have learned and predicted. Every mistake in the scenario is a `UserError` of one line. A bar shows progress
+    unless it is to be `quiet`.
     """
     inputs = resolve(scenario) if inputs is None else inputs
     key = (keys or RunKeys()).of(scenario, inputs)
+    learning = learning_from(artefacts, scenario, inputs) if artefacts else None
+    shared = SharedPredictions.of(artefacts, scenario, inputs) if artefacts else None
     with bar(scenario.name, len(inputs.requests), quiet=quiet) as done:
-        run = simulated_run(scenario, inputs, artefacts, done)
+        run = simulated_run(scenario, inputs, learning=learning, tape=shared.tape if shared else None, done=done)
+    if shared:
+        shared.keep()
     return Result.of(scenario, inputs, run, content_hash=key)
 
 
 def simulated_run(
     scenario: Scenario,
     inputs: Inputs,
-    artefacts: Artefacts | None = None,
+    *,
+    learning: Learning | None = None,
+    tape: PredictionTape | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> Outcome:
-    """Let the SimPy driver serve the requests of `inputs`; what the policy learns is taken from `artefacts`.
+    """Let the SimPy driver serve the requests of `inputs`; `done` is called with the number of newly served ones.
 
-    `done` is called with the number of newly served requests.
-
+    The outcome is the same with `learning` from what was kept, and with a tape, which notes predictions or tells them.
     Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
     """
     recorder = Recorder()
     with threadpool_limits(1):
         cost = inputs.machine.cost(inputs.model)
-        learning = learning_from(artefacts, scenario, inputs) if artefacts else None
-        started = StartedPolicy(scenario, inputs, rates_of(cost, inputs.model, inputs.machine.gpus), learning)
+        rates = rates_of(cost, inputs.model, inputs.machine.gpus)
+        started = StartedPolicy(scenario, inputs, rates, learning, tape)
         makespan_s = Engine(
             hooks=started.hooks,
             cache=started.cache,
             cost=cost,
             steps=fixed_batches(counted(inputs.requests, done), scenario.batch_size),
             recorder=recorder,
+            tape=tape,
         ).run()
     return started.outcome(recorder, makespan_s, simulated=True)

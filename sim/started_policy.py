@@ -19,6 +19,7 @@ from policies.hooks import Hooks
 from policies.registry import make_policy
 from policies.types import Learned, PastRequests, Rates, Setup, learned_at_once
 from policies.validity import future_for
+from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.inputs import Inputs
 from sim.scenario import Scenario
@@ -48,11 +49,16 @@ class StartedPolicy:
 
     All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are what
     the policy is told of the machine. `learning` makes `Setup.learned` for that generator: it may give back what the
-    policy learned before.
+    policy learned before. `tape` notes the predictions of the run or tells them.
     """
 
     def __init__(
-        self, scenario: Scenario, inputs: Inputs, rates: Rates | None = None, learning: Learning | None = None
+        self,
+        scenario: Scenario,
+        inputs: Inputs,
+        rates: Rates | None = None,
+        learning: Learning | None = None,
+        tape: PredictionTape | None = None,
     ) -> None:
         made = make_policy(scenario.policy)
         self.policy = policy = to_run(made, scenario.policy, check=scenario.check)
@@ -79,18 +85,20 @@ class StartedPolicy:
         if policy.preloaded:
             self.cache.preload()
         rng = np.random.default_rng(scenario.seed)
-        policy.start(
-            Setup(
-                model=model,
-                slots=tuple(self.slots),
-                rng=rng,
-                residency=self.cache.view,
-                history=PastRequests(inputs.history) if inputs.history is not None else None,
-                rates=rates,
-                future=future,
-                learned=learning(rng) if learning else learned_at_once,
-            )
+        setup = Setup(
+            model=model,
+            slots=tuple(self.slots),
+            rng=rng,
+            residency=self.cache.view,
+            history=PastRequests(inputs.history) if inputs.history is not None else None,
+            rates=rates,
+            future=future,
+            learned=learning(rng) if learning else learned_at_once,
         )
+        if tape is None:
+            policy.start(setup)
+        else:
+            tape.start(policy, setup)
 
     def outcome(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Outcome:
         """What has come out, once a driver is done."""

@@ -42,7 +42,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("axes", "inputs"),
         ("experiment",),
         ("started_policy", "content_hash", "forecast"),
-        ("learned_state", "results"),
+        ("learned_state", "results", "shared_predictions"),
         ("simulation", "scenario_options", "store", "store_options"),
         ("sweeps",),
         ("cli",),

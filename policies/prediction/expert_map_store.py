@@ -5,17 +5,20 @@ compares embeddings, trajectory search (eq. 5) the part of the map seen so far, 
 replaces the most redundant one (eq. 9). Among equal scores the lowest index wins.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import UserError
+from policies.prediction.cosine import MAP_GRID, Double, Single, nearest, on_grid, prefix_norms, unit
 from policies.types import Float, Int, Nearest
 
-Single = NDArray[np.float32]
 Records = tuple[Float, Float | None]  # maps [R, L, J] and their embeddings [R, h]
+
+BLOCK_ROWS = 32  # records that are searched at once, at most
+BLOCK_BYTES = 64e6  # of their similarities with every entry after each layer
 
 
 class ExpertMapStore:
@@ -32,10 +35,11 @@ class ExpertMapStore:
         self.count = 0
         self._layers, self._experts = layers, experts
         self._semantic_share = min(prefetch_distance, layers) / layers if hidden is not None else 0.0
-        self._rows: Single = np.zeros((capacity, layers, experts), np.float32)
-        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # the same, entries innermost
+        self._rows: Single = np.zeros((capacity + BLOCK_ROWS, layers, experts), np.float32)  # the last: of a block
+        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # on the grid, entries innermost
         self._inverse_norms: Single = np.zeros((layers, capacity), np.float32)  # of the prefixes ending at each layer
         self._embeddings: Single | None = None if hidden is None else np.zeros((capacity, hidden), np.float32)  # unit
+        self._block_rows = int(min(max(BLOCK_BYTES // (layers * capacity * 8), 1), BLOCK_ROWS))
 
     def arrays(self) -> dict[str, Single]:
         """Its entries, for `restore`."""
@@ -49,7 +53,7 @@ class ExpertMapStore:
         maps = arrays["maps"]
         self.count = count = len(maps)
         self._rows[:count] = maps
-        self._columns[:, :, :count] = maps.transpose(1, 2, 0)
+        self._columns[:, :, :count] = on_grid(maps, MAP_GRID).transpose(1, 2, 0)
         self._inverse_norms[:, :count] = arrays["inverse_norms"].T
         if self._embeddings is not None:
             self._embeddings[:count] = arrays["embeddings"]
@@ -57,10 +61,13 @@ class ExpertMapStore:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored maps and embeddings (fig. 18), without the transposed copy that makes searching fast."""
-        return self._rows.nbytes + (0 if self._embeddings is None else self._embeddings.nbytes)
+        return self._rows[: self.capacity].nbytes + (0 if self._embeddings is None else self._embeddings.nbytes)
 
     def maps(self, index: Int, layers: Int | int) -> Single:
-        """`[…, J]` the stored distributions of entries `index` at `layers`, broadcast against each other."""
+        """`[…, J]` the stored distributions of entries `index` at `layers`, broadcast against each other.
+
+        Indices from `capacity` on are the records of the block that was searched last.
+        """
         rows: Single = self._rows[index, layers]
         return rows
 
@@ -73,28 +80,105 @@ class ExpertMapStore:
     def nearness(self, embeddings: Float) -> Single:
         """`[R, count]` cosine of embeddings `[R, h]` with those of every entry."""
         assert self._embeddings is not None
-        scores: Single = _unit(embeddings) @ self._embeddings[: self.count].T
+        scores: Single = unit(embeddings) @ self._embeddings[: self.count].T
         return scores
 
     def trajectory(self, rows: int) -> "Trajectory":
         """Begin an incremental search for `rows` iterations (or tokens) at once."""
         return Trajectory(self, rows)
 
-    def block(self, maps: Float) -> tuple[Int, Single, Single]:
-        """Eq. 5 for whole maps `[R, L, J]` at once: best index `[R, L]` and score `[R, L]` after each layer.
+    def together(self, counts: Sequence[int]) -> int:
+        """How many iterations, the first of which have so many records each, `block` can search at once: at least 1."""
+        ends = np.cumsum(counts)
+        return max(int(ends.searchsorted(self._block_rows, side="right")), 1)
 
-        Third comes the similarity of the whole maps with every entry, `[R, count]`. The same as extending a
-        `Trajectory` layer by layer, up to the rounding of float32.
+    def block(self, maps: Float, embeddings: Float | None, starts: Sequence[int], *, learn: bool) -> "Block":
+        """Eq. 5 and eq. 4 for whole iterations at once, each on the store as the ones before it leave it.
+
+        Of all records, one iteration after the other: maps `[R, L, J]` and embeddings `[R, h]`; `starts` is the first
+        record of each iteration. With `learn`, the records of an iteration enter the store when it ends (eq. 9). The
+        store itself changes only when `keep` is called.
+        The answers equal those of `Trajectory`, `nearness` and `add` but for the float32 rounding of these; to the
+        last bit they are the same however iterations are grouped.
         """
-        count, rows = self.count, len(maps)
-        dots: Single = np.matmul(maps.transpose(1, 0, 2), self._columns[:, :, :count])  # [L, R, count]
-        for before, layer in pairwise(dots):
-            layer += before
-        dots *= self._inverse_norms[:, None, :count]
-        norms = np.sqrt(np.einsum("rlj,rlj->lr", maps, maps).cumsum(axis=0))  # [L, R]
-        index = dots.argmax(axis=2)
-        score = dots[np.arange(self._layers)[:, None], np.arange(rows), index] / norms
-        return index.T, score.T, dots[-1] / norms[-1][:, None]
+        rows, before = len(maps), self.count
+        width = min(self.capacity, before + rows) if learn else before
+        block = Block(maps, starts, on_grid(maps, MAP_GRID), None if embeddings is None else unit(embeddings))
+        if block.units is not None:
+            assert self._embeddings is not None
+            near = np.full((rows, width), -np.inf)  # what is not stored yet is not found
+            near[:, :before] = block.units.astype(np.float64) @ self._embeddings[:before].T.astype(np.float64)
+        else:
+            near = np.zeros((0, width))
+        whole = np.empty((rows, before))  # cosine of the whole maps
+        block.index, block.score = np.empty((rows, self._layers), np.intp), np.empty((rows, self._layers), np.float32)
+        block.entry = block.index
+        for first in range(0, rows, self._block_rows):
+            some = slice(first, first + self._block_rows)
+            projections = self._projected(block.exact[some], width)
+            np.divide(projections[-1, :, :before], block.norms[some, -1:], out=whole[some])
+            if learn and len(starts) > 1:  # then this is the only part
+                self._settle(block, whole, near)
+                self._patch(block, projections, near)
+            index = projections.argmax(axis=2)
+            place = np.arange(self._layers)[:, None], np.arange(projections.shape[1])
+            block.index[some] = index.T
+            block.score[some] = projections[*place, index].T / block.norms[some]
+        if learn and len(starts) == 1:
+            self._settle(block, whole, near)
+        if block.units is not None:
+            block.nearest = nearest(near)
+        if block.source is not None:
+            everyone = np.arange(rows)
+            block.entry = block.source[everyone[:, None], block.index]
+            if block.nearest is not None:
+                block.nearest_entry = block.source[everyone, block.nearest.index]
+            self._rows[self.capacity :][:rows] = maps
+        elif block.nearest is not None:
+            block.nearest_entry = block.nearest.index
+        return block
+
+    def keep(self, block: "Block") -> None:
+        """Store what a block that learns has found slots for."""
+        self._write(block.slots, block.maps, block.exact, block.norms, block.units)
+
+    def _projected(self, exact: Double, width: int) -> Double:
+        """`[L, R, width]` cosine of the prefixes of `exact` `[R, L, J]` with those of entries, × their own norm."""
+        count = self.count
+        answer = np.empty((self._layers, len(exact), width))
+        answer[:, :, count:] = -np.inf
+        dots = np.zeros((len(exact), count))
+        for layer, projections in enumerate(answer):
+            dots += exact[:, layer] @ self._columns[layer, :, :count].astype(np.float64)
+            np.multiply(dots, self._inverse_norms[layer, :count], out=projections[:, :count])
+        return answer
+
+    def _settle(self, block: "Block", whole: Double, near: Double) -> None:
+        """Find the slot of each record: eq. 9, in order, on similarities `[R, count]` with what is stored."""
+        flat = block.exact.reshape(len(whole), -1)
+        among = flat @ flat.T * block.inverse_norms[:, -1] / block.norms[:, -1:]
+        if block.units is not None:
+            share, units = self._semantic_share, block.units.astype(np.float64)
+            block.alike = units @ units.T
+            whole = share * near[:, : self.count] + (1 - share) * whole
+            among = share * block.alike + (1 - share) * among
+        redundancy = np.zeros((len(whole), min(self.capacity, self.count + len(whole))))
+        redundancy[:, : self.count] = whole
+        block.slots = self._slots(redundancy, among)
+
+    def _patch(self, block: "Block", projections: Double, near: Double) -> None:
+        """Let each iteration see the records that the ones before it in the block have stored."""
+        exact = block.exact.transpose(1, 0, 2)  # [L, R, J]
+        among = (exact @ exact.transpose(0, 2, 1)).cumsum(axis=0)  # [L, R, R]
+        among *= block.inverse_norms.T[:, None]
+        block.source = np.arange(near.shape[1])[None].repeat(len(exact[0]), axis=0)
+        for first, end in pairwise(block.starts):
+            for row in range(first, end):
+                slot = block.slots[row]
+                projections[:, end:, slot] = among[:, end:, row]
+                block.source[end:, slot] = self.capacity + row
+                if block.units is not None:
+                    near[end:, slot] = block.alike[end:, row]
 
     # ---- update --------------------------------------------------------------------------------------------------
 
@@ -110,33 +194,34 @@ class ExpertMapStore:
         `similarity` and `nearness`, both `[R, count]`: the cosine of the whole maps, and of the embeddings, with every
         entry, where a search has them already.
         """
-        fresh = np.ascontiguousarray(maps, np.float32)
-        units = None if embeddings is None else _unit(embeddings)
-        norms = np.sqrt(np.einsum("rlj,rlj->rl", fresh, fresh).cumsum(axis=1))  # [R, L]
-        room = min(self.capacity - self.count, len(fresh))
-        for row in range(room):
-            self._write(self.count, fresh[row], norms[row], None if units is None else units[row])
-            self.count += 1
-        if room == len(fresh):
-            return
-        fresh, norms = fresh[room:], norms[room:]
-        units = None if units is None else units[room:]
-        if room:
-            similarity = nearness = None  # they lack the entries that have just been stored
-        if similarity is None or len(fresh) > 1:
-            flat = _unit(fresh.reshape(len(fresh), -1))
-        if similarity is None:
-            similarity = self._whole(flat)
-        if nearness is None and units is not None:
-            nearness = self.nearness(units)
-        redundancy = self._redundancy(similarity, nearness)
-        if len(fresh) > 1:
-            among = self._redundancy(flat @ flat.T, None if units is None else units @ units.T)
-        for row in range(len(fresh)):
-            slot = int(redundancy[row].argmax())
-            self._write(slot, fresh[row], norms[row], None if units is None else units[row])
-            if row + 1 < len(fresh):  # the rows to come see what has just been stored
-                redundancy[row + 1 :, slot] = among[row + 1 :, row]
+        maps = np.ascontiguousarray(maps, np.float32)
+        rows, before = len(maps), self.count
+        units = None if embeddings is None else unit(embeddings)
+        slots = list(range(before, min(before + rows, self.capacity)))
+        if len(slots) < rows:
+            flat = unit(maps.reshape(rows, -1))
+            if similarity is None:
+                similarity = self._whole(flat)
+            if nearness is None and units is not None:
+                nearness = self.nearness(units)
+            redundancy = np.zeros((rows, self.capacity), np.float32)
+            redundancy[:, :before] = self._redundancy(similarity, nearness)
+            slots = self._slots(redundancy, self._redundancy(flat @ flat.T, None if units is None else units @ units.T))
+        exact = on_grid(maps, MAP_GRID)
+        self._write(slots, maps, exact, prefix_norms(exact), units)
+
+    def _slots(self, redundancy: Float, among: Float) -> list[int]:
+        """Where new entries go, one after the other: free slots first, then those of the most redundant.
+
+        `redundancy` `[R, width]` of what is stored, to each of them (overwritten), and `among` `[R, R]` of each other.
+        """
+        slots: list[int] = []
+        for row in range(len(redundancy)):
+            free = self.count + row
+            slot = free if free < self.capacity else int(redundancy[row].argmax())
+            slots.append(slot)
+            redundancy[row + 1 :, slot] = among[row + 1 :, row]  # the rows to come see what has just been stored
+        return slots
 
     def _redundancy(self, trajectory: Single, semantic: Single | None) -> Single:
         """Eq. 9: (d / L) · semantic + ((L − d) / L) · trajectory; without embeddings the trajectory alone."""
@@ -152,14 +237,41 @@ class ExpertMapStore:
         products: Single = flat @ columns
         return products * self._inverse_norms[-1, : self.count]
 
-    def _write(self, slot: int, row: Single, norms: Single, unit: Single | None) -> None:
-        self._rows[slot] = row
-        self._columns[:, :, slot] = row
-        self._inverse_norms[:, slot] = 1 / norms
+    def _write(self, slots: list[int], maps: Float, exact: Double, norms: Double, units: Single | None) -> None:
+        last = {slot: row for row, slot in enumerate(slots)}  # what was overwritten at once need not be written
+        slot, row = list(last), list(last.values())
+        self._rows[slot] = maps[row]
+        self._columns[:, :, slot] = exact[row].transpose(1, 2, 0)
+        self._inverse_norms[:, slot] = 1 / norms[row].T
         if self._embeddings is not None:
-            if unit is None:
+            if units is None:
                 raise UserError("expert-map store: it was set up with embeddings, but an entry comes without one")
-            self._embeddings[slot] = unit
+            self._embeddings[slot] = units[row]
+        self.count = min(self.count + len(slots), self.capacity)
+
+
+@dataclass(slots=True)
+class Block:
+    """Iterations that are searched at once, and what was found."""
+
+    maps: Float  # [R, L, J]
+    starts: Sequence[int]  # the first record of each iteration
+    exact: Double  # [R, L, J] the maps on the grid
+    units: Single | None  # [R, h] the embeddings, of length one
+    norms: Double = field(init=False)  # [R, L] of the prefixes
+    inverse_norms: Double = field(init=False)  # [R, L] as they are stored
+    index: Int = field(init=False)  # [R, L] the nearest entry after each layer
+    score: Single = field(init=False)  # [R, L] its cosine
+    entry: Int = field(init=False)  # [R, L] by which `maps` of the store still has it: another record may be there now
+    nearest: Nearest | None = None  # by embedding
+    nearest_entry: Int = field(init=False)  # [R]
+    slots: list[int] = field(default_factory=list)  # [R] where the records go
+    alike: Double = field(init=False)  # [R, R] cosine of the embeddings
+    source: Int | None = None  # [R, width] by which `maps` has what each record finds in a slot
+
+    def __post_init__(self) -> None:
+        self.norms = prefix_norms(self.exact)
+        self.inverse_norms = (1 / self.norms).astype(np.float32).astype(np.float64)
 
 
 class Trajectory:
@@ -217,18 +329,3 @@ def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> 
                     embeddings[place] = vectors[row].copy()
         seen += len(some)
     return [(np.stack(maps), np.stack(embeddings) if embeddings else None)] if maps else []
-
-
-def nearest(scores: Single) -> Nearest:
-    """The best of the entries by their scores `[R, count]`."""
-    index = scores.argmax(axis=1)
-    return Nearest(index, scores[np.arange(len(scores)), index])
-
-
-def _unit(vectors: Float) -> Single:
-    """`[R, h]` scaled to length one; a zero vector stays zero."""
-    vectors = vectors.astype(np.float32, copy=False)
-    lengths = np.sqrt(np.einsum("rh,rh->r", vectors, vectors))
-    lengths[lengths == 0] = 1
-    unit: Single = np.divide(vectors, lengths[:, None], dtype=np.float32)
-    return unit

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from policies.base import Prefetcher
-from policies.prediction.expert_map_store import Single, sample
+from policies.prediction.cosine import Single
+from policies.prediction.expert_map_store import sample
 from policies.prediction.selection import highest, plans
 from policies.types import Batch, Float, Found, Gate, History, Learned, Likely, ModelShape, Prefetch, Search, Setup
 

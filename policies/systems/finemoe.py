@@ -17,20 +17,23 @@ Where paper and authors' demo differ, the default follows the paper and a settin
     p · freq                                a real number               truncated to an integer       as the paper
     the store offline                       learns                      is not updated                `learn`
 
-Order of this file: the prefetcher (prediction, prediction of whole blocks, learning), the policy. The evictor is in
-`policies/evictors/belief_frequency.py`.
+Order of this file: the prefetcher (prediction, prediction of whole blocks, predictions that runs share, learning), the
+policy. The evictor is in `policies/evictors/belief_frequency.py`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate, islice
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher
+from policies.base import Policy, Prefetcher, Setting
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
-from policies.prediction.expert_map_store import ExpertMapStore, Records, Single, Trajectory, nearest, sample
+from policies.prediction.answers import Answers, Arrays, packed, unpacked
+from policies.prediction.cosine import Single, nearest
+from policies.prediction.expert_map_store import ExpertMapStore, Records, Trajectory, sample
 from policies.prediction.selection import Threshold, plan, plans, select
 from policies.types import Batch, Float, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
 
@@ -41,6 +44,7 @@ Reach = Literal["layer", "rest"]
 
 QUEUED_WEIGHT = 1e-6  # of the demo's experts that are not selected
 FILL_ROWS = 256  # records of the history that enter the store at once
+PLANNED_NUMBERS = 2_000_000  # probabilities that are planned from at once, at most
 
 
 class ExpertMapPrefetcher(Prefetcher):
@@ -52,6 +56,8 @@ class ExpertMapPrefetcher(Prefetcher):
     prefill is made of: one record per "token" (as the authors' demo), or one per "iteration", the mean of its tokens.
     `threshold`, `queue` and `reach`: see the table above.
     """
+
+    block = 64
 
     def __init__(
         self,
@@ -75,7 +81,6 @@ class ExpertMapPrefetcher(Prefetcher):
         self.threshold = threshold
         self.queue = queue
         self.reach = reach
-        self.block = 1 if learn else 64
 
     def start(self, setup: Setup) -> None:
         """Fill the store from the history."""
@@ -87,9 +92,11 @@ class ExpertMapPrefetcher(Prefetcher):
         self._model = model
         self._store: ExpertMapStore | None = None
         self._trajectory: Trajectory | None = None
-        self._blocks: dict[int, _Answers] = {}
-        self._answers: _Answers | None = None
+        self._block: dict[int, Answers] = {}  # by iteration
+        self._answers: Answers | None = None
         self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
+        if self.told:
+            return
         learned = setup.learned(lambda: self._filled(setup))
         if learned:
             embeddings = learned.get("embeddings")
@@ -119,59 +126,58 @@ class ExpertMapPrefetcher(Prefetcher):
 
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Search by embedding, for the layers that no trajectory can guide in time."""
-        store = self._store
-        if store is None:
-            return ()
-        self._answers = self._blocks.pop(batch.iteration, None)
-        self._nearness = None
-        self._embeddings = self._embedded(batch.embedding, batch.row)
-        if self._answers is None:
-            self._rows = len(batch.token if self.prefill_records == "token" else batch.request)
-            self._trajectory = store.trajectory(self._rows)
+        self._answers = answers = self._block.get(batch.iteration)
+        if answers is not None:
+            self._rows, self._entries, embedded = answers.rows, answers.entries, answers.embedded
         else:
-            self._rows = len(self._answers.similarity)
-        if self._embeddings is None:
+            self._rows = self._records_of(batch)
+            self._nearness = None
+            self._embeddings = self._embedded(batch.embedding, batch.row)
+            self._entries, embedded = 0, self._embeddings is not None
+            if self._store is not None:
+                self._entries = self._store.count
+                self._trajectory = self._store.trajectory(self._rows)
+        if not self._entries or not embedded:
             return ()
-        return (Search("semantic", -1, self._rows, self._model.hidden, store.count),)
+        return (Search("semantic", -1, self._rows, self._model.hidden, self._entries),)
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Search with the layers seen so far, for the layer that is `prefetch_distance` ahead."""
-        store = self._store
-        if store is None:
+        if not self._entries:
             return ()
         if self._answers is None:
             assert self._trajectory is not None
             self._trajectory.extend(self._records(gate.probs, batch.row))
         if gate.layer + self.prefetch_distance >= self._model.layers:
             return ()
-        return (Search("trajectory", gate.layer, self._rows, self._model.experts, store.count),)
+        return (Search("trajectory", gate.layer, self._rows, self._model.experts, self._entries),)
 
     def search(self, search: Search) -> Found:
         """Eq. 4 or eq. 5 on what has been observed so far."""
-        assert self._store is not None
+        if self._answers is not None:
+            return self._answers.found[search.layer]
         if search.kind == "semantic":
+            assert self._store is not None
             assert self._embeddings is not None
             self._nearness = self._store.nearness(self._embeddings)
             return nearest(self._nearness)
-        if self._answers is not None:
-            return self._answers.found[search.layer]
         assert self._trajectory is not None
         return self._trajectory.best()
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that the search was for and that have not been gated meanwhile."""
-        assert self._store is not None
         assert isinstance(found, Nearest)
         if search.kind == "semantic":
-            first, end = 0, self.prefetch_distance
+            start, end = 0, self.prefetch_distance
         else:
-            first = search.layer + self.prefetch_distance
-            end = first + 1 if self.reach == "layer" else self._model.layers
-        first = max(first, layer_now + 1)
+            start = search.layer + self.prefetch_distance
+            end = start + 1 if self.reach == "layer" else self._model.layers
+        first = max(start, layer_now + 1)
         if first >= end:
             return ()
-        if self._answers is not None and first in self._answers.plans:
-            return (self._answers.plans[first],)
+        if self._answers is not None:
+            return self._answers.plans[search.layer][first - start :]
+        assert self._store is not None
         if len(found.index) == 1 and end == first + 1 and self.queue == "selected":
             row = self._store.maps(found.index[0], first)
             return (plan(first, row, found.score[0], self._model.top_k, self.threshold),)
@@ -188,6 +194,10 @@ class ExpertMapPrefetcher(Prefetcher):
         if self.queue == "all":
             return plans(np.where(selected, probs, 0) + QUEUED_WEIGHT, probs, first, starts)
         return plans(np.where(selected, probs, -1.0), probs, first, starts)
+
+    def _records_of(self, batch: Batch) -> int:
+        """How many records the iteration has."""
+        return len(batch.token if self.prefill_records == "token" else batch.request)
 
     def _embedded(self, embedding: Float | None, group: Int) -> Float | None:
         """The embeddings of the records, if the search is to use them."""
@@ -206,24 +216,115 @@ class ExpertMapPrefetcher(Prefetcher):
     # ---- prediction of whole iterations at once ------------------------------------------------------------------
 
     def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
-        """Search the trajectories of iterations to come layer by layer, all at once."""
-        store, distance = self._store, self.prefetch_distance
-        if store is None:
-            return
+        """Search, plan and learn iterations to come; at their ends there is nothing left to do."""
         records = [self._records(each, batch.row) for batch, each in zip(batches, maps, strict=True)]
+        embeddings = [self._embedded(batch.embedding, batch.row) for batch in batches]
         counts = [len(each) for each in records]
-        starts = np.cumsum([0, *counts[:-1]]).tolist()
-        index, score, similarity = store.block(records[0] if len(records) == 1 else np.concatenate(records))
-        ahead = self._model.layers - distance
-        planned: list[Prefetch] = []  # the one layer that each search guides
-        if self.reach == "layer":
-            probs = store.maps(index[:, :ahead], np.arange(distance, self._model.layers))
-            planned = self._plans(probs, score[:, :ahead], distance, starts)
-        for number, (batch, start, count) in enumerate(zip(batches, starts, counts, strict=True)):
-            rows = slice(start, start + count)
-            own = {each.layer: each for each in planned[number * ahead : (number + 1) * ahead]}
-            found = [Nearest(*answer) for answer in zip(index[rows].T, score[rows].T, strict=True)]
-            self._blocks[batch.iteration] = _Answers(found, similarity[rows], own)
+        self._block = {}
+        done = 0
+        while done < len(batches):
+            end = done + (self._store.together(counts[done:]) if self._store is not None else 1)
+            given = [each for each in embeddings[done:end] if each is not None]
+            answers = self._answered(
+                _join(records[done:end]), _join(given) if len(given) == end - done else None, counts[done:end]
+            )
+            for batch, answer in zip(batches[done:end], answers, strict=True):
+                self._block[batch.iteration] = answer
+            done = end
+
+    def _answered(self, maps: Float, embeddings: Float | None, counts: list[int]) -> list[Answers]:
+        """The answers for iterations that have so many records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`."""
+        store, layers, distance = self._store, self._model.layers, self.prefetch_distance
+        embedded = embeddings is not None
+        if store is None:  # the first iteration of all, without a history
+            if self.learn:
+                self._remember(maps, embeddings)
+            return [Answers(counts[0], 0, self._count(), embedded, [], [])]
+        starts = [0, *accumulate(counts)]
+        entries = [self._count(stored) for stored in starts]
+        block = store.block(maps, embeddings, starts[:-1], learn=self.learn)
+        guided = layers - distance  # searches that guide later layers
+        plans: list[list[list[Prefetch]]] = [[] for _ in counts]  # by iteration and search
+        if self.reach == "rest":
+            for layer in range(guided):
+                ahead = np.arange(layer + distance, layers)
+                entry, score = block.entry[:, layer, None], block.score[:, layer, None]
+                made = self._plans_of(entry.repeat(len(ahead), axis=1), score.repeat(len(ahead), axis=1), ahead, starts)
+                for each, own in zip(plans, made, strict=True):
+                    each.append(own)
+        else:
+            ahead = np.arange(distance, layers)
+            made = self._plans_of(block.entry[:, :guided], block.score[:, :guided], ahead, starts)
+            plans = [[[each] for each in own] for own in made]
+        if block.nearest is not None:
+            ahead = np.arange(distance)
+            entry, score = block.nearest_entry[:, None], block.nearest.score[:, None]
+            made = self._plans_of(entry.repeat(distance, axis=1), score.repeat(distance, axis=1), ahead, starts)
+            for each, own in zip(plans, made, strict=True):
+                each.append(own)
+        if self.learn:
+            store.keep(block)
+        answers = []
+        for number, own_plans in enumerate(plans):
+            rows = slice(starts[number], starts[number + 1])
+            found = [Nearest(*each) for each in zip(block.index[rows].T, block.score[rows].T, strict=True)]
+            if block.nearest is not None:
+                found.append(Nearest(block.nearest.index[rows], block.nearest.score[rows]))
+            answers.append(Answers(counts[number], entries[number], entries[number + 1], embedded, found, own_plans))
+        return answers
+
+    def _plans_of(self, entry: Int, score: Float, ahead: Int, starts: list[int]) -> list[list[Prefetch]]:
+        """Per iteration its plans of the layers `ahead` `[n]`, from the entries found `[R, n]` and their scores."""
+        assert self._store is not None
+        answer: list[list[Prefetch]] = [[] for _ in starts[1:]]
+        step = max(PLANNED_NUMBERS // (len(entry) * self._model.experts), 1)
+        for first in range(0, len(ahead), step):
+            some = slice(first, first + step)
+            made = iter(
+                self._plans(
+                    self._store.maps(entry[:, some], ahead[some]), score[:, some], int(ahead[first]), starts[:-1]
+                )
+            )
+            for own in answer:
+                own += islice(made, len(ahead[some]))
+        return answer
+
+    def _count(self, more: int = 0) -> int:
+        """How many entries the store will have when so many more records have ended."""
+        count = 0 if self._store is None else self._store.count
+        return min(count + more, self.capacity) if self.learn else count
+
+    # ---- predictions that other runs share -----------------------------------------------------------------------
+
+    def prediction_settings(self) -> dict[str, Setting] | None:
+        """All but the way of planning all layers beyond the distance, whose plans are too many to keep."""
+        if self.reach == "rest":
+            return None
+        return {
+            "prefetch_distance": self.prefetch_distance,
+            "capacity": self.capacity,
+            "learn": self.learn,
+            "fill": self.fill,
+            "prefill_records": self.prefill_records,
+            "semantic": self.semantic,
+            "threshold": self.threshold,
+            "queue": self.queue,
+        }
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What will be planned and charged."""
+        return packed(list(self._block.values()), self._model.layers, self._model.experts)
+
+    def tell(self, batches: Sequence[Batch], predictions: Arrays) -> None:
+        """Take them as they are; no store is filled or searched."""
+        answers = unpacked(predictions, self.prefetch_distance)
+        for batch, answer in zip(batches, answers, strict=True):
+            if answer.rows != self._records_of(batch):
+                raise UserError(
+                    f"finemoe: predictions of another run: iteration {batch.iteration} has {self._records_of(batch)} "
+                    f"records, the predictions are of {answer.rows}"
+                )
+        self._block = {batch.iteration: answer for batch, answer in zip(batches, answers, strict=True)}
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
@@ -231,17 +332,17 @@ class ExpertMapPrefetcher(Prefetcher):
         """Store the iteration's records."""
         if not self.learn:
             return ()
-        similarity = None
-        if self._answers is not None:
-            similarity = self._answers.similarity
-        elif self._trajectory is not None:
-            similarity = self._trajectory.scores()
-        embeddings = self._embedded(batch.embedding, batch.row)
-        records = self._records(maps, batch.row)
-        self._remember(records, embeddings, similarity, self._nearness)
-        assert self._store is not None
-        dims = self._model.total_experts + (0 if embeddings is None else self._model.hidden)
-        return (Search("update", self._model.layers - 1, len(records), dims, self._store.count),)
+        if self._answers is None:
+            self._learn(batch, maps)
+            embedded, stored = self._embeddings is not None, self._count()
+        else:
+            embedded, stored = self._answers.embedded, self._answers.stored
+        dims = self._model.total_experts + (self._model.hidden if embedded else 0)
+        return (Search("update", self._model.layers - 1, self._rows, dims, stored),)
+
+    def _learn(self, batch: Batch, maps: Float) -> None:
+        similarity = None if self._trajectory is None else self._trajectory.scores()
+        self._remember(self._records(maps, batch.row), self._embeddings, similarity, self._nearness)
 
     def _remember(
         self,
@@ -270,13 +371,8 @@ class ExpertMapPrefetcher(Prefetcher):
             raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
 
 
-@dataclass(slots=True)
-class _Answers:
-    """What the searches of one iteration will say."""
-
-    found: list[Nearest]  # [L]
-    similarity: Single  # [R, count]
-    plans: dict[int, Prefetch]  # by layer
+def _join(arrays: list[Float]) -> Float:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def finemoe(

@@ -23,7 +23,7 @@ import numpy as np
 from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.frequency import LeastFrequentlyUsed
-from policies.prediction.expert_map_store import Single
+from policies.prediction.cosine import Single
 from policies.prediction.selection import highest, highest_plan, plans
 from policies.types import Batch, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from policies.base import Prefetcher
 from policies.types import Batch, Float, Gate, Int, RecordedRequest
+from sim.engine.prediction_tape import PredictionTape
 
 Array = TypeVar("Array", Float, Int)
 
@@ -44,12 +46,16 @@ def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[St
             running, begin = [replay for replay in running if replay.steps > end], end
 
 
-def predicted(steps: Iterator[Step], prefetcher: Prefetcher) -> Iterator[Step]:
-    """The same steps; a prefetcher that predicts whole blocks of them does so before the first of each."""
+def predicted(steps: Iterator[Step], prefetcher: Prefetcher, tape: PredictionTape | None = None) -> Iterator[Step]:
+    """The same steps; a prefetcher that predicts whole blocks of them does so before the first of each.
+
+    A tape notes what it predicts, or tells it.
+    """
     if not prefetcher.block:
         yield from steps
     while ahead := list(islice(steps, prefetcher.block)):
-        prefetcher.predict_block([step.batch for step in ahead], [step.maps for step in ahead])
+        predict = prefetcher.predict_block if tape is None else partial(tape.predict_block, prefetcher)
+        predict([step.batch for step in ahead], [step.maps for step in ahead])
         yield from ahead
 
 

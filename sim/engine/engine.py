@@ -20,6 +20,7 @@ from policies.types import Batch, Found, Prefetch, Search
 from sim.engine.batching import Step, gates_of, predicted
 from sim.engine.expert_work import ExpertWork
 from sim.engine.links import Links
+from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.engine.reused_event import Event
 from sim.engine.searcher import Searcher
@@ -30,13 +31,20 @@ class Engine:
     """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
 
     def __init__(
-        self, *, hooks: Hooks, cache: ExpertCache, cost: Cost, steps: Iterator[Step], recorder: Recorder
+        self,
+        *,
+        hooks: Hooks,
+        cache: ExpertCache,
+        cost: Cost,
+        steps: Iterator[Step],
+        recorder: Recorder,
+        tape: PredictionTape | None = None,
     ) -> None:
         policy = hooks.policy
         self._hooks = hooks
         self._cache = cache
         self._cost = cost
-        self._steps = predicted(steps, policy.prefetcher)
+        self._steps = predicted(steps, policy.prefetcher, tape)
         self._recorder = recorder
         self._env = simpy.Environment(0.0)
         self._over = self._env.event()

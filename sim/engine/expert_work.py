@@ -45,8 +45,8 @@ class ExpertWork:
         self._total = total = cache.model.experts
         # The GPU of each expert by layer; with replicas, as it was at first.
         self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
-        self._gpu_of = np.array(self._homes)  # [L, J]
         self._layers = np.arange(len(self._homes))[:, None]
+        self._bins = np.array(self._homes) + self._layers * self._gpus  # [L, J]: a number for each GPU in each layer
         self._one_token_s = cost.expert_s(1)
         self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
         self._missing = 0  # experts that are still on their way
@@ -57,9 +57,9 @@ class ExpertWork:
         """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
         self._loads = step.loads
         if step.loads is None and self._cache.fixed:
-            gpus = self._gpu_of[self._layers, step.experts[0]]  # [L, K]
-            same = gpus[:, :, None] == gpus[:, None, :]
-            self._busiest: list[int] = same.sum(axis=2).max(axis=1).tolist()
+            bins = self._bins[self._layers, step.experts[0]]  # [L, K]
+            counts = np.bincount(bins.ravel(), minlength=len(bins) * self._gpus)
+            self._busiest: list[int] = counts.reshape(-1, self._gpus).max(axis=1).tolist()
 
     def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
         """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.

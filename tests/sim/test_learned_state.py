@@ -69,7 +69,7 @@ def ran(scenario: Scenario, artefacts: Artefacts | None = None, *, unread: bool 
     if unread:
         assert inputs.history is not None
         inputs = replace(inputs, history=Unread(len(inputs.history)))
-    return simulated_run(scenario, inputs, artefacts)
+    return simulated_run(scenario, inputs, learning=learning_from(artefacts, scenario, inputs) if artefacts else None)
 
 
 def assert_equal(one: Outcome, other: Outcome) -> None:

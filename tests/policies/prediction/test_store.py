@@ -28,6 +28,16 @@ def filled(rng, rows, *, capacity=None, hidden=None, distance=1):
     return store, maps, embeddings
 
 
+def searched(store, query):
+    """A block in which each record is an iteration, and nothing is learned."""
+    return store.block(query, None, range(len(query)), learn=False)
+
+
+def answers(store, query):
+    block = searched(store, query)
+    return block.index, block.score
+
+
 @pytest.mark.parametrize("hidden", [None, HIDDEN])
 @pytest.mark.parametrize("rows", [1, 6, 9])
 def test_a_restored_store_finds_and_learns_as_the_one_before(rows, hidden):
@@ -43,9 +53,9 @@ def test_a_restored_store_finds_and_learns_as_the_one_before(rows, hidden):
     vectors = None if hidden is None else rng.normal(size=(8, hidden)).astype(np.float32)
     found = []
     for store in (one, other):
-        before = [*store.block(more), *([] if hidden is None else [store.nearness(vectors)])]
+        before = [*answers(store, more), *([] if hidden is None else [store.nearness(vectors)])]
         store.add(more, vectors)
-        found.append([*before, *store.block(more), *store.arrays().values()])
+        found.append([*before, *answers(store, more), *store.arrays().values()])
     assert one.count == other.count
     for mine, others in zip(*found, strict=True):
         np.testing.assert_array_equal(mine, others)
@@ -69,13 +79,12 @@ def test_block_search_equals_incremental_search():
     rng = np.random.default_rng(2)
     store, _, _ = filled(rng, 30)
     query = maps_of(rng, 7)
-    index, score, similarity = store.block(query)
+    block = searched(store, query)
     search = store.trajectory(7)
     for layer in range(LAYERS):
         search.extend(query[:, layer])
-        assert search.best().index.tolist() == index[:, layer].tolist()
-        np.testing.assert_allclose(search.best().score, score[:, layer], atol=1e-6)
-    np.testing.assert_allclose(search.scores(), similarity, atol=1e-6)
+        assert search.best().index.tolist() == block.index[:, layer].tolist()
+        np.testing.assert_allclose(search.best().score, block.score[:, layer], atol=1e-6)
 
 
 def test_block_search_sees_nothing_of_later_layers():
@@ -84,8 +93,9 @@ def test_block_search_sees_nothing_of_later_layers():
     query = maps_of(rng, 2)
     other = query.copy()
     other[:, 2:] = maps_of(rng, 2)[:, 2:]
-    for one, two in zip(store.block(query)[:2], store.block(other)[:2], strict=True):
-        assert one[:, :2].tolist() == two[:, :2].tolist()
+    one, two = searched(store, query), searched(store, other)
+    assert one.index[:, :2].tolist() == two.index[:, :2].tolist()
+    assert one.score[:, :2].tolist() == two.score[:, :2].tolist()
 
 
 def test_semantic_search_is_the_cosine_of_embeddings_eq_4():
@@ -102,7 +112,7 @@ def test_among_equal_scores_the_lowest_index_wins():
     store = ExpertMapStore(1, 2, capacity=3, prefetch_distance=1, hidden=1)
     store.add(np.full((3, 1, 2), 0.5, np.float32), np.ones((3, 1), np.float32))
     assert store.semantic(np.ones((1, 1))).index.tolist() == [0]
-    assert store.block(np.full((1, 1, 2), 0.5, np.float32))[0].tolist() == [[0]]
+    assert searched(store, np.full((1, 1, 2), 0.5, np.float32)).index.tolist() == [[0]]
 
 
 def test_redundancy_replacement_worked_by_hand_eq_9():
@@ -127,7 +137,7 @@ def test_redundancy_replacement_worked_by_hand_eq_9():
     plain = ExpertMapStore(2, 2, capacity=3, prefetch_distance=1)
     plain.add(maps[[1, 0, 2]], None)
     plain.add(new, None)
-    assert plain.block(new)[0][0, 1] == 1
+    assert searched(plain, new).index[0, 1] == 1
     assert plain.count == 3
 
 
@@ -154,7 +164,10 @@ def test_similarities_handed_over_decide_like_ones_computed_anew():
     two.add(maps, embeddings)
     new, vectors = maps_of(rng, 3), rng.normal(size=(3, HIDDEN)).astype(np.float32)
     one.add(new, vectors)
-    two.add(new, vectors, two.block(new)[2], two.nearness(vectors))
+    search = two.trajectory(3)
+    for layer in range(LAYERS):
+        search.extend(new[:, layer])
+    two.add(new, vectors, search.scores(), two.nearness(vectors))
     index = np.arange(6)[:, None]
     np.testing.assert_array_equal(*(store.maps(index, np.arange(LAYERS)) for store in (one, two)))
 

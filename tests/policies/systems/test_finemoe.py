@@ -13,6 +13,7 @@ from policies.types import Batch, Gate, Nearest, Search
 from sim.engine.batching import fixed_batches
 from tests.support.builders import machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
+from tests.support.policy_helpers import acts
 
 
 def started(model, history, **settings):
@@ -168,6 +169,38 @@ def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, w
     callbacks = simulate(spec, setting, requests[4:], history=requests[:4])
     assert block.counts.prefetched > 0
     assert block.log.rows == callbacks.log.rows
+
+
+@pytest.mark.parametrize("history", [0, 4])
+@pytest.mark.parametrize("hidden", [None, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "capacity=1000",  # never full
+        "learn=false",
+        "prefill_records=iteration,threshold=demo,queue=all",
+        "reach=rest,threshold=top-k,fill=redundancy",
+    ],
+)
+def test_the_size_of_blocks_changes_no_bit(words, batch_size, hidden, history, monkeypatch):
+    """Of plans, beliefs, what was found and what is charged; prefills have more records than a block searches."""
+    model = shape(5, 6)
+    rng = np.random.default_rng(14)
+    requests = random_requests(model, rng, requests=9, decoded=9, prefill_tokens=20, hidden=hidden)
+    steps = list(fixed_batches(requests[4:], batch_size))
+    spec = ",".join(
+        ["finemoe,prefetch_distance=2", *["capacity=20"] * ("capacity" not in words), *filter(None, [words])]
+    )
+    answers = []
+    for size in (1, 2, 7, 32, 64):
+        monkeypatch.setattr(ExpertMapPrefetcher, "block", size)
+        prefetcher = make_policy(spec).prefetcher
+        prefetcher.start(setup_of(model, requests[:history] or None))
+        answers.append([(moment, what, numbers.tolist()) for moment, what, numbers in acts(prefetcher, steps)])
+    assert len(answers[0]) > 100 or (not history and "learn=false" in words)
+    assert all(answer == answers[0] for answer in answers[1:])
 
 
 def test_it_decides_alike_whatever_follows():

@@ -162,6 +162,12 @@ def test_learned_state_and_decoded_routing_change_no_byte(trace: Path, tmp_path:
     assert run_bytes(tmp_path / "a") == run_bytes(tmp_path / "b")
 
 
+def test_predictions_are_made_once_per_seed_and_told_to_the_other_sizes_and_evictors(trace: Path, store: Path) -> None:
+    grid = {"policy": ["finemoe", "finemoe+lru"], "cache.experts": [8, 12, 16], "seed": [0, 1]}
+    run_sweep(small_experiment(trace, grid=grid), store=store, references=(), workers=HERE)
+    assert len(list((store / "artefacts" / "predictions").glob("??/*.artefact"))) == 2
+
+
 def test_more_room_never_costs_belady_a_hit_over_a_sweep(trace: Path, store: Path) -> None:
     sizes = list(range(2, 33, 3))
     experiment = Experiment(
