@@ -40,6 +40,14 @@ class Inputs:
     arrivals: bool = False  # the trace says when requests arrive
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the forward passes of the requests that run: how much there is to do."""
+        requests = self.requests
+        if isinstance(requests, Requests):  # which need not be read for it
+            return sum(requests.trace.rows_of(request) for request in requests.ids)
+        return sum(len(recorded.token) for recorded in requests)
+
     def provenance(self, scenario: Scenario) -> dict[str, Any]:
         """What the scenario's names stood for, as plain data for results."""
         return {

@@ -18,7 +18,6 @@ from sim.store.result_store import ResultStore
 from sim.sweeps.reference_runs import EVERY_BOUND, Reference, resident
 from sim.sweeps.run_task import at_folder
 from sim.sweeps.workers import Workers
-from traces.format.reader import Requests
 
 WORTH_A_PROCESS = 20_000  # tokens to serve, over all runs: less takes seconds, and a process about one to start
 
@@ -112,7 +111,4 @@ def _simulated(
 
 def _workers_for(inputs: Inputs, runs: int) -> Workers:
     """Processes of their own only for what takes longer than to start them."""
-    requests = inputs.requests
-    assert isinstance(requests, Requests)  # as `resolve` reads them
-    tokens = sum(requests.trace.rows_of(request) for request in requests.ids)
-    return Workers(jobs=1 if tokens * runs < WORTH_A_PROCESS else None)
+    return Workers(jobs=1 if inputs.tokens * runs < WORTH_A_PROCESS else None)

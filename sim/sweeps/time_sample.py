@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from common.progress import bar
-from sim.inputs import Inputs, Resolver
+from sim.inputs import Resolver
 from sim.scenario import Scenario
 from sim.simulation import simulated_run
 from sim.sweeps.run_task import RunTask
-from traces.format.reader import Requests
 
 FEW, MORE = 1, 3  # requests of the two runs of a sample
 
@@ -18,7 +17,8 @@ def sampled_seconds(tasks: Sequence[RunTask]) -> float:
     """Wall time in seconds of all tasks one after the other, about.
 
     A run of each policy is timed with few requests and with more: the difference goes with the tokens to serve, the
-    rest is taken once per run. What runs share, and what only the first of them computes, is not taken off.
+    rest is taken once per run. What runs share, and what only the first of them computes, is not taken off. A policy
+    that fails in the sample takes no time.
     """
     rates: dict[str, tuple[float, float]] = {}
     resolver = Resolver()
@@ -30,7 +30,7 @@ def sampled_seconds(tasks: Sequence[RunTask]) -> float:
             if policy not in rates:
                 rates[policy] = _timed(task.scenario, resolver)
             fixed_s, token_s = rates[policy]
-            total_s += fixed_s + token_s * _tokens(inputs)
+            total_s += fixed_s + token_s * inputs.tokens
             done(1)
     return total_s
 
@@ -41,14 +41,11 @@ def _timed(scenario: Scenario, resolver: Resolver) -> tuple[float, float]:
     for count in (FEW, MORE):
         inputs = resolver.resolve(replace(scenario, requests=min(count, scenario.requests or count)))
         began_s = time.perf_counter()
-        simulated_run(scenario, inputs)
+        try:
+            simulated_run(scenario, inputs)
+        except Exception:  # whatever a policy may raise; the sweep reports it
+            return 0.0, 0.0
         taken_s.append(time.perf_counter() - began_s)
-        tokens.append(_tokens(inputs))
+        tokens.append(inputs.tokens)
     token_s = max(0.0, (taken_s[1] - taken_s[0]) / (tokens[1] - tokens[0])) if tokens[1] > tokens[0] else 0.0
     return max(0.0, taken_s[0] - token_s * tokens[0]), token_s or taken_s[1] / tokens[1]
-
-
-def _tokens(inputs: Inputs) -> int:
-    requests = inputs.requests
-    assert isinstance(requests, Requests)  # as `resolve` reads them
-    return sum(requests.trace.rows_of(request) for request in requests.ids)

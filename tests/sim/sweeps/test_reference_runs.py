@@ -1,0 +1,88 @@
+"""What a run is measured against."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import FieldError
+from policies.cache.placement import least_slots, split_slots
+from policies.registry import policy_names
+from sim.inputs import resolve
+from sim.scenario import CacheSize, Scenario
+from sim.simulation import simulate
+from sim.sweeps.reference_runs import reference_runs, references_named, resident
+
+
+@pytest.fixture
+def scenario(trace: Path) -> Scenario:
+    return Scenario(trace, policy="lru", machine="rtx3090x6", cache=CacheSize(experts=12), label="mine")
+
+
+def regret(scenario: Scenario, policy: str) -> dict[str, str]:
+    asked = Scenario(scenario.trace, policy=policy)
+    return {name: each.policy for name, each in reference_runs(asked, resolve(asked), ["regret"]).items()}
+
+
+@pytest.mark.parametrize(
+    ("policy", "perfected"),
+    [
+        ("lru", {"belady": "lru+belady", "perfect_prefetch": "perfect-prefetch+lru"}),
+        (
+            "finemoe,prefetch_distance=2+lhd",
+            {
+                "belady": "finemoe,prefetch_distance=2+belady",
+                "perfect_prefetch": "perfect-prefetch,prefetch_distance=2+lhd",
+            },
+        ),
+        ("finemoe,reset_on_evict=true", {"belady": "finemoe,reset_on_evict=true+belady"}),  # its evictor has no name
+        ("clairvoyant", {}),
+        ("belady", {}),
+        ("no-offload", {}),
+    ],
+)
+def test_a_policy_is_perfected_in_its_prediction_and_in_its_eviction(
+    scenario: Scenario, policy: str, perfected: dict[str, str]
+) -> None:
+    assert regret(scenario, policy) == perfected
+
+
+def test_whatever_a_policy_is_perfected_to_can_run(scenario: Scenario) -> None:
+    for policy in policy_names():
+        asked = Scenario(scenario.trace, policy=policy, machine="rtx3090")
+        inputs = resolve(asked)
+        for each in reference_runs(asked, inputs, ["regret"]).values():
+            assert simulate(each, inputs).summary["tpot_s_mean"] > 0
+
+
+def test_perfect_parts_are_no_worse_than_those_of_lru(scenario: Scenario) -> None:
+    """One GPU, so that no link idles: on-demand eviction by Belady misses least, which nothing on demand can beat."""
+    asked = Scenario(scenario.trace, policy="lru", machine="rtx3090")
+    inputs = resolve(asked)
+    own = simulate(asked, inputs).summary
+    for each in reference_runs(asked, inputs, ["regret", "clairvoyant"]).values():
+        assert simulate(each, inputs).summary["tpot_s_mean"] <= own["tpot_s_mean"]
+
+
+def test_no_offload_gives_the_same_figures_at_every_size(scenario: Scenario) -> None:
+    """So one run serves all sizes."""
+    inputs = resolve(scenario)
+    small = simulate(resident(scenario, inputs), inputs)
+    large = simulate(Scenario(scenario.trace, policy="no-offload", cache=CacheSize(share=1.0)))
+    assert small.summary == large.summary
+    assert small.iterations is not None
+    assert large.iterations is not None
+    assert small.iterations.equals(large.iterations)
+
+
+def test_the_smallest_cache_is_one_that_can_be(scenario: Scenario) -> None:
+    model = resolve(scenario).model
+    for gpus in (1, 2, 6):
+        least = least_slots(model, gpus)
+        assert sum(split_slots(model, least, gpus)) == least
+
+
+def test_references_are_named_in_text() -> None:
+    assert references_named("regret, no-offload") == ("no-offload", "regret")
+    assert references_named("none") == ()
+    with pytest.raises(FieldError, match="'clairvoyent' is none of them; did you mean 'clairvoyant'"):
+        references_named("no-offload,clairvoyent")
