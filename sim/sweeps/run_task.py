@@ -5,6 +5,7 @@ it keeps for the next.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from common.errors import UserError, one_line
 from common.files import host
-from sim.content_hash import RunKeys, key_of
+from sim.content_hash import RunKeys, code_facts, key_of
 from sim.inputs import Inputs, Resolver
 from sim.results.bounds import makespan_lower_bound_s
 from sim.results.result import Result
@@ -24,6 +25,7 @@ from sim.store.result_store import ResultStore, StoreError
 from sim.store.run_journal import RunJournal
 from sim.sweeps.reference_runs import resident
 
+ROOT = Path(__file__).parents[2]
 End = Literal["done", "known", "failed"]
 
 
@@ -48,6 +50,18 @@ class Workplace:
     store: Path
     identity: str
     """The id of the store, by which a process on another machine knows that it sees the same one."""
+    code: tuple[tuple[str, str], ...]
+    """The digest of our code and the versions of libraries, by name: other ones give other keys."""
+
+    @classmethod
+    def here(cls, store: ResultStore) -> "Workplace":
+        """The current folder and a store, as this process sees them."""
+        return cls(
+            folder=Path.cwd(),
+            store=store.folder.absolute(),
+            identity=store.identity,
+            code=tuple(sorted(code_facts().items())),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +89,7 @@ class _Desk:
     """What a process keeps from task to task."""
 
     def __init__(self, workplace: Workplace) -> None:
+        _check_code(workplace)
         self.store = _open(workplace)
         self.journal = RunJournal(self.store)
         self._prepare()
@@ -136,14 +151,29 @@ class _Desk:
             try:
                 inputs = self._resolver.resolve(task.scenario)
             except UserError as error:
-                raise WorkerError(f"worker on {host()}: {error}") from error
+                raise WorkerError(f"worker on {host()}, in {Path.cwd()}: {error}") from error
             facts = self._keys.facts(task.scenario, inputs, bound=task.bound)
             if facts is not None and key_of(facts) == task.key:
                 return inputs, facts
             self._prepare()  # a file may have changed between two sweeps
         raise WorkerError(
-            f"worker on {host()}: code, libraries or inputs are not those of the sweep, for {task.scenario.name}"
+            f"worker on {host()}: {task.scenario.trace.absolute()}, or another file that {task.scenario.name} needs, "
+            "is not what the sweep was planned with"
         )
+
+
+def _check_code(workplace: Workplace) -> None:
+    """A `WorkerError` if this process runs other code than the sweep: no key would be the same."""
+    try:
+        here = code_facts()
+    except UserError as error:
+        raise WorkerError(f"worker on {host()}: {error}") from error
+    for name, wanted in workplace.code:
+        if here.get(name) == wanted:
+            continue
+        if name == "sources":
+            raise WorkerError(f"worker on {host()}: the code in {ROOT} is not that of the sweep")
+        raise WorkerError(f"worker on {host()}: {sys.prefix} has {name} {here.get(name)}, the sweep has {wanted}")
 
 
 def _open(workplace: Workplace) -> ResultStore:

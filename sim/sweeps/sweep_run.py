@@ -53,7 +53,7 @@ def run_sweep(
 
 def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str, str]:
     """Compute what is missing; the answer is the error of each run that failed, by key."""
-    place = Workplace(folder=Path.cwd(), store=store.folder.absolute(), identity=store.identity)
+    place = Workplace.here(store)
     errors: dict[str, str] = {}
     missing = plan.missing(store)
     runs, bounds = ([task for task in missing if task.bound is bound] for bound in (False, True))
