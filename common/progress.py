@@ -13,9 +13,12 @@ def bar(what: str, total: int, unit: str = "request", *, quiet: bool = False) ->
 
     Call the yielded function with the number of newly finished items.
     """
+    if quiet:  # in a worker, say: tqdm would make semaphores, which Python complains of if the process is killed
+        yield lambda count: None
+        return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, disable=quiet or None, leave=False) as drawn:
+    with tqdm(total=total, desc=what, unit=unit, disable=None, leave=False) as drawn:
         yield drawn.update
 
 

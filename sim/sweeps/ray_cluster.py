@@ -41,6 +41,11 @@ class OnCluster:
             return ray.get(call)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+            raise UserError(
+                f"a process that ran scenarios died, {RETRIES + 1} times in a row, perhaps for want of memory; run the "
+                "same command again to go on"
+            ) from error
         except ray.exceptions.RayError as error:
             raise UserError(f"the Ray cluster could not carry a run out: {one_line(error)}") from error
         finally:
@@ -72,7 +77,7 @@ def connected_processors() -> int:
             )
         except (OSError, RuntimeError, ValueError) as error:
             where = f"no Ray cluster answers at $RAY_ADDRESS, {address}" if address else "Ray cannot be started here"
-            raise UserError(f"{where}: {one_line(error)}") from error
+            raise UserError(f"{where}: {getattr(error, 'strerror', None) or one_line(error)}") from error
     processors = int(ray.cluster_resources().get("CPU", 0))
     if not processors:
         raise UserError("the Ray cluster has no processors")

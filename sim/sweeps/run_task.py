@@ -108,11 +108,12 @@ class _Desk:
         policy = "lower bound" if task.bound else task.scenario.policy
         if self._known(task):
             return TaskEnd(key=task.key, policy=policy, end="known")
-        self.journal.note("started", task.key, policy)
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         error = None
         try:
-            self._compute(task)
+            inputs, facts = self._prepared(task)
+            self.journal.note("started", task.key, policy)
+            self._compute(task, inputs, facts)
         except (StoreError, WorkerError):
             raise
         except Exception as raised:  # a policy's, or a mistake of ours: neither may stop the other runs
@@ -127,8 +128,7 @@ class _Desk:
             return self.store.bound_s(task.key) is not None
         return self.store.has(task.key, task.scenario)
 
-    def _compute(self, task: RunTask) -> None:
-        inputs, facts = self._prepared(task)
+    def _compute(self, task: RunTask, inputs: Inputs, facts: dict[str, Any]) -> None:
         if not task.bound:
             self.store.put(task.key, self._simulated(task.scenario, inputs), facts)
             return

@@ -1,0 +1,202 @@
+"""Processes that carry out runs: what they answer, and what is said when one of them cannot do its part."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.files import host
+from sim.__main__ import main
+from sim.store.result_store import ResultStore
+from sim.sweeps import sweep_run
+from sim.sweeps.run_task import ROOT, Workplace
+from sim.sweeps.workers import Workers
+from tests.support.ray_helpers import SweepFolder
+from tests.support.trace_helpers import small_trace
+
+DEADLY_POLICY = """
+import os
+import signal
+from pathlib import Path
+
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
+
+
+class Deadly(LeastRecentlyUsed):
+    def start(self, setup):
+        super().start(setup)
+        if Path("deadly").exists():
+            Path("deadly").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def policy():
+    return Policy(prefetcher=Prefetcher(), evictor=Deadly())
+"""
+Change = Callable[[Workplace, Path], Workplace]
+
+
+def _square(number: int) -> tuple[int, int]:
+    return number**2, os.getpid()
+
+
+def _refuse(number: int) -> None:
+    raise UserError(f"number: must not be {number}")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_call_is_answered_once_by_a_process_of_the_workers(jobs: int) -> None:
+    answers = list(Workers(jobs=jobs).each(abs, [(-number,) for number in range(20)]))
+    assert sorted(answers) == list(range(20))
+
+
+def test_one_job_stays_in_this_process_and_two_do_not() -> None:
+    for jobs, here in ((1, True), (2, False)):
+        processes = {process for _, process in Workers(jobs=jobs).each(_square, [(1,), (2,)])}
+        assert (processes == {os.getpid()}) == here
+        assert here or os.getpid() not in processes
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_error_of_a_call_comes_as_it_is(jobs: int) -> None:
+    with pytest.raises(UserError, match=r"^number: must not be 3$"):
+        list(Workers(jobs=jobs).each(_refuse, [(3,), (3,)]))
+
+
+def test_nothing_to_do_asks_for_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert list(Workers(backend="ray").each(_square, [])) == []
+
+
+# ---- workers that see something else ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
+    """A folder to start a sweep in, whose store has the runs of seed 0 already; none of 1 to 3."""
+    made = SweepFolder.made(tmp_path / "here", trace, policies=("lru", "finemoe"), seeds=1)
+    monkeypatch.chdir(made.path)
+    assert main(["sweep", "experiment.toml", "--store", "store", "--references", "none", "--jobs", "1"]) == 0
+    return SweepFolder.made(made.path, trace, policies=("lru", "finemoe"), seeds=4)
+
+
+def another_store(place: Workplace, other: Path) -> Workplace:
+    ResultStore.open(other)
+    return replace(place, store=other)
+
+
+def another_trace(place: Workplace, other: Path) -> Workplace:
+    small_trace(other / "small.trace", 9)
+    return replace(place, folder=other)
+
+
+def empty_folder(place: Workplace, other: Path) -> Workplace:
+    other.mkdir()
+    return replace(place, folder=other)
+
+
+def another(name: str) -> Change:
+    return lambda place, other: replace(place, code=tuple((dict(place.code) | {name: "0"}).items()))
+
+
+SEEN = {
+    "no store": (
+        lambda place, other: replace(place, store=other),
+        "{other}/store.json is missing; {other} is not a store of results",
+    ),
+    "another store": (another_store, "{other} is another store there than it is here"),
+    "no folder": (
+        lambda place, other: replace(place, folder=other),
+        "{other} cannot be entered: No such file or directory",
+    ),
+    "no trace": (empty_folder, "small.trace"),
+    "another trace": (another_trace, "{other}/small.trace, or another file that lru needs, is not what the sweep"),
+    "other code": (another("sources"), f"the code in {ROOT} is not that of the sweep"),
+    "other libraries": (another("numpy"), f"{sys.prefix} has numpy "),
+}
+
+
+@pytest.mark.parametrize(("jobs", "seen"), [*(("1", seen) for seen in SEEN), ("2", "another store")])
+def test_a_worker_that_sees_something_else_says_so_and_finished_runs_stay(
+    sweep: SweepFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    jobs: str,
+    seen: str,
+) -> None:
+    change, said = SEEN[seen]
+    other = tmp_path / "other"
+    command = ["sweep", "experiment.toml", "--store", "store", "--references", "none", "--jobs", jobs]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        here = Workplace.here
+        patch.setattr(sweep_run.Workplace, "here", lambda store: change(here(store), other))
+        assert main(command) == 2
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.startswith(f"error: worker on {host()}")
+    assert said.format(other=other) in errors
+    assert str(other) in errors or "code" in seen or "libraries" in seen
+    assert errors.count("\n") == 1
+    assert main(command) == 0
+    assert "8 done" in capsys.readouterr().out
+    assert sorted(sweep.counts("store")["started"].values()) == [1] * 8
+
+
+# ---- workers that die ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_one_line_and_the_next_call_goes_on(trace: Path, tmp_path: Path) -> None:
+    sweep = SweepFolder.made(tmp_path, trace, policies=("lru", "deadly_policy:policy"), seeds=4)
+    (tmp_path / "deadly_policy.py").write_text(DEADLY_POLICY)
+    (tmp_path / "deadly").touch()
+    status, out, errors = sweep.run("--store", "store", "--jobs", "2")
+    assert (status, out) == (2, "")
+    assert errors == (
+        "error: a process that ran scenarios was killed, perhaps for want of memory; run the same command again to go "
+        "on, with fewer --jobs if it happens again\n"
+    )
+    status, out, errors = sweep.run("--store", "store", "--jobs", "2")
+    assert (status, errors) == (0, "")
+    assert "8 done" in out
+    counts = sweep.counts("store")
+    assert sorted(counts["finished"].values()) == [1] * 8
+    assert sum(counts["started"].values()) <= 8 + 2  # as many as there are jobs
+
+
+# ---- Ray that is not there -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def experiment(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command for a sweep on Ray."""
+    made = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2)
+    monkeypatch.chdir(made.path)
+    return ["sweep", "experiment.toml", "--store", "store", "--references", "none", "--backend", "ray"]
+
+
+def test_without_ray_one_line_says_how_to_install_it(
+    experiment: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(experiment) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --backend: ray cannot be imported")
+    assert error.endswith("; pip install 'finemoe-lab[ray]', value ray\n")
+    assert error.count("\n") == 1
+
+
+def test_an_address_at_which_nobody_listens_is_one_line(
+    experiment: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert main(experiment) == 2
+    said = "error: no Ray cluster answers at $RAY_ADDRESS, 127.0.0.1:1: Connection refused\n"
+    assert capsys.readouterr().err == said
