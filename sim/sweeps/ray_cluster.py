@@ -15,7 +15,9 @@ from common.errors import FieldError, UserError, one_line
 # time, as a policy may do that crashes Python, has to end some day.
 RETRIES = 5
 
-# What Ray starts on this machine listens to this machine only. Ray has no other way to say so, and reads it once.
+# Ray reads both when it is imported, and there is no other way to say them. It prints messages of its nodes on standard
+# output, where only results belong; and what it starts on this machine has to listen to this machine only.
+QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 THIS_MACHINE_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -99,8 +101,8 @@ def _import_path() -> str:
 
 def _ray() -> Any:
     """The library, which takes a second to import and need not be installed."""
-    if "ray" not in sys.modules and "RAY_ADDRESS" not in os.environ:
-        for name, value in THIS_MACHINE_ONLY.items():
+    if "ray" not in sys.modules:
+        for name, value in (QUIET if os.environ.get("RAY_ADDRESS") else QUIET | THIS_MACHINE_ONLY).items():
             os.environ.setdefault(name, value)
     try:
         import ray

@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,10 @@ A run takes $SLOW_S; where there is a folder `meeting`, it also waits until anot
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # nodes listen to 127.0.0.1 only
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # no file with a token in the home folder
 }
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # nodes listen to 127.0.0.1 only
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def two_nodes(*, slow_s: float = 0.0, within: Sequence[str] = ()) -> Iterator[Tw
     pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
     folder = tempfile.mkdtemp(prefix="raylets-")  # names of sockets have to be short
     command = [*within, sys.executable, "-m", "tests.support.two_raylets", folder]
-    environment = {**ENVIRONMENT, "SLOW_S": str(slow_s)}
+    environment = {**ENVIRONMENT, **LOOPBACK, "SLOW_S": str(slow_s)}
     with (
         Path(folder, "errors.txt").open("wb") as errors,
         subprocess.Popen(
@@ -125,7 +126,7 @@ class SweepFolder:
         environment.pop("RAY_ADDRESS", None)
         if address:
             command += ["--backend", "ray"]
-            environment["RAY_ADDRESS"] = address
+            environment |= {**LOOPBACK, "RAY_ADDRESS": address}
         return subprocess.Popen(
             command, cwd=self.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -173,4 +174,27 @@ def children_of(process: int) -> set[int]:
             continue
         if parent == process:
             found.add(int(status.parent.name))
+    return found
+
+
+def descendants_of(process: int) -> set[int]:
+    """The processes that one has started, and those that they have."""
+    children = children_of(process)
+    return children.union(*map(descendants_of, children))
+
+
+def listening_addresses(processes: set[int]) -> set[str]:
+    """The addresses at which these processes wait for connections."""
+    sockets = set()
+    for process in processes:
+        with suppress(OSError):  # it may have ended
+            sockets |= {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = row.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])  # of four bytes each, the lowest first
+                address = ip_address(b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4)))
+                found.add(str(getattr(address, "ipv4_mapped", None) or address))
     return found

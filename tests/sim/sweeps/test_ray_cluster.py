@@ -1,13 +1,24 @@
 """Sweeps on a Ray cluster of two nodes, both on this host."""
 
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from common.files import host, is_alive
+from sim.store.result_store import ResultStore
 from sim.store.run_journal import JournalLine
-from tests.support.ray_helpers import SweepFolder, TwoNodes, children_of, two_nodes
+from tests.support.ray_helpers import (
+    SLOW_POLICY,
+    SweepFolder,
+    TwoNodes,
+    children_of,
+    descendants_of,
+    listening_addresses,
+    two_nodes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +66,7 @@ def test_a_sweep_that_is_interrupted_leaves_no_run_behind_and_goes_on(
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_costs_only_what_ran_there(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy",), seeds=16)
-    assert sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")[0] == 0
+    alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")
     with two_nodes(slow_s=0.7) as cluster:
         process = sweep.start("--store", "there", "--out", "there.sweep", address=cluster.address)
         second = cluster.raylets[1]
@@ -63,7 +74,7 @@ def test_a_node_killed_in_the_middle_costs_only_what_ran_there(trace: Path, tmp_
         killed = cluster.kill_second()
         lost = _unfinished(sweep, killed)
         out, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, out, errors) == alone
     assert "16 done" in out
     assert sweep.bytes_of("alone", "alone.sweep") == sweep.bytes_of("there", "there.sweep")
     counts = sweep.counts("there")
@@ -87,3 +98,62 @@ def _unfinished(sweep: SweepFolder, workers: set[int]) -> set[str]:
         if int(line.process.rpartition("-")[2]) in workers:
             begun.symmetric_difference_update({line.key})
     return begun
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_dies_every_time_ends_the_sweep_in_one_line(
+    cluster: TwoNodes, trace: Path, tmp_path: Path
+) -> None:
+    sweep = SweepFolder.made(tmp_path, trace, policies=("lru", "deadly:policy"), seeds=1)
+    (tmp_path / "deadly.py").write_text(SLOW_POLICY.replace("time.sleep", "os.abort(), time.sleep"))
+    status, out, errors = sweep.run("--store", "store", address=cluster.address)
+    assert (status, out) == (2, "")
+    assert errors == (
+        "error: a process that ran scenarios died, 6 times in a row, perhaps for want of memory; run the same command "
+        "again to go on\n"
+    )
+    assert len(sweep.counts("store")["finished"]) == 1
+
+
+@pytest.mark.slow
+def test_what_a_node_does_not_see_is_one_line_that_names_host_and_path(trace: Path, tmp_path: Path) -> None:
+    hidden, store = tmp_path / "hidden", tmp_path / "seen" / "store"
+    hidden.mkdir()
+    ResultStore.open(store)
+    ResultStore.open(tmp_path / "other")
+    mounts = f"mount -t tmpfs none {hidden} && mount --bind {tmp_path / 'other'} {store}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mounts], capture_output=True).returncode:
+        pytest.skip("this machine does not let users mount in a namespace of their own")
+    plain = SweepFolder.made(tmp_path / "seen" / "sweep", trace, policies=("lru",), seeds=2)
+    hidden_trace = str(hidden / "small.trace")
+    far = SweepFolder.made(tmp_path / "seen" / "far", trace, policies=("lru",), seeds=2, trace_at=hidden_trace)
+    unseen = SweepFolder.made(hidden / "sweep", trace, policies=("lru",), seeds=2)
+    beside = str(tmp_path / "seen" / "usual")
+    cases = [
+        (plain, str(hidden / "store"), f": {hidden}/store/store.json is missing; "),
+        (plain, str(store), f": {store} is another store there than it is here"),
+        (far, beside, f", in {far.path}: {hidden_trace}"),
+        (unseen, beside, f": {unseen.path} cannot be entered: No such file or directory"),
+    ]
+    with two_nodes(within=["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh"]) as cluster:
+        for sweep, place, said in cases:
+            status, out, errors = sweep.run("--store", place, address=cluster.address)
+            assert (status, out) == (2, "")
+            assert errors.startswith(f"error: worker on {host()}{said}")
+            assert errors.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_without_an_address_ray_starts_on_this_machine_for_this_machine_only(trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
+    sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy", "lru"), seeds=4)
+    alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")
+    process = sweep.start("--store", "there", "--out", "there.sweep", "--backend", "ray", slow_s=0.7)
+    sweep.waits_until("there", lambda lines: any(line.event == "finished" for line in lines))
+    family = descendants_of(process.pid)
+    addresses = listening_addresses(family)
+    out, errors = process.communicate(timeout=120)
+    assert (process.returncode, out, errors) == alone
+    assert sweep.bytes_of("alone", "alone.sweep") == sweep.bytes_of("there", "there.sweep")
+    assert addresses == {"127.0.0.1"}
+    assert not any(is_alive(each) for each in family)
