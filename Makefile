@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[models,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[models,ray,dev]'
 	touch $@
 
 demo: $(VENV)/.installed

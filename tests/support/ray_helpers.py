@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sim.store.result_store import ResultStore
 from sim.store.run_journal import JournalLine, RunJournal
 
 ROOT = Path(__file__).parents[2]
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'finemoe-lab[ray]'")
 SLOW_POLICY = """
 import os
 import time
@@ -77,7 +79,6 @@ class TwoNodes:
 @contextmanager
 def two_nodes(*, slow_s: float = 0.0, within: Sequence[str] = ()) -> Iterator[TwoNodes]:
     """A cluster where each run of `SLOW_POLICY` takes so long; `within` is a command that starts another."""
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
     folder = tempfile.mkdtemp(prefix="raylets-")  # names of sockets have to be short
     command = [*within, sys.executable, "-m", "tests.support.two_raylets", folder]
     environment = {**ENVIRONMENT, **LOOPBACK, "SLOW_S": str(slow_s)}

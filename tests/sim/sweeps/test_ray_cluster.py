@@ -17,8 +17,11 @@ from tests.support.ray_helpers import (
     children_of,
     descendants_of,
     listening_addresses,
+    needs_ray,
     two_nodes,
 )
+
+pytestmark = needs_ray
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,6 @@ def test_what_a_node_does_not_see_is_one_line_that_names_host_and_path(trace: Pa
 
 @pytest.mark.slow
 def test_without_an_address_ray_starts_on_this_machine_for_this_machine_only(trace: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy", "lru"), seeds=4)
     alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")
     process = sweep.start("--store", "there", "--out", "there.sweep", "--backend", "ray", slow_s=0.7)

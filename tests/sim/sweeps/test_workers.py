@@ -15,7 +15,7 @@ from sim.store.result_store import ResultStore
 from sim.sweeps import sweep_run
 from sim.sweeps.run_task import ROOT, Workplace
 from sim.sweeps.workers import Workers
-from tests.support.ray_helpers import SweepFolder
+from tests.support.ray_helpers import SweepFolder, needs_ray
 from tests.support.trace_helpers import small_trace
 
 DEADLY_POLICY = """
@@ -173,30 +173,20 @@ def test_a_killed_worker_is_one_line_and_the_next_call_goes_on(trace: Path, tmp_
 # ---- Ray that is not there -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def experiment(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command for a sweep on Ray."""
-    made = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2)
-    monkeypatch.chdir(made.path)
-    return ["sweep", "experiment.toml", "--store", "store", "--references", "none", "--backend", "ray"]
-
-
 def test_without_ray_one_line_says_how_to_install_it(
-    experiment: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2).path)
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(experiment) == 2
+    assert main(["sweep", "experiment.toml", "--store", "store", "--backend", "ray"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --backend: ray cannot be imported")
     assert error.endswith("; pip install 'finemoe-lab[ray]', value ray\n")
     assert error.count("\n") == 1
 
 
-def test_an_address_at_which_nobody_listens_is_one_line(
-    experiment: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (pip install 'finemoe-lab[ray]')")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert main(experiment) == 2
+@needs_ray
+def test_an_address_at_which_nobody_listens_is_one_line(trace: Path, tmp_path: Path) -> None:
+    sweep = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2)
     said = "error: no Ray cluster answers at $RAY_ADDRESS, 127.0.0.1:1: Connection refused\n"
-    assert capsys.readouterr().err == said
+    assert sweep.run("--store", "store", address="127.0.0.1:1") == (2, "", said)
