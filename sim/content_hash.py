@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.hashing import sha256_of, sha256_of_json
 from common.settings import to_data
 from policies.naming import parts_of, sources_of
-from policies.registry import PLUG_INS
+from policies.registry import PLUG_INS, is_own
 from sim.inputs import Inputs
 from sim.scenario import Scenario
 
@@ -136,13 +136,14 @@ def outside_sources(policy: str) -> dict[str, dict[str, str]]:
 
 
 def _outside_modules(policy: str) -> Iterator[str]:
-    plug_ins = entry_points(group=PLUG_INS)
     for part in parts_of(policy):
         name = part.partition(",")[0]
         if ":" in name:
             yield name.partition(":")[0]
-        elif name in plug_ins.names:
-            yield plug_ins[name].module
+        elif not is_own(part):
+            plug_ins = entry_points(group=PLUG_INS)  # which takes as long as all the rest of a key
+            if name in plug_ins.names:
+                yield plug_ins[name].module
 
 
 def _files(place: Path) -> list[Path]:

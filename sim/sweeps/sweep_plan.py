@@ -78,7 +78,7 @@ class _Planner:
         self._wanted = wanted
         self._resolver = Resolver()
         self._keys = RunKeys()
-        self._tasks: dict[Scenario, RunTask] = {}
+        self._known: dict[Scenario, tuple[RunTask, Inputs]] = {}
 
     def planned(self, run: Run) -> PlannedRun:
         if run.scenario is None:
@@ -90,11 +90,15 @@ class _Planner:
         return PlannedRun(run=run, task=task, inputs=inputs, references=self._references(run.scenario, inputs))
 
     def _task(self, scenario: Scenario) -> tuple[RunTask, Inputs]:
-        inputs = self._resolver.resolve(scenario)
-        key = self._keys.of(scenario, inputs)
-        if key is None:
-            raise UserError(f"policy {scenario.policy} is defined in a script, where no other process can import it")
-        return RunTask(scenario=scenario, key=key), inputs
+        if scenario not in self._known:
+            inputs = self._resolver.resolve(scenario)
+            key = self._keys.of(scenario, inputs)
+            if key is None:
+                raise UserError(
+                    f"policy {scenario.policy} is defined in a script, where no other process can import it"
+                )
+            self._known[scenario] = RunTask(scenario=scenario, key=key), inputs
+        return self._known[scenario]
 
     def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, RunTask]:
         found = {}
