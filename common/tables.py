@@ -32,3 +32,8 @@ def number(value: float | None, form: str, factor: float = 1, *, unit: str = "")
 def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str:
     """Several numbers in one cell."""
     return " / ".join(number(value, form, factor) for value in values)
+
+
+def size(size_bytes: float) -> str:
+    """Bytes in a unit that fits."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.tables import number, numbers, text_table
+from common.tables import number, numbers, size, text_table
 from sim.labels import footnotes, marked
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.result import Result
 from sim.results.summary import Summary
+from sim.results.working_set import cache_too_small
 from traces.format import provenance
 
 
@@ -79,7 +80,8 @@ def table(summaries: Sequence[Summary]) -> str:
 
 def notes(comparison: PolicyComparison) -> Iterator[str]:
     """What a reader must know of runs, a paragraph for each label and note with the policies that it is of."""
-    yield from _too_small([result.summary for result in comparison.results])
+    small = filter(None, (cache_too_small(result.summary) for result in comparison.results))
+    yield from (f"\n{line}" for line in dict.fromkeys(small))  # the cache is the same for all
     best, resident = ([run] if run else [] for run in (comparison.best, comparison.resident))
     runs = {run.scenario.policy: run for run in [*comparison.results, *best]}.values()
     for footnote in footnotes((run.summary["label"], run.summary) for run in [*runs, *resident]):
@@ -87,26 +89,6 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"\n{', '.join(policies)}: {note}"
-
-
-def _too_small(summaries: Sequence[Summary]) -> Iterator[str]:
-    """What follows for every policy, if the cache has less room than the experts of one token take."""
-    for each in summaries:
-        least_bytes, least_s = each["least_copied_bytes_per_iteration"], each["least_link_s_per_iteration"]
-        if least_bytes:
-            token_bytes, when = each["working_set_bytes_token"], "token" if each["batch_size"] == 1 else "iteration"
-            time = f", at least {least_s * 1e3:.3g} ms of link time" if least_s else ""
-            yield (
-                f"\nThe cache ({size(token_bytes - least_bytes)}) is smaller than the experts of one token "
-                f"({size(token_bytes)}): on-demand policies must miss, and at least {size(least_bytes)} have to move "
-                f"per {when}{time}"
-            )
-            return  # the cache is the same for all
-
-
-def size(size_bytes: float) -> str:
-    """Bytes in a unit that fits."""
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
 
 
 def _cells(summary: Summary, keys: Sequence[str], factor: float, digits: int) -> str:

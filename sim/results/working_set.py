@@ -12,10 +12,12 @@ Each GPU has a link, and over it experts come one after the other. Wherever the 
 least the G-th part of the w − c, rounded up. So an iteration takes at least as long as these copies.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from common.tables import size
 from sim.inputs import Inputs
 from sim.started_policy import Outcome
 
@@ -41,3 +43,17 @@ def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
         "least_copied_bytes_per_iteration": least * model.expert_bytes,
         "least_link_s_per_iteration": least_s,
     }
+
+
+def cache_too_small(summary: Mapping[str, Any]) -> str | None:
+    """What follows for every policy if the cache of a run holds less than the experts of one token."""
+    least_bytes, least_s = summary["least_copied_bytes_per_iteration"], summary["least_link_s_per_iteration"]
+    if not least_bytes:
+        return None
+    token_bytes, when = summary["working_set_bytes_token"], "token" if summary["batch_size"] == 1 else "iteration"
+    time = f", at least {least_s * 1e3:.3g} ms of link time" if least_s else ""
+    return (
+        f"The cache ({size(token_bytes - least_bytes)}) is smaller than the experts of one token "
+        f"({size(token_bytes)}): on-demand policies must miss, and at least {size(least_bytes)} have to move "
+        f"per {when}{time}"
+    )

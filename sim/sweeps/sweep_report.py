@@ -9,6 +9,7 @@ import pandas as pd
 
 from common.tables import MISSING, number, text_table
 from sim.labels import footnotes, marked
+from sim.results.working_set import cache_too_small
 from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
 from sim.sweeps.short_names import SettingNames, folded, legend, short_names
 from sim.sweeps.sweep_columns import Setting, plain, setting_axes, value_text
@@ -21,6 +22,12 @@ NAME, VALUE, SETTING, TIES = 24, 17, 26, 30  # characters of a policy, an axis' 
 BEST, TIE = "●", "○"
 OUTSIDE, FEWER = "‡", "#"
 PAIRS_SHOWN = 12
+TOO_SMALL = (
+    "least_copied_bytes_per_iteration",
+    "least_link_s_per_iteration",
+    "working_set_bytes_token",
+    "batch_size",
+)
 
 
 def report(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, Any]) -> str:
@@ -39,6 +46,9 @@ class _Report:
     def __init__(self, frame: pd.DataFrame, axes: Sequence[str]) -> None:
         self.statistics = SweepStatistics(frame, axes, np.random.default_rng(0))
         done = frame[frame["status"] == "done"]
+        small = done.reindex(columns=[*TOO_SMALL]).drop_duplicates()
+        rows = ({str(name): plain(value) for name, value in row.items()} for row in small.to_dict("records"))
+        self.too_small = [*dict.fromkeys(filter(None, map(cache_too_small, rows)))]
         facts = done.reindex(columns=["policy", "fits", "prediction_charged", "note"]).drop_duplicates()
         self.facts = [{str(name): plain(value) for name, value in row.items()} for row in facts.to_dict("records")]
         self.digits = _digits(self.statistics)
@@ -187,7 +197,8 @@ class _Report:
 
     def notes(self) -> str:
         """What the marks stand for, and what a reader must know of runs."""
-        lines = list(footnotes((self.policies[str(run["policy"])], run) for run in self.facts))
+        lines = list(self.too_small)
+        lines += footnotes((self.policies[str(run["policy"])], run) for run in self.facts)
         named = self.policies
         if prophets := [named[each] for each in self.statistics.policies if each in self.statistics.prophets]:
             lines.append(f"{OUTSIDE} {', '.join(prophets)}: told what will be demanded, so no candidate for the best")

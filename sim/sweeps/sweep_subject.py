@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from sim.results.report import size
+from common.tables import size
 from sim.sweeps.sweep_columns import OUTCOMES, plain, value_text
 from traces.format import provenance
 

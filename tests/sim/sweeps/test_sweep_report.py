@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sim.sweeps.sweep import Sweep
+from tests.support.run_helpers import EXPERT_BYTES
 from tests.support.sweep_helpers import hand_made, simulated_sweep
 
 LONG = "finemoe,prefetch_distance=6,capacity=1000+lhd,classes=8"
@@ -241,3 +242,12 @@ def test_every_kind_of_routing_is_named_where_traces_vary() -> None:
     ]
     text = " ".join(hand_made(table, "trace").report().split())
     assert "a.trace (captured routing of hand-made), b.trace (SYNTHETIC routing in the shape of hand-made)" in text
+
+
+def test_a_cache_below_the_working_set_of_a_token_is_named_once_per_size(trace: Path) -> None:
+    """Four layers of top-2: the experts of a token are eight."""
+    said = simulated_sweep(trace, policies=("lru", "belady"), shares=(0.125, 0.1875, 0.5), machine="rtx3090").report()
+    text = " ".join(said.split())
+    for slots in (4, 6):
+        assert f"The cache ({slots * EXPERT_BYTES / 1e6:.2f} MB) is smaller than the experts of one token" in text
+    assert text.count("is smaller than the experts of one token") == 2
