@@ -29,6 +29,7 @@ from policies.prediction.cosine import Single
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest
+from sim.engine.batching import fixed_batches
 
 LAYERS_EXPERTS_TOP_K = [(24, 60, 4), (32, 8, 2), (24, 32, 4)]
 HIDDEN = [64, 4096]
@@ -118,19 +119,18 @@ def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
 
 def block_times(model: ModelShape, capacity: int, iterations: int) -> tuple[float, float]:
     """Seconds per iteration of the same decisions, made for a whole block at once, and told."""
-    prefetcher, _, maps, batches = _to_decide(model, capacity, iterations)
+    prefetcher, asked, _, _ = _to_decide(model, capacity, iterations)
+    steps = list(fixed_batches([asked], 1))
     count = min(prefetcher.block, iterations)
     firsts = range(0, iterations - count + 1, count)
-    each = np.split(maps, iterations)
 
     def predict(number: int) -> None:
-        some = slice(firsts[number], firsts[number] + count)
-        prefetcher.predict_block(batches[some], each[some])
+        prefetcher.predict_block(steps[firsts[number] : firsts[number] + count])
 
     predicted_s = median_s(predict, len(firsts)) / count
     predict(0)
     predictions = prefetcher.predictions()
-    return predicted_s, median_s(lambda _: prefetcher.tell(batches[:count], predictions), len(firsts)) / count
+    return predicted_s, median_s(lambda _: prefetcher.tell(steps[:count], predictions), len(firsts)) / count
 
 
 def _to_decide(

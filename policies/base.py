@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Batch, Float, Found, Gate, Int, Prefetch, Search, Setup
+from policies.types import Batch, Float, Found, Gate, Int, Iteration, Prefetch, Search, Setup
 
 Setting: TypeAlias = str | int | float | bool | None
 CopyKey: TypeAlias = Callable[[int, int, float, int], float]  # (layer, expert, weight, distance in layers)
@@ -74,8 +74,8 @@ class Prefetcher:
         hooks = {name: hook for name, hook in vars(Prefetcher).items() if name.startswith("on_")}
         return {name for name, hook in hooks.items() if getattr(getattr(self, name), "__func__", None) is not hook}
 
-    def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
-        """Prepare the answers for iterations to come (`maps`: a `[T, L, J]` each); only a simulator can call this.
+    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+        """Prepare the answers for iterations to come; only a simulator can call this.
 
         It must equal the callbacks, and an answer may depend only on what its moment has seen.
         """
@@ -91,12 +91,12 @@ class Prefetcher:
     def predictions(self) -> dict[str, NDArray[Any]]:
         """Those of the block that was predicted last, for a run that is told them.
 
-        `sizes` `[N, L]` of the plans for each layer of `N` iterations (negative: no plan), `experts` and `weights` of
-        all plans, one after the other, and other arrays with a row per iteration.
+        `sizes` `[N, S]`, `experts`, `weights` and `beliefs` as of `packed` in `policies/prediction/plan_arrays.py`, and
+        other arrays with a row per iteration.
         """
         raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
 
-    def tell(self, batches: Sequence[Batch], predictions: Mapping[str, NDArray[Any]]) -> None:
+    def tell(self, iterations: Sequence[Iteration], predictions: Mapping[str, NDArray[Any]]) -> None:
         """What `predictions` gave in another run for the same iterations; called in place of `predict_block`."""
         raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
 

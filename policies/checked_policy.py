@@ -16,7 +16,7 @@ import numpy as np
 from common.errors import UserError, one_line
 from policies.base import CopyKey, Evictor, Policy, Prefetcher
 from policies.registry import is_own
-from policies.types import Batch, Float, Found, Gate, Int, ModelShape, Prefetch, Search, Setup
+from policies.types import Batch, Float, Found, Gate, Int, Iteration, ModelShape, Prefetch, Search, Setup
 from policies.validity import (
     MisuseError,
     shown,
@@ -182,10 +182,10 @@ class CheckedPrefetcher(Prefetcher):
         given = self._shown.batch(batch), _sealed(maps), _sealed(experts)
         return self._each("on_batch_end", where, valid_update, "Search", *given)
 
-    def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
+    def predict_block(self, iterations: Sequence[Iteration]) -> None:
         """Checked."""
-        with self._blame.on("predict_block", f", iteration {batches[0].iteration}"):
-            self._prefetcher.predict_block(batches, maps)
+        with self._blame.on("predict_block", f", iteration {iterations[0].batch.iteration}"):
+            self._prefetcher.predict_block(iterations)
 
     def _actions(self, hook: str, where: str, *given: Any) -> Iterator[Prefetch | Search]:
         return self._each(hook, where, valid_action, "Prefetch and Search", *given)

@@ -128,6 +128,17 @@ class Gate:
     lookahead: dict[int, Float] = field(default_factory=dict)  # {distance: [T, J]}
 
 
+class Iteration(Protocol):
+    """An iteration to come, as the trace recorded it: only a simulator has it."""
+
+    batch: Batch
+    maps: Float  # [T, L, J] float32
+    experts: Int  # [T, L, K] as executed
+    lookahead: dict[int, Float]  # {distance: [T, L, J]}
+    starting: Sequence[int]  # requests whose first iteration this is
+    ending: Sequence[int]  # requests whose last iteration this is
+
+
 @dataclass(slots=True)
 class Prefetch:
     """A wish to have `experts` of `layer` on their GPUs; it replaces what was pending for that layer.

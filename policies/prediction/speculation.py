@@ -5,17 +5,35 @@ map from the earlier gate is learned from the history.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Prefetcher
+from policies.base import Prefetcher, Setting
 from policies.prediction.cosine import Single
 from policies.prediction.expert_map_store import sample
-from policies.prediction.selection import highest, plans
-from policies.types import Batch, Float, Found, Gate, History, Learned, Likely, ModelShape, Prefetch, Search, Setup
+from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
+from policies.prediction.selection import highest, highest_plan, plans
+from policies.types import (
+    Batch,
+    Float,
+    Found,
+    Gate,
+    History,
+    Iteration,
+    Learned,
+    Likely,
+    ModelShape,
+    Prefetch,
+    Search,
+    SearchKind,
+    Setup,
+)
+
+_UNTOLD: Single = np.zeros((0, 0, 0), np.float32)  # probabilities of predictions that are told: only plans are kept
 
 
 class StridePredictor:
@@ -71,6 +89,14 @@ class StridePredictor:
         return np.minimum(likely, 1, out=likely)
 
 
+@dataclass(slots=True)
+class _Answers:
+    """What the searches of one iteration will say."""
+
+    found: dict[tuple[SearchKind, int], Likely]  # by kind and layer of the search; empty where predictions are told
+    plans: Plans  # by the layer that is planned: one search guides it
+
+
 class Speculator(Prefetcher):
     """Prefetch for the layer that is `stride` ahead what the gate of this one, or its lookahead, makes probable.
 
@@ -78,6 +104,8 @@ class Speculator(Prefetcher):
     `top_k` most probable experts. `lookahead` takes lookahead gates where there are some, `learned` learns a map for
     where there are none.
     """
+
+    block = 64
 
     def __init__(
         self,
@@ -105,6 +133,10 @@ class Speculator(Prefetcher):
             raise UserError(f"speculation: train_tokens {self.train_tokens}: at least 1 is needed")
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
+        self._block: dict[int, _Answers] = {}  # by iteration
+        self._answers: _Answers | None = None
+        if self.told:
+            return
         if self.learned and setup.history is not None:
             self._predictor.restore(setup.learned(lambda: self._trained(setup)))
         if self.learned and not self._predictor.learned:
@@ -123,6 +155,7 @@ class Speculator(Prefetcher):
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Ask what the layers ahead will run."""
         self._gate = gate
+        self._answers = self._block.get(batch.iteration)
         self._strides = ahead, mapped = self._sources(gate)
         model, tokens = self._model, len(gate.probs)
         # The cost is that of reading the weights: a router's [J, h], a learned map's [J, J + 1].
@@ -133,33 +166,97 @@ class Speculator(Prefetcher):
 
     def search(self, search: Search) -> Found:
         """The lookahead gates, or what the learned maps make of the gate; for each layer that is asked about."""
-        gate = self._gate
         ahead, mapped = self._strides
-        if search.kind == "lookahead":
-            strides, scores = ahead, [gate.lookahead[stride] for stride in ahead]
-        else:
-            strides = mapped
-            likely = [self._predictor.probabilities(gate.layer, stride, gate.probs) for stride in mapped]
-            scores = [each / np.float32(self._model.top_k) for each in likely]  # a distribution like a gate's
-        probs = np.stack(scores, axis=1) if len(scores) > 1 else scores[0][:, None]
-        return Likely(gate.layer + np.array(strides), probs)
+        strides = ahead if search.kind == "lookahead" else mapped
+        if self._answers is None:
+            return self._likely(search.kind, self._gate, strides)
+        found = self._answers.found.get((search.kind, search.layer))
+        return found or Likely(search.layer + np.array(strides), _UNTOLD)
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that have not been gated meanwhile."""
         assert isinstance(found, Likely)
+        layers = [layer for layer in found.layers.tolist() if layer > layer_now]
+        if self._answers is None or not layers:
+            return self._plans(found, layers)
+        return [plan for plan in map(self._answers.plans.__getitem__, layers) if plan is not None]
+
+    def _likely(self, kind: SearchKind, gate: Gate, strides: Sequence[int]) -> Likely:
+        """What is probable along the strides by the lookahead gates, or else by the learned maps."""
+        if kind == "lookahead":
+            scores = [gate.lookahead[stride] for stride in strides]
+        else:
+            likely = [self._predictor.probabilities(gate.layer, stride, gate.probs) for stride in strides]
+            scores = [each / np.float32(self._model.top_k) for each in likely]  # a distribution like a gate's
+        probs = np.stack(scores, axis=1) if len(scores) > 1 else scores[0][:, None]
+        return Likely(gate.layer + np.array(strides), probs)
+
+    def _plans(self, found: Likely, layers: Sequence[int]) -> list[Prefetch]:
+        """Plans of those of the found layers; the maximum over the tokens counts."""
+        answer, top_k = [], self._model.top_k
         for place, layer in enumerate(found.layers.tolist()):
-            if layer > layer_now:
-                probs = found.probs[:, place : place + 1]
-                yield from plans(highest(probs, self._model.top_k), probs, layer)
+            if layer in layers:
+                if len(found.probs) == 1:
+                    answer.append(highest_plan(layer, found.probs[0, place], top_k))
+                else:
+                    probs = found.probs[:, place : place + 1]
+                    answer += plans(highest(probs, top_k), probs, layer)
+        return answer
 
     def _sources(self, gate: Gate) -> tuple[list[int], list[int]]:
         """Strides to look along from this gate: those with a lookahead gate, and the others with a learned map."""
-        ahead = [stride for stride in self._wanted(gate.layer) if self.lookahead and stride in gate.lookahead]
-        learned = self._predictor.learned
-        return ahead, [s for s in self._wanted(gate.layer) if s not in ahead and (gate.layer, s) in learned]
+        wanted = self._wanted(gate.layer)
+        ahead = [stride for stride in wanted if self.lookahead and stride in gate.lookahead]
+        return ahead, [stride for stride in wanted if stride not in ahead and self._mapped(gate.layer, stride)]
+
+    def _mapped(self, layer: int, stride: int) -> bool:
+        """Whether there is a learned map; where predictions are told, none but its plans are there."""
+        if self.told:
+            assert self._answers is not None
+            return self._answers.plans[layer + stride] is not None
+        return (layer, stride) in self._predictor.learned
 
     def _wanted(self, layer: int) -> Sequence[int]:
         last = min(self.stride, self._model.layers - 1 - layer)
         if layer == 0:
             return range(1, last + 1)
         return (self.stride,) if last == self.stride else ()
+
+    # ---- prediction of whole iterations, which other runs share --------------------------------------------------
+
+    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+        """Search and plan gate by gate, as the callbacks do: another order of adding would change the last bits."""
+        self._block = {each.batch.iteration: self._answered(each) for each in iterations}
+
+    def _answered(self, iteration: Iteration) -> _Answers:
+        answers = _Answers({}, [None] * self._model.layers)
+        for layer in range(self._model.layers):
+            lookahead = {distance: probs[:, layer] for distance, probs in iteration.lookahead.items()}
+            gate = Gate(layer, iteration.maps[:, layer], iteration.experts[:, layer], lookahead)
+            ahead, mapped = self._sources(gate)
+            kinds: tuple[tuple[SearchKind, list[int]], ...] = (("lookahead", ahead), ("speculate", mapped))
+            for kind, strides in kinds:
+                if strides:
+                    answers.found[kind, layer] = found = self._likely(kind, gate, strides)
+                    for plan in self._plans(found, found.layers.tolist()):
+                        answers.plans[plan.layer] = plan
+        return answers
+
+    def prediction_settings(self) -> dict[str, Setting] | None:
+        """All of them."""
+        return {
+            "stride": self.stride,
+            "lookahead": self.lookahead,
+            "learned": self.learned,
+            "regularisation": self.regularisation,
+            "train_tokens": self.train_tokens,
+        }
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What will be planned; the searches that are charged follow from it."""
+        return packed_plans([answers.plans for answers in self._block.values()], self._model.experts)
+
+    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
+        """Take them as they are; nothing is learned."""
+        told = unpacked_plans(predictions, range(self._model.layers))
+        self._block = {each.batch.iteration: _Answers({}, own) for each, own in zip(iterations, told, strict=True)}

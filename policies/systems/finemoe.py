@@ -31,11 +31,25 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from policies.base import Policy, Prefetcher, Setting
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
-from policies.prediction.answers import Answers, Arrays, packed, unpacked
+from policies.prediction.answers import Answers, packed, unpacked
 from policies.prediction.cosine import Single, nearest
 from policies.prediction.expert_map_store import ExpertMapStore, Records, Trajectory, sample
+from policies.prediction.plan_arrays import Arrays
 from policies.prediction.selection import Threshold, plan, plans, select
-from policies.types import Batch, Float, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
+from policies.types import (
+    Batch,
+    Float,
+    Found,
+    Gate,
+    Int,
+    Iteration,
+    Learned,
+    Nearest,
+    Prefetch,
+    RecordedRequest,
+    Search,
+    Setup,
+)
 
 Fill = Literal["random", "redundancy"]
 PrefillRecords = Literal["token", "iteration"]
@@ -215,9 +229,10 @@ class ExpertMapPrefetcher(Prefetcher):
 
     # ---- prediction of whole iterations at once ------------------------------------------------------------------
 
-    def predict_block(self, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
+    def predict_block(self, iterations: Sequence[Iteration]) -> None:
         """Search, plan and learn iterations to come; at their ends there is nothing left to do."""
-        records = [self._records(each, batch.row) for batch, each in zip(batches, maps, strict=True)]
+        batches = [each.batch for each in iterations]
+        records = [self._records(each.maps, each.batch.row) for each in iterations]
         embeddings = [self._embedded(batch.embedding, batch.row) for batch in batches]
         counts = [len(each) for each in records]
         self._block = {}
@@ -315,16 +330,10 @@ class ExpertMapPrefetcher(Prefetcher):
         """What will be planned and charged."""
         return packed(list(self._block.values()), self._model.layers, self._model.experts)
 
-    def tell(self, batches: Sequence[Batch], predictions: Arrays) -> None:
+    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
         """Take them as they are; no store is filled or searched."""
         answers = unpacked(predictions, self.prefetch_distance)
-        for batch, answer in zip(batches, answers, strict=True):
-            if answer.rows != self._records_of(batch):
-                raise UserError(
-                    f"finemoe: predictions of another run: iteration {batch.iteration} has {self._records_of(batch)} "
-                    f"records, the predictions are of {answer.rows}"
-                )
-        self._block = {batch.iteration: answer for batch, answer in zip(batches, answers, strict=True)}
+        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
 
     # ---- learning ------------------------------------------------------------------------------------------------
 

@@ -13,19 +13,38 @@ all layers, which synchronous prefetch could not wait for. The first layers go b
 history (paper §4.2). It predicts and prefetches synchronously, as the paper says; its own code prefetches beside
 inference (`blocking_prefetch=false`). What it costs to enter a matrix is not charged.
 
-Order of this file: the collection of matrices, the prefetcher, the policy.
+Order of this file: the collection of matrices, the prefetcher (callbacks, counting and planning, prediction of whole
+iterations), the policy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher
+from policies.base import Policy, Prefetcher, Setting
 from policies.evictors.frequency import LeastFrequentlyUsed
+from policies.prediction.answers import UNTOLD
 from policies.prediction.cosine import Single
+from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.prediction.selection import highest, highest_plan, plans
-from policies.types import Batch, Found, Gate, Int, Learned, Nearest, Prefetch, RecordedRequest, Search, Setup
+from policies.types import (
+    Batch,
+    Found,
+    Gate,
+    Int,
+    Iteration,
+    Learned,
+    Nearest,
+    Prefetch,
+    RecordedRequest,
+    Search,
+    Setup,
+)
 
 
 class ActivationMatrices:
@@ -74,12 +93,23 @@ class _Running:
         self.products += matrices.products(fresh, layer)
 
 
+@dataclass(slots=True)
+class _Answers:
+    """What the searches of one iteration will say."""
+
+    entries: int  # matrices; 0: nothing is searched
+    found: list[Nearest]  # by layer
+    plans: Plans  # those by popularity, then what follows each search, layer by layer
+
+
 class ActivationMatrixPrefetcher(Prefetcher):
     """Per request: the nearest past request says what the layers ahead will run.
 
     With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan all of the next
     `prefetch_distance` layers at each gate, or only the one that is just so far ahead.
     """
+
+    block = 64
 
     def __init__(
         self,
@@ -103,6 +133,14 @@ class ActivationMatrixPrefetcher(Prefetcher):
             raise UserError(f"activation matrices: capacity {self.capacity}: room for at least 1 is needed")
         self._model = model
         self._shape = model.layers, model.experts
+        self._block: dict[int, _Answers] | None = None  # by iteration; None if it does not predict in blocks
+        self._answers: _Answers | None = None
+        # The layers of the plans of an iteration, and where those that follow the search of each layer begin.
+        ahead = [self._ahead(layer, layer) for layer in range(model.layers)]
+        self._places = [*range(self.prefetch_distance), *chain.from_iterable(ahead)]
+        self._first = [*accumulate(map(len, ahead), initial=self.prefetch_distance)]
+        if self.told:
+            return
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
         self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
@@ -120,39 +158,81 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def on_request_start(self, request: int) -> None:
         """Nothing has been counted."""
-        self._running[request] = _Running(self._shape, self._matrices)
+        if self._block is None:
+            self._begin(request)
 
     def on_request_end(self, request: int) -> None:
         """Its matrix joins the collection."""
+        if self._block is None:
+            self._end(request)
+
+    def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
+        """Plan the first layers by popularity."""
+        if self._block is None:
+            return self._by_popularity()
+        self._answers = self._block[batch.iteration]
+        return self._planned(0, self.prefetch_distance)
+
+    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
+        """Count, and look for the nearest past request of each."""
+        layer = gate.layer
+        if self._answers is None:
+            self._count(batch, layer, gate.experts)
+            entries = self._matrices.count
+        else:
+            entries = self._answers.entries
+        if not entries or not self._ahead(layer, layer):
+            return ()
+        return (Search("match", layer, len(batch.request), self._model.total_experts, entries),)
+
+    def search(self, search: Search) -> Found:
+        """The nearest matrix to each running request, by cosine."""
+        if self._answers is None:
+            return self._nearest()
+        return self._answers.found[search.layer] if self._answers.found else UNTOLD
+
+    def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
+        """Plan the layers ahead that have not been gated meanwhile."""
+        assert isinstance(found, Nearest)
+        layers = self._ahead(search.layer, layer_now)
+        if not layers:
+            return ()
+        if self._answers is None:
+            return self._by(found, layers)
+        end = self._first[search.layer + 1]
+        return self._planned(end - len(layers), end)
+
+    # ---- counting and planning -----------------------------------------------------------------------------------
+
+    def _begin(self, request: int) -> None:
+        self._running[request] = _Running(self._shape, self._matrices)
+
+    def _end(self, request: int) -> None:
         self._keep(self._running.pop(request).counts)
         for running in self._running.values():
             running.products = self._matrices.products(running.counts)
 
-    def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
-        """Plan the first layers by popularity."""
+    def _by_popularity(self) -> list[Prefetch]:
+        """Plans of the first layers."""
         if not self._matrices.count:
-            return ()
+            return []
         if not self._popular:
             popular = self._popularity[None, : self.prefetch_distance]
             popular = popular / popular.sum(axis=2, keepdims=True)
             self._popular = plans(highest(popular, self._model.top_k), popular, 0)
         return self._popular
 
-    def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
-        """Count, and look for the nearest past request of each."""
-        if gate.layer == 0:
+    def _count(self, batch: Batch, layer: int, experts: Int) -> None:
+        """Count the `experts` `[T, K]` that a layer runs, each for its request."""
+        if layer == 0:
             self._batch = [self._running[request] for request in batch.request.tolist()]
         requests = self._batch
         for row, running in enumerate(requests):
-            experts = gate.experts if len(requests) == 1 else gate.experts[batch.row == row]
-            fresh = np.bincount(experts.ravel(), minlength=self._model.experts)
-            running.saw(gate.layer, fresh.astype(np.float32), self._matrices)
-        count = self._matrices.count
-        if not count or not self._ahead(gate.layer, gate.layer):
-            return ()
-        return (Search("match", gate.layer, len(requests), self._model.total_experts, count),)
+            own = experts if len(requests) == 1 else experts[batch.row == row]
+            fresh = np.bincount(own.ravel(), minlength=self._model.experts)
+            running.saw(layer, fresh.astype(np.float32), self._matrices)
 
-    def search(self, search: Search) -> Found:
+    def _nearest(self) -> Nearest:
         """The nearest matrix to each running request, by cosine."""
         if len(self._batch) == 1:
             running = self._batch[0]
@@ -166,12 +246,8 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._matrices.matched(index)
         return Nearest(index, products[np.arange(len(index)), index] / norms)
 
-    def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
-        """Plan the layers ahead that have not been gated meanwhile."""
-        assert isinstance(found, Nearest)
-        layers = self._ahead(search.layer, layer_now)
-        if not layers:
-            return ()
+    def _by(self, found: Nearest, layers: range) -> list[Prefetch]:
+        """Plans of these layers by the matrices that were found."""
         if len(found.index) == 1:
             return self._plans_of(int(found.index[0]), layers)
         some = slice(layers.start, layers.stop)
@@ -206,6 +282,56 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._popularity += counts
         self._popular = []
         self._of_matrix.pop(self._matrices.add(counts), None)
+
+    # ---- prediction of whole iterations, which other runs share --------------------------------------------------
+
+    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+        """Count, search and plan gate by gate, as the callbacks do: another order of adding would change bits."""
+        self._block = {each.batch.iteration: self._answered(each) for each in iterations}
+
+    def _answered(self, iteration: Iteration) -> _Answers:
+        for request in iteration.starting:
+            self._begin(request)
+        answers = _Answers(self._matrices.count, [], [*self._by_popularity()])
+        for layer in range(self._model.layers):
+            self._count(iteration.batch, layer, iteration.experts[:, layer])
+            ahead = self._ahead(layer, layer)
+            if answers.entries and ahead:
+                found = self._nearest()
+                answers.found.append(found)
+                answers.plans += self._by(found, ahead)
+        if not answers.entries:
+            answers.plans = [None] * len(self._places)
+        for request in iteration.ending:
+            self._end(request)
+        return answers
+
+    def _planned(self, begin: int, end: int) -> list[Prefetch]:
+        """The plans at these places of the iteration."""
+        assert self._answers is not None
+        return [plan for plan in self._answers.plans[begin:end] if plan is not None]
+
+    def prediction_settings(self) -> dict[str, Setting] | None:
+        """All of them: a search counts as a match when it is issued, whenever it ends."""
+        return {
+            "prefetch_distance": self.prefetch_distance,
+            "capacity": self.capacity,
+            "own_counts": self.own_counts,
+            "every_layer_ahead": self.every_layer_ahead,
+        }
+
+    def predictions(self) -> dict[str, NDArray[Any]]:
+        """What will be planned and charged."""
+        assert self._block is not None
+        block = list(self._block.values())
+        entries = np.array([answers.entries for answers in block], np.int32)
+        return {"entries": entries, **packed_plans([answers.plans for answers in block], self._model.experts)}
+
+    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
+        """Take them as they are; nothing is counted or searched."""
+        told = zip(predictions["entries"].tolist(), unpacked_plans(predictions, self._places), strict=True)
+        answers = (_Answers(entries, [], own) for entries, own in told)
+        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
 
 
 def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_prefetch: bool = True) -> Policy:

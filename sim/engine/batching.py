@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
@@ -54,8 +53,10 @@ def predicted(steps: Iterator[Step], prefetcher: Prefetcher, tape: PredictionTap
     if not prefetcher.block:
         yield from steps
     while ahead := list(islice(steps, prefetcher.block)):
-        predict = prefetcher.predict_block if tape is None else partial(tape.predict_block, prefetcher)
-        predict([step.batch for step in ahead], [step.maps for step in ahead])
+        if tape is None:
+            prefetcher.predict_block(ahead)
+        else:
+            tape.predict_block(prefetcher, ahead)
         yield from ahead
 
 

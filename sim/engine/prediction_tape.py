@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from policies.base import Policy, Prefetcher, Setting
 from policies.registry import is_own, make_policy
-from policies.types import Batch, Float, Setup
+from policies.types import Iteration, Setup
 
-_RAGGED = ("experts", "weights")  # of all plans, one after the other; other arrays have a row per iteration
+_PER_EXPERT, _PER_PLAN = ("experts", "weights"), ("beliefs",)  # other arrays have a row per iteration
 
 
 def shared_predictions(policy: str, *, check: bool = False) -> dict[str, Setting] | None:
@@ -45,8 +45,10 @@ class PredictionTape:
         self._noted: list[dict[str, NDArray[Any]]] = []
         self._done = 0  # iterations that were told
         if arrays is not None and "sizes" in arrays:
-            planned = np.maximum(arrays["sizes"], 0).sum(axis=1, dtype=np.int64)
-            self._ends = [0, *planned.cumsum().tolist()]  # where the plans of each iteration begin
+            sizes = arrays["sizes"]
+            # Where the plans of each iteration begin, and their experts.
+            self._plans = [0, *np.count_nonzero(sizes >= 0, axis=1).cumsum().tolist()]
+            self._experts = [0, *np.maximum(sizes, 0).sum(axis=1, dtype=np.int64).cumsum().tolist()]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that was noted, once the run is over."""
@@ -74,18 +76,26 @@ class PredictionTape:
         prefetcher.told = told is not None
         policy.start(setup, prefetcher_started)
 
-    def predict_block(self, prefetcher: Prefetcher, batches: Sequence[Batch], maps: Sequence[Float]) -> None:
+    def predict_block(self, prefetcher: Prefetcher, iterations: Sequence[Iteration]) -> None:
         """Let the prefetcher predict these iterations and note it, or tell it its predictions."""
+        tokens = [len(each.batch.token) for each in iterations]
         if self._told is None:
-            prefetcher.predict_block(batches, maps)
-            self._noted.append(prefetcher.predictions())
+            prefetcher.predict_block(iterations)
+            self._noted.append({"tokens": np.array(tokens, np.int32), **prefetcher.predictions()})
             return
-        first, end = self._done, self._done + len(batches)
+        first, end = self._done, self._done + len(iterations)
         if "sizes" not in self._told or end > len(self._told["sizes"]):
-            raise UserError(f"predictions of another run: they end before iteration {batches[-1].iteration}")
-        rows, plans = slice(first, end), slice(self._ends[first], self._ends[end])
+            raise UserError(f"predictions of another run: they end before iteration {iterations[-1].batch.iteration}")
+        parts = {name: slice(self._experts[first], self._experts[end]) for name in _PER_EXPERT}
+        parts |= {name: slice(self._plans[first], self._plans[end]) for name in _PER_PLAN}
         told = {
-            name: array[plans if name in _RAGGED else rows] for name, array in self._told.items() if name != "start"
+            name: array[parts.get(name, slice(first, end))] for name, array in self._told.items() if name != "start"
         }
-        prefetcher.tell(batches, told)
+        for each, has, noted in zip(iterations, tokens, told.pop("tokens").tolist(), strict=True):
+            if has != noted:
+                raise UserError(
+                    f"predictions of another run: iteration {each.batch.iteration} has {has} tokens, the predictions "
+                    f"are of {noted}"
+                )
+        prefetcher.tell(iterations, told)
         self._done = end

@@ -30,8 +30,8 @@ class BlockPeeker(Planner):
 
     block = 4
 
-    def predict_block(self, batches, maps):
-        self.known = {batch.iteration: each for batch, each in zip(batches, maps, strict=True)}
+    def predict_block(self, iterations):
+        self.known = {each.batch.iteration: each.maps for each in iterations}
 
     def seen(self, batch, gate):
         return self.known[batch.iteration][0, gate.layer + 1]
@@ -74,8 +74,8 @@ class Forgetful(Planner):
         super().start(setup)
         self.known = {}
 
-    def predict_block(self, batches, maps):
-        self.known = {batch.iteration: each[0].argmin(axis=1) for batch, each in zip(batches, maps, strict=True)}
+    def predict_block(self, iterations):
+        self.known = {each.batch.iteration: each.maps[0].argmin(axis=1) for each in iterations}
 
     def seen(self, batch, gate):
         known = self.known.get(batch.iteration)

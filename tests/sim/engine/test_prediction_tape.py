@@ -1,6 +1,7 @@
 """Predictions noted in one run and told to others: nothing changes but what has to be computed."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from common.errors import UserError
 from policies.base import Evictor
 from policies.prediction.expert_map_store import ExpertMapStore
+from policies.prediction.speculation import Speculator
 from policies.registry import make_policy
+from policies.systems.moe_infinity import ActivationMatrices
 from sim.engine.prediction_tape import PredictionTape, shared_predictions
 from sim.simulation import simulated_run
 from tests.support.builders import machine
@@ -56,7 +59,15 @@ SPECS = [
     "finemoe,prefetch_distance=1,learn=false,prefill_records=iteration,semantic=false",
     "map-t,prefetch_distance=2",
     "map-ts-delta,prefetch_distance=2",
+    "hit-count,prefetch_distance=2,capacity=3",
+    "mixtral-offloading",
+    "moe-infinity,prefetch_distance=1",
+    "moe-infinity,prefetch_distance=4,capacity=3,blocking_prefetch=false",
+    "promoe,prefetch_distance=1,lookahead=false,chunk_bytes=7",
+    "promoe,prefetch_distance=2",
+    "speculate,prefetch_distance=3",  # from layer 0 by two lookahead gates and a learned map
 ]
+EACH = [SPECS[0], "hit-count,prefetch_distance=2", "moe-infinity", "promoe"]
 
 
 @pytest.mark.parametrize("history", [HISTORY, None])
@@ -72,7 +83,9 @@ def test_a_run_that_is_told_is_the_run_that_predicts(spec, batch_size, requests,
     assert same(ran(spec, here, requests, history=past, tape=tape), ran(spec, here, requests, history=past))
     cases = [(spec, here), (spec, there), (f"{spec}+lru", there)]
     expected = [ran(name, setting, requests, history=past) for name, setting in cases]
-    monkeypatch.setattr(ExpertMapStore, "__init__", None)  # no store is made
+    monkeypatch.setattr(ExpertMapStore, "__init__", None)  # nothing is stored, learned or searched
+    monkeypatch.setattr(ActivationMatrices, "__init__", None)
+    monkeypatch.setattr(Speculator, "_likely", None)
     for (name, setting), outcome in zip(cases, expected, strict=True):
         told = PredictionTape(tape.arrays())
         assert same(ran(name, setting, requests, history=None if past is None else Unreadable(), tape=told), outcome)
@@ -90,15 +103,35 @@ def test_a_plan_is_noted_as_it_was_made():
     arrays = noted(SPECS[0])
     plans = [row for row in ran(SPECS[0]).log.rows if row.call == "plan"]
     assert np.maximum(arrays["sizes"], 0).sum() == len(arrays["experts"]) == len(arrays["weights"]) > 0
-    assert len(plans) <= np.count_nonzero(arrays["sizes"] >= 0)  # some came too late for their layer
-    assert arrays["beliefs"].shape == (*arrays["sizes"].shape, MODEL.experts)
+    noted_plans = np.count_nonzero(arrays["sizes"] >= 0)
+    assert len(plans) <= noted_plans  # some came too late for their layer
+    assert arrays["beliefs"].shape == (noted_plans, MODEL.experts)
     assert arrays["experts"].dtype == np.uint16
 
 
-def test_the_first_requests_of_a_tape_can_be_told():
-    assert same(
-        ran(SPECS[0], SETTING, TEST[:2], tape=PredictionTape(noted(SPECS[0]))), ran(SPECS[0], SETTING, TEST[:2])
-    )
+def test_a_plan_that_stays_the_same_is_noted_once():
+    """The nearest past request is always the only one."""
+    (past, *_) = HISTORY
+    arrays = noted("moe-infinity", SETTING, [past], history=[past])
+    iterations, places = arrays["sizes"].shape
+    assert iterations > 1
+    assert (arrays["sizes"][1:] == arrays["sizes"][1, 0]).all()
+    assert len(arrays["beliefs"]) == places
+
+
+@pytest.mark.parametrize("spec", EACH)
+def test_the_first_requests_of_a_tape_can_be_told(spec):
+    told = PredictionTape(noted(spec))
+    assert same(ran(spec, SETTING, TEST[:2], tape=told), ran(spec, SETTING, TEST[:2]))
+
+
+@pytest.mark.parametrize("spec", EACH)
+def test_blocks_may_end_in_the_middle_of_requests(spec, monkeypatch):
+    expected = ran(spec)
+    remade(monkeypatch, lambda policy: setattr(policy.prefetcher, "block", 3))
+    tape = PredictionTape()
+    assert same(ran(spec, tape=tape), expected)
+    assert same(ran(spec, tape=PredictionTape(tape.arrays())), expected)
 
 
 def test_what_an_evictor_draws_is_what_it_would_have_drawn(monkeypatch):
@@ -125,24 +158,27 @@ def test_the_note_is_told_too():
     assert "no embeddings" in told.note
 
 
-def test_a_tape_of_other_requests_is_an_error_of_one_line():
-    arrays = noted(SPECS[0])
-    with pytest.raises(UserError, match=r"predictions of another run: iteration \d+ has \d+ records"):
-        ran(SPECS[0], SETTING, TEST[::-1], tape=PredictionTape(arrays))
+@pytest.mark.parametrize("spec", EACH)
+def test_a_tape_of_other_requests_is_an_error_of_one_line(spec):
+    arrays = noted(spec)
+    with pytest.raises(UserError, match=r"predictions of another run: iteration \d+ has \d+ tokens, the pred.* of \d+"):
+        ran(spec, SETTING, TEST[::-1], tape=PredictionTape(arrays))
     with pytest.raises(UserError, match="predictions of another run: they end before iteration"):
-        ran(SPECS[0], SETTING, [*TEST, replace(TEST[0], request=9)], tape=PredictionTape(arrays))
+        ran(spec, SETTING, [*TEST, replace(TEST[0], request=9)], tape=PredictionTape(arrays))
 
 
-def test_settings_are_refused_whether_predictions_are_told_or_not():
-    arrays = noted("finemoe,prefetch_distance=2")
-    with pytest.raises(UserError, match="prefetch_distance 9"):
-        ran("finemoe,prefetch_distance=9", tape=PredictionTape(arrays))
+@pytest.mark.parametrize("name", ["finemoe", "hit-count", "moe-infinity", "promoe"])
+def test_settings_are_refused_whether_predictions_are_told_or_not(name):
+    arrays = noted(f"{name},prefetch_distance=2")
+    with pytest.raises(UserError, match="distance 9 is not in 1 … 4"):
+        ran(f"{name},prefetch_distance=9", tape=PredictionTape(arrays))
 
 
-def test_an_empty_run_has_an_empty_tape():
-    arrays = noted(SPECS[0], SETTING, [])
+@pytest.mark.parametrize("spec", EACH)
+def test_an_empty_run_has_an_empty_tape(spec):
+    arrays = noted(spec, SETTING, [])
     assert list(arrays) == ["start"]
-    assert ran(SPECS[0], SETTING, [], tape=PredictionTape(arrays)).iterations.empty
+    assert ran(spec, SETTING, [], tape=PredictionTape(arrays)).iterations.empty
 
 
 # ---- whose predictions can be shared ---------------------------------------------------------------------------------
@@ -160,25 +196,41 @@ def test_the_identity_is_that_of_the_prefetcher_alone():
 
 
 @pytest.mark.parametrize(
-    "word",
+    "spec",
     [
-        "prefetch_distance=2",
-        "capacity=9",
-        "learn=false",
-        "fill=redundancy",
-        "prefill_records=iteration",
-        "semantic=false",
-        "threshold=demo",
-        "queue=all",
+        "finemoe,prefetch_distance=2",
+        "finemoe,capacity=9",
+        "finemoe,learn=false",
+        "finemoe,fill=redundancy",
+        "finemoe,prefill_records=iteration",
+        "finemoe,semantic=false",
+        "finemoe,threshold=demo",
+        "finemoe,queue=all",
+        "hit-count,prefetch_distance=2",
+        "hit-count,capacity=9",
+        "moe-infinity,prefetch_distance=2",
+        "moe-infinity,capacity=9",
+        "promoe,prefetch_distance=2",
+        "promoe,lookahead=false",
+        "promoe,regularisation=2",
+        "promoe,train_tokens=9",
     ],
 )
-def test_each_setting_of_the_prediction_is_part_of_the_identity(word):
-    assert shared_predictions(f"finemoe,{word}") != shared_predictions("finemoe")
+def test_each_setting_of_the_prediction_is_part_of_the_identity(spec):
+    assert shared_predictions(spec) != shared_predictions(spec.partition(",")[0])
+
+
+def test_policies_that_predict_alike_share():
+    assert shared_predictions("promoe,chunk_bytes=9") == shared_predictions("speculate") is not None
+    assert shared_predictions("moe-infinity,blocking_prefetch=false") == shared_predictions("moe-infinity")
+    different = [shared_predictions(spec) for spec in ("finemoe", "hit-count", "mixtral-offloading", "moe-infinity")]
+    assert None not in different
+    assert all(one != other for one, other in combinations(different, 2))
 
 
 @pytest.mark.parametrize(
     "spec",
-    ["lru", "moe-infinity", "finemoe,reach=rest", "tests.support.learned_policy:learned", "finemoe+mine:evictor"],
+    ["lru", "finemoe,reach=rest", "tests.support.learned_policy:learned", "finemoe+mine:evictor"],
 )
 def test_predictions_of_others_are_not_shared(spec):
     assert shared_predictions(spec) is None
@@ -190,6 +242,7 @@ def test_a_policy_that_is_checked_shares_nothing():
         ran("finemoe", replace(SETTING, check=True), tape=PredictionTape())
 
 
-def test_every_setting_is_in_the_identity_or_the_evictors():
-    settings = set(vars(make_policy("finemoe").prefetcher)) - {"reach"}
-    assert settings <= set(shared_predictions("finemoe"))
+@pytest.mark.parametrize("name", ["finemoe", "hit-count", "mixtral-offloading", "moe-infinity", "promoe"])
+def test_every_setting_is_in_the_identity_or_the_evictors(name):
+    settings = set(vars(make_policy(name).prefetcher)) - {"reach"}
+    assert settings <= set(shared_predictions(name))

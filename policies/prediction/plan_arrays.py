@@ -1,0 +1,62 @@
+"""The plans of whole iterations as arrays, so that one run can keep them for others."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Prefetch
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Plans: TypeAlias = list[Prefetch | None]  # of one iteration, by place
+
+_NONE, _SAME = -1, -2  # sizes of a place without a plan, and of one with the plan of the iteration before
+
+
+def packed_plans(plans: Sequence[Plans], experts: int) -> dict[str, NDArray[Any]]:
+    """The plans of `N` iterations as arrays; each iteration has the same `S` places for them, each of one layer.
+
+    `sizes` `[N, S]` are negative where there is no plan, or the very object that the iteration before has there. The
+    `beliefs` `[P, J]` of the other `P` plans follow one another, and so do their `experts` and `weights`.
+    """
+    sizes = np.full((len(plans), len(plans[0])), _NONE, np.int32)
+    made: list[Prefetch] = []
+    before: Plans = [None] * len(plans[0])
+    for number, own in enumerate(plans):
+        for place, (plan, earlier) in enumerate(zip(own, before, strict=True)):
+            if plan is not None:
+                if plan is earlier:
+                    sizes[number, place] = _SAME
+                else:
+                    sizes[number, place] = len(plan.experts)
+                    made.append(plan)
+        before = own
+    return {
+        "sizes": sizes,
+        "beliefs": np.array([plan.belief for plan in made], np.float32).reshape(-1, experts),
+        "experts": np.fromiter(chain.from_iterable(plan.experts for plan in made), np.uint16),
+        "weights": np.fromiter(chain.from_iterable(plan.weights for plan in made), np.float32),
+    }
+
+
+def unpacked_plans(arrays: Arrays, layers: Sequence[int]) -> list[Plans]:
+    """The plans that `packed_plans` was given; `layers` `[S]` are those of the places."""
+    experts, weights = arrays["experts"].tolist(), arrays["weights"].tolist()
+    beliefs = iter(arrays["beliefs"].astype(np.float64))
+    answer: list[Plans] = []
+    before: Plans = [None] * len(layers)
+    begin = 0
+    for sizes in arrays["sizes"].tolist():
+        own: Plans = []
+        for layer, size, plan in zip(layers, sizes, before, strict=True):
+            if size >= 0:
+                end = begin + size
+                own.append(Prefetch(layer, experts[begin:end], weights[begin:end], next(beliefs)))
+                begin = end
+            else:
+                own.append(plan if size == _SAME else None)
+        answer.append(own)
+        before = own
+    return answer
