@@ -57,14 +57,13 @@ class ActivationMatrices:
         self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of length one, entries innermost
         self._matched = np.zeros(capacity, np.int64)
 
-    def add(self, counts: Single) -> int:
-        """Keep the matrix `[L, J]` of a request that has ended; the answer is its place."""
+    def add(self, counts: Single) -> None:
+        """Keep the matrix `[L, J]` of a request that has ended."""
         slot = self.count if self.count < self.capacity else int(self._matched.argmin())
         self.count = max(self.count, slot + 1)
         self.rows[slot] = counts / counts.sum(axis=1, keepdims=True)
         self._columns[:, :, slot] = self.rows[slot] / np.linalg.norm(self.rows[slot])
         self._matched[slot] = 0
-        return slot
 
     def products(self, counts: Single, layer: int | slice = slice(None)) -> Single:
         """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each matrix there."""
@@ -144,7 +143,8 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
         self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
-        self._of_matrix: dict[int, list[Prefetch]] = {}  # plans of all layers by one matrix, of those that were found
+        # Plans of all layers by what was found for the requests: for hundreds of gates in a row that stays the same.
+        self._of_matrices: dict[tuple[int, ...], list[Prefetch]] = {}
         self._running: dict[int, _Running] = {}
         for counts in setup.learned(lambda: self._counted(setup.history or ()))["counts"]:
             self._keep(counts)
@@ -248,29 +248,25 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def _by(self, found: Nearest, layers: range) -> list[Prefetch]:
         """Plans of these layers by the matrices that were found."""
-        if len(found.index) == 1:
-            return self._plans_of(int(found.index[0]), layers)
-        some = slice(layers.start, layers.stop)
-        probs = self._matrices.rows[found.index, some]
         if self.own_counts:
-            own = np.stack([running.counts[some] for running in self._batch])
-            probs = (probs + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
-        return plans(highest(probs, self._model.top_k), probs, layers.start)
+            return self._by_own_counts_too(found, layers)
+        key = tuple(found.index.tolist())
+        made = self._of_matrices.get(key)
+        if made is None:
+            probs = self._matrices.rows[found.index]
+            made = self._of_matrices[key] = plans(highest(probs, self._model.top_k), probs, 0)
+        return made[layers.start : layers.stop]
 
-    def _plans_of(self, index: int, layers: range) -> list[Prefetch]:
-        """The plans of the only request that runs, by a matrix."""
-        rows, top_k = self._matrices.rows[index], self._model.top_k
-        if self.own_counts:
-            answer = []
-            for layer in layers:
-                own = self._batch[0].counts[layer]
-                probs = (rows[layer] + own / np.maximum(own.sum(), 1)) / 2
-                answer.append(highest_plan(layer, probs, top_k))
-            return answer
-        found = self._of_matrix.get(index)
-        if found is None:
-            found = self._of_matrix[index] = plans(highest(rows[None], top_k), rows[None], 0)
-        return found[layers.start : layers.stop]
+    def _by_own_counts_too(self, found: Nearest, layers: range) -> list[Prefetch]:
+        top_k = self._model.top_k
+        if len(self._batch) == 1:
+            rows, counts = self._matrices.rows[found.index[0]], self._batch[0].counts
+            each = [(layer, (rows[layer] + counts[layer] / np.maximum(counts[layer].sum(), 1)) / 2) for layer in layers]
+            return [highest_plan(layer, probs, top_k) for layer, probs in each]
+        some = slice(layers.start, layers.stop)
+        own = np.stack([running.counts[some] for running in self._batch])
+        probs = (self._matrices.rows[found.index, some] + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
+        return plans(highest(probs, top_k), probs, layers.start)
 
     def _ahead(self, layer: int, layer_now: int) -> range:
         """The layers to plan after the gate of `layer`, less those that have been gated."""
@@ -281,7 +277,8 @@ class ActivationMatrixPrefetcher(Prefetcher):
     def _keep(self, counts: Single) -> None:
         self._popularity += counts
         self._popular = []
-        self._of_matrix.pop(self._matrices.add(counts), None)
+        self._matrices.add(counts)
+        self._of_matrices.clear()  # a matrix may have been replaced
 
     # ---- prediction of whole iterations, which other runs share --------------------------------------------------
 
