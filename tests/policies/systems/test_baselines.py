@@ -110,6 +110,15 @@ def test_moe_infinity_asks_for_what_any_request_of_a_batch_asks_for():
     assert counted(result) == (3, 0, 1)
 
 
+def test_moe_infinity_plans_by_the_matrix_that_has_replaced_another():
+    """With room for one matrix, each request is planned by the request before it."""
+    model = shape(2, 4, top_k=1)
+    ran = [[0, 1], [2, 3], [1, 0]]
+    past, *requests = (one_each([each], model, number) for number, each in enumerate([*ran, ran[0]]))
+    result = run("moe-infinity,prefetch_distance=1,capacity=1", model, requests, [past])
+    assert [experts for layer, experts in planned(result) if layer == 1] == [[expert] for _, expert in ran]
+
+
 def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
     model = shape(4, 4, top_k=1)
     past = one_each([[2, 3, 1, 0]] * 2, model)
