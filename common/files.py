@@ -187,16 +187,18 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete what writers of `path` left on this machine that were killed."""
-    name = rf"{re.escape(path.stem)}\.{re.escape(host())}-(\d{{1,9}})-(\d{{1,9}})\.partial{re.escape(path.suffix)}"
+    """Delete what writers of `path` left on this machine that were killed, and this very writer."""
+    own = name_beside(path)
     for beside in path.parent.iterdir():
-        found = re.fullmatch(name, beside.name)
-        if found is None:
-            continue
-        process, thread = int(found[1]), int(found[2])
-        if (process, thread) == (os.getpid(), threading.get_native_id()) or not is_alive(process):
+        if beside == own or (beside.name.startswith(f"{path.stem}.") and is_abandoned(beside)):
             with suppress(OSError):  # another writer may do the same
                 remove(beside)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file or folder was being written by a process of this machine that is dead now."""
+    found = re.fullmatch(rf".+\.{re.escape(host())}-(\d{{1,9}})-\d{{1,9}}\.partial(\..+)?", path.name)
+    return found is not None and not is_alive(int(found[1]))
 
 
 def is_alive(process: int) -> bool:

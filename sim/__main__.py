@@ -16,7 +16,7 @@ COMMANDS = {
         "Run every combination of an experiment's axes, each once.",
         "sweep EXPERIMENT.toml --dry-run",
     ),
-    "store": Command("sim.cli.stored:app", "Look at a result store, and clean it up."),
+    "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
     ),

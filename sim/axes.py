@@ -13,14 +13,13 @@ from common.settings import from_data, to_data
 from policies.naming import parts_of
 from policies.policy_settings import settings_of
 from policies.registry import policy_factory
-from sim.scenario import Scenario
+from sim.scenario import NO_EFFECT, Scenario
 
 Value: TypeAlias = str | int | float | bool
 Point: TypeAlias = Mapping[str, Value]
 """A value for each of some axes."""
 
 SETTING = "policy."  # in front of the name of a policy's setting
-FIGURELESS = ("detail", "check", "label")  # fields that change no figure
 
 
 def flattened(table: Any, field: str) -> dict[str, Any]:
@@ -47,8 +46,8 @@ def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
             hint = nearest(setting, known) if known else "none of them has settings"
             raise FieldError(field, f"no policy of this experiment has a setting {setting!r}; {hint}")
         return
-    if name in FIGURELESS:
-        raise FieldError(field, f"changes no figure, so it is no axis; set it in `scenario.{name}`")
+    if name in NO_EFFECT:
+        raise FieldError(field, f"does not affect results and cannot be an axis; set it in `scenario.{name}`")
     known = set(_field_names())
     if name not in known:
         raise FieldError(field, f"is no field of a scenario; {nearest(name, known)}")
@@ -94,7 +93,7 @@ def _field_names() -> Iterable[str]:
     for name, kind in get_type_hints(Scenario).items():
         if is_dataclass(kind):
             yield from (f"{name}.{inner.name}" for inner in fields(kind))
-        elif name not in FIGURELESS:
+        elif name not in NO_EFFECT:
             yield name
 
 

@@ -18,9 +18,8 @@ from common.settings import to_data
 from policies.naming import parts_of, sources_of
 from policies.registry import PLUG_INS, is_own
 from sim.inputs import Inputs
-from sim.scenario import Scenario
+from sim.scenario import NO_EFFECT, Scenario
 
-UNHASHED = ("detail", "check", "label")
 # What they stand for is hashed, not how it is called: digests, the requests of the split, slots.
 BY_DIGEST = ("trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache")
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "simpy")
@@ -67,24 +66,28 @@ class RunKeys:
         facts = self.facts(scenario, inputs)
         return None if facts is None else key_of(facts)
 
-    def facts(self, scenario: Scenario, inputs: Inputs, *, bound: bool = False) -> dict[str, Any] | None:
-        """What is hashed, as plain data, of a run or of the lower bound of its makespan."""
+    def facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any] | None:
+        """What is hashed of a run, as plain data; None as for `of`."""
         if not has_sources(scenario.policy):
             return None
-        settings = {name: value for name, value in to_data(scenario).items() if name not in UNHASHED + BY_DIGEST}
+        facts = self._facts(scenario, inputs)
+        return facts | {"policy": scenario.policy, "outside": self.outside(scenario.policy), "of": "run"}
+
+    def bound_facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any]:
+        """What is hashed of the lower bound of the makespan, which is the same for every policy."""
+        return self._facts(scenario, inputs) | {"of": "lower bound"}
+
+    def _facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any]:
+        left_out = (*NO_EFFECT, *BY_DIGEST, "policy")
         found = inputs.provenance(scenario)
         return {
-            "settings": settings,
-            "trace": found["trace"]["digest"],
-            "history": found["history"] and found["history"]["digest"],
+            "settings": {name: value for name, value in to_data(scenario).items() if name not in left_out},
+            **inputs.routing_identity,
             "counts": found["counts_sha256"],
-            "split": found["split_sha256"],
             "machine": found["machine"]["digest"],
             "model": found["model"],
             "slots": found["cache_experts"],
             "code": self.code,
-            "outside": self.outside(scenario.policy),
-            "of": "lower bound" if bound else "run",
         }
 
     def outside(self, policy: str) -> dict[str, dict[str, str]]:
@@ -114,7 +117,7 @@ def sources_digest() -> str:
     for name in sorted(first.keys() | now.keys()):
         if first.get(name) != now.get(name):
             raise UserError(
-                f"{name} has been edited while Python runs, so it is unclear which code runs; start it anew"
+                f"{name} has been edited while Python runs, so results may mix old and new code; restart Python"
             )
     return sha256_of_json(now)
 

@@ -123,10 +123,11 @@ class Experiment:
         for name in self.axes:
             if name != "policy" and not name.startswith(SETTING):
                 raise FieldError(name, "is an axis; a comparison varies the policy only, `sim sweep` varies the rest")
-        for run in self.matrix():
+        runs = self.matrix()
+        for run in runs:
             if run.problem:
                 raise UserError(run.problem)
-        return tuple(dict.fromkeys(run.scenario for run in self.matrix() if run.scenario))
+        return tuple(dict.fromkeys(run.scenario for run in runs if run.scenario))
 
     def _zips(self) -> Sequence[Axes]:
         return self.zip  # type: ignore[return-value]  # a tuple of tables since init
@@ -152,7 +153,7 @@ class Experiment:
         for table, name in tables:
             check_axis(name, f"{table}.{name}", policies)
             if names.count(name) > 1:
-                raise FieldError(f"{table}.{name}", "is an axis twice")
+                raise FieldError(f"{table}.{name}", "is listed as an axis more than once")
 
 
 def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experiment:

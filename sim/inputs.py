@@ -17,7 +17,7 @@ from sim.decoded_trace import with_decoded
 from sim.hardware.machine import Machine
 from sim.hardware.machine_files import machine_named
 from sim.hardware.memory import GpuMemory
-from sim.scenario import Scenario
+from sim.scenario import CacheSize, Scenario
 from traces.analysis.expert_counts import read_counts
 from traces.format.reader import RecordedFuture, Requests, Trace, split
 from traces.published_models import published
@@ -39,6 +39,16 @@ class Inputs:
     memory: GpuMemory | None = None  # None where the machine does not state its own
     arrivals: bool = False  # the trace says when requests arrive
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def routing_identity(self) -> dict[str, str | None]:
+        """Digests of trace, history and split: which requests run, and which a policy may learn from."""
+        history = self.facts["history"]
+        return {
+            "trace": self.facts["trace"]["digest"],
+            "history": history["digest"] if history else None,
+            "split": self.facts["split_sha256"],
+        }
 
     @property
     def tokens(self) -> int:
@@ -107,11 +117,11 @@ class Resolver:
             path = scenario.counts
             counts = self._once(("counts", path, traced), lambda: read_counts(path, traced))
         model = with_sizes_of(traced, scenario.sizes)
-        split_slots(model, scenario.cache.slots(model), machine.gpus)  # even for policies that ignore the size
+        check_size(scenario.cache, model, machine)  # even for policies that ignore it
         check_replicas(scenario.replicas, machine.gpus)
         memory = None
         if machine.gpu_memory_bytes is not None:
-            longest = self._once(("longest", *_split_fields(scenario)), lambda: _longest(routing.requests))
+            longest = self._once(("longest", *split_fields(scenario)), lambda: _longest(routing.requests))
             together = min(scenario.batch_size, len(routing.requests))
             memory = GpuMemory.of(model, machine.gpus * machine.gpu_memory_bytes, positions=longest * together)
             check_memory(memory, scenario, model, machine)
@@ -130,7 +140,7 @@ class Resolver:
 
     def routing_of(self, scenario: Scenario, *others: str) -> Routing:
         """As the function `routing_of`."""
-        routing: Routing = self._once(("routing", *_split_fields(scenario)), lambda: self._routing(scenario))
+        routing: Routing = self._once(("routing", *split_fields(scenario)), lambda: self._routing(scenario))
         read, traced = routing.requests.trace, routing.trace
         where = str(scenario.trace if read.meta.embedding == traced.meta.embedding else scenario.history)
         for policy in (scenario.policy, *others):
@@ -164,7 +174,7 @@ class Resolver:
         return self._known[key]
 
 
-def _split_fields(scenario: Scenario) -> tuple[Any, ...]:
+def split_fields(scenario: Scenario) -> tuple[Any, ...]:
     """What decides which requests run and which a policy may learn from."""
     return scenario.trace, scenario.history, scenario.train_split, scenario.requests, scenario.seed
 
@@ -199,21 +209,28 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     return replace(model, name=f"{model.name} layers × {traced.layers}", layers=traced.layers)
 
 
+def check_size(size: CacheSize, model: ModelShape, machine: Machine) -> None:
+    """A `FieldError` on the cache if so many experts cannot be divided among the GPUs."""
+    try:
+        split_slots(model, size.slots(model), machine.gpus)
+    except UserError as error:
+        raise FieldError(f"cache.{size.field}", f"{error}, value {getattr(size, size.field)}") from error
+
+
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
     """A `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
     size, experts = scenario.cache, scenario.cache.slots(model)
     if memory.fits(experts * model.expert_bytes):
         return
-    field = next(name for name in ("experts", "share", "gb") if getattr(size, name) is not None)
     wanted, of, dense, cached = (
         f"{each / 1e9:.4g} GB"
         for each in (experts * model.expert_bytes, memory.total_bytes, memory.dense_bytes, memory.kv_cache_bytes)
     )
     fitting = max(0, int(memory.room_bytes // model.expert_bytes))
     raise FieldError(
-        f"cache.{field}",
+        f"cache.{size.field}",
         f"{experts} experts take {wanted}, but of the {of} of {machine.describe()} dense weights take {dense} and the "
-        f"KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, field)}",
+        f"KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, size.field)}",
     )
 
 

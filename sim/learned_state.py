@@ -1,4 +1,4 @@
-"""What policies learn from their history, kept: the same policy learns the same from the same history only once."""
+"""Caches what policies learn from their history: the same policy learns from the same history only once."""
 
 import json
 from collections.abc import Callable
@@ -24,14 +24,11 @@ def learning_from(artefacts: Artefacts, scenario: Scenario, inputs: Inputs) -> L
     """How the policy of a scenario learns; None if nothing says what the history is, or holds the policy's code."""
     if not inputs.facts or not has_sources(scenario.policy):
         return None
-    found = inputs.facts
     facts = {
         "policy": scenario.policy,
         "outside": outside_sources(scenario.policy),
         "model": asdict(inputs.model),
-        "trace": found["trace"]["digest"],
-        "history": found["history"] and found["history"]["digest"],
-        "split": found["split_sha256"],
+        **inputs.routing_identity,
     }
     return lambda rng: remembered(artefacts, facts, rng)
 

@@ -16,6 +16,7 @@ from policies.cache.placement import Placement
 from policies.types import ModelShape
 
 Detail = Literal["requests", "iterations", "events"]
+NO_EFFECT = ("detail", "check", "label")  # fields of a scenario that change no figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,11 @@ class CacheSize:
             raise FieldError(
                 given[-1] if given else "share", "give exactly one of `cache.experts`, `cache.share` and `cache.gb`"
             )
+
+    @property
+    def field(self) -> str:
+        """Which of the three is set."""
+        return next(name for name in ("experts", "share", "gb") if getattr(self, name) is not None)
 
     def slots(self, model: ModelShape) -> int:
         """Slots of all GPUs together for a model; a share or gigabytes never give more than it has experts."""

@@ -24,12 +24,10 @@ class SharedPredictions:
         settings = shared_predictions(scenario.policy, check=scenario.check)
         if settings is None:
             return None
-        found, model = inputs.facts, inputs.model
+        model = inputs.model
         facts = {
             "settings": settings,
-            "trace": found["trace"]["digest"],
-            "history": found["history"] and found["history"]["digest"],
-            "split": found["split_sha256"],
+            **inputs.routing_identity,
             "batch_size": scenario.batch_size,
             "seed": scenario.seed,
             "shape": [model.layers, model.experts, model.top_k],

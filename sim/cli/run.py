@@ -21,12 +21,14 @@ def run(
         Parameter(
             group=RUN,
             help="What the policies are measured against: no-offload, clairvoyant, lower-bound, separated by commas, "
-            "or none. Default: all that is printed or written.",
+            "or none. Default: those that the output shows.",
         ),
     ] = None,
     jobs: Annotated[
         int | None,
-        Parameter(group=RUN, help="Policies that run at the same time. Default: one per processor if they take long."),
+        Parameter(
+            group=RUN, help="Policies to run in parallel. Default: one per processor for long runs, otherwise 1."
+        ),
     ] = None,
     store: Annotated[
         Path | None,
@@ -44,13 +46,15 @@ def run(
     from sim.sweeps.reference_runs import EVERY_BOUND, USUAL, references_named
     from sim.sweeps.workers import Workers
 
-    wanted = references_named(references) if references else EVERY_BOUND if json or out else USUAL
+    wanted = EVERY_BOUND if json or out else USUAL
+    if references is not None:
+        wanted = references_named(references, EVERY_BOUND)
     with reserved(new(out)):
         comparison = compare_policies(
             experiment,
             references=wanted,
             store=store or os.environ.get("FINEMOE_STORE"),
-            workers=Workers(jobs=jobs) if jobs else None,
+            workers=None if jobs is None else Workers(jobs=jobs),
         )
         with then_printed(lambda: json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison)):
             if out:

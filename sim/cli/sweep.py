@@ -25,18 +25,19 @@ def sweep(
         str,
         Parameter(
             group=SWEEP,
-            help="What the runs are measured against, run too where the store does not have it: no-offload, "
-            "clairvoyant, lower-bound and regret (each policy with perfect prediction, and with perfect eviction), "
-            "separated by commas, or none.",
+            help="What to measure the runs against, separated by commas: no-offload, clairvoyant, lower-bound, regret "
+            "(each policy with perfect prediction, and with perfect eviction); or none. Each is run once, if the "
+            "store does not have it.",
         ),
     ] = "no-offload,clairvoyant",
     workers: Annotated[Workers, FLAT] = Workers(),
     dry_run: Annotated[
-        bool, Parameter(group=SWEEP, help="Print the runs, those that cannot be and why, and the time it would take.")
+        bool,
+        Parameter(group=SWEEP, help="Print the planned runs, those that are refused and why, and a time estimate."),
     ] = False,
     status: Annotated[
         bool,
-        Parameter(group=SWEEP, help="Print how far this sweep is, running elsewhere or killed."),
+        Parameter(group=SWEEP, help="Print the progress of this sweep, also from another terminal."),
     ] = False,
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the table, a row per run, into this new folder.")
@@ -45,9 +46,9 @@ def sweep(
 ) -> None:
     """Run every combination of an experiment that the store does not have yet, and compare the policies.
 
-    A run that cannot be or that fails is reported at the end and stops no other. Stopped or killed, the same command
-    goes on where it was.
+    A refused or failed run is reported at the end and does not stop the others. Run the same command again to resume.
     """
+    from common.errors import FieldError
     from common.outputs import new, reserved, then_printed
     from sim.experiment import Experiment
     from sim.sweeps.reference_runs import references_named
@@ -57,6 +58,8 @@ def sweep(
     wanted = references_named(references)
     described = Experiment.read(experiment)
     place = place_of_store(store)
+    if dry_run and status:
+        raise FieldError("status", "cannot be combined with `dry_run`")
     if dry_run or status:
         print((dry_run_report if dry_run else status_report)(described, place, wanted, workers))
         return

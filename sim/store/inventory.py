@@ -1,14 +1,14 @@
-"""What a store has, and what of it is of no use any more."""
+"""What a store holds, and what can be deleted."""
 
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import host, is_alive, remove
+from common.files import is_abandoned, remove
 from common.tables import name_table, number, text_table
-from sim.content_hash import RunKeys, code_facts
-from sim.store.result_store import ResultStore, StoredRun
+from sim.content_hash import code_facts
+from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
 
 DAY_S = 86_400
@@ -17,23 +17,20 @@ DAY_S = 86_400
 def listed(store: ResultStore) -> list[dict[str, Any]]:
     """The figures of all runs that are not broken, with their keys, by model, policy, cache and seed."""
     code = code_facts()
-    found = []
-    for run in store.runs():
-        if run.meta:
-            (one,) = run.meta["runs"]
-            figures = {"key": run.key, "detail": one["scenario"]["detail"], "bytes": run.bytes}
-            found.append(figures | {"current": _hashed(run)["code"] == code, **one["summary"]})
+    whole = [run for run in store.runs() if run.meta]
+    found = [{"key": run.key, "bytes": run.bytes, "current": run.code == code, **run.figures} for run in whole]
     return sorted(found, key=lambda run: (run["model"], run["policy"], run["expert_slots"], run["seed"], run["key"]))
 
 
 def run_table(runs: Sequence[dict[str, Any]]) -> str:
     """A row per run."""
-    headers = ["key", "policy", "model", "slots", "seed", "requests", "TPOT ms", "detail", "KB", "code"]
+    headers = ["key", "policy", "model", "machine", "slots", "seed", "requests", "TPOT ms", "detail", "KB", "code"]
     rows = [
         [
             run["key"][:10],
             run["policy"],
             run["model"],
+            str(run["machine"])[:10],
             run["expert_slots"],
             run["seed"],
             run["requests"],
@@ -44,21 +41,21 @@ def run_table(runs: Sequence[dict[str, Any]]) -> str:
         ]
         for run in runs
     ]
-    return text_table(rows, headers, texts=3)
+    return text_table(rows, headers, texts=4)
 
 
 def facts(store: ResultStore) -> dict[str, Any]:
-    """How much there is of what."""
+    """Counts and sizes."""
     runs = list(store.runs())
-    kept = list(store.artefacts(RunKeys()))
+    kept = list(store.artefacts(code_facts()))
     lines = list(RunJournal(store).lines())
     return {
         "store": str(store.folder),
         "runs": sum(run.meta is not None for run in runs),
         "runs_broken": sum(run.meta is None for run in runs),
         "runs_bytes": sum(run.bytes for run in runs),
-        "bounds": len(list((store.folder / "bounds").glob("??/*.json"))),
-        "failures": len(list((store.folder / "failures").glob("??/*.json"))),
+        "bounds": store.count("bounds"),
+        "failures": store.count("failures"),
         "artefacts": len(kept),
         "artefacts_bytes": sum(each.bytes for each in kept),
         "computed_cpu_s": sum(line.cpu_s for line in lines if line.event == "finished"),
@@ -67,7 +64,7 @@ def facts(store: ResultStore) -> dict[str, Any]:
 
 
 def facts_table(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same as a table."""
     rows = [
         ("store", found["store"]),
         ("runs", f"{found['runs']:,} ({found['runs_bytes'] / 1e6:,.1f} MB), {found['runs_broken']} broken"),
@@ -98,24 +95,12 @@ def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str,
     for run in store.runs():
         if run.meta is None:
             yield "broken runs", run.path
-        elif _hashed(run)["code"] != code:
+        elif run.code != code:
             yield "runs of other code or libraries", run.path
     for path in sorted(store.folder.rglob("*.partial*")):
-        if _abandoned(path):
+        if is_abandoned(path):
             yield "files that killed processes left", path
-    artefacts = store.artefacts(RunKeys())
+    artefacts = store.artefacts(code)
     for each in artefacts:
         if unused_days is not None and each.used_s < time.time() - unused_days * DAY_S:
             yield "artefacts that nobody used", artefacts.path(each.kind, each.key)
-
-
-def _hashed(run: StoredRun) -> dict[str, Any]:
-    assert run.meta is not None
-    hashed: dict[str, Any] = run.meta["runs"][0]["provenance"]["hashed"]
-    return hashed
-
-
-def _abandoned(path: Path) -> bool:
-    """Whether the process that wrote this was of this machine and is dead."""
-    writer = path.name.partition(".partial")[0].rpartition(".")[2].rsplit("-", 2)
-    return len(writer) == 3 and writer[0] == host() and writer[1].isdigit() and not is_alive(int(writer[1]))

@@ -8,23 +8,22 @@
     journal/               when which process computed what (`sim.store.run_journal`)
 
 A run is there whole or not at all, and equal keys give equal bytes, so processes and machines may share a folder
-without locks: who computes a run that another one has just stored drops his own. What was changed on disk is noticed,
-and computed again.
+without locks: if two compute the same run, the second discards its copy. What was changed on disk is noticed, and
+computed again.
 """
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import UserError, one_line
 from common.files import remove, replacing, write_json
 from common.hashing import sha256_of, sha256_of_json
 from sim.artefacts import Artefacts
-from sim.content_hash import RunKeys
 from sim.inputs import Inputs
 from sim.results.result import TABLES, Result, read_meta, write_results
 from sim.scenario import CacheSize, Scenario
@@ -46,6 +45,20 @@ class StoredRun:
     meta: dict[str, Any] | None
     """Its scenario, figures and what its key was made of; None if it is broken."""
     bytes: int
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Its figures, and how detailed it is; to be asked if it is not broken."""
+        assert self.meta is not None
+        (run,) = self.meta["runs"]
+        return {"detail": run["scenario"]["detail"], **run["summary"]}
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The code and libraries that made it; to be asked if it is not broken."""
+        assert self.meta is not None
+        code: dict[str, str] = self.meta["runs"][0]["provenance"]["hashed"]["code"]
+        return code
 
 
 class ResultStore:
@@ -162,6 +175,10 @@ class ResultStore:
                 size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
                 yield StoredRun(key=path.name, path=path, meta=self._sound(path), bytes=size)
 
+    def count(self, part: Literal["bounds", "failures"]) -> int:
+        """How many bounds or failures there are."""
+        return len(list((self.folder / part).glob("??/*.json")))
+
     def _run(self, key: str) -> Path:
         return self.folder / "runs" / key[:2] / key
 
@@ -187,9 +204,9 @@ class ResultStore:
         except UserError as error:
             raise StoreError(f"{self.folder}: {error}") from error
 
-    def artefacts(self, keys: RunKeys) -> Artefacts:
-        """What runs of this code share."""
-        return Artefacts(self.folder / "artefacts", sources=sha256_of_json(keys.code))
+    def artefacts(self, code: Mapping[str, str]) -> Artefacts:
+        """What runs of this code (`content_hash.code_facts`) share."""
+        return Artefacts(self.folder / "artefacts", sources=sha256_of_json(dict(code)))
 
 
 def _make(folder: Path) -> None:

@@ -35,7 +35,7 @@ def compare_policies(
     the processors of this machine if there is enough to do.
     """
     if "regret" in references:
-        raise FieldError("references", "regret needs runs of each policy with other parts, as a sweep has them")
+        raise FieldError("references", "regret is available in sweeps only")
     scenarios = experiment.scenarios()
     first, *others = scenarios
     runs = _Runs(ResultStore.open(store) if store else None)
@@ -61,7 +61,7 @@ class _Runs:
         self._artefacts = NOTHING_KEPT
         if store:
             store.check_writable()
-            self._artefacts = store.artefacts(self._keys)
+            self._artefacts = store.artefacts(self._keys.code)
 
     def resolved(self, scenario: Scenario, *others: str) -> Inputs:
         self._inputs = Resolver(self._artefacts).resolve(scenario, *others)
@@ -80,8 +80,7 @@ class _Runs:
         return found
 
     def lower_bound_s(self, scenario: Scenario, everything_there: Result) -> float:
-        facts = self._keys.facts(replace(scenario, policy=RESIDENT), self._inputs, bound=True)
-        assert facts is not None  # of our own policy
+        facts = self._keys.bound_facts(scenario, self._inputs)
         key = key_of(facts)
         if self._store and (known_s := self._store.bound_s(key)) is not None:
             return known_s

@@ -27,14 +27,13 @@ PREDICTS_PERFECTLY = "perfect-prefetch"
 EVICTS_PERFECTLY = "belady"
 
 
-def references_named(text: str) -> tuple[Reference, ...]:
-    """The references that a text such as `no-offload,regret` names; `none` names none."""
-    known: tuple[Reference, ...] = get_args(Reference)
+def references_named(text: str, known: tuple[Reference, ...] = get_args(Reference)) -> tuple[Reference, ...]:
+    """The references that a text such as `no-offload,regret` names, out of the known ones; `none` names none."""
     if text.strip() == "none":
         return ()
     for name in map(str.strip, text.split(",")):
         if name not in known:
-            raise FieldError("references", f"{name!r} is none of them; {nearest(name, [*known, 'none'])}")
+            raise FieldError("references", f"unknown reference {name!r}; {nearest(name, [*known, 'none'])}")
     return tuple(each for each in known if each in map(str.strip, text.split(",")))
 
 

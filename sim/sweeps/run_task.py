@@ -1,7 +1,7 @@
 """One run of a sweep, as any process on any machine carries it out.
 
-A task that is done lies in the store; who hands it out is told no more than that. What a process has read for one task,
-it keeps for the next.
+The result of a finished task is in the store; only its outcome is returned. What a process has read for one task, it
+keeps for the next.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,15 @@ class RunTask:
     scenario: Scenario
     key: str
     bound: bool = False
+
+    @property
+    def name(self) -> str:
+        """What progress and journal call it: the policy, or that it is a bound."""
+        return "lower bound" if self.bound else self.scenario.policy
+
+    def is_stored(self, store: ResultStore) -> bool:
+        """Whether the store has its result."""
+        return store.bound_s(self.key) is not None if self.bound else store.has(self.key, self.scenario)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +105,17 @@ class _Desk:
 
     def _prepare(self) -> None:
         self._keys = RunKeys()
-        self._artefacts = self.store.artefacts(self._keys)
+        self._artefacts = self.store.artefacts(self._keys.code)
         self._resolver = Resolver(self._artefacts)
 
     @staticmethod
-    @cache  # a process serves one sweep after the other, each with many tasks
+    @lru_cache(maxsize=1)  # a process serves one sweep after the other, each with many tasks
     def at(workplace: Workplace) -> "_Desk":
         return _Desk(workplace)
 
     def carry_out(self, task: RunTask) -> TaskEnd:
-        policy = "lower bound" if task.bound else task.scenario.policy
-        if self._known(task):
+        policy = task.name
+        if task.is_stored(self.store):
             return TaskEnd(key=task.key, policy=policy, end="known")
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         error = None
@@ -122,11 +131,6 @@ class _Desk:
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         self.journal.note("failed" if error else "finished", task.key, policy, wall_s=wall_s, cpu_s=cpu_s)
         return TaskEnd(key=task.key, policy=policy, end="failed" if error else "done", error=error, wall_s=wall_s)
-
-    def _known(self, task: RunTask) -> bool:
-        if task.bound:
-            return self.store.bound_s(task.key) is not None
-        return self.store.has(task.key, task.scenario)
 
     def _compute(self, task: RunTask, inputs: Inputs, facts: dict[str, Any]) -> None:
         if not task.bound:
@@ -152,7 +156,8 @@ class _Desk:
                 inputs = self._resolver.resolve(task.scenario)
             except UserError as error:
                 raise WorkerError(f"worker on {host()}, in {Path.cwd()}: {error}") from error
-            facts = self._keys.facts(task.scenario, inputs, bound=task.bound)
+            keys = self._keys
+            facts = (keys.bound_facts if task.bound else keys.facts)(task.scenario, inputs)
             if facts is not None and key_of(facts) == task.key:
                 return inputs, facts
             self._prepare()  # a file may have changed between two sweeps
@@ -182,7 +187,9 @@ def _open(workplace: Workplace) -> ResultStore:
     except StoreError as error:
         raise WorkerError(f"worker on {host()}: {error}") from error
     if store.identity != workplace.identity:
-        raise WorkerError(f"worker on {host()}: {workplace.store} is another store there than it is here")
+        raise WorkerError(
+            f"worker on {host()}: {workplace.store} is a different store than the one that the sweep uses"
+        )
     return store
 
 

@@ -33,8 +33,10 @@ def legend(shortened: dict[str, str]) -> Iterator[str]:
 
 
 def folded(text: str, width: int, indent: str = "") -> str:
-    """The text in lines of at most `width` characters, broken at spaces where there are any."""
-    return "\n".join(wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)) or ""
+    """The text in lines of at most `width` characters, broken at spaces, but not between a number and its unit."""
+    tied = re.sub(r" (?=(?:GB|MB|ms|layers|×)\b|× )", "\u00a0", text)
+    lines = wrap(tied, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def folded_name(name: str, width: int, indent: str = "   ") -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 from common.errors import UserError
 from common.progress import bar
+from policies.naming import parts_of
 from sim.content_hash import RunKeys, key_of
 from sim.experiment import Experiment, Run
-from sim.inputs import Inputs, Resolver
+from sim.inputs import Inputs, Resolver, split_fields
 from sim.results.policy_comparison import RESIDENT
 from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
@@ -65,12 +66,7 @@ class SweepPlan:
 
     def missing(self, store: ResultStore) -> Sequence[RunTask]:
         """The tasks whose results the store does not have."""
-        return [task for task in self.tasks() if not is_stored(task, store)]
-
-
-def is_stored(task: RunTask, store: ResultStore) -> bool:
-    """Whether the store has what a task gives."""
-    return store.bound_s(task.key) is not None if task.bound else store.has(task.key, task.scenario)
+        return [task for task in self.tasks() if not task.is_stored(store)]
 
 
 class _Planner:
@@ -108,14 +104,11 @@ class _Planner:
             except UserError:  # the run itself can still be
                 continue
         if "lower-bound" in self._wanted:
-            bounded = replace(scenario, policy=RESIDENT, label=None)
-            facts = self._keys.facts(bounded, inputs, bound=True)
-            assert facts is not None  # the policy is our own
-            found[BOUND] = RunTask(scenario=bounded, key=key_of(facts), bound=True)
+            key = key_of(self._keys.bound_facts(scenario, inputs))
+            found[BOUND] = RunTask(scenario=replace(scenario, policy=RESIDENT, label=None), key=key, bound=True)
         return found
 
 
 def _shared(scenario: Scenario) -> tuple[Any, ...]:
-    """What predictions depend on, of the fields of a scenario."""
-    fields = ("policy", "trace", "history", "train_split", "requests", "batch_size", "seed")
-    return tuple(getattr(scenario, name) for name in fields)
+    """What predictions depend on, of the fields of a scenario: the policy without an evictor in place of its own."""
+    return parts_of(scenario.policy)[0], scenario.batch_size, *split_fields(scenario)

@@ -87,7 +87,7 @@ class _Report:
                 "paired by seed, has an interval that includes 0."
             )
         else:
-            said += f"One seed says nothing of the spread: no intervals ({MISSING}), and only equal values tie."
+            said += "One seed says nothing of the spread: no intervals, and only equal values tie."
         return f"{table}\n{folded(said, WIDTH)}"
 
     def matrix(
@@ -150,7 +150,7 @@ class _Report:
                 [
                     f"{self.policies[more]}\n  than {self.policies[faster]}",
                     folded(self.settings.text(widest.setting), SETTING),
-                    f"{len(inversions)} of {len(self.statistics.settings)}",
+                    f"{len(inversions)} of {self._settings_with(more, faster)}",
                     number(widest.hit_rate.mean, "+.1f", 100),
                     number(widest.tpot_s.mean, f"+.{self.digits}f", 1e3),
                 ]
@@ -160,6 +160,11 @@ class _Report:
         if len(ordered) > PAIRS_SHOWN:
             lines.append(f"and {len(ordered) - PAIRS_SHOWN} more pairs")
         return "\n".join(lines)
+
+    def _settings_with(self, *policies: str) -> int:
+        """In how many settings all of these policies have runs that are done."""
+        seeds = self.statistics.seeds
+        return sum(all(seeds(setting, policy) for policy in policies) for setting in self.statistics.settings)
 
     def distance(self) -> str:
         """TPOT over that of `clairvoyant`, if it was asked for."""
@@ -201,11 +206,9 @@ class _Report:
         lines += footnotes((self.policies[str(run["policy"])], run) for run in self.facts)
         named = self.policies
         if prophets := [named[each] for each in self.statistics.policies if each in self.statistics.prophets]:
-            lines.append(f"{OUTSIDE} {', '.join(prophets)}: told what will be demanded, so no candidate for the best")
+            lines.append(f"{OUTSIDE} {', '.join(prophets)}: knows future demands; excluded from the best")
         if preloaded := [named[each] for each in self.statistics.policies if each in self.statistics.preloaded]:
-            lines.append(
-                f"{OUTSIDE} {', '.join(preloaded)}: keeps every expert on its GPU, so no candidate for the best"
-            )
+            lines.append(f"{OUTSIDE} {', '.join(preloaded)}: keeps every expert on its GPU; excluded from the best")
         if fewer := [named[policy] for policy in self.statistics.policies if self._fewer(policy)]:
             lines.append(f"{FEWER} {', '.join(fewer)}: in some settings done with fewer seeds than other policies")
         said: dict[str, dict[str, None]] = {}
@@ -258,13 +261,14 @@ def _product(statistics: SweepStatistics) -> Iterator[tuple[Setting, str]]:
 
 
 def _cell(found: Estimate | None, factor: float, digits: int, mark: str, between: str) -> str:
-    """The mean and the interval; a dash for one seed."""
+    """The mean and the interval, which one seed does not have."""
     if found is None:
         return MISSING
     form = f".{digits}f"
-    ends = [number(end, form, factor) for end in (found.low, found.high)]
-    interval = MISSING if found.low is None else f"[{ends[0]}, {ends[1]}]"
-    return f"{mark}{number(found.mean, form, factor)}{between}{interval}"
+    mean = f"{mark}{number(found.mean, form, factor)}"
+    if found.low is None:
+        return mean
+    return f"{mean}{between}[{number(found.low, form, factor)}, {number(found.high, form, factor)}]"
 
 
 def _saved(part: Estimate | None, whole: Estimate | None, digits: int) -> str:

@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from common.tables import text_table
+from sim.axes import SETTING
 from sim.experiment import Experiment
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
 from sim.sweeps.reference_runs import Reference
 from sim.sweeps.run_task import RunTask
-from sim.sweeps.sweep_plan import SweepPlan, is_stored
+from sim.sweeps.sweep_plan import SweepPlan
 from sim.sweeps.time_left import TimeLeft, duration
 from sim.sweeps.time_sample import sampled_seconds
 from sim.sweeps.workers import Workers
@@ -24,21 +26,21 @@ MOST_ROWS = 200  # of a matrix that is printed
 def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
     """The matrix, what is stored of it, the time that the rest would take, and what cannot run."""
     plan = SweepPlan.of(experiment, wanted)
-    opened = _there(store)
+    opened = _existing_store(store)
     tasks = plan.tasks()
-    stored = {task.key for task in tasks if opened and is_stored(task, opened)}
+    stored = {task.key for task in tasks if opened and task.is_stored(opened)}
     missing = [task for task in tasks if task.key not in stored]
     own = {each.task.key for each in plan.runs if each.task}
     said = (
         f"{len(plan.runs)} runs, {_refused(plan)} of which cannot run, and {len(tasks) - len(own)} reference runs and "
-        f"bounds; {len(stored)} of these {len(tasks)} are in {store} already, {len(missing)} have to be computed"
+        f"bounds; of the {len(tasks)} that can run, {len(stored)} are in {store} and {len(missing)} have to be computed"
     )
     lines = [_matrix(experiment, plan, stored), "", *wrap(said, WIDTH)]
     if missing:
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
         lines.append(
             f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
-            f"({duration(alone_s)} of work), by timed runs of a few requests"
+            f"({duration(alone_s)} of work), by timed runs of a few requests, without lower bounds"
         )
     return "\n".join([*lines, *_refusals(plan)])
 
@@ -49,23 +51,31 @@ def status_report(experiment: Experiment, store: Path, wanted: Collection[Refere
     opened = ResultStore.open(store, create=False)
     journal = RunJournal(opened)
     tasks = {task.key: task for task in plan.tasks()}
-    missing = {key: task for key, task in tasks.items() if not is_stored(task, opened)}
+    missing = {key: task for key, task in tasks.items() if not task.is_stored(opened)}
     running = {key: line for key, line in journal.running().items() if key in missing}
     failed = {key: error for key in missing if key not in running and (error := opened.failure(key))}
     lines = wrap(
         f"{len(tasks) - len(missing)} of {len(tasks)} runs, references and bounds are done, {len(running)} run now, "
-        f"{len(failed)} failed when they were tried last; {_refused(plan)} of the matrix cannot run",
+        f"{len(failed)} failed on the last attempt; {_refused(plan)} of the matrix cannot run",
         WIDTH,
     )
     left = TimeLeft(_waiting(missing, failed), journal.mean_seconds(), len(running) or workers.processes(len(tasks)))
     if missing and left.seconds() is not None:
         lines.append(f"about {left.text()}" + ("" if running else ", once it is started again"))
-    lines += [f"running on {line.process}: {tasks[key].scenario.name}" for key, line in running.items()]
-    lines += [f"failed: {tasks[key].scenario.name}: {error}" for key, error in failed.items()]
+    lines += [f"running on {line.process}: {_described(tasks[key], experiment)}" for key, line in running.items()]
+    lines += [f"failed: {_described(tasks[key], experiment)}: {error}" for key, error in failed.items()]
     return "\n".join([*lines, *_refusals(plan)])
 
 
-def _there(store: Path) -> ResultStore | None:
+def _described(task: RunTask, experiment: Experiment) -> str:
+    """The policy of a run, or that it is a bound, and what the experiment varies: `lru, cache.share 0.25, seed 0`."""
+    varied = [name for name in experiment.axes if name != "policy" and not name.startswith(SETTING)]
+    values = {name: reduce(getattr, name.split("."), task.scenario) for name in varied}
+    told = [f"{name} {value}" for name, value in values.items() if value is not None]
+    return ", ".join([task.name, *told])
+
+
+def _existing_store(store: Path) -> ResultStore | None:
     """The store if it is one already: a dry run makes none."""
     return ResultStore.open(store, create=False) if store.exists() and any(store.iterdir()) else None
 

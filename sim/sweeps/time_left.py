@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from sim.sweeps.run_task import RunTask, TaskEnd
 
-BOUND = "lower bound"  # what a bound's time is kept under
-
 
 class TimeLeft:
     """The seconds that are left, from the mean time of the runs of each policy.
@@ -18,8 +16,7 @@ class TimeLeft:
         self._processes = processes
         self._left: dict[str, int] = {}
         for task in tasks:
-            policy = BOUND if task.bound else task.scenario.policy
-            self._left[policy] = self._left.get(policy, 0) + 1
+            self._left[task.name] = self._left.get(task.name, 0) + 1
         self._seconds = {policy: [before_s[policy]] for policy in self._left if policy in before_s}
 
     def ended(self, end: TaskEnd) -> None:

@@ -1,8 +1,12 @@
 """Processes that carry out runs, on this machine or on a cluster: joblib, with loky or with Ray behind it."""
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge
@@ -22,7 +26,7 @@ class Workers:
     """How many processes carry out the runs, and where."""
 
     jobs: Annotated[int, Ge(1)] | None = None
-    """Runs that are carried out at the same time; 1 stays in this process. Default: a run per processor."""
+    """Runs to execute in parallel; 1 stays in this process. Default: one per processor."""
     backend: Backend = "loky"
     """Processes of this machine, or of a Ray cluster (`pip install 'finemoe-lab[ray]'`; $RAY_ADDRESS names it)."""
 
@@ -43,8 +47,8 @@ class Workers:
                 yield from parallel(delayed(called)(*call) for call in calls)
             except TerminatedWorkerError as error:
                 raise UserError(
-                    "a process that ran scenarios was killed, perhaps for want of memory; run the same command again "
-                    "to go on, with fewer `jobs` if it happens again"
+                    "a process that ran scenarios was killed, possibly out of memory; run the same command again "
+                    "to resume, with fewer `jobs` if it happens again"
                 ) from error
 
     def processes(self, calls: int) -> int:
@@ -69,4 +73,31 @@ class Workers:
             yield function
         else:
             with parallel_config(backend="loky", inner_max_num_threads=1):
-                yield function
+                yield _UntilCommandEnds(function)
+
+
+class _UntilCommandEnds:
+    """A function for other processes of this machine, which end when the command that started them is gone.
+
+    Otherwise they would go on for minutes after it was killed, beside those of the next one.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._command = os.getpid()
+
+    def __call__(self, *arguments: Any) -> Any:
+        _end_with(self._command)
+        return self._function(*arguments)
+
+
+@cache  # a process is watched once
+def _end_with(command: int) -> None:
+    """End this process as soon as its parent is not the command any more."""
+
+    def watch() -> None:
+        while os.getppid() == command:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

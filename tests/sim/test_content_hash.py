@@ -94,7 +94,7 @@ def test_what_cannot_change_a_figure_does_not(scenario: Scenario, change: dict[s
 
 def test_every_field_is_hashed_or_named_as_not_hashed(scenario: Scenario) -> None:
     """So that a new field is not forgotten: one that is in neither list is hashed."""
-    assert set(hashing.UNHASHED) == {"detail", "check", "label"}
+    assert set(hashing.NO_EFFECT) == {"detail", "check", "label"}
     inputs = {"trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache"}
     assert set(hashing.BY_DIGEST) == inputs
 
@@ -212,7 +212,7 @@ def test_our_own_code_edited_while_python_runs_is_refused(tmp_path: Path) -> Non
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == (
         "common.errors.UserError: policies/evictors/recency.py has been edited while Python runs, "
-        "so it is unclear which code runs; start it anew"
+        "so results may mix old and new code; restart Python"
     )
 
 

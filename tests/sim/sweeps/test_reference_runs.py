@@ -84,5 +84,5 @@ def test_the_smallest_cache_is_one_that_can_be(scenario: Scenario) -> None:
 def test_references_are_named_in_text() -> None:
     assert references_named("regret, no-offload") == ("no-offload", "regret")
     assert references_named("none") == ()
-    with pytest.raises(FieldError, match="'clairvoyent' is none of them; did you mean 'clairvoyant'"):
+    with pytest.raises(FieldError, match="unknown reference 'clairvoyent'; did you mean 'clairvoyant'"):
         references_named("no-offload,clairvoyent")

@@ -67,7 +67,7 @@ def test_a_dry_run_says_what_is_stored_and_why_runs_cannot_be(
     said = capsys.readouterr().out
     states = [line.split()[-1] for line in said.splitlines()[2:5]]
     assert states == ["run", "stored", "compute"]
-    assert "1 run cannot run: cache of 1 experts: " in said
+    assert "1 run cannot run: cache.experts: cache of 1 experts: " in said
     assert all(len(line) <= 100 for line in said.splitlines())
 
 
@@ -92,7 +92,7 @@ def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--references", "clairvoyent"], "--references: 'clairvoyent' is none of them; did you mean 'clairvoyant'?"),
+        (["--references", "clairvoyent"], "--references: unknown reference 'clairvoyent'; did you mean 'clairvoyant'?"),
         (["--jobs", "0"], "--jobs: must be at least 1, value 0"),
     ],
 )

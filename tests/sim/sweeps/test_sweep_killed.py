@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common.files import is_alive
 from sim.experiment import Experiment
 from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
@@ -94,3 +95,20 @@ def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp
         "seed": [0, 1, 2, 3, 4],
     }
     check_kills(Experiment(scenario=Scenario(recorded, sizes="mixtral-8x7b"), grid=grid), tmp_path, kills=10)
+
+
+def test_the_workers_of_a_killed_sweep_end(trace: Path, tmp_path: Path) -> None:
+    grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": list(range(8, 32)), "seed": [0, 1, 2]}
+    Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid).write(tmp_path / "experiment.toml")
+    process = start(tmp_path / "experiment.toml", tmp_path / "store", tmp_path / "out")
+    while stored_runs(tmp_path / "store") < 4:
+        time.sleep(0.01)
+    workers = {int(path.stem.rpartition("-")[2]) for path in (tmp_path / "store" / "journal").glob("*.jsonl")}
+    assert workers
+    assert process.pid not in workers
+    kill(process, everything=False)
+    for _ in range(200):
+        if not any(map(is_alive, workers)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlived the sweep by 20 seconds")

@@ -130,10 +130,10 @@ def test_settings_are_counted_in_which_a_policy_is_best_or_ties() -> None:
     assert "Best or a tie, of 3 settings: lru in 3, lfu in 1" in report
 
 
-def test_one_seed_has_a_dash_for_its_interval() -> None:
+def test_one_seed_has_no_interval() -> None:
     report = hand_made(runs(seed=[0]), "policy", "seed").report()
     rows = [line.split() for line in part(report, "TPOT, mean").splitlines()[3:5]]
-    assert rows == [["lru", "●", "10.00", "–"], ["lfu", "20.00", "–"]]
+    assert rows == [["lru", "●", "10.00"], ["lfu", "20.00"]]
     assert "[10.00" not in report
 
 
@@ -145,6 +145,16 @@ def test_inversions_are_listed_with_what_they_cost() -> None:
     report = hand_made(table, "policy", "cache.share").report()
     lines = part(report, "Inversions").splitlines()
     assert lines[4].split() == ["lfu", "cache.share=0.25", "2", "of", "2", "+50.0", "+11.00"]
+
+
+def test_inversions_are_out_of_the_settings_in_which_both_policies_ran() -> None:
+    table = runs(**{"cache.share": [0.25, 0.5, 0.75]})
+    for row in table:
+        row["hit_rate"] = 0.9 if row["policy"] == "lfu" else 0.4
+        if row["cache.share"] == 0.75 and row["policy"] == "lru":
+            row |= {"status": "refused", "reason": "too large"}
+    lines = part(hand_made(table, "policy", "cache.share").report(), "Inversions").splitlines()
+    assert lines[4].split()[2:5] == ["2", "of", "2"]
     assert lines[5].split() == ["than", "lru"]
     assert "Inversions (better hit rate, worse TPOT): none." in hand_made(runs(), "policy").report()
 
@@ -231,7 +241,7 @@ def test_marks_and_footnotes_are_those_of_all_tables() -> None:
     assert "no-offload * ‡" in part(report, "TPOT, mean")
     assert "\n† promoe: prediction time not charged; " in report
     assert "\n* no-offload: does not fit; " in report
-    assert "\n‡ belady: told what will be demanded, so no candidate for the best" in report
+    assert "\n‡ belady: knows future demands; excluded from the best" in report
     assert "\npromoe: learnt from the future of others" in report
 
 

@@ -168,6 +168,13 @@ def test_predictions_are_made_once_per_seed_and_told_to_the_other_sizes_and_evic
     assert len(list((store / "artefacts" / "predictions").glob("??/*.artefact"))) == 2
 
 
+def test_of_runs_that_share_predictions_one_comes_first_and_the_others_later(trace: Path) -> None:
+    """So that of two workers one does not predict what the other one just predicts."""
+    grid = {"policy": ["finemoe", "finemoe+lru"], "cache.experts": [8, 16], "seed": [0, 1]}
+    tasks = SweepPlan.of(small_experiment(trace, grid=grid), ()).tasks()
+    assert [task.scenario.seed for task in tasks] == [0, 1] * 4
+
+
 def test_more_room_never_costs_belady_a_hit_over_a_sweep(trace: Path, store: Path) -> None:
     sizes = list(range(2, 33, 3))
     experiment = Experiment(

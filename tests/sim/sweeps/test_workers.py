@@ -109,7 +109,7 @@ SEEN = {
         lambda place, other: replace(place, store=other),
         "{other}/store.json is missing; {other} is not a store of results",
     ),
-    "another store": (another_store, "{other} is another store there than it is here"),
+    "another store": (another_store, "{other} is a different store than the one that the sweep uses"),
     "no folder": (
         lambda place, other: replace(place, folder=other),
         "{other} cannot be entered: No such file or directory",
@@ -159,8 +159,8 @@ def test_a_killed_worker_is_one_line_and_the_next_call_goes_on(trace: Path, tmp_
     status, out, errors = sweep.run("--store", "store", "--jobs", "2")
     assert (status, out) == (2, "")
     assert errors == (
-        "error: a process that ran scenarios was killed, perhaps for want of memory; run the same command again to go "
-        "on, with fewer --jobs if it happens again\n"
+        "error: a process that ran scenarios was killed, possibly out of memory; run the same command again to "
+        "resume, with fewer --jobs if it happens again\n"
     )
     status, out, errors = sweep.run("--store", "store", "--jobs", "2")
     assert (status, errors) == (0, "")

@@ -14,10 +14,14 @@ _FOLDER = Annotated[
 ]
 
 COMMANDS = {
-    "ls": Command("sim.cli.stored:ls", "List the runs that a store has.", "ls finemoe-store"),
-    "info": Command("sim.cli.stored:info", "Show how much a store has of what.", "info finemoe-store"),
+    "ls": Command("sim.cli.store:ls", "List the runs that a store has.", "ls finemoe-store"),
+    "info": Command(
+        "sim.cli.store:info", "Show the number and size of runs, bounds and artefacts.", "info finemoe-store"
+    ),
     "gc": Command(
-        "sim.cli.stored:gc", "Delete what is broken or out of date.", "gc finemoe-store --unused-days 30 --dry-run"
+        "sim.cli.store:gc",
+        "Delete broken runs, and runs of other code or libraries.",
+        "gc finemoe-store --unused-days 30 --dry-run",
     ),
 }
 app = application("sim store", "Look at a result store, and clean it up.", COMMANDS, example="info finemoe-store")
@@ -56,11 +60,11 @@ def gc(
     /,
     *,
     unused_days: Annotated[
-        int | None, Parameter(help="Delete artefacts, which can be made anew, that nobody has used for so many days.")
+        int | None, Parameter(help="Also delete artefacts not used for this many days; they are rebuilt when needed.")
     ] = None,
     dry_run: Annotated[bool, Parameter(help="Say what would be deleted, and delete nothing.")] = False,
 ) -> None:
-    """Delete broken runs, runs of code and libraries that are not installed any more, and what killed processes left.
+    """Delete broken runs, runs made by other versions of the code or libraries, and what killed processes left.
 
     A run that another process is computing is not touched.
     """
