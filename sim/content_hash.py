@@ -22,13 +22,15 @@ from sim.scenario import NO_EFFECT, Scenario
 
 # What they stand for is hashed, not how it is called: digests, the requests of the split, slots.
 BY_DIGEST = ("trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache")
-LIBRARIES = ("numpy", "pandas", "scikit-learn", "simpy")
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "simpy")
 SOURCES = (
     "common/settings.py",
     "policies",
     "sim/artefacts.py",
     "sim/decoded_trace.py",
     "traces/analysis/expert_counts.py",
+    "traces/analysis/iterations.py",
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
@@ -122,10 +124,13 @@ def sources_digest() -> str:
     return sha256_of_json(now)
 
 
+def source_files() -> list[Path]:
+    """The files of our own code that can change a figure."""
+    return [path for each in SOURCES for path in _files(ROOT / each)]
+
+
 def _sources() -> dict[str, str]:
-    root = Path(__file__).parents[1]
-    files = [path for each in SOURCES for path in _files(root / each)]
-    return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
+    return {path.relative_to(ROOT).as_posix(): sha256_of(path) for path in source_files()}
 
 
 def has_sources(policy: str) -> bool:

@@ -25,6 +25,7 @@ The matrix is the product of them all. Paths count from the current folder.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,7 @@ Axes: TypeAlias = Mapping[str, Sequence[Value]]
 """The values that each axis takes, by its dotted name."""
 
 TABLES = ("scenario", "grid", "zip", "list")
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,15 @@ class Run:
     """What runs; None if no such scenario can be."""
     problem: str | None = None
     """Why not."""
+
+    def value(self, axis: str) -> Any:
+        """The value on an axis: what the point says, else the scenario's; None for a setting that the policy lacks."""
+        if axis in self.point or axis.startswith(SETTING) or self.scenario is None:
+            return self.point.get(axis)
+        value: Any = self.scenario
+        for part in axis.split("."):
+            value = getattr(value, part)
+        return str(value) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +117,9 @@ class Experiment:
 
     def matrix(self) -> Sequence[Run]:
         """Every run once, the last axis varying fastest; what no scenario can be is a run with a problem."""
+        count = prod(map(len, self._factors()))
+        if count > MOST_RUNS:
+            raise UserError(f"the axes have {count:,} combinations; a sweep has at most {MOST_RUNS:,}")
         runs: dict[tuple[Any, ...], Run] = {}
         for points in product(*self._factors()):
             point = {name: value for each in points for name, value in each.items()}

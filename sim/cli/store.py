@@ -68,8 +68,11 @@ def gc(
 
     A run that another process is computing is not touched.
     """
+    from common.errors import FieldError
     from sim.store.inventory import collected
     from sim.store.result_store import ResultStore
 
+    if unused_days is not None and unused_days < 0:
+        raise FieldError("unused_days", f"must be at least 0, value {unused_days}")
     opened = ResultStore.open(place_of_store(store), create=False)
     print(collected(opened, unused_days=unused_days, dry_run=dry_run))

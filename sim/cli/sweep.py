@@ -43,12 +43,13 @@ def sweep(
         Path | None, Parameter(group=OUTPUT, help="Write the table, a row per run, into this new folder.")
     ] = None,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per run.")] = False,
-) -> None:
+) -> int:
     """Run every combination of an experiment that the store does not have yet, and compare the policies.
 
     A refused or failed run is reported at the end and does not stop the others. Run the same command again to resume.
+    The exit status is 1 if a run failed, and 2 if none is done.
     """
-    from common.errors import FieldError
+    from common.errors import FieldError, UserError
     from common.outputs import new, reserved, then_printed
     from sim.experiment import Experiment
     from sim.sweeps.reference_runs import references_named
@@ -58,16 +59,21 @@ def sweep(
     wanted = references_named(references)
     described = Experiment.read(experiment)
     place = place_of_store(store)
-    if dry_run and status:
-        raise FieldError("status", "cannot be combined with `dry_run`")
+    given = [name for name, value in (("dry_run", dry_run), ("status", status), ("out", out), ("json", json)) if value]
+    if given[1:] and given[0] in ("dry_run", "status"):
+        raise FieldError(given[1], f"cannot be combined with `{given[0]}`")
     if dry_run or status:
         print((dry_run_report if dry_run else status_report)(described, place, wanted, workers))
-        return
+        return 0
     with reserved(new(out)):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
+        outcomes = set(found.frame["status"])
         with then_printed(lambda: _objects(found.frame) if json else found.report()):
+            if "done" not in outcomes:
+                raise UserError("no run is done, so nothing is written" if out else "no run is done")
             if out:
                 found.write(out)
+    return 1 if "failed" in outcomes else 0
 
 
 def _objects(frame: "pd.DataFrame") -> str:

@@ -100,8 +100,10 @@ class Result:
         return found[0]
 
 
-def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[Summary] | None = None) -> None:
-    """Put results of different policies into a new folder, which appears whole or not at all.
+def write_results(
+    folder: Path, results: Sequence[Result], summaries: Sequence[Summary] | None = None, *, overwrite: bool = False
+) -> None:
+    """Put results of different policies into a new folder, or one in place of another; it appears whole or not at all.
 
     `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare.
     """
@@ -113,7 +115,7 @@ def write_results(folder: Path, results: Sequence[Result], summaries: Sequence[S
             )
     meta = {"schema_version": SCHEMA_VERSION, "runs": [_meta_of(result) for result in results]}
     rows = [result.summary for result in results] if summaries is None else summaries
-    with new_folder(folder, "results") as partial:
+    with new_folder(folder, "results", overwrite=overwrite) as partial:
         write_frame(partial / "summary.parquet", pd.DataFrame(list(rows)), meta)
         for name in TABLES:
             frames = [(result.scenario.policy, getattr(result, name)) for result in results]

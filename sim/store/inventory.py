@@ -81,7 +81,10 @@ def collected(store: ResultStore, *, unused_days: int | None, dry_run: bool) -> 
     """Delete what is of no use, or only count it; the answer says what."""
     counts: dict[str, list[int]] = {}
     for why, place in list(_useless(store, unused_days)):
-        size = sum(file.stat().st_size for file in place.rglob("*")) if place.is_dir() else place.stat().st_size
+        try:
+            size = sum(file.stat().st_size for file in place.rglob("*")) if place.is_dir() else place.stat().st_size
+        except FileNotFoundError:  # another process was faster
+            continue
         counts.setdefault(why, []).append(size)
         if not dry_run:
             remove(place)
@@ -94,7 +97,8 @@ def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str,
     code = code_facts()
     for run in store.runs():
         if run.meta is None:
-            yield "broken runs", run.path
+            if not store.is_sound(run.key):  # still, and not just being replaced
+                yield "broken runs", run.path
         elif run.code != code:
             yield "runs of other code or libraries", run.path
     for path in sorted(store.folder.rglob("*.partial*")):

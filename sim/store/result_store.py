@@ -12,6 +12,7 @@ without locks: if two compute the same run, the second discards its copy. What w
 computed again.
 """
 
+import errno
 import json
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ from sim.scenario import CacheSize, Scenario
 
 SCHEMA_VERSION = 1
 ABOUT = "store.json"
+TRIES = 50  # to store a run that other processes store at the same moment
+OF_OTHERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors that come of it
 
 
 class StoreError(UserError):
@@ -84,8 +87,10 @@ class ResultStore:
             version, identity = said["schema_version"], str(said["id"])
         except FileNotFoundError:
             raise StoreError(f"{about} is missing; {folder} is not a store of results") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             raise StoreError(f"{about} cannot be read: {one_line(error)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{about} does not describe a store of results; choose another folder") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{about}: field schema_version: must be {SCHEMA_VERSION}, value {version}; choose another store"
@@ -112,7 +117,7 @@ class ResultStore:
             return None
         try:
             stored = Result.read(self._run(key))
-        except UserError:  # changed since it was looked for
+        except (UserError, OSError):  # replaced since it was looked for
             return None
         named = {"machine": inputs.machine.name}
         result = replace(stored, provenance=inputs.provenance(scenario), summary=stored.summary | named)
@@ -129,17 +134,30 @@ class ResultStore:
 
     def put(self, key: str, result: Result, facts: dict[str, Any]) -> None:
         """Keep a result, with what its key was made of; a `StoreError` if that cannot be written."""
-        folder = self._run(key)
         kept = _without_names(result, facts)
-        if self.has(key, kept.scenario):
-            return
-        try:
-            remove(folder)  # broken, or in less detail
-            write_results(folder, [kept])
-            remove(self._failure(key))
-        except (UserError, OSError) as error:
-            if not self.has(key, kept.scenario):  # nobody else was faster
-                raise StoreError(f"{self.folder}: a run could not be stored: {one_line(error)}") from error
+        for _ in range(TRIES):
+            if self.has(key, kept.scenario):
+                return
+            try:
+                write_results(self._run(key), [kept], overwrite=True)  # of what is broken, or in less detail
+                remove(self._failure(key))
+            except (UserError, OSError) as error:
+                if _errno(error) not in OF_OTHERS:
+                    raise StoreError(f"{self.folder}: a run could not be stored: {one_line(error)}") from error
+        if not self.has(key, kept.scenario):
+            raise StoreError(f"{self.folder}: a run could not be stored: other processes keep replacing it")
+
+    def widened(self, key: str, scenario: Scenario) -> Scenario:
+        """The scenario in at least the detail in which the store has it, and checked if it is so there.
+
+        So a run that has to be computed again never takes the place of one that says more.
+        """
+        meta = self._sound(self._run(key))
+        if meta is None:
+            return scenario
+        stored = meta["runs"][0]["scenario"]
+        detail = max(scenario.detail, stored["detail"], key=TABLES.index)
+        return replace(scenario, detail=detail, check=scenario.check or stored["check"])
 
     def summary(self, key: str) -> dict[str, Any] | None:
         """The figures of a run; None if it is not there or broken."""
@@ -172,8 +190,16 @@ class ResultStore:
         """All runs, by key."""
         for path in sorted((self.folder / "runs").glob("??/*")):
             if len(path.name) == 64:
-                size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+                try:
+                    files = list(path.iterdir()) if path.is_dir() else [path]
+                    size = sum(file.stat().st_size for file in files if file.is_file())
+                except FileNotFoundError:  # another process replaces it
+                    continue
                 yield StoredRun(key=path.name, path=path, meta=self._sound(path), bytes=size)
+
+    def is_sound(self, key: str) -> bool:
+        """Whether a run is there as it was written."""
+        return self._sound(self._run(key)) is not None
 
     def count(self, part: Literal["bounds", "failures"]) -> int:
         """How many bounds or failures there are."""
@@ -192,8 +218,9 @@ class ResultStore:
         """What `meta.json` says of a run; None unless every file is as it was written."""
         try:
             meta = read_meta(folder)
-            sound = all(sha256_of(folder / name) == digest for name, digest in meta["files"].items())
-        except (UserError, OSError):
+            own = meta["runs"][0]["content_hash"] == folder.name  # and not copied from elsewhere
+            sound = own and all(sha256_of(folder / name) == digest for name, digest in meta["files"].items())
+        except (UserError, OSError, LookupError, TypeError):
             return None
         return meta if sound else None
 
@@ -243,6 +270,11 @@ def _without_names(result: Result, facts: dict[str, Any]) -> Result:
     )
     named = {"label": scenario.policy, "machine": scenario.machine}
     return replace(result, scenario=scenario, provenance={"hashed": facts}, summary=result.summary | named)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the system's error, which a `UserError` may have as its cause."""
+    return next((each.errno for each in (error, error.__cause__) if isinstance(each, OSError)), None)
 
 
 def _read_sealed(path: Path) -> dict[str, Any] | None:

@@ -73,10 +73,13 @@ class _Runs:
         if not all(self._keys.of(scenario, self._inputs) for scenario in missing):
             workers = replace(workers, jobs=1, backend="loky")  # a policy of this script is known to no other process
         alone = workers.processes(len(missing)) == 1 if missing else True
-        calls = [(Path.cwd(), scenario, self._inputs, self._artefacts, not alone) for scenario in missing]
-        for scenario, result in workers.each(_simulated, calls):
-            found[scenario] = result
-            self._keep(scenario, result)
+        calls = [
+            (place, Path.cwd(), self._widened(scenario), self._inputs, self._artefacts, not alone)
+            for place, scenario in enumerate(missing)
+        ]
+        for place, result in workers.each(_simulated, calls):
+            found[missing[place]] = result.trimmed(missing[place])
+            self._keep(result)
         return found
 
     def lower_bound_s(self, scenario: Scenario, everything_there: Result) -> float:
@@ -95,17 +98,21 @@ class _Runs:
         key = self._keys.of(scenario, self._inputs)
         return self._store.find(key, scenario, self._inputs) if self._store and key else None
 
-    def _keep(self, scenario: Scenario, result: Result) -> None:
-        facts = self._keys.facts(scenario, self._inputs)
+    def _widened(self, scenario: Scenario) -> Scenario:
+        key = self._keys.of(scenario, self._inputs)
+        return self._store.widened(key, scenario) if self._store and key else scenario
+
+    def _keep(self, result: Result) -> None:
+        facts = self._keys.facts(result.scenario, self._inputs)
         if self._store and facts:
             self._store.put(key_of(facts), result, facts)
 
 
 def _simulated(
-    folder: Path, scenario: Scenario, inputs: Inputs, artefacts: Artefacts, quiet: bool
-) -> tuple[Scenario, Result]:
+    place: int, folder: Path, scenario: Scenario, inputs: Inputs, artefacts: Artefacts, quiet: bool
+) -> tuple[int, Result]:
     with at_folder(folder):
-        return scenario, simulate(scenario, inputs, artefacts=artefacts, quiet=quiet)
+        return place, simulate(scenario, inputs, artefacts=artefacts, quiet=quiet)
 
 
 def _workers_for(inputs: Inputs, runs: int) -> Workers:

@@ -33,7 +33,7 @@ def references_named(text: str, known: tuple[Reference, ...] = get_args(Referenc
         return ()
     for name in map(str.strip, text.split(",")):
         if name not in known:
-            raise FieldError("references", f"unknown reference {name!r}; {nearest(name, [*known, 'none'])}")
+            raise FieldError("references", f"unknown reference {name!r}; {nearest(name, known)}")
     return tuple(each for each in known if each in map(str.strip, text.split(",")))
 
 

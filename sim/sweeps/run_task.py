@@ -134,7 +134,8 @@ class _Desk:
 
     def _compute(self, task: RunTask, inputs: Inputs, facts: dict[str, Any]) -> None:
         if not task.bound:
-            self.store.put(task.key, self._simulated(task.scenario, inputs), facts)
+            scenario = self.store.widened(task.key, task.scenario)
+            self.store.put(task.key, self._simulated(scenario, inputs), facts)
             return
         everything_there = resident(task.scenario, inputs)
         its_inputs = self._resolver.resolve(everything_there)

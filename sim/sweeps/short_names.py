@@ -10,7 +10,7 @@ from sim.sweeps.sweep_columns import Setting, value_text
 def short_names(names: Sequence[str], width: int) -> dict[str, str]:
     """For each name one of at most `width` characters, no two alike.
 
-    Of a path it is the last part, if that is enough; of a policy what is in front of its settings, and a number.
+    Of a path it is the last part, if that is enough; of a policy what is in front of its settings, and letters.
     """
     last = [name.rpartition("/")[2] for name in names]
     answer: dict[str, str] = {}
@@ -21,10 +21,17 @@ def short_names(names: Sequence[str], width: int) -> dict[str, str]:
         elif len(end) <= width and end and last.count(end) == 1 and end not in names:
             answer[name] = end
         else:
+            mark = _letters(numbered)  # no number, which would look like a value
             numbered += 1
             start = re.split(r"[,+]", end)[0]
-            answer[name] = f"{start[: width - 1 - len(str(numbered))]}…{numbered}"
+            answer[name] = f"{start[: width - 1 - len(mark)]}…{mark}"
     return answer
+
+
+def _letters(number: int) -> str:
+    """a … z, aa, ab, …"""
+    before, last = divmod(number, 26)
+    return (_letters(before - 1) if before else "") + chr(ord("a") + last)
 
 
 def legend(shortened: dict[str, str]) -> Iterator[str]:

@@ -70,7 +70,8 @@ def draw_axis(sweep: Sweep, path: Path, *, metric: str = "tpot_s_mean", axis: st
     for empty in panels.flat[len(settings) :]:
         empty.set_visible(False)
     said = f"mean over seeds; {'bands' if numeric else 'bars'}: {LEVEL:.0%} bootstrap interval over seeds"
-    notes = [said if spread else "one seed, so without intervals"]
+    one = "a point per seed" if over == "seed" else "one seed, so without intervals"
+    notes = [said if spread else one]
     notes += [f"dashed: without a {over}"] * bool(runs[over].isna().any())
     notes += legend(ticks) if over != "policy" else []  # the legend has the policies
     finish(drawn, sweep, path, handles, "; ".join(notes))

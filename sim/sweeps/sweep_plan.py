@@ -4,9 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from common.errors import UserError
 from common.progress import bar
+from policies.cache.setup_without_cache import setup_without_cache
 from policies.naming import parts_of
+from policies.registry import is_own, make_policy
+from policies.types import ModelShape
 from sim.content_hash import RunKeys, key_of
 from sim.experiment import Experiment, Run
 from sim.inputs import Inputs, Resolver, split_fields
@@ -75,6 +80,7 @@ class _Planner:
         self._resolver = Resolver()
         self._keys = RunKeys()
         self._known: dict[Scenario, tuple[RunTask, Inputs]] = {}
+        self._started: set[tuple[str, ModelShape]] = set()
 
     def planned(self, run: Run) -> PlannedRun:
         if run.scenario is None:
@@ -88,6 +94,7 @@ class _Planner:
     def _task(self, scenario: Scenario) -> tuple[RunTask, Inputs]:
         if scenario not in self._known:
             inputs = self._resolver.resolve(scenario)
+            self._check_settings(scenario.policy, inputs.model)
             key = self._keys.of(scenario, inputs)
             if key is None:
                 raise UserError(
@@ -95,6 +102,15 @@ class _Planner:
                 )
             self._known[scenario] = RunTask(scenario=scenario, key=key), inputs
         return self._known[scenario]
+
+    def _check_settings(self, policy: str, model: ModelShape) -> None:
+        """A `UserError` if a policy of our own, which may be started for it, refuses its settings with this model."""
+        if (policy, model) in self._started or not is_own(policy):
+            return
+        made = make_policy(policy)
+        if "future" not in made.requires:
+            made.start(setup_without_cache(model, np.random.default_rng(0)))
+        self._started.add((policy, model))
 
     def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, RunTask]:
         found = {}

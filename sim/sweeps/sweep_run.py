@@ -1,5 +1,6 @@
 """Run a sweep: whatever the store does not have yet, in as many processes as there are workers."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from sim.experiment import Experiment
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
-from sim.sweeps.reference_runs import USUAL, Reference
+from sim.sweeps.reference_runs import USUAL, Reference, references_named
 from sim.sweeps.run_task import RunTask, TaskEnd, Workplace, run_task
 from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_plan import BOUND, PlannedRun, SweepPlan
@@ -44,9 +45,9 @@ def run_sweep(
     """
     if not isinstance(experiment, Experiment):
         experiment = Experiment.read(experiment)
+    wanted = references_named(",".join(references) or "none")  # which refuses what there is not
     opened = ResultStore.open(store)
-    opened.check_writable()
-    plan = SweepPlan.of(experiment, references)
+    plan = SweepPlan.of(experiment, wanted)
     errors = carry_out(plan, opened, workers)
     return sweep_of(experiment, plan, opened, errors)
 
@@ -56,6 +57,8 @@ def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str
     place = Workplace.here(store)
     errors: dict[str, str] = {}
     missing = plan.missing(store)
+    if missing:
+        store.check_writable()
     runs, bounds = ([task for task in missing if task.bound is bound] for bound in (False, True))
     with _progress(missing, store, workers) as ended:
         for phase in (runs, bounds):  # bounds are computed from runs
@@ -87,30 +90,26 @@ def sweep_of(
     experiment: Experiment, plan: SweepPlan, store: ResultStore, errors: Mapping[str, str] | None = None
 ) -> Sweep:
     """The table of what the store has of an experiment; `errors` are those of this time, by key."""
-    axes = experiment.axes
-    rows = [_row(each, axes, store, errors or {}) for each in plan.runs]
-    return Sweep(frame=pd.DataFrame(rows), axes=axes, experiment=experiment.to_data())
+    rows = [_row(each, experiment, store, errors or {}) for each in plan.runs]
+    return Sweep(frame=pd.DataFrame(rows), axes=experiment.axes, experiment=experiment.to_data())
 
 
-def _row(planned: PlannedRun, axes: Sequence[str], store: ResultStore, errors: Mapping[str, str]) -> dict[str, Any]:
+def _row(planned: PlannedRun, experiment: Experiment, store: ResultStore, errors: Mapping[str, str]) -> dict[str, Any]:
     run, task = planned.run, planned.task
-    row: dict[str, Any] = {name: run.point.get(name) for name in axes}
-    if run.scenario is not None:
-        row |= {"policy": run.scenario.policy, "seed": run.scenario.seed}
+    row = {name: run.value(name) for name in experiment.axes}
+    scenario = run.scenario or experiment.scenario
+    row |= {"policy": row.get("policy", scenario.policy), "seed": row.get("seed", scenario.seed)}
     if task is None or planned.inputs is None:
         return row | {"status": "refused", "reason": planned.refusal, "key": None}
-    row["key"] = task.key
-    figures = store.summary(task.key)
+    row |= {"policy": scenario.policy, "key": task.key}  # with its settings
+    figures = store.summary(task.key) or _again(task.key, store)
     if figures is None:
         reason = errors.get(task.key) or store.failure(task.key) or "has not run yet"
         return row | {"status": "failed", "reason": reason}
     found = planned.inputs.provenance(task.scenario)
     model = found["model"]
-    return {
-        **row,
-        "status": "done",
-        "reason": None,
-        **{name: value for name, value in figures.items() if name not in row},
+    said = {
+        **figures,
         "label": task.scenario.name,
         "machine": found["machine"]["name"],
         "trace": found["trace"]["name"],
@@ -122,6 +121,13 @@ def _row(planned: PlannedRun, axes: Sequence[str], store: ResultStore, errors: M
         "expert_bytes": found["expert_bytes"],
         **_measured_against(planned.references, store),
     }
+    return row | {"status": "done", "reason": None} | {name: each for name, each in said.items() if name not in row}
+
+
+def _again(key: str, store: ResultStore) -> dict[str, Any] | None:
+    """Look again for a run that another process may just have been replacing."""
+    time.sleep(0.1)
+    return store.summary(key)
 
 
 def _measured_against(references: Mapping[str, RunTask], store: ResultStore) -> dict[str, Any]:

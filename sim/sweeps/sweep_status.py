@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from common.tables import text_table
+from common.tables import MISSING, text_table
 from sim.axes import SETTING
-from sim.experiment import Experiment
+from sim.experiment import Experiment, Run
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
 from sim.sweeps.reference_runs import Reference
@@ -31,9 +30,10 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
     stored = {task.key for task in tasks if opened and task.is_stored(opened)}
     missing = [task for task in tasks if task.key not in stored]
     own = {each.task.key for each in plan.runs if each.task}
+    twice = len(plan.runs) - _refused(plan) - len(own)
     said = (
-        f"{len(plan.runs)} runs, {_refused(plan)} of which cannot run, and {len(tasks) - len(own)} reference runs and "
-        f"bounds; of the {len(tasks)} that can run, {len(stored)} are in {store} and {len(missing)} have to be computed"
+        f"{len(plan.runs)} runs ({_refused(plan)} cannot run, {twice} are the same as another) and "
+        f"{len(tasks) - len(own)} reference runs and bounds: {len(stored)} stored in {store}, {len(missing)} to compute"
     )
     lines = [_matrix(experiment, plan, stored), "", *wrap(said, WIDTH)]
     if missing:
@@ -48,17 +48,18 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
 def status_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
     """How many runs are done, which run now, what failed, and the time left."""
     plan = SweepPlan.of(experiment, wanted)
-    opened = ResultStore.open(store, create=False)
+    opened = _existing_store(store)
+    if opened is None:
+        return f"nothing has run yet: there is no store at {store}"
     journal = RunJournal(opened)
     tasks = {task.key: task for task in plan.tasks()}
     missing = {key: task for key, task in tasks.items() if not task.is_stored(opened)}
     running = {key: line for key, line in journal.running().items() if key in missing}
     failed = {key: error for key in missing if key not in running and (error := opened.failure(key))}
-    lines = wrap(
-        f"{len(tasks) - len(missing)} of {len(tasks)} runs, references and bounds are done, {len(running)} run now, "
-        f"{len(failed)} failed on the last attempt; {_refused(plan)} of the matrix cannot run",
-        WIDTH,
-    )
+    lines = [
+        f"{len(tasks) - len(missing)} of {len(tasks)} runs, references and bounds done, {len(running)} running, "
+        f"{len(failed)} failed, {_refused(plan)} cannot run"
+    ]
     left = TimeLeft(_waiting(missing, failed), journal.mean_seconds(), len(running) or workers.processes(len(tasks)))
     if missing and left.seconds() is not None:
         lines.append(f"about {left.text()}" + ("" if running else ", once it is started again"))
@@ -70,9 +71,9 @@ def status_report(experiment: Experiment, store: Path, wanted: Collection[Refere
 def _described(task: RunTask, experiment: Experiment) -> str:
     """The policy of a run, or that it is a bound, and what the experiment varies: `lru, cache.share 0.25, seed 0`."""
     varied = [name for name in experiment.axes if name != "policy" and not name.startswith(SETTING)]
-    values = {name: reduce(getattr, name.split("."), task.scenario) for name in varied}
-    told = [f"{name} {value}" for name, value in values.items() if value is not None]
-    return ", ".join([task.name, *told])
+    run = Run(point={}, scenario=task.scenario)
+    values = [f"{name} {value}" for name in varied if (value := run.value(name)) is not None]
+    return ", ".join([task.name, *values])
 
 
 def _existing_store(store: Path) -> ResultStore | None:
@@ -95,10 +96,14 @@ def _matrix(experiment: Experiment, plan: SweepPlan, stored: Collection[str]) ->
     rows: list[list[Any]] = []
     for each in shown:
         state = "cannot run" if each.task is None else "stored" if each.task.key in stored else "to compute"
-        rows.append([*(each.run.point.get(name, "–") for name in axes), state])
+        rows.append([*map(_shown, map(each.run.value, axes)), state])
     table = text_table(rows, [*axes, "state"], texts=len(axes) + 1)
     left_out = len(plan.runs) - len(shown)
     return table + (f"\n… and {left_out} more" if left_out else "")
+
+
+def _shown(value: Any) -> Any:
+    return MISSING if value is None else value
 
 
 def _refusals(plan: SweepPlan) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Processes that carry out runs, on this machine or on a cluster: joblib, with loky or with Ray behind it."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,9 @@ class Workers:
             jobs = self.processes(len(calls))
             parallel = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
             try:
-                yield from parallel(delayed(called)(*call) for call in calls)
+                with _interrupts_held():  # while processes begin, which inherit that: this one ends them
+                    answers = parallel(delayed(called)(*call) for call in calls)
+                yield from answers
             except TerminatedWorkerError as error:
                 raise UserError(
                     "a process that ran scenarios was killed, possibly out of memory; run the same command again "
@@ -74,6 +77,16 @@ class Workers:
         else:
             with parallel_config(backend="loky", inner_max_num_threads=1):
                 yield _UntilCommandEnds(function)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait; processes that begin within the block never hear of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _UntilCommandEnds:

@@ -277,3 +277,43 @@ def test_an_edited_source_changes_the_key_if_it_can_change_a_figure(tmp_path: Pa
     before = digest()
     (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
     assert (digest() != before) == counts
+
+
+NOT_HASHED = {  # what a simulation imports and no figure depends on
+    "common/__init__.py",
+    "common/errors.py",
+    "common/files.py",
+    "common/hashing.py",
+    "common/parquet.py",
+    "common/progress.py",
+    "common/tables.py",
+    "common/toml_files.py",
+    "sim/__init__.py",
+    "sim/content_hash.py",
+    "sim/results/__init__.py",
+    "traces/__init__.py",
+    "traces/analysis/__init__.py",
+    "traces/published_models.py",  # its sizes are hashed by value
+}
+CLOSURE = """
+import sys
+from pathlib import Path
+import sim.simulation, sim.results.bounds, sklearn.linear_model
+from policies.naming import inside
+from policies.registry import EVICTORS, NAMED
+for place in (*NAMED.values(), *EVICTORS.values()):
+    inside(place)
+root = Path.cwd()
+files = [Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+print(*sorted(str(file.relative_to(root)) for file in files if file.is_relative_to(root) and ".venv" not in file.parts))
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_all_that_a_simulation_imports_is_in_the_key() -> None:
+    done = subprocess.run([sys.executable, "-c", CLOSURE], cwd=ROOT, capture_output=True, text=True, check=True)
+    files, libraries = (set(line.split()) for line in done.stdout.splitlines())
+    hashed = {path.relative_to(ROOT).as_posix() for path in hashing.source_files()}
+    assert files - hashed == NOT_HASHED & files
+    computing = {"numpy", "pandas", "pyarrow", "scipy", "simpy", "sklearn"}
+    assert libraries & computing == {"sklearn" if name == "scikit-learn" else name for name in hashing.LIBRARIES}

@@ -131,3 +131,15 @@ def test_a_mistake_names_file_and_axis(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(UserError) as raised:
         read_experiment(path, {})
     assert str(raised.value) == f"{path}: {said}"
+
+
+def test_a_point_that_leaves_out_an_axis_has_the_scenario_s_value_there() -> None:
+    one, two = Experiment(scenario=BASE, list=[{"batch_size": 4}, {"requests": 8}]).matrix()
+    assert [one.value(name) for name in ("batch_size", "requests", "cache.gb", "cache.share")] == [4, None, 6.0, None]
+    assert [two.value(name) for name in ("batch_size", "requests")] == [1, 8]
+
+
+def test_a_matrix_beyond_all_patience_is_refused_at_once() -> None:
+    grid = {"seed": range(1000), "requests": range(1, 1001)}
+    with pytest.raises(UserError, match="the axes have 1,000,000 combinations; a sweep has at most 100,000"):
+        Experiment(scenario=BASE, grid=grid).matrix()

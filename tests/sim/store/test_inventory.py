@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,10 @@ def test_broken_runs_leftovers_and_unused_artefacts_go_and_the_rest_stays(
     store = ResultStore.open(folder)
     broken, *whole = store.runs()
     (broken.path / "requests.parquet").write_bytes(b"")
+    in_the_way = broken.path.with_name(broken.key[:2] + "0" * 62)
+    in_the_way.write_text("no folder")
+    copied = broken.path.with_name(broken.key[:2] + "1" * 62)
+    shutil.copytree(whole[0].path, copied)
     dead = broken.path.with_name(f"{broken.key}.{host()}-4194304-1.partial")  # above the largest process number
     dead.mkdir()
     alive = broken.path.with_name(f"{broken.key}.{host()}-{os.getpid()}-1.partial")
@@ -76,7 +81,7 @@ def test_broken_runs_leftovers_and_unused_artefacts_go_and_the_rest_stays(
     assert dead.exists()
     assert main(words) == 0
     assert capsys.readouterr().out == would.replace("would delete", "deleted")
-    assert not broken.path.exists()
+    assert not any(path.exists() for path in (broken.path, in_the_way, copied))
     assert not dead.exists()
     assert alive.exists()
     assert {run.key for run in store.runs()} == {run.key for run in whole}

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def test_a_folder_of_something_else_is_not_taken_for_a_store(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}'])
 def test_a_broken_description_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "store.json").write_text(text)
-    with pytest.raises(UserError, match=r"store\.json cannot be read: ") as raised:
+    with pytest.raises(UserError, match=r"store\.json does not describe a store") as raised:
         ResultStore.open(tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -171,6 +172,41 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_there(
         put(store, replace(scenario, policy="lfu"))
     assert store.find(key, scenario, inputs) == result
     assert len(list(store.runs())) == 1
+
+
+def _put_again(folder: Path, scenario: Scenario, rounds: int, errors: "multiprocessing.Queue[str]") -> None:
+    store, inputs, keys = ResultStore.open(folder), resolve(scenario), RunKeys()
+    facts, key = keys.facts(scenario, inputs), keys.of(scenario, inputs)
+    assert facts is not None
+    assert key is not None
+    result = simulate(scenario, inputs)
+    try:
+        for _ in range(rounds):
+            with suppress(FileNotFoundError):  # another one replaces it
+                (folder / "runs" / key[:2] / key / "requests.parquet").write_bytes(b"broken")
+            store.put(key, result, facts)
+            store.find(key, scenario, inputs)
+            list(store.runs())
+    except Exception as error:
+        errors.put(repr(error))
+    errors.put("")
+
+
+def test_processes_that_replace_one_run_at_once_do_not_get_in_each_other_s_way(
+    store: ResultStore, scenario: Scenario
+) -> None:
+    key, inputs, result = put(store, scenario)
+    context = multiprocessing.get_context("spawn")
+    errors: multiprocessing.Queue[str] = context.Queue()
+    given = [(store.folder, replace(scenario, detail=detail), 15, errors) for detail in ("events", "iterations") * 2]
+    processes = [context.Process(target=_put_again, args=arguments) for arguments in given]
+    for process in processes:
+        process.start()
+    assert [errors.get(timeout=120) for _ in processes] == [""] * 4
+    for process in processes:
+        process.join()
+    put(store, scenario)
+    assert store.find(key, scenario, inputs) == result
 
 
 def _open_many(folder: Path, ids: "multiprocessing.Queue[str]") -> None:

@@ -27,8 +27,8 @@ def test_short_names_fit_and_differ(width: int) -> None:
 
 def test_of_a_path_the_last_part_is_enough_if_no_other_has_it() -> None:
     assert short_names(["traces/of/a/pocket.trace"], 12) == {"traces/of/a/pocket.trace": "pocket.trace"}
-    assert [*short_names(["traces/of/a/x.trace", "traces/of/b/x.trace"], 12).values()] == ["x.trace…1", "x.trace…2"]
-    assert short_names(["traces/of/a/x.trace", "x.trace"], 12)["traces/of/a/x.trace"] == "x.trace…1"
+    assert [*short_names(["traces/of/a/x.trace", "traces/of/b/x.trace"], 12).values()] == ["x.trace…a", "x.trace…b"]
+    assert short_names(["traces/of/a/x.trace", "x.trace"], 12)["traces/of/a/x.trace"] == "x.trace…a"
 
 
 def test_a_setting_leaves_out_what_it_has_no_value_of() -> None:

@@ -50,7 +50,7 @@ def test_a_dry_run_computes_no_run_and_makes_no_store(
 ) -> None:
     assert sweep(file, store, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "8 runs, 0 of which cannot run" in said
+    assert "8 runs (0 cannot run, 0 are the same as another)" in said
     assert "to compute" in said
     assert not store.exists()
 
@@ -74,12 +74,14 @@ def test_a_dry_run_says_what_is_stored_and_why_runs_cannot_be(
 def test_the_status_of_a_sweep_that_is_over_and_of_one_that_has_not_begun(
     file: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(file, store, "--status") == 2
-    assert "is not a store of results" in capsys.readouterr().err
+    assert sweep(file, store, "--status") == 0
+    assert capsys.readouterr().out == f"nothing has run yet: there is no store at {store}\n"
     assert sweep(file, store) == 0
     capsys.readouterr()
     assert sweep(file, store, "--status") == 0
-    assert capsys.readouterr().out.startswith("14 of 14 runs, references and bounds are done, 0 run now, 0 failed")
+    assert capsys.readouterr().out.startswith(
+        "14 of 14 runs, references and bounds done, 0 running, 0 failed, 0 cannot run"
+    )
 
 
 def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,3 +211,45 @@ def test_an_output_that_is_there_is_refused_before_anything_runs(
     assert sweep(file, store, "--out", tmp_path / "out") == 2
     assert "exists already" in capsys.readouterr().err
     assert not store.exists()
+
+
+@pytest.mark.parametrize("words", [["--dry-run", "--status"], ["--status", "--json"], ["--dry-run", "--out", "x"]])
+def test_options_of_which_one_would_be_ignored_are_refused(
+    file: Path, store: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(file, store, *words) == 2
+    assert "cannot be combined with" in capsys.readouterr().err
+
+
+def test_a_sweep_of_which_nothing_can_run_prints_why_writes_nothing_and_fails(
+    file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().replace(".trace", ".trase"))
+    assert sweep(file, store, "--out", tmp_path / "out") == 2
+    printed = capsys.readouterr()
+    assert "small.trase: is not the folder of a trace" in " ".join(printed.out.split())
+    assert printed.err == "error: no run is done, so nothing is written\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_a_policy_refuses_are_found_before_it_runs(
+    trace: Path, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = {"policy": ["finemoe", "lru"], "policy.prefetch_distance": [2, 40]}
+    small_experiment(trace, grid=grid).write(tmp_path / "a.toml")
+    assert sweep(tmp_path / "a.toml", store, "--dry-run") == 0
+    assert "1 run cannot run: finemoe: prefetch_distance 40 is not in 1 … 4" in capsys.readouterr().out
+
+
+def test_a_store_that_has_everything_need_not_be_written(
+    file: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sim.store.result_store import ResultStore
+
+    assert sweep(file, store) == 0
+
+    def refuse(self: ResultStore) -> None:
+        raise AssertionError("it was written to")
+
+    monkeypatch.setattr(ResultStore, "check_writable", refuse)
+    assert sweep(file, store) == 0

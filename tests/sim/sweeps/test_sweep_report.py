@@ -95,15 +95,15 @@ def test_no_row_of_a_table_is_broken(name: str, sweep: Sweep) -> None:
         figures = [
             line
             for line in table[rule - 1 :]
-            if re.search(r"\d( –)?$", line) and not re.search("than |settings:", line)
+            if "  " in line and re.search(r"\d( –)?$", line) and not re.search("than |settings:", line)
         ]
         assert {len(line) for line in figures} == {len(table[rule])}
 
 
 def test_long_names_are_shortened_alike_everywhere_and_explained() -> None:
     report = dict(all_reports())["inversions"].report()
-    assert f"finemoe…1 = {LONG}" in report
-    assert f"my_package.with_a_long…2 = {FOREIGN}" in " ".join(report.split())
+    assert f"finemoe…a = {LONG}" in report
+    assert f"my_package.with_a_long…b = {FOREIGN}" in " ".join(report.split())
     assert report.count(LONG) == 2  # the axis, the legend
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +174,27 @@ def test_of_runs_that_share_predictions_one_comes_first_and_the_others_later(tra
     grid = {"policy": ["finemoe", "finemoe+lru"], "cache.experts": [8, 16], "seed": [0, 1]}
     tasks = SweepPlan.of(small_experiment(trace, grid=grid), ()).tasks()
     assert [task.scenario.seed for task in tasks] == [0, 1] * 4
+
+
+def test_batches_of_other_sizes_have_predictions_of_their_own(trace: Path, store: Path) -> None:
+    experiment = small_experiment(trace, grid={"policy": ["finemoe", "moe-infinity"], "batch_size": [1, 2]})
+    frame = run_sweep(experiment, store=store, references=(), workers=HERE).frame
+    for row, run in zip(frame.to_dict("records"), experiment.matrix(), strict=True):
+        assert run.scenario is not None
+        assert row["tpot_s_mean"] == simulate(run.scenario).summary["tpot_s_mean"]
+
+
+@pytest.mark.parametrize("first", [{"detail": "events"}, {"check": True}])
+def test_a_run_that_says_more_is_never_replaced_by_one_that_says_less(
+    trace: Path, store: Path, first: dict[str, Any]
+) -> None:
+    """Asked in turn for the decision log and for a checked run, the store computes twice and then has both."""
+    base = Scenario(trace, policy="lru", machine="rtx3090")
+    other: dict[str, Any] = {"check": True} if "detail" in first else {"detail": "events"}
+    for change in (first, other, first, other):
+        experiment = Experiment(scenario=replace(base, **change))
+        run_sweep(experiment, store=store, references=(), workers=HERE)
+    assert sum(count for (event, _), count in events(store).items() if event == "started") == 2
 
 
 def test_more_room_never_costs_belady_a_hit_over_a_sweep(trace: Path, store: Path) -> None:
