@@ -115,34 +115,22 @@ class Artefacts:
                 print(f"{error}; the run goes on, but nothing more is kept there", file=sys.stderr)
             # Otherwise another process was faster.
 
-    def remove(self, kind: Kind, key: str) -> None:
-        """Delete an artefact; whoever has it open can go on reading it."""
-        if self.folder is not None:
-            with suppress(FileNotFoundError):  # another process may have been faster
-                remove(self.path(kind, key))
-
     def __iter__(self) -> Iterator[StoredArtefact]:
         """All artefacts, whole or broken, by kind and key."""
         for kind in get_args(Kind):
-            for path in self._folders(kind, rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}"):
+            places = [] if self.folder is None else sorted((self.folder / kind).glob("??/*"))
+            for path in places:
+                if not re.fullmatch(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}", path.name):
+                    continue  # one that is being written
                 with suppress(OSError):  # another process may remove it
                     size = sum(file.stat().st_size for file in path.iterdir())
                     mark = path / META if (path / META).exists() else path
                     yield StoredArtefact(kind, path.name.removesuffix(SUFFIX), size, mark.stat().st_mtime)
 
-    def unfinished(self) -> list[Path]:
-        """Folders of artefacts that are being written, or whose writer was killed."""
-        return [path for kind in get_args(Kind) for path in self._folders(kind, rf".*\.partial{re.escape(SUFFIX)}")]
-
     def path(self, kind: Kind, key: str) -> Path:
         """The folder of an artefact."""
         assert self.folder is not None
         return self.folder / kind / key[:2] / f"{key}{SUFFIX}"
-
-    def _folders(self, kind: Kind, pattern: str) -> list[Path]:
-        if self.folder is None:
-            return []
-        return sorted(path for path in (self.folder / kind).glob("??/*") if re.fullmatch(pattern, path.name))
 
 
 def _write(folder: Path, kind: Kind, key: str, arrays: Arrays) -> None:

@@ -7,14 +7,14 @@ from cyclopts import Parameter
 
 from common.commands import OUTPUT
 
-USUAL = "finemoe-store"
+DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(
     group=OUTPUT,
     help="The result store: a folder of finished runs, made if there is none. Default: $FINEMOE_STORE, or "
-    f"{USUAL} in the current folder.",
+    f"{DEFAULT_STORE} in the current folder.",
 )
 
 
 def place_of_store(chosen: Path | None) -> Path:
     """The store that was chosen, or the usual one."""
-    return chosen or Path(os.environ.get("FINEMOE_STORE") or USUAL)
+    return chosen or Path(os.environ.get("FINEMOE_STORE") or DEFAULT_STORE)

@@ -43,10 +43,10 @@ def run(
     from common.outputs import new, reserved, then_printed
     from sim.results.report import report
     from sim.sweeps.comparison_run import compare_policies
-    from sim.sweeps.reference_runs import EVERY_BOUND, USUAL, references_named
+    from sim.sweeps.reference_runs import DEFAULT_REFERENCES, EVERY_BOUND, references_named
     from sim.sweeps.workers import Workers
 
-    wanted = EVERY_BOUND if json or out else USUAL
+    wanted = EVERY_BOUND if json or out else DEFAULT_REFERENCES
     if references is not None:
         wanted = references_named(references, EVERY_BOUND)
     with reserved(new(out)):

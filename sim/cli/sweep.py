@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import FLAT, OUTPUT
+from common.commands import OUTPUT, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -30,7 +30,7 @@ def sweep(
             "store does not have it.",
         ),
     ] = "no-offload,clairvoyant",
-    workers: Annotated[Workers, FLAT] = Workers(),
+    workers: Annotated[Workers, under(SWEEP)] = Workers(),
     dry_run: Annotated[
         bool,
         Parameter(group=SWEEP, help="Print the planned runs, those that are refused and why, and a time estimate."),

@@ -20,8 +20,8 @@ from sim.results.policy_comparison import BEST, RESIDENT
 from sim.scenario import CacheSize, Detail, Scenario
 
 Reference = Literal["no-offload", "clairvoyant", "lower-bound", "regret"]
-USUAL: tuple[Reference, ...] = ("no-offload", "clairvoyant")
-EVERY_BOUND: tuple[Reference, ...] = (*USUAL, "lower-bound")
+DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "clairvoyant")
+EVERY_BOUND: tuple[Reference, ...] = (*DEFAULT_REFERENCES, "lower-bound")
 
 PREDICTS_PERFECTLY = "perfect-prefetch"
 EVICTS_PERFECTLY = "belady"

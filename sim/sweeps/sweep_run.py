@@ -11,14 +11,14 @@ import pandas as pd
 from sim.experiment import Experiment
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
-from sim.sweeps.reference_runs import USUAL, Reference, references_named
+from sim.sweeps.reference_runs import DEFAULT_REFERENCES, Reference, references_named
 from sim.sweeps.run_task import RunTask, TaskEnd, Workplace, run_task
 from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_plan import BOUND, PlannedRun, SweepPlan
 from sim.sweeps.time_left import TimeLeft
 from sim.sweeps.workers import Workers
 
-NO_WORKERS_GIVEN = Workers()
+DEFAULT_WORKERS = Workers()
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
 
 
@@ -26,8 +26,8 @@ def run_sweep(
     experiment: Experiment | Path | str,
     *,
     store: Path | str,
-    references: Collection[Reference] = USUAL,
-    workers: Workers = NO_WORKERS_GIVEN,
+    references: Collection[Reference] = DEFAULT_REFERENCES,
+    workers: Workers = DEFAULT_WORKERS,
 ) -> Sweep:
     """Carry out every run of an experiment that the store does not have, and give all of them as one table.
 

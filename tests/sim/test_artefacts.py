@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,9 +85,8 @@ def test_without_a_folder_nothing_is_kept() -> None:
     assert equal(found)
     assert not any(array.flags.writeable for array in found.values())
     nowhere.put("learned", key, ARRAYS)
-    nowhere.remove("learned", key)
     assert nowhere.get("learned", key) is None
-    assert list(nowhere) == nowhere.unfinished() == []
+    assert list(nowhere) == []
 
 
 def test_keys_differ_by_kind_facts_and_code(artefacts: Artefacts) -> None:
@@ -113,7 +113,7 @@ def test_equal_artefacts_are_equal_files_in_whatever_order_their_arrays_come(tmp
 def test_objects_are_not_pickled(artefacts: Artefacts) -> None:
     with pytest.raises(ValueError, match="pickle"):
         artefacts.put("learned", key_of(artefacts), {"a": np.array([{}])})
-    assert list(artefacts) == artefacts.unfinished() == []
+    assert list(artefacts) == unfinished(artefacts) == []
 
 
 # ---- broken artefacts ------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_a_full_disk_costs_one_line_and_leaves_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert list(artefacts) == artefacts.unfinished() == []
+    assert list(artefacts) == unfinished(artefacts) == []
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -285,17 +285,22 @@ def writer_of(artefacts: Artefacts, key: str) -> "subprocess.Popen[str]":
     return writer
 
 
+def unfinished(artefacts: Artefacts) -> list[Path]:
+    assert artefacts.folder is not None
+    return list(artefacts.folder.glob("*/??/*.partial*"))
+
+
 def test_of_two_processes_that_keep_one_artefact_at_once_the_slower_drops_his(artefacts: Artefacts) -> None:
     key = key_of(artefacts)
     writers = [writer_of(artefacts, key) for _ in "ab"]
-    assert len(artefacts.unfinished()) == 2
+    assert len(unfinished(artefacts)) == 2
     assert list(artefacts) == []
     for writer in writers:
         out, err = writer.communicate("go\n", timeout=60)
         assert (writer.returncode, err) == (0, "")
         assert out == f"{sum(range(50_000))} True memmap\n"
     assert [each.key for each in artefacts] == [key]
-    assert artefacts.unfinished() == []
+    assert unfinished(artefacts) == []
 
 
 def test_a_killed_writer_leaves_nothing_that_is_read_and_the_next_one_clears_up(artefacts: Artefacts) -> None:
@@ -305,17 +310,16 @@ def test_a_killed_writer_leaves_nothing_that_is_read_and_the_next_one_clears_up(
     writer.communicate(timeout=60)
     assert artefacts.get("learned", key) is None
     assert list(artefacts) == []
-    (left,) = artefacts.unfinished()
+    (left,) = unfinished(artefacts)
     assert {file.name for file in left.iterdir()} == {META, "0.npy"}
     assert equal(artefacts.made("learned", key, lambda: ARRAYS))
-    assert artefacts.unfinished() == []
+    assert unfinished(artefacts) == []
 
 
 def test_what_is_removed_can_be_read_on_by_whoever_has_it(artefacts: Artefacts) -> None:
     key = key_of(artefacts)
     found = artefacts.made("learned", key, lambda: ARRAYS)
-    artefacts.remove("learned", key)
-    artefacts.remove("learned", key)
+    shutil.rmtree(artefacts.path("learned", key))
     assert equal(found)
     assert artefacts.get("learned", key) is None
 
@@ -350,5 +354,5 @@ def test_the_list_has_broken_artefacts_too_so_that_they_can_be_removed(artefacts
     (listed,) = artefacts
     assert isinstance(listed, StoredArtefact)
     assert listed.key == key
-    artefacts.remove(listed.kind, listed.key)
+    shutil.rmtree(artefacts.path(listed.kind, listed.key))
     assert list(artefacts) == []
