@@ -6,8 +6,8 @@ First one layer's trajectory search for one token (paper eq. 5): incremental, as
 naive way, one product over the whole prefix (the stored prefixes' norms are known); mean over the layers.
 Then all that `finemoe` decides in one decode iteration: `on_batch`, semantic search, per layer `on_gate`, trajectory
 search and `on_found`, and `on_batch_end`, by which a full store learns. Below it the same as a simulation has it:
-made for a block of iterations at once, or told by a tape of an earlier run. h is the size of the embedding. The routing
-is drawn at random. Processor time; a round takes the median over its iterations after a warm-up, and shown are
+made for a block of iterations at once, or replayed from a tape of an earlier run. h is the size of the embedding. The
+routing is drawn at random. Processor time; a round takes the median over its iterations after a warm-up, and shown are
 the median and the best of the rounds: other work on the machine slows memory down.
 """
 
@@ -118,7 +118,7 @@ def decision_time(model: ModelShape, capacity: int, iterations: int) -> float:
 
 
 def block_times(model: ModelShape, capacity: int, iterations: int) -> tuple[float, float]:
-    """Seconds per iteration of the same decisions, made for a whole block at once, and told."""
+    """Seconds per iteration of the same decisions, made for a whole block at once, and replayed."""
     prefetcher, asked, _, _ = _to_decide(model, capacity, iterations)
     steps = list(fixed_batches([asked], 1))
     count = min(prefetcher.block, iterations)
@@ -130,7 +130,7 @@ def block_times(model: ModelShape, capacity: int, iterations: int) -> tuple[floa
     predicted_s = median_s(predict, len(firsts)) / count
     predict(0)
     predictions = prefetcher.predictions()
-    return predicted_s, median_s(lambda _: prefetcher.tell(steps[:count], predictions), len(firsts)) / count
+    return predicted_s, median_s(lambda _: prefetcher.replay(steps[:count], predictions), len(firsts)) / count
 
 
 def _to_decide(
@@ -167,7 +167,7 @@ def rows_of(capacity: int, iterations: int, rounds: int) -> list[dict[str, Any]]
         target_s = TARGETS_S.get(("decisions", model.experts, model.hidden))
         rows.append({"what": "decisions of an iteration", "hidden": model.hidden, **_row(model, each, target_s)})
     for model, times in zip(decisions, zip(*in_blocks, strict=True), strict=True):
-        for way, each in zip(("made in a block", "told"), zip(*times, strict=True), strict=True):
+        for way, each in zip(("made in a block", "replayed"), zip(*times, strict=True), strict=True):
             rows.append({"what": f"the same, {way}", "hidden": model.hidden, **_row(model, each, None)})
     return rows
 

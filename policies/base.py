@@ -1,5 +1,6 @@
 """What a policy is: a prefetcher, an evictor and the choices that a driver must know."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -27,11 +28,13 @@ class Prefetcher:
 
     requires: frozenset[str] = frozenset()  # of "embedding", "future" and "lookahead_1", "lookahead_2", …
     block = 0  # iterations that `predict_block` takes at once; 0: it is not offered
-    told = False  # set before `start` where `tell` will be called in place of `predict_block`: nothing need be learned
     note = ""  # what a reader of the results must know of this run
 
     def start(self, setup: Setup) -> None:
-        """Train on the history, fill the store; called once before the first iteration."""
+        """Train on the history, fill the store; called once before the first iteration.
+
+        Where `setup.replayed`, `replay` will be called in place of `predict_block`, and nothing need be learned.
+        """
 
     def on_request_start(self, request: int) -> None:
         """A request begins."""
@@ -77,27 +80,34 @@ class Prefetcher:
     def predict_block(self, iterations: Sequence[Iteration]) -> None:
         """Prepare the answers for iterations to come; only a simulator can call this.
 
-        It must equal the callbacks, and an answer may depend only on what its moment has seen.
+        The answers must be those of the callbacks but for float32 rounding, which may decide between near-equal scores;
+        however iterations are grouped into blocks, they must be the same to the last bit. An answer may depend only on
+        what its moment has seen.
         """
 
-    def prediction_settings(self) -> dict[str, Setting] | None:
-        """Those of its settings on which predictions made in blocks depend; None if they cannot be shared.
+    @property
+    def shares_predictions(self) -> bool:
+        """Whether a run may record its predictions for others, by `predictions`, and they may `replay` them.
 
-        They can if they depend on nothing else but the model's shape, the history, the iterations and the generator:
-        not on time, the cache, the evictor or the machine. Then it offers `predictions` and `tell`.
+        It may if predictions depend on nothing but the prefetcher's settings, the model's shape, the history, the
+        iterations and the generator: not on time, the cache, the evictor or the machine.
         """
-        return None
+        return False
+
+    def prediction_settings(self) -> dict[str, Setting]:
+        """The settings on which its predictions may depend: every argument of its constructor."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def predictions(self) -> dict[str, NDArray[Any]]:
-        """Those of the block that was predicted last, for a run that is told them.
+        """Those of the block that was predicted last, for a run that replays them.
 
-        `sizes` `[N, S]`, `experts`, `weights` and `beliefs` as of `packed` in `policies/prediction/plan_arrays.py`, and
-        other arrays with a row per iteration.
+        `sizes` `[N, S]`, `experts`, `weights` and `beliefs` as `packed_plans` in `policies/prediction/plan_arrays.py`
+        makes them, and other arrays with a row per iteration.
         """
         raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
 
-    def tell(self, iterations: Sequence[Iteration], predictions: Mapping[str, NDArray[Any]]) -> None:
-        """What `predictions` gave in another run for the same iterations; called in place of `predict_block`."""
+    def replay(self, iterations: Sequence[Iteration], predictions: Mapping[str, NDArray[Any]]) -> None:
+        """Take what `predictions` gave in another run for the same iterations; called in place of `predict_block`."""
         raise NotImplementedError(f"{type(self).__name__} does not share its predictions")
 
 
@@ -163,14 +173,9 @@ class Policy:
     refused_blocks: bool = False  # while the most urgent prefetch finds no slot, no other one is tried
     preloaded: bool = False  # every expert has a slot and is there from the start
 
-    def start(self, setup: Setup, prefetcher_started: Callable[[], None] | None = None) -> None:
-        """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration.
-
-        `prefetcher_started` is called between the two.
-        """
+    def start(self, setup: Setup) -> None:
+        """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration."""
         self.prefetcher.start(setup)
-        if prefetcher_started is not None:
-            prefetcher_started()
         self.evictor.start(setup)
 
     @property

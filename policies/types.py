@@ -280,3 +280,4 @@ class Setup:
     rates: Rates | None = None  # of the simulated machine, or of a profile of the real one; None without a profile
     future: Future | None = None  # of the requests that run, if the policy requires it
     learned: Callable[[Callable[[], Learned]], Learned] = learned_at_once  # calls what learns, unless it did so before
+    replayed: bool = False  # whether all predictions come from an earlier run, by `Prefetcher.replay`

@@ -1,27 +1,44 @@
 """Predictions, kept: one run makes them for all caches, machines and evictors."""
 
+from policies.base import Setting
+from policies.registry import is_own, make_policy
 from sim.artefacts import Artefacts
-from sim.engine.prediction_tape import PredictionTape, shared_predictions
+from sim.engine.prediction_tape import PredictionTape
 from sim.inputs import Inputs
 from sim.scenario import Scenario
 
 
+def prediction_identity(policy: str, *, check: bool = False) -> dict[str, Setting] | None:
+    """On what the predictions of a policy depend, of its own: its prefetcher's class and settings.
+
+    None if they cannot be shared, as those of a policy that is checked. They depend further on the requests, their
+    order and batch size, the history, the seed, and the model's layers, experts and top-k.
+    """
+    if check or not is_own(policy):
+        return None
+    prefetcher = make_policy(policy).prefetcher
+    if not prefetcher.shares_predictions:
+        return None
+    kind = type(prefetcher)
+    return {"prefetcher": f"{kind.__module__}:{kind.__qualname__}", **prefetcher.prediction_settings()}
+
+
 class SharedPredictions:
-    """The tape of a run, told what an earlier run predicted, or noting it for later ones."""
+    """The tape of a run, which replays what an earlier run predicted or records it for later ones."""
 
     def __init__(self, artefacts: Artefacts, key: str) -> None:
         self._artefacts = artefacts
         self._key = key
-        told = artefacts.get("predictions", key)
-        self._noting = told is None
-        self.tape = PredictionTape(told)
+        recorded = artefacts.get("predictions", key)
+        self._recording = recorded is None
+        self.tape = PredictionTape(recorded)
 
     @classmethod
     def of(cls, artefacts: Artefacts, scenario: Scenario, inputs: Inputs) -> "SharedPredictions | None":
         """Those of a scenario; None if its policy shares none, or there is no place to keep them."""
         if not artefacts.kept or not inputs.facts:
             return None
-        settings = shared_predictions(scenario.policy, check=scenario.check)
+        settings = prediction_identity(scenario.policy, check=scenario.check)
         if settings is None:
             return None
         model = inputs.model
@@ -35,6 +52,6 @@ class SharedPredictions:
         return cls(artefacts, artefacts.key("predictions", facts))
 
     def keep(self) -> None:
-        """Keep what was noted, once the run is over."""
-        if self._noting:
+        """Keep what was recorded, once the run is over."""
+        if self._recording:
             self._artefacts.put("predictions", self._key, self.tape.arrays())

@@ -55,7 +55,7 @@ def simulated_run(
 ) -> Outcome:
     """Let the SimPy driver serve the requests of `inputs`; `done` is called with the number of newly served ones.
 
-    The outcome is the same with `learning` from what was kept, and with a tape, which notes predictions or tells them.
+    The outcome is the same with `learning` from what was kept, and with a tape, which records or replays predictions.
     Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
     """
     recorder = Recorder()

@@ -48,8 +48,8 @@ class StartedPolicy:
     """A started policy and its initial cache.
 
     All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are what
-    the policy is told of the machine. `learning` makes `Setup.learned` for that generator: it may give back what the
-    policy learned before. `tape` notes the predictions of the run or tells them.
+    the policy may know of the machine. `learning` makes `Setup.learned` for that generator: it may give back what the
+    policy learned before. `tape` records the predictions of the run or replays them.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.types import Nearest, Prefetch
 
-UNTOLD = Nearest(np.zeros(0, np.intp), np.zeros(0, np.float32))  # of predictions that are told: only plans are kept
+NOT_KEPT = Nearest(np.zeros(0, np.intp), np.zeros(0, np.float32))  # found by an earlier run; only plans are replayed
 
 
 @dataclass(slots=True)
@@ -60,5 +60,5 @@ def unpacked(arrays: Arrays, distance: int) -> list[Answers]:
             plans = [[plan] for plan in by_layer[distance:] if plan is not None]
             if embedded:
                 plans.append([plan for plan in by_layer[:distance] if plan is not None])
-        answers.append(Answers(rows, entries, stored, embedded, [UNTOLD] * (layers + 1), plans))
+        answers.append(Answers(rows, entries, stored, embedded, [NOT_KEPT] * (layers + 1), plans))
     return answers

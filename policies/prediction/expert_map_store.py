@@ -73,12 +73,8 @@ class ExpertMapStore:
 
     # ---- search --------------------------------------------------------------------------------------------------
 
-    def semantic(self, embeddings: Float) -> Nearest:
-        """Eq. 4: the stored entry nearest to each embedding `[R, h]`."""
-        return nearest(self.nearness(embeddings))
-
     def nearness(self, embeddings: Float) -> Single:
-        """`[R, count]` cosine of embeddings `[R, h]` with those of every entry."""
+        """Eq. 4: `[R, count]` cosine of embeddings `[R, h]` with those of every entry."""
         assert self._embeddings is not None
         scores: Single = unit(embeddings) @ self._embeddings[: self.count].T
         return scores

@@ -15,6 +15,26 @@ Plans: TypeAlias = list[Prefetch | None]  # of one iteration, by place
 _NONE, _SAME = -1, -2  # sizes of a place without a plan, and of one with the plan of the iteration before
 
 
+class PackedIterations:
+    """Arrays with a row per iteration, and the plans of these iterations as `packed_plans` makes them."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        sizes = arrays["sizes"]
+        experts = [0, *np.maximum(sizes, 0).sum(axis=1, dtype=np.int64).cumsum().tolist()]
+        plans = [0, *np.count_nonzero(sizes >= 0, axis=1).cumsum().tolist()]
+        self._arrays = arrays
+        self._begins = {"experts": experts, "weights": experts, "beliefs": plans}  # [N + 1] of each iteration
+
+    def __len__(self) -> int:
+        return len(self._arrays["sizes"])
+
+    def sliced(self, first: int, end: int) -> dict[str, NDArray[Any]]:
+        """The arrays of iterations `first` … `end` - 1; `packed_plans` must have been called for `first` anew."""
+        rows = range(len(self) + 1)
+        begins = {name: self._begins.get(name, rows) for name in self._arrays}
+        return {name: array[begins[name][first] : begins[name][end]] for name, array in self._arrays.items()}
+
+
 def packed_plans(plans: Sequence[Plans], experts: int) -> dict[str, NDArray[Any]]:
     """The plans of `N` iterations as arrays; each iteration has the same `S` places for them, each of one layer.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Prefetcher, Setting
+from policies.base import Prefetcher
 from policies.prediction.cosine import Single
 from policies.prediction.expert_map_store import sample
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
@@ -33,7 +33,7 @@ from policies.types import (
     Setup,
 )
 
-_UNTOLD: Single = np.zeros((0, 0, 0), np.float32)  # probabilities of predictions that are told: only plans are kept
+_NOT_KEPT: Single = np.zeros((0, 0, 0), np.float32)  # probabilities in an earlier run; only plans are replayed
 
 
 class StridePredictor:
@@ -93,7 +93,7 @@ class StridePredictor:
 class _Answers:
     """What the searches of one iteration will say."""
 
-    found: dict[tuple[SearchKind, int], Likely]  # by kind and layer of the search; empty where predictions are told
+    found: dict[tuple[SearchKind, int], Likely]  # by kind and layer of the search; empty where predictions are replayed
     plans: Plans  # by the layer that is planned: one search guides it
 
 
@@ -106,6 +106,7 @@ class Speculator(Prefetcher):
     """
 
     block = 64
+    shares_predictions = True
 
     def __init__(
         self,
@@ -135,7 +136,8 @@ class Speculator(Prefetcher):
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
         self._block: dict[int, _Answers] = {}  # by iteration
         self._answers: _Answers | None = None
-        if self.told:
+        self._replayed = setup.replayed
+        if setup.replayed:
             return
         if self.learned and setup.history is not None:
             self._predictor.restore(setup.learned(lambda: self._trained(setup)))
@@ -171,7 +173,7 @@ class Speculator(Prefetcher):
         if self._answers is None:
             return self._likely(search.kind, self._gate, strides)
         found = self._answers.found.get((search.kind, search.layer))
-        return found or Likely(search.layer + np.array(strides), _UNTOLD)
+        return found or Likely(search.layer + np.array(strides), _NOT_KEPT)
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that have not been gated meanwhile."""
@@ -210,8 +212,8 @@ class Speculator(Prefetcher):
         return ahead, [stride for stride in wanted if stride not in ahead and self._mapped(gate.layer, stride)]
 
     def _mapped(self, layer: int, stride: int) -> bool:
-        """Whether there is a learned map; where predictions are told, none but its plans are there."""
-        if self.told:
+        """Whether there is a learned map; where predictions are replayed, only its plans are there."""
+        if self._replayed:
             assert self._answers is not None
             return self._answers.plans[layer + stride] is not None
         return (layer, stride) in self._predictor.learned
@@ -242,21 +244,11 @@ class Speculator(Prefetcher):
                         answers.plans[plan.layer] = plan
         return answers
 
-    def prediction_settings(self) -> dict[str, Setting] | None:
-        """All of them."""
-        return {
-            "stride": self.stride,
-            "lookahead": self.lookahead,
-            "learned": self.learned,
-            "regularisation": self.regularisation,
-            "train_tokens": self.train_tokens,
-        }
-
     def predictions(self) -> dict[str, NDArray[Any]]:
         """What will be planned; the searches that are charged follow from it."""
         return packed_plans([answers.plans for answers in self._block.values()], self._model.experts)
 
-    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
+    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
         """Take them as they are; nothing is learned."""
-        told = unpacked_plans(predictions, range(self._model.layers))
-        self._block = {each.batch.iteration: _Answers({}, own) for each, own in zip(iterations, told, strict=True)}
+        answers = [_Answers({}, own) for own in unpacked_plans(predictions, range(self._model.layers))]
+        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}

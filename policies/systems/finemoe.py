@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher, Setting
+from policies.base import Policy, Prefetcher
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
 from policies.prediction.answers import Answers, packed, unpacked
 from policies.prediction.cosine import Single, nearest
@@ -109,7 +109,7 @@ class ExpertMapPrefetcher(Prefetcher):
         self._block: dict[int, Answers] = {}  # by iteration
         self._answers: Answers | None = None
         self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
-        if self.told:
+        if setup.replayed:
             return
         learned = setup.learned(lambda: self._filled(setup))
         if learned:
@@ -311,26 +311,16 @@ class ExpertMapPrefetcher(Prefetcher):
 
     # ---- predictions that other runs share -----------------------------------------------------------------------
 
-    def prediction_settings(self) -> dict[str, Setting] | None:
-        """All but the way of planning all layers beyond the distance, whose plans are too many to keep."""
-        if self.reach == "rest":
-            return None
-        return {
-            "prefetch_distance": self.prefetch_distance,
-            "capacity": self.capacity,
-            "learn": self.learn,
-            "fill": self.fill,
-            "prefill_records": self.prefill_records,
-            "semantic": self.semantic,
-            "threshold": self.threshold,
-            "queue": self.queue,
-        }
+    @property
+    def shares_predictions(self) -> bool:
+        """Unless it plans all layers beyond the distance: these plans are too many to keep."""
+        return self.reach == "layer"
 
     def predictions(self) -> dict[str, NDArray[Any]]:
         """What will be planned and charged."""
         return packed(list(self._block.values()), self._model.layers, self._model.experts)
 
-    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
+    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
         """Take them as they are; no store is filled or searched."""
         answers = unpacked(predictions, self.prefetch_distance)
         self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher, Setting
+from policies.base import Policy, Prefetcher
 from policies.evictors.frequency import LeastFrequentlyUsed
-from policies.prediction.answers import UNTOLD
+from policies.prediction.answers import NOT_KEPT
 from policies.prediction.cosine import Single
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.prediction.selection import highest, highest_plan, plans
@@ -109,6 +109,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
     """
 
     block = 64
+    shares_predictions = True  # a search counts as a match when it is issued, whenever it ends
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
         ahead = [self._ahead(layer, layer) for layer in range(model.layers)]
         self._places = [*range(self.prefetch_distance), *chain.from_iterable(ahead)]
         self._first = [*accumulate(map(len, ahead), initial=self.prefetch_distance)]
-        if self.told:
+        if setup.replayed:
             return
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
@@ -189,7 +190,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
         """The nearest matrix to each running request, by cosine."""
         if self._answers is None:
             return self._nearest()
-        return self._answers.found[search.layer] if self._answers.found else UNTOLD
+        return self._answers.found[search.layer] if self._answers.found else NOT_KEPT
 
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers ahead that have not been gated meanwhile."""
@@ -308,15 +309,6 @@ class ActivationMatrixPrefetcher(Prefetcher):
         assert self._answers is not None
         return [plan for plan in self._answers.plans[begin:end] if plan is not None]
 
-    def prediction_settings(self) -> dict[str, Setting] | None:
-        """All of them: a search counts as a match when it is issued, whenever it ends."""
-        return {
-            "prefetch_distance": self.prefetch_distance,
-            "capacity": self.capacity,
-            "own_counts": self.own_counts,
-            "every_layer_ahead": self.every_layer_ahead,
-        }
-
     def predictions(self) -> dict[str, NDArray[Any]]:
         """What will be planned and charged."""
         assert self._block is not None
@@ -324,10 +316,10 @@ class ActivationMatrixPrefetcher(Prefetcher):
         entries = np.array([answers.entries for answers in block], np.int32)
         return {"entries": entries, **packed_plans([answers.plans for answers in block], self._model.experts)}
 
-    def tell(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
+    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
         """Take them as they are; nothing is counted or searched."""
-        told = zip(predictions["entries"].tolist(), unpacked_plans(predictions, self._places), strict=True)
-        answers = (_Answers(entries, [], own) for entries, own in told)
+        charged = zip(predictions["entries"].tolist(), unpacked_plans(predictions, self._places), strict=True)
+        answers = (_Answers(entries, [], own) for entries, own in charged)
         self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
 
 

@@ -48,7 +48,7 @@ def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[St
 def predicted(steps: Iterator[Step], prefetcher: Prefetcher, tape: PredictionTape | None = None) -> Iterator[Step]:
     """The same steps; a prefetcher that predicts whole blocks of them does so before the first of each.
 
-    A tape notes what it predicts, or tells it.
+    A tape records what it predicts, or replays it.
     """
     if not prefetcher.block:
         yield from steps

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from policies.prediction.cosine import nearest
 from policies.prediction.expert_map_store import ExpertMapStore, sample
 
 LAYERS, EXPERTS, HIDDEN = 3, 4, 5
@@ -103,7 +104,7 @@ def test_semantic_search_is_the_cosine_of_embeddings_eq_4():
     store, _, embeddings = filled(rng, 12, hidden=HIDDEN)
     query = rng.normal(size=(3, HIDDEN))
     expected = [[cosine(q, e) for e in embeddings] for q in query]
-    found = store.semantic(query)
+    found = nearest(store.nearness(query))
     assert found.index.tolist() == np.argmax(expected, axis=1).tolist()
     np.testing.assert_allclose(found.score, np.max(expected, axis=1), atol=1e-6)
 
@@ -111,7 +112,7 @@ def test_semantic_search_is_the_cosine_of_embeddings_eq_4():
 def test_among_equal_scores_the_lowest_index_wins():
     store = ExpertMapStore(1, 2, capacity=3, prefetch_distance=1, hidden=1)
     store.add(np.full((3, 1, 2), 0.5, np.float32), np.ones((3, 1), np.float32))
-    assert store.semantic(np.ones((1, 1))).index.tolist() == [0]
+    assert nearest(store.nearness(np.ones((1, 1)))).index.tolist() == [0]
     assert searched(store, np.full((1, 1, 2), 0.5, np.float32)).index.tolist() == [[0]]
 
 

@@ -1,7 +1,6 @@
-"""Predictions noted in one run and told to others: nothing changes but what has to be computed."""
+"""Predictions recorded in one run and replayed in others: nothing changes but what has to be computed."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from common.errors import UserError
 from policies.base import Evictor
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.prediction.speculation import Speculator
-from policies.registry import make_policy
 from policies.systems.moe_infinity import ActivationMatrices
-from sim.engine.prediction_tape import PredictionTape, shared_predictions
+from sim.engine.prediction_tape import PredictionTape
 from sim.simulation import simulated_run
 from tests.support.builders import machine
 from tests.support.in_memory import Setting
@@ -20,7 +18,7 @@ from tests.support.policy_helpers import HISTORY, MODEL, TEST, remade
 
 SETTING = Setting(model=MODEL, hardware=machine(2, bytes_per_s=2e6), cache_experts=9, log=True)
 ELSEWHERE = replace(SETTING, hardware=machine(1, bytes_per_s=2e7), cache_experts=13)
-BARE = [replace(recorded, embedding=None) for recorded in TEST]
+BARE = [replace(past, embedding=None) for past in TEST]
 
 
 class Unreadable:
@@ -37,7 +35,7 @@ def ran(spec, setting=SETTING, requests=TEST, *, history=HISTORY, tape=None):
     return simulated_run(setting.scenario(spec), setting.inputs(requests, history), tape=tape)
 
 
-def noted(spec, *given, **more):
+def recorded(spec, *given, **more):
     tape = PredictionTape()
     ran(spec, *given, **more, tape=tape)
     return tape.arrays()
@@ -74,11 +72,11 @@ EACH = [SPECS[0], "hit-count,prefetch_distance=2", "moe-infinity", "promoe"]
 @pytest.mark.parametrize("requests", [TEST, BARE])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_run_that_is_told_is_the_run_that_predicts(spec, batch_size, requests, history, monkeypatch):
+def test_a_run_that_replays_is_the_run_that_predicts(spec, batch_size, requests, history, monkeypatch):
     """On another machine and cache, with another evictor, from arrays that lie in no memory of its own."""
     here, there = (replace(each, batch_size=batch_size) for each in (SETTING, ELSEWHERE))
     bare = requests is BARE and history is not None
-    past = [replace(recorded, embedding=None) for recorded in HISTORY] if bare else history
+    past = [replace(past, embedding=None) for past in HISTORY] if bare else history
     tape = PredictionTape()
     assert same(ran(spec, here, requests, history=past, tape=tape), ran(spec, here, requests, history=past))
     cases = [(spec, here), (spec, there), (f"{spec}+lru", there)]
@@ -87,32 +85,34 @@ def test_a_run_that_is_told_is_the_run_that_predicts(spec, batch_size, requests,
     monkeypatch.setattr(ActivationMatrices, "__init__", None)
     monkeypatch.setattr(Speculator, "_likely", None)
     for (name, setting), outcome in zip(cases, expected, strict=True):
-        told = PredictionTape(tape.arrays())
-        assert same(ran(name, setting, requests, history=None if past is None else Unreadable(), tape=told), outcome)
+        replaying = PredictionTape(tape.arrays())
+        assert same(
+            ran(name, setting, requests, history=None if past is None else Unreadable(), tape=replaying), outcome
+        )
 
 
 def test_arrays_may_be_read_only_and_lie_in_files(tmp_path):
     arrays = {}
-    for name, array in noted(SPECS[0]).items():
+    for name, array in recorded(SPECS[0]).items():
         np.save(tmp_path / f"{name}.npy", array)
         arrays[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
     assert same(ran(SPECS[0], history=Unreadable(), tape=PredictionTape(arrays)), ran(SPECS[0]))
 
 
-def test_a_plan_is_noted_as_it_was_made():
-    arrays = noted(SPECS[0])
+def test_a_plan_is_recorded_as_it_was_made():
+    arrays = recorded(SPECS[0])
     plans = [row for row in ran(SPECS[0]).log.rows if row.call == "plan"]
     assert np.maximum(arrays["sizes"], 0).sum() == len(arrays["experts"]) == len(arrays["weights"]) > 0
-    noted_plans = np.count_nonzero(arrays["sizes"] >= 0)
-    assert len(plans) <= noted_plans  # some came too late for their layer
-    assert arrays["beliefs"].shape == (noted_plans, MODEL.experts)
+    recorded_plans = np.count_nonzero(arrays["sizes"] >= 0)
+    assert len(plans) <= recorded_plans  # some came too late for their layer
+    assert arrays["beliefs"].shape == (recorded_plans, MODEL.experts)
     assert arrays["experts"].dtype == np.uint16
 
 
-def test_a_plan_that_stays_the_same_is_noted_once():
+def test_a_plan_that_stays_the_same_is_recorded_once():
     """The nearest past request is always the only one."""
     (past, *_) = HISTORY
-    arrays = noted("moe-infinity", SETTING, [past], history=[past])
+    arrays = recorded("moe-infinity", SETTING, [past], history=[past])
     iterations, places = arrays["sizes"].shape
     assert iterations > 1
     assert (arrays["sizes"][1:] == arrays["sizes"][1, 0]).all()
@@ -120,9 +120,9 @@ def test_a_plan_that_stays_the_same_is_noted_once():
 
 
 @pytest.mark.parametrize("spec", EACH)
-def test_the_first_requests_of_a_tape_can_be_told(spec):
-    told = PredictionTape(noted(spec))
-    assert same(ran(spec, SETTING, TEST[:2], tape=told), ran(spec, SETTING, TEST[:2]))
+def test_the_first_requests_of_a_tape_can_be_replayed(spec):
+    tape = PredictionTape(recorded(spec))
+    assert same(ran(spec, SETTING, TEST[:2], tape=tape), ran(spec, SETTING, TEST[:2]))
 
 
 @pytest.mark.parametrize("spec", EACH)
@@ -151,16 +151,16 @@ def test_what_an_evictor_draws_is_what_it_would_have_drawn(monkeypatch):
     assert same(ran("finemoe,capacity=9", tape=PredictionTape(tape.arrays())), expected)
 
 
-def test_the_note_is_told_too():
-    bare = [replace(recorded, embedding=None) for recorded in HISTORY]
-    arrays = noted(SPECS[0], SETTING, BARE, history=bare)
-    told = ran(SPECS[0], SETTING, BARE, history=Unreadable(), tape=PredictionTape(arrays))
-    assert "no embeddings" in told.note
+def test_the_note_is_replayed_too():
+    bare = [replace(past, embedding=None) for past in HISTORY]
+    arrays = recorded(SPECS[0], SETTING, BARE, history=bare)
+    replayed = ran(SPECS[0], SETTING, BARE, history=Unreadable(), tape=PredictionTape(arrays))
+    assert "no embeddings" in replayed.note
 
 
 @pytest.mark.parametrize("spec", EACH)
 def test_a_tape_of_other_requests_is_an_error_of_one_line(spec):
-    arrays = noted(spec)
+    arrays = recorded(spec)
     with pytest.raises(UserError, match=r"predictions of another run: iteration \d+ has \d+ tokens, the pred.* of \d+"):
         ran(spec, SETTING, TEST[::-1], tape=PredictionTape(arrays))
     with pytest.raises(UserError, match="predictions of another run: they end before iteration"):
@@ -168,81 +168,19 @@ def test_a_tape_of_other_requests_is_an_error_of_one_line(spec):
 
 
 @pytest.mark.parametrize("name", ["finemoe", "hit-count", "moe-infinity", "promoe"])
-def test_settings_are_refused_whether_predictions_are_told_or_not(name):
-    arrays = noted(f"{name},prefetch_distance=2")
+def test_settings_are_refused_whether_predictions_are_replayed_or_not(name):
+    arrays = recorded(f"{name},prefetch_distance=2")
     with pytest.raises(UserError, match="distance 9 is not in 1 … 4"):
         ran(f"{name},prefetch_distance=9", tape=PredictionTape(arrays))
 
 
 @pytest.mark.parametrize("spec", EACH)
 def test_an_empty_run_has_an_empty_tape(spec):
-    arrays = noted(spec, SETTING, [])
+    arrays = recorded(spec, SETTING, [])
     assert list(arrays) == ["start"]
     assert ran(spec, SETTING, [], tape=PredictionTape(arrays)).iterations.empty
 
 
-# ---- whose predictions can be shared ---------------------------------------------------------------------------------
-
-
-def test_the_identity_is_that_of_the_prefetcher_alone():
-    one = shared_predictions("finemoe,capacity=9")
-    assert (
-        one
-        == shared_predictions("finemoe,capacity=9,count_misses=false")
-        == shared_predictions("finemoe,capacity=9+lru")
-    )
-    assert one["capacity"] == 9
-    assert one["prefetcher"] == "policies.systems.finemoe:ExpertMapPrefetcher"
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "finemoe,prefetch_distance=2",
-        "finemoe,capacity=9",
-        "finemoe,learn=false",
-        "finemoe,fill=redundancy",
-        "finemoe,prefill_records=iteration",
-        "finemoe,semantic=false",
-        "finemoe,threshold=demo",
-        "finemoe,queue=all",
-        "hit-count,prefetch_distance=2",
-        "hit-count,capacity=9",
-        "moe-infinity,prefetch_distance=2",
-        "moe-infinity,capacity=9",
-        "promoe,prefetch_distance=2",
-        "promoe,lookahead=false",
-        "promoe,regularisation=2",
-        "promoe,train_tokens=9",
-    ],
-)
-def test_each_setting_of_the_prediction_is_part_of_the_identity(spec):
-    assert shared_predictions(spec) != shared_predictions(spec.partition(",")[0])
-
-
-def test_policies_that_predict_alike_share():
-    assert shared_predictions("promoe,chunk_bytes=9") == shared_predictions("speculate") is not None
-    assert shared_predictions("moe-infinity,blocking_prefetch=false") == shared_predictions("moe-infinity")
-    different = [shared_predictions(spec) for spec in ("finemoe", "hit-count", "mixtral-offloading", "moe-infinity")]
-    assert None not in different
-    assert all(one != other for one, other in combinations(different, 2))
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["lru", "finemoe,reach=rest", "tests.support.learned_policy:learned", "finemoe+mine:evictor"],
-)
-def test_predictions_of_others_are_not_shared(spec):
-    assert shared_predictions(spec) is None
-
-
-def test_a_policy_that_is_checked_shares_nothing():
-    assert shared_predictions("finemoe", check=True) is None
+def test_a_policy_that_is_checked_has_no_tape():
     with pytest.raises(ValueError, match="does not share"):
         ran("finemoe", replace(SETTING, check=True), tape=PredictionTape())
-
-
-@pytest.mark.parametrize("name", ["finemoe", "hit-count", "mixtral-offloading", "moe-infinity", "promoe"])
-def test_every_setting_is_in_the_identity_or_the_evictors(name):
-    settings = set(vars(make_policy(name).prefetcher)) - {"reach"}
-    assert settings <= set(shared_predictions(name))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.prediction.cosine import nearest
 from policies.systems.finemoe import finemoe
 from sim.__main__ import main as sim
 from tests.support.builders import setup_of
@@ -95,7 +96,7 @@ def test_finemoe_s_store_begins_with_the_authors_entries(tmp_path: Path) -> None
     assert store.count == 5
     for layer in range(3):
         np.testing.assert_array_equal(store.maps(np.arange(5), layer), maps[:, layer].astype(np.float32))
-    assert store.semantic(vectors * 3).index.tolist() == [0, 1, 2, 3, 4]
+    assert nearest(store.nearness(vectors * 3)).index.tolist() == [0, 1, 2, 3, 4]
 
 
 # ---- sim run --history -----------------------------------------------------------------------------------------------
