@@ -5,7 +5,7 @@ compares embeddings, trajectory search (eq. 5) the part of the map seen so far, 
 replaces the most redundant one (eq. 9). Among equal scores the lowest index wins.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,8 +14,6 @@ import numpy as np
 from common.errors import UserError
 from policies.prediction.cosine import MAP_GRID, Double, Single, nearest, on_grid, prefix_norms, unit
 from policies.types import Float, Int, Nearest
-
-Records = tuple[Float, Float | None]  # maps [R, L, J] and their embeddings [R, h]
 
 BLOCK_ROWS = 32  # records that are searched at once, at most
 BLOCK_BYTES = 64e6  # of their similarities with every entry after each layer
@@ -33,7 +31,7 @@ class ExpertMapStore:
     ) -> None:
         self.capacity = capacity
         self.count = 0
-        self._layers, self._experts = layers, experts
+        self._layers = layers
         self._semantic_share = min(prefetch_distance, layers) / layers if hidden is not None else 0.0
         self._rows: Single = np.zeros((capacity + BLOCK_ROWS, layers, experts), np.float32)  # the last: of a block
         self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # on the grid, entries innermost
@@ -305,23 +303,3 @@ class Trajectory:
     def _projections(self) -> Single:
         projections: Single = self._dots * self._store._inverse_norms[self._layer, : self._store.count]
         return projections
-
-
-def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> list[Records]:
-    """Up to `count` of the records, each as likely as any other; they are read once and only the sample is held."""
-    maps: list[Float] = []
-    embeddings: list[Float] = []
-    seen = 0
-    for some, vectors in records:
-        places = rng.integers(0, np.arange(seen, seen + len(some)) + 1)  # reservoir sampling
-        for row, place in enumerate(places.tolist()):
-            if seen + row < count:
-                place = seen + row
-                maps.append(some[row])
-                embeddings += () if vectors is None else (vectors[row],)
-            elif place < count:
-                maps[place] = some[row].copy()  # not a view, which would hold the whole request
-                if vectors is not None:
-                    embeddings[place] = vectors[row].copy()
-        seen += len(some)
-    return [(np.stack(maps), np.stack(embeddings) if embeddings else None)] if maps else []

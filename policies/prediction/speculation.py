@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Prefetcher
+from policies.prediction.block_prefetcher import BlockPrefetcher
 from policies.prediction.cosine import Single
-from policies.prediction.expert_map_store import sample
+from policies.prediction.past_records import sample
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.prediction.selection import highest, highest_plan, plans
 from policies.types import (
@@ -97,7 +97,7 @@ class _Answers:
     plans: Plans  # by the layer that is planned: one search guides it
 
 
-class Speculator(Prefetcher):
+class Speculator(BlockPrefetcher[_Answers]):
     """Prefetch for the layer that is `stride` ahead what the gate of this one, or its lookahead, makes probable.
 
     From layer 0 also for the layers before, by shorter strides; nothing guides layer 0 itself. Each token asks for the
@@ -105,7 +105,6 @@ class Speculator(Prefetcher):
     where there are none.
     """
 
-    block = 64
     shares_predictions = True
 
     def __init__(
@@ -125,6 +124,7 @@ class Speculator(Prefetcher):
 
     def start(self, setup: Setup) -> None:
         """Learn from the history."""
+        super().start(setup)
         model = setup.model
         if not 1 <= self.stride <= model.layers:
             raise UserError(f"speculation: distance {self.stride} is not in 1 … {model.layers}")
@@ -134,7 +134,6 @@ class Speculator(Prefetcher):
             raise UserError(f"speculation: train_tokens {self.train_tokens}: at least 1 is needed")
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
-        self._block: dict[int, _Answers] = {}  # by iteration
         self._answers: _Answers | None = None
         self._replayed = setup.replayed
         if setup.replayed:
@@ -157,7 +156,7 @@ class Speculator(Prefetcher):
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Ask what the layers ahead will run."""
         self._gate = gate
-        self._answers = self._block.get(batch.iteration)
+        self._answers = self.prepared.get(batch.iteration)
         self._strides = ahead, mapped = self._sources(gate)
         model, tokens = self._model, len(gate.probs)
         # The cost is that of reading the weights: a router's [J, h], a learned map's [J, J + 1].
@@ -226,9 +225,9 @@ class Speculator(Prefetcher):
 
     # ---- prediction of whole iterations, which other runs share --------------------------------------------------
 
-    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+    def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
         """Search and plan gate by gate, as the callbacks do: another order of adding would change the last bits."""
-        self._block = {each.batch.iteration: self._answered(each) for each in iterations}
+        return map(self._answered, iterations)
 
     def _answered(self, iteration: Iteration) -> _Answers:
         answers = _Answers({}, [None] * self._model.layers)
@@ -244,11 +243,10 @@ class Speculator(Prefetcher):
                         answers.plans[plan.layer] = plan
         return answers
 
-    def predictions(self) -> dict[str, NDArray[Any]]:
-        """What will be planned; the searches that are charged follow from it."""
-        return packed_plans([answers.plans for answers in self._block.values()], self._model.experts)
+    def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
+        """The plans; the searches that are charged follow from them."""
+        return packed_plans([each.plans for each in answers], self._model.experts)
 
-    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
-        """Take them as they are; nothing is learned."""
-        answers = [_Answers({}, own) for own in unpacked_plans(predictions, range(self._model.layers))]
-        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
+    def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
+        """Without what was found."""
+        return (_Answers({}, plans) for plans in unpacked_plans(arrays, range(self._model.layers)))

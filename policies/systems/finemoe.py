@@ -22,20 +22,22 @@ policy. The evictor is in `policies/evictors/belief_frequency.py`.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher
+from policies.base import Policy
 from policies.evictors.belief_frequency import BeliefAndFrequency, InCacheFrequency
 from policies.prediction.answers import Answers, packed, unpacked
+from policies.prediction.block_prefetcher import BlockPrefetcher
 from policies.prediction.cosine import Single, nearest
-from policies.prediction.expert_map_store import ExpertMapStore, Records, Trajectory, sample
+from policies.prediction.expert_map_plans import ExpertMapPlanner, Queue, Reach
+from policies.prediction.expert_map_store import ExpertMapStore, Trajectory
+from policies.prediction.past_records import PrefillRecords, RecordMaker, Records, sample
 from policies.prediction.plan_arrays import Arrays
-from policies.prediction.selection import Threshold, plan, plans, select
+from policies.prediction.selection import Threshold
 from policies.types import (
     Batch,
     Float,
@@ -46,22 +48,16 @@ from policies.types import (
     Learned,
     Nearest,
     Prefetch,
-    RecordedRequest,
     Search,
     Setup,
 )
 
 Fill = Literal["random", "redundancy"]
-PrefillRecords = Literal["token", "iteration"]
-Queue = Literal["selected", "all"]
-Reach = Literal["layer", "rest"]
 
-QUEUED_WEIGHT = 1e-6  # of the demo's experts that are not selected
 FILL_ROWS = 256  # records of the history that enter the store at once
-PLANNED_NUMBERS = 2_000_000  # probabilities that are planned from at once, at most
 
 
-class ExpertMapPrefetcher(Prefetcher):
+class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
     """Semantic search guides the first `prefetch_distance` layers d, trajectory search each later one from d before it.
 
     The store begins with a "random" sample of the history, or with all of it in order under "redundancy" replacement
@@ -70,8 +66,6 @@ class ExpertMapPrefetcher(Prefetcher):
     prefill is made of: one record per "token" (as the authors' demo), or one per "iteration", the mean of its tokens.
     `threshold`, `queue` and `reach`: see the table above.
     """
-
-    block = 64
 
     def __init__(
         self,
@@ -98,15 +92,23 @@ class ExpertMapPrefetcher(Prefetcher):
 
     def start(self, setup: Setup) -> None:
         """Fill the store from the history."""
+        super().start(setup)
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
             raise UserError(f"finemoe: capacity {self.capacity}: the store needs room for at least 1 map")
         self._model = model
+        self._planner = ExpertMapPlanner(
+            model=model,
+            prefetch_distance=self.prefetch_distance,
+            threshold=self.threshold,
+            queue=self.queue,
+            reach=self.reach,
+        )
+        self._records = RecordMaker(self.prefill_records, embedded=self.semantic)
         self._store: ExpertMapStore | None = None
         self._trajectory: Trajectory | None = None
-        self._block: dict[int, Answers] = {}  # by iteration
         self._answers: Answers | None = None
         self._nearness: Single | None = None  # of this iteration's embeddings, [R, count]
         if setup.replayed:
@@ -120,7 +122,7 @@ class ExpertMapPrefetcher(Prefetcher):
     def _filled(self, setup: Setup) -> Learned:
         """What the store holds of the history; nothing without one."""
         store: ExpertMapStore | None = None
-        records: Iterable[Records] = (self._recorded(recorded) for recorded in setup.history or ())
+        records: Iterable[Records] = map(self._records.of_request, setup.history or ())
         if self.fill == "random":
             records = sample(records, self.capacity, setup.rng)
         for maps, embeddings in records:
@@ -130,23 +132,17 @@ class ExpertMapPrefetcher(Prefetcher):
                 store.add(maps[some], None if embeddings is None else embeddings[some])
         return {} if store is None else store.arrays()
 
-    def _recorded(self, recorded: RecordedRequest) -> Records:
-        """The records that a request would have left."""
-        group = np.where(recorded.iteration == 0, 0, np.arange(len(recorded.token)))
-        maps = self._records(recorded.gate.astype(np.float32), group)
-        return maps, self._embedded(recorded.embedding, group)
-
     # ---- prediction ----------------------------------------------------------------------------------------------
 
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Search by embedding, for the layers that no trajectory can guide in time."""
-        self._answers = answers = self._block.get(batch.iteration)
+        self._answers = answers = self.prepared.get(batch.iteration)
         if answers is not None:
             self._rows, self._entries, embedded = answers.rows, answers.entries, answers.embedded
         else:
-            self._rows = self._records_of(batch)
+            self._rows = self._records.count(batch)
             self._nearness = None
-            self._embeddings = self._embedded(batch.embedding, batch.row)
+            self._embeddings = self._records.embeddings(batch.embedding, batch.row)
             self._entries, embedded = 0, self._embeddings is not None
             if self._store is not None:
                 self._entries = self._store.count
@@ -161,7 +157,7 @@ class ExpertMapPrefetcher(Prefetcher):
             return ()
         if self._answers is None:
             assert self._trajectory is not None
-            self._trajectory.extend(self._records(gate.probs, batch.row))
+            self._trajectory.extend(self._records.of(gate.probs, batch.row))
         if gate.layer + self.prefetch_distance >= self._model.layers:
             return ()
         return (Search("trajectory", gate.layer, self._rows, self._model.experts, self._entries),)
@@ -181,133 +177,42 @@ class ExpertMapPrefetcher(Prefetcher):
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that the search was for and that have not been gated meanwhile."""
         assert isinstance(found, Nearest)
-        if search.kind == "semantic":
-            start, end = 0, self.prefetch_distance
-        else:
-            start = search.layer + self.prefetch_distance
-            end = start + 1 if self.reach == "layer" else self._model.layers
-        first = max(start, layer_now + 1)
-        if first >= end:
+        guided = self._planner.guided(search.layer)
+        layers = range(max(guided.start, layer_now + 1), guided.stop)
+        if not layers:
             return ()
         if self._answers is not None:
-            return self._answers.plans[search.layer][first - start :]
+            return self._answers.plans[search.layer][layers.start - guided.start :]
         assert self._store is not None
-        if len(found.index) == 1 and end == first + 1 and self.queue == "selected":
-            row = self._store.maps(found.index[0], first)
-            return (plan(first, row, found.score[0], self._model.top_k, self.threshold),)
-        probs = self._store.maps(found.index[:, None], np.arange(first, end))
-        return self._plans(probs, found.score[:, None].repeat(end - first, axis=1), first, [0])
-
-    def _plans(self, probs: Float, score: Float, first: int, starts: Sequence[int]) -> list[Prefetch]:
-        """Plans of the layers from `first` on, one iteration after the other.
-
-        `probs` `[R, layers, J]` and `score` `[R, layers]` are the found maps of all records, and `starts` the first
-        record of each iteration. Each record selects by its own δ.
-        """
-        selected = select(probs, score, self._model.top_k, self.threshold)
-        if self.queue == "all":
-            return plans(np.where(selected, probs, 0) + QUEUED_WEIGHT, probs, first, starts)
-        return plans(np.where(selected, probs, -1.0), probs, first, starts)
-
-    def _records_of(self, batch: Batch) -> int:
-        """How many records the iteration has."""
-        return len(batch.token if self.prefill_records == "token" else batch.request)
-
-    def _embedded(self, embedding: Float | None, group: Int) -> Float | None:
-        """The embeddings of the records, if the search is to use them."""
-        return self._records(embedding, group) if self.semantic and embedding is not None else None
-
-    def _records(self, values: Float, group: Int) -> Float:
-        """Per token `[T, …]` to per record `[R, …]`: the same, or the mean of each group; `group` `[T]` rises."""
-        if self.prefill_records == "token" or len(group) == 1:
-            return values
-        starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
-        sizes = np.diff(starts, append=len(group)).astype(np.float32)
-        sums = np.add.reduceat(values.astype(np.float32), starts, axis=0)
-        means: Float = sums / sizes.reshape(-1, *[1] * (values.ndim - 1))
-        return means
+        return self._planner.plans(self._store, found, layers)
 
     # ---- prediction of whole iterations at once ------------------------------------------------------------------
 
-    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+    def predicted(self, iterations: Sequence[Iteration]) -> Iterable[Answers]:
         """Search, plan and learn iterations to come; at their ends there is nothing left to do."""
         batches = [each.batch for each in iterations]
-        records = [self._records(each.maps, each.batch.row) for each in iterations]
-        embeddings = [self._embedded(batch.embedding, batch.row) for batch in batches]
+        records = [self._records.of(each.maps, each.batch.row) for each in iterations]
+        embeddings = [self._records.embeddings(batch.embedding, batch.row) for batch in batches]
         counts = [len(each) for each in records]
-        self._block = {}
         done = 0
         while done < len(batches):
             end = done + (self._store.together(counts[done:]) if self._store is not None else 1)
             given = [each for each in embeddings[done:end] if each is not None]
-            answers = self._answered(
+            yield from self._answered(
                 _join(records[done:end]), _join(given) if len(given) == end - done else None, counts[done:end]
             )
-            for batch, answer in zip(batches[done:end], answers, strict=True):
-                self._block[batch.iteration] = answer
             done = end
 
     def _answered(self, maps: Float, embeddings: Float | None, counts: list[int]) -> list[Answers]:
         """The answers for iterations that have so many records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`."""
-        store, layers, distance = self._store, self._model.layers, self.prefetch_distance
-        embedded = embeddings is not None
-        if store is None:  # the first iteration of all, without a history
-            if self.learn:
-                self._remember(maps, embeddings)
-            return [Answers(counts[0], 0, self._count(), embedded, [], [])]
-        starts = [0, *accumulate(counts)]
-        entries = [self._count(stored) for stored in starts]
-        block = store.block(maps, embeddings, starts[:-1], learn=self.learn)
-        guided = layers - distance  # searches that guide later layers
-        plans: list[list[list[Prefetch]]] = [[] for _ in counts]  # by iteration and search
-        if self.reach == "rest":
-            for layer in range(guided):
-                ahead = np.arange(layer + distance, layers)
-                entry, score = block.entry[:, layer, None], block.score[:, layer, None]
-                made = self._plans_of(entry.repeat(len(ahead), axis=1), score.repeat(len(ahead), axis=1), ahead, starts)
-                for each, own in zip(plans, made, strict=True):
-                    each.append(own)
-        else:
-            ahead = np.arange(distance, layers)
-            made = self._plans_of(block.entry[:, :guided], block.score[:, :guided], ahead, starts)
-            plans = [[[each] for each in own] for own in made]
-        if block.nearest is not None:
-            ahead = np.arange(distance)
-            entry, score = block.nearest_entry[:, None], block.nearest.score[:, None]
-            made = self._plans_of(entry.repeat(distance, axis=1), score.repeat(distance, axis=1), ahead, starts)
-            for each, own in zip(plans, made, strict=True):
-                each.append(own)
-        if self.learn:
-            store.keep(block)
-        answers = []
-        for number, own_plans in enumerate(plans):
-            rows = slice(starts[number], starts[number + 1])
-            found = [Nearest(*each) for each in zip(block.index[rows].T, block.score[rows].T, strict=True)]
-            if block.nearest is not None:
-                found.append(Nearest(block.nearest.index[rows], block.nearest.score[rows]))
-            answers.append(Answers(counts[number], entries[number], entries[number + 1], embedded, found, own_plans))
-        return answers
+        if self._store is not None:
+            return self._planner.answers(self._store, maps, embeddings, counts, learn=self.learn)
+        if self.learn:  # from the first iteration of all, without a history
+            self._remember(maps, embeddings)
+        return [Answers(counts[0], 0, self._stored(), embeddings is not None, [], [])]
 
-    def _plans_of(self, entry: Int, score: Float, ahead: Int, starts: list[int]) -> list[list[Prefetch]]:
-        """Per iteration its plans of the layers `ahead` `[n]`, from the entries found `[R, n]` and their scores."""
-        assert self._store is not None
-        answer: list[list[Prefetch]] = [[] for _ in starts[1:]]
-        step = max(PLANNED_NUMBERS // (len(entry) * self._model.experts), 1)
-        for first in range(0, len(ahead), step):
-            some = slice(first, first + step)
-            made = iter(
-                self._plans(
-                    self._store.maps(entry[:, some], ahead[some]), score[:, some], int(ahead[first]), starts[:-1]
-                )
-            )
-            for own in answer:
-                own += islice(made, len(ahead[some]))
-        return answer
-
-    def _count(self, more: int = 0) -> int:
-        """How many entries the store will have when so many more records have ended."""
-        count = 0 if self._store is None else self._store.count
-        return min(count + more, self.capacity) if self.learn else count
+    def _stored(self) -> int:
+        return 0 if self._store is None else self._store.count
 
     # ---- predictions that other runs share -----------------------------------------------------------------------
 
@@ -316,14 +221,13 @@ class ExpertMapPrefetcher(Prefetcher):
         """Unless it plans all layers beyond the distance: these plans are too many to keep."""
         return self.reach == "layer"
 
-    def predictions(self) -> dict[str, NDArray[Any]]:
-        """What will be planned and charged."""
-        return packed(list(self._block.values()), self._model.layers, self._model.experts)
+    def packed(self, answers: Sequence[Answers]) -> dict[str, NDArray[Any]]:
+        """All that will be planned and charged."""
+        return packed(answers, self._model.layers, self._model.experts)
 
-    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
-        """Take them as they are; no store is filled or searched."""
-        answers = unpacked(predictions, self.prefetch_distance)
-        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
+    def unpacked(self, arrays: Arrays) -> Iterable[Answers]:
+        """Without what was found."""
+        return unpacked(arrays, self.prefetch_distance)
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
@@ -333,7 +237,7 @@ class ExpertMapPrefetcher(Prefetcher):
             return ()
         if self._answers is None:
             self._learn(batch, maps)
-            embedded, stored = self._embeddings is not None, self._count()
+            embedded, stored = self._embeddings is not None, self._stored()
         else:
             embedded, stored = self._answers.embedded, self._answers.stored
         dims = self._model.total_experts + (self._model.hidden if embedded else 0)
@@ -341,7 +245,7 @@ class ExpertMapPrefetcher(Prefetcher):
 
     def _learn(self, batch: Batch, maps: Float) -> None:
         similarity = None if self._trajectory is None else self._trajectory.scores()
-        self._remember(self._records(maps, batch.row), self._embeddings, similarity, self._nearness)
+        self._remember(self._records.of(maps, batch.row), self._embeddings, similarity, self._nearness)
 
     def _remember(
         self,

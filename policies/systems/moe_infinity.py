@@ -13,8 +13,8 @@ all layers, which synchronous prefetch could not wait for. The first layers go b
 history (paper §4.2). It predicts and prefetches synchronously, as the paper says; its own code prefetches beside
 inference (`blocking_prefetch=false`). What it costs to enter a matrix is not charged.
 
-Order of this file: the collection of matrices, the prefetcher (callbacks, counting and planning, prediction of whole
-iterations), the policy.
+Order of this file: the prefetcher (callbacks, counting and planning, prediction of whole iterations), the policy. The
+collection of matrices is in `policies/prediction/activation_matrices.py`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,9 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
-from policies.base import Policy, Prefetcher
+from policies.base import Policy
 from policies.evictors.frequency import LeastFrequentlyUsed
+from policies.prediction.activation_matrices import ActivationMatrices, RunningRequest, executed_counts
 from policies.prediction.answers import NOT_KEPT
+from policies.prediction.block_prefetcher import BlockPrefetcher
 from policies.prediction.cosine import Single
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.prediction.selection import highest, highest_plan, plans
@@ -47,51 +49,6 @@ from policies.types import (
 )
 
 
-class ActivationMatrices:
-    """Up to `capacity` matrices of past requests, each row a distribution; the least often matched is replaced."""
-
-    def __init__(self, layers: int, experts: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.count = 0
-        self.rows: Single = np.zeros((capacity, layers, experts), np.float32)
-        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of length one, entries innermost
-        self._matched = np.zeros(capacity, np.int64)
-
-    def add(self, counts: Single) -> None:
-        """Keep the matrix `[L, J]` of a request that has ended."""
-        slot = self.count if self.count < self.capacity else int(self._matched.argmin())
-        self.count = max(self.count, slot + 1)
-        self.rows[slot] = counts / counts.sum(axis=1, keepdims=True)
-        self._columns[:, :, slot] = self.rows[slot] / np.linalg.norm(self.rows[slot])
-        self._matched[slot] = 0
-
-    def products(self, counts: Single, layer: int | slice = slice(None)) -> Single:
-        """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each matrix there."""
-        columns = self._columns[layer, :, : self.count].reshape(counts.size, self.count)
-        answer: Single = counts.reshape(-1) @ columns
-        return answer
-
-    def matched(self, index: Int) -> None:
-        """These were the nearest to a request."""
-        if len(index) == 1:
-            self._matched[index] += 1
-        else:
-            np.add.at(self._matched, index, 1)
-
-
-class _Running:
-    """A request that runs: what it has demanded so far, and how near that is to each stored matrix."""
-
-    def __init__(self, shape: tuple[int, int], matrices: ActivationMatrices) -> None:
-        self.counts: Single = np.zeros(shape, np.float32)
-        self.products = matrices.products(self.counts)
-
-    def saw(self, layer: int, fresh: Single, matrices: ActivationMatrices) -> None:
-        """Add the counts `[J]` of an event."""
-        self.counts[layer] += fresh
-        self.products += matrices.products(fresh, layer)
-
-
 @dataclass(slots=True)
 class _Answers:
     """What the searches of one iteration will say."""
@@ -101,14 +58,13 @@ class _Answers:
     plans: Plans  # those by popularity, then what follows each search, layer by layer
 
 
-class ActivationMatrixPrefetcher(Prefetcher):
+class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
     """Per request: the nearest past request says what the layers ahead will run.
 
     With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan all of the next
     `prefetch_distance` layers at each gate, or only the one that is just so far ahead.
     """
 
-    block = 64
     shares_predictions = True  # a search counts as a match when it is issued, whenever it ends
 
     def __init__(
@@ -126,6 +82,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def start(self, setup: Setup) -> None:
         """Collect the matrices of the history."""
+        super().start(setup)
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(f"activation matrices: distance {self.prefetch_distance} is not in 1 … {model.layers}")
@@ -133,7 +90,6 @@ class ActivationMatrixPrefetcher(Prefetcher):
             raise UserError(f"activation matrices: capacity {self.capacity}: room for at least 1 is needed")
         self._model = model
         self._shape = model.layers, model.experts
-        self._block: dict[int, _Answers] | None = None  # by iteration; None if it does not predict in blocks
         self._answers: _Answers | None = None
         # The layers of the plans of an iteration, and where those that follow the search of each layer begin.
         ahead = [self._ahead(layer, layer) for layer in range(model.layers)]
@@ -146,7 +102,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
         self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
         # Plans of all layers by what was found for the requests: for hundreds of gates in a row that stays the same.
         self._of_matrices: dict[tuple[int, ...], list[Prefetch]] = {}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, RunningRequest] = {}
         for counts in setup.learned(lambda: self._counted(setup.history or ()))["counts"]:
             self._keep(counts)
         if not self._matrices.count:
@@ -154,24 +110,24 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     def _counted(self, history: Iterable[RecordedRequest]) -> Learned:
         """`[n, L, J]` counts of the experts that each past request ran."""
-        counts = [_counts(recorded.experts, self._model.experts) for recorded in history]
+        counts = [executed_counts(recorded.experts, self._model.experts) for recorded in history]
         return {"counts": np.stack(counts) if counts else np.zeros((0, *self._shape), np.float32)}
 
     def on_request_start(self, request: int) -> None:
         """Nothing has been counted."""
-        if self._block is None:
+        if not self.prepared:
             self._begin(request)
 
     def on_request_end(self, request: int) -> None:
         """Its matrix joins the collection."""
-        if self._block is None:
+        if not self.prepared:
             self._end(request)
 
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Plan the first layers by popularity."""
-        if self._block is None:
+        if not self.prepared:
             return self._by_popularity()
-        self._answers = self._block[batch.iteration]
+        self._answers = self.prepared[batch.iteration]
         return self._planned(0, self.prefetch_distance)
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
@@ -206,7 +162,7 @@ class ActivationMatrixPrefetcher(Prefetcher):
     # ---- counting and planning -----------------------------------------------------------------------------------
 
     def _begin(self, request: int) -> None:
-        self._running[request] = _Running(self._shape, self._matrices)
+        self._running[request] = RunningRequest(self._shape, self._matrices)
 
     def _end(self, request: int) -> None:
         self._keep(self._running.pop(request).counts)
@@ -283,9 +239,9 @@ class ActivationMatrixPrefetcher(Prefetcher):
 
     # ---- prediction of whole iterations, which other runs share --------------------------------------------------
 
-    def predict_block(self, iterations: Sequence[Iteration]) -> None:
+    def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
         """Count, search and plan gate by gate, as the callbacks do: another order of adding would change bits."""
-        self._block = {each.batch.iteration: self._answered(each) for each in iterations}
+        return map(self._answered, iterations)
 
     def _answered(self, iteration: Iteration) -> _Answers:
         for request in iteration.starting:
@@ -309,18 +265,15 @@ class ActivationMatrixPrefetcher(Prefetcher):
         assert self._answers is not None
         return [plan for plan in self._answers.plans[begin:end] if plan is not None]
 
-    def predictions(self) -> dict[str, NDArray[Any]]:
-        """What will be planned and charged."""
-        assert self._block is not None
-        block = list(self._block.values())
-        entries = np.array([answers.entries for answers in block], np.int32)
-        return {"entries": entries, **packed_plans([answers.plans for answers in block], self._model.experts)}
+    def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
+        """All that will be planned and charged."""
+        entries = np.array([each.entries for each in answers], np.int32)
+        return {"entries": entries, **packed_plans([each.plans for each in answers], self._model.experts)}
 
-    def replay(self, iterations: Sequence[Iteration], predictions: Arrays) -> None:
-        """Take them as they are; nothing is counted or searched."""
-        charged = zip(predictions["entries"].tolist(), unpacked_plans(predictions, self._places), strict=True)
-        answers = (_Answers(entries, [], own) for entries, own in charged)
-        self._block = {each.batch.iteration: answer for each, answer in zip(iterations, answers, strict=True)}
+    def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
+        """Without what was found."""
+        charged = zip(arrays["entries"].tolist(), unpacked_plans(arrays, self._places), strict=True)
+        return (_Answers(entries, [], plans) for entries, plans in charged)
 
 
 def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_prefetch: bool = True) -> Policy:
@@ -331,10 +284,3 @@ def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_pref
         blocking_prediction=True,
         blocking_prefetch=blocking_prefetch,
     )
-
-
-def _counts(executed: Int, experts: int) -> Single:
-    """`[L, J]` how many tokens ran each expert, from `[N, L, K]`."""
-    layers = executed.shape[1]
-    numbers = executed.astype(np.int64) + np.arange(layers)[:, None] * experts
-    return np.bincount(numbers.ravel(), minlength=layers * experts).reshape(layers, experts).astype(np.float32)

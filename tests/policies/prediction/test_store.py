@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from policies.prediction.cosine import nearest
-from policies.prediction.expert_map_store import ExpertMapStore, sample
+from policies.prediction.expert_map_store import ExpertMapStore
+from policies.prediction.past_records import sample
 
 LAYERS, EXPERTS, HIDDEN = 3, 4, 5
 

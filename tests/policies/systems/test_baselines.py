@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from policies.prediction.activation_matrices import ActivationMatrices
 from policies.prediction.speculation import Speculator, StridePredictor
 from policies.registry import make_policy
-from policies.systems.moe_infinity import ActivationMatrices, ActivationMatrixPrefetcher
+from policies.systems.moe_infinity import ActivationMatrixPrefetcher
 from policies.types import Search
 from sim.engine.batching import fixed_batches, gates_of
 from sim.inputs import check_columns

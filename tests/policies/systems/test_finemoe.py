@@ -7,8 +7,9 @@ import pytest
 
 from common.errors import UserError
 from policies.evictors.belief_frequency import BELIEF_FLOOR, BeliefAndFrequency, InCacheFrequency
+from policies.prediction.expert_map_plans import QUEUED_WEIGHT
 from policies.registry import make_policy
-from policies.systems.finemoe import QUEUED_WEIGHT, ExpertMapPrefetcher
+from policies.systems.finemoe import ExpertMapPrefetcher
 from policies.types import Batch, Gate, Nearest, Search
 from sim.engine.batching import fixed_batches
 from tests.support.builders import machine, random_requests, request_of, setup_of, shape

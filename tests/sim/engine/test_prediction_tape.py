@@ -7,9 +7,9 @@ import pytest
 
 from common.errors import UserError
 from policies.base import Evictor
+from policies.prediction.activation_matrices import ActivationMatrices
 from policies.prediction.expert_map_store import ExpertMapStore
 from policies.prediction.speculation import Speculator
-from policies.systems.moe_infinity import ActivationMatrices
 from sim.engine.prediction_tape import PredictionTape
 from sim.simulation import simulated_run
 from tests.support.builders import machine

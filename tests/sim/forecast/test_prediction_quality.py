@@ -5,7 +5,7 @@ import pytest
 
 from policies.base import Evictor, Policy, Prefetcher
 from policies.hooks import Hooks
-from policies.prediction.expert_map_store import sample
+from policies.prediction.past_records import sample
 from policies.types import Likely, Prefetch, RecordedRequest, Search
 from sim.forecast.plan_scores import at_distance, measure, score_plans, tidy
 from sim.forecast.tally import rates, summarise_layers
