@@ -180,5 +180,5 @@ class Policy:
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the policy needs to be told: of "embedding", "future", "lookahead_1", "lookahead_2", …"""
+        """What the policy needs to know: of "embedding", "future", "lookahead_1", "lookahead_2", …"""
         return self.prefetcher.requires | self.evictor.requires

@@ -17,7 +17,7 @@ MAP_GRID = 2.0**23  # exact while the dot product of two maps stays below 2^7: a
 UNIT_GRID = 2.0**24
 
 
-def nearest(scores: Single) -> Nearest:
+def nearest(scores: Float) -> Nearest:
     """The best of the entries by their scores `[R, count]`."""
     index = scores.argmax(axis=1)
     return Nearest(index, scores[np.arange(len(scores)), index])

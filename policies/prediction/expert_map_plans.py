@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from policies.prediction.answers import Answers
-from policies.prediction.expert_map_store import Block, ExpertMapStore
+from policies.prediction.block_search import Block
+from policies.prediction.expert_map_store import ExpertMapStore
 from policies.prediction.selection import Threshold, plan, plans, select
 from policies.types import Float, Int, ModelShape, Nearest, Prefetch
 

@@ -6,13 +6,12 @@ replaces the most redundant one (eq. 9). Among equal scores the lowest index win
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from common.errors import UserError
-from policies.prediction.cosine import MAP_GRID, Double, Single, nearest, on_grid, prefix_norms, unit
+from policies.prediction.block_search import Block, BlockRecords, Entries, search_block, slots_of
+from policies.prediction.cosine import MAP_GRID, Double, Single, on_grid, prefix_norms, unit
 from policies.types import Float, Int, Nearest
 
 BLOCK_ROWS = 32  # records that are searched at once, at most
@@ -86,93 +85,29 @@ class ExpertMapStore:
         ends = np.cumsum(counts)
         return max(int(ends.searchsorted(self._block_rows, side="right")), 1)
 
-    def block(self, maps: Float, embeddings: Float | None, starts: Sequence[int], *, learn: bool) -> "Block":
+    def block(self, maps: Float, embeddings: Float | None, starts: Sequence[int], *, learn: bool) -> Block:
         """Eq. 5 and eq. 4 for whole iterations at once, each on the store as the ones before it leave it.
 
         Of all records, one iteration after the other: maps `[R, L, J]` and embeddings `[R, h]`; `starts` is the first
         record of each iteration. With `learn`, the records of an iteration enter the store when it ends (eq. 9). The
-        store itself changes only when `keep` is called.
-        The answers equal those of `Trajectory`, `nearness` and `add` but for the float32 rounding of these; to the
-        last bit they are the same however iterations are grouped.
+        entries themselves change only when `keep` is called.
         """
-        rows, before = len(maps), self.count
-        width = min(self.capacity, before + rows) if learn else before
-        block = Block(maps, starts, on_grid(maps, MAP_GRID), None if embeddings is None else unit(embeddings))
-        if block.units is not None:
-            assert self._embeddings is not None
-            near = np.full((rows, width), -np.inf)  # what is not stored yet is not found
-            near[:, :before] = block.units.astype(np.float64) @ self._embeddings[:before].T.astype(np.float64)
-        else:
-            near = np.zeros((0, width))
-        whole = np.empty((rows, before))  # cosine of the whole maps
-        block.index, block.score = np.empty((rows, self._layers), np.intp), np.empty((rows, self._layers), np.float32)
-        block.entry = block.index
-        for first in range(0, rows, self._block_rows):
-            some = slice(first, first + self._block_rows)
-            projections = self._projected(block.exact[some], width)
-            np.divide(projections[-1, :, :before], block.norms[some, -1:], out=whole[some])
-            if learn and len(starts) > 1:  # then this is the only part
-                self._settle(block, whole, near)
-                self._patch(block, projections, near)
-            index = projections.argmax(axis=2)
-            place = np.arange(self._layers)[:, None], np.arange(projections.shape[1])
-            block.index[some] = index.T
-            block.score[some] = projections[*place, index].T / block.norms[some]
-        if learn and len(starts) == 1:
-            self._settle(block, whole, near)
-        if block.units is not None:
-            block.nearest = nearest(near)
-        if block.source is not None:
-            everyone = np.arange(rows)
-            block.entry = block.source[everyone[:, None], block.index]
-            if block.nearest is not None:
-                block.nearest_entry = block.source[everyone, block.nearest.index]
-            self._rows[self.capacity :][:rows] = maps
-        elif block.nearest is not None:
-            block.nearest_entry = block.nearest.index
-        return block
-
-    def keep(self, block: "Block") -> None:
-        """Store what a block that learns has found slots for."""
-        self._write(block.slots, block.maps, block.exact, block.norms, block.units)
-
-    def _projected(self, exact: Double, width: int) -> Double:
-        """`[L, R, width]` cosine of the prefixes of `exact` `[R, L, J]` with those of entries, × their own norm."""
         count = self.count
-        answer = np.empty((self._layers, len(exact), width))
-        answer[:, :, count:] = -np.inf
-        dots = np.zeros((len(exact), count))
-        for layer, projections in enumerate(answer):
-            dots += exact[:, layer] @ self._columns[layer, :, :count].astype(np.float64)
-            np.multiply(dots, self._inverse_norms[layer, :count], out=projections[:, :count])
-        return answer
+        entries = Entries(
+            capacity=self.capacity,
+            columns=self._columns[:, :, :count],
+            inverse_norms=self._inverse_norms[:, :count],
+            embeddings=None if self._embeddings is None else self._embeddings[:count],
+            semantic_share=self._semantic_share,
+        )
+        if learn and len(starts) > 1:  # then later iterations may find the records of earlier ones
+            self._rows[self.capacity :][: len(maps)] = maps
+        return search_block(entries, BlockRecords.of(maps, embeddings, starts), learn=learn, part=self._block_rows)
 
-    def _settle(self, block: "Block", whole: Double, near: Double) -> None:
-        """Find the slot of each record: eq. 9, in order, on similarities `[R, count]` with what is stored."""
-        flat = block.exact.reshape(len(whole), -1)
-        among = flat @ flat.T * block.inverse_norms[:, -1] / block.norms[:, -1:]
-        if block.units is not None:
-            share, units = self._semantic_share, block.units.astype(np.float64)
-            block.alike = units @ units.T
-            whole = share * near[:, : self.count] + (1 - share) * whole
-            among = share * block.alike + (1 - share) * among
-        redundancy = np.zeros((len(whole), min(self.capacity, self.count + len(whole))))
-        redundancy[:, : self.count] = whole
-        block.slots = self._slots(redundancy, among)
-
-    def _patch(self, block: "Block", projections: Double, near: Double) -> None:
-        """Let each iteration see the records that the ones before it in the block have stored."""
-        exact = block.exact.transpose(1, 0, 2)  # [L, R, J]
-        among = (exact @ exact.transpose(0, 2, 1)).cumsum(axis=0)  # [L, R, R]
-        among *= block.inverse_norms.T[:, None]
-        block.source = np.arange(near.shape[1])[None].repeat(len(exact[0]), axis=0)
-        for first, end in pairwise(block.starts):
-            for row in range(first, end):
-                slot = block.slots[row]
-                projections[:, end:, slot] = among[:, end:, row]
-                block.source[end:, slot] = self.capacity + row
-                if block.units is not None:
-                    near[end:, slot] = block.alike[end:, row]
+    def keep(self, block: Block) -> None:
+        """Store what a block that learns has found slots for."""
+        records = block.records
+        self._write(block.slots, records.maps, records.exact, records.norms, records.units)
 
     # ---- update --------------------------------------------------------------------------------------------------
 
@@ -200,22 +135,10 @@ class ExpertMapStore:
                 nearness = self.nearness(units)
             redundancy = np.zeros((rows, self.capacity), np.float32)
             redundancy[:, :before] = self._redundancy(similarity, nearness)
-            slots = self._slots(redundancy, self._redundancy(flat @ flat.T, None if units is None else units @ units.T))
+            among = self._redundancy(flat @ flat.T, None if units is None else units @ units.T)
+            slots = slots_of(redundancy, among, count=before, capacity=self.capacity)
         exact = on_grid(maps, MAP_GRID)
         self._write(slots, maps, exact, prefix_norms(exact), units)
-
-    def _slots(self, redundancy: Float, among: Float) -> list[int]:
-        """Where new entries go, one after the other: free slots first, then those of the most redundant.
-
-        `redundancy` `[R, width]` of what is stored, to each of them (overwritten), and `among` `[R, R]` of each other.
-        """
-        slots: list[int] = []
-        for row in range(len(redundancy)):
-            free = self.count + row
-            slot = free if free < self.capacity else int(redundancy[row].argmax())
-            slots.append(slot)
-            redundancy[row + 1 :, slot] = among[row + 1 :, row]  # the rows to come see what has just been stored
-        return slots
 
     def _redundancy(self, trajectory: Single, semantic: Single | None) -> Single:
         """Eq. 9: (d / L) · semantic + ((L − d) / L) · trajectory; without embeddings the trajectory alone."""
@@ -231,7 +154,7 @@ class ExpertMapStore:
         products: Single = flat @ columns
         return products * self._inverse_norms[-1, : self.count]
 
-    def _write(self, slots: list[int], maps: Float, exact: Double, norms: Double, units: Single | None) -> None:
+    def _write(self, slots: Sequence[int], maps: Float, exact: Double, norms: Double, units: Single | None) -> None:
         last = {slot: row for row, slot in enumerate(slots)}  # what was overwritten at once need not be written
         slot, row = list(last), list(last.values())
         self._rows[slot] = maps[row]
@@ -242,30 +165,6 @@ class ExpertMapStore:
                 raise UserError("expert-map store: it was set up with embeddings, but an entry comes without one")
             self._embeddings[slot] = units[row]
         self.count = min(self.count + len(slots), self.capacity)
-
-
-@dataclass(slots=True)
-class Block:
-    """Iterations that are searched at once, and what was found."""
-
-    maps: Float  # [R, L, J]
-    starts: Sequence[int]  # the first record of each iteration
-    exact: Double  # [R, L, J] the maps on the grid
-    units: Single | None  # [R, h] the embeddings, of length one
-    norms: Double = field(init=False)  # [R, L] of the prefixes
-    inverse_norms: Double = field(init=False)  # [R, L] as they are stored
-    index: Int = field(init=False)  # [R, L] the nearest entry after each layer
-    score: Single = field(init=False)  # [R, L] its cosine
-    entry: Int = field(init=False)  # [R, L] by which `maps` of the store still has it: another record may be there now
-    nearest: Nearest | None = None  # by embedding
-    nearest_entry: Int = field(init=False)  # [R]
-    slots: list[int] = field(default_factory=list)  # [R] where the records go
-    alike: Double = field(init=False)  # [R, R] cosine of the embeddings
-    source: Int | None = None  # [R, width] by which `maps` has what each record finds in a slot
-
-    def __post_init__(self) -> None:
-        self.norms = prefix_norms(self.exact)
-        self.inverse_norms = (1 / self.norms).astype(np.float32).astype(np.float64)
 
 
 class Trajectory:

@@ -18,7 +18,8 @@ Where paper and authors' demo differ, the default follows the paper and a settin
     the store offline                       learns                      is not updated                `learn`
 
 Order of this file: the prefetcher (prediction, prediction of whole blocks, predictions that runs share, learning), the
-policy. The evictor is in `policies/evictors/belief_frequency.py`.
+policy. How found maps become plans is in `policies/prediction/expert_map_plans.py`, the evictor in
+`policies/evictors/belief_frequency.py`.
 """
 
 from collections.abc import Iterable, Sequence
