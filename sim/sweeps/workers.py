@@ -45,7 +45,7 @@ class Workers:
             jobs = self.processes(len(calls))
             parallel = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
             try:
-                with _interrupts_held():  # while processes begin, which inherit that: this one ends them
+                with _without_interrupts():
                     answers = parallel(delayed(called)(*call) for call in calls)
                 yield from answers
             except TerminatedWorkerError as error:
@@ -80,13 +80,19 @@ class Workers:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait; processes that begin within the block never hear of it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _without_interrupts() -> Iterator[None]:
+    """Let processes that begin within the block ignore Ctrl-C: this one ends them, without tracebacks of theirs.
+
+    For that moment this one ignores it too.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 class _UntilCommandEnds:
