@@ -190,25 +190,27 @@ class ExpertCache:
             self._drop_plan(layer)
         residency, wake = self.residency, self.wake
         residency.events += 1
-        where, planned = residency.where, residency.planned
-        base = layer * residency.experts
+        planned, base = residency.planned, layer * residency.experts
+        states = residency.where[base : base + residency.experts]
         unsorted = []
-        for expert, weight in zip(prefetch.experts, prefetch.weights, strict=True):
+        for expert in prefetch.experts:
+            planned[base + expert] = 1
+        for expert, weight in [
+            each for each in zip(prefetch.experts, prefetch.weights, strict=True) if states[each[0]] == ABSENT
+        ]:
             x = base + expert
-            planned[x] = 1
-            if where[x] == ABSENT:
-                device = self._device_of[x]
-                if x not in device.demanded:
-                    if not self.fixed:
-                        device = self._rehome(x, planned=True)
-                    queue = device.pending.get(layer)
-                    if queue is None:
-                        device.pending[layer] = [(weight, -x)]
-                        wake.append(device)
-                    else:
-                        queue.append((weight, -x))
-                        if len(queue) == 2:
-                            unsorted.append(queue)
+            device = self._device_of[x]
+            if x not in device.demanded:
+                if not self.fixed:
+                    device = self._rehome(x, planned=True)
+                queue = device.pending.get(layer)
+                if queue is None:
+                    device.pending[layer] = [(weight, -x)]
+                    wake.append(device)
+                else:
+                    queue.append((weight, -x))
+                    if len(queue) == 2:
+                        unsorted.append(queue)
         for queue in unsorted:
             queue.sort()
         self._has_plan[layer] = 1

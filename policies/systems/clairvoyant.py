@@ -29,6 +29,7 @@ class NextUsePrefetcher(Prefetcher):
         model = setup.model
         self._next.start(setup)
         self._shape = model.layers, model.experts
+        self._plans: dict[int, Prefetch] = {}  # of each layer since it was gated
         bits = model.layers.bit_length()
         self._horizon = _EXPONENTS // bits
         self._weight = [2.0 ** -(bits * turns) for turns in range(self._horizon)]
@@ -41,13 +42,17 @@ class NextUsePrefetcher(Prefetcher):
         later = self._next.later.reshape(self._shape)
         self._order = (-later).argsort(axis=1, kind="stable").tolist()  # the last first: plans are kept in rising order
         self._turns = later.tolist()
-        now = self._next.now.reshape(self._shape)
-        turns, order = now.tolist(), (-now).argsort(axis=1, kind="stable").tolist()
-        return [self._plan(layer, order[layer], turns[layer], 0) for layer in range(self._shape[0])]
+        if len(self._plans) < self._shape[0] or not self._next.exact:
+            now = self._next.now.reshape(self._shape)
+            turns, order = now.tolist(), (-now).argsort(axis=1, kind="stable").tolist()
+            return [self._plan(layer, order[layer], turns[layer], 0) for layer in range(self._shape[0])]
+        return [self._plans[layer] for layer in range(self._shape[0])]  # as they were made in the iteration before
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
         """Plan the layer for its next turns."""
-        return (self._plan(gate.layer, self._order[gate.layer], self._turns[gate.layer], 1),)
+        layer = gate.layer
+        self._plans[layer] = self._plan(layer, self._order[layer], self._turns[layer], 1)
+        return (self._plans[layer],)
 
     def _plan(self, layer: int, order: list[int], uses: list[float], first: int) -> Prefetch:
         end = first + self._horizon
