@@ -20,9 +20,9 @@ def small_experiment(trace: Path, **tables: Any) -> Experiment:
 
 
 def run_bytes(store: Path) -> dict[str, bytes]:
-    """Every file of every run and bound in a store."""
-    places = (path for part in ("runs", "bounds") for path in (store / part).rglob("*"))
-    return {str(path.relative_to(store)): path.read_bytes() for path in places if path.is_file()}
+    """Every file of every run and bound in a store; not what a killed process was writing."""
+    places = (path.relative_to(store) for part in ("runs", "bounds") for path in (store / part).rglob("*.*"))
+    return {str(place): (store / place).read_bytes() for place in places if ".partial" not in str(place)}
 
 
 def events(store: Path) -> Counter[tuple[str, str]]:
