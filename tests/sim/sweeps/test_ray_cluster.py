@@ -134,7 +134,7 @@ def test_what_a_node_does_not_see_is_one_line_that_names_host_and_path(trace: Pa
     beside = str(tmp_path / "seen" / "usual")
     cases = [
         (plain, str(hidden / "store"), f": {hidden}/store/store.json is missing; "),
-        (plain, str(store), f": {store} is another store there than it is here"),
+        (plain, str(store), f": {store} is a different store than the one that the sweep uses"),
         (far, beside, f", in {far.path}: {hidden_trace}"),
         (unseen, beside, f": {unseen.path} cannot be entered: No such file or directory"),
     ]
