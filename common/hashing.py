@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def canonical_json(data: object) -> bytes:
@@ -14,6 +16,16 @@ def canonical_json(data: object) -> bytes:
 def sha256_of_json(data: object) -> str:
     """SHA-256 of the canonical form."""
     return hashlib.sha256(canonical_json(data)).hexdigest()
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with its own hash, for a description that shows whether it was changed."""
+    return {**data, "sha256": sha256_of_json(dict(data))}
+
+
+def is_sealed(data: Mapping[str, Any]) -> bool:
+    """Whether data is as `sealed` gave it."""
+    return data.get("sha256") == sha256_of_json({key: value for key, value in data.items() if key != "sha256"})
 
 
 def sha256_of(path: Path) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.files import new_folder, remove, write_json
-from common.hashing import sha256_of, sha256_of_json
+from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
 
 Kind = Literal["routing", "learned", "predictions"]
 Arrays = Mapping[str, NDArray[Any]]
@@ -141,15 +141,14 @@ def _write(folder: Path, kind: Kind, key: str, arrays: Arrays) -> None:
             np.lib.format.write_array(file, arrays[name], FORMAT, allow_pickle=False)
         files[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
     meta = {"schema": SCHEMA, "kind": kind, "key": key, "arrays": files}
-    write_json(folder / META, {**meta, "sha256": sha256_of_json(meta)})
+    write_json(folder / META, sealed(meta))
 
 
 def _opened(path: Path, kind: Kind, key: str) -> Arrays | None:
     """The arrays of an artefact; None if it is not there or not as it was written."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
-        seal = meta.pop("sha256")
-        if seal != sha256_of_json(meta) or (meta["schema"], meta["kind"], meta["key"]) != (SCHEMA, kind, key):
+        if not is_sealed(meta) or (meta["schema"], meta["kind"], meta["key"]) != (SCHEMA, kind, key):
             return None
         arrays = {}
         for name, said in meta["arrays"].items():

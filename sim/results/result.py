@@ -19,7 +19,7 @@ import pandas as pd
 
 from common.errors import FieldError, UserError, one_line
 from common.files import new_folder, write_json
-from common.hashing import sha256_of, sha256_of_json
+from common.hashing import is_sealed, sealed, sha256_of
 from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
 from common.tables import number
@@ -129,8 +129,7 @@ def write_results(
 def seal(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write `meta.json`, with the hash of every table beside it and of itself."""
     files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
-    sealed = {**meta, "files": files}
-    write_json(folder / "meta.json", sealed | {"sha256": sha256_of_json(sealed)}, sort=False)
+    write_json(folder / "meta.json", sealed({**meta, "files": files}), sort=False)
 
 
 def read_results(folder: Path | str) -> list[Result]:
@@ -160,14 +159,14 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
     path = folder / "meta.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found, claimed = meta["schema_version"], meta.get("sha256")
+        found, unchanged = meta["schema_version"], is_sealed(meta)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {folder} is not {what}") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     if found != version:
         raise UserError(f"{path}: field schema_version: must be {version}, value {found}; run again to write one")
-    if claimed != sha256_of_json({key: value for key, value in meta.items() if key != "sha256"}):
+    if not unchanged:
         raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from common.errors import UserError, one_line
 from common.files import remove, replacing, write_json
-from common.hashing import sha256_of, sha256_of_json
+from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
 from sim.artefacts import Artefacts
 from sim.inputs import Inputs
 from sim.results.result import TABLES, Result, read_meta, write_results
@@ -227,7 +227,7 @@ class ResultStore:
     def _write(self, path: Path, data: dict[str, Any]) -> None:
         try:
             with replacing(path, "it") as partial:
-                write_json(partial, data | {"sha256": sha256_of_json(data)})
+                write_json(partial, sealed(data))
         except UserError as error:
             raise StoreError(f"{self.folder}: {error}") from error
 
@@ -280,7 +280,6 @@ def _errno(error: BaseException) -> int | None:
 def _read_sealed(path: Path) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        claimed = said.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
+        return said if is_sealed(said) else None
+    except (OSError, ValueError, AttributeError):
         return None
-    return said if claimed == sha256_of_json(said) else None
