@@ -41,8 +41,8 @@ class Workers:
         """
         if not calls:
             return
-        with self._backend(function) as called:
-            jobs = self.processes(len(calls))
+        jobs = self.processes(len(calls))
+        with self._backend(function, jobs) as called:
             parallel = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
             try:
                 with _without_interrupts():
@@ -62,7 +62,7 @@ class Workers:
         return min(processors, calls)
 
     @contextmanager
-    def _backend(self, function: Callable[..., T]) -> Iterator[Callable[..., T]]:
+    def _backend(self, function: Callable[..., T], jobs: int) -> Iterator[Callable[..., T]]:
         """Let joblib start calls where they are to be carried out; the function is the one to call there."""
         if self.backend == "ray":
             connected_processors()
@@ -72,7 +72,7 @@ class Workers:
                     yield on_cluster
             finally:
                 on_cluster.cancel()
-        elif self.jobs == 1:
+        elif jobs == 1:  # joblib calls it in this process
             yield function
         else:
             with parallel_config(backend="loky", inner_max_num_threads=1):

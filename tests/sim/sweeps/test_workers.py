@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,11 @@ def test_one_job_stays_in_this_process_and_two_do_not() -> None:
         processes = {process for _, process in Workers(jobs=jobs).each(_square, [(1,), (2,)])}
         assert (processes == {os.getpid()}) == here
         assert here or os.getpid() not in processes
+
+
+def test_a_single_call_stays_in_this_process_which_lives_on() -> None:
+    assert list(Workers(jobs=2).each(_square, [(3,)])) == [(9, os.getpid())]
+    time.sleep(0.6)  # a process of the workers would have found by now that its command is gone
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
