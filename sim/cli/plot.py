@@ -28,7 +28,7 @@ def plot(
     ] = None,
     pareto: Annotated[
         bool,
-        Parameter(group=SWEEP, help="Draw Pareto fronts: TPOT against expert memory, hit rate against bytes moved."),
+        Parameter(group=SWEEP, help="Draw Pareto fronts: TPOT against expert memory, hit rates against bytes moved."),
     ] = False,
 ) -> None:
     """Draw a folder of results, and print where the picture is.

@@ -29,7 +29,7 @@ from sim.results.summary import Summary, summarise
 from sim.scenario import Detail, Scenario
 from sim.started_policy import Outcome
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TABLES = get_args(Detail)  # from the coarsest to the finest
 
 

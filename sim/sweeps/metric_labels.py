@@ -16,10 +16,12 @@ _KNOWN = {
     "ttft_s_mean": "TTFT, mean",
     "makespan_s": "time of the whole run",
     "hit_rate": "hit rate",
+    "hit_or_late_rate": "hit + late rate",
     "bytes_per_token": "copied per output token",
     "expert_memory_bytes": "expert memory, peak",
 }
 _SHARES = {"hit_rate", "hit_rate_prefill", "hit_rate_decode", "late_rate", "miss_rate", "prefetch_useful"}
+_SHARES |= {"hit_or_late_rate", "hit_or_late_rate_prefill", "hit_or_late_rate_decode"}
 _SHARES |= {"prefetch_late", "prefetch_wasted", "prefetch_cancelled", "prefetch_unused"}
 
 

@@ -1,4 +1,4 @@
-"""Pareto fronts of a sweep: time per output token against expert memory, hit rate against bytes moved."""
+"""Pareto fronts of a sweep: time per output token against expert memory, hit rates against bytes moved."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,11 @@ from sim.sweeps.sweep_panels import Style, by_setting, done_runs, finish, grid, 
 from sim.sweeps.sweep_statistics import SweepStatistics
 
 # Horizontal and vertical metric of each column of panels, and whether more of the vertical one is better.
-FRONTS = (("expert_memory_bytes", "tpot_s_mean", False), ("bytes_per_token", "hit_rate", True))
+FRONTS = (
+    ("expert_memory_bytes", "tpot_s_mean", False),
+    ("bytes_per_token", "hit_rate", True),
+    ("bytes_per_token", "hit_or_late_rate", True),
+)
 
 
 def on_front(less: Sequence[float], also_less: Sequence[float]) -> NDArray[np.bool_]:
@@ -33,7 +37,7 @@ def on_front(less: Sequence[float], also_less: Sequence[float]) -> NDArray[np.bo
 
 
 def draw_pareto(sweep: Sweep, path: Path) -> None:
-    """Two panels for each combination of axes other than the cache's, a point per policy and cache, means over seeds.
+    """Three panels for each combination of axes other than the cache's, a point per policy and cache, means over seeds.
 
     The front runs through what no other policy and cache beats. Policies that know the future or keep every expert are
     hollow, and not part of it.

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sim.results.working_set import cache_too_small
 from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
 from sim.sweeps.short_names import SettingNames, folded, legend, short_names
 from sim.sweeps.sweep_columns import Setting, plain, setting_axes, value_text
-from sim.sweeps.sweep_statistics import CLAIRVOYANT, HIT_RATE, Inversion, Standing, SweepStatistics
+from sim.sweeps.sweep_statistics import CLAIRVOYANT, HIT_OR_LATE_RATE, HIT_RATE, Inversion, Standing, SweepStatistics
 from sim.sweeps.sweep_subject import heading
 from sim.sweeps.wide_tables import wide_table
 
@@ -67,9 +68,8 @@ class _Report:
         yield "\n".join(folded(line, WIDTH, "    ") for line in names)
         yield self.tpot()
         yield self.notes()
-        yield self.matrix(
-            "Hit rate, mean %", lambda setting, policy: self.statistics.figure(setting, policy, HIT_RATE), 100, 1
-        )
+        for name, metric in (("Hit rate", HIT_RATE), ("Hit + late (there or on its way)", HIT_OR_LATE_RATE)):
+            yield self.matrix(f"{name}, mean %", partial(self.statistics.figure, metric=metric), 100, 1)
         yield self.best()
         yield self.inversions()
         yield self.distance()

@@ -17,7 +17,11 @@ from sim.sweeps.sweep_columns import Setting, metrics, plain, setting_axes
 
 TPOT = "tpot_s_mean"
 HIT_RATE = "hit_rate"
-LARGER_IS_BETTER = ("hit_rate", "hit_rate_prefill", "hit_rate_decode", "prefetch_useful")
+HIT_OR_LATE_RATE = "hit_or_late_rate"
+LARGER_IS_BETTER = (
+    *(f"{rate}{of}" for rate in (HIT_RATE, HIT_OR_LATE_RATE) for of in ("", "_prefill", "_decode")),
+    "prefetch_useful",
+)
 CLAIRVOYANT = "clairvoyant_tpot_s_mean"
 PERFECT_PREDICTION = "perfect_prefetch_tpot_s_mean"
 PERFECT_EVICTION = "belady_tpot_s_mean"

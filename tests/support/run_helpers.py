@@ -25,6 +25,7 @@ REQUIRED = {
     "hit_rate",
     "hit_rate_prefill",
     "hit_rate_decode",
+    "hit_or_late_rate",
     "late_rate",
     "miss_rate",
     "distinct_demands",

@@ -28,6 +28,7 @@ _SHARES = [
         ("hit_rate", "hit rate"),
         ("hit_rate_prefill", "hit rate, prefill"),
         ("hit_rate_decode", "hit rate, decode"),
+        ("hit_or_late_rate", "hit + late"),
         ("late_rate", "late"),
         ("miss_rate", "miss"),
         ("prefetch_useful", "prefetches useful"),

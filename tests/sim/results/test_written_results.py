@@ -46,7 +46,9 @@ def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path
             ("hit_rate_prefill", iterations[iterations["prefill"]]),
             ("hit_rate_decode", iterations[~iterations["prefill"]]),
         ):
-            assert each[key] == some["hits"].sum() / some[["hits", "late", "misses"]].to_numpy().sum(), key
+            demands = some[["hits", "late", "misses"]].to_numpy().sum()
+            assert each[key] == some["hits"].sum() / demands, key
+            assert each[key.replace("hit", "hit_or_late")] == (some["hits"] + some["late"]).sum() / demands, key
         assert each["late_rate"] * each["distinct_demands"] == pytest.approx(iterations["late"].sum())
         assert each["miss_rate"] * each["distinct_demands"] == pytest.approx(iterations["misses"].sum())
         assert each["makespan_s"] >= iterations["end_s"].max()

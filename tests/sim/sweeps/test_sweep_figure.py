@@ -9,7 +9,7 @@ import pytest
 from common.errors import FieldError, UserError
 from common.figures import PICTURES
 from sim.sweeps.metric_labels import metric_label
-from sim.sweeps.pareto_figure import draw_pareto, on_front
+from sim.sweeps.pareto_figure import FRONTS, draw_pareto, on_front
 from sim.sweeps.sweep_figure import draw_axis
 from sim.sweeps.sweep_panels import styles
 from tests.support.sweep_helpers import hand_made, simulated_sweep
@@ -21,7 +21,8 @@ def rows(policies: tuple[str, ...] = ("lru", "lfu"), seeds: int = 3, **more: Any
     rng = np.random.default_rng(5)
     return [
         {"policy": policy, "cache.share": share, "seed": seed, "tpot_s_mean": rng.random(), "hit_rate": rng.random()}
-        | {"bytes_per_token": rng.random() * 1e9, "expert_memory_bytes": int(share * 1e9)}
+        | {"hit_or_late_rate": rng.random(), "bytes_per_token": rng.random() * 1e9}
+        | {"expert_memory_bytes": int(share * 1e9)}
         | more
         for policy in policies
         for share in (0.25, 0.5, 0.75)
@@ -131,7 +132,7 @@ def test_forty_policies_look_different() -> None:
 def test_more_panels_than_fit_are_one_line(draw: Any, tmp_path: Path) -> None:
     table = [row | {"batch_size": size} for size in range(1, 14) for row in rows()]
     with pytest.raises(
-        UserError, match=r"a\.png: batch_size have 13 combinations of values, at most (12|6) can be drawn"
+        UserError, match=r"a\.png: batch_size have 13 combinations of values, at most (12|4) can be drawn"
     ):
         draw(hand_made(table, *AXES, "batch_size"), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
@@ -165,9 +166,8 @@ def test_fronts_leave_out_who_knows_the_future_or_keeps_all(drawn: list[Any]) ->
     ]
     sweep = hand_made(table, *AXES)
     draw_pareto(sweep, Path("a.png"))
-    for panel, x, y, sign in zip(
-        drawn[0].axes, ("expert_memory_bytes", "bytes_per_token"), ("tpot_s_mean", "hit_rate"), (1, -1), strict=True
-    ):
+    for panel, (x, y, more) in zip(drawn[0].axes, FRONTS, strict=True):
+        sign = -1 if more else 1
         own = sweep.frame[sweep.frame["policy"].isin(["lru", "lfu"])]
         front = own[on_front(own[x].tolist(), (sign * own[y]).tolist())].sort_values(x)
         (line,) = panel.get_lines()
@@ -179,6 +179,7 @@ def test_fronts_leave_out_who_knows_the_future_or_keeps_all(drawn: list[Any]) ->
     )
     assert [panel.get_ylabel().partition("\n")[2] for panel in drawn[0].axes] == [
         "(less is better)",
+        "(more is better)",
         "(more is better)",
     ]
 

@@ -117,6 +117,7 @@ def test_each_metric_stands_once_per_policy() -> None:
             "hit_rate",
             "hit_rate_prefill",
             "hit_rate_decode",
+            "hit_or_late_rate",
             "late_rate",
             "miss_rate",
         ),
