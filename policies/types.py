@@ -22,7 +22,9 @@ class ModelShape:
     """The sizes of a Mixture-of-Experts model that routing and costs depend on.
 
     `shared_ffn` is the total width of the shared experts of a layer (never offloaded), 0 without any;
-    `weight_bytes` is the size of one parameter in memory.
+    `weight_bytes` is the size of one parameter in memory. `expert_bytes_by_layer` is the size of an expert in each
+    layer where they differ, as under mixed quantisation; None where all are equal. Copies and traffic count it; slots
+    are equal all the same, each of the mean size, and computing counts `weight_bytes`.
     """
 
     name: str
@@ -37,11 +39,19 @@ class ModelShape:
     head_dim: int
     vocab: int
     weight_bytes: float = 2.0
+    expert_bytes_by_layer: tuple[int, ...] | None = None
 
     @property
     def expert_bytes(self) -> int:
-        """Bytes of one routed expert: three matrices of hidden × FFN."""
+        """Bytes of one routed expert, three matrices of hidden × FFN; of all layers the mean, where they differ."""
+        if self.expert_bytes_by_layer is not None:
+            return round(sum(self.expert_bytes_by_layer) / self.layers)
         return round(3 * self.hidden * self.expert_ffn * self.weight_bytes)
+
+    @property
+    def layer_expert_bytes(self) -> tuple[int, ...]:
+        """`[L]` bytes of an expert of each layer."""
+        return self.expert_bytes_by_layer or (self.expert_bytes,) * self.layers
 
     @property
     def total_experts(self) -> int:

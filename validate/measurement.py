@@ -39,7 +39,8 @@ def measured_run(
     cache, recorder = started.cache, Recorder()
     outputs: dict[int, Output] = {}
     loaded, offloaded = testbed.loaded, testbed.offloaded
-    arena = Arena(offloaded.records, slots=started.slots, devices=testbed.devices, chunk_bytes=cache.chunk_bytes)
+    chunk_bytes = cache.chunk_bytes[0]  # a model that runs here has one precision, so all layers are alike
+    arena = Arena(offloaded.records, slots=started.slots, devices=testbed.devices, chunk_bytes=chunk_bytes)
     if started.policy.preloaded:
         _fill(arena, cache)
     makespan_s = 0.0
@@ -60,5 +61,5 @@ def measured_run(
 def _fill(arena: Arena, cache: ExpertCache) -> None:
     """Put every expert into the slot where the cache has it."""
     for number, (gpu, slot) in enumerate(zip(cache.home, cache.residency.slot, strict=True)):
-        for chunk, size in enumerate(cache.chunk_bytes):
+        for chunk, size in enumerate(cache.chunk_bytes[number // cache.model.experts]):
             arena.move(Copy(gpu, number, chunk, size, slot, victim=-1, demanded=False))

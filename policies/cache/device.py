@@ -17,8 +17,8 @@ class Shared:
 
     residency: Residency
     evictor: Evictor
-    chunk_bytes: Sequence[int]  # of an expert's chunks
-    rest_bytes: Sequence[int]  # of each chunk and all that follow it
+    chunk_bytes: Sequence[Sequence[int]]  # by layer, of an expert's chunks
+    rest_bytes: Sequence[Sequence[int]]  # by layer, of each chunk and all that follow it
     copy_key: CopyKey | None
     refused_blocks: bool
     whole_demands: bool
@@ -41,7 +41,7 @@ class Device:
         self._evictor = evictor
         self._chunk_bytes = shared.chunk_bytes
         self._rest_bytes = shared.rest_bytes
-        self._chunks = len(shared.chunk_bytes)
+        self._experts = shared.residency.experts
         self._whole_demands = shared.whole_demands
         self._refused_blocks = shared.refused_blocks
         self._key = shared.copy_key
@@ -97,12 +97,12 @@ class Device:
             demanded = False
         else:
             return None
-        slot = residency.slot[x]
+        slot, layer = residency.slot[x], x // self._experts
         if demanded and self._whole_demands:
-            size, chunks = self._rest_bytes[chunk], self._chunks - chunk
-            copy = Copy(self.gpu, x, chunk, size, slot, self._victim, demanded, chunks)
+            rest = self._rest_bytes[layer]
+            copy = Copy(self.gpu, x, chunk, rest[chunk], slot, self._victim, demanded, len(rest) - chunk)
         else:
-            copy = Copy(self.gpu, x, chunk, self._chunk_bytes[chunk], slot, self._victim, demanded)
+            copy = Copy(self.gpu, x, chunk, self._chunk_bytes[layer][chunk], slot, self._victim, demanded)
         self._flying = copy
         self._victim = -1
         return copy
@@ -113,7 +113,7 @@ class Device:
         residency.counts.bytes += copy.bytes
         self._flying = None
         arrived = copy.chunk + copy.chunks
-        if arrived < self._chunks:
+        if arrived < len(self._chunk_bytes[x // self._experts]):
             residency.arrived[x] = arrived
             if copy.demanded:
                 self.demanded.appendleft(x)
@@ -149,7 +149,8 @@ class Device:
         if self._flying is not None:
             begun_or_demanded.append(self._flying.number)
         rest, arrived = self._rest_bytes, self._residency.arrived
-        return self.prefetches * rest[0] + sum(rest[arrived[x]] for x in begun_or_demanded)
+        waiting = sum(rest[layer][0] * len(queue) for layer, queue in self.pending.items())
+        return waiting + sum(rest[x // self._experts][arrived[x]] for x in begun_or_demanded)
 
     @property
     def peak_slots(self) -> int:

@@ -6,6 +6,7 @@ the device of each idle link for its next copy, and tells it when a chunk has ar
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -49,16 +50,16 @@ class ExpertCache:
         self.model = model
         self.evictor = evictor
         self.residency = Residency(model)
-        size = model.expert_bytes
-        chunk = min(chunk_bytes or size, size)
-        self.chunk_bytes = [min(chunk, size - start) for start in range(0, size, chunk)]
-        rest_bytes = [size - start for start in range(0, size, chunk)]
-        self.copy_bytes = sorted({*self.chunk_bytes, *(rest_bytes if whole_demands else ())})  # that a copy may have
+        chunks = {size: _chunks(size, chunk_bytes) for size in model.layer_expert_bytes}
+        rests = {size: list(accumulate(chunks[size][::-1]))[::-1] for size in chunks}
+        self.chunk_bytes = [chunks[size] for size in model.layer_expert_bytes]  # by layer, of an expert's chunks
+        copied = [*chunks.values(), *(rests.values() if whole_demands else ())]
+        self.copy_bytes = sorted({*chain.from_iterable(copied)})  # that a copy may have
         shared = Shared(
             residency=self.residency,
             evictor=evictor,
             chunk_bytes=self.chunk_bytes,
-            rest_bytes=rest_bytes,
+            rest_bytes=[rests[size] for size in model.layer_expert_bytes],
             copy_key=copy_key,
             refused_blocks=refused_blocks,
             whole_demands=whole_demands,
@@ -273,3 +274,9 @@ class ExpertCache:
         for expert in experts:
             needed[self.home[base + expert]] += 1
         return max(-(-count // device.slots) for count, device in zip(needed, self.devices, strict=True))
+
+
+def _chunks(size: int, chunk_bytes: int | None) -> list[int]:
+    """The bytes of each chunk of an expert of `size` bytes; the last one may be smaller."""
+    chunk = min(chunk_bytes or size, size)
+    return [min(chunk, size - start) for start in range(0, size, chunk)]

@@ -122,11 +122,12 @@ class InvariantChecker:
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
         x = copy.number
         check_homes(cache, x, copy.gpu)
-        end, chunks = copy.chunk + copy.chunks, len(cache.chunk_bytes)
+        sizes = cache.chunk_bytes[x // cache.model.experts]
+        end, chunks = copy.chunk + copy.chunks, len(sizes)
         in_order = copy.chunk in (0, self._next_chunk.get(x, 0)) and copy.chunk < end <= chunks
         _hold(in_order, 3, f"chunks {copy.chunk} … {end - 1} of expert {x}")
         self._next_chunk[x] = end % chunks
-        self._bytes += sum(cache.chunk_bytes[copy.chunk : end])
+        self._bytes += sum(sizes[copy.chunk : end])
         _hold(cache.counts.bytes == self._bytes, 3, f"{cache.counts.bytes} counted, {self._bytes} arrived")
 
 

@@ -39,7 +39,7 @@ from policies.registry import make_policy, policy_factory
 from policies.types import Batch, Future, History, ModelShape, Prefetch, RecordedRequest
 from policies.validity import future_for
 from sim.engine.batching import Step, fixed_batches, gates_of
-from sim.forecast.tally import Tally, rates
+from sim.forecast.tally import Tally, moved, rates
 
 
 class _Made(NamedTuple):
@@ -190,12 +190,13 @@ class _Forecaster:
             self.leads.add(lead)
 
 
-def tidy(found: Iterable[tuple[str, PlanScores]], expert_bytes: int) -> pd.DataFrame:
+def tidy(found: Iterable[tuple[str, PlanScores]], model: ModelShape) -> pd.DataFrame:
     """A row per (policy, distance, kind of iteration, layer), each policy under the name that comes with it."""
     frames = []
     for policy, scores in found:
         layers = scores.layers
         names = pd.DataFrame({"policy": policy, "distance": layers["distance"]}, index=layers.index)
         names["prediction_charged"] = pd.Series(scores.charged, index=layers.index, dtype="boolean")
-        frames.append(pd.concat([names, layers.drop(columns="distance"), rates(layers, expert_bytes)], axis=1))
+        counts = layers.drop(columns="distance")
+        frames.append(pd.concat([names, counts, rates(counts), moved(counts, model)], axis=1))
     return pd.concat(frames, ignore_index=True)

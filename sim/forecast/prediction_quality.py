@@ -39,7 +39,7 @@ class Quality:
 
     def summary(self) -> pd.DataFrame:
         """Of the layers together: a row per policy, distance and kind of iteration."""
-        return summarise_layers(self.layers, self.trace.shape.expert_bytes)
+        return summarise_layers(self.layers)
 
     def write(self, path: Path) -> None:
         """Put the rows into a new Parquet file; one that is there is a `UserError`."""
@@ -85,7 +85,7 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
     return Quality(
         trace=routing.trace,
         requests=len(routing.requests),
-        layers=tidy(found, shape.expert_bytes),
+        layers=tidy(found, shape),
         notes=_notes(found),
         uncharged={policy for policy, scores in found if scores.charged is False},
         settings={

@@ -65,7 +65,7 @@ class Tally:
         return pd.DataFrame(rows, columns=["prefill", "layer", "tokens", *COUNTS])
 
 
-def summarise_layers(frame: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+def summarise_layers(frame: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of `tidy` one per (policy, distance, kind of iteration), in their order.
 
     Recalls and coverage are over all layers, and with `_ahead` over the layers from the distance on: only these can be
@@ -73,14 +73,13 @@ def summarise_layers(frame: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
     """
     keys = ["policy", "distance", "prefill"]
     every = frame.groupby(keys, sort=False)
-    counts = every[list(COUNTS)].sum()
     ahead = frame[frame["layer"] >= frame["distance"]].groupby(keys, sort=False)[list(COUNTS)].sum()
-    summary = rates(counts, expert_bytes)
-    some = rates(ahead, expert_bytes)[["recall", "recall_at_k", "coverage"]].add_suffix("_ahead")
+    summary = rates(every[list(COUNTS)].sum()).join(every[["useful_bytes", "wasted_bytes"]].sum())
+    some = rates(ahead)[["recall", "recall_at_k", "coverage"]].add_suffix("_ahead")
     return summary.join(some).join(every["tokens"].first()).reset_index()
 
 
-def rates(counts: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
+def rates(counts: pd.DataFrame) -> pd.DataFrame:
     """The measures of each row of `counts`; missing where they have no denominator."""
 
     def share(part: str, whole: str) -> "pd.Series[float]":
@@ -93,7 +92,12 @@ def rates(counts: pd.DataFrame, expert_bytes: int) -> pd.DataFrame:
             "recall_at_k": share("ranked_hits", "executed"),
             "coverage": share("planned_events", "events"),
             "lead_mean": share("lead_sum", "planned_events"),
-            "useful_bytes": counts["hits"] * expert_bytes,
-            "wasted_bytes": (counts["planned"] - counts["hits"]) * expert_bytes,
         }
     )
+
+
+def moved(counts: pd.DataFrame, model: ModelShape) -> pd.DataFrame:
+    """The bytes of the planned experts of each row of `counts`, a row per layer: executed ones, and others."""
+    size = np.array(model.layer_expert_bytes)[counts["layer"]]
+    useful, planned = counts["hits"] * size, counts["planned"] * size
+    return pd.DataFrame({"useful_bytes": useful, "wasted_bytes": planned - useful})

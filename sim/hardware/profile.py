@@ -20,7 +20,8 @@ from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
 
 _SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
-_MODEL = [each.name for each in fields(ModelShape)]
+# A model with other sizes in other layers is measured in none of them: its copies are looked up by their bytes.
+_MODEL = [each.name for each in fields(ModelShape) if each.name != "expert_bytes_by_layer"]
 KEYS = frozenset({"name", "gpus", "model", "measured", *_SIZES, "exchange", "search"})  # of the file
 
 
@@ -215,6 +216,7 @@ def _profile(data: dict[str, Any]) -> Profile:
         model=ModelShape(
             name=model.text("name"),
             weight_bytes=model.number("weight_bytes"),
+            expert_bytes_by_layer=None,
             **{key: model.whole(key) for key in _MODEL if key not in ("name", "weight_bytes")},
         ),
         expert=Table(sizes=expert.wholes("tokens"), seconds=expert.numbers("seconds")),

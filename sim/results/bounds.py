@@ -48,7 +48,7 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
     steps = fixed_batches(inputs.requests, scenario.batch_size)
     cost = machine.cost(model)
-    copy_s = cost.copy_s(model.expert_bytes)
+    copy_s = min(map(cost.copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
     if scenario.replicas == 1:
         return least_time_s(fewest_loads(steps, home, slots), copy_s, resident_end_s)
     computing_s: list[float] = []

@@ -8,6 +8,8 @@ to the last, within the iteration. This holds in every iteration and for every p
 counts copies and not misses; a policy that only copies on demand also misses w − c times. With batches an iteration
 may need more, never less.
 
+Where layers' experts differ in size, the w − c may be the smallest of those that a token takes.
+
 Each GPU has a link, and over it experts come one after the other. Wherever the experts' homes are, some link carries at
 least the G-th part of the w − c, rounded up. So an iteration takes at least as long as these copies.
 """
@@ -25,22 +27,24 @@ from sim.started_policy import Outcome
 def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
     """The bytes of the experts that a token and an iteration demand, and the least that every iteration moves.
 
-    The 95th percentile is the demand of an iteration that there was. The least is 0 where the slots of the run hold the
-    experts of one token. Its time is null where times were measured, since no figure computed from a profile belongs
-    among them.
+    The 95th percentile is the demand of an iteration that there was, at the mean size of an expert. The least is 0
+    where the slots of the run hold the experts of one token. Its time is null where times were
+    measured, since no figure computed from a profile belongs among them.
     """
     model, machine = inputs.model, inputs.machine
     token = model.layers * model.top_k
+    smallest_first = sorted(size for size in model.layer_expert_bytes for _ in range(model.top_k))
     demanded = run.iterations[["hits", "late", "misses"]].sum(axis=1)
     least = max(0, token - run.expert_slots)
     least_s = None
     if run.simulated:
         on_one_link = -(-least // machine.links)
-        least_s = on_one_link * machine.cost(model).copy_s(model.expert_bytes) if least else 0.0
+        copy_s = machine.cost(model).copy_s
+        least_s = sum(map(copy_s, smallest_first[:on_one_link]))
     return {
-        "working_set_bytes_token": token * model.expert_bytes,
+        "working_set_bytes_token": sum(smallest_first),
         "working_set_bytes_p95": int(np.quantile(demanded, 0.95, method="inverted_cdf")) * model.expert_bytes,
-        "least_copied_bytes_per_iteration": least * model.expert_bytes,
+        "least_copied_bytes_per_iteration": sum(smallest_first[:least]),
         "least_link_s_per_iteration": least_s,
     }
 

@@ -118,7 +118,7 @@ def driven(
     evictor = make_policy("lru").evictor
     evictor.start(setup_of(shape))
     cache = ExpertCache(shape, evictor, slots=slots, chunk_bytes=chunk_bytes)
-    arena = Arena(offloaded.records, slots=slots, devices=["cpu"] * len(slots), chunk_bytes=cache.chunk_bytes)
+    arena = Arena(offloaded.records, slots=slots, devices=["cpu"] * len(slots), chunk_bytes=cache.chunk_bytes[0])
     return SimpleDriver(cache, arena.move, seed=seed), arena
 
 

@@ -1,7 +1,7 @@
 """Simulated runs in which everything is drawn: routing, plans, machine, slots and what the policy may choose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,9 @@ def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Obser
     """The run of a seed; `choices` of the cache are drawn unless they are given, all else does not depend on them."""
     rng = np.random.default_rng(seed)
     model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
+    if seed % 3 == 0:  # as under mixed quantisation
+        sizes = np.random.default_rng([seed, 1]).integers(5, 40, model.layers)
+        model = replace(model, expert_bytes_by_layer=tuple(sizes.tolist()))
     gpus = max(int(rng.integers(1, 4)), replicas)
     least = max(model.top_k, gpus)
     total = int(rng.integers(least, max(least, model.total_experts) + 1))

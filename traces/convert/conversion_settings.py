@@ -14,8 +14,9 @@ from traces.convert.routing_row import ROW_PARTS
 from traces.format.target import TraceTarget
 from traces.published_models import published
 
-_SIZES = [one.name for one in fields(ModelShape) if one.name != "name"]
-_REQUIRED = [one.name for one in fields(ModelShape) if one.name != "name" and one.default is MISSING]
+_NO_SIZE = ("name", "expert_bytes_by_layer")
+_SIZES = [one.name for one in fields(ModelShape) if one.name not in _NO_SIZE]
+_REQUIRED = [one.name for one in fields(ModelShape) if one.name in _SIZES and one.default is MISSING]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

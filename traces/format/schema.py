@@ -132,7 +132,7 @@ class TraceMeta:
         body = {one.name: getattr(self, one.name) for one in fields(self)}
         body |= {
             "format_version": FORMAT_VERSION,
-            "shape": asdict(self.shape) | {"weight_bytes": float(self.shape.weight_bytes)},  # 2 and 2.0 hash alike
+            "shape": _shape_to_json(self.shape),
             "lookahead": list(self.lookahead),
             "columns": self.columns,
             "files": {name: asdict(info) for name, info in self.files.items()},
@@ -211,6 +211,10 @@ def _meta_problems(meta: TraceMeta) -> list[str]:
             problems.append(f"field shape.{name}: a row would hold {size} values, at most {LARGEST} can be")
     if shape.top_k > shape.experts:
         problems.append(f"field shape.top_k: must not exceed the {shape.experts} experts, value {shape.top_k}")
+    by_layer = shape.expert_bytes_by_layer
+    if by_layer is not None and (len(by_layer) != shape.layers or min(by_layer) < 1):
+        what = f"must be {shape.layers} sizes above 0, one for each layer"
+        problems.append(f"field shape.expert_bytes_by_layer: {what}, value {list(by_layer)}")
     distances = list(meta.lookahead)
     whole = all(type(distance) is int for distance in distances)
     if not whole or distances != sorted(set(distances)) or any(not 0 < d < shape.layers for d in distances):
@@ -237,14 +241,30 @@ def _type_name(kind: Any) -> str:
     return " or ".join(one.__name__.replace("NoneType", "null") for one in (get_args(kind) or (kind,)))
 
 
+def _shape_to_json(shape: ModelShape) -> dict[str, Any]:
+    """Sizes of layers stand there only where they differ."""
+    data = asdict(shape) | {"weight_bytes": float(shape.weight_bytes)}  # 2 and 2.0 hash alike
+    if data[_LAYER_BYTES] is None:
+        del data[_LAYER_BYTES]
+    return data
+
+
 def _shape_from_json(data: object, file: Path | str) -> ModelShape:
-    _check_keys(data, _SHAPE_TYPES, f"{file}: shape")
+    place = f"{file}: shape"
+    given = isinstance(data, dict) and _LAYER_BYTES in data
+    _check_keys(data, _SHAPE_TYPES | ({_LAYER_BYTES: list} if given else {}), place)
     assert isinstance(data, dict)
-    return ModelShape(**(data | {"weight_bytes": float(data["weight_bytes"])}))
+    sizes = tuple(data[_LAYER_BYTES]) if given else None
+    if sizes is not None and not all(type(size) is int for size in sizes):
+        raise TraceError.at(place, "must be whole numbers", field=_LAYER_BYTES, value=repr(data[_LAYER_BYTES]))
+    return ModelShape(**(data | {"weight_bytes": float(data["weight_bytes"]), _LAYER_BYTES: sizes}))
 
 
+_LAYER_BYTES = "expert_bytes_by_layer"
 _SHAPE_TYPES: dict[str, Any] = {
-    one.name: {"name": str, "weight_bytes": int | float}.get(one.name, int) for one in fields(ModelShape)
+    one.name: {"name": str, "weight_bytes": int | float}.get(one.name, int)
+    for one in fields(ModelShape)
+    if one.name != _LAYER_BYTES
 }
 
 

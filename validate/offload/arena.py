@@ -14,8 +14,9 @@ class Arena:
     """`slots[g]` slots on device g, each of which holds one record.
 
     Devices are logical: several may be the CPU, each with a slab of its own. `chunk_bytes` are the sizes of an
-    expert's chunks as the cache counts them (`ExpertCache.chunk_bytes`). A record may be larger, by biases and
-    alignment: that remainder moves with the last chunk. `records` and the slabs `[slots, record_bytes]` are uint8.
+    expert's chunks as the cache counts them (`ExpertCache.chunk_bytes`, the same in all layers). A record may be
+    larger, by biases and alignment: that remainder moves with the last chunk. `records` and the slabs
+    `[slots, record_bytes]` are uint8.
 
     On a GPU a slab will lie in its memory, records in pinned host memory, and `move` will copy without blocking on a
     stream of the link's own and wait for an event there, which is the link's thread's business alone.

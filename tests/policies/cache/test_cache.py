@@ -1,5 +1,7 @@
 """What the expert cache guarantees, call by call."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -231,7 +233,7 @@ def test_what_a_demand_put_in_the_place_of_a_planned_expert_is_a_victim_for_the_
 
 def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
     cache = cache_of(shape(1, 2), [2], chunk_bytes=10)
-    assert cache.chunk_bytes == [10, 10, 4]
+    assert cache.chunk_bytes == [[10, 10, 4]]
     begin(cache)
     cache.demand(0, [1], 0.0)
     sizes = []
@@ -240,6 +242,20 @@ def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
         assert cache.devices[0].copied(copy, 0.0) is (len(sizes) == 3)
     assert sizes == [10, 10, 4]
     assert cache.counts.bytes == 24
+
+
+def test_layers_with_experts_of_other_sizes_are_cut_into_chunks_of_their_own():
+    """A chunk of 10 bytes: layer 0 has experts of 24 bytes, layer 1 of 15; all take one slot."""
+    cache = cache_of(replace(shape(2, 2), expert_bytes_by_layer=(24, 15)), [4], chunk_bytes=10)
+    assert cache.chunk_bytes == [[10, 10, 4], [10, 5]]
+    assert cache.copy_bytes == [4, 5, 10]
+    begin(cache)
+    cache.plan(Prefetch(1, [0, 1], [1.0, 1.0]), 0.0)
+    cache.demand(0, [1], 0.0)
+    assert cache.view.queued_bytes.tolist() == [24 + 2 * 15]
+    assert drain(cache) == [(0, 1)] * 3 + [(1, 0)] * 2 + [(1, 1)] * 2
+    assert cache.counts.bytes == 24 + 2 * 15
+    assert cache.demand(1, [0, 1], 0.0).hits == [0, 1]
 
 
 def test_a_paused_prefetch_goes_on_before_another_begins():

@@ -183,7 +183,7 @@ class Pieces:
 
     def __init__(self):
         self.moved = defaultdict(list)
-        self.complete = []  # (copies, of them chosen when demanded, bytes)
+        self.complete = []  # (layer, copies, of them chosen when demanded, bytes)
         self.given_up = 0
 
     def called(self, cache, now_s, call, given, answer):
@@ -195,18 +195,19 @@ class Pieces:
         elif call == "copied" and answer:
             copies = self.moved.pop(given.number)
             demanded = sum(chosen for _, chosen in copies)
-            self.complete.append((len(copies), demanded, sum(size for size, _ in copies)))
+            layer = given.number // cache.model.experts
+            self.complete.append((layer, len(copies), demanded, sum(size for size, _ in copies)))
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_a_demanded_expert_needs_one_copy_and_no_byte_is_lost_or_moved_twice(seed):
     pieces = Pieces()
     run = random_run(seed, observers=[pieces], chunk_bytes=7, whole_demands=True)
-    for copies, demanded, size in pieces.complete:
+    for layer, copies, demanded, size in pieces.complete:
         assert demanded <= 1
-        assert copies - demanded <= 4  # four chunks of at most 7 bytes
-        assert size == 24
-    assert any(copies == demanded == 1 for copies, demanded, _ in pieces.complete) or not run.cache.counts.misses
+        assert copies - demanded <= -(-size // 7)  # chunks of at most 7 bytes
+        assert size == run.cache.model.layer_expert_bytes[layer]
+    assert any(copies == demanded == 1 for _, copies, demanded, _ in pieces.complete) or not run.cache.counts.misses
 
 
 class ByteCost(HandCost):

@@ -48,8 +48,10 @@ class Bookkeeping:
         assert set(np.flatnonzero(view.copying)) == self.begun.keys()
         assert set(np.flatnonzero(view.planned)) == set().union(*self.planned.values())
         moving = [*self.begun, *self.demanded, *(x for waiting in self.waiting.values() for x in waiting)]
-        homes = np.array(cache.home)[np.array(moving, int)]
-        assert view.queued_bytes.tolist() == (24 * np.bincount(homes, minlength=len(cache.devices))).tolist()
+        moving = np.array(moving, int)
+        homes = np.array(cache.home)[moving]
+        sizes = np.array(cache.model.layer_expert_bytes)[moving // cache.model.experts]
+        assert view.queued_bytes.tolist() == np.bincount(homes, sizes, minlength=len(cache.devices)).tolist()
         assert view.resident.size == total
         self.compared += 1
 

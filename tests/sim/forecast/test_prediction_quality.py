@@ -1,6 +1,9 @@
 """Prediction quality without time: worked by hand, in closed form, and on gpt-oss-20b."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from policies.base import Evictor, Policy, Prefetcher
@@ -8,7 +11,7 @@ from policies.hooks import Hooks
 from policies.prediction.past_records import sample
 from policies.types import Likely, Prefetch, RecordedRequest, Search
 from sim.forecast.plan_scores import at_distance, measure, score_plans, tidy
-from sim.forecast.tally import rates, summarise_layers
+from sim.forecast.tally import moved, rates, summarise_layers
 from tests.support.builders import KnownFuture, Script, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.shared_data import GPT_OSS
 from traces.published_models import published
@@ -59,13 +62,15 @@ def test_plans_are_compared_with_what_was_executed_worked_by_hand():
     assert counts["ranked_hits"].tolist() == [1, 3]
     assert counts["lead_sum"].tolist() == [1, 1 + 1]  # the next step's layer 0 is one layer after layer 1
 
-    shares = rates(counts, expert_bytes=24)
+    shares = rates(counts)
     assert shares["recall"].tolist() == [2 / 4, 3 / 4]
     assert shares["precision"].tolist() == [2 / 3, 3 / 4]
     assert shares["recall_at_k"].tolist() == [1 / 4, 3 / 4]
     assert shares["coverage"].tolist() == [1 / 2, 1]
-    assert shares["useful_bytes"].tolist() == [48, 72]
-    assert shares["wasted_bytes"].tolist() == [24, 24]
+    for sizes, useful, wasted in ([None, [48, 72], [24, 24]], [(10, 100), [20, 300], [10, 100]]):
+        copies = moved(counts.reset_index(), replace(model, expert_bytes_by_layer=sizes))
+        assert copies["useful_bytes"].tolist() == useful
+        assert copies["wasted_bytes"].tolist() == wasted
 
 
 def test_the_ranking_is_the_belief_if_there_is_one_and_an_empty_plan_is_none():
@@ -120,7 +125,7 @@ def test_searches_are_answered_at_once_and_recalls_ahead_leave_the_first_layers_
     counts = tallies[2].frame()
     assert counts["hits"].tolist() == [0, 0, 3, 3]
     frame = counts.assign(policy="delayed", distance=2)
-    (row,) = summarise_layers(frame, 1).to_dict("records")
+    (row,) = summarise_layers(pd.concat([frame, moved(frame, model)], axis=1)).to_dict("records")
     assert (row["recall"], row["recall_ahead"]) == (0.5, 1.0)
     assert (row["coverage"], row["coverage_ahead"]) == (0.5, 1.0)
     assert (row["precision"], row["lead_mean"]) == (1.0, 2.0)
@@ -169,13 +174,13 @@ def test_who_is_told_or_takes_all_recalls_all(spec, batch_size):
     model = shape(layers=3, experts=6, top_k=2)
     requests = random_requests(model, np.random.default_rng(1), requests=3, prefill_tokens=4)
     found = measure(spec, model, requests, future=KnownFuture(model, requests), batch_size=batch_size)
-    shares = rates(found.layers, 1)
+    shares = rates(found.layers)
     assert (shares["recall"] == 1).all()
     assert (shares["coverage"] == 1).all()
     if spec.startswith("perfect"):
         assert (shares["precision"] == 1).all()
         assert (shares["recall_at_k"] == 1).all()
-        assert (shares["wasted_bytes"] == 0).all()
+        assert (moved(found.layers, model)["wasted_bytes"] == 0).all()
     if spec == "deepspeed":
         assert (found.layers["planned"] == found.layers["events"] * 6).all()
         assert set(found.layers["distance"]) == {1}
@@ -198,7 +203,7 @@ def test_a_constant_prediction_recalls_the_share_of_its_experts():
     counts = counted(Fixed(experts), model, requests)
     for layer, chosen in enumerate(experts):
         ran = np.concatenate([request.experts[:, layer] for request in requests])
-        share = rates(counts, 1).loc[(False, layer)]
+        share = rates(counts).loc[(False, layer)]
         assert share["recall"] == np.isin(ran, chosen).mean()
         assert share["precision"] == np.isin(ran, chosen).sum() / (len(ran) * len(chosen))
 
@@ -230,7 +235,7 @@ def test_lookahead_gates_that_tell_the_truth_recall_all_but_the_first_layer(dist
     drawn = random_requests(model, np.random.default_rng(5), requests=2)
     requests = [with_lookahead(each, *range(1, distance + 1)) for each in drawn]
     found = measure(f"speculate,prefetch_distance={distance}", model, requests, leads=(distance,))
-    shares = rates(found.layers, 1)
+    shares = rates(found.layers)
     assert shares["recall"].tolist() == shares["recall_at_k"].tolist() == [0, 1, 1, 1]
     assert shares["coverage"].tolist() == [0, 1, 1, 1]
     assert shares["lead_mean"].tolist()[1:] == [min(distance, layer) for layer in (1, 2, 3)]
@@ -306,7 +311,7 @@ def test_fine_recalls_more_than_coarse_at_every_distance(gpt_oss):
         for policy in ("finemoe", "hit-count")
         for distance in range(1, 9)
     ]
-    summary = summarise_layers(tidy(found, model.expert_bytes), model.expert_bytes)
+    summary = summarise_layers(tidy(found, model))
     for measured in ("recall_ahead", "recall_at_k_ahead"):
         recall = summary.pivot_table(index="distance", columns="policy", values=measured)
         assert recall.index.tolist() == list(range(1, 9))

@@ -56,11 +56,26 @@ def test_no_choice_that_a_policy_may_make_breaks_the_law(replicas: int) -> None:
     binding = 0
     for seed in range(150):
         run = random_run(seed, replicas=replicas)
-        token = run.cache.model.layers * run.cache.model.top_k
-        least = max(0, token - sum(device.slots for device in run.cache.devices))
-        assert moved_too_little(run.recorder.iterations(), least * 24, 0).empty, seed
+        model = run.cache.model
+        least = max(0, model.layers * model.top_k - sum(device.slots for device in run.cache.devices))
+        least_bytes = sum(sorted(model.layer_expert_bytes * model.top_k)[:least])
+        assert moved_too_little(run.recorder.iterations(), least_bytes, 0).empty, seed
         binding += least > 0
     assert binding > 20
+
+
+def test_where_sizes_differ_the_smallest_may_be_the_ones_that_move() -> None:
+    """Two experts of each layer, of 40, 10, 20, 30 and 50 bytes, and seven slots: 10 + 10 + 20 bytes have no slot."""
+    model = replace(MODEL, expert_bytes_by_layer=(40, 10, 20, 30, 50))
+    hardware = machine(1, bytes_per_s=1e6)
+    setting = Setting(model=model, hardware=hardware, cache_experts=7)
+    run = simulated("lru", setting, TEST)
+    found = working_set(run, setting.inputs(TEST))
+    assert found["working_set_bytes_token"] == 2 * (40 + 10 + 20 + 30 + 50)
+    assert found["least_copied_bytes_per_iteration"] == 10 + 10 + 20
+    copy_s = hardware.cost(model).copy_s
+    assert found["least_link_s_per_iteration"] == pytest.approx(2 * copy_s(10) + copy_s(20), rel=1e-12)
+    assert moved_too_little(run.iterations, 40, found["least_link_s_per_iteration"]).empty
 
 
 def test_the_law_is_tight() -> None:

@@ -52,6 +52,7 @@ def metas(draw: Any, widest: int = 1000) -> TraceMeta:
         hidden=draw(st.integers(1, 9)),
         vocab=draw(st.sampled_from([1, 50, 5000])),
         weight_bytes=draw(st.sampled_from([2, 2.0, 0.53125])),
+        expert_bytes_by_layer=draw(maybe(st.tuples(*[st.integers(1, 10**10)] * layers))),
     )
     distances = st.sets(st.integers(1, layers - 1)) if layers > 1 else st.just(set())
     return TraceMeta(
