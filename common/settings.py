@@ -10,9 +10,9 @@ A field is declared once, with its type, its bounds and its docstring:
         def __post_init__(self) -> None:
             check(self)
 
-Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, other settings, `X | None`, `tuple[X, ...]` and
-`Mapping[str, str]`, and the bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of `annotated_types`, `OrInfinite` of a number
-and `Suffix` of a path. Every mistake is a `FieldError`.
+Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, a number or a `Literal` of words, other settings,
+`X | None`, `tuple[X, ...]` and `Mapping[str, str]`, and the bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of
+`annotated_types`, `OrInfinite` of a number and `Suffix` of a path. Every mistake is a `FieldError`.
 """
 
 import ast
@@ -133,8 +133,8 @@ def _converted(value: Any, hint: Any, field: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (inner,) = (each for each in arguments if each is not type(None))
-        return _converted(value, inner, field)
+        kind, *words = (each for each in arguments if each is not type(None))
+        return _number_or_word(value, kind, words[0], field) if words else _converted(value, kind, field)
     if origin is Literal:
         if value not in arguments:
             raise FieldError(field, f"must be one of {', '.join(map(str, arguments))}, value {value!r}")
@@ -148,6 +148,15 @@ def _converted(value: Any, hint: Any, field: str) -> Any:
     if is_dataclass(hint):
         return _nested(value, hint, field)
     return _scalar(value, hint, field)
+
+
+def _number_or_word(value: Any, number: Any, words: Any, field: str) -> Any:
+    known = get_args(words)
+    if not isinstance(value, str):
+        return _converted(value, number, field)
+    if value not in known:
+        raise FieldError(field, f"must be a number or {' or '.join(known)}, value {value!r}")
+    return value
 
 
 def _nested(value: Any, hint: Any, field: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Batch, Float, Found, Gate, Int, Iteration, Prefetch, Search, Setup
+from policies.types import Batch, ChunkBytes, Float, Found, Gate, Int, Iteration, Prefetch, Search, Setup
 
 Setting: TypeAlias = str | int | float | bool | None
 CopyKey: TypeAlias = Callable[[int, int, float, int], float]  # (layer, expert, weight, distance in layers)
@@ -167,8 +167,7 @@ class Policy:
     blocking_prediction: bool = False  # experts are computed only when the searches issued so far have ended
     blocking_prefetch: bool = False  # a layer starts only when all that is planned for it has arrived
     compute_on_arrival: bool = True  # experts are computed as they arrive, not when all have
-    chunk_bytes: int | None = None  # a copy can be pre-empted between chunks; None: one chunk per expert
-    whole_demands: bool = False  # of a demanded expert, all that is missing moves in one piece in spite of chunks
+    chunk_bytes: ChunkBytes | None = None  # a prefetch can be pre-empted between chunks; None: those of the run
     copy_key: CopyKey | None = None  # None: weight / distance (eq. 10)
     refused_blocks: bool = False  # while the most urgent prefetch finds no slot, no other one is tried
     preloaded: bool = False  # every expert has a slot and is there from the start

@@ -57,7 +57,7 @@ def _entry(
 
 
 def _described(setting: Setting) -> Entry:
-    """A setting as plain data: its type (`choice` with choices), whether it may be none, its default."""
+    """A setting as plain data: its type (`choice` if it has choices alone), whether it may be none, its default."""
     default = None if setting.required else setting.default
     return {
         "type": setting.kind.__name__ if setting.kind else "choice",

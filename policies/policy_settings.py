@@ -9,6 +9,7 @@ read:
     int, float          a whole number, a finite number
     str                 as it is
     Literal[...]        one of its strings or whole numbers
+    int | Literal[...]  a whole number, or one of its strings; a float likewise
     X | None            as X; `none` is None
 
 A parameter without annotation has the type of its default, if that is one of the four. Positional-only parameters,
@@ -28,7 +29,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from common.errors import UserError, one_line, unknown
 
 _WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
-UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, and each of these | None"
+UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, a number | Literal, and each of these | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class Setting:
     """A parameter of a factory, as a user may set it."""
 
     kind: type | None  # bool, int, float or str; None: one of the choices
-    choices: tuple[str | int, ...] = ()
+    choices: tuple[str | int, ...] = ()  # in place of a value of the kind
     nullable: bool = False  # whether `none` may be given
     default: object = inspect.Parameter.empty
 
@@ -55,8 +56,9 @@ class Setting:
             raise UserError(f"{where}: must be {self._wanted()}, value {text!r}{self._hint(text)}") from None
 
     def _value(self, text: str) -> object:
-        if self.kind is None:
-            return {str(choice): choice for choice in self.choices}[text]
+        choices = {str(choice): choice for choice in self.choices}
+        if self.kind is None or text in choices:
+            return choices[text]
         if self.kind is bool:
             return {"true": True, "false": False}[text.lower()]
         value: object = self.kind(text)
@@ -65,9 +67,10 @@ class Setting:
         return value
 
     def _wanted(self) -> str:
+        words = [*map(str, self.choices), *["none"] * self.nullable]
         if self.kind is None:
-            return f"one of {', '.join([*map(str, self.choices), *['none'] * self.nullable])}"
-        return _WANTED[self.kind] + " or none" * self.nullable
+            return f"one of {', '.join(words)}"
+        return " or ".join([_WANTED[self.kind], *words])
 
     def _hint(self, text: str) -> str:
         near = get_close_matches(text, map(str, self.choices), n=1)
@@ -137,12 +140,15 @@ def _declared(parameter: inspect.Parameter, known: dict[str, Any], what: str) ->
         raise UserError(f"{where} has an annotation that cannot be resolved: {one_line(error)}") from error
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = [option for option in options if option is not NoneType]
-    if len(kinds) == 1:
-        (kind,), nullable = kinds, NoneType in options
-        if kind in list(_WANTED):
-            return Setting(kind=kind, nullable=nullable, default=default)
-        choices = get_args(kind)
-        if get_origin(kind) is Literal and all(type(choice) in (str, int) for choice in choices):
-            return Setting(kind=None, choices=choices, nullable=nullable, default=default)
+    nullable = NoneType in options
+    words = [option for option in kinds if get_origin(option) is Literal]
+    plain = [option for option in kinds if option in list(_WANTED)]
+    choices = get_args(words[0]) if words else ()
+    if len(kinds) == 1 and plain:
+        return Setting(kind=plain[0], nullable=nullable, default=default)
+    if len(kinds) == 1 and words and all(type(choice) in (str, int) for choice in choices):
+        return Setting(kind=None, choices=choices, nullable=nullable, default=default)
+    if len(kinds) == 2 and words and plain in ([int], [float]) and all(type(choice) is str for choice in choices):
+        return Setting(kind=plain[0], choices=choices, nullable=nullable, default=default)
     shown = " ".join(inspect.formatannotation(hint).split()).removeprefix("typing.")
     raise UserError(f"{where} has the annotation {shown}; understood are {UNDERSTOOD}")

@@ -15,6 +15,7 @@ Int: TypeAlias = NDArray[np.integer]
 Float: TypeAlias = NDArray[np.floating]
 Bool: TypeAlias = NDArray[np.bool_]
 Learned: TypeAlias = Mapping[str, NDArray[Any]]  # named arrays that a policy made of its history
+ChunkBytes: TypeAlias = int | Literal["whole"]  # of the pieces in which a prefetched expert is copied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

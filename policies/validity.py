@@ -38,7 +38,6 @@ _SWITCHES = (
     "blocking_prediction",
     "blocking_prefetch",
     "compute_on_arrival",
-    "whole_demands",
     "refused_blocks",
     "preloaded",
 )
@@ -73,10 +72,11 @@ def check_policy(policy: Policy, name: str) -> None:
         raise UserError(f"policy {name}: evictor.guards: is set, but {type(policy.evictor).__name__} has no foreseen")
     for switch in _SWITCHES:
         hold(switch, getattr(policy, switch), bool)
-    if policy.chunk_bytes is not None:
-        hold("chunk_bytes", policy.chunk_bytes, int)
-        if policy.chunk_bytes < 1:
-            raise UserError(f"policy {name}: chunk_bytes: must be at least 1, or None, value {policy.chunk_bytes}")
+    chunk: Any = policy.chunk_bytes
+    if not (chunk is None or chunk == "whole" or (type(chunk) is int and chunk >= 1)):
+        raise UserError(
+            f"policy {name}: chunk_bytes: must be a whole number from 1, 'whole', or None, value {shown(chunk)}"
+        )
     if policy.copy_key is not None and not callable(policy.copy_key):
         raise UserError(f"policy {name}: copy_key: must be a function, or None, value {shown(policy.copy_key)}")
 

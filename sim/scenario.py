@@ -16,6 +16,7 @@ from policies.cache.placement import Placement
 from policies.types import ModelShape
 
 Detail = Literal["requests", "iterations", "events"]
+CHUNK_BYTES = 16_000_000  # half a millisecond over PCIe 4.0, the longest that a demand waits for a prefetch
 NO_EFFECT = ("detail", "check", "label")  # fields of a scenario that change no figure
 
 
@@ -89,6 +90,9 @@ class Scenario:
     replicas: Annotated[int, Ge(1)] = 1
     """How many GPUs may host an expert, one at a time: the one that placement chose and those after it. A copy goes
     over the least busy link."""
+    chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
+    """Prefetches move in chunks of so many bytes, or whole, and a demand goes between two of them; demanded experts
+    move whole. A policy may have a setting of its own for it."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split and of the policy."""
     detail: Detail = "iterations"

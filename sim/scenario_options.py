@@ -22,7 +22,7 @@ MACHINE = Group("Machine and cache", sort_key=50)
 
 _GROUPS = {
     RUN: ("trace", "policy", "sizes", "history", "train_split", "requests", "batch_size", "seed"),
-    MACHINE: ("machine", "cache", "placement", "counts", "replicas"),
+    MACHINE: ("machine", "cache", "placement", "counts", "replicas", "chunk_bytes"),
     OUTPUT: ("detail", "check"),
 }
 FIELDS = tuple(field for group in _GROUPS.values() for field in group)

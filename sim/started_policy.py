@@ -39,6 +39,7 @@ class Outcome:
     preloaded: bool  # every expert was resident from the start
     expert_slots: int  # of the cache; all experts for a policy that keeps them resident
     peak_slots: int  # the most that were taken at a time
+    chunk_bytes: int  # of the largest piece in which prefetches could move
     prediction_charged: bool | None  # whether predicting took time; None for a policy that plans nothing
     note: str  # what a reader must know of it
     log: DecisionLog | None
@@ -77,10 +78,9 @@ class StartedPolicy:
             slots=self.slots,
             home=place(scenario.placement, model, gpus, inputs.history, inputs.expert_counts),
             replicas=scenario.replicas,
-            chunk_bytes=policy.chunk_bytes,
+            chunk_bytes=scenario.chunk_bytes if policy.chunk_bytes is None else policy.chunk_bytes,
             copy_key=policy.copy_key,
             refused_blocks=policy.refused_blocks,
-            whole_demands=policy.whole_demands,
         )
         if policy.preloaded:
             self.cache.preload()
@@ -111,6 +111,7 @@ class StartedPolicy:
             preloaded=self.policy.preloaded,
             expert_slots=sum(self.slots),
             peak_slots=self.cache.peak_slots,
+            chunk_bytes=max(chunks[0] for chunks in self.cache.chunk_bytes),
             prediction_charged=self.hooks.charged if self.cache.plans else None,
             note=self.policy.prefetcher.note,
             log=self._log,

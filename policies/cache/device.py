@@ -21,7 +21,6 @@ class Shared:
     rest_bytes: Sequence[Sequence[int]]  # by layer, of each chunk and all that follow it
     copy_key: CopyKey | None
     refused_blocks: bool
-    whole_demands: bool
     stalled: "list[Device]" = field(default_factory=list)  # whose link found work but no slot that it may take
 
 
@@ -42,7 +41,6 @@ class Device:
         self._chunk_bytes = shared.chunk_bytes
         self._rest_bytes = shared.rest_bytes
         self._experts = shared.residency.experts
-        self._whole_demands = shared.whole_demands
         self._refused_blocks = shared.refused_blocks
         self._key = shared.copy_key
         if evictor.guards and not self._refused_blocks:  # it may refuse one expert of a layer and let another through
@@ -98,7 +96,7 @@ class Device:
         else:
             return None
         slot, layer = residency.slot[x], x // self._experts
-        if demanded and self._whole_demands:
+        if demanded:
             rest = self._rest_bytes[layer]
             copy = Copy(self.gpu, x, chunk, rest[chunk], slot, self._victim, demanded, len(rest) - chunk)
         else:
@@ -115,7 +113,7 @@ class Device:
         arrived = copy.chunk + copy.chunks
         if arrived < len(self._chunk_bytes[x // self._experts]):
             residency.arrived[x] = arrived
-            if copy.demanded:
+            if copy.demanded:  # meanwhile: a demand moves all that is left
                 self.demanded.appendleft(x)
             else:
                 self.paused = x

@@ -10,12 +10,15 @@ from itertools import accumulate, chain
 
 import numpy as np
 
+from common.errors import UserError
 from policies.base import CopyKey, Evictor
 from policies.cache.device import Device, Shared
 from policies.cache.placement import homes_of, round_robin
 from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
 from policies.cache.residency_view import CacheView
-from policies.types import Batch, Demand, Int, ModelShape, Prefetch, ResidencyView, Search
+from policies.types import Batch, ChunkBytes, Demand, Int, ModelShape, Prefetch, ResidencyView, Search
+
+MOST_CHUNKS = 100_000  # of an expert
 
 
 class ExpertCache:
@@ -25,6 +28,9 @@ class ExpertCache:
     driver with threads holds a reentrant lock, and puts it into `lock` for the view. After each call, `wake` lists
     devices whose link, if idle, should ask for its `next_copy`, some perhaps twice; the driver empties it. After
     `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
+
+    Prefetches move in chunks of `chunk_bytes` and give way between two of them; a demanded expert moves whole, or what
+    is left of it.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -42,10 +48,9 @@ class ExpertCache:
         slots: Sequence[int],
         home: Int | None = None,
         replicas: int = 1,
-        chunk_bytes: int | None = None,
+        chunk_bytes: ChunkBytes = "whole",
         copy_key: CopyKey | None = None,
         refused_blocks: bool = False,
-        whole_demands: bool = False,
     ) -> None:
         self.model = model
         self.evictor = evictor
@@ -53,8 +58,7 @@ class ExpertCache:
         chunks = {size: _chunks(size, chunk_bytes) for size in model.layer_expert_bytes}
         rests = {size: list(accumulate(chunks[size][::-1]))[::-1] for size in chunks}
         self.chunk_bytes = [chunks[size] for size in model.layer_expert_bytes]  # by layer, of an expert's chunks
-        copied = [*chunks.values(), *(rests.values() if whole_demands else ())]
-        self.copy_bytes = sorted({*chain.from_iterable(copied)})  # that a copy may have
+        self.copy_bytes = sorted({*chain.from_iterable([*chunks.values(), *rests.values()])})  # that a copy may have
         shared = Shared(
             residency=self.residency,
             evictor=evictor,
@@ -62,7 +66,6 @@ class ExpertCache:
             rest_bytes=[rests[size] for size in model.layer_expert_bytes],
             copy_key=copy_key,
             refused_blocks=refused_blocks,
-            whole_demands=whole_demands,
         )
         self.stalled = shared.stalled
         self.devices = [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
@@ -276,7 +279,9 @@ class ExpertCache:
         return max(-(-count // device.slots) for count, device in zip(needed, self.devices, strict=True))
 
 
-def _chunks(size: int, chunk_bytes: int | None) -> list[int]:
+def _chunks(size: int, chunk_bytes: ChunkBytes) -> list[int]:
     """The bytes of each chunk of an expert of `size` bytes; the last one may be smaller."""
-    chunk = min(chunk_bytes or size, size)
+    chunk = size if chunk_bytes == "whole" else min(chunk_bytes, size)
+    if size > MOST_CHUNKS * chunk:
+        raise UserError(f"chunk_bytes {chunk}: an expert of {size} bytes would take more than {MOST_CHUNKS} copies")
     return [min(chunk, size - start) for start in range(0, size, chunk)]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from policies.base import Policy, Prefetcher
 from policies.evictors.farthest_next_use import FarthestNextUse
 from policies.prediction.next_use import NextUse
-from policies.types import Batch, Gate, Prefetch, Setup
+from policies.types import Batch, ChunkBytes, Gate, Prefetch, Setup
 
 _EXPONENTS = 1022  # of normal floats, below 1
 
@@ -60,7 +60,7 @@ class NextUsePrefetcher(Prefetcher):
         return Prefetch(layer, experts, [self._weight[int(uses[expert]) - first] for expert in experts])
 
 
-def clairvoyant() -> Policy:
+def clairvoyant(chunk_bytes: ChunkBytes | None = None) -> Policy:
     """Know every demand to come: fetch in the order of next use, drop the farthest, never one needed sooner.
 
     The rules "Aggressive" of Cao, Felten, Karlin and Li (SIGMETRICS 1995) and "Delay" of its successors: not optimal,
@@ -72,4 +72,5 @@ def clairvoyant() -> Policy:
         prefetcher=NextUsePrefetcher(next_use),
         evictor=FarthestNextUse(next_use),
         refused_blocks=True,  # what is needed later may take even less
+        chunk_bytes=chunk_bytes,
     )

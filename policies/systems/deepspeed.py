@@ -39,5 +39,8 @@ class LastRun(LeastRecentlyUsed):
 
 
 def deepspeed() -> Policy:
-    """Whole layers before they run, nothing ahead of them, LRU."""
-    return Policy(prefetcher=WholeLayers(), evictor=LastRun(), blocking_prefetch=True)
+    """Whole layers before they run, nothing ahead of them, LRU.
+
+    Its experts are needed as they are copied, so they move whole, as demanded ones do.
+    """
+    return Policy(prefetcher=WholeLayers(), evictor=LastRun(), blocking_prefetch=True, chunk_bytes="whole")

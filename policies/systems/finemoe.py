@@ -41,6 +41,7 @@ from policies.prediction.plan_arrays import Arrays
 from policies.prediction.selection import Threshold
 from policies.types import (
     Batch,
+    ChunkBytes,
     Float,
     Found,
     Gate,
@@ -291,6 +292,7 @@ def finemoe(
     reach: Reach = "layer",
     count_misses: bool = True,
     reset_on_evict: bool = False,
+    chunk_bytes: ChunkBytes | None = None,
 ) -> Policy:
     """The paper's policy: asynchronous map search and prefetch, belief and frequency for eviction."""
     prefetcher = ExpertMapPrefetcher(
@@ -307,4 +309,4 @@ def finemoe(
     evictor = BeliefAndFrequency()
     if reset_on_evict or not count_misses:
         evictor = InCacheFrequency(count_misses=count_misses, reset_on_evict=reset_on_evict)
-    return Policy(prefetcher=prefetcher, evictor=evictor)
+    return Policy(prefetcher=prefetcher, evictor=evictor, chunk_bytes=chunk_bytes)

@@ -16,7 +16,7 @@ from common.errors import UserError
 from policies.base import Policy
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.prediction.speculation import Speculator
-from policies.types import Batch, Gate, Prefetch, Search
+from policies.types import Batch, ChunkBytes, Gate, Prefetch, Search
 
 
 class NextLayerRouter(Speculator):
@@ -34,11 +34,12 @@ class NextLayerRouter(Speculator):
         return super().on_gate(batch, gate)
 
 
-def mixtral_offloading() -> Policy:
+def mixtral_offloading(chunk_bytes: ChunkBytes | None = None) -> Policy:
     """The next layer's router applied early, synchronous prefetch, LRU."""
     return Policy(
         prefetcher=NextLayerRouter(),
         evictor=LeastRecentlyUsed(),
         blocking_prediction=True,
         blocking_prefetch=True,
+        chunk_bytes=chunk_bytes,
     )

@@ -36,6 +36,7 @@ from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacke
 from policies.prediction.selection import highest, highest_plan, plans
 from policies.types import (
     Batch,
+    ChunkBytes,
     Found,
     Gate,
     Int,
@@ -276,11 +277,17 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         return (_Answers(entries, [], plans) for entries, plans in charged)
 
 
-def moe_infinity(prefetch_distance: int = 3, capacity: int = 1000, blocking_prefetch: bool = True) -> Policy:
+def moe_infinity(
+    prefetch_distance: int = 3,
+    capacity: int = 1000,
+    blocking_prefetch: bool = True,
+    chunk_bytes: ChunkBytes | None = None,
+) -> Policy:
     """The nearest past request's activation matrix, synchronous, LFU."""
     return Policy(
         prefetcher=ActivationMatrixPrefetcher(prefetch_distance=prefetch_distance, capacity=capacity),
         evictor=LeastFrequentlyUsed(),
         blocking_prediction=True,
         blocking_prefetch=blocking_prefetch,
+        chunk_bytes=chunk_bytes,
     )

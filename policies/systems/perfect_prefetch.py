@@ -11,7 +11,7 @@ from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.prediction.next_use import NextUse
-from policies.types import Batch, Float, Gate, Prefetch, Setup
+from policies.types import Batch, ChunkBytes, Float, Gate, Prefetch, Setup
 
 
 class PerfectPrefetcher(Prefetcher):
@@ -57,7 +57,7 @@ def _used(demands: Float) -> list[list[int]]:
     return [np.flatnonzero(row).tolist() for row in demands]
 
 
-def perfect_prefetch(prefetch_distance: int = 3) -> Policy:
+def perfect_prefetch(prefetch_distance: int = 3, chunk_bytes: ChunkBytes | None = None) -> Policy:
     """Prefetch exactly what the next layers will demand, drop the least recently used: a bound for prediction."""
     prefetcher = PerfectPrefetcher(prefetch_distance=prefetch_distance)
-    return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed())
+    return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed(), chunk_bytes=chunk_bytes)

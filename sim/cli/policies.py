@@ -52,7 +52,8 @@ def _needed(what: str) -> str:
 
 def _setting(name: str, about: dict[str, Any]) -> str:
     """`NAME=DEFAULT (TYPE)`, or `NAME (TYPE, required)`."""
-    kinds = "|".join([*map(str, about["choices"] or [about["type"]]), *["none"] * about["nullable"]])
+    plain = [about["type"]] if about["type"] != "choice" else []
+    kinds = "|".join([*plain, *map(str, about["choices"] or ()), *["none"] * about["nullable"]])
     return f"{name} ({kinds}, required)" if about["required"] else f"{name}={_shown(about['default'])} ({kinds})"
 
 

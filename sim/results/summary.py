@@ -77,6 +77,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "batch_size": scenario.batch_size,
         "placement": scenario.placement,
         "replicas": scenario.replicas,
+        "chunk_bytes": run.chunk_bytes,
         "seed": scenario.seed,
         "note": "; ".join(filter(None, (run.note, ARRIVALS_IGNORED if inputs.arrivals else ""))) or None,
     }

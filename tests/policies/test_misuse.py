@@ -87,14 +87,22 @@ SETTINGS = {
     "nothing has 'lookahead'; did you mean 'lookahead_1'?",
     "count=2,needs=futur": "policy {0}:mine,count=2,needs=futur: prefetcher.requires: "
     "nothing has 'futur'; did you mean 'future'?",
-    "count=2,chunk=0": "policy {0}:mine,count=2,chunk=0: chunk_bytes: must be at least 1, or None, value 0",
+    "count=2,chunk=0": "policy {0}:mine,count=2,chunk=0: chunk_bytes: "
+    "must be a whole number from 1, 'whole', or None, value 0",
+    "count=2,chunk=all": "policy '{0}:mine,count=2,chunk=all': chunk: "
+    "must be a whole number or whole or none, value 'all'",
 }
 
 MINE = '''
 from typing import Literal
 from policies.base import Evictor, Policy, Prefetcher
 
-def mine(count: int, order: Literal["up", "down"] = "up", needs: str | None = None, chunk: int | None = None):
+def mine(
+    count: int,
+    order: Literal["up", "down"] = "up",
+    needs: str | None = None,
+    chunk: int | Literal["whole"] | None = None,
+):
     """A policy."""
     prefetcher = Prefetcher()
     prefetcher.requires = frozenset([needs] if needs else [])

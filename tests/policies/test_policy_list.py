@@ -35,13 +35,15 @@ def test_the_list_tells_what_is_needed_and_the_settings_with_their_defaults(
     assert found["lru"]["requires"] == []
     assert found["clairvoyant"]["requires"] == ["future"]
     distance = {"type": "int", "choices": None, "nullable": False, "default": 3, "required": False}
-    assert found["perfect-prefetch"]["settings"] == {"prefetch_distance": distance}
+    chunk = {"type": "int", "choices": ["whole"], "nullable": True, "default": None, "required": False}
+    assert found["perfect-prefetch"]["settings"] == {"prefetch_distance": distance, "chunk_bytes": chunk}
     threshold = {"type": "choice", "choices": ["exceed", "demo", "top-k"], "default": "exceed"}
     assert found["finemoe"]["settings"]["threshold"].items() >= threshold.items()
     text = listed(capsys)
     assert "needs: the future" in text
     assert "settings: prefetch_distance=3 (int), capacity=1000 (int), learn=true (bool)" in text
     assert "threshold=exceed (exceed|demo|top-k)" in text
+    assert "chunk_bytes=none (int|whole|none)" in text
 
 
 def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +98,7 @@ def test_only_what_is_asked_for_is_listed_once(capsys: pytest.CaptureFixture[str
             "def best(x: dict): ...",
             "{0}:best",
             "policy {0}:best: setting 'x' has the annotation dict; understood are bool, int, float, str, "
-            "Literal of strings or whole numbers, and each of these | None",
+            "Literal of strings or whole numbers, a number | Literal, and each of these | None",
         ),
     ],
 )

@@ -60,6 +60,10 @@ def refusal(factory: Callable[..., Any], part: str) -> str:
         ("Literal['auto', 2]", "auto", "auto"),
         ("Literal['auto', 'none']", "none", "none"),
         ("Literal['auto', 2] | None", "none", None),
+        ("int | Literal['whole']", "2", 2),
+        ("int | Literal['whole'] | None", "whole", "whole"),
+        ("Literal['whole'] | float | None", "none", None),
+        ("float | Literal['whole']", "2", 2.0),
     ],
 )
 def test_the_annotation_says_how_the_text_is_read(
@@ -100,6 +104,8 @@ def test_without_annotation_a_setting_has_the_type_of_its_default(default: objec
         ("Literal['exceed', 'demo']", "Demo", "must be one of exceed, demo, value 'Demo'; did you mean 'demo'?"),
         ("Literal['exceed', 'demo']", "x", "must be one of exceed, demo, value 'x'"),
         ("Literal[1, 2] | None", "3", "must be one of 1, 2, none, value '3'"),
+        ("int | Literal['whole'] | None", "al", "must be a whole number or whole or none, value 'al'"),
+        ("float | Literal['whole']", "hole", "must be a finite number or whole, value 'hole'; did you mean 'whole'?"),
     ],
 )
 def test_a_text_that_does_not_fit_is_refused_with_what_would(annotation: str, text: str, said: str) -> None:
@@ -128,6 +134,11 @@ def test_an_annotation_that_no_text_can_fill_is_refused(annotation: str, shown: 
     said = f"policy mine:again: setting 'x' has the annotation {shown}; understood are {UNDERSTOOD}"
     assert refusal(taking(annotation), "mine:again,x=1") == said
     assert refusal(taking(annotation, None), "mine:again") == said
+
+
+@pytest.mark.parametrize("annotation", ["str | Literal['a']", "int | Literal[1, 2]", "int | float | Literal['a']"])
+def test_words_stand_beside_one_kind_of_number_alone(annotation: str) -> None:
+    assert refusal(taking(annotation), "mine:again,x=1").endswith(f"; understood are {UNDERSTOOD}")
 
 
 def test_an_annotation_that_names_nothing_is_refused() -> None:

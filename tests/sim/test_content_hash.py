@@ -49,6 +49,7 @@ def key(scenario: Scenario) -> str:
         {"batch_size": 2},
         {"placement": "balanced"},
         {"replicas": 2},
+        {"chunk_bytes": "whole"},
         {"seed": 1},
     ],
 )

@@ -29,6 +29,7 @@ FULL = Scenario(
     placement="balanced",
     counts=Path("counts.parquet"),
     replicas=2,
+    chunk_bytes="whole",
     seed=3,
     detail="events",
     check=True,
@@ -55,6 +56,9 @@ def test_a_text_is_enough_for_a_path() -> None:
         ({"detail": "all"}, "detail: must be one of requests, iterations, events, value 'all'"),
         ({"polcy": "lru"}, "polcy: is not a setting; did you mean 'policy'?"),
         ({"seed": -1}, "seed: must be at least 0, value -1"),
+        ({"chunk_bytes": 0}, "chunk_bytes: must be at least 1, value 0"),
+        ({"chunk_bytes": "all"}, "chunk_bytes: must be a number or whole, value 'all'"),
+        ({"chunk_bytes": 1.5}, "chunk_bytes: must be a whole number, value 1.5"),
     ],
 )
 def test_a_mistake_names_the_field(given: dict[str, Any], said: str) -> None:

@@ -157,5 +157,4 @@ def learned(least_p: float = 0.1, margin: float = 1.5, chunk_bytes: int | None =
         evictor=Density(beliefs, margin=margin),
         copy_key=own_order,
         chunk_bytes=chunk_bytes,
-        whole_demands=True,
     )

@@ -11,7 +11,7 @@ import torch
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.residency import RESIDENT
 from policies.registry import make_policy
-from policies.types import Batch, Gate, Prefetch
+from policies.types import Batch, ChunkBytes, Gate, Prefetch
 from tests.support.builders import setup_of
 from tests.support.tiny_models import UNKNOWN, VOCABULARY, tiny_model, tiny_tokenizer
 from traces.capture.generation import Generated, TokenizedPrompt, generate, generation_config
@@ -111,7 +111,7 @@ def all_slots(experts: int, devices: int) -> list[int]:
 
 
 def driven(
-    offloaded: OffloadedModel, slots: Sequence[int], *, chunk_bytes: int | None = None, seed: int = 0
+    offloaded: OffloadedModel, slots: Sequence[int], *, chunk_bytes: ChunkBytes = "whole", seed: int = 0
 ) -> tuple[SimpleDriver, Arena]:
     """A cache of least recently used experts with so many slots per device, and what it decides on."""
     shape = offloaded.shape

@@ -86,9 +86,8 @@ def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Obser
         compute_on_arrival=bool(rng.integers(2)),
     )
     drawn = {
-        "chunk_bytes": [None, 7, 12][int(rng.integers(3))],
+        "chunk_bytes": ["whole", 7, 12][int(rng.integers(3))],
         "refused_blocks": bool(rng.integers(2)),
-        "whole_demands": bool(rng.integers(2)),
         "copy_key": [None, lambda *waiting: hash(waiting) % 7][int(rng.integers(2))],
     }
     evictor.start(setup_of(model))

@@ -21,7 +21,7 @@ from common.progress import bar
 from policies.types import Copy
 from sim.hardware.profile import Profile, Table
 from sim.inputs import Inputs
-from sim.scenario import CacheSize, Scenario
+from sim.scenario import CHUNK_BYTES, CacheSize, Scenario
 from traces.capture.generation import TokenizedPrompt, generation_config
 from traces.prompts.prompt import Prompt
 from validate.calibration import fits
@@ -36,7 +36,7 @@ from validate.testbed_settings import CalibrationSettings, TestbedSettings
 _NEW_TOKENS = 12
 _REPEATS = 4
 _MOST_CALLS, _LEAST_CALLS, _CALLS_S = 200, 6, 1.0  # of what is timed by itself
-_SHARES = (8, 4, 2, 1)  # an expert's bytes divided by these: sizes of chunks that are timed
+_LEAST_COPY_BYTES = 1 << 16
 
 
 def calibrate(chosen: TestbedSettings, settings: CalibrationSettings) -> Profile:
@@ -131,13 +131,22 @@ def _moved(testbed: Testbed) -> Table:
     """Seconds of copies of an expert and of parts of it, by bytes; from records that are not the last ones used."""
     records, shape = testbed.offloaded.records, testbed.offloaded.shape
     table = {}
-    for share in _SHARES:
-        chunk = shape.expert_bytes // share
+    for chunk in _copy_sizes(shape.expert_bytes):
         rest = shape.expert_bytes - chunk
         arena = Arena(records, slots=[2], devices=testbed.devices[:1], chunk_bytes=[chunk, rest] if rest else [chunk])
         copies = (Copy(0, number % shape.total_experts, 0, chunk, number % 2, -1, False) for number in count())
         table[chunk] = _timed(arena.move, copies)
     return Table(sizes=tuple(sorted(table)), seconds=tuple(table[size] for size in sorted(table)))
+
+
+def _copy_sizes(expert_bytes: int) -> list[int]:
+    """Bytes of the copies that are timed: an expert, its half, its quarter, …, and the chunks of a run's default.
+
+    A demand may move whatever is left of an expert, and a run may have other chunks.
+    """
+    halvings = max(3, (expert_bytes // _LEAST_COPY_BYTES).bit_length() - 1)
+    halves = {expert_bytes >> power for power in range(halvings + 1)}
+    return sorted(halves | {min(CHUNK_BYTES, expert_bytes), expert_bytes % CHUNK_BYTES or CHUNK_BYTES})
 
 
 def _timed(call: Callable[..., object], given: Iterable[object]) -> float:

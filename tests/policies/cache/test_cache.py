@@ -14,7 +14,7 @@ from policies.types import Batch, Prefetch
 from tests.support.builders import setup_of, shape
 
 
-def cache_of(model, slots, *, evictor=None, chunk_bytes=None):
+def cache_of(model, slots, *, evictor=None, chunk_bytes="whole"):
     evictor = evictor or LeastRecentlyUsed()
     evictor.start(setup_of(model))
     return ExpertCache(model, evictor, slots=slots, chunk_bytes=chunk_bytes)
@@ -235,7 +235,7 @@ def test_chunks_of_an_expert_are_whole_and_the_last_is_the_rest():
     cache = cache_of(shape(1, 2), [2], chunk_bytes=10)
     assert cache.chunk_bytes == [[10, 10, 4]]
     begin(cache)
-    cache.demand(0, [1], 0.0)
+    cache.plan(Prefetch(0, [1], [1.0]), 0.0)
     sizes = []
     while (copy := cache.devices[0].next_copy(0.0)) is not None:
         sizes.append(copy.bytes)
@@ -248,12 +248,12 @@ def test_layers_with_experts_of_other_sizes_are_cut_into_chunks_of_their_own():
     """A chunk of 10 bytes: layer 0 has experts of 24 bytes, layer 1 of 15; all take one slot."""
     cache = cache_of(replace(shape(2, 2), expert_bytes_by_layer=(24, 15)), [4], chunk_bytes=10)
     assert cache.chunk_bytes == [[10, 10, 4], [10, 5]]
-    assert cache.copy_bytes == [4, 5, 10]
+    assert cache.copy_bytes == [4, 5, 10, 14, 15, 24]  # chunks, and what may be left when it is demanded
     begin(cache)
     cache.plan(Prefetch(1, [0, 1], [1.0, 1.0]), 0.0)
     cache.demand(0, [1], 0.0)
     assert cache.view.queued_bytes.tolist() == [24 + 2 * 15]
-    assert drain(cache) == [(0, 1)] * 3 + [(1, 0)] * 2 + [(1, 1)] * 2
+    assert drain(cache) == [(0, 1)] + [(1, 0)] * 2 + [(1, 1)] * 2
     assert cache.counts.bytes == 24 + 2 * 15
     assert cache.demand(1, [0, 1], 0.0).hits == [0, 1]
 
@@ -275,9 +275,9 @@ def test_a_paused_prefetch_that_its_layer_turned_out_not_to_need_is_cancelled():
     copy = cache.devices[0].next_copy(0.0)
     cache.demand(0, [0], 0.0)
     cache.devices[0].copied(copy, 0.0)
-    assert drain(cache) == [(0, 0), (0, 0)]
+    assert drain(cache) == [(0, 0)]
     assert cache.counts.cancelled == 1
-    assert cache.counts.bytes == 3 * 12
+    assert cache.counts.bytes == 12 + 24
 
 
 def test_waves_are_what_the_fullest_gpu_needs():
@@ -341,3 +341,9 @@ def test_a_device_is_stalled_once_however_many_layers_find_no_slot():
     for _ in range(3):
         assert cache.devices[0].next_copy(0.0) is None
         assert cache.stalled == [cache.devices[0]]
+
+
+def test_chunks_so_small_that_nobody_can_mean_them_are_refused():
+    said = "chunk_bytes 1: an expert of 2400000 bytes would take more than 100000 copies"
+    with pytest.raises(UserError, match=said):
+        cache_of(shape(1, 2, hidden=400, expert_ffn=1000), [2], chunk_bytes=1)

@@ -144,11 +144,11 @@ def test_clairvoyant_lets_a_refused_prefetch_block_and_others_do_not():
     assert not make_policy("clairvoyant+lru").refused_blocks
 
 
-# ---- whole demands ---------------------------------------------------------------------------------------------------
+# ---- chunks ----------------------------------------------------------------------------------------------------------
 
 
 def test_prefetches_move_in_chunks_and_a_demanded_expert_in_one_piece():
-    cache = cache_of(2, 4, chunk_bytes=10, whole_demands=True)
+    cache = cache_of(2, 4, chunk_bytes=10)
     device = cache.devices[0]
     cache.plan(Prefetch(1, [2], [1.0]), 0.0)
     first = device.next_copy(0.0)
@@ -163,7 +163,7 @@ def test_prefetches_move_in_chunks_and_a_demanded_expert_in_one_piece():
 
 @pytest.mark.parametrize("in_the_air", [False, True])
 def test_what_is_left_of_a_late_expert_moves_in_one_piece(in_the_air):
-    cache = cache_of(1, 4, chunk_bytes=10, whole_demands=True)
+    cache = cache_of(1, 4, chunk_bytes=10)
     device = cache.devices[0]
     cache.plan(Prefetch(0, [2], [1.0]), 0.0)
     first = device.next_copy(0.0)
@@ -202,7 +202,7 @@ class Pieces:
 @pytest.mark.parametrize("seed", range(24))
 def test_a_demanded_expert_needs_one_copy_and_no_byte_is_lost_or_moved_twice(seed):
     pieces = Pieces()
-    run = random_run(seed, observers=[pieces], chunk_bytes=7, whole_demands=True)
+    run = random_run(seed, observers=[pieces], chunk_bytes=7)
     for layer, copies, demanded, size in pieces.complete:
         assert demanded <= 1
         assert copies - demanded <= -(-size // 7)  # chunks of at most 7 bytes
@@ -217,15 +217,14 @@ class ByteCost(HandCost):
         return (1 + size_bytes) * US
 
 
-@pytest.mark.parametrize(("whole_demands", "copies"), [(False, 3), (True, 1)])
-def test_a_whole_demand_takes_its_link_for_one_copy_of_its_size(whole_demands, copies):
+def test_a_demand_takes_its_link_for_one_copy_of_its_size():
     model = shape(1, 4, top_k=1)
     policy = scripted({}, LeastRecentlyUsed())
     policy.evictor.start(setup_of(model))
-    cache = ExpertCache(model, policy.evictor, slots=[1], chunk_bytes=10, whole_demands=whole_demands)
+    cache = ExpertCache(model, policy.evictor, slots=[1], chunk_bytes=10)
     steps = fixed_batches([request_of([[[2]]], model)], 1)
     engine = Engine(hooks=Hooks(policy), cache=cache, cost=ByteCost(), steps=steps, recorder=Recorder())
-    assert engine.run() == pytest.approx((5 + copies + 24 + 4) * US)
+    assert engine.run() == pytest.approx((5 + 1 + 24 + 4) * US)
 
 
 # ---- what an evictor may charge --------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def batch(iteration, *requests):
 
 
 def every_call():
-    """The log of one slot on one GPU, which an expert reaches in two chunks, given numpy's numbers."""
+    """The log of one slot on one GPU, which a prefetch reaches in two chunks, given numpy's numbers."""
     evictor, log = LeastRecentlyUsed(), DecisionLog()
     evictor.start(setup_of(MODEL))
     cache = ObservedCache(MODEL, evictor, slots=[1], chunk_bytes=HALF, observers=[log])
@@ -38,16 +38,14 @@ def every_call():
     cache.demand(1, np.array([2]), 8.0)
     cache.release(1, [2], 9.0, 9.0)
     cache.demand(0, [0, 1], 10.0)
-    device.copied(device.next_copy(10.0), 11.0)
-    device.copied(device.next_copy(11.0), 12.0)
+    device.copied(device.next_copy(10.0), 12.0)
     assert device.next_copy(12.0) is None
     return log.rows
 
 
 def test_every_call_and_its_answer_is_a_row():
-    on_gpu = {"gpu": 0, "slot": 0, "bytes": HALF}
-    late = {**on_gpu, "layer": 1, "expert": 2}
-    missed = {**on_gpu, "layer": 0, "expert": 0, "demanded": True}
+    late = {"gpu": 0, "slot": 0, "bytes": HALF, "layer": 1, "expert": 2}
+    missed = {"gpu": 0, "slot": 0, "bytes": 2 * HALF, "layer": 0, "expert": 0, "demanded": True}
     assert every_call() == [
         LoggedCall(1.0, "begin_iteration", 7, requests=(30, 31)),
         LoggedCall(1.0, "plan", 7, layer=1, experts=(2,), weights=(float(np.float32(0.1)),)),
@@ -62,9 +60,7 @@ def test_every_call_and_its_answer_is_a_row():
         LoggedCall(9.0, "release", 8, layer=1, experts=(2,)),
         LoggedCall(10.0, "demand", 8, layer=0, experts=(0, 1), misses=(0, 1), waves=2),
         LoggedCall(10.0, "next_copy", 8, **missed, chunk=0, victim_layer=1, victim_expert=2),
-        LoggedCall(11.0, "copied", 8, **missed, chunk=0),
-        LoggedCall(11.0, "next_copy", 8, **missed, chunk=1),
-        LoggedCall(12.0, "copied", 8, **missed, chunk=1, complete=True),
+        LoggedCall(12.0, "copied", 8, **missed, chunk=0, complete=True),
         LoggedCall(12.0, "next_copy", 8, gpu=0),  # expert 1 waits for the slot of expert 0
     ]
     assert {row.call for row in every_call()} == set(get_args(CallName))

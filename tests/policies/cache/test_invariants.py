@@ -14,7 +14,7 @@ from tests.support.in_memory import Setting, simulate
 from tests.support.random_runs import random_run
 
 
-def watched(slots=(2,), chunk_bytes=None, layers=2, replicas=1):
+def watched(slots=(2,), chunk_bytes="whole", layers=2, replicas=1):
     model = shape(layers, 4)
     evictor = LeastRecentlyUsed()
     evictor.start(setup_of(model))

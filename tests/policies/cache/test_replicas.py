@@ -26,7 +26,7 @@ from tests.support.in_memory import Setting, simulate
 from tests.support.run_helpers import arguments
 
 
-def cache_of(slots=(2, 2), *, replicas=2, layers=2, experts=4, chunk_bytes=None):
+def cache_of(slots=(2, 2), *, replicas=2, layers=2, experts=4, chunk_bytes="whole"):
     """Of four experts per layer, 0 and 2 have their first home on GPU 0, 1 and 3 on GPU 1."""
     evictor = LeastRecentlyUsed()
     model = shape(layers, experts)

@@ -393,7 +393,7 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
         ("moe-infinity,prefetch_distance=5", "distance 5"),
         ("moe-infinity,capacity=0", "capacity 0"),
         ("promoe,prefetch_distance=0", "distance 0"),
-        ("promoe,chunk_bytes=0", "chunk_bytes 0"),
+        ("promoe,chunk_bytes=0", "chunk_bytes: must be a whole number from 1"),
         ("promoe,regularisation=0", "regularisation 0"),
         ("promoe,train_tokens=0", "train_tokens 0"),
     ],

@@ -38,7 +38,7 @@ def play(
     requests=REQUESTS,
     slots=(3, 4),
     compute=lambda expert: None,
-    chunk_bytes=None,
+    chunk_bytes="whole",
     name="",
 ):
     """Run the requests with real threads; the cache after it."""
@@ -93,7 +93,7 @@ def test_whatever_a_policy_does_real_threads_keep_every_invariant_and_end(seed):
         blocking_prefetch=bool(rng.integers(2)),
         compute_on_arrival=bool(rng.integers(2)),
     )
-    chunk_bytes = [None, 7][seed % 2]
+    chunk_bytes = ["whole", 7][seed % 2]
     cache, recorder = play(
         policy, move=jittered(seed), chunk_bytes=chunk_bytes, slots=[(2,), (3, 4), (1, 1, 1)][seed % 3]
     )

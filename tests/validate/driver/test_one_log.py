@@ -80,10 +80,9 @@ class Played:
             policy.evictor,
             slots=split_slots(model, total, gpus),
             replicas=replicas,
-            chunk_bytes=policy.chunk_bytes,
+            chunk_bytes=policy.chunk_bytes or "whole",
             copy_key=policy.copy_key,
             refused_blocks=policy.refused_blocks,
-            whole_demands=policy.whole_demands,
             observers=[self.log, InvariantChecker(model.total_experts if policy.preloaded else 0)],
         )
         if policy.preloaded:
@@ -247,9 +246,8 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, repli
         "blocking_prediction": bool(rng.integers(2)),
         "blocking_prefetch": bool(rng.integers(2)),
         "compute_on_arrival": bool(rng.integers(2)),
-        "chunk_bytes": [None, 7, 12][int(rng.integers(3))],
+        "chunk_bytes": ["whole", 7, 12][int(rng.integers(3))],
         "refused_blocks": bool(rng.integers(2)),
-        "whole_demands": bool(rng.integers(2)),
         "copy_key": [None, nearest_first][int(rng.integers(2))],
     }
 

@@ -74,7 +74,9 @@ def assert_lossless(loaded: LoadedModel, batches: Sequence[Sequence[TokenizedPro
         all_slots(shape.total_experts, 1),
     ]
     for seed, counts in enumerate(slots):
-        driver, arena = driven(offloaded, counts, chunk_bytes=shape.expert_bytes // 3 if seed % 2 else None, seed=seed)
+        driver, arena = driven(
+            offloaded, counts, chunk_bytes=shape.expert_bytes // 3 if seed % 2 else "whole", seed=seed
+        )
         with offloaded.run(driver, arena):
             for batch, ends, resident in cases:
                 assert_same(served(offloaded, loaded, batch, ends), resident)
