@@ -45,7 +45,14 @@ def measured_run(
         _fill(arena, cache)
     makespan_s = 0.0
     gc.collect()
-    driver = driver_type(hooks=started.hooks, cache=cache, move=arena.move, recorder=recorder, clock=Clock())
+    driver = driver_type(
+        hooks=started.hooks,
+        cache=cache,
+        move=arena.move,
+        processors=[testbed.devices.index(device) for device in testbed.devices],
+        recorder=recorder,
+        clock=Clock(),
+    )
     with driver, offloaded.run(driver, arena):
         for batch in batches:
             ids = [request.request for request in batch]

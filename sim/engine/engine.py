@@ -4,7 +4,7 @@ Every link, the running layer and every search are callbacks on events that are 
 resources would cost ten times more. A layer that finds all its experts on the GPUs needs one event.
 
     iteration:  layer 0 | layer 1 | … | layer L−1 | head
-    layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs
+    layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs, driving
 """
 
 import gc
@@ -24,6 +24,7 @@ from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.engine.reused_event import Event
 from sim.engine.searcher import Searcher
+from sim.engine.time_split import Measured
 from sim.hardware.costs import Cost
 
 
@@ -97,14 +98,15 @@ class Engine:
         now_s = self._env.now
         batch = step.batch
         self._step, self._batch = step, batch
-        self._start_s, self._wait_s = now_s, 0.0
+        self._start_s, self._search_wait_s, self._prefetch_wait_s = now_s, 0.0, 0.0
         if self._tell_gate:
             self._gates = gates_of(step)
         tokens = len(batch.token)
         self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
         self._lead_s = 0.0 if self._tell_layer else self._dense_s
         self._exchange_s = self._cost.exchange_s(tokens)
-        self._gap_s = self._exchange_s + self._lead_s  # from the last expert of a layer to the next layer's event
+        self._after_s = self._exchange_s + self._cost.driving_s
+        self._gap_s = self._after_s + self._lead_s  # from the last expert of a layer to the next layer's event
         self._layer = 0
         self._cache.begin_iteration(batch, now_s)
         if self._cache.work:
@@ -117,7 +119,8 @@ class Engine:
 
     def _iteration_ends(self, event: Event) -> None:
         step, now_s = self._step, self._env.now
-        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, self._wait_s, self._cache.counts)
+        measured = self._measured()
+        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, measured, self._cache.counts)
         for update in self._hooks.end_iteration(step.batch, step.maps, step.experts, step.ending):
             self._searcher.charge(update, now_s)
         if not self._begin_iteration():
@@ -138,7 +141,7 @@ class Engine:
         if held < 0 or (self._blocking_prefetch and self._cache.waits_for(held)):
             return False
         self._links.held_layer = -1
-        self._wait_s += self._env.now - self._held_since_s
+        self._prefetch_wait_s += self._env.now - self._held_since_s
         self._gate_event.after(self._dense_s)
         return True
 
@@ -153,8 +156,10 @@ class Engine:
         if self._tell_gate:
             self._act(self._hooks.gated(step.batch, self._gates[layer]), now_s)
         shortest_s = self._work.shortest_s(layer, experts)
-        self._ready_s = now_s + shortest_s
-        start_s = max(now_s, self._searcher.free_s) if self._blocking_prediction else now_s
+        start_s = now_s
+        if self._blocking_prediction and self._searcher.free_s > now_s:
+            start_s = self._searcher.free_s
+            self._search_wait_s += start_s - now_s
         if len(demand.hits) == len(experts) and demand.waves == 1:
             self._experts_done(start_s + shortest_s, now_s)
         else:
@@ -164,14 +169,27 @@ class Engine:
 
     def _experts_done(self, end_s: float, now_s: float) -> None:
         """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
-        self._wait_s += end_s - self._ready_s
         self._cache.release(self._layer, self._step.demands[self._layer], end_s, now_s)
         self._layer += 1
         if self._layer < self._layers:
             self._next_event.after(end_s - now_s + self._gap_s)
         else:
             rows = len(self._batch.request)
-            self._end_event.after(end_s + self._exchange_s + self._cost.head_s(rows) - now_s)
+            self._end_event.after(end_s + self._after_s + self._cost.head_s(rows) - now_s)
+
+    def _measured(self) -> Measured:
+        """The parts of the iteration's time."""
+        cost, layers = self._cost, self._layers
+        missed_s, late_s, waves_s = self._work.waits.seconds
+        return Measured(
+            exchange_s=layers * self._exchange_s,
+            overhead_s=(layers + 1 + self._work.operations) * cost.launch_s + layers * cost.driving_s,
+            miss_wait_s=missed_s,
+            late_wait_s=late_s,
+            wave_wait_s=waves_s,
+            search_wait_s=self._search_wait_s,
+            prefetch_wait_s=self._prefetch_wait_s,
+        )
 
     # ---- predictions ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from policies.cache.expert_cache import ExpertCache
 from policies.types import Copy, Demand
 from sim.engine.batching import Step
 from sim.engine.reused_event import Event
+from sim.engine.time_split import LayerWaits
 from sim.hardware.costs import Cost
 
 
@@ -49,6 +50,8 @@ class ExpertWork:
         self._bins = np.array(self._homes) + self._layers * self._gpus  # [L, J]: a number for each GPU in each layer
         self._one_token_s = cost.expert_s(1)
         self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
+        self.waits = LayerWaits([device.slots for device in cache.devices])
+        self.operations = 0  # experts on the longest GPU of each layer of the iteration
         self._missing = 0  # experts that are still on their way
         self._uncomputed = 0  # experts of a layer that runs in waves
         self._spare: list[_ComputedEvent] = []
@@ -56,10 +59,13 @@ class ExpertWork:
     def begin_iteration(self, step: Step) -> None:
         """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
         self._loads = step.loads
+        self.operations = 0
+        self.waits.begin_iteration()
         if step.loads is None and self._cache.fixed:
             bins = self._bins[self._layers, step.experts[0]]  # [L, K]
             counts = np.bincount(bins.ravel(), minlength=len(bins) * self._gpus)
             self._busiest: list[int] = counts.reshape(-1, self._gpus).max(axis=1).tolist()
+            self.operations = sum(self._busiest)
 
     def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
         """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
@@ -71,15 +77,28 @@ class ExpertWork:
         self._home = self._homes[layer] if fixed else self._cache.home[layer * self._total : (layer + 1) * self._total]
         if self._loads is None:
             self._seconds = self._one_token_each_s
-            return (self._busiest[layer] if fixed else self._on_busiest(experts)) * self._one_token_s
+            if fixed:
+                busiest = self._busiest[layer]
+            else:
+                busiest = self._on_busiest(experts)
+                self.operations += busiest
+            self._shortest_s = busiest * self._one_token_s
+            return self._shortest_s
         loads = self._loads[layer]
         self._seconds = dict(zip(experts, map(self._cost.expert_s, loads), strict=True))
-        return max(self._from(0.0, experts))
+        busy_s = self._from(0.0, experts)
+        self._shortest_s = max(busy_s)
+        longest = busy_s.index(self._shortest_s)
+        self.operations += [self._home[expert] for expert in experts].count(longest)
+        return self._shortest_s
 
     def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
         """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
         self._missing = len(self._experts) - len(demand.hits)
-        if demand.waves > 1:
+        in_waves = demand.waves > 1
+        at_once = self._on_arrival or in_waves
+        self.waits.begin_layer(demand, self._home, start_s + self._shortest_s if at_once else start_s)
+        if in_waves:
             self._uncomputed = len(self._experts)
             self._busy_s = [start_s] * self._gpus
             for expert in demand.hits:
@@ -90,15 +109,19 @@ class ExpertWork:
     def arrived(self, copy: Copy, now_s: float) -> None:
         """An expert that the layer misses is there."""
         self._missing = missing = self._missing - 1
-        expert, busy_s = copy.number % self._total, self._busy_s
+        expert, gpu, busy_s = copy.number % self._total, copy.gpu, self._busy_s
         if self._uncomputed:
-            self._compute_in_wave(expert, copy.gpu, now_s)
+            self.waits.arrived(expert, gpu, self._compute_in_wave(expert, gpu, now_s))
             return
         if self._on_arrival:
-            begin_s = busy_s[copy.gpu]
+            begin_s = busy_s[gpu]
             if begin_s < now_s:
                 begin_s = now_s
-            busy_s[copy.gpu] = begin_s + self._seconds[expert]
+            busy_s[gpu] = end_s = begin_s + self._seconds[expert]
+        else:
+            end_s = now_s
+        if end_s > self.waits.end_s:
+            self.waits.arrived(expert, gpu, end_s)
         if not missing:
             if not self._on_arrival:
                 busy_s = self._from(max(now_s, *busy_s), self._experts)
@@ -118,13 +141,14 @@ class ExpertWork:
             busy_s[self._home[expert]] += self._seconds[expert]
         return busy_s
 
-    def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> None:
-        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted."""
+    def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> float:
+        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted. The answer is when."""
         end_s = max(self._busy_s[gpu], now_s) + self._seconds[expert]
         self._busy_s[gpu] = end_s
         event = self._spare.pop() if self._spare else _ComputedEvent(self._env, self._computed)
         event.expert = expert
         event.after(end_s - now_s)
+        return end_s
 
     def _computed(self, event: _ComputedEvent) -> None:
         """An expert of a layer that runs in waves is done with its slot."""

@@ -6,6 +6,7 @@ import pandas as pd
 
 from policies.cache.residency import Counts
 from policies.types import Batch
+from sim.engine.time_split import PARTS, WAITS, Measured, parts_of
 
 
 class Recorder:
@@ -22,18 +23,24 @@ class Recorder:
         "copied_bytes",
         "start_s",
         "end_s",
-        "wait_s",
+        *PARTS,
     )
 
     def __init__(self) -> None:
-        self._rows: list[tuple[int, bool, int, int, int, int, int, int, float, float, float]] = []
+        self._rows: list[tuple[int | bool | float, ...]] = []
         self._before = (0, 0, 0, 0)
         self._requests: dict[int, list[float]] = {}  # start_s, first_token_s, end_s, output_tokens, has_prefill
 
     def iteration(
-        self, batch: Batch, starting: Sequence[int], start_s: float, end_s: float, wait_s: float, counts: Counts
+        self,
+        batch: Batch,
+        starting: Sequence[int],
+        start_s: float,
+        end_s: float,
+        measured: Measured,
+        counts: Counts,
     ) -> None:
-        """One iteration has ended, the first of `starting`; `wait_s` is how long missing experts held it up."""
+        """One iteration has ended, the first of `starting`; `measured` are parts of its time."""
         requests, prefill = batch.request.tolist(), batch.prefill.tolist()
         now = (counts.hits, counts.late, counts.misses, counts.bytes)
         hits, late, misses, copied = (value - before for value, before in zip(now, self._before, strict=True))
@@ -50,7 +57,7 @@ class Recorder:
                 copied,
                 start_s,
                 end_s,
-                wait_s,
+                *parts_of(start_s, end_s, measured),
             )
         )
         for request, prefills in zip(requests, prefill, strict=True):
@@ -61,8 +68,13 @@ class Recorder:
             row[3] += 1
 
     def iterations(self) -> pd.DataFrame:
-        """A row per iteration: what it demanded, found and copied, and when."""
-        return pd.DataFrame(self._rows, columns=list(self._COLUMNS))
+        """A row per iteration: what it demanded, found and copied, when, and where its time went.
+
+        `wait_s` is the sum of all waits, and `PARTS` add up to `end_s − start_s`.
+        """
+        frame = pd.DataFrame(self._rows, columns=list(self._COLUMNS))
+        frame["wait_s"] = frame[list(WAITS)].sum(axis=1)
+        return frame
 
     def requests(self) -> pd.DataFrame:
         """A row per request: times in seconds since the start, TTFT (missing without a prefill) and TPOT.

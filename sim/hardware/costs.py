@@ -10,6 +10,16 @@ _SEARCH_NUMBER_BYTES = 4  # the store is float32
 class Cost(Protocol):
     """Seconds for the parts of an iteration: what the engine asks a `CostModel` or a `MeasuredCost`."""
 
+    @property
+    def launch_s(self) -> float:
+        """What starting one operation takes, which is part of `dense_s`, `expert_s` and `head_s`; 0 if not known."""
+        ...
+
+    @property
+    def driving_s(self) -> float:
+        """What driving the offloading takes in each layer after its last expert."""
+        ...
+
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
         """What every layer does before its experts."""
         ...
@@ -46,7 +56,12 @@ def rates_of(cost: Cost, model: ModelShape, gpus: int) -> Rates:
         executed = model.top_k * tokens
         experts = min(executed, model.experts)
         experts_s = -(-experts // gpus) * cost.expert_s(-(-executed // experts))
-        return cost.dense_s(tokens, tokens, tokens * (tokens + 1) // 2) + experts_s + cost.exchange_s(tokens)
+        return (
+            cost.dense_s(tokens, tokens, tokens * (tokens + 1) // 2)
+            + experts_s
+            + cost.exchange_s(tokens)
+            + cost.driving_s
+        )
 
     return Rates(copy_s=cost.copy_s, layer_s=layer_s, search_s=cost.search_s)
 

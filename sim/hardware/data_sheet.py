@@ -124,6 +124,8 @@ class CostModel:
         self._attention_width = model.attention_heads * model.head_dim
         self._kv_width = kv_numbers(model)
         self._dense_weights = dense_weights(model)
+        self.launch_s = machine.gpu.overhead_s
+        self.driving_s = 0.0
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:

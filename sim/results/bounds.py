@@ -100,7 +100,7 @@ def _timed(steps: Iterable[Step], cost: Cost, gpus: int, computing_s: list[float
     """The same steps; the least time that each computes, wherever its experts are, is added to `computing_s`."""
     for step in steps:
         tokens = len(step.batch.token)
-        each_s = cost.dense_s(tokens, step.context, step.attended) + cost.exchange_s(tokens)
+        each_s = cost.dense_s(tokens, step.context, step.attended) + cost.exchange_s(tokens) + cost.driving_s
         total_s = cost.head_s(len(step.batch.request))
         for layer, experts in enumerate(step.demands):
             loads = [1] * len(experts) if step.loads is None else step.loads[layer]

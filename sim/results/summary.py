@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sim.engine.time_split import PARTS
 from sim.inputs import Inputs
 from sim.results.working_set import working_set
 from sim.scenario import Scenario
@@ -20,6 +21,9 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
 
     `hit_or_late_rate` is the share of demanded experts that were there or on their way ("hit + late"): a prefetch in
     flight counts as a hit in two of the three counters of the FineMoE authors' demo.
+
+    Where the time of a mean iteration goes is in `prefill_…_s` and `decode_…_s`, by the parts of
+    `sim.engine.time_split`. `prefills` of the `iterations` are the former, where any request is prefilled.
 
     A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome
     of prefetches without any. `fits` says whether the experts fit on the GPUs beside dense weights and KV cache; it is
@@ -61,6 +65,8 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "evictions": counts.evictions,
         "copied_bytes": counts.bytes,
         "bytes_per_token": ratio(counts.bytes, tokens),
+        **_time_split("prefill", run.iterations[prefill]),
+        **_time_split("decode", run.iterations[~prefill]),
         **working_set(run, inputs),
         "expert_memory_bytes": run.peak_slots * inputs.model.expert_bytes,
         "expert_slots": run.expert_slots,
@@ -69,6 +75,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "prediction_charged": run.prediction_charged,
         "requests": len(run.requests),
         "iterations": len(run.iterations),
+        "prefills": int(prefill.sum()),
         "output_tokens": tokens,
         "makespan_s": run.makespan_s,
         "model": inputs.model.name,
@@ -81,6 +88,11 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "seed": scenario.seed,
         "note": "; ".join(filter(None, (run.note, ARRIVALS_IGNORED if inputs.arrivals else ""))) or None,
     }
+
+
+def _time_split(phase: str, iterations: pd.DataFrame) -> dict[str, float | None]:
+    """The parts of a mean iteration, which add up to its time; null if there is none."""
+    return {f"{phase}_{part}": _mean(iterations[part]) for part in PARTS}
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

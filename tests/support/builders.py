@@ -111,6 +111,8 @@ class KnownFuture:
 class HandCost:
     """Round times, so that a timeline can be worked out on paper."""
 
+    launch_s = driving_s = 0.0
+
     def __init__(self, *, dense_s=5 * US, expert_s=4 * US, chunk_s=10 * US, search_s=1 * US, exchange_s=0.0) -> None:
         self._times = dense_s, expert_s, chunk_s, search_s, exchange_s
 

@@ -24,7 +24,9 @@ from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
 from policies.types import Batch, Copy, Demand, Float, Found, Gate, Int, Prefetch, Search
 from sim.engine.recorder import Recorder
+from sim.engine.time_split import Measured
 from validate.driver.clock import Clock, Thread
+from validate.driver.layer_times import LayerTimes
 
 _PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
 _TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
@@ -59,6 +61,9 @@ class _Link:
 class Driver:
     """Runs a policy that has been started, on a cache that is as it shall begin.
 
+    `processors` `[G]` says which processor computes the experts of each GPU: logical devices may share one. Iterations
+    are recorded with the parts of their time as `sim.engine.time_split` defines them, by the clock.
+
     A context manager: its threads live as long as it is open. Whatever fails in one of them is raised by the next call
     from the model's thread, or by the call that waits.
     """
@@ -69,6 +74,7 @@ class Driver:
         hooks: Hooks,
         cache: ExpertCache,
         move: Callable[[Copy], None],
+        processors: Sequence[int],
         recorder: Recorder,
         clock: Clock,
     ) -> None:
@@ -91,7 +97,8 @@ class Driver:
         self._unheard = 0  # events that the prefetcher has not done with
         self._unanswered = 0  # searches and updates that it works on
         self._batch: Batch | None = None
-        self._arrived: deque[int] = deque()  # experts that the running layer waited for
+        self._arrived: deque[int] = deque()  # experts that the running layer waited for, until they are computed
+        self._times = LayerTimes([device.slots for device in cache.devices], processors)
         self._experts: Sequence[int] = ()  # that the running layer demands
         self._given = 0  # of them to be computed
         self._uncomputed = 0
@@ -127,23 +134,29 @@ class Driver:
         with self._lock:
             self._check()
             self._batch, self._starting = batch, starting
-            self._start_s, self._wait_s = self._clock.now_s(), 0.0
+            self._start_s = self._clock.now_s()
+            self._overhead_s = self._search_wait_s = self._prefetch_wait_s = 0.0
+            self._times.waits.begin_iteration()
             self.cache.begin_iteration(batch, self._start_s)
             self._charge()
             self._tell("begin_iteration", batch, starting)
             self._wake()
+            self._overhead_s += self._clock.now_s() - self._start_s
 
     def begin_layer(self, layer: int) -> None:
         """A layer begins, before its attention; returns when the policy lets it start."""
         blocking = self._policy.blocking_prefetch
         if not blocking and "begin_layer" not in self._hooks.heard:
             return
+        since_s, waited_s = self._clock.now_s(), 0.0
         with self._lock:
             self._check()
             self._tell("begin_layer", self._batch, layer)
             self._wake()
             if blocking:
-                self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
+                waited_s = self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
+        self._prefetch_wait_s += waited_s
+        self._overhead_s += self._clock.now_s() - since_s - waited_s
 
     def gated(self, gate: Gate, experts: Sequence[int]) -> Iterator[int]:
         """The router has spoken: the distinct `experts` are demanded, in rising order.
@@ -151,31 +164,41 @@ class Driver:
         Yields each when it is in its slot, in the order in which they are to be computed; the caller says of each
         when it has been `computed`, which may be later.
         """
-        layer = gate.layer
+        layer, since_s, searching_s = gate.layer, self._clock.now_s(), 0.0
         with self._lock:
             self._check()
             self._layer, self._experts = layer, experts
             self._given, self._uncomputed = 0, len(experts)
             self._arrived.clear()
             demand = self.cache.demand(layer, experts, self._clock.now_s())
+            total = self.cache.model.experts
+            self._times.begin(self.cache.home[layer * total : (layer + 1) * total])
             self._in_waves = demand.waves > 1
             self._charge()
             self._tell("gated", self._batch, gate)
             self._wake()
             if self._policy.blocking_prediction:
-                self._wait_while(lambda: bool(self._unheard or self._unanswered))
+                searching_s = self._wait_while(lambda: bool(self._unheard or self._unanswered))
+        start_s = self._clock.now_s()
         for expert in self._ready(demand):
             self._given += 1
+            self._times.given(expert, self._clock.now_s())
             yield expert
         with self._lock:
             while self._uncomputed:  # whoever computes says so
                 self._check()
                 self._model.wait()
             self._check()
+            self._search_wait_s += searching_s
+            at_once = self._policy.compute_on_arrival or self._in_waves
+            layer_s = self._times.ended(demand, start_s, at_once=at_once)
+            self._overhead_s += self._clock.now_s() - since_s - searching_s - layer_s
 
     def computed(self, expert: int) -> None:
         """An expert of the running layer has been computed: with the last of them, or in waves, slots become free."""
+        now_s = self._clock.now_s()
         with self._lock:
+            self._times.computed(expert, now_s)
             # A link that has been asked takes its slot first, as it would if it were as quick as a decision.
             while self._in_waves and any(link.asked for link in self._links):
                 self._check()
@@ -198,7 +221,17 @@ class Driver:
             self._check()
             assert self._batch is not None
             now_s = self._clock.now_s()
-            self._recorder.iteration(self._batch, self._starting, self._start_s, now_s, self._wait_s, self.cache.counts)
+            missed_s, late_s, waves_s = self._times.waits.seconds
+            measured = Measured(
+                exchange_s=0.0,
+                overhead_s=self._overhead_s,
+                miss_wait_s=missed_s,
+                late_wait_s=late_s,
+                wave_wait_s=waves_s,
+                search_wait_s=self._search_wait_s,
+                prefetch_wait_s=self._prefetch_wait_s,
+            )
+            self._recorder.iteration(self._batch, self._starting, self._start_s, now_s, measured, self.cache.counts)
             self._tell("end_iteration", self._batch, maps, experts, ending)
 
     def _ready(self, demand: Demand) -> Iterator[int]:
@@ -219,8 +252,8 @@ class Driver:
             self._wait_while(lambda: not self._arrived)
             return self._arrived.popleft()
 
-    def _wait_while(self, condition: Callable[[], bool]) -> None:
-        """Wait under the lock; the time is reported as `wait_s`. A `UserError` if nothing is left that could end it."""
+    def _wait_while(self, condition: Callable[[], bool]) -> float:
+        """Wait under the lock; for how long. A `UserError` if nothing is left that could end it."""
         since_s = self._clock.now_s()
         while condition():
             self._check()
@@ -229,7 +262,7 @@ class Driver:
                 raise standstill(self.cache, self._batch.iteration, self._clock.now_s())
             self._model.wait()
         self._check()
-        self._wait_s += self._clock.now_s() - since_s
+        return self._clock.now_s() - since_s
 
     def _stands_still(self) -> bool:
         """Whether all other threads wait too, for nothing that has been asked of them, and no expert is computed."""
@@ -273,7 +306,9 @@ class Driver:
             now_s = self._clock.now_s()
             complete = device.copied(copy, now_s)
             if complete and copy.demanded:
-                self._arrived.append(copy.number % self.cache.model.experts)
+                expert = copy.number % self.cache.model.experts
+                self._arrived.append(expert)
+                self._times.arrived(expert, now_s)
             following = None if self._stopped else device.next_copy(now_s)
             link.idle = following is None
             if complete or link.idle:

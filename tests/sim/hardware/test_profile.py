@@ -58,8 +58,9 @@ def test_attention_adds_the_time_of_each_attended_position() -> None:
     assert cost.dense_s(3, 99, 0) == 5.0
 
 
-def test_driving_the_offloading_takes_the_same_for_any_tokens() -> None:
-    assert {measured(exchange_s=0.5).cost(MODEL).exchange_s(tokens) for tokens in (1, 10**9)} == {0.5}
+def test_driving_the_offloading_takes_its_time_and_devices_of_one_processor_exchange_nothing() -> None:
+    cost = measured(exchange_s=0.5).cost(MODEL)
+    assert (cost.driving_s, cost.exchange_s(7)) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("rows", [1, 7])

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from policies.cache.decision_log import LoggedCall
+from sim.engine.time_split import PARTS
 from sim.hardware.profile import write_profile
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames
@@ -52,6 +53,14 @@ def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path
         assert each["late_rate"] * each["distinct_demands"] == pytest.approx(iterations["late"].sum())
         assert each["miss_rate"] * each["distinct_demands"] == pytest.approx(iterations["misses"].sum())
         assert each["makespan_s"] >= iterations["end_s"].max()
+        for phase, some in (
+            ("prefill", iterations[iterations["prefill"]]),
+            ("decode", iterations[~iterations["prefill"]]),
+        ):
+            parts = [each[f"{phase}_{part}"] for part in PARTS]
+            assert parts == pytest.approx(some[list(PARTS)].mean().tolist(), rel=1e-12)
+            assert sum(parts) == pytest.approx((some["end_s"] - some["start_s"]).mean(), rel=1e-12)
+        assert each["prefills"] == iterations["prefill"].sum()
 
 
 def test_hits_late_and_misses_are_counted_exactly(simulate: Any, trace: Path, out: Path) -> None:

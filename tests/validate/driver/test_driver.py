@@ -53,7 +53,14 @@ def play(
     )
     policy.start(replace(setup_of(MODEL, requests), residency=cache.view))
     recorder = Recorder()
-    with Driver(hooks=Hooks(policy), cache=cache, move=move, recorder=recorder, clock=Clock()) as driver:
+    with Driver(
+        hooks=Hooks(policy),
+        cache=cache,
+        move=move,
+        processors=[0] * len(cache.devices),
+        recorder=recorder,
+        clock=Clock(),
+    ) as driver:
         for step in fixed_batches(requests, 1):
             gates = gates_of(step)
             driver.begin_iteration(step.batch, step.starting)
@@ -144,7 +151,14 @@ def test_experts_may_be_computed_by_other_threads_while_the_layer_goes_on(seed):
     cache = ObservedCache(MODEL, policy.evictor, slots=(1, 2), observers=[InvariantChecker()])
     policy.start(replace(setup_of(MODEL, REQUESTS), residency=cache.view))
     steps = list(fixed_batches(REQUESTS, 3))
-    with Driver(hooks=Hooks(policy), cache=cache, move=jittered(seed), recorder=Recorder(), clock=Clock()) as driver:
+    with Driver(
+        hooks=Hooks(policy),
+        cache=cache,
+        move=jittered(seed),
+        processors=[0] * len(cache.devices),
+        recorder=Recorder(),
+        clock=Clock(),
+    ) as driver:
         workers = [threading.Thread(target=work, args=(driver,), daemon=True) for _ in range(2)]
         for worker in workers:
             worker.start()

@@ -1,0 +1,61 @@
+"""When the experts of the running layer arrived and were computed, by the clock, and what follows for its time."""
+
+from collections.abc import Sequence
+
+from policies.types import Demand
+from sim.engine.time_split import LayerWaits
+
+
+class LayerTimes:
+    """What is known of the running layer; `waits` are those of the iteration so far.
+
+    `slots` `[G]` are those of each GPU, `processors` `[G]` says which processor computes its experts.
+    """
+
+    def __init__(self, slots: Sequence[int], processors: Sequence[int]) -> None:
+        self.waits = LayerWaits(slots)
+        self._processors = processors
+        self._home: Sequence[int] = ()  # [J] of its experts
+        self._arrived_s: dict[int, float] = {}  # when each expert arrived, in that order
+        self._given_s: dict[int, float] = {}  # when each was given to be computed
+        self._work_s: dict[int, float] = {}  # how long computing each took
+        self._free_s: dict[int, float] = {}  # when each processor had computed its last expert
+
+    def begin(self, home: Sequence[int]) -> None:
+        """A layer begins whose experts `[J]` are on these GPUs."""
+        self._home = home
+        self._arrived_s.clear()
+        self._given_s.clear()
+        self._work_s.clear()
+
+    def arrived(self, expert: int, at_s: float) -> None:
+        """An expert that the layer waited for is there."""
+        self._arrived_s[expert] = at_s
+
+    def given(self, expert: int, at_s: float) -> None:
+        """An expert may be computed from now on."""
+        self._given_s[expert] = at_s
+
+    def computed(self, expert: int, at_s: float) -> None:
+        """An expert has been computed; its processor began when it was free."""
+        processor = self._processors[self._home[expert]]
+        self._work_s[expert] = at_s - max(self._given_s[expert], self._free_s.get(processor, 0.0))
+        self._free_s[processor] = at_s
+
+    def ended(self, demand: Demand, start_s: float, *, at_once: bool) -> float:
+        """All experts have been computed, from `start_s` on; how long that and the layer's waits took.
+
+        `at_once`: as they arrived, and not when all were there.
+        """
+        work_s, home, waits = self._work_s, self._home, self.waits
+        resident_s = dict.fromkeys(self._processors, 0.0)
+        for expert, seconds in work_s.items():
+            resident_s[self._processors[home[expert]]] += seconds
+        shortest_s, before_s = max(resident_s.values()), sum(waits.seconds)
+        waits.begin_layer(demand, home, start_s + shortest_s if at_once else start_s)
+        busy_s = dict.fromkeys(self._processors, start_s)
+        for expert, at_s in self._arrived_s.items():
+            processor = self._processors[home[expert]]
+            busy_s[processor] = max(busy_s[processor], at_s) + (work_s[expert] if at_once else 0.0)
+            waits.arrived(expert, home[expert], busy_s[processor])
+        return shortest_s + sum(waits.seconds) - before_s
