@@ -234,8 +234,8 @@ def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0
 
 
 def _spread(name: str, value: torch.Tensor) -> float:
-    """Standard deviation of a parameter's draw; 0 leaves it as it is (norms, rotary tables)."""
-    if not value.is_floating_point() or "rotary" in name or "inv_freq" in name:
+    """Standard deviation of a parameter's draw; 0 leaves it as it is (norms, tables of rotations and decays)."""
+    if not value.is_floating_point() or any(part in name for part in ("rotary", "inv_freq", "decay", "slope_rate")):
         return 0.0
     if "correction_bias" in name or "expert_bias" in name or "moe_statics" in name:
         return 0.05  # chooses other experts than the probabilities alone would

@@ -12,7 +12,10 @@ from traces.format.target import TraceTarget
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = Literal["auto", "balanced", "sequential"]
 
+PREFILL_TOKENS = 37  # of a text that is continued: the mean prompt of LMSYS-Chat-1M (paper §6.1)
 _BATCH_SIZE = 8
+
+Mode = Literal["greedy", "sampled", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,12 @@ class Lengths:
     """How many tokens a prompt has and how many are generated for it."""
 
     max_new_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate at most N tokens for each prompt."""
+    """Generate at most N tokens for each prompt; of a text that is continued, take at most N after the prefill."""
     output_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate exactly N tokens: those that end a generation are never chosen."""
+    """Generate exactly N tokens: those that end a generation are never chosen. Shorter texts are left out."""
     prompt_tokens: Annotated[int, Ge(1)] | None = None
     """Give every prompt exactly N tokens, start token and template included. A long prompt is cut, a short one is
-    continued with the text of the next."""
+    continued with the text of the next. Of a text that is continued, the first N are the prefill (default: 37)."""
     chat_template: bool = False
     """Give each prompt as a user's turn in the tokenizer's chat template."""
 
@@ -70,12 +73,22 @@ class Lengths:
         _not_both(self, "max_new_tokens", "output_tokens")
 
     @property
+    def most_new_tokens(self) -> int | None:
+        """The most tokens that follow a prompt; None if no number was given."""
+        return self.output_tokens or self.max_new_tokens
+
+    @property
     def new_tokens(self) -> int:
         """The most tokens that are generated for a prompt; a `FieldError` if no number was given."""
-        number = self.output_tokens or self.max_new_tokens
+        number = self.most_new_tokens
         if number is None:
             raise FieldError("max_new_tokens", "is required, or `output_tokens`")
         return number
+
+    @property
+    def prefill_tokens(self) -> int:
+        """How many tokens of a text that is continued are the prefill."""
+        return self.prompt_tokens or PREFILL_TOKENS
 
     @property
     def exactly(self) -> bool:
@@ -84,7 +97,7 @@ class Lengths:
 
     def or_at_most(self, new_tokens: int) -> "Lengths":
         """These lengths, with `max_new_tokens` where no number of new tokens was given."""
-        if self.output_tokens or self.max_new_tokens:
+        if self.most_new_tokens:
             return self
         return replace(self, max_new_tokens=new_tokens)
 
@@ -97,6 +110,8 @@ class Generation:
     """Prompts that run together (default: 8)."""
     batch_tokens: Annotated[int, Ge(1)] | None = None
     """Fill a batch up to N tokens instead; each prompt counts as the longest one, with its new tokens."""
+    continue_text: bool = False
+    """Take each text's own tokens: its first part is the prefill, and each token after it a decode step."""
     temperature: Annotated[float, Gt(0)] | None = None
     """Sample at this temperature (default: take the likeliest token)."""
     seed: Annotated[int, Ge(0)] = 0
@@ -105,6 +120,15 @@ class Generation:
     def __post_init__(self) -> None:
         check(self)
         _not_both(self, "batch_size", "batch_tokens")
+        if self.continue_text and self.temperature is not None:
+            raise FieldError("temperature", "cannot be given together with `continue_text`")
+
+    @property
+    def mode(self) -> Mode:
+        """Where the tokens of decode steps come from."""
+        if self.continue_text:
+            return "text"
+        return "greedy" if self.temperature is None else "sampled"
 
     @property
     def prompts_per_batch(self) -> int | None:
@@ -138,7 +162,14 @@ class CollectSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        self.lengths.new_tokens  # noqa: B018  # which is an error if there is none
+        if self.generation.continue_text and self.lengths.chat_template:
+            raise FieldError("chat_template", "cannot be given together with `continue_text`")
+        self.generated_tokens  # noqa: B018  # which is an error if there is no number
+
+    @property
+    def generated_tokens(self) -> int:
+        """The most tokens that the model generates for a prompt; none where the text itself goes on."""
+        return 0 if self.generation.continue_text else self.lengths.new_tokens
 
 
 def _not_both(settings: Any, one: str, other: str) -> None:

@@ -1,4 +1,4 @@
-"""Run prompts through a Transformers MoE model and record its routing as a trace.
+"""Run prompts or texts through a Transformers MoE model and record its routing as a trace.
 
 Prompts are cut into batches by their lengths alone, and each finished batch is one part on the disk. So the batches of
 an interrupted collection are those of a resumed one, and since low bits of a gate may depend on the other requests of
@@ -18,12 +18,13 @@ from common.errors import FieldError
 from common.hashing import sha256_of_json
 from policies.types import Float, Int, RecordedRequest
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, Recording
-from traces.capture.gate_recorder import GateRecorder, requests_of
+from traces.capture.gate_recorder import GateRecorder, requests_of, requests_of_texts
 from traces.capture.generation import TokenizedPrompt, generate, generation_config
 from traces.capture.model_loading import LoadedModel, load
 from traces.capture.model_structure import moe_blocks, shape_of
 from traces.capture.prompt_tokens import FIXED_LENGTH_RULE, tokenized
 from traces.capture.seeded_sampling import SeededSampling
+from traces.capture.text_continuation import TEXT_RULE, divided_texts, read_through
 from traces.capture.token_progress import token_bar
 from traces.format.schema import RequestInfo, TraceMeta, library_versions
 from traces.format.target import check_target
@@ -48,8 +49,9 @@ def collect(settings: CollectSettings, prompts: PromptSet) -> Path:
         device_map=model.device_map,
         trust_remote_code=model.trust_remote_code,
     )
-    requests = tokenized(prompts.prompts, loaded, settings.lengths, where=prompts.where)
-    batches = cut_into_batches(requests, settings.lengths, settings.generation, where=prompts.where)
+    texts = settings.generation.continue_text
+    requests = (divided_texts if texts else tokenized)(prompts.prompts, loaded, settings.lengths, where=prompts.where)
+    batches = cut_into_batches(requests, settings.generated_tokens, settings.generation, where=prompts.where)
     lookahead = settings.recording.lookahead
     check_lookahead(lookahead, loaded)
     with reproducible(loaded.device), GateRecorder(loaded.model, lookahead=lookahead) as recorder:
@@ -62,19 +64,19 @@ def collect(settings: CollectSettings, prompts: PromptSet) -> Path:
 
 
 def cut_into_batches(
-    requests: Sequence[TokenizedPrompt], lengths: Lengths, generation: Generation, *, where: object
+    requests: Sequence[TokenizedPrompt], new_tokens: int, generation: Generation, *, where: object
 ) -> list[list[TokenizedPrompt]]:
     """Requests of similar length together, so that little is padding; the longest first, to run out of memory early.
 
-    A batch takes B × (its longest prompt + the new tokens) places, which `batch_tokens` limits. A request that exceeds
-    the limit alone is a `FieldError` with its line in `where`, the prompts' file.
+    A batch takes B × (its longest prompt or text + the new tokens) places, which `batch_tokens` limits. A request that
+    exceeds the limit alone is a `FieldError` with its line in `where`, the prompts' file.
     """
-    ordered = sorted(requests, key=lambda request: (-len(request.tokens), request.request))
+    ordered = sorted(requests, key=lambda request: (-request.length, request.request))
     batches: list[list[TokenizedPrompt]] = []
     while ordered:
         size = generation.prompts_per_batch
         if generation.batch_tokens is not None:
-            places = len(ordered[0].tokens) + lengths.new_tokens
+            places = ordered[0].length + new_tokens
             size = generation.batch_tokens // places
             if size == 0:
                 line = f"{where}: line {ordered[0].prompt.line}"
@@ -130,7 +132,8 @@ def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, 
     """How tokens were chosen and batches cut; of what is off by default, only what was on."""
     lengths, generation = settings.lengths, settings.generation
     said: dict[str, Any] = {
-        "max_new_tokens": lengths.new_tokens,
+        "mode": generation.mode,
+        "max_new_tokens": lengths.most_new_tokens,
         "batch_size": generation.prompts_per_batch,
         "temperature": generation.temperature,
         "eos_tokens": list(loaded.eos),
@@ -142,7 +145,9 @@ def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, 
         said["batch_tokens"] = generation.batch_tokens
     if lengths.exactly:
         said["output_tokens"] = lengths.new_tokens
-    if lengths.prompt_tokens is not None:
+    if generation.continue_text:
+        said |= {"prompt_tokens": lengths.prefill_tokens, "prompt_tokens_rule": TEXT_RULE}
+    elif lengths.prompt_tokens is not None:
         said |= {"prompt_tokens": lengths.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
     if settings.model.trust_remote_code:
         said["trust_remote_code"] = True
@@ -172,15 +177,15 @@ def _run(
     writer: TraceWriter,
 ) -> None:
     """Run the batches that are not on the disk yet, and put each there when it is done."""
-    new_tokens = settings.lengths.new_tokens
     left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
-    planned = sum(map(len, left.values())) * new_tokens
-    with token_bar(loaded.model, planned, batches=(len(batches) - len(left), len(batches))) as finished:
+    new = settings.generated_tokens
+    planned = {number: sum(new or len(one.continuation) for one in batch) for number, batch in left.items()}
+    with token_bar(loaded.model, sum(planned.values()), batches=(len(batches) - len(left), len(batches))) as finished:
         for number, batch in left.items():
             recorded, counts = _record(batch, recorder, loaded, settings.lengths, settings.generation)
             infos = [info_of(request, count, settings.recording) for request, count in zip(batch, counts, strict=True)]
             writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
-            finished(len(batch) * new_tokens, sum(counts))
+            finished(planned[number], sum(counts))
             del recorded  # let go before the next batch begins
 
 
@@ -191,14 +196,19 @@ def _record(
     lengths: Lengths,
     generation: Generation,
 ) -> tuple[list[RecordedRequest], list[int]]:
-    """Generate for one batch: the recordings, and how many tokens each request generated."""
-    ids = [request.request for request in batch]
+    """Generate for one batch, or read its texts: the recordings, and how many tokens each request got."""
+    ids, sources = [request.request for request in batch], [request.prompt.source for request in batch]
+    if generation.continue_text:
+        read_through(loaded, batch)
+        (whole,) = recorder.take()
+        recorded = requests_of_texts(whole, [len(text.tokens) for text in batch], ids, sources)
+        return recorded, [len(text.continuation) for text in batch]
     config = generation_config(loaded, max_new_tokens=lengths.new_tokens, exactly=lengths.exactly)
     draw = []
     if generation.temperature is not None:
         draw.append(SeededSampling(temperature=generation.temperature, seed=generation.seed, requests=ids))
     counts = [len(tokens) for tokens in generate(loaded, batch, config, processors=draw).tokens]
-    return requests_of(recorder.take(), counts, ids, [request.prompt.source for request in batch]), counts
+    return requests_of(recorder.take(), counts, ids, sources), counts
 
 
 def info_of(request: TokenizedPrompt, generated: int, recording: Recording) -> RequestInfo:

@@ -6,7 +6,7 @@ not used: it fails inside `generate()` with a padded batch (`reference/field.md`
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -252,6 +252,20 @@ def requests_of(
         _request_of(passes[: generated[row]], row, request, source)
         for row, (request, source) in enumerate(zip(requests, sources, strict=True))
     ]
+
+
+def requests_of_texts(
+    whole: ForwardPass, prompts: Sequence[int], requests: Sequence[int], sources: Sequence[str]
+) -> list[RecordedRequest]:
+    """The recordings of texts that one pass has read as a whole, one per row of the pass.
+
+    The first `prompts[b]` tokens of row b are iteration 0, each token after them is an iteration of its own.
+    """
+    recorded = []
+    for row, (prompt, request, source) in enumerate(zip(prompts, requests, sources, strict=True)):
+        one = _request_of([whole], row, request, source)
+        recorded.append(replace(one, iteration=np.maximum(one.position - (prompt - 1), 0)))
+    return recorded
 
 
 def _ahead(distance: int, one: ForwardPass) -> Float:

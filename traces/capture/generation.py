@@ -15,11 +15,20 @@ from traces.prompts.prompt import Prompt
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A prompt as the model takes it; `request` is its place among the prompts."""
+    """A prompt as the model takes it; `request` is its place among the prompts.
+
+    Of a text that is continued, `continuation` are its own tokens after the prompt, in place of generated ones.
+    """
 
     request: int
     prompt: Prompt
     tokens: list[int]
+    continuation: Sequence[int] = ()
+
+    @property
+    def length(self) -> int:
+        """Of the prompt and its continuation, in tokens."""
+        return len(self.tokens) + len(self.continuation)
 
 
 @dataclass(frozen=True, slots=True)

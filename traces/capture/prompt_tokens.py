@@ -40,19 +40,25 @@ def tokenized(
     elif lengths.chat_template:  # it brings its own start token
         every = (_text_tokens(_in_template(tokenizer, prompt.text), tokenizer) for prompt in prompts)
     else:
-        every = (_with_start(prompt.text, tokenizer) for prompt in prompts)
+        every = (with_start(prompt.text, tokenizer) for prompt in prompts)
     requests = []
     for request, (prompt, tokens) in enumerate(zip(prompts, every, strict=True)):
-        _check(tokens, loaded, lengths.new_tokens, place=f"{where}: line {prompt.line}, field prompt")
+        place = f"{where}: line {prompt.line}, field prompt"
+        check_known(tokens, loaded, place)
+        _check_fit(tokens, loaded, lengths.new_tokens, place)
         requests.append(TokenizedPrompt(request, prompt, tokens))
     return requests
 
 
-def _check(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, place: str) -> None:
+def check_known(tokens: Sequence[int], loaded: LoadedModel, place: str) -> None:
+    """A `UserError` that begins with `place` if there is no token, or one that the model does not know."""
     if not tokens:
         raise UserError(f"{place}: the tokenizer makes no token of it")
     if max(tokens) >= loaded.config.vocab_size:
         raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
+
+
+def _check_fit(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, place: str) -> None:
     longest = loaded.context
     if longest is not None and len(tokens) + new_tokens > longest:
         wanted = f"{len(tokens)} tokens and {new_tokens} new ones"
@@ -60,8 +66,8 @@ def _check(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, place: s
         raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
-def _with_start(text: str, tokenizer: Any) -> list[int]:
-    """With the special tokens that the tokenizer adds by itself."""
+def with_start(text: str, tokenizer: Any) -> list[int]:
+    """A text's tokens, with the special tokens that the tokenizer adds by itself."""
     return list(tokenizer(text)["input_ids"])
 
 
@@ -92,7 +98,7 @@ def _of_fixed_length(
     if not any(texts):
         raise FieldError("prompt_tokens", f"the tokenizer makes no token of any prompt, value {length}")
     for number, prompt in enumerate(prompts):
-        first = texts[number] if chat_template else _with_start(prompt.text, tokenizer)
+        first = texts[number] if chat_template else with_start(prompt.text, tokenizer)
         further = chain.from_iterable(texts[(number + step) % len(texts)] for step in count(1))
         yield [*before, *islice(chain(first, further), room), *after]
 

@@ -1,4 +1,4 @@
-"""`python -m traces collect`: run a model on prompts and record its routing."""
+"""`python -m traces collect`: run a model on prompts or texts and record its routing."""
 
 from typing import Annotated
 
@@ -9,9 +9,11 @@ from common.errors import FieldError, UserError
 from common.outputs import new, reserved
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, check_target
-from traces.prompts.prompt_sets import PromptChoice, read_chosen
+from traces.prompts.prompt_sets import PASSAGES, PromptChoice, read_chosen
 
-GENERATION = Group("Generation", "One of --max-new-tokens and --output-tokens is required.", sort_key=30)
+GENERATION = Group(
+    "Generation", "One of --max-new-tokens, --output-tokens and --continue-text is required.", sort_key=30
+)
 
 _MODEL_LIBRARIES = {"accelerate", "jinja2", "torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"}
 
@@ -19,7 +21,7 @@ _MODEL_LIBRARIES = {"accelerate", "jinja2", "torch", "transformers", "safetensor
 def collect(
     model: Annotated[PlacedModel, under(MODEL)],
     *,
-    prompts: Annotated[str, Parameter(group=PROMPTS)],
+    prompts: Annotated[str | None, Parameter(group=PROMPTS)] = None,
     choice: Annotated[PromptChoice, under(PROMPTS)] = PromptChoice(),
     lengths: Annotated[Lengths, under(GENERATION)] = Lengths(),
     generation: Annotated[Generation, under(GENERATION)] = Generation(),
@@ -27,19 +29,25 @@ def collect(
     target: Annotated[TraceTarget, under(OUTPUT)],
     recording: Annotated[Recording, under(OUTPUT)] = Recording(),
 ) -> None:
-    """Run a model on prompts and record its routing.
+    """Run a model on prompts or texts and record its routing.
 
     After an interruption, the same command goes on where it stopped and ends with the same bytes.
 
     Parameters
     ----------
     prompts
-        built-in, lmsys-chat-1m, a file, a folder … (see `traces prompts`).
+        built-in, lmsys-chat-1m, a file, a folder … (see `traces prompts`); built-in-passages where texts are continued
+        and nothing is given.
     greedy
         Take the likeliest token (the default).
     """
-    if greedy and generation.temperature is not None:
-        raise FieldError("greedy", "cannot be given together with `temperature`")
+    if greedy and generation.mode != "greedy":
+        other = "continue_text" if generation.continue_text else "temperature"
+        raise FieldError("greedy", f"cannot be given together with `{other}`")
+    if prompts is None:
+        if not generation.continue_text:
+            raise FieldError("prompts", "is required, or `continue_text`")
+        prompts = PASSAGES
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)
     with reserved(new(target.out, overwrite=target.overwrite)):

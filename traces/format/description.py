@@ -77,6 +77,7 @@ def table(trace: Trace) -> str:
         ("lookahead", ", ".join(f"{distance}" for distance in found["lookahead"]) or "none"),
         ("embeddings", "yes" if found["embedding"] else "none"),
         ("prompts", found["prompts"]),
+        ("decoded tokens", provenance.tokens(found["generation"])),
         ("generation", _pairs(found["generation"])),
         ("seed", found["seed"]),
         ("versions", _pairs(found["versions"])),

@@ -7,8 +7,9 @@ import numpy as np
 
 from common.tables import name_table, text_table
 from traces.prompts.prompt import Prompt
-from traces.prompts.prompt_sets import BUILT_IN, HUB_SETS, PromptSet, read_prompts
+from traces.prompts.prompt_sets import BUILT_IN, HUB_SETS, PASSAGES, PromptSet, read_prompts
 
+_SHIPPED = {BUILT_IN: "requests", PASSAGES: "passages to continue"}
 _EXAMPLES = 3
 _EXAMPLE_WIDTH = 300
 _PERCENTILES = {"p5": 5, "p50": 50, "p95": 95, "max": 100}
@@ -16,9 +17,7 @@ _PERCENTILES = {"p5": 5, "p50": 50, "p95": 95, "max": 100}
 
 def known_sets() -> list[dict[str, str]]:
     """Name, place and content of the sets that have names."""
-    kinds = len({prompt.source for prompt in read_prompts(BUILT_IN).prompts})
-    about = f"{kinds} kinds of requests, written for this project (Apache-2.0)"
-    rows = [(BUILT_IN, "ships with the project", about)]
+    rows = [(name, "ships with the project", _about(name, what)) for name, what in _SHIPPED.items()]
     rows += [(name, f"hub: {one.repository}", one.about) for name, one in HUB_SETS.items()]
     rows += [
         ("FILE.jsonl, FILE.json", "a file", "objects with a prompt, MT-bench's turns, or a conversation"),
@@ -26,6 +25,12 @@ def known_sets() -> list[dict[str, str]]:
         ("FOLDER", "a folder", "a copy of a data set of the hub, e.g. of lmsys-chat-1m"),
     ]
     return [dict(zip(("name", "where", "what"), row, strict=True)) for row in rows]
+
+
+def _about(shipped: str, what: str) -> str:
+    prompts = read_prompts(shipped).prompts
+    kinds = len({prompt.source for prompt in prompts})
+    return f"{len(prompts)} {what} of {kinds} kinds, written for this project (Apache-2.0)"
 
 
 def described(found: PromptSet) -> dict[str, Any]:

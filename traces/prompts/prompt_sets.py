@@ -19,7 +19,11 @@ from traces.prompts.prompt import Prompt, prompts_of
 from traces.prompts.prompt_files import Row, rows_of
 
 BUILT_IN = "built-in"
-BUILT_IN_FILE = Path(__file__).parent / "built_in_prompts.jsonl"
+PASSAGES = "built-in-passages"
+SHIPPED = {
+    name: Path(__file__).parent / file
+    for name, file in ((BUILT_IN, "built_in_prompts.jsonl"), (PASSAGES, "built_in_passages.jsonl"))
+}
 POOL = 10_000  # prompts of a hub's set that a sample is drawn from, unless a limit says otherwise
 
 
@@ -147,14 +151,14 @@ def _open(where: str) -> tuple[str, str, Iterator[Row]]:
         name, _, revision = where.partition("@")
         pinned, rows = _hub(name).rows_of_hub(name, hub_set.repository, file=hub_set.file, revision=revision or None)
         return f"{name} ({pinned})", name, rows
-    if where == BUILT_IN:
-        return BUILT_IN, BUILT_IN, rows_of(BUILT_IN_FILE)
+    if where in SHIPPED:
+        return where, where, rows_of(SHIPPED[where])
     path = Path(where)
     if path.is_dir():
         folder = path.resolve().name
         return folder, folder, _hub(where).rows_of_folder(path)
     if not path.exists() and path.name == where and not path.suffix:
-        raise unknown("prompt set", where, [BUILT_IN, *HUB_SETS])
+        raise unknown("prompt set", where, [*SHIPPED, *HUB_SETS])
     return path.name, path.stem, rows_of(path)
 
 

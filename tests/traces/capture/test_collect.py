@@ -125,14 +125,19 @@ def test_sampling_draws_from_the_softmax_at_the_temperature() -> None:
     np.testing.assert_allclose(share.numpy(), torch.softmax(logits / 1.7, 0).numpy(), atol=0.025)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--temperature", "0.8", "--lookahead", "1"), ("--continue-text", "--prompt-tokens", "2", "--lookahead", "1")],
+    ids=lambda options: options[0],
+)
 def test_a_resumed_collection_equals_an_uninterrupted_one(
     checkpoints: Path,
     prompts: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
 ) -> None:
-    options = ("--temperature", "0.8", "--lookahead", "1")
     whole = collected(checkpoints / "mixtral", prompts, tmp_path / "whole.trace", *options)
     _stop_after_parts(monkeypatch, 1)
     ran = command(checkpoints / "mixtral", prompts, tmp_path / "parts.trace", *options)

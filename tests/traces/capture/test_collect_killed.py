@@ -179,14 +179,15 @@ def test_what_a_kill_after_the_renaming_left_is_cleared_away_by_the_same_command
 
 
 @pytest.mark.slow
-def test_a_collection_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [("--temperature", "1"), ("--continue-text", "--prompt-tokens", "12")], ids=" ".join)
+def test_a_collection_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path: Path, mode: tuple[str, ...]) -> None:
     draw = random.Random(11)
     save_tiny(tmp_path / "qwen2_moe", "qwen2_moe")
     prompts = tmp_path / "many.txt"
     lines = (" ".join(f"w{draw.randint(4, 198)}" for _ in range(draw.randint(2, 40))) for _ in range(60 * BATCH))
     prompts.write_text("\n".join(lines), encoding="utf-8")
     whole, out = tmp_path / "whole.trace", tmp_path / "killed.trace"
-    options = ("--max-new-tokens", "24", "--temperature", "1", "--lookahead", "1")
+    options = ("--max-new-tokens", "24", "--lookahead", "1", *mode)
     environment = subprocess_environment()
     uninterrupted, again = (
         ["-m", "traces", *command(tmp_path / "qwen2_moe", prompts, path, *options)] for path in (whole, out)

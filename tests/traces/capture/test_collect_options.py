@@ -69,6 +69,16 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
         (("pocket", *NAMED, "--output-tokens", "3"), "--output-tokens: cannot be given together with --max-new-tokens"),
         (("pocket", *NAMED, "--batch-size", "8", "--batch-tokens", "99"), "--batch-tokens: cannot be given together"),
         (("pocket", *NAMED, "--greedy", "--temperature", "1"), "--greedy: cannot be given together with --temperature"),
+        (("pocket", *NAMED, "--greedy", "--continue-text"), "--greedy: cannot be given together with --continue-text"),
+        (
+            ("pocket", *NAMED, "--temperature", "1", "--continue-text"),
+            "--temperature: cannot be given together with --continue-text",
+        ),
+        (
+            ("pocket", *NAMED, "--chat-template", "--continue-text"),
+            "--chat-template: cannot be given together with --continue-text",
+        ),
+        (("pocket", *NAMED[2:]), "--prompts: is required, or --continue-text"),
         (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
         (
             ("pocket", *NAMED, "--batch-size", "2.5"),

@@ -13,7 +13,7 @@ from common.errors import FieldError, UserError
 from tests.support.collect_helpers import NEW_TOKENS, PROMPTS, collected, content, numbers, texts_of, write_prompts
 from tests.support.tiny_models import BOS, EOS, save_tiny, tiny_tokenizer
 from traces.__main__ import main
-from traces.capture.capture_settings import Generation, Lengths
+from traces.capture.capture_settings import Generation
 from traces.capture.collection import cut_into_batches
 from traces.capture.generation import TokenizedPrompt
 from traces.capture.model_loading import load
@@ -44,8 +44,7 @@ def batches_of(lengths: list[int], **options: Any) -> list[list[int]]:
         TokenizedPrompt(number, Prompt(text="", source="", line=number + 1), [4] * length)
         for number, length in enumerate(lengths)
     ]
-    new = Lengths(max_new_tokens=NEW_TOKENS)
-    batches = cut_into_batches(requests, new, Generation(**options), where="p.jsonl")
+    batches = cut_into_batches(requests, NEW_TOKENS, Generation(**options), where="p.jsonl")
     return [[one.request for one in batch] for batch in batches]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import combinations
 
 from traces.prompts.prompt import Prompt
-from traces.prompts.prompt_sets import BUILT_IN, BUILT_IN_FILE, PromptChoice, read_prompts
+from traces.prompts.prompt_sets import BUILT_IN, SHIPPED, PromptChoice, read_prompts
 
 KINDS = {"code", "maths", "dialogue", "prose", "technical", "translation", "summary", "lists"}
 
@@ -54,7 +54,7 @@ def test_what_is_to_be_summarised_is_there() -> None:
 
 def test_the_file_is_tidy() -> None:
     """UTF-8 without byte order mark, one object per line, no blanks at the ends, no characters that show nothing."""
-    content = BUILT_IN_FILE.read_bytes().decode("utf-8")
+    content = SHIPPED[BUILT_IN].read_bytes().decode("utf-8")
     assert content.endswith("}\n")
     assert not re.search("[\ufeff\ufffd\u00a0\u200b\r\t]", content)
     assert all(prompt.text == prompt.text.strip() for prompt in prompts())

@@ -1,0 +1,105 @@
+"""Texts in place of generations: the first tokens of a text are the prefill, each token after them is a decode step.
+
+What a causal model's routers say of a token does not depend on the tokens after it. So one forward pass over a whole
+text has the routing that decoding has when each step is given the text's own token.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from traces.capture.capture_settings import Lengths
+from traces.capture.generation import TokenizedPrompt, padding_token
+from traces.capture.model_loading import LoadedModel
+from traces.capture.prompt_tokens import check_known, with_start
+from traces.prompts.prompt import Prompt
+
+# How a text is divided, as it is recorded beside the numbers.
+TEXT_RULE = (
+    "the first prompt_tokens of a text, start token included, are its prefill; each token after them is a decode step,"
+    " except the last, which stands for the one that is generated last and never computed; shorter texts are left out"
+)
+
+
+def divided_texts(
+    texts: Sequence[Prompt], loaded: LoadedModel, lengths: Lengths, *, where: object
+) -> list[TokenizedPrompt]:
+    """The texts' tokens, each text divided into prefill and continuation by `TEXT_RULE`.
+
+    A continuation has as many tokens as `lengths` allow, by default all that the text has. Texts that are too short
+    are left out, which stderr says. It is a `UserError` with the line of `where`, the texts' file, if the model cannot
+    take one of them, or if one pass would not be what decoding is; and a `UserError` if all are too short.
+    """
+    prefill, most = lengths.prefill_tokens, lengths.most_new_tokens
+    least = prefill + (most if most is not None and lengths.exactly else 1)
+    requests: list[TokenizedPrompt] = []
+    too_short: dict[int, int] = {}  # line: tokens
+    for text in texts:
+        tokens = with_start(text.text, loaded.tokenizer)
+        if len(tokens) < least:
+            too_short[text.line] = len(tokens)
+            continue
+        kept = tokens if most is None else tokens[: prefill + most]
+        place = f"{where}: line {text.line}, field prompt"
+        check_known(kept, loaded, place)
+        _check_length(len(kept), prefill, loaded, place)
+        requests.append(TokenizedPrompt(len(requests), text, kept[:prefill], kept[prefill:]))
+    if too_short:
+        line, length = max(too_short.items(), key=lambda one: one[1])
+        said = f"fewer than {least} tokens ({prefill} of the prefill, {least - prefill} more)"
+        if not requests:
+            raise UserError(f"{where}: all {len(texts)} texts have {said}; the longest, in line {line}, has {length}")
+        print(f"{where}: left out {len(too_short)} of {len(texts)} texts with {said}", file=sys.stderr)
+    return requests
+
+
+def _check_length(length: int, prefill: int, loaded: LoadedModel, place: str) -> None:
+    """Whether the model can read so many tokens at once as if all after the `prefill` came one after the other."""
+    way = "`max_new_tokens` takes fewer of a text"
+    if loaded.context is not None and length > loaded.context:
+        raise UserError(f"{place}: {length} tokens exceed the model's context of {loaded.context}; {way}")
+    for kind, limit in rotary_limits(loaded.config).items():
+        if length > limit and (kind == "dynamic" or prefill <= limit):
+            what = f"beyond {limit} tokens the model's rotary embedding ({kind}) changes with the length"
+            raise UserError(f"{place}: {what}, so one pass over {length} is not what decoding them is; {way}")
+
+
+def rotary_limits(config: Any) -> Mapping[str, int]:
+    """Per kind of rotary embedding that depends on the length of the sequence, the length up to which it does not.
+
+    "longrope" has two sets of frequencies, one for all shorter and one for all longer sequences; "dynamic" has others
+    for each length beyond the limit.
+    """
+    said = getattr(config, "rope_parameters", None) or {}
+    every = said.values() if said and all(isinstance(one, Mapping) for one in said.values()) else [said]
+    return {
+        one["rope_type"]: one.get("original_max_position_embeddings", config.max_position_embeddings)
+        for one in every
+        if one.get("rope_type") in ("longrope", "dynamic")
+    }
+
+
+def read_through(loaded: LoadedModel, batch: Sequence[TokenizedPrompt]) -> None:
+    """One forward pass over the texts of a batch, each without its last token.
+
+    They are padded at their ends, where no token of theirs can see it. A batch that does not fit into the memory is a
+    `UserError`.
+    """
+    texts = [[*text.tokens, *text.continuation][:-1] for text in batch]
+    width = max(map(len, texts))
+    padding = padding_token(loaded)
+    tokens = torch.tensor([text + [padding] * (width - len(text)) for text in texts], device=loaded.device)
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=loaded.device)
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(loaded.model.forward).parameters:
+        options["logits_to_keep"] = 1  # those of all tokens would take more memory than all else
+    try:
+        with torch.no_grad():
+            loaded.model(input_ids=tokens, attention_mask=mask, **options)
+    except torch.OutOfMemoryError as error:
+        what = f"a batch of {len(batch)} texts of up to {width} tokens does not fit into the memory"
+        raise UserError(f"{what} of {loaded.device}; make batches smaller") from error
