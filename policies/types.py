@@ -73,9 +73,10 @@ class RecordedRequest:
     position: Int  # [N] int32, place of the token in its sequence
     token: Int  # [N] int32
     gate: Float  # [N, L, J] float16, softmax over all experts (or the router's normalised scores)
-    experts: Int  # [N, L, K] int16, experts really executed, in the router's order
+    experts: Int  # [N, L, K] int16, experts really executed, in the router's order; -1 where none was
     embedding: Float | None = None  # [N, h] float16, output of the embedding layer
     lookahead: dict[int, Float] = field(default_factory=dict)  # distance d -> [N, L, J]: router l+d at layer l's input
+    residency: Int | None = None  # [N, L, K] int8, where the recording engine had each expert, as the trace says
 
 
 class History(Protocol):
@@ -134,8 +135,8 @@ class Gate:
     """What the router of one layer said."""
 
     layer: int
-    probs: Float  # [T, J] float32, softmax over all experts
-    experts: Int  # [T, K] experts really executed: not always the top-k of probs
+    probs: Float  # [T, J] float32, softmax over all experts; zero for a token that executes none here
+    experts: Int  # [T, K] experts really executed: not always the top-k of probs; -1 where none was
     lookahead: dict[int, Float] = field(default_factory=dict)  # {distance: [T, J]}
 
 
@@ -144,7 +145,7 @@ class Iteration(Protocol):
 
     batch: Batch
     maps: Float  # [T, L, J] float32
-    experts: Int  # [T, L, K] as executed
+    experts: Int  # [T, L, K] as executed, -1 where none was
     lookahead: dict[int, Float]  # {distance: [T, L, J]}
     starting: Sequence[int]  # requests whose first iteration this is
     ending: Sequence[int]  # requests whose last iteration this is

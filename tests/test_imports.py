@@ -21,7 +21,7 @@ HUB = {"datasets", "huggingface_hub"}
 WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "policies": (
         ("types", "naming", "policy_settings"),
-        ("base",),
+        ("base", "executed"),
         ("hooks", "validity"),
         ("registry", "cache", "prediction"),
         ("checked_policy",),

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
+from policies.executed import tokens_by_expert
 from policies.types import History, Int, ModelShape
 
 Placement = Literal["round-robin", "balanced"]
@@ -44,14 +45,12 @@ def check_replicas(replicas: int, gpus: int) -> None:
 
 def demand_counts(model: ModelShape, history: History) -> Int:
     """`[L, J]` how many iterations of the history demanded each expert."""
-    counts = np.zeros(model.total_experts, np.int64)
-    number = np.arange(model.layers)[:, None] * model.experts
+    counts = np.zeros((model.layers, model.experts), np.int64)
     for recorded in history:
         prefill = recorded.iteration == 0
-        numbers = recorded.experts + number  # [N, L, K]
-        counts += np.bincount(numbers[~prefill].ravel(), minlength=len(counts))
-        counts[np.unique(numbers[prefill])] += 1
-    return counts.reshape(model.layers, model.experts)
+        counts += tokens_by_expert(recorded.experts[~prefill], model.experts)
+        counts += tokens_by_expert(recorded.experts[prefill], model.experts) > 0
+    return counts
 
 
 def balanced(counts: Int, gpus: int) -> Int:

@@ -52,10 +52,3 @@ class RunningRequest:
         """Add the counts `[J]` of an event."""
         self.counts[layer] += fresh
         self.products += matrices.products(fresh, layer)
-
-
-def executed_counts(executed: Int, experts: int) -> Single:
-    """`[L, J]` how many tokens ran each expert, from `[N, L, K]`."""
-    layers = executed.shape[1]
-    numbers = executed.astype(np.int64) + np.arange(layers)[:, None] * experts
-    return np.bincount(numbers.ravel(), minlength=layers * experts).reshape(layers, experts).astype(np.float32)

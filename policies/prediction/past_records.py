@@ -26,13 +26,18 @@ class RecordMaker:
         return len(batch.token if self._per_token else batch.request)
 
     def of(self, values: Float, group: Int) -> Float:
-        """Per token `[T, …]` to per record `[R, …]`: the same, or the mean of each group; `group` `[T]` rises."""
+        """Per token `[T, …]` to per record `[R, …]`: the same, or the mean of each group; `group` `[T]` rises.
+
+        Maps `[T, L, J]` are zero where a token passed a layer by; it does not count in the mean of that layer.
+        """
         if self._per_token or len(group) == 1:
             return values
         starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
-        sizes = np.diff(starts, append=len(group)).astype(np.float32)
+        sizes = np.diff(starts, append=len(group)).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+        if values.ndim == 3 and not (known := values.any(axis=2, keepdims=True)).all():
+            sizes = np.maximum(np.add.reduceat(known, starts, axis=0, dtype=np.float32), 1)
         sums = np.add.reduceat(values.astype(np.float32), starts, axis=0)
-        means: Float = sums / sizes.reshape(-1, *[1] * (values.ndim - 1))
+        means: Float = sums / sizes
         return means
 
     def embeddings(self, embedding: Float | None, group: Int) -> Float | None:

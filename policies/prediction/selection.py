@@ -15,7 +15,8 @@ def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "excee
 
     Eq. 6: δ = clip(1 − score, 0, 1). Eq. 7, 8: experts in falling probability (ties by id) until their sum exceeds δ,
     and at least `top_k` of them. The authors' "demo" leaves out the expert with which the sum exceeds δ, and "top-k"
-    does without δ. The answer is a mask of the shape of `probs`.
+    does without δ. A distribution that is zero, of a layer that was passed by, calls for none. The answer is a mask of
+    the shape of `probs`.
     """
     total = probs.shape[-1]
     rows = probs.reshape(-1, total)
@@ -31,7 +32,7 @@ def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "excee
         chosen[:, top_k:] = (running[:, top_k:] if threshold == "demo" else running[:, top_k - 1 : -1]) <= delta
     mask = np.empty(rows.size, bool)
     mask[order] = chosen
-    return mask.reshape(probs.shape)
+    return mask.reshape(probs.shape) & probs.any(axis=-1, keepdims=True)
 
 
 def plan(layer: int, probs: Float, score: np.floating, top_k: int, threshold: Threshold = "exceed") -> Prefetch:
@@ -42,6 +43,8 @@ def plan(layer: int, probs: Float, score: np.floating, top_k: int, threshold: Th
         running = probs[order].cumsum()
         sums = running[top_k:] if threshold == "demo" else running[top_k - 1 : -1]
         count += int(sums.searchsorted(min(max(float(1 - score), 0.0), 1.0), side="right"))
+    if not probs[order[0]]:
+        count = 0
     chosen = order[:count]
     chosen.sort()
     return Prefetch(layer, chosen.tolist(), probs[chosen].tolist(), probs.astype(np.float64))

@@ -60,10 +60,12 @@ class StridePredictor:
         for gates, executed in sample(records, self.train_tokens, rng):
             assert executed is not None
             roots = np.sqrt(gates.astype(np.float32))  # [N, L, J]
-            ran = np.zeros(roots.shape, np.float32)
+            ran = np.zeros((*roots.shape[:2], model.experts + 1), np.float32)  # the last one is for -1, not executed
             np.put_along_axis(ran, executed.astype(np.int64), 1.0, axis=2)
             for layer, stride in pairs:
-                ridge = Ridge(alpha=self.regularisation).fit(roots[:, layer], ran[:, layer + stride])
+                target = layer + stride
+                known = slice(None) if executed[:, target].min() >= 0 else (executed[:, target] >= 0).any(axis=1)
+                ridge = Ridge(alpha=self.regularisation).fit(roots[known, layer], ran[known, target, :-1])
                 slopes = np.ascontiguousarray(ridge.coef_.reshape(model.experts, -1).T, np.float32)
                 self.learned[layer, stride] = slopes, np.asarray(ridge.intercept_, np.float32)
 

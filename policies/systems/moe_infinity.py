@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from policies.base import Policy
 from policies.evictors.frequency import LeastFrequentlyUsed
-from policies.prediction.activation_matrices import ActivationMatrices, RunningRequest, executed_counts
+from policies.executed import tokens_by_expert
+from policies.prediction.activation_matrices import ActivationMatrices, RunningRequest
 from policies.prediction.answers import NOT_KEPT
 from policies.prediction.block_prefetcher import BlockPrefetcher
 from policies.prediction.cosine import Single
@@ -111,7 +112,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     def _counted(self, history: Iterable[RecordedRequest]) -> Learned:
         """`[n, L, J]` counts of the experts that each past request ran."""
-        counts = [executed_counts(recorded.experts, self._model.experts) for recorded in history]
+        counts = [tokens_by_expert(recorded.experts, self._model.experts).astype(np.float32) for recorded in history]
         return {"counts": np.stack(counts) if counts else np.zeros((0, *self._shape), np.float32)}
 
     def on_request_start(self, request: int) -> None:
@@ -187,7 +188,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         requests = self._batch
         for row, running in enumerate(requests):
             own = experts if len(requests) == 1 else experts[batch.row == row]
-            fresh = np.bincount(own.ravel(), minlength=self._model.experts)
+            fresh = tokens_by_expert(own[:, None], self._model.experts)[0]
             running.saw(layer, fresh.astype(np.float32), self._matrices)
 
     def _nearest(self) -> Nearest:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from policies.base import Prefetcher
+from policies.executed import tokens_by_expert
 from policies.types import Batch, Float, Gate, Int, RecordedRequest
 from sim.engine.prediction_tape import PredictionTape
 
@@ -20,7 +21,7 @@ class Step:
 
     batch: Batch
     maps: Float  # [T, L, J] float32
-    experts: Int  # [T, L, K] as executed
+    experts: Int  # [T, L, K] as executed, -1 where none was
     lookahead: dict[int, Float]  # {distance: [T, L, J]}
     demands: list[list[int]]  # per layer the distinct experts, in rising order
     loads: list[list[int]] | None  # per layer the tokens of each of them; None: one token each
@@ -82,6 +83,8 @@ class _Replay:
         self.steps = len(starts)
         self.has_prefill = bool(recorded.iteration[0] == 0)
         self.demands = np.sort(recorded.experts, axis=2).tolist()  # right where an iteration has one token
+        if recorded.experts.min() < 0:
+            self.demands = [[[x for x in layer if x >= 0] for layer in token] for token in self.demands]
         reach = recorded.position.astype(np.int64) + 1
         self.context = np.maximum.reduceat(reach, starts).tolist()
         self.attended = np.add.reduceat(reach, starts).tolist()
@@ -146,8 +149,6 @@ def _join(arrays: list[Array], rows: list[slice]) -> Array:
 
 def _distinct(experts: Int, total: int) -> tuple[list[list[int]], list[list[int]]]:
     """Per layer, from `[T, L, K]`: the distinct experts in rising order, and how many tokens each serves."""
-    layers = experts.shape[1]
-    flat = experts + np.arange(layers)[:, None] * total
-    tokens = np.bincount(flat.ravel(), minlength=layers * total).reshape(layers, total)
+    tokens = tokens_by_expert(experts, total)
     demands = [np.flatnonzero(row).tolist() for row in tokens]
     return demands, [row[row > 0].tolist() for row in tokens]

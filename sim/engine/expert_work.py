@@ -47,7 +47,9 @@ class ExpertWork:
         # The GPU of each expert by layer; with replicas, as it was at first.
         self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
         self._layers = np.arange(len(self._homes))[:, None]
-        self._bins = np.array(self._homes) + self._layers * self._gpus  # [L, J]: a number for each GPU in each layer
+        # [L, J + 1]: a number for each GPU in each layer, and one for -1, an expert that is not executed.
+        self._bins = np.pad(np.array(self._homes) + self._layers * self._gpus, ((0, 0), (0, 1)), constant_values=0)
+        self._bins[:, -1] = len(self._homes) * self._gpus
         self._one_token_s = cost.expert_s(1)
         self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
         self.waits = LayerWaits([device.slots for device in cache.devices])
@@ -63,7 +65,7 @@ class ExpertWork:
         self.waits.begin_iteration()
         if step.loads is None and self._cache.fixed:
             bins = self._bins[self._layers, step.experts[0]]  # [L, K]
-            counts = np.bincount(bins.ravel(), minlength=len(bins) * self._gpus)
+            counts = np.bincount(bins.ravel(), minlength=len(bins) * self._gpus)[: len(bins) * self._gpus]
             self._busiest: list[int] = counts.reshape(-1, self._gpus).max(axis=1).tolist()
             self.operations = sum(self._busiest)
 

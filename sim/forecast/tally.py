@@ -35,7 +35,8 @@ class Tally:
                 else:
                     rank[layer] = plan.belief
         executed = np.zeros_like(planned)
-        executed[np.arange(model.layers)[:, None], step.experts] = True
+        for layer, experts in enumerate(step.demands):
+            executed[layer, experts] = True
         distinct = executed.sum(axis=1)
         order = (-rank).argsort(axis=1, kind="stable")
         first = (np.arange(model.experts) < distinct[:, None]) & (np.take_along_axis(rank, order, axis=1) >= 0)

@@ -41,6 +41,13 @@ def random_request(request: int, meta: TraceMeta, seed: int = 0, prompt: int = 5
     if not meta.gate_complete:
         gate[:] = 0
         np.put_along_axis(gate, experts, distributions(rng, experts.shape), axis=2)
+    residency = rng.integers(0, 3, experts.shape)
+    if not meta.all_executed:  # all but the last token of an iteration may pass layers by; some experts are dropped
+        passed_by = rng.random((rows, shape.layers)) < 0.5
+        passed_by[:, 0] = passed_by[np.flatnonzero(np.diff(iteration, append=-1))] = False
+        gate[passed_by] = 0
+        experts[passed_by] = -1
+        residency[passed_by] = -1
     lookahead = {}
     for distance in meta.lookahead:
         lookahead[distance] = distributions(rng, gate.shape)
@@ -56,6 +63,7 @@ def random_request(request: int, meta: TraceMeta, seed: int = 0, prompt: int = 5
         experts=experts.astype(np.int16),
         embedding=embedding_layer(shape)[token] if meta.embedding else None,
         lookahead=lookahead,
+        residency=residency.astype(np.int8) if meta.residency else None,
     )
     info = RequestInfo(
         request=request,
@@ -103,7 +111,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 def assert_same(found: RecordedRequest, expected: RecordedRequest) -> None:
     assert (found.request, found.source) == (expected.request, expected.source)
-    for name in ("iteration", "position", "token", "gate", "experts", "embedding"):
+    for name in ("iteration", "position", "token", "gate", "experts", "embedding", "residency"):
         one, other = getattr(found, name), getattr(expected, name)
         if other is None:
             assert one is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.executed import demands_of, tokens_by_expert
 from policies.types import Bool, Float, Int, RecordedRequest
 
 Array = NDArray[np.float64]
@@ -34,13 +35,9 @@ class Iterations:
 def iterations_of(recorded: RecordedRequest, prefill: bool) -> Iterations:
     """Put the tokens of each forward pass together; `prefill` says whether the first of them is the prefill."""
     _, first, rows = np.unique(recorded.iteration, return_index=True, return_counts=True)
-    layers, experts = recorded.gate.shape[1:]
+    experts = recorded.gate.shape[2]
     maps = np.add.reduceat(recorded.gate, first, axis=0, dtype=np.float64)
     maps /= maps.sum(axis=2, keepdims=True)  # float16 gates sum to 1 only nearly
-    demands = np.zeros(maps.shape, bool)
-    which = np.repeat(np.arange(len(first)), rows)
-    demands[which[:, None, None], np.arange(layers)[:, None], recorded.experts] = True
-    flat = recorded.experts + np.arange(layers)[:, None] * experts  # [N, L, K]
     embeddings = None
     if recorded.embedding is not None:
         embeddings = np.add.reduceat(recorded.embedding, first, axis=0, dtype=np.float64) / rows[:, None]
@@ -48,8 +45,8 @@ def iterations_of(recorded: RecordedRequest, prefill: bool) -> Iterations:
         request=recorded.request,
         prefill=prefill,
         maps=maps,
-        demands=demands,
-        tokens=np.bincount(flat.ravel(), minlength=layers * experts).reshape(layers, experts),
+        demands=demands_of(recorded.experts, np.repeat(np.arange(len(first)), rows), experts),
+        tokens=tokens_by_expert(recorded.experts, experts),
         embeddings=embeddings,
     )
 

@@ -1,8 +1,9 @@
 """The rows of a whole trace as arrays, for readers that come back to it: Parquet is decoded and checked once.
 
 The arrays, by name: `iteration`, `position` and `token` `[rows]` int32, `gate` `[rows, L, J]` float16, `experts`
-`[rows, L, K]` int16, for each distance d of the trace `lookahead_d` like the gate, and if it has embeddings their
-table: `embedding_token` `[n]` int32 and `embedding_vector` `[n, h]` float16. Requests are in the trace's order.
+`[rows, L, K]` int16, for each distance d of the trace `lookahead_d` like the gate, `residency` `[rows, L, K]` int8 if
+it has that, and if it has embeddings their table: `embedding_token` `[n]` int32 and `embedding_vector` `[n, h]`
+float16. Requests are in the trace's order.
 """
 
 from collections.abc import Mapping
@@ -21,10 +22,12 @@ Arrays = Mapping[str, NDArray[Any]]
 def columns(meta: TraceMeta) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shape of a row, and type, of each array that has the rows of all requests."""
     shape = meta.shape
+    slots = (shape.layers, shape.top_k)
     return {
         **dict.fromkeys(("iteration", "position", "token"), ((), np.int32)),
         **dict.fromkeys(gate_columns(meta), ((shape.layers, shape.experts), np.float16)),
-        "experts": ((shape.layers, shape.top_k), np.int16),
+        "experts": (slots, np.int16),
+        **({"residency": (slots, np.int8)} if meta.residency else {}),
     }
 
 
@@ -37,6 +40,8 @@ def fill(arrays: Arrays, rows: slice, recorded: RecordedRequest) -> None:
     """Put the rows of a request into their place."""
     for name in ("iteration", "position", "token", "gate", "experts"):
         arrays[name][rows] = getattr(recorded, name)
+    if recorded.residency is not None:
+        arrays["residency"][rows] = recorded.residency
     for distance, gate in recorded.lookahead.items():
         arrays[f"lookahead_{distance}"][rows] = gate
 
@@ -52,4 +57,5 @@ def recorded_in(arrays: Arrays, rows: slice, info: RequestInfo, meta: TraceMeta)
         gate=arrays["gate"][rows],
         experts=arrays["experts"][rows],
         lookahead={distance: arrays[f"lookahead_{distance}"][rows] for distance in meta.lookahead},
+        residency=arrays["residency"][rows] if meta.residency else None,
     )

@@ -31,14 +31,18 @@ def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta
     yield from order_faults(recorded.iteration, info, meta)
     yield from position_faults(recorded.position)
     yield from token_faults(recorded.token, meta.shape)
-    yield from expert_faults(recorded.experts, meta.shape)
-    yield from gate_faults(recorded.gate, "gate", meta.shape)
+    yield from expert_faults(recorded.experts, meta)
+    yield from idle_faults(recorded, meta)
+    passed_by: Bool | None = None if meta.all_executed else np.all(recorded.experts < 0, axis=2)
+    yield from gate_faults(recorded.gate, "gate", meta.shape, passed_by=passed_by)
     for distance, gate in recorded.lookahead.items():
         yield from gate_faults(gate, f"lookahead_{distance}", meta.shape, distance)
     if not meta.gate_complete:
         yield from sparse_faults(recorded.gate, recorded.experts, meta.shape)
     if recorded.embedding is not None:
         yield from vector_faults(recorded.embedding, "embedding")
+    if recorded.residency is not None:
+        yield from residency_faults(recorded.residency, recorded.experts)
 
 
 def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
@@ -61,6 +65,8 @@ def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
     ]
     if recorded.embedding is not None:
         wanted.append(("embedding", recorded.embedding, (rows, shape.hidden), "f"))
+    if meta.residency:
+        wanted.append(("residency", recorded.residency, (rows, shape.layers, shape.top_k), "iu"))
     for field, values, size, kinds in wanted:
         if values is None:
             yield Fault(row=0, field=field, what="is missing", value=None)
@@ -104,24 +110,53 @@ def token_faults(token: Int, shape: ModelShape) -> Iterator[Fault]:
     yield from _report((token < 0) | (token >= shape.vocab), "token", f"must be from 0 to {shape.vocab - 1}", token)
 
 
-def expert_faults(experts: Int, shape: ModelShape) -> Iterator[Fault]:
+def expert_faults(experts: Int, meta: TraceMeta) -> Iterator[Fault]:
     """`[N, L, K]`: below J and distinct within a token's layer."""
+    shape, least = meta.shape, 0 if meta.all_executed else -1
     # Three quarters of the time of a read would go into masks that are nearly always empty; ask for extremes first.
-    if experts.min() < 0 or experts.max() >= shape.experts:
-        bad = (experts < 0) | (experts >= shape.experts)
-        what = f"must be from 0 to {shape.experts - 1}"
+    if experts.min() < least or experts.max() >= shape.experts:
+        bad = (experts < least) | (experts >= shape.experts)
+        what = f"must be from {least} to {shape.experts - 1}"
         yield from _report(bad.any(2), "experts", what, lambda at: experts[at][bad[at]][0])
     ordered = np.sort(experts, axis=2)
-    same = ordered[:, :, 1:] == ordered[:, :, :-1]
+    same = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)
     yield from _report(same.any(2), "experts", "must not repeat an expert", lambda at: experts[at].tolist())
 
 
-def gate_faults(gate: Float, field: str, shape: ModelShape, distance: int = 0) -> Iterator[Fault]:
-    """`[N, L, J]`: distributions over experts; zero in layers whose target lies beyond the last."""
+def idle_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
+    """Every token executes an expert in the first layer, and every iteration one in every layer."""
+    if meta.all_executed:
+        return
+    idle: Bool = np.all(recorded.experts < 0, axis=2)  # [N, L]
+    what = "must execute an expert in the first layer"
+    yield from _report(idle[:, :1], "experts", what, lambda at: recorded.experts[at].tolist())
+    starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1))
+    passed_by = np.zeros_like(idle)
+    passed_by[starts] = np.logical_and.reduceat(idle, starts, axis=0)
+    what = "must be executed by a token of the iteration"
+    yield from _report(passed_by, "experts", what, lambda at: recorded.experts[at].tolist())
+
+
+def residency_faults(residency: Int, experts: Int) -> Iterator[Fault]:
+    """`[N, L, K]`: 0, 1 or 2 of an executed expert, -1 of others."""
+    bad = np.where(experts < 0, residency != -1, (residency < 0) | (residency > 2))
+    what = "must be 0, 1 or 2 of an executed expert and -1 elsewhere"
+    yield from _report(bad.any(2), "residency", what, lambda at: residency[at].tolist())
+
+
+def gate_faults(
+    gate: Float, field: str, shape: ModelShape, distance: int = 0, *, passed_by: Bool | None = None
+) -> Iterator[Fault]:
+    """`[N, L, J]`: distributions over experts; zero in layers whose target lies beyond the last.
+
+    Where a layer was `passed_by` `[N, L]` it may be zero too.
+    """
     known, beyond = gate[:, : shape.layers - distance], gate[:, shape.layers - distance :]
     sums = known.sum(axis=2, dtype=np.float32)
     # Written so that NaN and infinity fail it too.
     off = ~(np.abs(sums - 1.0) <= GATE_SUM_TOLERANCE)
+    if passed_by is not None:
+        off &= ~(passed_by & (sums == 0))
     if off.any():
         broken = ~np.isfinite(sums) & off
         yield from _report(broken, field, "must be finite", lambda at: known[at][~np.isfinite(known[at])][0])
@@ -139,8 +174,8 @@ def gate_faults(gate: Float, field: str, shape: ModelShape, distance: int = 0) -
 def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Fault]:
     """A gate that is known at the executed experts only is positive there and zero elsewhere."""
     inside = np.clip(experts, 0, shape.experts - 1).astype(np.int64)
-    weights = np.take_along_axis(gate, inside, axis=2)
-    bare = (weights == 0).any(2)
+    weights = np.where(experts < 0, np.float16(0), np.take_along_axis(gate, inside, axis=2))
+    bare = ((weights == 0) & (experts >= 0)).any(2)
     yield from _report(bare, "gate", "must not be zero at an executed expert", lambda at: weights[at].tolist())
     others = np.count_nonzero(gate, axis=2) > np.count_nonzero(weights, axis=2)
     yield from _report(others, "gate", "must be zero at experts that were not executed", lambda at: gate[at].max())

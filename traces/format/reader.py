@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from common.errors import UserError
+from policies.executed import demands_of
 from policies.types import Bool, Float, Int, RecordedRequest
 from traces.format import decoded_routing, faults, token_table
 from traces.format.faults import Fault
@@ -148,13 +149,10 @@ class Trace:
             iteration = token_table.array_of(table, "iteration")
             experts = token_table.experts_of(table, shape)
             self._raise(request, faults.order_faults(iteration, info, self.meta))
-            self._raise(request, faults.expert_faults(experts, shape))
+            self._raise(request, faults.expert_faults(experts, self.meta))
         else:
             iteration, experts = (self._decoded[name][self._rows(request)] for name in ("iteration", "experts"))
-        demanded = np.zeros((info.output_tokens, shape.layers, shape.experts), bool)
-        index = (iteration - self.meta.first_iteration)[:, None, None]
-        demanded[index, np.arange(shape.layers)[None, :, None], experts] = True
-        return demanded
+        return demands_of(experts, iteration - self.meta.first_iteration, shape.experts)
 
     def _info(self, request: int) -> RequestInfo:
         if request not in self.infos:

@@ -5,7 +5,7 @@ captured, `embeddings.parquet`. The rules for a request's rows are in `faults.py
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib import metadata
@@ -83,6 +83,8 @@ class TraceMeta:
     dtype: str | None = None  # of the model's weights when it ran; None when unknown
     score: str = "softmax"  # what turned the router's logits into `gate`; sigmoid scores are normalised to sum to 1
     gate_complete: bool = True  # False: `gate` is zero except at the executed experts
+    all_executed: bool = True  # False: tokens may pass a layer by, beyond the first; their experts there are -1
+    residency: bool = False  # tokens.parquet has the column `residency`: what the engine's own cache had
     prefill: bool = True  # False: iterations start at 1
     lookahead: tuple[int, ...] = ()  # distances, ascending
     embedding: bool = False
@@ -111,7 +113,7 @@ class TraceMeta:
     @cached_property
     def schemas(self) -> dict[str, pa.Schema]:
         """The Arrow schema of each Parquet file of the trace."""
-        schemas = {REQUESTS: requests_schema(self.prompt_text), TOKENS: tokens_schema(self.shape, self.lookahead)}
+        schemas = {REQUESTS: requests_schema(self.prompt_text), TOKENS: tokens_schema(self)}
         return schemas | ({EMBEDDINGS: embeddings_schema(self.shape.hidden)} if self.embedding else {})
 
     @property
@@ -137,6 +139,9 @@ class TraceMeta:
             "columns": self.columns,
             "files": {name: asdict(info) for name, info in self.files.items()},
         }
+        for name, usual in _UNUSUAL.items():
+            if body[name] == usual:
+                del body[name]
         # Through JSON and back, so that what is hashed is what a reader will find.
         loaded: dict[str, Any] = json.loads(canonical_json(body))
         return loaded
@@ -151,7 +156,7 @@ class TraceMeta:
             raise TraceError.at(
                 file, f"format version must be {FORMAT_VERSION}", field="format_version", value=repr(version)
             )
-        _check_keys(data, _TYPES, file)
+        _check_keys(data, _TYPES | {name: bool for name in _UNUSUAL if name in data}, file)
         shape = _shape_from_json(data["shape"], file)
         entries = {}
         for name, entry in data["files"].items():
@@ -193,6 +198,10 @@ _TYPES: dict[str, Any] = {
     "files": dict,
     "sha256": str,
 }
+
+
+# Keys that stand there only in traces that need them, and what the others have.
+_UNUSUAL: dict[str, bool] = {"all_executed": True, "residency": False}
 
 
 def _meta_problems(meta: TraceMeta) -> list[str]:
@@ -282,15 +291,23 @@ def requests_schema(prompt_text: bool = False) -> pa.Schema:
     return pa.schema(columns + [pa.field("prompt", pa.string())] * prompt_text)
 
 
-def tokens_schema(shape: ModelShape, lookahead: Sequence[int] = ()) -> pa.Schema:
-    """The columns of `tokens.parquet`: a row per token of a forward pass."""
+def tokens_schema(meta: TraceMeta) -> pa.Schema:
+    """The columns of `tokens.parquet`: a row per token of a forward pass.
+
+    `residency` says of each executed expert, as the engine found it when the router had spoken: 0 not there, 1 there, 2
+    there by a prefetch that nothing had used yet. It is -1 where `experts` is.
+    """
+    shape = meta.shape
     gate = _fixed_list(pa.float16(), shape.layers * shape.experts)
     expert = pa.uint8() if shape.experts <= 256 else pa.uint16()
+    if not meta.all_executed:
+        expert = pa.int16()
     columns = [pa.field(name, pa.int32(), nullable=False) for name in ("request", "iteration", "position", "token")]
     columns.append(pa.field("gate", gate, nullable=False))
     columns.append(pa.field("experts", _fixed_list(expert, shape.layers * shape.top_k), nullable=False))
-    columns += [pa.field(f"lookahead_{distance}", gate, nullable=False) for distance in lookahead]
-    return pa.schema(columns)
+    columns += [pa.field(f"lookahead_{distance}", gate, nullable=False) for distance in meta.lookahead]
+    residency = _fixed_list(pa.int8(), shape.layers * shape.top_k)
+    return pa.schema(columns + [pa.field("residency", residency, nullable=False)] * meta.residency)
 
 
 def embeddings_schema(hidden: int) -> pa.Schema:

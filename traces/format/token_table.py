@@ -23,8 +23,10 @@ def to_table(recorded: RecordedRequest, meta: TraceMeta) -> pa.Table:
         pa.array(np.full(rows, recorded.request, np.int32)),
         *(pa.array(np.asarray(one, np.int32)) for one in (recorded.iteration, recorded.position, recorded.token)),
     ]
-    lookaheads = [recorded.lookahead[distance] for distance in meta.lookahead]
-    for field, values in zip(schema.names[4:], (recorded.gate, recorded.experts, *lookaheads), strict=True):
+    values_of = [recorded.gate, recorded.experts, *(recorded.lookahead[distance] for distance in meta.lookahead)]
+    if recorded.residency is not None:
+        values_of.append(recorded.residency)
+    for field, values in zip(schema.names[4:], values_of, strict=True):
         arrays.append(fixed_list(values, schema.field(field).type))
     return pa.table(arrays, schema=schema)
 
@@ -59,12 +61,15 @@ def from_table(table: pa.Table, info: RequestInfo, meta: TraceMeta) -> RecordedR
         gate=gates.pop(0),
         experts=experts_of(table, shape),
         lookahead=gates,
+        residency=array_of(table, "residency", shape.layers, shape.top_k) if meta.residency else None,
     )
 
 
 def experts_of(table: pa.Table, shape: ModelShape) -> Int:
     """`[N, L, K]` int16."""
     stored = array_of(table, "experts", shape.layers, shape.top_k)
+    if stored.dtype == np.int16:
+        return stored  # type: ignore[no-any-return]
     # Too large a value must stay too large, not become negative.
     experts: Int = np.minimum(stored.astype(np.uint16), np.iinfo(np.int16).max).astype(np.int16)
     return experts

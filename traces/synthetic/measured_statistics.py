@@ -181,7 +181,7 @@ class Speculation:
             executed = recorded.experts[:, distance:]
             shared = int((said[..., :, None] == executed[..., None, :]).sum())
             self._shared[distance] = self._shared.get(distance, 0) + shared
-            self._executed[distance] = self._executed.get(distance, 0) + executed.size
+            self._executed[distance] = self._executed.get(distance, 0) + int((executed >= 0).sum())
 
     def recall(self) -> dict[int, float]:
         """By distance."""

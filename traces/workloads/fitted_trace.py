@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from traces.format.reader import Trace
+from traces.format.schema import TraceError
 from traces.format.storage import file_info
 from traces.format.target import TraceTarget
 from traces.format.writer import TraceWriter
@@ -23,6 +24,9 @@ def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
 
     How many prompts were cut is said on stderr.
     """
+    if not trace.meta.all_executed:
+        what = "tokens of its prefills pass layers by (experts -1), so no prompt of another length can be made of them"
+        raise TraceError.at(trace.path, what)
     whole, rng = read_workload(settings.workload), np.random.default_rng(settings.seed)
     workload = sample(whole, rng, requests=settings.requests, rate=settings.rate)
     longest = settings.max_prompt_tokens

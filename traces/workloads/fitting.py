@@ -130,6 +130,7 @@ def fitted_meta(trace: Trace, workload: Workload, told: Mapping[str, Any], *, ma
         meta,
         kind="synthetic" if meta.kind == "synthetic" else "fitted",
         prompt_text=False,
+        residency=False,  # the engine's cache was in another state before rows that now follow others
         generation={**meta.generation, **{f"fit_{name}": one for name, one in settings.items() if one is not None}},
         versions={**meta.versions, **library_versions()},
         notes="; ".join(filter(None, [meta.notes, note])),

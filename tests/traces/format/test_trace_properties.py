@@ -64,6 +64,8 @@ def metas(draw: Any, widest: int = 1000) -> TraceMeta:
         dtype=draw(maybe(TEXT)),
         score=draw(st.sampled_from(SCORES)),
         gate_complete=draw(st.booleans()),
+        all_executed=draw(st.booleans()),
+        residency=draw(st.booleans()),
         prefill=draw(st.booleans()),
         lookahead=tuple(sorted(draw(distances))),
         embedding=draw(st.booleans()),
@@ -176,7 +178,7 @@ def values(path: Path) -> list[Any]:
     found: list[Any] = [trace.meta, *trace.infos.values()]
     for one in trace.iter():
         arrays = [one.iteration, one.position, one.token, one.gate, one.experts, *one.lookahead.values()]
-        arrays += [] if one.embedding is None else [one.embedding]
+        arrays += [each for each in (one.embedding, one.residency) if each is not None]
         found.append((one.request, one.source, [(array.dtype.str, array.shape, array.tobytes()) for array in arrays]))
     return found
 

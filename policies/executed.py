@@ -1,0 +1,22 @@
+"""Which experts tokens execute, as counts and masks. In recordings -1 stands for an expert that was not executed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Bool, Int
+
+
+def tokens_by_expert(executed: Int, experts: int) -> NDArray[np.int64]:
+    """`[L, J]` how many tokens execute each expert, from `[N, L, K]`."""
+    layers = executed.shape[1]
+    numbers = executed + (np.arange(layers)[:, None] * (experts + 1) + 1)  # the first of each layer is -1
+    counts: NDArray[np.int64] = np.bincount(numbers.ravel(), minlength=layers * (experts + 1)).reshape(layers, -1)
+    return counts[:, 1:]
+
+
+def demands_of(executed: Int, iteration: Int, experts: int) -> Bool:
+    """`[I, L, J]` which experts each iteration executes, from `[N, L, K]` and each token's iteration, from 0 on."""
+    layers = executed.shape[1]
+    demanded = np.zeros((int(iteration[-1]) + 1, layers, experts + 1), bool)  # the last of each layer is -1
+    demanded[iteration[:, None, None], np.arange(layers)[:, None], executed] = True
+    return demanded[:, :, :-1]
