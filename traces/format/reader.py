@@ -154,6 +154,10 @@ class Trace:
             iteration, experts = (self._decoded[name][self._rows(request)] for name in ("iteration", "experts"))
         return demands_of(experts, iteration - self.meta.first_iteration, shape.experts)
 
+    def decode_rows_of(self, request: int) -> int:
+        """How many of a request's rows are decode iterations; they are its last."""
+        return self._info(request).output_tokens - int(self.meta.prefill)
+
     def _info(self, request: int) -> RequestInfo:
         if request not in self.infos:
             raise UserError(f"{self.path} has no request {request}; it has {len(self)} from {min(self.infos)} on")

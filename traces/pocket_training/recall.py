@@ -12,6 +12,7 @@ import numpy as np
 
 from policies.types import Float, Int
 from traces.analysis.iterations import top
+from traces.analysis.nearest_map import named_ahead, nearest_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,7 @@ def recall(
         nearest = nearest_maps(request.gate[rows], store.gate)  # [T, L]
         for at, distance in enumerate(distances):
             found = nearest[:, : layers - distance]
-            maps = store.gate[found, np.arange(distance, layers)]  # [T, L−d, J]
-            fine[at, distance:] += _hits(truth[:, distance:], top(maps, top_k))
+            fine[at, distance:] += _hits(truth[:, distance:], named_ahead(nearest, store.gate, distance, top_k))
             speculation[at, distance:] += _hits(truth[:, distance:], request.ahead[distance][rows])
             same[at, distance:] += (store.token[found] == request.token[rows, None]).sum(axis=0)
     return [
@@ -117,22 +117,6 @@ def same_token_by_chance(store: Routing, requests: Sequence[Routing]) -> float:
     length = int(max(tokens.max(), store.token.max())) + 1
     share = np.bincount(store.token, minlength=length) / len(store.token)
     return float(share[tokens].mean())
-
-
-def nearest_maps(queries: Float, stored: Float) -> Int:
-    """`[T, L]`: after each layer, the stored map whose trajectory until then is nearest by cosine.
-
-    `queries` `[T, L, J]`, `stored` `[C, L, J]`. Dot products of a trajectory are those of the layers before plus one.
-    """
-    dots = np.zeros((len(queries), len(stored)), np.float32)
-    squares = np.zeros(len(stored), np.float32)
-    nearest = np.empty(queries.shape[:2], np.int64)
-    for layer in range(queries.shape[1]):
-        right = stored[:, layer].astype(np.float32)
-        dots += queries[:, layer].astype(np.float32) @ right.T
-        squares += np.square(right).sum(axis=1)
-        nearest[:, layer] = np.argmax(dots / np.sqrt(squares), axis=1)  # a query's own norm does not change its argmax
-    return nearest
 
 
 def expert_load(texts: Sequence[Routing]) -> Float:
