@@ -31,6 +31,9 @@ SOURCES = (
     "sim/decoded_trace.py",
     "traces/analysis/expert_counts.py",
     "traces/analysis/iterations.py",
+    "traces/analysis/naturalness.py",
+    "traces/analysis/nearest_map.py",
+    "traces/analysis/similarity.py",
     "sim/engine",
     "sim/hardware",
     "sim/inputs.py",
@@ -44,6 +47,7 @@ SOURCES = (
     "sim/shared_predictions.py",
     "sim/started_policy.py",
     "sim/simulation.py",
+    "sim/trace_naturalness.py",
     "traces/format",
 )
 

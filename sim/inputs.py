@@ -18,7 +18,9 @@ from sim.hardware.machine import Machine
 from sim.hardware.machine_files import machine_named
 from sim.hardware.memory import GpuMemory
 from sim.scenario import CacheSize, Scenario
+from sim.trace_naturalness import naturalness
 from traces.analysis.expert_counts import read_counts
+from traces.analysis.naturalness import warning
 from traces.format.reader import RecordedFuture, Requests, Trace, split
 from traces.published_models import published
 
@@ -161,12 +163,19 @@ class Resolver:
             requests=Requests(read, test),
             history=Requests(read, train) if history is None else Requests(history),
             future=RecordedFuture(read, test),
-            facts={**facts_of(trace, history), "split_sha256": sha256_of_json({"run": test, "learnt_from": train})},
+            facts={
+                **facts_of(trace, history, self._naturalness),
+                "split_sha256": sha256_of_json({"run": test, "learnt_from": train}),
+            },
         )
 
     def _trace(self, path: Path) -> Trace:
         trace: Trace = self._once(("trace", path), lambda: with_decoded(Trace.open(path), self._artefacts))
         return trace
+
+    def _naturalness(self, trace: Trace) -> dict[str, Any]:
+        found: dict[str, Any] = self._once(("natural", trace.digest), lambda: naturalness(trace, self._artefacts))
+        return found
 
     def _once(self, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
         if key not in self._known:
@@ -184,11 +193,21 @@ def _longest(requests: Requests) -> int:
     return max(requests.trace.positions(request) for request in requests.ids)
 
 
-def facts_of(trace: Trace, history: Trace | None = None) -> dict[str, Any]:
-    """What results say of the routing."""
+def facts_of(
+    trace: Trace, history: Trace | None = None, measure: Callable[[Trace], dict[str, Any]] = naturalness
+) -> dict[str, Any]:
+    """What results say of the routing; `measure` says how natural a trace is."""
 
     def said(of: Trace) -> dict[str, Any]:
-        return {"name": of.path.name, "kind": of.meta.kind, "model": of.shape.name, "digest": of.digest}
+        found = measure(of)
+        return {
+            "name": of.path.name,
+            "kind": of.meta.kind,
+            "model": of.shape.name,
+            "digest": of.digest,
+            "naturalness": found,
+            "warning": warning(of.meta.kind, found),
+        }
 
     return {"trace": said(trace), "history": said(history) if history else None, "counts_sha256": None}
 

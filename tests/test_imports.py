@@ -37,7 +37,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "sim": (
         ("artefacts", "hardware"),
-        ("decoded_trace", "engine", "labels"),
+        ("decoded_trace", "engine", "labels", "trace_naturalness"),
         ("scenario",),
         ("axes", "inputs"),
         ("experiment",),

@@ -56,5 +56,7 @@ def predict(
 
 
 def _rows(quality: "Quality") -> str:
-    rows = quality.layers.assign(trace_kind=quality.trace.meta.kind)
+    from sim.trace_naturalness import trace_columns
+
+    rows = quality.layers.assign(**trace_columns(quality.settings["trace"]))
     return json_text.dumps(json_text.loads(rows.to_json(orient="records", double_precision=15)), indent=2)

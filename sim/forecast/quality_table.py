@@ -21,11 +21,13 @@ def report(quality: Quality) -> str:
 def heading(quality: Quality) -> str:
     """What was predicted."""
     trace, shape = quality.trace, quality.trace.shape
-    return (
+    warning = quality.settings["trace"]["warning"]
+    what = (
         f"Prediction of {quality.requests} requests of {trace.path.name} "
-        f"({provenance.routing(trace.meta.kind, shape.name)}: "
+        f"({provenance.routing(trace.meta.kind, shape.name, warning)}: "
         f"{shape.layers} × {shape.experts} experts of {shape.expert_bytes / 1e6:.3g} MB, top-{shape.top_k})"
     )
+    return "\n".join([what, *provenance.caution(warning)])
 
 
 def table(summary: pd.DataFrame) -> str:

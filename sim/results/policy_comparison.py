@@ -7,6 +7,7 @@ from pathlib import Path
 from sim.results.result import Result, write_results
 from sim.results.summary import Summary, ratio
 from sim.scenario import Detail, Scenario
+from sim.trace_naturalness import trace_columns
 
 RESIDENT = "no-offload"
 BEST = "clairvoyant"
@@ -39,7 +40,7 @@ class PolicyComparison:
             "tpot_over_no_offload": _tpot_over(own, self.resident),
             "tpot_over_clairvoyant": _tpot_over(own, self.best),
             "makespan_lower_bound_s": own["makespan_s"] if own["preloaded"] and least_s is not None else least_s,
-            "trace_kind": result.provenance["trace"]["kind"],
+            **trace_columns(result.provenance["trace"]),
         }
 
 

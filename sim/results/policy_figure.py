@@ -46,9 +46,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
     trace, model, machine = (results[0].provenance[name] for name in ("trace", "model", "machine"))
     total = model["layers"] * model["experts"]
-    drawn.suptitle(
-        f"{kind.capitalize()}: {provenance.routing(trace['kind'], trace['model'])} with the sizes of {model['name']}\n"
+    routing = provenance.routing(trace["kind"], trace["model"], trace["warning"])
+    title = [
+        f"{kind.capitalize()}: {routing} with the sizes of {model['name']}",
         f"on {machine['described']}, {results[0].provenance['cache_experts']} of {total} experts in the cache",
-        fontsize=10,
-    )
+        *provenance.caution(trace["warning"]),
+    ]
+    drawn.suptitle("\n".join(title), fontsize=10)
     save(drawn, path)

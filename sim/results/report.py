@@ -17,7 +17,9 @@ def report(comparison: PolicyComparison) -> str:
     learned = first.provenance["history"]
     lines = [heading(first)]
     if learned:
-        lines.append(f"learned from {learned['name']} ({provenance.label(learned['kind'])})")
+        lines.append(f"learned from {learned['name']} ({provenance.label(learned['kind'], learned['warning'])})")
+    for trace in filter(None, (first.provenance["trace"], learned)):
+        lines += provenance.caution(trace["warning"], name=trace["name"])
     return "\n".join([*lines, "", table(comparison.summaries()), *notes(comparison)])
 
 
@@ -33,10 +35,10 @@ def heading(result: Result) -> str:
     if result.summary["simulated"]:
         what = (
             f"Simulated, not measured: {requests} requests of {trace['name']} "
-            f"({provenance.routing(trace['kind'], trace['model'])}) with the sizes of {of}"
+            f"({provenance.routing(trace['kind'], trace['model'], trace['warning'])}) with the sizes of {of}"
         )
     else:
-        kind = provenance.label(trace["kind"])
+        kind = provenance.label(trace["kind"], trace["warning"])
         what = f"Measured, not simulated: {requests} requests of {trace['name']} ({kind}) by {of}"
     return (
         f"{what}\non {machine['described']}; {'the GPUs hold' if memory else 'the cache holds'} "

@@ -17,6 +17,7 @@ from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_plan import BOUND, PlannedRun, SweepPlan
 from sim.sweeps.time_left import TimeLeft
 from sim.sweeps.workers import Workers
+from sim.trace_naturalness import trace_columns
 
 DEFAULT_WORKERS = Workers()
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
@@ -113,7 +114,7 @@ def _row(planned: PlannedRun, experiment: Experiment, store: ResultStore, errors
         "label": task.scenario.name,
         "machine": found["machine"]["name"],
         "trace": found["trace"]["name"],
-        "trace_kind": found["trace"]["kind"],
+        **trace_columns(found["trace"]),
         "traced_model": found["trace"]["model"],
         "machine_described": found["machine"]["described"],
         "cache_experts": found["cache_experts"],

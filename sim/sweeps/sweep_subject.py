@@ -20,20 +20,22 @@ def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, A
     if done := _done(frame):
         lines[0] += f" with the sizes of {_listed(done, lambda run: run['model'])}"
         lines.append(f"on {_listed(done, lambda run: run['machine_described'])}; {_cache(done)}")
+        lines += _cautions(done, width=100)
     lines += [f"axis {axis}: {_values(frame[axis])}" for axis in axes]
     return [*lines, f"{len(frame)} runs: {outcomes}"]
 
 
 def title(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
-    """Two lines for a picture."""
+    """Lines for a picture."""
     done = _done(frame)
     sizes, machines = _listed(done, lambda run: run["model"]), _listed(done, lambda run: run["machine_described"])
-    return f"Simulated: {_routing(frame, experiment)} with the sizes of {sizes}\non {machines}; {_cache(done)}"
+    lines = [f"Simulated: {_routing(frame, experiment)} with the sizes of {sizes}", f"on {machines}; {_cache(done)}"]
+    return "\n".join([*lines, *_cautions(done, width=1000)])  # the picture knows how wide it is
 
 
 def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The runs that are done, as plain data, those alike in what is asked of them once."""
-    names = ["trace", "trace_kind", "traced_model", "model", "machine_described"]
+    names = ["trace", "trace_kind", "trace_warning", "traced_model", "model", "machine_described"]
     names += ["cache_experts", "total_experts", "expert_bytes"]
     runs = frame[frame["status"] == "done"].reindex(columns=names).drop_duplicates()
     return [{str(name): plain(value) for name, value in run.items()} for run in runs.to_dict("records")]
@@ -41,12 +43,20 @@ def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _routing(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
     if done := _done(frame):
-        return _listed(
-            done, lambda run: f"{_last(run['trace'])} ({provenance.routing(run['trace_kind'], run['traced_model'])})"
-        )
+        return _listed(done, lambda run: f"{_last(run['trace'])} ({_kind_of(run)})")
     scenario = experiment.get("scenario", {})
     trace = scenario.get("trace") if isinstance(scenario, Mapping) else None
     return f"{_last(trace)}, of which no run is done" if trace else "no run is done"
+
+
+def _kind_of(run: Mapping[str, Any]) -> str:
+    return provenance.routing(run["trace_kind"], run["traced_model"], run["trace_warning"])
+
+
+def _cautions(done: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """In what the traces are unlike text, a line or more for each."""
+    warned = dict.fromkeys((_last(run["trace"]), run["trace_warning"]) for run in done)
+    return [line for name, warning in warned for line in provenance.caution(warning, name=name, width=width)]
 
 
 def _last(trace: object) -> str:

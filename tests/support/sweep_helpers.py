@@ -11,6 +11,7 @@ from common.errors import UserError
 from sim import CacheSize, Scenario, simulate
 from sim.results.result import Result
 from sim.sweeps.sweep import Sweep
+from sim.trace_naturalness import trace_columns
 
 REFERENCES = {
     "no_offload_tpot_s_mean": "no-offload",
@@ -62,7 +63,7 @@ def figures_of(result: Result) -> dict[str, Any]:
     said = result.provenance
     return dict(result.summary) | {
         "trace": said["trace"]["name"],
-        "trace_kind": said["trace"]["kind"],
+        **trace_columns(said["trace"]),
         "traced_model": said["trace"]["model"],
         "model": said["model"]["name"],
         "machine_described": said["machine"]["described"],
@@ -80,6 +81,7 @@ SAID = {
     "note": None,
     "trace": "hand.trace",
     "trace_kind": "captured",
+    "trace_warning": None,
     "traced_model": "hand-made",
     "model": "hand-made",
     "machine_described": "bench (1 × GPU)",

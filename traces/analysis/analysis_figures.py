@@ -28,8 +28,9 @@ def draw_all(found: Analysis, folder: Path) -> list[Path]:
         if name in found.tables:
             path = folder / f"{name}.png"
             drawn = draw(found)
-            below = textwrap.fill(whose(found), int(drawn.get_figwidth() * 13))
-            drawn.suptitle(f"{_headline(name, found)}\n{below}", fontsize=10)
+            width = int(drawn.get_figwidth() * 13)
+            below = [textwrap.fill(whose(found), width), *provenance.caution(found.meta["warning"], width=width)]
+            drawn.suptitle("\n".join([_headline(name, found), *below]), fontsize=10)
             save(drawn, path, dpi=130)
             written.append(path)
     return written
@@ -39,7 +40,7 @@ def whose(found: Analysis) -> str:
     """Which trace, and whether it was recorded."""
     meta = found.meta
     only = "" if meta["gate_complete"] else "; gates: weights of the executed experts only"
-    routing = provenance.routing(meta["kind"], meta["model"])
+    routing = provenance.routing(meta["kind"], meta["model"], meta["warning"])
     return f"{meta['trace']}: {routing}, {meta['analysed_requests']} requests{only}"
 
 

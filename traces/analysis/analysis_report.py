@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.tables import text_table
+from traces.analysis import naturalness_report
 from traces.analysis.trace_analysis import Analysis
 from traces.format import provenance
 
@@ -65,6 +66,7 @@ def report(found: Analysis) -> str:
     ]
     if not meta["gate_complete"]:
         lines.append("Only the executed experts' weights are known: entropies and trajectories are of these alone.")
+    lines.append(naturalness_report.sentences(meta["naturalness"], meta["warning"]))
     lines.append(_layer_table(given))
     lines.append(
         f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "

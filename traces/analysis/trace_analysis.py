@@ -15,6 +15,7 @@ from common.errors import FieldError
 from traces.analysis.analysis_settings import AnalysisSettings
 from traces.analysis.entropy import Entropies, heat_map
 from traces.analysis.iterations import Iterations, iterations_of
+from traces.analysis.naturalness import naturalness_of, warning
 from traces.analysis.popularity import Popularity
 from traces.analysis.reuse import Reuse
 from traces.analysis.similarity import Sample, Sampler, binned, correlation, coverage, draw, pairs, theory
@@ -72,10 +73,13 @@ def analyse(
     }
     samples = {key: sampler.sample(rng) for key, sampler in samplers.items()}
     tables |= _similarities(samples, settings.sample) | _coverage(samples, theory(layers, experts))
+    natural = naturalness_of(trace).to_data()
     meta = {
         "trace": trace.path.name,
         "trace_sha256": trace.digest,
         "kind": trace.meta.kind,
+        "naturalness": natural,
+        "warning": warning(trace.meta.kind, natural),
         "model": trace.meta.model,
         "gate_complete": trace.meta.gate_complete,
         "prefill": trace.meta.prefill,

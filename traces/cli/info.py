@@ -14,8 +14,16 @@ def info(trace: Path, /, *, json: bool = False) -> None:
     json
         Print JSON, for programs.
     """
+    from traces.analysis import naturalness_report
+    from traces.analysis.naturalness import naturalness_of, warning
     from traces.format.description import summary, table
     from traces.format.reader import Trace
 
     opened = Trace.open(trace)
-    print(json_text.dumps(summary(opened), indent=1, ensure_ascii=False) if json else table(opened))
+    found = naturalness_of(opened).to_data()
+    said = warning(opened.meta.kind, found)
+    if json:
+        whole = summary(opened) | {"naturalness": found, "warning": said}
+        print(json_text.dumps(whole, indent=1, ensure_ascii=False))
+    else:
+        print(table(opened, naturalness_report.lines(found, said)))

@@ -1,6 +1,7 @@
 """What is in a trace, to read."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from common.tables import name_table
@@ -51,8 +52,8 @@ _DESCRIPTIVE = (
 )
 
 
-def table(trace: Trace) -> str:
-    """The same for people."""
+def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
+    """The same for people, and `more` lines of names and values."""
     found, shape = summary(trace), trace.shape
     sources = list(found["sources"].items())
     shown = ", ".join(f"{name} ({count})" for name, count in sources[:8])
@@ -85,6 +86,7 @@ def table(trace: Trace) -> str:
         ("notes", found["notes"]),
         ("size", ", ".join(f"{name} {_megabytes(size)}" for name, size in found["file_bytes"].items())),
         ("sha256", found["sha256"]),
+        *more,
     ]
     return name_table([line for line in lines if line[1] not in (None, "")])
 

@@ -30,7 +30,7 @@ def compare(
     from common.outputs import picture, replaced, reserved, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
-    from validate.comparison.error_table import heading, notes, objects, routing_of, text
+    from validate.comparison.error_table import cautions, heading, notes, objects, routing_of, text
     from validate.comparison.errors_by_metric import errors_of
     from validate.comparison.matching import Folder, match
     from validate.comparison.timelines import draw, logs_of, typical_iteration
@@ -54,7 +54,7 @@ def compare(
 
         with then_printed(printed):
             if plot:
-                draw(logs[0], logs[1], drawn, plot, title=routing_of(here))
+                draw(logs[0], logs[1], drawn, plot, title="\n".join([routing_of(here), *cautions(here)]))
             if out:
                 with replacing(out, "the comparison") as partial:
                     write_frame(partial, compared, {"simulated": read_meta(simulated), "measured": read_meta(measured)})

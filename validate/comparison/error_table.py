@@ -21,14 +21,20 @@ def heading(simulated: Folder, measured: Folder) -> str:
         f"{simulated.summary['requests'].iloc[0]} requests of {routing_of(simulated)}\n"
         f"with the sizes of {model['name']}, {inputs['cache_experts']} of {model['layers'] * model['experts']} experts "
         "in the cache\n"
-        "Errors are simulated − measured; relative ones are shares of what was measured.\n"
+        + "".join(f"{line}\n" for line in cautions(simulated))
+        + "Errors are simulated − measured; relative ones are shares of what was measured.\n"
     )
 
 
 def routing_of(folder: Folder) -> str:
     """The trace, and what kind of routing is in it."""
     trace = folder.provenance["trace"]
-    return f"{trace['name']} ({provenance.routing(trace['kind'], trace['model'])})"
+    return f"{trace['name']} ({provenance.routing(trace['kind'], trace['model'], trace['warning'])})"
+
+
+def cautions(folder: Folder) -> list[str]:
+    """In what the trace is unlike text, in lines."""
+    return provenance.caution(folder.provenance["trace"]["warning"])
 
 
 def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:

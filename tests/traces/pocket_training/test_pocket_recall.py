@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from traces.analysis.iterations import top
-from traces.pocket_training.recall import Routing, expert_load, nearest_maps, recall, same_token_by_chance, sample
+from traces.analysis.nearest_map import nearest_maps
+from traces.pocket_training.recall import Routing, expert_load, recall, same_token_by_chance, sample
 
 LAYERS, EXPERTS, TOP_K = 4, 6, 2
 DISTANCES = (1, 3)

@@ -1,0 +1,32 @@
+"""How natural traces are, measured once and kept."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from common.hashing import canonical_json
+from sim.artefacts import NOTHING_KEPT, Artefacts
+from traces.analysis.naturalness import naturalness_of
+from traces.format.reader import Trace
+
+FIGURES = ("distinct_tokens", "repeated_4grams", "repeated_rows", "nearest_map_recall")
+
+
+def naturalness(trace: Trace, artefacts: Artefacts = NOTHING_KEPT) -> dict[str, Any]:
+    """What `traces.analysis.naturalness` finds in a trace, as plain data."""
+
+    def measured() -> dict[str, Any]:
+        return {"json": np.frombuffer(canonical_json(naturalness_of(trace).to_data()), np.uint8)}
+
+    kept = artefacts.made("naturalness", artefacts.key("naturalness", {"trace": trace.digest}), measured)
+    found: dict[str, Any] = json.loads(kept["json"].tobytes())
+    return found
+
+
+def trace_columns(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of figures says of its trace, by what results say of that: its kind, and how natural it is."""
+    decode = trace["naturalness"]["decode"]
+    figures = {f"trace_{name}": decode[name] for name in FIGURES}
+    return {"trace_kind": trace["kind"], "trace_warning": trace["warning"], **figures}

@@ -1,0 +1,34 @@
+"""How natural a trace is, for people."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from common.tables import number
+from traces.analysis.nearest_map import DISTANCE
+from traces.format import provenance
+
+
+def lines(found: Mapping[str, Any], warning: str | None) -> list[tuple[str, str]]:
+    """Names and values of `Naturalness.to_data`, with what it warns of."""
+    named = [(name, _values(found[name])) for name in ("decode", "prompts") if found[name]]
+    why = [("not known", "; ".join(found["unknown"]))] if found["unknown"] else []
+    return [*named, *why, *(("", line) for line in provenance.caution(warning))]
+
+
+def sentences(found: Mapping[str, Any], warning: str | None) -> str:
+    """The same as a paragraph of lines."""
+    return "\n".join(": ".join(filter(None, line)) for line in lines(found, warning))
+
+
+def _values(figures: Mapping[str, Any]) -> str:
+    return ", ".join(_each(figures))
+
+
+def _each(figures: Mapping[str, Any]) -> Iterator[str]:
+    names = ("distinct_tokens", "repeated_4grams", "repeated_rows")
+    distinct, grams, rows = (number(figures[name], ".1f", 100, unit=" %") for name in names)
+    yield f"{distinct} of {figures['sampled_tokens']:,} tokens distinct"
+    yield f"{grams} of their 4-grams occurred before"
+    yield f"{rows} of {figures['rows']:,} rows occurred before"
+    recall = number(figures["nearest_map_recall"], ".3f")
+    yield f"nearest-map recall {recall} at d = {DISTANCE} (of {figures['stored_maps']:,} maps)"
