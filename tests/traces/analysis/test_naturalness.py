@@ -143,9 +143,7 @@ def test_what_a_trace_cannot_tell_is_null_and_said(tmp_path: Path) -> None:
     alone = measured(tmp_path / "c.trace", pairs_of(1, deep), deep)
     assert alone.decode.nearest_map_recall is None
     assert len(alone.unknown) == 1
-    drawn = measured(
-        tmp_path / "d.trace", pairs_of(8, replace(deep, kind="synthetic")), replace(deep, kind="synthetic")
-    )
+    drawn = measured(tmp_path / "d.trace", pairs_of(8, synthetic), synthetic)
     assert drawn.decode.distinct_tokens is None
     assert list(drawn.unknown) == ["token ids are drawn, not text"]
     for found in (no_tokens, shallow, alone, drawn):
