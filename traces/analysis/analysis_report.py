@@ -66,7 +66,7 @@ def report(found: Analysis) -> str:
     ]
     if not meta["gate_complete"]:
         lines.append("Only the executed experts' weights are known: entropies and trajectories are of these alone.")
-    lines.append(naturalness_report.sentences(meta["naturalness"], meta["warning"]))
+    lines.append("\n".join(naturalness_report.lines(meta["naturalness"], meta["warning"])))
     lines.append(_layer_table(given))
     lines.append(
         f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "

@@ -8,16 +8,11 @@ from traces.analysis.nearest_map import DISTANCE
 from traces.format import provenance
 
 
-def lines(found: Mapping[str, Any], warning: str | None) -> list[tuple[str, str]]:
-    """Names and values of `Naturalness.to_data`, with what it warns of."""
-    named = [(name, _values(found[name])) for name in ("decode", "prompts") if found[name]]
-    why = [("not known", "; ".join(found["unknown"]))] if found["unknown"] else []
-    return [*named, *why, *(("", line) for line in provenance.caution(warning))]
-
-
-def sentences(found: Mapping[str, Any], warning: str | None) -> str:
-    """The same as a paragraph of lines."""
-    return "\n".join(": ".join(filter(None, line)) for line in lines(found, warning))
+def lines(found: Mapping[str, Any], warning: str | None) -> list[str]:
+    """`Naturalness.to_data` in lines, and what it warns of."""
+    figures = [f"{name}: {_values(found[name])}" for name in ("decode", "prompts") if found[name]]
+    unknown = [f"not known: {'; '.join(found['unknown'])}"] if found["unknown"] else []
+    return [*figures, *unknown, *provenance.caution(warning)]
 
 
 def _values(figures: Mapping[str, Any]) -> str:

@@ -26,4 +26,5 @@ def info(trace: Path, /, *, json: bool = False) -> None:
         whole = summary(opened) | {"naturalness": found, "warning": said}
         print(json_text.dumps(whole, indent=1, ensure_ascii=False))
     else:
-        print(table(opened, naturalness_report.lines(found, said)))
+        first, *others = naturalness_report.lines(found, said)
+        print(table(opened, [("naturalness", first), *(("", line) for line in others)]))

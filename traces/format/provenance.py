@@ -1,8 +1,8 @@
 """How every table and picture says what kind of trace it was made from: one place decides, so that none forgets.
 
 Synthetic and fitted traces are labelled in capitals; the kinds are `schema.KINDS`. So are traces unlike text: where a
-`warning` is given, `traces.analysis.naturalness` has found in what they are. A captured trace also says where the tokens
-of its decode steps come from: `generation["mode"]` is `greedy`, `sampled` or `text`.
+`warning` is given, `traces.analysis.naturalness` has found in what they are. A captured trace also says where the
+tokens of its decode steps come from: `generation["mode"]` is `greedy`, `sampled` or `text`.
 """
 
 import textwrap
