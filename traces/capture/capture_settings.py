@@ -66,7 +66,7 @@ class Lengths:
     """Give every prompt exactly N tokens, start token and template included. A long prompt is cut, a short one is
     continued with the text of the next. Of a text that is continued, the first N are the prefill (default: 37)."""
     chat_template: bool = False
-    """Give each prompt as a user's turn in the tokenizer's chat template."""
+    """Give each prompt, or text, as a user's turn in the tokenizer's chat template."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -162,8 +162,6 @@ class CollectSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.generation.continue_text and self.lengths.chat_template:
-            raise FieldError("chat_template", "cannot be given together with `continue_text`")
         self.generated_tokens  # noqa: B018  # which is an error if there is no number
 
     @property

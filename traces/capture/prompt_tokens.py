@@ -38,7 +38,7 @@ def tokenized(
     if lengths.prompt_tokens is not None:
         every = _of_fixed_length(prompts, tokenizer, lengths.prompt_tokens, lengths.chat_template)
     elif lengths.chat_template:  # it brings its own start token
-        every = (_text_tokens(_in_template(tokenizer, prompt.text), tokenizer) for prompt in prompts)
+        every = (text_tokens(_in_template(tokenizer, prompt.text), tokenizer) for prompt in prompts)
     else:
         every = (with_start(prompt.text, tokenizer) for prompt in prompts)
     requests = []
@@ -71,7 +71,8 @@ def with_start(text: str, tokenizer: Any) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _text_tokens(text: str, tokenizer: Any) -> list[int]:
+def text_tokens(text: str, tokenizer: Any) -> list[int]:
+    """A text's tokens, without special ones."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -89,12 +90,12 @@ def _of_fixed_length(
     prompts: Sequence[Prompt], tokenizer: Any, length: int, chat_template: bool
 ) -> Iterator[list[int]]:
     """Per prompt exactly `length` tokens."""
-    before, after = _around(tokenizer) if chat_template else ([], [])
+    before, after = template_around(tokenizer) if chat_template else ([], [])
     room = length - len(before) - len(after)
     if room < 1:
         least = len(before) + len(after)
         raise FieldError("prompt_tokens", f"the chat template alone has {least} tokens, value {length}")
-    texts = [_text_tokens(prompt.text, tokenizer) for prompt in prompts]
+    texts = [text_tokens(prompt.text, tokenizer) for prompt in prompts]
     if not any(texts):
         raise FieldError("prompt_tokens", f"the tokenizer makes no token of any prompt, value {length}")
     for number, prompt in enumerate(prompts):
@@ -103,9 +104,9 @@ def _of_fixed_length(
         yield [*before, *islice(chain(first, further), room), *after]
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens of the chat template before and after the user's text."""
+def template_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens of the chat template before and after the user's text; a `FieldError` without such a template."""
     parts = _in_template(tokenizer, _MARK).split(_MARK)
     if len(parts) != 2:
-        raise FieldError("prompt_tokens", f"the chat template has the user's text {len(parts) - 1} times, not once")
-    return _text_tokens(parts[0], tokenizer), _text_tokens(parts[1], tokenizer)
+        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times, not once")
+    return text_tokens(parts[0], tokenizer), text_tokens(parts[1], tokenizer)

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
 from traces.capture.capture_settings import Lengths
 from traces.capture.generation import TokenizedPrompt, padding_token
 from traces.capture.model_loading import LoadedModel
-from traces.capture.prompt_tokens import check_known, with_start
+from traces.capture.prompt_tokens import check_known, template_around, text_tokens, with_start
 from traces.prompts.prompt import Prompt
 
 # How a text is divided, as it is recorded beside the numbers.
 TEXT_RULE = (
-    "the first prompt_tokens of a text, start token included, are its prefill; each token after them is a decode step,"
-    " except the last, which stands for the one that is generated last and never computed; shorter texts are left out"
+    "the first prompt_tokens of a text are its prefill, start token or the chat template's beginning of a user's turn"
+    " included; each token after them is a decode step, except the last, which stands for the one that is generated"
+    " last and never computed; shorter texts are left out"
 )
 
 
@@ -30,16 +31,23 @@ def divided_texts(
 ) -> list[TokenizedPrompt]:
     """The texts' tokens, each text divided into prefill and continuation by `TEXT_RULE`.
 
-    A continuation has as many tokens as `lengths` allow, by default all that the text has. Texts that are too short
-    are left out, which stderr says. It is a `UserError` with the line of `where`, the texts' file, if the model cannot
-    take one of them, or if one pass would not be what decoding is; and a `UserError` if all are too short.
+    With `chat_template` a text is a turn of the user that goes on to its end. A continuation has as many tokens as
+    `lengths` allow, by default all that the text has. Texts that are too short are left out, which stderr says. It is a
+    `UserError` with the line of `where`, the texts' file, if the model cannot take one of them, or if one pass would
+    not be what decoding is; and a `UserError` if all are too short.
     """
     prefill, most = lengths.prefill_tokens, lengths.most_new_tokens
     least = prefill + (most if most is not None and lengths.exactly else 1)
+    before = template_around(loaded.tokenizer)[0] if lengths.chat_template else None
+    if before and len(before) >= prefill:
+        raise FieldError("prompt_tokens", f"the chat template alone has {len(before)} tokens, value {prefill}")
     requests: list[TokenizedPrompt] = []
     too_short: dict[int, int] = {}  # line: tokens
     for text in texts:
-        tokens = with_start(text.text, loaded.tokenizer)
+        if before is None:
+            tokens = with_start(text.text, loaded.tokenizer)
+        else:
+            tokens = [*before, *text_tokens(text.text, loaded.tokenizer)]
         if len(tokens) < least:
             too_short[text.line] = len(tokens)
             continue

@@ -74,10 +74,6 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
             ("pocket", *NAMED, "--temperature", "1", "--continue-text"),
             "--temperature: cannot be given together with --continue-text",
         ),
-        (
-            ("pocket", *NAMED, "--chat-template", "--continue-text"),
-            "--chat-template: cannot be given together with --continue-text",
-        ),
         (("pocket", *NAMED[2:]), "--prompts: is required, or --continue-text"),
         (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
         (

@@ -272,21 +272,24 @@ def test_the_limit_of_a_rotary_embedding_is_where_its_frequencies_change() -> No
     assert not torch.equal(first[1], first[2])
 
 
-@pytest.mark.parametrize(
-    ("settings", "field"),
-    [
-        ({"lengths": Lengths(chat_template=True)}, "chat_template"),
-        ({"generation": Generation(batch_size=2)}, "max_new_tokens"),
-    ],
-)
-def test_settings_that_do_not_go_with_texts_are_refused(settings: dict[str, Any], field: str) -> None:
-    whole = {
-        "model": PlacedModel("pocket"),
-        "lengths": Lengths(),
-        "generation": Generation(continue_text=True),
-        "target": TraceTarget(out=Path("a.trace")),
-    }
-    assert CollectSettings(**whole).generated_tokens == 0
-    with pytest.raises(FieldError) as told:
-        CollectSettings(**(whole | settings))
-    assert told.value.field == field
+def test_with_a_chat_template_a_text_is_a_turn_that_goes_on() -> None:
+    loaded = load("pocket")
+    text = read_prompts(PASSAGES, PromptChoice(limit=1)).prompts
+    (plain,), (turn,) = (
+        divided_texts(text, loaded, Lengths(chat_template=template, max_new_tokens=20), where="t")
+        for template in (False, True)
+    )
+    begins = loaded.tokenizer("<|user|>\n")["input_ids"]
+    tokens = [*plain.tokens, *plain.continuation]
+    assert [*turn.tokens, *turn.continuation] == [*begins, *tokens][: len(tokens)]
+    assert len(turn.tokens) == len(plain.tokens) == 37
+    with pytest.raises(FieldError, match=r"^prompt_tokens: the chat template alone has 2 tokens, value 2$"):
+        divided_texts(text, loaded, Lengths(chat_template=True, prompt_tokens=2), where="t")
+
+
+def test_a_continued_text_needs_no_number_of_new_tokens() -> None:
+    whole: dict[str, Any] = {"model": PlacedModel("pocket"), "target": TraceTarget(out=Path("a.trace"))}
+    texts = CollectSettings(**whole, lengths=Lengths(), generation=Generation(continue_text=True))
+    assert texts.generated_tokens == 0
+    with pytest.raises(FieldError, match=r"^max_new_tokens: is required"):
+        CollectSettings(**whole, lengths=Lengths(), generation=Generation())
