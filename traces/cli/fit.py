@@ -1,5 +1,6 @@
 """`python -m traces fit`: give recorded requests the lengths and arrivals of a workload."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,12 @@ def fit(
         The recorded requests: a folder NAME.trace.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.analysis.naturalness import naturalness_of, warning
+        from traces.format import provenance
         from traces.format.reader import Trace
         from traces.workloads.fitted_trace import fit_trace
 
-        print(fit_trace(Trace.open(trace), settings, target))
+        fitted = Trace.open(fit_trace(Trace.open(trace), settings, target))
+        for line in provenance.caution(warning(fitted.meta.kind, naturalness_of(fitted).to_data())):
+            print(line, file=sys.stderr)
+        print(fitted.path)

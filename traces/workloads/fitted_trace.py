@@ -12,7 +12,7 @@ from traces.format.storage import file_info
 from traces.format.target import TraceTarget
 from traces.format.writer import TraceWriter
 from traces.workloads.arrivals import sample
-from traces.workloads.fitting import Fitter, fitted_meta
+from traces.workloads.fitting import FitPlan, Fitter, fitted_meta, plan_fit
 from traces.workloads.workload_files import read_workload
 from traces.workloads.workload_settings import FitSettings
 
@@ -22,7 +22,7 @@ _PART = 8  # requests
 def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
     """Write a trace with a request for each row of the workload; it goes on where it was interrupted.
 
-    How many prompts were cut is said on stderr.
+    How many rows were used again, and how many prompts cut, is said on stderr.
     """
     if not trace.meta.all_executed:
         what = "tokens of its prefills pass layers by (experts -1), so no prompt of another length can be made of them"
@@ -36,8 +36,9 @@ def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
         "rate": settings.rate,
         "seed": settings.seed,
     }
-    fitter = Fitter(trace, seed=settings.seed, max_prompt_tokens=longest)
-    meta = fitted_meta(trace, workload, noted, max_prompt_tokens=longest)
+    plan = plan_fit(trace, workload, seed=settings.seed, max_prompt_tokens=longest)
+    fitter = Fitter(trace, plan)
+    meta = fitted_meta(trace, workload, plan, noted, max_prompt_tokens=longest)
     options = {"restart": target.restart, "overwrite": target.overwrite}
     total = len(workload)
     with (
@@ -51,7 +52,15 @@ def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
                 writer.write_part(number, infos, recorded)
             bar.update(len(part))
         out = writer.finish()
+    print(_repeated(plan, prefill=trace.meta.prefill), file=sys.stderr)
     cut = int((workload.prompt_tokens > longest).sum())
     if trace.meta.prefill and cut:
         print(f"{cut} of {total} prompts were cut to {longest} tokens", file=sys.stderr)
     return out
+
+
+def _repeated(plan: FitPlan, *, prefill: bool) -> str:
+    shares = [(plan.repeated_decode_rows, f"{plan.decode_rows:,} decode rows")]
+    if prefill:
+        shares.append((plan.repeated_prompt_rows, f"{plan.prompt_rows:,} rows of prompts"))
+    return "recorded rows used again: " + ", ".join(f"{share:.1%} of {rows}" for share, rows in shares)

@@ -1,7 +1,7 @@
 """Recorded requests at the lengths and arrivals of a workload."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,89 +12,93 @@ from policies.types import Int, RecordedRequest
 from traces.format.reader import Trace
 from traces.format.schema import RequestInfo, TraceMeta, library_versions
 from traces.workloads.arrivals import Workload
+from traces.workloads.row_pool import Piece, RowPool
 from traces.workloads.workload_settings import MAX_PROMPT_TOKENS
 
-_HELD_BYTES = 64 * 2**20  # of recorded requests that were read last, since the same ones serve many rows
+_HELD_BYTES = 64 * 2**20  # of recorded requests that were read last, since one may serve several rows
 
-PROMPT_RULE = (
-    "the prefills of recorded requests, drawn at random, one after the other, the last one cut at the wanted length, "
-    "positions counted on; "
-)
-DECODE_RULE = "the decode iterations of {which}, repeated from the first up to the wanted length"
+PROMPT_RULE = "chains of recorded prefills of one source, the last one cut at the wanted length, positions counted on; "
+DECODE_RULE = "chains of recorded decode iterations of one source{which}; no row is used again while others are unused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """Which recorded rows stand for one row of a workload, in their order.
+    """Which recorded rows stand for one row of a workload, in their order."""
 
-    The prompt is made of `prefills`; the decode iterations are those of the request that is the prompt's last, so that
-    they follow the text which they followed when they were recorded.
-    """
+    source: str
+    """Of the recorded requests, or of the first of them where one source had not enough."""
+    prefills: Sequence[Piece]
+    decodes: Sequence[Piece]
 
-    prefills: Sequence[
-        tuple[int, int]
-    ]  # a recorded request and how many of its first prefill rows; none without prefill
-    decoder: int  # the recorded request whose decode iterations are repeated
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitPlan:
+    """Which recorded rows stand for all rows of a workload."""
+
+    servings: Sequence[Serving]
+    prompt_rows: int
     decode_rows: int
+    repeated_prompt_rows: float
+    """Of the rows of all prompts, the share that was used before."""
+    repeated_decode_rows: float
+
+
+def plan_fit(trace: Trace, workload: Workload, *, seed: int, max_prompt_tokens: int = MAX_PROMPT_TOKENS) -> FitPlan:
+    """Choose recorded rows for each row of the workload, in turn; a prompt gets at most `max_prompt_tokens`.
+
+    If they are unused, the decode iterations of the prompt's last request come first: they followed this text when they
+    were recorded. Requests without a decode iteration are not used.
+    """
+    rng = np.random.default_rng(seed)
+    decodes = {request: trace.decode_rows_of(request) for request in trace.request_ids}
+    usable = [request for request, rows in decodes.items() if rows]
+    if not usable:
+        raise UserError(f"{trace.path}: no request has a decode iteration, so none can be fitted")
+    sources = {request: trace.infos[request].source for request in usable}
+    prompt_pool = RowPool({request: trace.rows_of(request) - decodes[request] for request in usable}, sources, rng)
+    decode_pool = RowPool({request: decodes[request] for request in usable}, sources, rng)
+    servings = []
+    for prompt_tokens, output_tokens in zip(workload.prompt_tokens, workload.output_tokens, strict=True):
+        wanted = min(int(prompt_tokens), max_prompt_tokens) if trace.meta.prefill else 0
+        prefills = prompt_pool.take(wanted)
+        source = sources[prefills[0].request] if prefills else None
+        last = prefills[-1].request if prefills else None
+        chain = decode_pool.take(int(output_tokens) - int(trace.meta.prefill), source=source, first=last)
+        servings.append(Serving(source=source or sources[chain[0].request], prefills=prefills, decodes=chain))
+    return FitPlan(
+        servings=servings,
+        prompt_rows=prompt_pool.taken,
+        decode_rows=decode_pool.taken,
+        repeated_prompt_rows=prompt_pool.repeated,
+        repeated_decode_rows=decode_pool.repeated,
+    )
 
 
 class Fitter:
-    """Makes requests of a workload out of the recorded ones of a trace.
+    """Makes the requests of a plan out of the recorded ones of a trace."""
 
-    Which recorded requests serve row `i` depends on `seed` and `i` alone, not on the other rows. All are drawn once, in
-    random order, before any is drawn again; those without a decode iteration are not used.
-    """
-
-    def __init__(self, trace: Trace, *, seed: int, max_prompt_tokens: int = MAX_PROMPT_TOKENS) -> None:
+    def __init__(self, trace: Trace, plan: FitPlan) -> None:
         self.trace = trace
-        self.seed = seed
-        self.max_prompt_tokens = max_prompt_tokens
-        first = trace.meta.first_iteration
-        # Of an iteration 0 one decode iteration less is recorded than tokens were generated.
-        decodes = {one.request: one.output_tokens - 1 + first for one in trace.infos.values()}
-        self._usable: Int = np.array([request for request, count in decodes.items() if count > 0])
-        self._decodes = decodes
+        self.plan = plan
         self._held: OrderedDict[int, RecordedRequest] = OrderedDict()
         self._held_bytes = 0
-        if not len(self._usable):
-            raise UserError(f"{trace.path}: no request has a decode iteration, so none can be fitted")
-
-    def serving(self, row: int, prompt_tokens: int, output_tokens: int) -> Serving:
-        """What serves a row of the workload; the prompt is at most `max_prompt_tokens` long."""
-        prefill = self.trace.meta.prefill
-        wanted, prefills = min(prompt_tokens, self.max_prompt_tokens), []
-        for request in self._drawn(row):
-            if not prefill:
-                break
-            taken = min(wanted, self.trace.rows_of(request) - self._decodes[request])
-            prefills.append((request, taken))
-            wanted -= taken
-            if not wanted:
-                break
-        return Serving(prefills=prefills, decoder=request, decode_rows=output_tokens - (1 if prefill else 0))
 
     def fitted(self, row: int, workload: Workload) -> tuple[RequestInfo, RecordedRequest]:
         """Row `row` of the workload as a request of that number."""
-        prompt_tokens, output_tokens = int(workload.prompt_tokens[row]), int(workload.output_tokens[row])
-        serving = self.serving(row, prompt_tokens, output_tokens)
-        prefill = sum(rows for _, rows in serving.prefills)
+        serving = self.plan.servings[row]
+        prefill = sum(piece.rows for piece in serving.prefills)
         info = RequestInfo(
             request=row,
-            source=self.trace.infos[serving.decoder].source,
+            source=serving.source,
             arrival_s=float(workload.arrival_s[row]),
             prompt_tokens=prefill if self.trace.meta.prefill else None,
-            output_tokens=output_tokens,
+            output_tokens=int(workload.output_tokens[row]),
         )
-        parts = [(self._read(request), np.arange(rows)) for request, rows in serving.prefills]
-        decoder, recorded = self._read(serving.decoder), self._decodes[serving.decoder]
-        first = len(decoder.iteration) - recorded
-        parts.append((decoder, first + np.arange(serving.decode_rows) % recorded))
+        parts = [(self._read(piece.request), np.arange(piece.start, piece.stop)) for piece in serving.prefills]
+        for piece in serving.decodes:
+            first = self.trace.rows_of(piece.request) - self.trace.decode_rows_of(piece.request)
+            parts.append((self._read(piece.request), first + np.arange(piece.start, piece.stop)))
         return info, _joined(row, info.source, parts, prefill)
-
-    def _drawn(self, row: int) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, row])
-        while True:
-            yield from rng.permutation(self._usable).tolist()
 
     def _read(self, request: int) -> RecordedRequest:
         if request in self._held:
@@ -108,13 +112,15 @@ class Fitter:
         return recorded
 
 
-def fitted_meta(trace: Trace, workload: Workload, told: Mapping[str, Any], *, max_prompt_tokens: int) -> TraceMeta:
+def fitted_meta(
+    trace: Trace, workload: Workload, plan: FitPlan, told: Mapping[str, Any], *, max_prompt_tokens: int
+) -> TraceMeta:
     """What a fitted trace says about itself; `told` are further settings for it to cite.
 
     What was synthetic stays so: a fit does not make it better.
     """
     meta = trace.meta
-    which = "the last of them" if meta.prefill else "one recorded request, drawn at random"
+    which = ", those of the prompt's last request first if they are unused" if meta.prefill else ""
     rule = (PROMPT_RULE if meta.prefill else "no prompt, since no prefill was recorded; ") + DECODE_RULE.format(
         which=which
     )
@@ -123,6 +129,8 @@ def fitted_meta(trace: Trace, workload: Workload, told: Mapping[str, Any], *, ma
         "trace_sha256": trace.digest,
         "workload": workload.source,
         "max_prompt_tokens": max_prompt_tokens if meta.prefill else None,
+        "repeated_prompt_rows": plan.repeated_prompt_rows if meta.prefill else None,
+        "repeated_decode_rows": plan.repeated_decode_rows,
         **told,
     }
     note = f"fitted to the lengths and arrivals of {workload.source}: {rule}"

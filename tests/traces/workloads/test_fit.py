@@ -1,5 +1,6 @@
 """Recorded requests at the lengths of a workload: every row is one that was recorded."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from policies.types import RecordedRequest
 from sim.__main__ import main as sim
 from tests.support.trace_helpers import Pair, content, random_request, small_meta, write_trace
 from traces.__main__ import main
+from traces.analysis.naturalness import naturalness_of
 from traces.format.checks import check
 from traces.format.reader import Trace
 from traces.workloads.arrivals import Workload
-from traces.workloads.fitting import Fitter
+from traces.workloads.fitting import Fitter, plan_fit
 from traces.workloads.workload_files import read_workload, write_workload
 
 # Prompts shorter, equal to, and longer than all that is recorded; outputs of one token, one more, and many.
@@ -90,53 +92,108 @@ def test_every_row_is_a_recorded_one_with_all_that_belongs_to_it(source: Path, w
         np.testing.assert_array_equal(one.position, np.arange(len(one.position)))
 
 
-def test_prompts_are_whole_prefills_in_a_row_but_for_the_last_which_is_cut(source: Path, workload: Path) -> None:
+def uses_of(fitted: Path, source: Path) -> dict[bool, Counter[tuple[int, int]]]:
+    """How often each recorded row is in a fitted trace, prompts (False) and decode iterations (True) apart."""
     known = origins(source)
-    for one in Trace.open(fit(source, workload)).iter():
-        left = places(one, known)[: PROMPTS[one.request]]
-        served = []
-        while left:
-            request = left[0][0]
-            # The prefill of request r has 4 + r rows.
-            whole = [(request, row) for row in range(4 + request)]
-            assert left[: len(whole)] == whole[: len(left)]
-            left = left[len(whole) :]
-            served.append(request)
-        # None is drawn again before all six were: 39 rows in all, so the longest prompts need some twice.
-        for start in range(0, len(served), 6):
-            assert len(set(served[start : start + 6])) == len(served[start : start + 6])
+    uses: dict[bool, Counter[tuple[int, int]]] = {False: Counter(), True: Counter()}
+    for one in Trace.open(fitted).iter():
+        for place, iteration in zip(places(one, known), one.iteration, strict=True):
+            uses[bool(iteration)][place] += 1
+    return uses
 
 
-def test_decode_iterations_are_those_of_the_prompts_last_request_repeated_from_the_first(
-    source: Path, workload: Path
+@pytest.mark.parametrize("requests", [2, 4, 10])
+def test_no_row_is_used_again_while_another_is_unused(source: Path, workload: Path, requests: int) -> None:
+    """Request r has 4 + r rows of prefill and 1 + r decode iterations: 39 and 21 rows in all."""
+    fitted = fit(source, workload, "fitted.trace", "--requests", requests)
+    for decode, available in ((False, 39), (True, 21)):
+        uses = uses_of(fitted, source)[decode]
+        times = [*uses.values(), *[0] * (available - len(uses))]
+        assert max(times) - min(times) <= 1
+
+
+def test_a_row_is_never_of_the_other_phase(source: Path, workload: Path) -> None:
+    uses = uses_of(fit(source, workload), source)
+    assert all(row < 4 + request for request, row in uses[False])
+    assert all(row >= 4 + request for request, row in uses[True])
+
+
+@pytest.mark.parametrize("requests", [2, 10])
+def test_the_share_of_repeated_rows_is_what_is_counted_said_and_noted(
+    source: Path, workload: Path, requests: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = origins(source)
-    for one in Trace.open(fit(source, workload)).iter():
+    fitted = fit(source, workload, "fitted.trace", "--requests", requests)
+    said = capsys.readouterr().err
+    noted = Trace.open(fitted).meta.generation
+    found = naturalness_of(Trace.open(fitted))
+    assert found.prompts is not None
+    for decode, name, measured in ((True, "decode", found.decode), (False, "prompt", found.prompts)):
+        uses = uses_of(fitted, source)[decode]
+        share = 1 - len(uses) / sum(uses.values())
+        assert noted[f"fit_repeated_{name}_rows"] == pytest.approx(share)
+        assert measured.repeated_rows == pytest.approx(share)
+        assert f"{share:.1%} of {sum(uses.values()):,} {'decode rows' if decode else 'rows of prompts'}" in said
+
+
+def test_repeated_rows_are_a_warning(source: Path, workload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitted = fit(source, workload)
+    assert "REPETITIVE: 80% of the decode rows occurred before, 85% of the prompts' rows" in capsys.readouterr().err
+    assert sim(["run", str(fitted), "--policy", "lru", "--cache-experts", "8"]) == 0
+    assert "fitted.trace (FITTED, REPETITIVE routing of small)" in capsys.readouterr().out
+
+
+def pieces_of(found: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """A chain cut where the next row is not the one that followed when it was recorded."""
+    cut: list[list[tuple[int, int]]] = []
+    for request, row in found:
+        if cut and cut[-1][-1] == (request, row - 1):
+            cut[-1].append((request, row))
+        else:
+            cut.append([(request, row)])
+    return cut
+
+
+def test_a_chain_stays_with_its_source_while_that_has_unused_rows(tmp_path: Path) -> None:
+    """Three sources of two requests: those of source n are n and n + 3, with 1 + n and 4 + n decode iterations."""
+    source = Trace.open(recorded_trace(tmp_path / "source.trace"))
+    outputs = [4, 3, 5, 2, 9]  # 18 decode iterations of 21
+    lengths = {"prompt_tokens": np.full(5, 4), "output_tokens": np.array(outputs)}
+    plan = plan_fit(source, Workload(arrival_s=np.arange(5.0), **lengths, source="mine"), seed=2)
+    left = {f"source {n}": (1 + n) + (4 + n) for n in range(3)}
+    for serving, output in zip(plan.servings, outputs, strict=True):
+        own = sum(piece.rows for piece in serving.decodes if source.infos[piece.request].source == serving.source)
+        assert own == min(left[serving.source], output - 1)
+        assert sum(piece.rows for piece in serving.decodes) == output - 1
+        for piece in serving.decodes:
+            left[source.infos[piece.request].source] -= piece.rows
+        ids = [piece.request for piece in serving.decodes]
+        assert len(set(ids)) == len(ids)
+
+
+def test_unused_decode_iterations_of_the_prompts_last_request_follow_it(source: Path, workload: Path) -> None:
+    known, used = origins(source), set()
+    for one in Trace.open(fit(source, workload, "fitted.trace", "--requests", 3)).iter():
         found = places(one, known)
-        prompt, decode = found[: PROMPTS[one.request]], found[PROMPTS[one.request] :]
-        request = prompt[-1][0]
-        # Request r has 4 + r rows of prefill, then 1 + r decode iterations.
-        expected = [(request, 4 + request + step % (1 + request)) for step in range(OUTPUTS[one.request] - 1)]
-        assert decode == expected
-        assert one.source == f"source {request % 3}"
+        prompt, decode = found[: int((one.iteration == 0).sum())], found[int((one.iteration == 0).sum()) :]
+        last = prompt[-1][0]
+        if decode and last not in used:
+            assert decode[0] == (last, 4 + last)
+        used |= {request for request, _ in decode}
 
 
-def test_a_row_worked_out_by_hand(source: Path) -> None:
-    """Prefills of 6, 4 and 9 rows were drawn first: 8 rows are 6 and 2, and 2 decode iterations make 1 of request 0."""
-    fitter = Fitter(Trace.open(source), seed=0)
-    fitter._drawn = lambda row: iter([2, 0, 5])  # type: ignore[method-assign]
-    found = fitter.serving(7, prompt_tokens=8, output_tokens=4)
-    assert (found.prefills, found.decoder, found.decode_rows) == ([(2, 6), (0, 2)], 0, 3)
-    wanted = Workload(
-        arrival_s=np.array([0.0]), prompt_tokens=np.array([8]), output_tokens=np.array([4]), source="mine"
-    )
-    info, one = fitter.fitted(0, wanted)
-    pairs = dict(enumerate(recorded for _, recorded in recorded_pairs(small_meta(kind="captured"))))
-    # Request 0 has rows 0–3 of prefill and row 4, its only decode iteration, which is repeated thrice.
-    expected = [*pairs[2].token[:6], *pairs[0].token[[0, 1, 4, 4, 4]]]
-    assert one.token.tolist() == expected
-    assert one.iteration.tolist() == [0] * 8 + [1, 2, 3]
-    assert (info.prompt_tokens, info.output_tokens) == (8, 4)
+def test_a_long_output_is_a_chain_of_whole_requests(tmp_path: Path) -> None:
+    """20 of 21 decode iterations: every piece but the last is all that was recorded of its request."""
+    source = recorded_trace(tmp_path / "source.trace")
+    lengths = {"prompt_tokens": np.array([5]), "output_tokens": np.array([21])}
+    wanted = Workload(arrival_s=np.array([0.0]), **lengths, source="mine")
+    trace = Trace.open(source)
+    info, one = Fitter(trace, plan_fit(trace, wanted, seed=0)).fitted(0, wanted)
+    decode = places(one, origins(source))[5:]
+    pieces = pieces_of(decode)
+    assert (info.prompt_tokens, info.output_tokens, len(decode), len(pieces)) == (5, 21, 20, 6)
+    for piece in pieces[:-1]:
+        request = piece[0][0]
+        assert piece == [(request, 4 + request + step) for step in range(1 + request)]
 
 
 def test_without_prefill_there_is_none_and_outputs_count_from_the_first_decode(tmp_path: Path, workload: Path) -> None:
@@ -147,8 +204,7 @@ def test_without_prefill_there_is_none_and_outputs_count_from_the_first_decode(t
     assert [one.prompt_tokens for one in trace.infos.values()] == [None] * len(PROMPTS)
     assert [one.output_tokens for one in trace.infos.values()] == OUTPUTS
     for one in trace.iter():
-        request = places(one, known)[0][0]
-        assert places(one, known) == [(request, step % (2 + request)) for step in range(OUTPUTS[one.request])]
+        assert len(places(one, known)) == OUTPUTS[one.request]
         assert one.iteration.tolist() == list(range(1, OUTPUTS[one.request] + 1))
     assert check(trace.path) == []
 
@@ -203,7 +259,7 @@ def test_the_meta_says_what_was_fitted_to_what_and_how(source: Path, workload: P
     assert told["fit_trace_sha256"] == Trace.open(source).digest
     assert told["fit_workload"] == "4 of 10 requests of hand-made at 2/s"
     assert (told["fit_seed"], told["fit_requests"], told["fit_rate"], told["fit_max_prompt_tokens"]) == (3, 4, 2, 2048)
-    assert "one after the other, the last one cut at the wanted length" in (meta.notes or "")
+    assert "no row is used again while others are unused" in (meta.notes or "")
     assert "hand-made" in (meta.notes or "")
     assert meta.model == "small"
 
@@ -218,14 +274,17 @@ def test_tables_and_pictures_say_that_a_trace_is_fitted(source: Path, workload: 
     assert main(["info", str(fitted)]) == 0
     assert "FITTED" in capsys.readouterr().out
     assert sim(["run", str(fitted), "--policy", "lru", "--cache-experts", "8", "--out", str(results)]) == 0
-    assert "fitted.trace (FITTED routing of small)" in capsys.readouterr().out
+    assert "fitted.trace (FITTED, REPETITIVE routing of small)" in capsys.readouterr().out
     assert sim(["plot", str(results), "--out", str(source.with_name("a.svg"))]) == 0
-    assert "Simulated: FITTED routing of small" in source.with_name("a.svg").read_text()
+    assert "Simulated: FITTED, REPETITIVE routing of small" in source.with_name("a.svg").read_text()
 
 
-def test_memory_does_not_grow_with_the_requests_that_were_read(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_requests_that_were_read(
+    source: Path, workload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("traces.workloads.fitting._HELD_BYTES", 2_000)
-    fitter = Fitter(Trace.open(source), seed=0)
+    trace = Trace.open(source)
+    fitter = Fitter(trace, plan_fit(trace, read_workload(workload), seed=0))
     for request in [0, 1, 2, 3, 4, 5, 0, 0]:
         fitter._read(request)
         assert fitter._held_bytes <= 2_000 or len(fitter._held) == 1
