@@ -27,7 +27,9 @@ NAMED = {
     "map-ts": "policies.systems.trackers:map_ts",
     "map-ts-delta": "policies.systems.trackers:map_ts_delta",
     "mixtral-offloading": "policies.systems.mixtral_offloading:mixtral_offloading",
+    "mixtral-offloading-released": "policies.systems.mixtral_offloading:mixtral_offloading_released",
     "moe-infinity": "policies.systems.moe_infinity:moe_infinity",
+    "moe-infinity-code": "policies.systems.moe_infinity:moe_infinity_code",
     "no-offload": "policies.systems.no_offload:no_offload",
     "oracle": "policies.systems.on_demand:belady",
     "perfect-prefetch": "policies.systems.perfect_prefetch:perfect_prefetch",
@@ -43,6 +45,7 @@ EVICTORS = {
     "lfu": "policies.evictors.frequency:LeastFrequentlyUsed",
     "lhd": "policies.evictors.lhd:LeastHitDensity",
     "lru": "policies.evictors.recency:LeastRecentlyUsed",
+    "lru-by-layer": "policies.evictors.recency_by_layer:LeastRecentlyUsedByLayer",
     "sieve": "policies.evictors.sieve:Sieve",
 }
 

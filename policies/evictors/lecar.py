@@ -17,8 +17,24 @@ class LeCaR(Evictor):
     """Let recency and frequency vote, and trust less the one that dropped what is demanded now.
 
     Vietri et al.: Driving cache replacement with ML-based LeCaR (HotStorage 2018). A demand for what one of them has
-    dropped multiplies the weight of the other by exp(`learning_rate` · r), where r falls with the drops since, to 0.005
-    after as many as there are experts. Ours differs: turns are dealt in proportion to the weights instead of drawn.
+    dropped multiplies the weight of the other by exp(`learning_rate` · r), where r falls with the time since the drop.
+
+        what                        the paper and its authors' code     ours
+        ----                        -------------------------------     ----
+        who drops next              drawn by the weights                dealt in proportion to the weights
+        time in r = d^t             requests                            drops
+        d                           0.005^(1 / slots)                   0.005^(1 / experts), which forgets later
+        what was dropped            as many per rule as there are       all are remembered until they come back
+                                    slots, the oldest is forgotten
+        uses are counted            in the cache and those lists        since the start
+        a demand                    one page                            the experts of an event at once; none of them is
+                                                                        dropped, nor what a nearer plan holds
+        equal frequencies           by number                           the least recently used goes
+        a victim that both name     paper: blamed on the rule drawn;    blamed on the rule whose turn it was
+                                    code: on neither
+        a weight                    paper: up to 1; code: up to 0.99    from 0.01 to 0.99
+        a prefetch that arrives     –                                   is a use, and no regret
+        several GPUs                –                                   share weights, turns and memory
     """
 
     def __init__(self, *, learning_rate: float = 0.45) -> None:

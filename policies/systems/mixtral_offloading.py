@@ -4,17 +4,27 @@ Source: Eliseev, Mazur, "Fast Inference of Mixture-of-Experts Language Models wi
 a layer runs, the next layer's router is applied to the hidden state that this one began with; its top-k experts are
 copied, and the least recently used go.
 
-How ours differs: the published code keeps an LRU cache of the same size per layer and quantises the experts; ours has
-one cache for all layers, as every system here, and copies experts as they are. The paper runs it synchronously: the
-router applied early holds up the experts of its layer, and the next layer starts when what was predicted for it is
-there. Layer 0 has no layer before it and is copied on demand.
+There are two systems of that name, and both are here:
+
+    what                 `mixtral-offloading`: as papers compare it     `mixtral-offloading-released`: as published
+    ----                 ------------------------------------------     -------------------------------------------
+    prefetches           the next layer's experts, in the way of        nothing: speculation is announced, but is not in
+                         inference: the early router holds up the       the code
+                         experts of its layer, and the next layer
+                         starts when what was predicted is there
+    cache                one LRU cache for all layers                   an LRU cache of the same size for each layer
+
+How ours differs from both: the published code quantises experts; ours copies them as they are. It fills its cache
+before the first token and has a few slots more, through which experts pass while they are exchanged; ours begins empty.
+Layer 0 has no layer before it and is copied on demand.
 """
 
 from collections.abc import Iterable
 
 from common.errors import UserError
-from policies.base import Policy
+from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.evictors.recency_by_layer import LeastRecentlyUsedByLayer
 from policies.prediction.speculation import Speculator
 from policies.types import Batch, ChunkBytes, Gate, Prefetch, Search
 
@@ -35,7 +45,7 @@ class NextLayerRouter(Speculator):
 
 
 def mixtral_offloading(chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """The next layer's router applied early, synchronous prefetch, LRU."""
+    """The next layer's router applied early, synchronous prefetch, LRU: as papers compare it."""
     return Policy(
         prefetcher=NextLayerRouter(),
         evictor=LeastRecentlyUsed(),
@@ -43,3 +53,8 @@ def mixtral_offloading(chunk_bytes: ChunkBytes | None = None) -> Policy:
         blocking_prefetch=True,
         chunk_bytes=chunk_bytes,
     )
+
+
+def mixtral_offloading_released() -> Policy:
+    """As its code was released: copy on demand only, with an LRU cache of the same size for each layer."""
+    return Policy(prefetcher=Prefetcher(), evictor=LeastRecentlyUsedByLayer())

@@ -4,14 +4,24 @@ Source: Xue et al., "MoE-Infinity: Activation-Aware Expert Offloading for Effici
 Counts of the experts that a request has run so far, `[L, J]`, are compared with those of past requests; the nearest
 matrix says what the next layers will run, nearer layers first.
 
-How ours differs: of its two published priorities ours is akin to the one by which its C++ evicts (fewest visits while
-in the cache), not to the Python one (frequency × activation ratio × layer decay); visits are counted since the start,
-the LFU of paper §6.1, which keeps more here. Layers decay as 1 / distance, by the order in which every plan here is
-copied (eq. 10), not linearly. Matrices are compared as wholes, by cosine; its code takes the mean cosine of the layers
-to come. Each request asks for `top_k` experts of each of the next `prefetch_distance` layers; its code queues all of
-all layers, which synchronous prefetch could not wait for. The first layers go by what is most popular over all
-history (paper §4.2). It predicts and prefetches synchronously, as the paper says; its own code prefetches beside
-inference (`blocking_prefetch=false`). What it costs to enter a matrix is not charged.
+There are two systems of that name, and both are here:
+
+    what                     `moe-infinity`: as papers compare it     `moe-infinity-code`: as its authors' code runs
+    ----                     ------------------------------------     ----------------------------------------------
+    a layer waits for        all that is planned for it               its own experts
+    planned at each gate     the next `prefetch_distance` layers      all layers ahead
+    of each layer            top_k per request; in a prefill all      every expert with a count
+                             experts with a count
+    order of copies          share of the counts / distance           share × linear decay, 1 − distance / (L + 1)
+    the first layers         by popularity (paper §4.2)               nothing
+    prediction               in the way of inference                  in the way of inference
+
+How ours differs from both: of its two published priorities ours is akin to the one by which its C++ evicts (fewest
+visits while in the cache), not to the Python one (frequency × activation ratio × layer decay); visits are counted since
+the start, the LFU of paper §6.1, which keeps more here. Matrices are compared as wholes, by cosine; its code takes the
+mean cosine of the layers to come, of which a request has nothing to compare in its prefill. Its code queues experts
+without a count too, behind all others, and of requests in a batch one after the other; ours leaves out the former and
+takes the largest share of the latter. What it costs to enter a matrix is not charged.
 
 Order of this file: the prefetcher (callbacks, counting and planning, prediction of whole iterations), the policy. The
 collection of matrices is in `policies/prediction/activation_matrices.py`.
@@ -63,30 +73,42 @@ class _Answers:
 class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
     """Per request: the nearest past request says what the layers ahead will run.
 
-    With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan all of the next
-    `prefetch_distance` layers at each gate, or only the one that is just so far ahead.
+    Planned are `top_k` experts per request and layer, and in a prefill, whose tokens run most of a layer, all experts
+    with a count. With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan
+    all of the next `prefetch_distance` layers at each gate, or only the one that is just so far ahead. With `as_code`,
+    each gate plans all layers ahead and all experts with a count, and nothing guides the first layers.
     """
-
-    shares_predictions = True  # a search counts as a match when it is issued, whenever it ends
 
     def __init__(
         self,
         *,
-        prefetch_distance: int,
+        prefetch_distance: int = 3,
         capacity: int = 1000,
         own_counts: bool = False,
         every_layer_ahead: bool = True,
+        as_code: bool = False,
     ) -> None:
         self.prefetch_distance = prefetch_distance
         self.capacity = capacity
         self.own_counts = own_counts
         self.every_layer_ahead = every_layer_ahead
+        self.as_code = as_code
+
+    @property
+    def shares_predictions(self) -> bool:
+        """A search counts as a match when it is issued, whenever it ends.
+
+        Plans of all layers ahead take more room than time, so they are made anew.
+        """
+        return not self.as_code
 
     def start(self, setup: Setup) -> None:
         """Collect the matrices of the history."""
         super().start(setup)
         model = setup.model
-        if not 1 <= self.prefetch_distance <= model.layers:
+        self._distance = model.layers if self.as_code else self.prefetch_distance
+        self._guided = 0 if self.as_code else self._distance  # first layers, by popularity
+        if not 1 <= self._distance <= model.layers:
             raise UserError(f"activation matrices: distance {self.prefetch_distance} is not in 1 … {model.layers}")
         if self.capacity < 1:
             raise UserError(f"activation matrices: capacity {self.capacity}: room for at least 1 is needed")
@@ -95,15 +117,15 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         self._answers: _Answers | None = None
         # The layers of the plans of an iteration, and where those that follow the search of each layer begin.
         ahead = [self._ahead(layer, layer) for layer in range(model.layers)]
-        self._places = [*range(self.prefetch_distance), *chain.from_iterable(ahead)]
-        self._first = [*accumulate(map(len, ahead), initial=self.prefetch_distance)]
+        self._places = [*range(self._guided), *chain.from_iterable(ahead)]
+        self._first = [*accumulate(map(len, ahead), initial=self._guided)]
         if setup.replayed:
             return
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
-        self._popular: list[Prefetch] = []  # plans of the first layers by popularity; empty until they are asked for
-        # Plans of all layers by what was found for the requests: for hundreds of gates in a row that stays the same.
-        self._of_matrices: dict[tuple[int, ...], list[Prefetch]] = {}
+        self._popular: dict[bool, list[Prefetch]] = {}  # plans of the first layers by popularity, in a prefill or not
+        # Plans of all layers by what was found for which requests: for hundreds of gates in a row that stays the same.
+        self._of_matrices: dict[tuple[int | bool, ...], list[Prefetch]] = {}
         self._running: dict[int, RunningRequest] = {}
         for counts in setup.learned(lambda: self._counted(setup.history or ()))["counts"]:
             self._keep(counts)
@@ -128,9 +150,9 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Plan the first layers by popularity."""
         if not self.prepared:
-            return self._by_popularity()
+            return self._by_popularity(batch)
         self._answers = self.prepared[batch.iteration]
-        return self._planned(0, self.prefetch_distance)
+        return self._planned(0, self._guided)
 
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Count, and look for the nearest past request of each."""
@@ -161,6 +183,10 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         end = self._first[search.layer + 1]
         return self._planned(end - len(layers), end)
 
+    def decayed(self, layer: int, expert: int, weight: float, distance: int) -> float:
+        """The order of copies of its code: the share of the counts, less for farther layers."""
+        return weight * (1 - distance / (self._model.layers + 1))
+
     # ---- counting and planning -----------------------------------------------------------------------------------
 
     def _begin(self, request: int) -> None:
@@ -171,20 +197,31 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         for running in self._running.values():
             running.products = self._matrices.products(running.counts)
 
-    def _by_popularity(self) -> list[Prefetch]:
+    def _by_popularity(self, batch: Batch) -> list[Prefetch]:
         """Plans of the first layers."""
-        if not self._matrices.count:
+        if not self._matrices.count or not self._guided:
             return []
-        if not self._popular:
-            popular = self._popularity[None, : self.prefetch_distance]
+        prefill = bool(batch.prefill.any())
+        made = self._popular.get(prefill)
+        if made is None:
+            popular = self._popularity[None, : self._guided]
             popular = popular / popular.sum(axis=2, keepdims=True)
-            self._popular = plans(highest(popular, self._model.top_k), popular, 0)
-        return self._popular
+            made = self._popular[prefill] = plans(self._wanted(popular, [prefill]), popular, 0)
+        return made
+
+    def _wanted(self, probs: Single, counted: Sequence[bool]) -> Single:
+        """The weights `[R, layers, J]` of what is planned, negative for all else; in some rows all that has a count."""
+        weights: Single = highest(probs, self._model.top_k)
+        if any(counted):
+            some = probs[list(counted)]
+            weights[list(counted)] = np.where(some > 0, some, -1)
+        return weights
 
     def _count(self, batch: Batch, layer: int, experts: Int) -> None:
         """Count the `experts` `[T, K]` that a layer runs, each for its request."""
         if layer == 0:
             self._batch = [self._running[request] for request in batch.request.tolist()]
+            self._counted_rows = [True] * len(self._batch) if self.as_code else batch.prefill.tolist()
         requests = self._batch
         for row, running in enumerate(requests):
             own = experts if len(requests) == 1 else experts[batch.row == row]
@@ -209,33 +246,33 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         """Plans of these layers by the matrices that were found."""
         if self.own_counts:
             return self._by_own_counts_too(found, layers)
-        key = tuple(found.index.tolist())
+        key = (*found.index.tolist(), *self._counted_rows)
         made = self._of_matrices.get(key)
         if made is None:
             probs = self._matrices.rows[found.index]
-            made = self._of_matrices[key] = plans(highest(probs, self._model.top_k), probs, 0)
+            made = self._of_matrices[key] = plans(self._wanted(probs, self._counted_rows), probs, 0)
         return made[layers.start : layers.stop]
 
     def _by_own_counts_too(self, found: Nearest, layers: range) -> list[Prefetch]:
-        top_k = self._model.top_k
         if len(self._batch) == 1:
+            most = self._model.experts if self._counted_rows[0] else self._model.top_k
             rows, counts = self._matrices.rows[found.index[0]], self._batch[0].counts
             each = [(layer, (rows[layer] + counts[layer] / np.maximum(counts[layer].sum(), 1)) / 2) for layer in layers]
-            return [highest_plan(layer, probs, top_k) for layer, probs in each]
+            return [highest_plan(layer, probs, most) for layer, probs in each]
         some = slice(layers.start, layers.stop)
         own = np.stack([running.counts[some] for running in self._batch])
         probs = (self._matrices.rows[found.index, some] + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
-        return plans(highest(probs, top_k), probs, layers.start)
+        return plans(self._wanted(probs, self._counted_rows), probs, layers.start)
 
     def _ahead(self, layer: int, layer_now: int) -> range:
         """The layers to plan after the gate of `layer`, less those that have been gated."""
-        last = layer + self.prefetch_distance
+        last = layer + self._distance
         first = layer + 1 if self.every_layer_ahead else last
         return range(max(first, layer_now + 1), min(last + 1, self._model.layers))
 
     def _keep(self, counts: Single) -> None:
         self._popularity += counts
-        self._popular = []
+        self._popular.clear()
         self._matrices.add(counts)
         self._of_matrices.clear()  # a matrix may have been replaced
 
@@ -248,7 +285,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
     def _answered(self, iteration: Iteration) -> _Answers:
         for request in iteration.starting:
             self._begin(request)
-        answers = _Answers(self._matrices.count, [], [*self._by_popularity()])
+        answers = _Answers(self._matrices.count, [], [*self._by_popularity(iteration.batch)])
         for layer in range(self._model.layers):
             self._count(iteration.batch, layer, iteration.experts[:, layer])
             ahead = self._ahead(layer, layer)
@@ -284,11 +321,23 @@ def moe_infinity(
     blocking_prefetch: bool = True,
     chunk_bytes: ChunkBytes | None = None,
 ) -> Policy:
-    """The nearest past request's activation matrix, synchronous, LFU."""
+    """The nearest past request's activation matrix, synchronous, LFU: as papers compare it."""
     return Policy(
         prefetcher=ActivationMatrixPrefetcher(prefetch_distance=prefetch_distance, capacity=capacity),
         evictor=LeastFrequentlyUsed(),
         blocking_prediction=True,
         blocking_prefetch=blocking_prefetch,
         chunk_bytes=chunk_bytes,
+    )
+
+
+def moe_infinity_code(capacity: int = 1000, chunk_bytes: ChunkBytes | None = None) -> Policy:
+    """As its authors' code runs: each gate queues all layers ahead, and a layer waits for its own experts only."""
+    prefetcher = ActivationMatrixPrefetcher(capacity=capacity, as_code=True)
+    return Policy(
+        prefetcher=prefetcher,
+        evictor=LeastFrequentlyUsed(),
+        blocking_prediction=True,
+        chunk_bytes=chunk_bytes,
+        copy_key=prefetcher.decayed,
     )

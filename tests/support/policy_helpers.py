@@ -45,7 +45,7 @@ ORACLES = tuple(spec for spec in EVERY if told_the_future(spec))
 CAUSAL = tuple(spec for spec in EVERY if not told_the_future(spec))
 CAUSAL_ALONE = tuple(spec for spec in ALONE if not told_the_future(spec))
 IN_BLOCKS = tuple(spec for spec in ALONE if make_policy(spec).prefetcher.block)
-LEARNING = ("finemoe", "hit-count", "map-t", "map-ts", "map-ts-delta", "moe-infinity")
+LEARNING = ("finemoe", "hit-count", "map-t", "map-ts", "map-ts-delta", "moe-infinity", "moe-infinity-code")
 
 
 def listens(spec):

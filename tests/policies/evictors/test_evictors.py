@@ -1,5 +1,6 @@
 """The eviction library: each rule by hand or against a textbook copy, and under prefetching."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from policies.cache.expert_cache import ExpertCache
 from policies.evictors.frequency import LeastFrequentlyUsed
 from policies.evictors.lecar import LeCaR
 from policies.evictors.recency import LeastRecentlyUsed
+from policies.evictors.recency_by_layer import LeastRecentlyUsedByLayer
 from policies.evictors.sieve import Sieve
 from policies.registry import EVICTORS, make_policy
 from policies.types import Prefetch
@@ -27,15 +29,15 @@ def misses(policy, demands, slots, *, model=SINGLE):
 
 
 def cache_of(evictor, slots, model=SINGLE):
-    evictor.start(setup_of(model))
+    evictor.start(replace(setup_of(model), slots=(slots,)))
     return ExpertCache(model, evictor, slots=[slots])
 
 
-def use(cache, expert):
-    """Demand an expert, copy it at once, let it go; the answer is what was dropped for it, or [] for a hit."""
-    missed = cache.demand(0, [expert], 0.0).misses
+def use(cache, *experts, layer=0):
+    """Demand experts, copy them at once, let them go; the answer is what was dropped for them, or [] for hits."""
+    missed = cache.demand(layer, list(experts), 0.0).misses
     victims = drain(cache)
-    cache.release(0, [expert], 0.0, 0.0)
+    cache.release(layer, list(experts), 0.0, 0.0)
     return victims if missed else []
 
 
@@ -97,19 +99,19 @@ def test_lfu_takes_back_what_it_credited_to_a_prefetch_that_was_not_used():
 
 
 class Queue:
-    """SIEVE as its authors print it: a queue, a hand and a bit per object."""
+    """SIEVE as its authors print it: a queue, a hand and a bit per object. The hand passes over what is in use."""
 
     def __init__(self, slots):
         self.slots, self.order, self.visited, self.hand = slots, [], {}, None  # newest first
 
-    def use(self, x):
+    def use(self, x, in_use=()):
         if x in self.order:
             self.visited[x] = True
             return []
         victims = []
         if len(self.order) == self.slots:
             at = self.hand if self.hand is not None else len(self.order) - 1
-            while self.visited[self.order[at]]:
+            while self.visited[self.order[at]] or self.order[at] in in_use:
                 self.visited[self.order[at]] = False
                 at = at - 1 if at else len(self.order) - 1
             victims = [self.order.pop(at)]
@@ -130,6 +132,51 @@ def test_sieve_does_what_its_authors_print(seed):
     for expert in (rng.zipf(1.3, 300) % 12).tolist():
         expected = queue.use(expert)
         assert [victim for victim in use(cache, expert) if victim >= 0] == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sieve_takes_the_experts_of_an_event_in_turn(seed):
+    """Events of up to four experts of any of three layers: the victims are those of single accesses, in order."""
+    rng = np.random.default_rng(seed)
+    model = shape(3, 12, top_k=4)
+    slots = int(rng.integers(4, 16))
+    cache, queue = cache_of(Sieve(), slots, model), Queue(slots)
+    for _ in range(300):
+        layer = int(rng.integers(3))
+        experts = sorted(set((rng.zipf(1.3, rng.integers(1, 5)) % 12).tolist()))
+        numbers = [layer * 12 + expert for expert in experts]
+        expected = [victim for x in numbers for victim in queue.use(x, numbers)]
+        assert [victim for victim in use(cache, *experts, layer=layer) if victim >= 0] == expected
+
+
+@pytest.mark.parametrize(("event_atomic", "victim"), [(False, 4), (True, 0)])
+def test_event_atomic_sieve_keeps_its_hand_from_what_arrived_with_the_event(event_atomic, victim):
+    """Four slots hold 0 to 3, of which 0 and 1 were visited. For 4 goes 2, and for 5, of the same event, goes 3.
+
+    Taken in turn, 4 had arrived by then and is next under the hand. As one, nothing newer than 3 had, so the hand
+    begins anew at 0.
+    """
+    cache = cache_of(Sieve(event_atomic=event_atomic), 4, shape(1, 6, top_k=2))
+    for expert in (0, 1, 2, 3, 0, 1):
+        use(cache, expert)
+    assert use(cache, 4, 5) == [2, 3]
+    assert use(cache, 2) == [victim]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Sieve", Sieve), ("LRU", LeastRecentlyUsed)])
+def test_single_accesses_miss_as_often_as_in_libcachesim(name, kind):
+    """libCacheSim is a simulator of its own (Yang et al.); the test runs where it is installed."""
+    libcachesim = pytest.importorskip("libcachesim")
+    rng = np.random.default_rng(0)
+    model = shape(1, 60, top_k=1)
+    for slots, skew in ((3, 1.2), (10, 1.2), (25, 1.6), (40, 2.0)):
+        demands = (rng.zipf(skew, 3000) % 60).tolist()
+        other, missed = getattr(libcachesim, name)(slots), 0
+        for expert in demands:
+            request = libcachesim.Request()
+            request.obj_id, request.obj_size = expert + 1, 1
+            missed += not other.get(request)
+        assert misses(Policy(prefetcher=Prefetcher(), evictor=kind()), demands, slots, model=model) == missed > slots
 
 
 def test_lecar_trusts_frequency_where_recency_fails_and_the_other_way_round():
@@ -157,6 +204,36 @@ def test_lhd_learns_that_the_expert_just_used_comes_round_last():
     hits = {spec: simulate(spec, setting, requests).counts.hits for spec in ("lru", "lru+lhd")}
     assert hits["lru"] == 0
     assert hits["lru+lhd"] > 0.6 * 5 * 200
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_recency_by_layer_gives_each_layer_a_cache_of_its_own(seed):
+    """Two layers have three slots, one has two. They are filled first; then all hits are those of separate caches."""
+    rng = np.random.default_rng(seed)
+    model, shares = shape(3, 6, top_k=1), (3, 3, 2)
+    filling = [(layer, expert) for layer in range(3) for expert in range(shares[layer])]
+    demands = [*filling, *((n % 3, int(expert)) for n, expert in enumerate(rng.zipf(1.5, 300) % 6))]
+    cache = cache_of(LeastRecentlyUsedByLayer(), 8, model)
+    own = [[] for _ in shares]  # the least recently used first
+    for layer, expert in demands:
+        known = expert in own[layer]
+        if known:
+            own[layer].remove(expert)
+        dropped = [own[layer].pop(0)] if len(own[layer]) == shares[layer] else []
+        own[layer].append(expert)
+        victims = [] if known else [layer * 6 + each for each in dropped] or [-1]
+        assert use(cache, expert, layer=layer) == victims
+
+
+def test_by_layer_a_layer_takes_back_what_another_holds_beyond_its_share():
+    """Four slots, two for each layer; layer 0 demands three at once. Layer 1 takes a free slot, then one of these.
+
+    From then on both are within their share, and each drops its own.
+    """
+    cache = cache_of(LeastRecentlyUsedByLayer(), 4, shape(2, 6, top_k=3))
+    assert use(cache, 0, 1, 2) == [-1, -1, -1]
+    assert [use(cache, expert, layer=1) for expert in (0, 1, 2)] == [[-1], [0], [6]]
+    assert use(cache, 3) == [1]
 
 
 @pytest.mark.parametrize("wrong", ["lecar,learning_rate=-1", "lhd,classes=0", "lhd,decay=0", "lhd,decay=2"])

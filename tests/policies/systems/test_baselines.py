@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from policies.cache.expert_cache import ExpertCache
 from policies.prediction.activation_matrices import ActivationMatrices
 from policies.prediction.speculation import Speculator, StridePredictor
 from policies.registry import make_policy
@@ -20,7 +21,15 @@ from sim.inputs import check_columns
 from tests.support.builders import machine, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
 
-BASELINES = ("deepspeed", "mixtral-offloading", "moe-infinity", "promoe", "promoe,chunk_bytes=7")
+BASELINES = (
+    "deepspeed",
+    "mixtral-offloading",
+    "mixtral-offloading-released",
+    "moe-infinity",
+    "moe-infinity-code",
+    "promoe",
+    "promoe,chunk_bytes=7",
+)
 FAST = machine(bytes_per_s=1e9, free_search=True)  # a copy takes 24 ns, attention over 1 µs
 
 
@@ -118,6 +127,92 @@ def test_moe_infinity_plans_by_the_matrix_that_has_replaced_another():
     past, *requests = (one_each([each], model, number) for number, each in enumerate([*ran, ran[0]]))
     result = run("moe-infinity,prefetch_distance=1,capacity=1", model, requests, [past])
     assert [experts for layer, experts in planned(result) if layer == 1] == [[expert] for _, expert in ran]
+
+
+def prefill_and_decode(model, number, prefill, token):
+    """One expert per token and layer: a prefill `[tokens][L]` and one token `[L]`."""
+    tokens = [[[expert] for expert in layers] for layers in [*prefill, token]]
+    return request_of(tokens, model, number=number, prefill_tokens=len(prefill))
+
+
+def test_moe_infinity_plans_every_expert_with_a_count_in_a_prefill_and_top_k_in_decode():
+    """The past request ran 0, 1, 1 in layer 0 and 2, 3, 3 in layer 1; the second one runs its prefill again.
+
+    Its prefill plans both experts of each layer, its token, with one expert per layer, the more frequent one.
+    """
+    model = shape(2, 5, top_k=1)
+    past, request = (prefill_and_decode(model, number, [[0, 2], [1, 3]], [1, 3]) for number in range(2))
+    result = run("moe-infinity,prefetch_distance=1", model, [request], [past], experts=4)
+    assert planned(result) == [(0, [0, 1]), (1, [2, 3]), (0, [1]), (1, [3])]
+    assert counted(result) == (6, 0, 0)
+
+
+def test_moe_infinity_as_its_code_queues_all_layers_ahead_by_count_and_linear_decay():
+    """The past request ran in layer 1 expert 0 always, in layer 2 expert 1 three times of four, else 2.
+
+    The gate of layer 0 plans both layers. Keys: layer 1 1 · (1 − 1/4); layer 2 3/4 · (1 − 2/4) and 1/4 · (1 − 2/4). The
+    gate of layer 1 plans layer 2 anew. Nothing guides layer 0, and no layer waits for what it does not run.
+    """
+    model = shape(3, 4, top_k=1)
+    past = one_each([[0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 2]], model)
+    slow = machine(bytes_per_s=1e6, free_search=True)  # a copy takes 24 µs
+    result = run("moe-infinity-code", model, [one_each([[0, 0, 1]], model, 1)], [past], experts=12, hardware=slow)
+    assert planned(result) == [(1, [0]), (2, [1, 2]), (2, [1, 2])]
+    order = [(row.layer, row.expert) for row in result.log.rows if row.call == "next_copy" and row.slot >= 0]
+    assert order == [(0, 0), (1, 0), (2, 1)]
+    assert counted(result) == (0, 2, 1)
+
+
+@pytest.mark.parametrize(("first", "order"), [(9, [(1, 0), (2, 0)]), (3, [(2, 0), (1, 0)])])
+def test_the_code_of_moe_infinity_copies_a_farther_layer_first_if_its_share_outweighs_its_decay(first, order):
+    """Layer 1 runs expert 0 in `first` of ten tokens, layer 2 always; with L = 3 they weigh 3/4 and 2/4 of their share.
+
+    By eq. 10 they would weigh 1 and 1/2: 0.3 against 0.5, 0.9 against 0.5, the same order. With 6 of ten it is 0.45
+    against 0.5 here and 0.6 against 0.5 there.
+    """
+    model = shape(3, 4, top_k=1)
+    past = one_each([[0, 0 if n < first else n % 3 + 1, 0] for n in range(10)], model)
+    copied = [each for each in copies_after(past, model) if each in order]
+    assert copied == order
+    sixth = one_each([[0, 0 if n < 6 else n % 3 + 1, 0] for n in range(10)], model)
+    assert [each for each in copies_after(sixth, model) if each in order] == [(2, 0), (1, 0)]
+
+
+def copies_after(past, model):
+    """The prefetches after the gate of layer 0, in order, where layer 0 computes for long."""
+    prefetcher = make_policy("moe-infinity-code")
+    prefetcher.start(setup_of(model, [past]))
+    cache = ExpertCache(model, prefetcher.evictor, slots=[12], copy_key=prefetcher.copy_key)
+    step = next(iter(fixed_batches([past], 1)))
+    prefetcher.prefetcher.on_request_start(0)
+    gate = gates_of(step)[0]
+    cache.begin_iteration(step.batch, 0.0)
+    cache.demand(0, [0], 0.0)
+    (search,) = prefetcher.prefetcher.on_gate(step.batch, gate)
+    for plan in prefetcher.prefetcher.on_found(step.batch, 0, search, prefetcher.prefetcher.search(search)):
+        cache.plan(plan, 0.0)
+    copies = []
+    while (copy := cache.devices[0].next_copy(0.0)) is not None:
+        cache.devices[0].copied(copy, 0.0)
+        copies.append(divmod(copy.number, model.experts))
+    return copies
+
+
+def test_moe_infinity_as_its_code_does_not_wait_for_a_wrong_prefetch():
+    """A copy takes 24 µs in four chunks. The past says 3 for layer 1, the request runs 1.
+
+    The paper's form waits for 3 and then for 1; in the code's form the demand for 1 waits for one chunk of 3 at most.
+    """
+    model = shape(2, 4, top_k=1)
+    past, request = one_each([[0, 3]], model), one_each([[0, 1]], model, 1)
+    slow = machine(bytes_per_s=1e6, free_search=True)
+    paper, code = (
+        run(f"{spec},chunk_bytes=6", model, [request], [past], hardware=slow, experts=8)
+        for spec in ("moe-infinity,prefetch_distance=1", "moe-infinity-code")
+    )
+    assert counted(paper) == (1, 0, 1)
+    assert counted(code) == (0, 0, 2)
+    assert 18e-6 - 1e-9 <= paper.makespan_s - code.makespan_s <= 24e-6
 
 
 def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
@@ -304,6 +399,20 @@ def test_mixtral_offloading_names_the_column_that_it_misses():
     check_columns("mixtral-offloading", embedding=False, lookahead=(1,), where="a trace")
 
 
+def test_mixtral_offloading_as_released_keeps_the_slots_of_each_layer_to_itself():
+    """Four slots, two for each layer. Layer 0 cycles through three experts, layer 1 runs 0 and then always 1.
+
+    LRU over both layers gives the slot of expert 0 of layer 1 to the cycle, which then fits: from the fifth token on
+    all are hits. Apart, the cycle never fits, and layer 1 misses twice.
+    """
+    model = shape(2, 4, top_k=1)
+    request = one_each([[token % 3, min(token, 1)] for token in range(8)], model)
+    released, lru = (run(spec, model, [request], experts=4) for spec in ("mixtral-offloading-released", "lru"))
+    assert counted(released) == (6, 0, 8 + 2)
+    assert counted(lru) == (4 + 6, 0, 4 + 2)
+    assert planned(released) == []
+
+
 # ---- DeepSpeed -------------------------------------------------------------------------------------------------------
 
 
@@ -362,16 +471,16 @@ def test_a_baseline_holds_the_invariants(policy, gpus, experts, batch_size, hist
     hardware = machine(gpus, bytes_per_s=2e6)
     result = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)
     again = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)
-    assert result.counts.prefetched > 0 or experts == MODEL.total_experts
+    assert result.counts.prefetched > 0 or experts == MODEL.total_experts or policy.endswith("released")
     assert result.log.rows == again.log.rows
     assert len(result.requests) == len(TEST)
 
 
-@pytest.mark.parametrize("policy", ["deepspeed", "mixtral-offloading", "moe-infinity", "promoe"])
+@pytest.mark.parametrize("policy", BASELINES)
 def test_a_baseline_runs_a_model_of_a_single_layer(policy):
     model = shape(1, 4)
     requests = [replace(each, lookahead={1: each.gate}) for each in random_requests(model, np.random.default_rng(0))]
-    words = ",prefetch_distance=1" if policy in ("moe-infinity", "promoe") else ""
+    words = ",prefetch_distance=1" if policy == "moe-infinity" or policy.startswith("promoe") else ""
     assert len(run(policy + words, model, requests, requests).iterations) == 18
 
 

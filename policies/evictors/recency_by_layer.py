@@ -1,0 +1,63 @@
+"""Recency by layer: each layer has an equal share of the slots, and the least recently used of its own goes first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from policies.base import Evictor
+from policies.types import Setup
+
+_FIRST = 2.0**40  # more than there are uses
+
+
+class LeastRecentlyUsedByLayer(Evictor):
+    """Give each layer the same number of slots, and drop what the running layer used least recently.
+
+    The cache of Mixtral-Offloading as released. What does not divide goes to the first layers. A layer gets beyond its
+    share by slots that were open, or by demanding more at once; whoever runs within its share takes such slots back
+    first. Shares are of all GPUs together: on a GPU without an expert of a layer beyond its share, the least recently
+    used of any layer goes. So on one GPU, once no layer is beyond its share, each has an LRU cache of its own.
+    """
+
+    distinct = True
+
+    def start(self, setup: Setup) -> None:
+        """Nothing is there."""
+        super().start(setup)
+        layers, slots = setup.model.layers, sum(setup.slots)
+        self._share = slots // layers + (np.arange(layers) < slots % layers)  # [L]
+        self._held = np.zeros(layers, np.int64)  # [L] experts that are there, or demanded
+        self._present = np.zeros(setup.model.total_experts, bool)
+        self._last = np.full((layers, self.experts), -np.inf)  # [L, J] number of the last use
+        self._uses = 0
+        self._running = 0
+
+    def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
+        """Number the uses; this layer runs now."""
+        self._running = layer
+        self._use(layer, experts)
+
+    def loaded(self, layer: int, expert: int, now_s: float) -> None:
+        """A prefetch counts as a use when it arrives."""
+        self._use(layer, [expert])
+
+    def evicted(self, layer: int, expert: int, now_s: float) -> None:
+        """The layer holds one less."""
+        self._present[layer * self.experts + expert] = False
+        self._held[layer] -= 1
+        self._rank()
+
+    def _use(self, layer: int, experts: Sequence[int]) -> None:
+        self._uses += self.experts  # above all numbers before
+        for expert in experts:
+            x = layer * self.experts + expert
+            self._held[layer] += not self._present[x]
+            self._present[x] = True
+            self._last[layer, expert] = self._uses + expert
+        self._rank()
+
+    def _rank(self) -> None:
+        """First what is beyond the share of the running layer, then of others, then anything."""
+        rank = (self._held > self._share).astype(float)
+        rank[self._running] *= 2
+        self.scores[:] = (self._last - _FIRST * rank[:, None]).ravel()
