@@ -17,7 +17,7 @@ from sim.experiment import Experiment
 from sim.hardware.costs import rates_of
 from sim.hardware.profile import Profile, devices, read_profile
 from sim.inputs import Inputs, check_columns, facts_of, train_test_split
-from sim.results.policy_comparison import PolicyComparison, comparison_of, with_references
+from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of
 from sim.results.result import Result
 from sim.scenario import Scenario
 from traces.capture.capture_settings import CollectSettings
@@ -46,7 +46,7 @@ def replay(
     *,
     profile: Path | None = None,
 ) -> PolicyComparison:
-    """Measure each scenario of the experiment, and the runs that they are measured against.
+    """Measure each scenario of the experiment, and `no-offload`, which they are measured against.
 
     The resident model runs the `prompts` and is recorded as `collection` says, which is the trace of the scenarios;
     their machine is replaced by the devices. What policies are told of times is in the file of a `profile`. A
@@ -96,7 +96,8 @@ def replay(
         return Result.of(scenario, inputs, run)
 
     with open_testbed(chosen, loaded, lookahead=lookahead) as testbed:
-        results = {each.policy: measured(each, testbed) for each in with_references(scenarios)}
+        runs = {each.policy: each for each in [replace(first, policy=RESIDENT, label=None), *scenarios]}
+        results = {policy: measured(each, testbed) for policy, each in runs.items()}
     return comparison_of(scenarios, results, least_makespan_s=None)
 
 

@@ -58,6 +58,6 @@ def _used(demands: Float) -> list[list[int]]:
 
 
 def perfect_prefetch(prefetch_distance: int = 3, chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Prefetch exactly what the next layers will demand, drop the least recently used: a bound for prediction."""
+    """Prefetch exactly what the next layers will demand, drop the least recently used: perfect prediction."""
     prefetcher = PerfectPrefetcher(prefetch_distance=prefetch_distance)
     return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed(), chunk_bytes=chunk_bytes)

@@ -20,7 +20,7 @@ def run(
         str | None,
         Parameter(
             group=RUN,
-            help="What the policies are measured against: no-offload, clairvoyant, lower-bound, separated by commas, "
+            help="What the policies are measured against: no-offload, best-known, lower-bound, separated by commas, "
             "or none. Default: those that the output shows.",
         ),
     ] = None,

@@ -25,11 +25,12 @@ def sweep(
         str,
         Parameter(
             group=SWEEP,
-            help="What to measure the runs against, separated by commas: no-offload, clairvoyant, lower-bound, regret "
-            "(each policy with perfect prediction, and with perfect eviction); or none. Each is run once, if the "
+            help="What to measure the runs against, separated by commas: no-offload, best-known (clairvoyant and "
+            "perfect prefetch, of which the fastest counts), lower-bound, regret (each policy with perfect prediction, "
+            "and with perfect eviction); or none. Each is run once, if the "
             "store does not have it.",
         ),
-    ] = "no-offload,clairvoyant",
+    ] = "no-offload,best-known",
     workers: Annotated[Workers, under(SWEEP)] = Workers(),
     dry_run: Annotated[
         bool,

@@ -1,16 +1,15 @@
 """Results beside the runs that they are measured against: every expert resident, and all demands known."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sim.results.result import Result, write_results
 from sim.results.summary import Summary, ratio
-from sim.scenario import Detail, Scenario
+from sim.scenario import Scenario
 from sim.trace_naturalness import trace_columns
 
 RESIDENT = "no-offload"
-BEST = "clairvoyant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +19,10 @@ class PolicyComparison:
     results: Sequence[Result]
     resident: Result | None
     """With every expert on its GPU; None if nobody asked for it, as below."""
-    best: Result | None
-    """By a policy that knows every future demand."""
+    best_known: Sequence[Result]
+    """The fastest of the runs that know every demand to come, all of those equal; empty if nobody asked for them."""
+    know_all: Sequence[str]
+    """The policies that these are the fastest of."""
     least_makespan_s: float | None
     """The least that any policy can take with this cache; None too where times are measured."""
 
@@ -31,14 +32,19 @@ class PolicyComparison:
 
     def write(self, folder: Path) -> None:
         """Put the results and how they compare into a new folder, which appears whole or not at all."""
-        write_results(folder, self.results, self.summaries())
+        facts = {"best_known": {"policy": self._best_known(), "of": list(self.know_all)}}
+        write_results(folder, self.results, self.summaries(), facts=facts)
+
+    def _best_known(self) -> str | None:
+        return names_of([run.summary for run in self.best_known])
 
     def _compared(self, result: Result) -> Summary:
         own = result.summary
         least_s = self.least_makespan_s
         return own | {
             "tpot_over_no_offload": _tpot_over(own, self.resident),
-            "tpot_over_clairvoyant": _tpot_over(own, self.best),
+            "tpot_over_best_known": _tpot_over(own, self.best_known[0] if self.best_known else None),
+            "best_known": self._best_known(),
             "makespan_lower_bound_s": own["makespan_s"] if own["preloaded"] and least_s is not None else least_s,
             **trace_columns(result.provenance["trace"]),
         }
@@ -48,23 +54,31 @@ def _tpot_over(own: Summary, other: Result | None) -> float | None:
     return ratio(own["tpot_s_mean"], other.summary["tpot_s_mean"]) if other else None
 
 
-def with_references(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """The scenarios, which differ in their policy alone, and those that they are measured against.
+def fastest(summaries: Iterable[Summary]) -> list[Summary]:
+    """Those with the lowest mean TPOT, all of those equal; none where nothing has one."""
+    timed = [each for each in summaries if each["tpot_s_mean"] is not None]
+    least_s = min((each["tpot_s_mean"] for each in timed), default=None)
+    return [each for each in timed if each["tpot_s_mean"] == least_s]
 
-    All keep at least iterations, from which bounds are computed.
-    """
-    detail: Detail = "events" if scenarios[0].detail == "events" else "iterations"
-    policies = dict.fromkeys([*(scenario.policy for scenario in scenarios), BEST, RESIDENT])
-    return [replace(scenarios[0], policy=policy, detail=detail, label=None) for policy in policies]
+
+def names_of(summaries: Sequence[Summary]) -> str | None:
+    """The policies of runs that tie, as text; None without any."""
+    return " = ".join(each["policy"] for each in summaries) or None
 
 
 def comparison_of(
-    scenarios: Sequence[Scenario], results: Mapping[str, Result], *, least_makespan_s: float | None
+    scenarios: Sequence[Scenario],
+    results: Mapping[str, Result],
+    *,
+    know_all: Sequence[str] = (),
+    least_makespan_s: float | None,
 ) -> PolicyComparison:
     """The results of the scenarios, in the detail that they ask for, out of all by their policy."""
+    best = {each["policy"] for each in fastest(results[policy].summary for policy in know_all)}
     return PolicyComparison(
         results=[results[scenario.policy].trimmed(scenario) for scenario in scenarios],
         resident=results.get(RESIDENT),
-        best=results.get(BEST),
+        best_known=[results[policy] for policy in know_all if policy in best],
+        know_all=know_all,
         least_makespan_s=least_makespan_s,
     )

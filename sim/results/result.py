@@ -101,11 +101,17 @@ class Result:
 
 
 def write_results(
-    folder: Path, results: Sequence[Result], summaries: Sequence[Summary] | None = None, *, overwrite: bool = False
+    folder: Path,
+    results: Sequence[Result],
+    summaries: Sequence[Summary] | None = None,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Put results of different policies into a new folder, or one in place of another; it appears whole or not at all.
 
-    `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare.
+    `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare. `facts` are what
+    the metadata says of all of them.
     """
     policies = [result.scenario.policy for result in results]
     for policy in policies:
@@ -113,7 +119,7 @@ def write_results(
             raise UserError(
                 f"{folder}: {policies.count(policy)} results of policy {policy}; a folder holds one of each"
             )
-    meta = {"schema_version": SCHEMA_VERSION, "runs": [_meta_of(result) for result in results]}
+    meta = {"schema_version": SCHEMA_VERSION, **(facts or {}), "runs": [_meta_of(result) for result in results]}
     rows = [result.summary for result in results] if summaries is None else summaries
     with new_folder(folder, "results", overwrite=overwrite) as partial:
         write_frame(partial / "summary.parquet", pd.DataFrame(list(rows)), meta)

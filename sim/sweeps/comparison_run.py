@@ -10,12 +10,12 @@ from sim.content_hash import RunKeys, key_of
 from sim.experiment import Experiment
 from sim.inputs import Inputs, Resolver
 from sim.results.bounds import makespan_lower_bound_s
-from sim.results.policy_comparison import BEST, RESIDENT, PolicyComparison, comparison_of
+from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of
 from sim.results.result import Result
 from sim.scenario import Scenario
 from sim.simulation import simulate
 from sim.store.result_store import ResultStore
-from sim.sweeps.reference_runs import EVERY_BOUND, Reference, resident
+from sim.sweeps.reference_runs import EVERY_BOUND, Reference, know_all, resident
 from sim.sweeps.run_task import at_folder
 from sim.sweeps.workers import Workers
 
@@ -41,15 +41,16 @@ def compare_policies(
     runs = _Runs(ResultStore.open(store) if store else None)
     inputs = runs.resolved(first, *(other.policy for other in others))  # mistakes are reported before the first has run
     wanted = {scenario.policy: scenario for scenario in scenarios}
-    if "clairvoyant" in references:
-        wanted.setdefault(BEST, replace(first, policy=BEST, label=None))
+    all_known = know_all(inputs.model.layers) if "best-known" in references else ()
+    for policy in all_known:
+        wanted.setdefault(policy, replace(first, policy=policy, label=None))
     if "no-offload" in references or "lower-bound" in references:
         everything_there = resident(first, inputs)
         wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
     found = runs.results(list(wanted.values()), workers or _workers_for(inputs, len(wanted)))
     results = {policy: found[scenario] for policy, scenario in wanted.items()}
     least_s = runs.lower_bound_s(first, results[RESIDENT]) if "lower-bound" in references else None
-    return comparison_of(scenarios, results, least_makespan_s=least_s)
+    return comparison_of(scenarios, results, know_all=all_known, least_makespan_s=least_s)
 
 
 class _Runs:

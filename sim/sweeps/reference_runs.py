@@ -1,12 +1,18 @@
 """The runs that others are measured against: scenarios like any other, run only when a table asks for them.
 
 no-offload     every expert on its GPU; the same for every size of the cache
-clairvoyant    a policy that knows every demand to come: a strong heuristic, not a bound
+best-known     policies that know every demand to come, of which the fastest counts: strong heuristics, not bounds
 lower-bound    the least makespan of any policy with this cache (`sim.results.bounds`), from no-offload's run
 regret         the policy with perfect prediction or with perfect eviction in place of its own
+
+**Best known** is the lowest mean TPOT of `clairvoyant` and of perfect prefetch with Belady's evictor at the distances
+`DISTANCES`, of those equal all. None of them is always the fastest: `clairvoyant` is, on one GPU with batches of one,
+by up to 26 % (gpt-oss-20b, half of the experts); perfect prefetch is by up to 13 % on six GPUs with few slots or in
+batches, where the future is an estimate. More distances change the minimum by less than 1 %. The three runs take about
+as long as that of `clairvoyant`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -16,15 +22,17 @@ from policies.cache.placement import least_slots
 from policies.naming import inside, parts_of
 from policies.registry import EVICTORS, make_policy
 from sim.inputs import Inputs
-from sim.results.policy_comparison import BEST, RESIDENT
+from sim.results.policy_comparison import RESIDENT
 from sim.scenario import CacheSize, Detail, Scenario
 
-Reference = Literal["no-offload", "clairvoyant", "lower-bound", "regret"]
-DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "clairvoyant")
+Reference = Literal["no-offload", "best-known", "lower-bound", "regret"]
+DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "best-known")
 EVERY_BOUND: tuple[Reference, ...] = (*DEFAULT_REFERENCES, "lower-bound")
 
+KNOWS_ALL = "clairvoyant"
 PREDICTS_PERFECTLY = "perfect-prefetch"
 EVICTS_PERFECTLY = "belady"
+DISTANCES = (3, 6, 12)  # in layers, of perfect prefetch
 
 
 def references_named(text: str, known: tuple[Reference, ...] = get_args(Reference)) -> tuple[Reference, ...]:
@@ -37,20 +45,28 @@ def references_named(text: str, known: tuple[Reference, ...] = get_args(Referenc
     return tuple(each for each in known if each in map(str.strip, text.split(",")))
 
 
-def reference_runs(scenario: Scenario, inputs: Inputs, wanted: Collection[Reference]) -> Mapping[str, Scenario]:
-    """The scenarios that one is measured against, by what its results call them.
+def reference_runs(
+    scenario: Scenario, inputs: Inputs, wanted: Collection[Reference]
+) -> Mapping[str, Sequence[Scenario]]:
+    """The scenarios that one is measured against, by what its results call them; of several the fastest counts.
 
     All have the scenario's detail, but no-offload keeps its iterations, from which a lower bound is computed.
     """
-    found: dict[str, Scenario] = {}
+    found: dict[str, Sequence[Scenario]] = {}
     if "no-offload" in wanted or "lower-bound" in wanted:
-        found["no_offload"] = resident(scenario, inputs)
-    if "clairvoyant" in wanted:
-        found["clairvoyant"] = replace(scenario, policy=BEST, label=None)
+        found["no_offload"] = [resident(scenario, inputs)]
+    if "best-known" in wanted:
+        found["best_known"] = [replace(scenario, policy=each, label=None) for each in know_all(inputs.model.layers)]
     if "regret" in wanted:
         for name, policy in _perfected(scenario.policy).items():
-            found[name] = replace(scenario, policy=policy, label=None)
+            found[name] = [replace(scenario, policy=policy, label=None)]
     return found
+
+
+def know_all(layers: int) -> Sequence[str]:
+    """The policies that know every demand to come, for a model of so many layers."""
+    distances = sorted({min(distance, layers) for distance in DISTANCES})
+    return [KNOWS_ALL, *(f"{PREDICTS_PERFECTLY},prefetch_distance={each}+{EVICTS_PERFECTLY}" for each in distances)]
 
 
 def resident(scenario: Scenario, inputs: Inputs) -> Scenario:

@@ -19,7 +19,7 @@ from sim.results.result import read_meta, seal
 from sim.sweeps.sweep_columns import OUTCOMES, tidy
 from sim.sweeps.sweep_report import report
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TABLE, META = "sweep.parquet", "meta.json"
 
 

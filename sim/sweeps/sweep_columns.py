@@ -13,7 +13,7 @@ OUTCOMES = ("done", "refused", "failed")
 Setting = tuple[Any, ...]  # values of the axes other than policy, its settings and the seed; None where there is none
 
 _TEXTS = {"policy", "status", "reason", "key", "label", "note", "machine", "machine_described", "placement"}
-_TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model"}
+_TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model", "best_known"}
 _TRUTHS = {"simulated", "fits", "preloaded", "prediction_charged"}
 _WHOLE = {"distinct_demands", "hits", "late", "misses", "copies", "prefetched_copies", "evictions", "copied_bytes"}
 _WHOLE |= {"expert_memory_bytes", "expert_slots", "requests", "iterations", "output_tokens", "gpus", "batch_size"}

@@ -1,7 +1,9 @@
 """What a sweep has to compute: the key of every run and of what it is measured against, and what cannot run."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,8 @@ class PlannedRun:
     task: RunTask | None = None
     """None if it is refused."""
     inputs: Inputs | None = None
-    references: Mapping[str, RunTask] = field(default_factory=dict)
-    """What it is measured against, by name; those that cannot run are left out."""
+    references: Mapping[str, Sequence[RunTask]] = field(default_factory=dict)
+    """What it is measured against, by name, of several the fastest; those that cannot run are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,12 @@ class SweepPlan:
 
         Runs that may share predictions are not next to each other: the first of them computes, the others read.
         """
-        tasks = {task.key: task for each in self.runs if each.task for task in (each.task, *each.references.values())}
+        tasks = {
+            task.key: task
+            for each in self.runs
+            if each.task
+            for task in (each.task, *chain.from_iterable(each.references.values()))
+        }
         rounds: dict[tuple[Any, ...], int] = {}
         ordered = []
         for place, task in enumerate(tasks.values()):
@@ -112,16 +119,14 @@ class _Planner:
             made.start(setup_without_cache(model, np.random.default_rng(0)))
         self._started.add((policy, model))
 
-    def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, RunTask]:
-        found = {}
-        for name, each in reference_runs(scenario, inputs, self._wanted).items():
-            try:
-                found[name] = self._task(each)[0]
-            except UserError:  # the run itself can still be
-                continue
+    def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, Sequence[RunTask]]:
+        found: dict[str, Sequence[RunTask]] = {}
+        for name, runs in reference_runs(scenario, inputs, self._wanted).items():
+            with suppress(UserError):  # the run itself can still be
+                found[name] = [self._task(each)[0] for each in runs]
         if "lower-bound" in self._wanted:
             key = key_of(self._keys.bound_facts(scenario, inputs))
-            found[BOUND] = RunTask(scenario=replace(scenario, policy=RESIDENT, label=None), key=key, bound=True)
+            found[BOUND] = [RunTask(scenario=replace(scenario, policy=RESIDENT, label=None), key=key, bound=True)]
         return found
 
 

@@ -22,7 +22,7 @@ LARGER_IS_BETTER = (
     *(f"{rate}{of}" for rate in (HIT_RATE, HIT_OR_LATE_RATE) for of in ("", "_prefill", "_decode")),
     "prefetch_useful",
 )
-CLAIRVOYANT = "clairvoyant_tpot_s_mean"
+BEST_KNOWN = "best_known_tpot_s_mean"
 PERFECT_PREDICTION = "perfect_prefetch_tpot_s_mean"
 PERFECT_EVICTION = "belady_tpot_s_mean"
 
@@ -58,7 +58,7 @@ class Regret:
     eviction_s: Estimate | None
     """With the policy's own prefetching and Belady's evictor."""
     both_s: Estimate | None
-    """With `clairvoyant`."""
+    """With the best known policy that knows every demand to come."""
 
 
 class SweepStatistics:
@@ -76,6 +76,10 @@ class SweepStatistics:
         for key, policy, seed, is_done, row in zip(keys, frame["policy"], frame["seed"], done, values, strict=True):
             if is_done:
                 self._runs.setdefault((key, policy), {}).setdefault(int(seed), row)
+        best = frame.reindex(columns=["best_known"])["best_known"]
+        places = zip(keys, map(int, frame["seed"]), strict=True)
+        self.best_known = {place: str(name) for place, name in zip(places, best, strict=True) if plain(name)}
+        """By setting and seed, the name of the run that `best_known_tpot_s_mean` is of."""
         self.settings = list(dict.fromkeys(keys))
         """In the order of the matrix, those without a finished run too."""
         self.policies = list(dict.fromkeys(frame["policy"][done]))
@@ -141,7 +145,7 @@ class SweepStatistics:
         return Regret(
             prediction_s=self._saved(setting, policy, PERFECT_PREDICTION),
             eviction_s=self._saved(setting, policy, PERFECT_EVICTION),
-            both_s=self._saved(setting, policy, CLAIRVOYANT),
+            both_s=self._saved(setting, policy, BEST_KNOWN),
         )
 
     def seeds(self, setting: Setting, policy: str) -> int:

@@ -39,7 +39,6 @@ _SHARES = [
 METRICS = [
     *_TIMES,
     Metric("tpot_over_no_offload", "1", "TPOT over no-offload", "×", 1, 2),
-    Metric("tpot_over_clairvoyant", "1", "TPOT over clairvoyant", "×", 1, 2),
     *_SHARES,
     Metric("bytes_per_token", "bytes", "copied per token", "MB", 1e-6, 2),
     Metric("makespan_s", "s", "makespan", "s", 1, 3),

@@ -10,7 +10,7 @@ from policies.registry import policy_names
 from sim.inputs import resolve
 from sim.scenario import CacheSize, Scenario
 from sim.simulation import simulate
-from sim.sweeps.reference_runs import reference_runs, references_named, resident
+from sim.sweeps.reference_runs import know_all, reference_runs, references_named, resident
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def scenario(trace: Path) -> Scenario:
 
 def regret(scenario: Scenario, policy: str) -> dict[str, str]:
     asked = Scenario(scenario.trace, policy=policy)
-    return {name: each.policy for name, each in reference_runs(asked, resolve(asked), ["regret"]).items()}
+    return {name: each.policy for name, (each,) in reference_runs(asked, resolve(asked), ["regret"]).items()}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_whatever_a_policy_is_perfected_to_can_run(scenario: Scenario) -> None:
     for policy in policy_names():
         asked = Scenario(scenario.trace, policy=policy, machine="rtx3090")
         inputs = resolve(asked)
-        for each in reference_runs(asked, inputs, ["regret"]).values():
+        for (each,) in reference_runs(asked, inputs, ["regret"]).values():
             assert simulate(each, inputs).summary["tpot_s_mean"] > 0
 
 
@@ -59,8 +59,14 @@ def test_perfect_parts_are_no_worse_than_those_of_lru(scenario: Scenario) -> Non
     asked = Scenario(scenario.trace, policy="lru", machine="rtx3090")
     inputs = resolve(asked)
     own = simulate(asked, inputs).summary
-    for each in reference_runs(asked, inputs, ["regret", "clairvoyant"]).values():
-        assert simulate(each, inputs).summary["tpot_s_mean"] <= own["tpot_s_mean"]
+    for runs in reference_runs(asked, inputs, ["regret", "best-known"]).values():
+        assert all(simulate(each, inputs).summary["tpot_s_mean"] <= own["tpot_s_mean"] for each in runs)
+
+
+def test_perfect_prefetch_looks_no_further_than_a_model_has_layers() -> None:
+    assert know_all(32)[1:] == [f"perfect-prefetch,prefetch_distance={each}+belady" for each in (3, 6, 12)]
+    assert know_all(8)[-1] == "perfect-prefetch,prefetch_distance=8+belady"
+    assert know_all(2) == ["clairvoyant", "perfect-prefetch,prefetch_distance=2+belady"]
 
 
 def test_no_offload_gives_the_same_figures_at_every_size(scenario: Scenario) -> None:
@@ -84,5 +90,5 @@ def test_the_smallest_cache_is_one_that_can_be(scenario: Scenario) -> None:
 def test_references_are_named_in_text() -> None:
     assert references_named("regret, no-offload") == ("no-offload", "regret")
     assert references_named("none") == ()
-    with pytest.raises(FieldError, match="unknown reference 'clairvoyent'; did you mean 'clairvoyant'"):
-        references_named("no-offload,clairvoyent")
+    with pytest.raises(FieldError, match="unknown reference 'best-knwon'; did you mean 'best-known'"):
+        references_named("no-offload,best-knwon")

@@ -80,7 +80,7 @@ def test_the_status_of_a_sweep_that_is_over_and_of_one_that_has_not_begun(
     capsys.readouterr()
     assert sweep(file, store, "--status") == 0
     assert capsys.readouterr().out.startswith(
-        "14 of 14 runs, references and bounds done, 0 running, 0 failed, 0 cannot run"
+        "22 of 22 runs, references and bounds done, 0 running, 0 failed, 0 cannot run"
     )
 
 
@@ -88,13 +88,13 @@ def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureF
     assert sweep(file, store, "--json", "--references", "none") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["status"] for row in rows] == ["done"] * 8
-    assert all(row["clairvoyant_tpot_s_mean"] is None for row in rows)
+    assert all(row["best_known_tpot_s_mean"] is None and row["best_known"] is None for row in rows)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--references", "clairvoyent"], "--references: unknown reference 'clairvoyent'; did you mean 'clairvoyant'?"),
+        (["--references", "best-knwon"], "--references: unknown reference 'best-knwon'; did you mean 'best-known'?"),
         (["--jobs", "0"], "--jobs: must be at least 1, value 0"),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_comparison_reads_its_runs_and_references_from_a_store(
         assert main([*words, "--store", str(store)]) == 0
         assert capsys.readouterr().out == alone
     assert main(["store", "info", str(store), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs"] == 4  # with clairvoyant and no-offload
+    assert json.loads(capsys.readouterr().out)["runs"] == 6  # with no-offload, clairvoyant and two perfect prefetches
     assert events(store) == {}  # it computed in its own process, and nothing on the second time
 
 
@@ -157,7 +157,7 @@ def test_without_references_a_comparison_runs_no_others(trace: Path, capsys: pyt
     words = ["run", str(trace), "--policy", "lru", "--references", "none", "--json"]
     assert main(words) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    compared = ("tpot_over_no_offload", "tpot_over_clairvoyant", "makespan_lower_bound_s")
+    compared = ("tpot_over_no_offload", "tpot_over_best_known", "makespan_lower_bound_s")
     assert [row[name] for name in compared] == [None] * 3
     assert main([*words[:-1]]) == 0
     assert " – " in capsys.readouterr().out

@@ -62,7 +62,7 @@ def killed_on_the_way(experiment: Path, store: Path, out: Path, runs: int, kills
 def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     file = tmp_path / "experiment.toml"
     experiment.write(file)
-    runs = len(SweepPlan.of(experiment, ("no-offload", "clairvoyant")).tasks())
+    runs = len(SweepPlan.of(experiment, ("no-offload", "best-known")).tasks())
     assert start(file, tmp_path / "alone", tmp_path / "alone-out").wait() == 0
     hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
     assert hits >= kills - 1

@@ -113,7 +113,6 @@ def test_each_metric_stands_once_per_policy() -> None:
         *("ttft_s_mean", "ttft_s_p50", "ttft_s_p95", "tpot_s_mean", "tpot_s_p50", "tpot_s_p95"),
         *(
             "tpot_over_no_offload",
-            "tpot_over_clairvoyant",
             "hit_rate",
             "hit_rate_prefill",
             "hit_rate_decode",
