@@ -15,8 +15,9 @@ demo: $(VENV)/.installed
 		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	rm -rf demo-out/results
 	$(BIN)/python -m sim run demo-out/pocket.trace --sizes mixtral-8x7b --machine rtx3090x6 --cache-share 0.25 \
-		--policy finemoe --policy moe-infinity --policy promoe --policy mixtral-offloading --policy deepspeed \
-		--policy lru --policy belady --policy clairvoyant --policy no-offload --out demo-out/results
+		--policy finemoe --policy moe-infinity --policy moe-infinity-code --policy promoe --policy mixtral-offloading \
+		--policy mixtral-offloading-released --policy deepspeed --policy lru --policy belady --policy clairvoyant \
+		--policy no-offload --out demo-out/results
 	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
 	rm -rf demo-out/measured demo-out/simulated
 	$(BIN)/python -m validate calibrate pocket --threads 1 --out demo-out/machine.toml

@@ -42,7 +42,7 @@ HIDDEN = 64
 REQUEST_ITERATIONS = 200
 POLICIES = {
     "mixtral-8x7b": ("finemoe", "finemoe,learn=false", "lru"),
-    "gpt-oss-20b": ("finemoe", "lru", "deepspeed", "moe-infinity", "hit-count"),
+    "gpt-oss-20b": ("finemoe", "lru", "deepspeed", "moe-infinity", "moe-infinity-code", "hit-count"),
 }
 Case = tuple[str, int, int]  # policy, layers, experts
 

@@ -47,7 +47,8 @@ MIXTRAL = ("--sizes", "mixtral-8x7b")
 QUARTER = ("--machine", "rtx3090x6", "--cache-share", "0.25")
 DEMO = (*MIXTRAL, *QUARTER)
 DEMO_POLICIES = (
-    "finemoe moe-infinity promoe mixtral-offloading deepspeed lru belady clairvoyant no-offload "
+    "finemoe moe-infinity moe-infinity-code promoe mixtral-offloading mixtral-offloading-released deepspeed lru belady "
+    "clairvoyant no-offload "
     "lfu hit-count speculate map-t map-ts perfect-prefetch finemoe+lhd lru+sieve lru+lecar"
 )
 COMMANDS: dict[str, tuple[str, str, tuple[str, ...], str]] = {  # name: command, trace, options, policies

@@ -83,6 +83,7 @@ def test_on_demand_counts_equal_the_simulated_ones_exactly(
 def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys, tmp_path):
     trace, profile = tmp_path / "replayed.trace", tmp_path / "machine.toml"
     sizes = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events"]
+    sizes += ["--chunk-bytes", 3456]  # a quarter of an expert
     assert validate(arguments(checkpoint, *sizes, "--record", trace, "--out", tmp_path / "measured")) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Measured, not simulated: 3 requests of replayed.trace (captured) by tiny\n")
@@ -97,6 +98,11 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     assert (tmp_path / "both.png").stat().st_size > 10_000
     events = pd.read_parquet(tmp_path / "measured" / "events.parquet")
     assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
+    for folder in ("measured", "simulated"):
+        events = pd.read_parquet(tmp_path / folder / "events.parquet")
+        begun = events[(events["call"] == "next_copy") & (events["slot"] >= 0)]
+        assert set(begun["bytes"][~begun["demanded"]]) == {3456}
+        assert set(begun["bytes"][begun["demanded"]]) <= {13_824, 10_368, 6912, 3456}
     summary = pd.read_parquet(tmp_path / "measured" / "summary.parquet")
     assert not summary["simulated"].any()
 

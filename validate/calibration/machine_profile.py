@@ -131,7 +131,7 @@ def _moved(testbed: Testbed) -> Table:
     """Seconds of copies of an expert and of parts of it, by bytes; from records that are not the last ones used."""
     records, shape = testbed.offloaded.records, testbed.offloaded.shape
     table = {}
-    for chunk in _copy_sizes(shape.expert_bytes):
+    for chunk in copy_sizes(shape.expert_bytes):
         rest = shape.expert_bytes - chunk
         arena = Arena(records, slots=[2], devices=testbed.devices[:1], chunk_bytes=[chunk, rest] if rest else [chunk])
         copies = (Copy(0, number % shape.total_experts, 0, chunk, number % 2, -1, False) for number in count())
@@ -139,7 +139,7 @@ def _moved(testbed: Testbed) -> Table:
     return Table(sizes=tuple(sorted(table)), seconds=tuple(table[size] for size in sorted(table)))
 
 
-def _copy_sizes(expert_bytes: int) -> list[int]:
+def copy_sizes(expert_bytes: int) -> list[int]:
     """Bytes of the copies that are timed: an expert, its half, its quarter, …, and the chunks of a run's default.
 
     A demand may move whatever is left of an expert, and a run may have other chunks.
