@@ -5,3 +5,4 @@ from pathlib import Path
 
 DATA = Path(os.environ.get("FINEMOE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 GPT_OSS = DATA / "gpt-oss-20b" / "routing.npz"
+BIG_MOE_ON_EDGE = DATA / "bigmoeonedge"

@@ -7,7 +7,14 @@ from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, Command, application, under
 from common.outputs import new, reserved
-from traces.convert.conversion_settings import CountsTarget, ImportTarget, LayerNumbers, LogReading, TracedModel
+from traces.convert.conversion_settings import (
+    CountsTarget,
+    ImportTarget,
+    LayerNumbers,
+    LogReading,
+    PerhapsTracedModel,
+    TracedModel,
+)
 
 MODEL = Group("Traced model", sort_key=1)
 READING = Group("Reading", sort_key=2)
@@ -27,6 +34,11 @@ FORMATS = {
         "traces.cli.convert:policylang",
         "What moe-policylang's recorder wrote, .jsonl or .parquet.",
         "policylang trace.parquet --model mixtral-8x7b --out policylang.trace",
+    ),
+    "route-trace": Command(
+        "traces.cli.convert:route_trace",
+        "What BigMoeOnEdge measured: routing, and the hits of its own cache.",
+        "route-trace gemma.route.csv --out gemma.trace",
     ),
     "store": Command(
         "traces.cli.convert:store",
@@ -98,6 +110,30 @@ def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers
         from traces.convert.policylang import convert_policylang
 
         print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
+
+
+def route_trace(
+    source: Path,
+    /,
+    *,
+    model: Annotated[PerhapsTracedModel, under(MODEL)] = PerhapsTracedModel(),
+    target: Target,
+) -> None:
+    """Make a trace of a route trace of BigMoeOnEdge, and say how often the engine's own cache hit.
+
+    Parameters
+    ----------
+    source
+        FILE.csv, as the engine wrote it with --route-trace.
+    """
+    with reserved(new(target.out, overwrite=target.overwrite)):
+        from traces.convert.route_trace import convert_route_trace
+        from traces.format.reader import Trace
+        from traces.format.recorded_hits import described, recorded_hits
+
+        out = convert_route_trace(source, model, target)
+        print(out)
+        print(f"the engine's own cache: {described(recorded_hits(Trace.open(out)))}")
 
 
 def store(

@@ -35,21 +35,29 @@ class TracedModel:
 
     def sizes(self) -> ModelShape:
         """The sizes that `shape` spells out, or those of the published model."""
-        if self.shape is None:
-            return published(self.model)
-        sizes: dict[str, float] = {}
-        for part in self.shape.split(","):
-            name, _, value = part.partition("=")
-            if name not in _SIZES:
-                raise FieldError("shape", f"unknown size {name!r}; {nearest(name, _SIZES)}")
-            try:
-                sizes[name] = float(value) if name == "weight_bytes" else int(value)
-            except ValueError:
-                raise FieldError("shape", f"{name} must be a number, value {value!r}") from None
-        missing = [name for name in _REQUIRED if name not in sizes]
-        if missing:
-            raise FieldError("shape", f"{', '.join(missing)} must be given too, since times depend on all sizes")
-        return ModelShape(name=self.model, **sizes)  # type: ignore[arg-type]  # weight_bytes alone is a float
+        return published(self.model) if self.shape is None else _spelled(self.model, self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerhapsTracedModel:
+    """Which model was traced, for recordings that say so themselves."""
+
+    model: str | None = None
+    """Name of the traced model, if it is not to be the recording's: of a published one, for its hidden size and
+    attention, or any with a shape."""
+    shape: str | None = None
+    """Its sizes, if they are not known here, as for the other formats. Without model and shape they are guessed by the
+    bytes of the recording."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        self.sizes()
+
+    def sizes(self) -> ModelShape | None:
+        """The sizes that `shape` spells out, or those of the published model; None if neither is given."""
+        if self.shape is not None:
+            return _spelled(self.model or "traced", self.shape)
+        return None if self.model is None else published(self.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +128,23 @@ class LogReading(LayerNumbers):
     def warmup_rows(self) -> tuple[tuple[str, str], ...]:
         """Rows to drop, by field and value, a text or JSON."""
         return tuple(_pairs("warmup", self.warmup))
+
+
+def _spelled(model: str, shape: str) -> ModelShape:
+    """The model of this name with the sizes that a text spells out."""
+    sizes: dict[str, float] = {}
+    for part in shape.split(","):
+        name, _, value = part.partition("=")
+        if name not in _SIZES:
+            raise FieldError("shape", f"unknown size {name!r}; {nearest(name, _SIZES)}")
+        try:
+            sizes[name] = float(value) if name == "weight_bytes" else int(value)
+        except ValueError:
+            raise FieldError("shape", f"{name} must be a number, value {value!r}") from None
+    missing = [name for name in _REQUIRED if name not in sizes]
+    if missing:
+        raise FieldError("shape", f"{', '.join(missing)} must be given too, since times depend on all sizes")
+    return ModelShape(name=model, **sizes)  # type: ignore[arg-type]  # weight_bytes alone is a float
 
 
 def _pairs(field: str, texts: tuple[str, ...], *, empty: bool = False) -> Iterator[tuple[str, str]]:

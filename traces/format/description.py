@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from common.tables import name_table
+from policies.types import ModelShape
 from traces.format import provenance
 from traces.format.reader import Trace
+from traces.format.recorded_hits import described, recorded_hits
 from traces.format.schema import META
 
 
@@ -32,6 +35,9 @@ def summary(trace: Trace) -> dict[str, Any]:
         "columns": meta.columns,
         "file_bytes": {name: (trace.path / name).stat().st_size for name in (META, *meta.schemas)},
         "sha256": trace.digest,
+        "recorded_hits": {phase: asdict(found) for phase, found in recorded_hits(trace).items()}
+        if meta.residency
+        else None,
     } | {name: getattr(meta, name) for name in _DESCRIPTIVE}
 
 
@@ -64,7 +70,7 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
         (
             "shape",
             f"{shape.layers} layers of {shape.experts} experts, top-{shape.top_k}, hidden {shape.hidden}, "
-            f"expert FFN {shape.expert_ffn} ({_megabytes(shape.expert_bytes)} an expert)"
+            f"expert FFN {shape.expert_ffn} ({_expert_size(shape)} an expert)"
             + (f", shared experts of FFN {shape.shared_ffn} in all" if shape.shared_ffn else ""),
         ),
         ("dtype", found["dtype"]),
@@ -75,6 +81,7 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
         ("splits", ", ".join(f"{name} ({count})" for name, count in found["splits"].items())),
         ("arrivals", f"{found['arrivals']:,} to {found['last_arrival_s']:.1f} s" if found["arrivals"] else None),
         ("gate", found["score"] + ("" if found["gate_complete"] else ", only at the executed experts")),
+        ("engine's cache", described(recorded_hits(trace)) if trace.meta.residency else None),
         ("lookahead", ", ".join(f"{distance}" for distance in found["lookahead"]) or "none"),
         ("embeddings", "yes" if found["embedding"] else "none"),
         ("prompts", found["prompts"]),
@@ -93,6 +100,12 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
 
 def _pairs(mapping: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_short(value)}" for name, value in mapping.items())
+
+
+def _expert_size(shape: ModelShape) -> str:
+    """One, or the range where layers differ."""
+    least, most = min(shape.layer_expert_bytes), max(shape.layer_expert_bytes)
+    return _megabytes(most) if least == most else f"{_megabytes(least).removesuffix(' MB')} to {_megabytes(most)}"
 
 
 def _short(value: Any) -> Any:

@@ -1,0 +1,269 @@
+"""What BigMoeOnEdge measured, as a trace: routing, applied weights, and what the engine's own cache had.
+
+Before the experts of the last layer llama.cpp drops all tokens of a prompt but the one whose answer is wanted, so in
+the prefill only the last token executes that layer: the others have -1 there. A turn is a request. The cache of the
+engine stays warm from turn to turn, as that of a simulation does from request to request.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
+from traces.convert.conversion_settings import ImportTarget, PerhapsTracedModel
+from traces.convert.imported_trace import Pair, imported, sha256_of, write_trace
+from traces.convert.route_trace_file import RouteTrace, first, read_route_trace
+from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
+
+_WEIGHT_BYTES = 4.5 / 8  # of a weight in GGUF's 4-bit blocks, to guess sizes by
+_HEAD = 64  # numbers of an attention head, likewise
+_SMALLEST = np.finfo(np.float16).smallest_subnormal
+
+
+class Recording:
+    """The rows of a route trace put in their places; a row out of place is a `TraceError` with its line.
+
+    Layers with experts are numbered from 0. `T` tokens in the order of turns and steps, `L` layers, `K` experts each.
+    """
+
+    def __init__(self, file: Path, rows: RouteTrace) -> None:
+        self.file = file
+        self.rows = rows
+        self.layer_numbers: Int = np.unique(rows.layer)  # [L] as the file has them
+        self._hold_layers()
+        self.top_k = int(rows.slot.max()) + 1
+        self.expert_bytes = tuple(map(self._expert_bytes, self.layer_numbers.tolist()))
+        self._order_tokens()
+        place = self.token_of, np.searchsorted(self.layer_numbers, rows.layer), rows.slot
+        self.line = self._placed(place)  # [T, L, K], 0 where there is no row
+        self._hold_complete()
+        size = self.line.shape
+        executed = rows.dropped == 0
+        self.experts: Int = np.full(size, -1, np.int16)
+        self.experts[place] = np.where(executed, rows.expert, -1)
+        self.residency: Int = np.full(size, -1, np.int8)
+        self.residency[place] = np.where(executed, rows.residency, -1)
+        self.weights: Float = np.zeros(size)
+        self.weights[place] = np.where(executed, rows.weight, 0)
+        self._hold_experts()
+
+    def experts_in_a_layer(self) -> int:
+        """J: by the comments, else the largest number that a row has, plus 1."""
+        return self.rows.preamble.sizes.get("n_expert", int(self.rows.expert.max()) + 1)
+
+    def error(self, row: int, what: str, field: str, value: object = None) -> TraceError:
+        """The mistake in a row."""
+        return TraceError.at(f"{self.file}: line {self.rows.line[row]}, field {field}", what, value=value)
+
+    def _hold_layers(self) -> None:
+        """Each layer whose experts have a size has rows."""
+        silent = {layer for layer, size in self.rows.preamble.expert_bytes.items() if size} - {
+            int(layer) for layer in self.layer_numbers
+        }
+        if silent:
+            what = f"no row has layer {min(silent)}, whose experts a comment describes"
+            raise TraceError.at(f"{self.file}, field layer", what)
+
+    def _expert_bytes(self, layer: int) -> int:
+        """By the comments, else the most that a row of the layer has read."""
+        rows = self.rows
+        own = rows.layer == layer
+        size = rows.preamble.expert_bytes.get(layer) or int(rows.expert_bytes[own].max())
+        if not size:
+            what = f"neither a comment nor a row says how large an expert of layer {layer} is"
+            raise self.error(first(own), what, "expert_bytes")
+        return size
+
+    def _order_tokens(self) -> None:
+        """Number the tokens, and hold the steps of each turn to follow one another."""
+        rows = self.rows
+        tokens, at, self.token_of = np.unique(
+            np.stack([rows.turn, rows.phase, rows.step]), axis=1, return_index=True, return_inverse=True
+        )
+        self.token_of = self.token_of.reshape(-1)
+        self.turn, self.phase, self.step = tokens  # [T] each
+        starts = np.flatnonzero(np.diff(self.turn, prepend=-1))
+        self.turns = [slice(begin, end) for begin, end in zip(starts, [*starts[1:], len(at)], strict=True)]
+        self.prefill = bool(self.phase[0] == 0)
+        for turn in self.turns:
+            row, number = int(at[turn.start]), self.turn[turn.start]
+            if (self.phase[turn.start] == 0) != self.prefill:
+                has, others = ("no", "have one") if self.prefill else ("a", "have none")
+                raise self.error(row, f"turn {number} has {has} prefill, the ones before {others}", "phase")
+            jumps = np.diff(self.step[turn]) != 1
+            if jumps.any():
+                token = turn.start + first(jumps) + 1
+                what = f"must be {self.step[token - 1] + 1}, the next one of turn {number}"
+                raise self.error(int(at[token]), what, "step", self.step[token])
+
+    def _placed(self, place: tuple[Int, Int, Int]) -> Int:
+        size = len(self.turn), len(self.layer_numbers), self.top_k
+        flat = np.ravel_multi_index(place, size)
+        _, at = np.unique(flat, return_index=True)
+        if len(at) < len(flat):
+            row = first(~np.isin(np.arange(len(flat)), at))
+            earlier = self.rows.line[first(flat == flat[row])]
+            what = f"repeats turn, phase, step, layer and slot of line {earlier}"
+            raise self.error(row, what, "slot", self.rows.slot[row])
+        line = np.zeros(size, np.int64)
+        line[place] = self.rows.line
+        return line
+
+    def _hold_complete(self) -> None:
+        """Every layer of every token has all slots, but for the last layer of a prompt: there the last token may do."""
+        there = self.line > 0
+        wanted: Bool = np.ones(there.shape[:2], bool)
+        for turn in self.turns:
+            prompt = turn.start + int((self.phase[turn] == 0).sum())
+            if prompt - turn.start > 1 and not there[turn.start : prompt - 1, -1].any():
+                wanted[turn.start : prompt - 1, -1] = False
+        gaps: Bool = wanted[:, :, None] & ~there
+        if gaps.any():
+            token, layer, slot = np.argwhere(gaps)[0].tolist()
+            what = f"step {self.step[token]} of turn {self.turn[token]} has no "
+            what += f"layer {self.layer_numbers[layer]}"
+            lines = self.line[token, layer] if there[token, layer].any() else self.line[token]
+            if there[token, layer].any():
+                what += f", slot {slot}"
+            last = int(lines.max())
+            field = "slot" if there[token, layer].any() else "layer"
+            raise TraceError.at(f"{self.file}: line {last}, field {field}", f"{what}, which should be near this line")
+
+    def _hold_experts(self) -> None:
+        """An expert is chosen once, and one at least is not dropped."""
+        order = np.argsort(self.experts, axis=2, kind="stable")
+        ordered = np.take_along_axis(self.experts, order, axis=2)
+        same: Bool = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)
+        if same.any():
+            token, layer, pair = np.argwhere(same)[0].tolist()
+            line = self.line[token, layer, order[token, layer, pair + 1]]
+            what = f"is in line {self.line[token, layer, order[token, layer, pair]]} for the same token and layer"
+            raise TraceError.at(f"{self.file}: line {line}, field expert", what, value=ordered[token, layer, pair])
+        idle = (self.line > 0).any(axis=2) & (self.experts < 0).all(axis=2)
+        if idle.any():
+            token, layer = np.argwhere(idle)[0].tolist()
+            line = self.line[token, layer].max()
+            raise TraceError.at(f"{self.file}: line {line}, field dropped", "all experts of a token were dropped")
+
+    def shares(self) -> tuple[Float, list[str]]:
+        """`[T, L, K]` float16 weights of the executed experts, which sum to 1, and what was done to make them so."""
+        executed: Bool = np.greater_equal(self.experts, 0)
+        weights, notes = self.weights, []
+        unknown: Bool = np.any(np.isnan(weights), axis=2)
+        if unknown.any():
+            weights = np.where(unknown[:, :, None], executed, weights)
+            notes.append(f"{int(unknown.sum())} layers of tokens have no weights: every executed expert has 1/K")
+        weights = np.maximum(weights, executed * float(_SMALLEST))  # rounding must not lose an expert
+        totals = weights.sum(axis=2, keepdims=True)
+        off = (np.abs(totals[:, :, 0] - 1) > GATE_SUM_TOLERANCE / 2) & executed.any(axis=2)
+        if rescaled := int((off & ~unknown).sum()):
+            notes.append(f"{rescaled} layers' weights that did not sum to 1 were divided by their sum")
+        shares = np.divide(weights, totals, out=weights, where=off[:, :, None])
+        return np.maximum(shares.astype(np.float16), executed * _SMALLEST).astype(np.float16), notes
+
+    def notes(self) -> list[str]:
+        """What is not as it was recorded."""
+        rows, notes = self.rows, ["token ids were not recorded and are written as 0"]
+        if not (self.line[:, -1] > 0).all():
+            notes.append("of a prompt the last layer executes the last token only, the others have -1 there")
+        if self.layer_numbers[-1] >= len(self.layer_numbers):
+            notes.append(f"layers {', '.join(map(str, self.layer_numbers))} are numbered from 0")
+        if dropped := int(rows.dropped.sum()):
+            notes.append(f"{dropped} experts that the engine dropped are -1")
+        if "n_expert" not in rows.preamble.sizes:
+            notes.append(f"the number of experts is not in the file: {self.experts_in_a_layer()} by the largest one")
+        return notes
+
+    def requests(self, experts: int, shares: Float) -> Iterator[Pair]:
+        """The turns as requests."""
+        for number, turn in enumerate(self.turns):
+            executed = self.experts[turn]
+            gate = np.zeros((*executed.shape[:2], experts + 1), np.float16)  # the last one is for -1
+            np.put_along_axis(gate, executed.astype(np.int64), shares[turn], axis=2)
+            prompt = int((self.phase[turn] == 0).sum())
+            decoded = len(executed) - prompt
+            recorded = RecordedRequest(
+                request=number,
+                source=f"{self.file.stem}/{self.turn[turn.start]}",
+                iteration=np.concatenate([np.zeros(prompt, np.int32), np.arange(1, decoded + 1, dtype=np.int32)]),
+                position=self.step[turn].astype(np.int32),
+                token=np.zeros(len(executed), np.int32),
+                gate=np.ascontiguousarray(gate[:, :, :-1]),
+                experts=executed,
+                residency=self.residency[turn],
+            )
+            yield (
+                RequestInfo(
+                    request=number,
+                    source=recorded.source,
+                    prompt_tokens=prompt or None,
+                    output_tokens=decoded + (prompt > 0),
+                ),
+                recorded,
+            )
+
+
+def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShape, list[str]]:
+    """The traced model with the file's own layers, experts, top-k and bytes, and what was guessed.
+
+    The file does not say how wide the model is. A model that is not named gets an attention layer and experts of as
+    many bytes as there are, at 4.5 bits a weight, so that computing takes about as long; it has no output projection.
+    """
+    preamble, sizes = recording.rows.preamble, recording.expert_bytes
+    layers, experts, mean = len(sizes), recording.experts_in_a_layer(), sum(sizes) / len(sizes)
+    known = asked.sizes()
+    notes = []
+    if known is None:
+        dense = [preamble.dense_bytes.get(layer, 0) for layer in recording.layer_numbers.tolist()]
+        numbers = sum(dense) / layers / _WEIGHT_BYTES or mean / _WEIGHT_BYTES
+        # Queries, keys, values and outputs of h numbers each, and a router: 4h² + Jh weights.
+        heads = max(1, round((math.sqrt(experts**2 + 16 * numbers) - experts) / 8 / _HEAD))
+        known = ModelShape(
+            name=asked.model or preamble.model or recording.file.stem,
+            layers=layers,
+            experts=experts,
+            top_k=recording.top_k,
+            hidden=heads * _HEAD,
+            expert_ffn=max(1, round(mean / (3 * heads * _HEAD * _WEIGHT_BYTES))),
+            attention_heads=heads,
+            kv_heads=heads,
+            head_dim=_HEAD,
+            vocab=1,
+        )
+        notes.append("hidden size, expert FFN and attention are guessed by bytes; name the model, or its shape")
+    for name, found in (("layers", layers), ("experts", experts)):
+        if getattr(known, name) != found:
+            raise UserError(
+                f"{known.name}: {name} must be {found} as in {recording.file}, value {getattr(known, name)}"
+            )
+    shape = replace(
+        known,
+        top_k=recording.top_k,
+        weight_bytes=mean / (3 * known.hidden * known.expert_ffn),
+        expert_bytes_by_layer=sizes,
+    )
+    return shape, notes
+
+
+def convert_route_trace(file: Path, asked: PerhapsTracedModel, target: ImportTarget) -> Path:
+    """Write the trace of a recording, all of it in memory."""
+    digest = sha256_of(file)
+    recording = Recording(file, read_route_trace(file))
+    shape, guessed = shape_of(recording, asked)
+    shares, changed = recording.shares()
+    notes = [f"converted from BigMoeOnEdge's {file.name}, SHA-256 {digest}", *recording.notes(), *changed, *guessed]
+    meta = imported(
+        shape,
+        target,
+        notes,
+        gate_complete=False,
+        prefill=recording.prefill,
+        all_executed=bool((recording.experts >= 0).all()),
+        residency=True,
+    )
+    plan = {"convert": "route-trace", "sha256": digest, "model": asked.model, "shape": asked.shape}
+    return write_trace(target, meta, recording.requests(shape.experts, shares), plan=plan, total=len(recording.turns))
