@@ -64,6 +64,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "copies": counts.copies,
         "evictions": counts.evictions,
         "copied_bytes": counts.bytes,
+        "copied_bytes_decode": int(run.iterations.loc[~prefill, "copied_bytes"].sum()),
         "bytes_per_token": ratio(counts.bytes, tokens),
         **_time_split("prefill", run.iterations[prefill]),
         **_time_split("decode", run.iterations[~prefill]),

@@ -53,6 +53,7 @@ def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path
         assert each["late_rate"] * each["distinct_demands"] == pytest.approx(iterations["late"].sum())
         assert each["miss_rate"] * each["distinct_demands"] == pytest.approx(iterations["misses"].sum())
         assert each["makespan_s"] >= iterations["end_s"].max()
+        assert each["copied_bytes_decode"] == iterations.loc[~iterations["prefill"], "copied_bytes"].sum()
         for phase, some in (
             ("prefill", iterations[iterations["prefill"]]),
             ("decode", iterations[~iterations["prefill"]]),
