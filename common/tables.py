@@ -1,7 +1,9 @@
 """Tables that people read."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -25,8 +27,17 @@ def name_table(rows: Sequence[tuple[str, Any]]) -> str:
 
 
 def number(value: float | None, form: str, factor: float = 1, *, unit: str = "") -> str:
-    """A number times `factor` in a format such as `.1f`, with its unit behind it; a dash where it is missing."""
-    return MISSING if value is None or value != value else f"{value * factor:{form}}{unit}"
+    """A number times `factor` in a format such as `.1f`, with its unit behind it; a dash where it is missing.
+
+    One that is not zero is not printed as zero: if the format has too few digits, its first one is.
+    """
+    if value is None or value != value:
+        return MISSING
+    text = f"{value * factor:{form}}"
+    if value and not re.search("[1-9]", text):
+        sign, percent = "+"[: form.startswith("+")], "%"[: form.endswith("%")]
+        text = f"{value * factor * (100 if percent else 1):{sign}.1g}{percent}"
+    return f"{text}{unit}"
 
 
 def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str:
@@ -34,6 +45,45 @@ def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str
     return " / ".join(number(value, form, factor) for value in values)
 
 
+class Unit(NamedTuple):
+    """How the numbers of a column are written: times `factor`, with so many digits behind the point."""
+
+    name: str
+    factor: float
+    digits: int
+
+    def text(self, value: float | None) -> str:
+        """A number in this unit, without its name; a dash where it is missing."""
+        return number(value, f".{self.digits}f", self.factor)
+
+
+_TIMES = (("s", 1.0, 10.0), ("ms", 1e3, 1e-3), ("µs", 1e6, 0.0))  # name, factor, from which middle value on
+_BYTES = (("GB", 1e-9, 1e9), ("MB", 1e-6, 1e6), ("kB", 1e-3, 1e3), ("B", 1.0, 0.0))
+
+
+def time_unit(seconds: Iterable[float | None]) -> Unit:
+    """The unit in which the middle one of these times reads best."""
+    return _unit(seconds, _TIMES, "ms")
+
+
+def byte_unit(sizes: Iterable[float | None]) -> Unit:
+    """The unit in which the middle one of these numbers of bytes reads best."""
+    return _unit(sizes, _BYTES, "MB")
+
+
+def _unit(values: Iterable[float | None], units: Sequence[tuple[str, float, float]], usual: str) -> Unit:
+    """Three digits of the middle value, at most two behind the point; zeros do not count."""
+    there = sorted(abs(value) for value in values if value and value == value)
+    if not there:
+        return next(Unit(name, factor, 1) for name, factor, _ in units if name == usual)
+    middle = there[len(there) // 2]
+    name, factor = next((name, factor) for name, factor, least in units if middle >= least)
+    return Unit(name, factor, min(max(3 - math.floor(math.log10(middle * factor)), 0), 2))
+
+
 def size(size_bytes: float) -> str:
     """Bytes in a unit that fits."""
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"
+    for unit, factor in (("GB", 1e-9), ("MB", 1e-6), ("kB", 1e-3)):
+        if size_bytes * factor >= 0.1:
+            return f"{size_bytes * factor:.2f} {unit}"
+    return f"{size_bytes:.0f} B"

@@ -32,6 +32,7 @@ def predict(
     ] = None,
     plot: Annotated[Path | None, Parameter(group=OUTPUT, help="Draw recall over distance: .png, .svg or .pdf.")] = None,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out, a list of objects.")] = False,
+    wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
     """Feed policies a trace, with an infinitely fast predictor and without a cache, and count what they predict.
 
@@ -48,7 +49,7 @@ def predict(
 
     with reserved(new(out), picture(plot)):
         quality = prediction_quality(experiment, distance)
-        with then_printed(lambda: _rows(quality) if json else report(quality)):
+        with then_printed(lambda: _rows(quality) if json else report(quality, wide=wide)):
             if out:
                 quality.write(out)
             if plot:

@@ -38,6 +38,7 @@ def run(
         Path | None, Parameter(group=OUTPUT, help="Write tidy Parquet results into this new folder.")
     ] = None,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per policy.")] = False,
+    wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
     """Simulate policies on the requests of a trace, and compare them."""
     from common.outputs import new, reserved, then_printed
@@ -56,6 +57,10 @@ def run(
             store=store or os.environ.get("FINEMOE_STORE"),
             workers=None if jobs is None else Workers(jobs=jobs),
         )
-        with then_printed(lambda: json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison)):
+
+        def printed() -> str:
+            return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
+
+        with then_printed(printed):
             if out:
                 comparison.write(out)

@@ -98,8 +98,11 @@ class ExpertWork:
         """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
         self._missing = len(self._experts) - len(demand.hits)
         in_waves = demand.waves > 1
-        at_once = self._on_arrival or in_waves
-        self.waits.begin_layer(demand, self._home, start_s + self._shortest_s if at_once else start_s)
+        self._resident_s = start_s + self._shortest_s
+        self._only_misses = not (demand.late or in_waves)
+        if not self._only_misses:
+            at_once = self._on_arrival or in_waves
+            self.waits.begin_layer(demand, self._home, self._resident_s if at_once else start_s)
         if in_waves:
             self._uncomputed = len(self._experts)
             self._busy_s = [start_s] * self._gpus
@@ -122,12 +125,15 @@ class ExpertWork:
             busy_s[gpu] = end_s = begin_s + self._seconds[expert]
         else:
             end_s = now_s
-        if end_s > self.waits.end_s:
+        if not self._only_misses and end_s > self.waits.end_s:
             self.waits.arrived(expert, gpu, end_s)
         if not missing:
             if not self._on_arrival:
                 busy_s = self._from(max(now_s, *busy_s), self._experts)
-            self._done(max(busy_s), now_s)
+            end_s = max(busy_s)
+            if self._only_misses:
+                self.waits.all_missed(end_s - self._resident_s)
+            self._done(end_s, now_s)
 
     def _on_busiest(self, experts: Sequence[int]) -> int:
         """How many of these experts the GPU with the most of them has."""

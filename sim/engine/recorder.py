@@ -23,7 +23,7 @@ class Recorder:
         "copied_bytes",
         "start_s",
         "end_s",
-        *PARTS,
+        *Measured._fields,
     )
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Recorder:
                 copied,
                 start_s,
                 end_s,
-                *parts_of(start_s, end_s, measured),
+                *measured,
             )
         )
         for request, prefills in zip(requests, prefill, strict=True):
@@ -73,6 +73,10 @@ class Recorder:
         `wait_s` is the sum of all waits, and `PARTS` add up to `end_s − start_s`.
         """
         frame = pd.DataFrame(self._rows, columns=list(self._COLUMNS))
+        measured = frame[list(Measured._fields)].to_numpy(float)
+        parts = parts_of(frame["start_s"].to_numpy(float), frame["end_s"].to_numpy(float), measured)
+        frame = frame.drop(columns=list(Measured._fields))
+        frame[list(PARTS)] = parts
         frame["wait_s"] = frame[list(WAITS)].sum(axis=1)
         return frame
 

@@ -23,7 +23,9 @@ The parts add up to `end_s − start_s`. These are the rules, the same for both 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from policies.types import Demand
+import numpy as np
+
+from policies.types import Demand, Float
 
 _MISS, _LATE, _WAVE = range(3)
 _ROUNDING = 1e-12  # of the clock: what sums of times are off by
@@ -45,17 +47,17 @@ PARTS = ("compute_s", *Measured._fields)
 WAITS = tuple(name for name in PARTS if name.endswith("_wait_s"))
 
 
-def parts_of(start_s: float, end_s: float, measured: Measured) -> tuple[float, ...]:
-    """`PARTS` of an iteration, which add up to its time.
+def parts_of(start_s: Float, end_s: Float, measured: Float) -> Float:
+    """`PARTS` `[N, 8]` of N iterations, which add up to their times, from what was `Measured` `[N, 7]` of them.
 
     What is less than the rounding of the clock becomes 0; the largest part makes up for it.
     """
-    total_s, rounding_s = end_s - start_s, _ROUNDING * end_s
-    known = [seconds if seconds > rounding_s else 0.0 for seconds in measured]
-    compute_s = total_s - sum(known)
-    parts = [compute_s if compute_s > rounding_s else 0.0, *known]
-    parts[parts.index(max(parts))] += total_s - sum(parts)
-    return tuple(parts)
+    total_s, rounding_s = end_s - start_s, _ROUNDING * end_s[:, None]
+    known = np.where(measured > rounding_s, measured, 0.0)
+    compute_s = total_s - known.sum(axis=1)
+    parts = np.column_stack([np.where(compute_s > rounding_s[:, 0], compute_s, 0.0), known])
+    parts[np.arange(len(parts)), parts.argmax(axis=1)] += total_s - parts.sum(axis=1)
+    return parts
 
 
 class LayerWaits:
@@ -74,6 +76,11 @@ class LayerWaits:
     def begin_iteration(self) -> None:
         """Nothing has been waited for."""
         self.seconds = [0.0, 0.0, 0.0]
+
+    def all_missed(self, waited_s: float) -> None:
+        """In place of `begin_layer` and `arrived`, for a layer of one wave without late experts: how long it waited."""
+        if waited_s > 0:
+            self.seconds[_MISS] += waited_s
 
     def begin_layer(self, demand: Demand, home: Sequence[int], end_s: float) -> None:
         """A layer begins to compute, and would end at `end_s` if every expert were there.

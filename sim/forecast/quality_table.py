@@ -1,21 +1,24 @@
 """Text report of prediction quality."""
 
+from typing import Any
+
 import pandas as pd
 
+from common.folding import folded, folded_name
 from common.tables import number, numbers, text_table
 from sim.forecast.prediction_quality import Quality
 from traces.format import provenance
 
+NAME = 22  # characters of a policy in a line
 
-def report(quality: Quality) -> str:
-    """Heading, table and notes."""
-    lines = [
-        heading(quality),
-        "Searches are instantaneous; no cache is modelled.",
-        "Shares are of all layers / of the layers from the distance on.\n",
-        table(quality.summary()),
-    ]
-    return "\n".join([*lines, *(f"\n{', '.join(policies)}: {note}" for note, policies in quality.notes.items())])
+
+def report(quality: Quality, *, wide: bool = False) -> str:
+    """Heading, table and notes; a `wide` table has all columns and is as wide as it is."""
+    of = "Shares are of all layers / of the layers from the distance on." if wide else "Shares are of all layers."
+    lines = [*heading(quality).splitlines(), "Searches are instantaneous; no cache is modelled.", of]
+    head = "\n".join(folded(line, indent="  ") for line in lines)
+    notes = (f"{', '.join(policies)}: {note}" for note, policies in quality.notes.items())
+    return "\n\n".join([head, table(quality.summary(), wide=wide), *(folded(note, indent="  ") for note in notes)])
 
 
 def heading(quality: Quality) -> str:
@@ -30,27 +33,34 @@ def heading(quality: Quality) -> str:
     return "\n".join([what, *provenance.caution(warning)])
 
 
-def table(summary: pd.DataFrame) -> str:
-    """What a person reads: a row per policy, distance and kind of iteration; shares in percent."""
+def table(summary: pd.DataFrame, *, wide: bool = False) -> str:
+    """What a person reads: a row per policy, distance and kind of iteration; shares in percent.
 
-    def percent(*values: float) -> str:
-        return numbers(values, ".1f", 100)
+    If `wide`, shares are also of the layers from the distance on, and bytes are there too.
+    """
 
+    def percent(each: dict[str, Any], name: str) -> str:
+        return numbers([each[name], each[f"{name}_ahead"]] if wide else [each[name]], ".1f", 100)
+
+    records: list[dict[str, Any]] = summary.to_dict("records")  # type: ignore[assignment]  # keys are texts
     rows = [
         [
-            each["policy"],
+            each["policy"] if wide else folded_name(each["policy"], NAME, "  "),
             each["distance"],
             "prefill" if each["prefill"] else "decode",
-            percent(each["recall"], each["recall_ahead"]),
-            percent(each["precision"]),
-            percent(each["recall_at_k"], each["recall_at_k_ahead"]),
-            percent(each["coverage"], each["coverage_ahead"]),
+            percent(each, "recall"),
+            number(each["precision"], ".1f", 100),
+            percent(each, "recall_at_k"),
+            percent(each, "coverage"),
             number(each["lead_mean"], ".1f"),
-            f"{each['useful_bytes'] / each['tokens'] / 1e6:.4g}",
-            f"{each['wasted_bytes'] / each['tokens'] / 1e6:.4g}",
         ]
-        for each in summary.to_dict("records")
+        for each in records
     ]
-    headers = ["policy", "distance", "", "recall %\nall / ahead", "precision\n%", "recall@K %\nall / ahead"]
-    headers += ["coverage %\nall / ahead", "lead\nlayers", "useful\nMB/token", "wasted\nMB/token"]
+    of = "all / ahead" if wide else "%"
+    headers = ["policy", "distance", "", f"recall{' %' * wide}\n{of}", "precision\n%", f"recall@K{' %' * wide}\n{of}"]
+    headers += [f"coverage{' %' * wide}\n{of}", "lead\nlayers"]
+    if wide:
+        for row, each in zip(rows, records, strict=True):
+            row += [number(each[f"{kind}_bytes"] / each["tokens"], ".4g", 1e-6) for kind in ("useful", "wasted")]
+        headers += ["useful\nMB/token", "wasted\nMB/token"]
     return text_table(rows, headers, texts=3)

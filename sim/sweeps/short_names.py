@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from textwrap import wrap
 
 from sim.sweeps.sweep_columns import Setting, value_text
 
@@ -37,23 +36,6 @@ def _letters(number: int) -> str:
 def legend(shortened: dict[str, str]) -> Iterator[str]:
     """A line for each name that was shortened."""
     return (f"{short} = {name}" for name, short in shortened.items() if short != name)
-
-
-def folded(text: str, width: int, indent: str = "") -> str:
-    """The text in lines of at most `width` characters, broken at spaces, but not between a number and its unit."""
-    tied = re.sub(r" (?=(?:GB|MB|ms|layers|×)\b|× )", "\u00a0", text)
-    lines = wrap(tied, width, subsequent_indent=indent, break_on_hyphens=False)
-    return "\n".join(lines).replace("\u00a0", " ")
-
-
-def folded_name(name: str, width: int, indent: str = "   ") -> str:
-    """The name of a policy in lines of about `width` characters, broken behind its signs."""
-    lines = [""]
-    for piece in re.findall(r"[^.,:+]*[.,:+]|[^.,:+]+", name):
-        if lines[-1].strip() and len(lines[-1]) + len(piece) > width:
-            lines.append(indent)
-        lines[-1] += piece
-    return "\n".join(lines)
 
 
 class SettingNames:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from common.errors import UserError
 from common.figures import SERIES, figure, panels, save
+from common.folding import folded_name
 from sim.labels import labels
-from sim.sweeps.short_names import SettingNames, folded_name
+from sim.sweeps.short_names import SettingNames
 from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_columns import Setting, plain
 from sim.sweeps.sweep_statistics import knows_the_future

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.folding import WIDTH, folded
 from common.tables import MISSING, number, text_table
+from common.wide_tables import wide_table
 from sim.labels import footnotes, marked
 from sim.results.working_set import cache_too_small
 from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
-from sim.sweeps.short_names import SettingNames, folded, legend, short_names
+from sim.sweeps.short_names import SettingNames, legend, short_names
 from sim.sweeps.sweep_columns import Setting, plain, setting_axes, value_text
 from sim.sweeps.sweep_statistics import BEST_KNOWN, HIT_OR_LATE_RATE, HIT_RATE, Inversion, Standing, SweepStatistics
 from sim.sweeps.sweep_subject import heading
-from sim.sweeps.wide_tables import wide_table
 
-WIDTH = 100
 NAME, VALUE, SETTING, TIES = 24, 17, 26, 30  # characters of a policy, an axis' value, a setting, a list
 BEST, TIE = "●", "○"
 OUTSIDE, FEWER = "‡", "#"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from common.tables import MISSING, name_table, number, numbers, record_table, text_table
+from common.tables import MISSING, byte_unit, name_table, number, numbers, record_table, size, text_table, time_unit
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.nan, np.float32("nan")])
@@ -18,6 +18,35 @@ def test_numbers_have_the_unit_and_the_digits_asked_for() -> None:
     assert number(0.12345, ".1f", 1e3) == "123.5"
     assert number(-0.25, "+.0%") == "-25%"
     assert number(0, "+.0f") == "+0"
+
+
+@pytest.mark.parametrize("form", [".0f", ".2f", "+.1f", ".0%", "+.1%"])
+@pytest.mark.parametrize("value", [3e-12, -7e-5, 0.004, 0.04, 1e-300])
+def test_what_is_not_zero_is_never_printed_as_zero(value: float, form: str) -> None:
+    shown = number(value, form)
+    assert float(shown.rstrip("%")) / (100 if "%" in form else 1) == pytest.approx(value, rel=0.5)
+    assert shown.startswith("+") == (form.startswith("+") and value > 0)
+    assert shown.endswith("%") == form.endswith("%")
+    assert not set(number(0.0, form)) & set("123456789")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name", "texts"),
+    [
+        ([0.064, 0.1587, 0.0045], "ms", ["64.00", "158.70", "4.50"]),
+        ([2.5e-6, None, 0.0], "µs", ["2.50", MISSING, "0.00"]),
+        ([1234.5, 77.0], "s", ["1234", "77"]),
+        ([0.0, None], "ms", ["0.0", MISSING]),
+    ],
+)
+def test_times_are_in_the_unit_of_the_middle_one(seconds: list[float | None], name: str, texts: list[str]) -> None:
+    unit = time_unit(seconds)
+    assert (unit.name, [unit.text(each) for each in seconds]) == (name, texts)
+
+
+def test_bytes_are_in_a_unit_that_fits() -> None:
+    assert [byte_unit([value]).name for value in (5, 5e3, 5e6, 5e9)] == ["B", "kB", "MB", "GB"]
+    assert [size(value) for value in (0, 12, 1536, 352e6, 5.64e9)] == ["0 B", "12 B", "1.54 kB", "0.35 GB", "5.64 GB"]
 
 
 def test_texts_are_aligned_left_and_numbers_right() -> None:

@@ -152,14 +152,14 @@ def test_fewer_requests_are_the_first_of_them(simulate: Any, trace: Path, tmp_pa
 
 
 def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(trace)) == 0
+    assert main(arguments(trace, "--wide")) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
     rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
     assert [line.split()[0] for line in lines[rule + 1 : rule + 1 + len(POLICIES)]] == list(POLICIES)
     heading = " ".join(lines[:rule])
-    for word in ("TTFT", "TPOT", "hit rate", "late", "miss", "useful", "wasted", "MB/token", "memory GB", "no-offload"):
+    for word in ("TTFT", "TPOT", "hit rate", "late", "miss", "useful", "wasted", "/token", "memory", "over no-"):
         assert word in heading
 
 
@@ -184,15 +184,19 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
 
 
 def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without prefill a dash stands for what there is not."""
+    """Without prefill there is no column for it, and where a cell has several figures a dash stands for it."""
     more = ("--sizes", "mixtral-8x7b")
     found = simulate(decoded, *more, policies=("lru",))["lru"]
-    assert main(arguments(decoded, *more, policies=("lru",))) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("lru ")]
-    times = " / ".join(f"{found[f'tpot_s_{key}'] * 1e3:.1f}" for key in ("mean", "p50", "p95"))
+    assert main(arguments(decoded, *more, "--wide", policies=("lru",))) == 0
+    text = capsys.readouterr().out
+    row, split = [line for line in text.splitlines() if line.startswith("lru ")]
+    times = " / ".join(f"{found[f'tpot_s_{key}'] * 1e3:.2f}" for key in ("mean", "p50", "p95"))
     rate = f"{found['hit_rate'] * 100:.1f} / – / {found['hit_rate_decode'] * 100:.1f}"
-    for cell in ("– / – / –", times, rate, f"{found['bytes_per_token'] / 1e6:.0f}"):
+    for cell in (times, rate, f"{found['bytes_per_token'] / 1e9:.2f}"):
         assert cell in row
+    for word in ("TTFT", "prefetches", "hit + late"):  # no prefills, and nothing prefetches
+        assert word not in text
+    assert split.split()[2:4] == [f"{found[f'decode_{part}_s'] * 1e3:.2f}" for part in ("compute", "exchange")]
 
 
 def test_a_note_says_that_finemoe_runs_by_trajectory_only(

@@ -38,6 +38,7 @@ def replay(
     overwrite: Annotated[bool, Parameter(group=OUTPUT)] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    wide: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Run a model with its experts really offloaded, and measure policies on prompts that they have not seen.
 
@@ -61,6 +62,8 @@ def replay(
         Write tidy Parquet results, a new folder.
     json
         Print a list of objects, one per policy.
+    wide
+        Print all columns, in lines of any width.
     """
     from common.outputs import new, reserved, then_printed
     from sim.results.report import report
@@ -83,6 +86,10 @@ def replay(
             from validate.replay import replay as measure
 
             comparison = measure(experiment, testbed, collection, found, profile=profile)
-        with then_printed(lambda: json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison)):
+
+        def printed() -> str:
+            return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
+
+        with then_printed(printed):
             if out:
                 comparison.write(out)

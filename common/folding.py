@@ -1,0 +1,28 @@
+"""Texts in lines that a terminal of 100 columns has room for."""
+
+import re
+from textwrap import wrap
+
+WIDTH = 100  # characters of a line
+
+
+def folded(text: str, width: int = WIDTH, indent: str = "") -> str:
+    """The text in lines of at most `width` characters, broken at spaces, but not between a number and its unit."""
+    tied = re.sub(r" (?=(?:GB|MB|kB|B|ms|µs|layers|×)\b|× )", "\u00a0", text)
+    lines = wrap(tied, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+def folded_name(name: str, width: int, indent: str = "   ") -> str:
+    """A name, as of a policy, in lines of at most `width` characters, broken behind its signs if it can be."""
+    lines = [""]
+    for piece in re.findall(r"[^.,:+ ]*[.,:+ ]|[^.,:+ ]+", name):
+        if lines[-1].strip() and len(lines[-1]) + len(piece) > width:
+            lines.append(indent)
+        while len(lines[-1]) + len(piece) > width:
+            room = width - len(lines[-1])
+            lines[-1] += piece[:room]
+            lines.append(indent)
+            piece = piece[room:]
+        lines[-1] += piece
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""The tables of a comparison: what each policy took, and where the time of its iterations went."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from common.folding import WIDTH, folded_name
+from common.tables import MISSING, Unit, byte_unit, number, text_table, time_unit
+from common.wide_tables import wide_table
+from sim.labels import marked
+from sim.results.summary import Summary
+
+NAME = 22  # characters of a policy in a line
+_SPLIT = {  # parts of an iteration's time, as `sim.engine.time_split` defines them
+    "compute_s": "com-\npute",
+    "exchange_s": "ex-\nchg.",
+    "overhead_s": "over-\nhead",
+    "miss_wait_s": "\nmiss",
+    "late_wait_s": "\nlate",
+    "wave_wait_s": "\nwave",
+    "search_wait_s": "\nsearch",
+    "prefetch_wait_s": "pre-\nfetch",
+}
+Values = Sequence[float | None]
+_Written = tuple[str, Callable[[float | None], str]]  # the name of a unit, and how a figure is written in it
+
+
+class _Column(NamedTuple):
+    """Figures of a summary in one column."""
+
+    header: str  # with `{unit}` where the unit stands
+    keys: tuple[str, ...]  # of the figures in a cell
+    unit: Callable[[Values], _Written]
+    needs: str | None = None  # a figure without which in any row the column says nothing
+
+
+def _times(values: Values) -> _Written:
+    unit = time_unit(values)
+    return unit.name, unit.text
+
+
+def _bytes(values: Values) -> _Written:
+    unit: Unit = byte_unit(values)
+    return unit.name, unit.text
+
+
+def _as(form: str, factor: float, unit: str, values: Values) -> _Written:
+    return unit, lambda value: number(value, form, factor, unit=" ×" if unit == "×" else "")
+
+
+_percent, _whole_percent = partial(_as, ".1f", 100, "%"), partial(_as, ".0f", 100, "%")
+_times_as_long = partial(_as, ".2f", 1, "×")
+_PREFETCHES = "prefetched_copies"
+_ALWAYS = (
+    _Column("TPOT\nover no-\noffload", ("tpot_over_no_offload",), _times_as_long),
+    _Column("TPOT\nover best\nknown", ("tpot_over_best_known",), _times_as_long),
+)
+_NARROW = (
+    _Column("TTFT\n{unit}", ("ttft_s_mean",), _times),
+    _Column("TPOT\n{unit}", ("tpot_s_mean",), _times),
+    *_ALWAYS,
+    _Column("hit\nrate {unit}", ("hit_rate",), _percent),
+    _Column("hit +\nlate {unit}", ("hit_or_late_rate",), _percent, _PREFETCHES),
+    _Column("{unit} per\ntoken", ("bytes_per_token",), _bytes),
+)
+_WIDE = (
+    _Column("TTFT {unit}\nmean / p50 / p95", ("ttft_s_mean", "ttft_s_p50", "ttft_s_p95"), _times),
+    _Column("TPOT {unit}\nmean / p50 / p95", ("tpot_s_mean", "tpot_s_p50", "tpot_s_p95"), _times),
+    *_ALWAYS,
+    _Column("hit rate {unit}\nall / prefill / decode", ("hit_rate", "hit_rate_prefill", "hit_rate_decode"), _percent),
+    _Column(
+        "hit + late {unit}\nall / prefill / decode",
+        ("hit_or_late_rate", "hit_or_late_rate_prefill", "hit_or_late_rate_decode"),
+        _percent,
+        _PREFETCHES,
+    ),
+    _Column("late\n{unit}", ("late_rate",), _percent, _PREFETCHES),
+    _Column("miss\n{unit}", ("miss_rate",), _percent),
+    _Column(
+        "prefetches {unit}\nuseful / late / wasted",
+        ("prefetch_useful", "prefetch_late", "prefetch_wasted"),
+        _whole_percent,
+        _PREFETCHES,
+    ),
+    _Column("copied\n{unit}/token", ("bytes_per_token",), _bytes),
+    _Column("peak expert\nmemory {unit}", ("expert_memory_bytes",), _bytes),
+)
+
+
+def figures_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
+    """A row per policy; columns of which nothing can be said are left out."""
+    columns = []
+    for column in _WIDE if wide else _NARROW:
+        rows = [[each.get(key) for key in column.keys] for each in summaries]
+        if _says_something(column, rows, summaries):
+            unit, text = column.unit([row[0] for row in rows])
+            columns.append([column.header.format(unit=unit), *(" / ".join(map(text, row)) for row in rows)])
+    return _joined(summaries, columns, wide)
+
+
+def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterator[str]:
+    """Where the time of a mean iteration goes, with a heading: of a decode, and (if `wide`, or alone) of a prefill."""
+    phases = [each for each in ("decode", "prefill") if any(row[f"{each}_compute_s"] is not None for row in summaries)]
+    for phase in phases if wide else phases[:1]:
+        rows = [{part: each[f"{phase}_{part}"] for part in _SPLIT} for each in summaries]
+        total_s = [_sum(row.values()) for row in rows]
+        unit = time_unit(total_s)._replace(digits=2)  # parts may be small
+        columns = [["all", *map(unit.text, total_s)]]
+        for part, header in _SPLIT.items():
+            if any(row[part] for row in rows):
+                columns.append([header, *(unit.text(row[part]) if row[part] else _nothing(row[part]) for row in rows)])
+        what = "prefill" if phase == "prefill" else "decode iteration"
+        heading = f"Where the time of a mean {what} goes, {unit.name} (from `miss` on: waiting)"
+        yield f"{heading}\n{_joined(summaries, columns, wide)}"
+
+
+def _says_something(column: _Column, rows: Sequence[Values], summaries: Sequence[Summary]) -> bool:
+    needed = column.needs is None or any(each[column.needs] for each in summaries)
+    return needed and any(value is not None and value == value for row in rows for value in row)
+
+
+def _nothing(seconds: float | None) -> str:
+    """No time, or a time that there is not."""
+    return MISSING if seconds is None else "0"
+
+
+def _sum(parts: Any) -> float | None:
+    seconds = list(parts)
+    return None if seconds[0] is None else sum(seconds)
+
+
+def _joined(summaries: Sequence[Summary], columns: Sequence[Sequence[str]], wide: bool) -> str:
+    """The policies and the columns; if not `wide`, in as many tables as lines of 100 characters need."""
+    if wide:
+        header, *rows = zip(["policy", *(marked(each["label"], each) for each in summaries)], *columns, strict=True)
+        return text_table(rows, header)
+    first = ["policy", *(marked(folded_name(each["label"], NAME, "  "), each) for each in summaries)]
+    return "\n\n".join(wide_table(first, columns, WIDTH))

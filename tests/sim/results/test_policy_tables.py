@@ -1,0 +1,92 @@
+"""The tables that `sim run` prints: narrow by default, with what makes sense, and with all that is in `--wide` ones."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.__main__ import main
+from sim.results.policy_tables import figures_table, split_tables
+from sim.results.summary import Summary
+from tests.support.run_helpers import arguments
+
+LONG = "finemoe,prefetch_distance=2,capacity=1000+lhd,classes=8"
+POLICIES = (LONG, "mixtral-offloading", "deepspeed", "lru", "no-offload")
+
+
+def widest(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def summaries(trace: Path, simulate: Any, *more: Any, policies: Sequence[str] = POLICIES) -> list[Summary]:
+    return list(simulate(trace, *more, policies=tuple(policies)).values())
+
+
+@pytest.mark.parametrize("more", [(), ("--batch-size", 3), ("--sizes", "mixtral-8x7b"), ("--cache-experts", 8)])
+def test_no_line_has_more_than_100_characters(
+    trace: Path, capsys: pytest.CaptureFixture[str], more: tuple[Any, ...]
+) -> None:
+    assert main(arguments(trace, *more, policies=POLICIES)) == 0
+    text = capsys.readouterr().out
+    assert widest(text) <= 100
+
+
+def test_a_long_name_goes_on_in_the_next_line(trace: Path, simulate: Any) -> None:
+    (row,) = summaries(trace, simulate, policies=("lru",))
+    for label in (LONG, "my_package.with_a_long_name:" + "x" * 99, "the policy that my colleague made on Monday"):
+        table = figures_table([row | {"label": label, "fits": False}])
+        assert widest(table) <= 100
+        rule, *lines = table[table.index("---") :].splitlines()
+        names = "".join(line[: rule.index(" ")] for line in lines)
+        assert re.sub(r"\s", "", names) == re.sub(r"\s", "", label) + "*"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 1.0, 1e4])
+def test_nothing_that_is_not_zero_is_printed_as_zero(trace: Path, simulate: Any, factor: float, wide: bool) -> None:
+    """Whatever times are, and tiny shares."""
+    rows = summaries(trace, simulate, policies=("finemoe", "lru"))
+    for row in rows:
+        for key, value in row.items():
+            if re.search("_s(_|$)", key) and value is not None:
+                row[key] = value * factor
+    rows[0] |= {"hit_rate": 2e-5, "tpot_over_no_offload": 1e-4, "bytes_per_token": 0.3, "decode_search_wait_s": 1e-12}
+    zeros = [cell for cell in _cells(rows, wide) if re.fullmatch(r"[+-]?0(\.0+)?", cell)]
+    shown = {"0"} if not wide else {"0", "0.0"}  # lru prefetches nothing: its late ones are none
+    assert set(zeros) <= shown
+
+
+def _cells(rows: Sequence[Summary], wide: bool) -> list[str]:
+    text = "\n".join([figures_table(rows, wide=wide), *split_tables(rows, wide=wide)])
+    return [word for line in text.splitlines() if line.startswith(("finemoe", "lru")) for word in line.split()[1:]]
+
+
+def test_columns_that_say_nothing_are_left_out(decoded: Path, simulate: Any) -> None:
+    """No prefills, nobody prefetches, one GPU and nothing that it is measured against."""
+    (row,) = summaries(decoded, simulate, "--machine", "a100", policies=("lru",))
+    row |= {"tpot_over_no_offload": None, "tpot_over_best_known": None}
+    text = "\n".join([figures_table([row]), *split_tables([row])])
+    for word in ("TTFT", "over", "late", "fetch", "search", "exchg", "prefill"):
+        assert word not in text.replace("over-", "").replace("\n", " ")
+    for word in ("TPOT", "hit", "miss", "compute"):
+        assert word in text.replace("com- ", "compute")
+
+
+def test_wide_tables_have_every_percentile_and_the_prefills(trace: Path, simulate: Any) -> None:
+    rows = summaries(trace, simulate)
+    narrow, wide = (
+        "\n".join([figures_table(rows, wide=wide), *split_tables(rows, wide=wide)]) for wide in (False, True)
+    )
+    for words in ("p50 / p95", "useful / late / wasted", "all / prefill / decode", "mean prefill", "peak expert"):
+        assert words in wide
+        assert words not in narrow
+
+
+def test_the_parts_add_up_to_the_whole_that_is_printed(trace: Path, simulate: Any) -> None:
+    rows = summaries(trace, simulate, "--sizes", "mixtral-8x7b")
+    for table in split_tables(rows, wide=True):
+        for line in [each for each in table.splitlines() if each.startswith(POLICIES)]:
+            whole, *parts = map(float, re.findall(r" (\d+(?:\.\d+)?)", line.removeprefix("tests.support")))
+            assert whole == pytest.approx(sum(parts), abs=0.006 * len(parts))
