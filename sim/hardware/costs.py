@@ -40,6 +40,10 @@ class Cost(Protocol):
         """A chunk of an expert from host memory to its device."""
         ...
 
+    def least_copy_s(self, size_bytes: int) -> float:
+        """The least that an expert of so many bytes takes on its link, in whatever chunks it moves."""
+        ...
+
     def search_s(self, search: Search) -> float:
         """A search, or a store update."""
         ...

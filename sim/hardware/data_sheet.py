@@ -160,6 +160,10 @@ class CostModel:
         """A chunk of an expert from host memory to its GPU."""
         return self.machine.host_link.copy_s(size_bytes)
 
+    def least_copy_s(self, size_bytes: int) -> float:
+        """In one piece: each copy has its latency."""
+        return self.copy_s(size_bytes)
+
     def search_s(self, search: Search) -> float:
         """A search, or a store update, which compares with every entry likewise."""
         rates = self.machine.search

@@ -144,6 +144,14 @@ class MeasuredCost:
         """A chunk of an expert from host memory to its device."""
         return self._time("copy", size_bytes)
 
+    def least_copy_s(self, size_bytes: int) -> float:
+        """All of it at the best rate of any size up to its own; between two points no rate is better than at both."""
+        table, whole_s = self.profile.copy, self.copy_s(size_bytes)
+        per_byte = [
+            seconds / size for size, seconds in zip(table.sizes, table.seconds, strict=True) if size < size_bytes
+        ]
+        return min([whole_s, *(each * size_bytes for each in per_byte)])
+
     def search_s(self, search: Search) -> float:
         """A search, or a store update: the longer of reading the store and comparing with it, after the overhead."""
         profile = self.profile

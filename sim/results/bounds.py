@@ -9,9 +9,10 @@ for single requests). A layer that runs in waves releases its experts before it 
 E_i has been there at some time, which costs |E_i − C_{i−1}| loads, and C_i is any c of C_{i−1} ∪ E_i, the nearest next
 uses being best.
 
-**Least time.** A link moves one expert after the other, from time 0 on. Iteration k cannot end before the fewest loads
-of the iterations up to it have arrived, and what follows takes at least as long as with every expert in place. The
-bound is the largest sum of both over all k and GPUs; it is never below the computing, nor below the loads of any link.
+**Least time.** A link moves one expert after the other, from time 0 on, each in the chunks that take the least.
+Iteration k cannot end before the fewest loads of the iterations up to it have arrived, and what follows takes at least
+as long as with every expert in place. The bound is the largest sum of both over all k and GPUs; it is never below the
+computing, nor below the loads of any link.
 
 **With replicas** an expert may come over several links, so no link has loads that are surely its own. But no expert is
 on two GPUs at a time: what all of them hold when a layer ends is a C_i of one cache with all their slots, and the
@@ -48,7 +49,7 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
     steps = fixed_batches(inputs.requests, scenario.batch_size)
     cost = machine.cost(model)
-    copy_s = min(map(cost.copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
+    copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
     if scenario.replicas == 1:
         return least_time_s(fewest_loads(steps, home, slots), copy_s, resident_end_s)
     computing_s: list[float] = []

@@ -39,7 +39,7 @@ def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
     least_s = None
     if run.simulated:
         on_one_link = -(-least // machine.links)
-        copy_s = machine.cost(model).copy_s
+        copy_s = machine.cost(model).least_copy_s
         least_s = sum(map(copy_s, smallest_first[:on_one_link]))
     return {
         "working_set_bytes_token": sum(smallest_first),
