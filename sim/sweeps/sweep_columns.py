@@ -17,16 +17,8 @@ _TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model", "bes
 _TRUTHS = {"simulated", "fits", "preloaded", "prediction_charged"}
 _WHOLE = {"distinct_demands", "hits", "late", "misses", "copies", "prefetched_copies", "evictions", "copied_bytes"}
 _WHOLE |= {"expert_memory_bytes", "expert_slots", "requests", "iterations", "output_tokens", "gpus", "batch_size"}
-_WHOLE |= {
-    "copied_bytes_decode",
-    "replicas",
-    "chunk_bytes",
-    "seed",
-    "prefills",
-    "cache_experts",
-    "total_experts",
-    "expert_bytes",
-}
+_WHOLE |= {"replicas", "chunk_bytes", "seed", "prefills", "cache_experts", "total_experts", "expert_bytes"}
+_WHOLE |= {"copied_bytes_decode"}
 
 
 def tidy(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

@@ -104,7 +104,7 @@ class KnownFuture:
         used = np.zeros((step.max() + 1, self._model.layers, self._model.experts), bool)
         for token, layers in enumerate(recorded.experts):
             for layer, experts in enumerate(layers):
-                used[step[token], layer, experts] = True
+                used[step[token], layer, experts[experts >= 0]] = True
         return used
 
 

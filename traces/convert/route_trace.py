@@ -21,6 +21,7 @@ from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
 _WEIGHT_BYTES = 4.5 / 8  # of a weight in GGUF's 4-bit blocks, to guess sizes by
 _HEAD = 64  # numbers of an attention head, likewise
+_VOCAB = 1 << 17
 _SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 
@@ -211,7 +212,7 @@ def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShap
     """The traced model with the file's own layers, experts, top-k and bytes, and what was guessed.
 
     The file does not say how wide the model is. A model that is not named gets an attention layer and experts of as
-    many bytes as there are, at 4.5 bits a weight, so that computing takes about as long; it has no output projection.
+    many bytes as there are, at 4.5 bits a weight, so that computing takes about as long, and a vocabulary of 2^17.
     """
     preamble, sizes = recording.rows.preamble, recording.expert_bytes
     layers, experts, mean = len(sizes), recording.experts_in_a_layer(), sum(sizes) / len(sizes)
@@ -232,9 +233,9 @@ def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShap
             attention_heads=heads,
             kv_heads=heads,
             head_dim=_HEAD,
-            vocab=1,
+            vocab=_VOCAB,
         )
-        notes.append("hidden size, expert FFN and attention are guessed by bytes; name the model, or its shape")
+        notes.append("hidden size, expert FFN, attention and vocabulary are guessed; give model or shape for true ones")
     for name, found in (("layers", layers), ("experts", experts)):
         if getattr(known, name) != found:
             raise UserError(

@@ -1,6 +1,7 @@
 """The validator's own loop, driven by a fake clock, writes the simulator's decision log byte for byte."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -246,6 +247,9 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, repli
     """Random plans, searches, choices and machines; a link that finds no slot, waves, late answers and promotions."""
     rng = np.random.default_rng(seed)
     model = shape(int(rng.integers(1, 5)), int(rng.integers(3, 7)), top_k=int(rng.integers(1, 3)))
+    if seed % 5 == 0:  # as under mixed quantisation
+        sizes = np.random.default_rng([seed, 1]).integers(5, 40, model.layers)
+        model = replace(model, expert_bytes_by_layer=tuple(sizes.tolist()))
     gpus = max(int(rng.integers(1, 4)), replicas)
     least = max(model.top_k, gpus)
     choices = {

@@ -1,0 +1,41 @@
+"""Experts of other sizes in other layers, as under mixed quantisation: copies and traffic count each its own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policies.registry import policy_names
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape, with_lookahead
+from tests.support.in_memory import Setting, lower_bound_s, simulate
+
+SIZES = (100, 1000, 400)
+MODEL = replace(shape(3, 6, top_k=1), expert_bytes_by_layer=SIZES)
+
+
+def test_a_missed_expert_takes_the_time_of_its_own_bytes() -> None:
+    """The first token copies an expert of each layer, one after the other; each later token that of one layer."""
+    tokens = [[[0], [0], [0]], [[1], [0], [0]], [[1], [1], [0]], [[1], [1], [1]], [[1], [1], [1]]]
+    requests = [request_of(tokens, MODEL)]
+    hardware = machine(1, bytes_per_s=1e6)
+    setting = Setting(model=MODEL, hardware=hardware, cache_experts=9)
+    run, resident = (simulate(policy, setting, requests) for policy in ("lru", "no-offload"))
+    took, alone = ((each.iterations["end_s"] - each.iterations["start_s"]).to_numpy() for each in (run, resident))
+    copy_s = hardware.cost(MODEL).copy_s
+    assert took - alone == pytest.approx([sum(map(copy_s, SIZES)), *map(copy_s, SIZES), 0.0], abs=1e-12)
+    assert run.iterations["copied_bytes"].tolist() == [sum(SIZES), *SIZES, 0]
+    assert run.counts.bytes == 2 * sum(SIZES)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "no-offload"])
+def test_no_policy_passes_the_bound_and_the_link_is_busy_for_what_it_moves(policy: str, gpus: int) -> None:
+    model = replace(shape(4, 6), expert_bytes_by_layer=(300, 2000, 50, 700))
+    drawn = random_requests(model, np.random.default_rng(3), requests=6, decoded=10, prefill_tokens=4, hidden=3)
+    history, tested = ([with_lookahead(one, 1) for one in some] for some in (drawn[:2], drawn[2:]))
+    setting = Setting(model=model, hardware=machine(gpus, bytes_per_s=1e6), cache_experts=12, check=True)
+    run = simulate(policy, setting, tested, history=history, future=KnownFuture(model, tested))
+    resident = simulate("no-offload", setting, tested)
+    bound_s = lower_bound_s(setting, tested, resident)
+    assert resident.makespan_s < bound_s <= run.makespan_s
+    assert run.counts.bytes / 1e6 / gpus < run.makespan_s
