@@ -80,6 +80,12 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--replicas", 0), "--replicas: must be at least 1, value 0"),
         (("--replicas", 7), "replicas 7: on 6 GPUs an expert has from 1 to 6 homes"),
         (("--replicas", 2, "--machine", "a100"), "replicas 2: on 1 GPU an expert has 1 home"),
+        (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, value 0"),
+        (("--chunk-bytes", "all"), 'Invalid value for --chunk-bytes: unable to convert "all" into int|Literal[whole]'),
+        (
+            ("--sizes", "mixtral-8x7b", "--chunk-bytes", 1),
+            "chunk_bytes 1: an expert of 352321536 bytes would take more",
+        ),
         (("--requests", 0), "--requests: must be at least 1, value 0"),
         (("--requests", -1), "--requests: must be at least 1, value -1"),
         (("--seed", -1), "--seed: must be at least 0, value -1"),
