@@ -11,7 +11,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m traces collect pocket --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --threads 1 \
+	$(BIN)/python -m traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
 		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	rm -rf demo-out/results
 	$(BIN)/python -m sim run demo-out/pocket.trace --sizes mixtral-8x7b --machine rtx3090x6 --cache-share 0.25 \

@@ -11,7 +11,7 @@ object or a cell of a Parquet table; a list in a cell is one figure.
 Both recordings need the same traces, so these are made once, with the code before the change, on one core:
 
     export OMP_NUM_THREADS=1
-    python -m traces collect pocket --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --threads 1 \
+    python -m traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
         --lookahead 1 --out TRACES/pocket.trace
     python -m traces collect pocket --prompts built-in --sample 32 --seed 1 --max-new-tokens 32 --threads 1 \
         --lookahead 1 --out TRACES/other.trace

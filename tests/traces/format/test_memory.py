@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.collect_helpers import subprocess_environment
-from traces.pocket import DEMO_PROMPTS
+from traces.prompts.prompt_sets import PASSAGES, read_prompts
 
 TIMES = 20
 GROWTH = 1.2
@@ -78,17 +78,17 @@ def peak_bytes(arguments: Sequence[str]) -> int:
 
 @pytest.mark.slow
 def test_a_collection_of_twenty_times_the_demo_needs_no_more_memory(tmp_path: Path) -> None:
-    demo = [json.loads(line) for line in DEMO_PROMPTS.read_text(encoding="utf-8").splitlines()]
+    demo = [{"prompt": passage.text} for passage in read_prompts(PASSAGES).prompts]
     read = (
         "import sys; from traces.format.reader import Trace; any(one is None for one in Trace.open(sys.argv[1]).iter())"
     )
 
     def peaks(times: int) -> dict[str, int]:
         prompts, out = tmp_path / f"{times}.jsonl", str(tmp_path / f"{times}.trace")
-        # Each with a number behind it, so that the longest are as long as before.
-        varied = [line | {"prompt": f"{line['prompt']} {number}"} for number in range(times) for line in demo]
+        # Each with a number before it, so that no two texts are the same.
+        varied = [{"prompt": f"{number} {line['prompt']}"} for number in range(times) for line in demo]
         prompts.write_text("".join(json.dumps(line) + "\n" for line in varied), encoding="utf-8")
-        sizes = ["--max-new-tokens", "48", "--threads", "1", "--lookahead", "1"]
+        sizes = ["--continue-text", "--max-new-tokens", "64", "--threads", "1", "--lookahead", "1"]
         return {
             "collect": peak_bytes(
                 ["-m", "traces", "collect", "pocket", "--prompts", str(prompts), "--out", out, *sizes]
