@@ -51,7 +51,7 @@ def test_the_demo_records_text(trace: Trace) -> None:
 
 
 def test_its_nearest_maps_recall_what_those_of_held_out_text_do(trace: Trace) -> None:
-    """As the card measures it: of each kind every other text is stored, and the rest are searched for; and vice versa."""
+    """As the card measures it: of each kind every other text is stored and the others searched for, then vice versa."""
     by_source: dict[str, list[Routing]] = {}
     for one in trace.iter():
         by_source.setdefault(one.source, []).append(routing(one))
