@@ -62,9 +62,10 @@ class Inputs:
 
     def provenance(self, scenario: Scenario) -> dict[str, Any]:
         """What the scenario's names stood for, as plain data for results."""
+        by_layer = self.model.expert_bytes_by_layer
         return {
             **self.facts,
-            "model": asdict(self.model),
+            "model": asdict(self.model) | {"expert_bytes_by_layer": list(by_layer) if by_layer else None},
             "expert_bytes": self.model.expert_bytes,
             "machine": {
                 "name": self.machine.name,

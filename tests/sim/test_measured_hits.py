@@ -84,3 +84,6 @@ def test_a_budget_in_bytes_has_slots_of_the_mean_size(tmp_path: Path) -> None:
     assert CacheSize(gb=41e-6).slots(trace.shape) == 10
     result = under_lru(trace, CacheSize(gb=41e-6))
     assert result.summary["expert_memory_bytes"] == 10 * 4000
+    result.write(tmp_path / "run")
+    assert Result.read(tmp_path / "run").provenance == result.provenance
+    assert result.provenance["model"]["expert_bytes_by_layer"] == [3000, 5000, 4000]

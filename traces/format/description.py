@@ -9,7 +9,7 @@ from common.tables import name_table
 from policies.types import ModelShape
 from traces.format import provenance
 from traces.format.reader import Trace
-from traces.format.recorded_hits import described, recorded_hits
+from traces.format.recorded_hits import RecordedHits, described, recorded_hits
 from traces.format.schema import META
 
 
@@ -81,7 +81,7 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
         ("splits", ", ".join(f"{name} ({count})" for name, count in found["splits"].items())),
         ("arrivals", f"{found['arrivals']:,} to {found['last_arrival_s']:.1f} s" if found["arrivals"] else None),
         ("gate", found["score"] + ("" if found["gate_complete"] else ", only at the executed experts")),
-        ("engine's cache", described(recorded_hits(trace)) if trace.meta.residency else None),
+        ("engine's cache", _engine(found["recorded_hits"])),
         ("lookahead", ", ".join(f"{distance}" for distance in found["lookahead"]) or "none"),
         ("embeddings", "yes" if found["embedding"] else "none"),
         ("prompts", found["prompts"]),
@@ -100,6 +100,10 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
 
 def _pairs(mapping: dict[str, Any]) -> str:
     return ", ".join(f"{name} {_short(value)}" for name, value in mapping.items())
+
+
+def _engine(hits: dict[str, Any] | None) -> str | None:
+    return described({phase: RecordedHits(**each) for phase, each in hits.items()}) if hits else None
 
 
 def _expert_size(shape: ModelShape) -> str:

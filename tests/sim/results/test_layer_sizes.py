@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from policies.registry import policy_names
+from sim.inputs import with_sizes_of
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape, with_lookahead
 from tests.support.in_memory import Setting, lower_bound_s, simulate
+from traces.published_models import published
 
 SIZES = (100, 1000, 400)
 MODEL = replace(shape(3, 6, top_k=1), expert_bytes_by_layer=SIZES)
@@ -25,6 +27,14 @@ def test_a_missed_expert_takes_the_time_of_its_own_bytes() -> None:
     assert took - alone == pytest.approx([sum(map(copy_s, SIZES)), *map(copy_s, SIZES), 0.0], abs=1e-12)
     assert run.iterations["copied_bytes"].tolist() == [sum(SIZES), *SIZES, 0]
     assert run.counts.bytes == 2 * sum(SIZES)
+
+
+def test_sizes_of_another_model_are_equal() -> None:
+    traced = replace(published("gpt-oss-20b"), name="quantised", expert_bytes_by_layer=tuple(range(1, 25)))
+    assert with_sizes_of(traced, None).layer_expert_bytes == tuple(range(1, 25))
+    assert with_sizes_of(traced, "gpt-oss-20b") == published("gpt-oss-20b")
+    fewer = replace(traced, layers=2, expert_bytes_by_layer=(1, 2))
+    assert with_sizes_of(fewer, "gpt-oss-20b").layer_expert_bytes == (published("gpt-oss-20b").expert_bytes,) * 2
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
