@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -153,6 +154,11 @@ class Evictor:
     def believe(self, layer: int, probs: Float) -> None:
         """A prediction `[J]` for a layer was made; it replaces the one before."""
 
+    @property
+    def reads_beliefs(self) -> bool:
+        """Whether it does something with predictions; a driver need not tell it otherwise."""
+        return type(self).believe is not Evictor.believe
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -176,6 +182,13 @@ class Policy:
         """Set up the prefetcher and then the evictor, which may share state; called once before the first iteration."""
         self.prefetcher.start(setup)
         self.evictor.start(setup)
+
+    def without_waiting(self) -> "Policy":
+        """The same policy where nothing waits for its predictions and prefetches, as none of these is carried out."""
+        other = copy(self)  # of the same class: its constructor may take something else than the fields
+        object.__setattr__(other, "blocking_prediction", False)
+        object.__setattr__(other, "blocking_prefetch", False)
+        return other
 
     @property
     def requires(self) -> frozenset[str]:

@@ -29,6 +29,12 @@ NOT_CHARGED = Label(
     note="it plans without any search or update, as if its predictions took no time",
 )
 
+DOES_NOT_PAY = Label(
+    text="prefetching does not pay here",
+    mark="§",
+    note="a token takes longer than with the same cache that copies on demand alone (its TTFT may still be shorter)",
+)
+
 
 def labels(summary: Facts) -> list[str]:
     """The texts of all labels that a run has."""
@@ -56,3 +62,5 @@ def _labels(summary: Facts) -> Iterator[Label]:
         yield DOES_NOT_FIT
     if summary["prediction_charged"] is False:
         yield NOT_CHARGED
+    if summary.get("prefetching_pays") is False:
+        yield DOES_NOT_PAY

@@ -93,6 +93,9 @@ class Scenario:
     chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
     """Prefetches move in chunks of so many bytes, or whole, and a demand goes between two of them; demanded experts
     move whole. A policy may have a setting of its own for it."""
+    prefetch: bool = True
+    """Copy what the policy plans. Without, its cache copies on demand alone: plans only tell the evictor what is
+    believed, and nothing waits for predictions."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split and of the policy."""
     detail: Detail = "iterations"

@@ -22,7 +22,7 @@ MACHINE = Group("Machine and cache", sort_key=50)
 
 _GROUPS = {
     RUN: ("trace", "policy", "sizes", "history", "train_split", "requests", "batch_size", "seed"),
-    MACHINE: ("machine", "cache", "placement", "counts", "replicas", "chunk_bytes"),
+    MACHINE: ("machine", "cache", "placement", "counts", "replicas", "chunk_bytes", "prefetch"),
     OUTPUT: ("detail", "check"),
 }
 FIELDS = tuple(field for group in _GROUPS.values() for field in group)
@@ -95,6 +95,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
         group=group,
         help=descriptions(owner)[path[-1]] + (" May be given several times." if several else ""),
         show_default=_says(shown),
+        negative=f"--no-{name.replace('_', '-')}" if shown is True else (),
         required=False,
     )
     return inspect.Parameter(
@@ -107,7 +108,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
 
 def _says(default: object) -> Callable[[Any], str] | bool:
     """What the help has as a default: nothing for a switch, and for what is not set."""
-    if default is None or default is False or default is MISSING:
+    if default is None or isinstance(default, bool) or default is MISSING:
         return False
     return lambda value: str(default)
 

@@ -62,6 +62,7 @@ class StartedPolicy:
         tape: PredictionTape | None = None,
     ) -> None:
         made = make_policy(scenario.policy)
+        made = made if scenario.prefetch else made.without_waiting()
         self.policy = policy = to_run(made, scenario.policy, check=scenario.check)
         self.hooks = Hooks(policy)
         model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model)
@@ -81,6 +82,7 @@ class StartedPolicy:
             chunk_bytes=scenario.chunk_bytes if policy.chunk_bytes is None else policy.chunk_bytes,
             copy_key=policy.copy_key,
             refused_blocks=policy.refused_blocks,
+            prefetch=scenario.prefetch,
         )
         if policy.preloaded:
             self.cache.preload()

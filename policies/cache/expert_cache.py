@@ -30,7 +30,8 @@ class ExpertCache:
     `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
 
     Prefetches move in chunks of `chunk_bytes` and give way between two of them; a demanded expert moves whole, or what
-    is left of it.
+    is left of it. Without `prefetch`, nothing is copied but what is demanded; plans only tell the evictor what is
+    believed.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -51,6 +52,7 @@ class ExpertCache:
         chunk_bytes: ChunkBytes = "whole",
         copy_key: CopyKey | None = None,
         refused_blocks: bool = False,
+        prefetch: bool = True,
     ) -> None:
         self.model = model
         self.evictor = evictor
@@ -84,9 +86,10 @@ class ExpertCache:
         self._fewest = min(slots)
         self._computed: set[int] = set()  # experts of a layer that runs in waves
         self._ties = not evictor.distinct
+        self._prefetch = prefetch
         self._guards = evictor.guards
         self._touched = evictor.touched
-        self._tell_belief = type(evictor).believe is not Evictor.believe
+        self._tell_belief = evictor.reads_beliefs
 
     @property
     def counts(self) -> Counts:
@@ -187,6 +190,16 @@ class ExpertCache:
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
+        if self._prefetch:
+            self._replace_plan(prefetch)
+        if self._tell_belief:
+            belief = prefetch.belief
+            if belief is None:
+                belief = np.zeros(self.model.experts)
+                belief[list(prefetch.experts)] = prefetch.weights
+            self.evictor.believe(prefetch.layer, belief)
+
+    def _replace_plan(self, prefetch: Prefetch) -> None:
         layer = prefetch.layer
         if len(prefetch.experts):
             self.plans += 1
@@ -222,12 +235,6 @@ class ExpertCache:
             for expert, weight in zip(prefetch.experts, prefetch.weights, strict=True):
                 residency.weight[base + expert] = weight
         self.wake_stalled()
-        if self._tell_belief:
-            belief = prefetch.belief
-            if belief is None:
-                belief = np.zeros(residency.experts)
-                belief[list(prefetch.experts)] = prefetch.weights
-            self.evictor.believe(layer, belief)
 
     def waits_for(self, layer: int) -> bool:
         """Whether something planned for the layer is still on its way, or can be."""

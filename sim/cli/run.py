@@ -20,8 +20,8 @@ def run(
         str | None,
         Parameter(
             group=RUN,
-            help="What the policies are measured against: no-offload, best-known, lower-bound, separated by commas, "
-            "or none. Default: those that the output shows.",
+            help="What the policies are measured against: no-offload, best-known, own-cache, lower-bound, separated by "
+            "commas, or none. Default: those that the output shows.",
         ),
     ] = None,
     jobs: Annotated[

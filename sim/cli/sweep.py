@@ -26,11 +26,11 @@ def sweep(
         Parameter(
             group=SWEEP,
             help="What to measure the runs against, separated by commas: no-offload, best-known (clairvoyant and "
-            "perfect prefetch, of which the fastest counts), lower-bound, regret (each policy with perfect prediction, "
-            "and with perfect eviction); or none. Each is run once, if the "
-            "store does not have it.",
+            "perfect prefetch, of which the fastest counts), own-cache (each policy's cache without prefetch), "
+            "lower-bound, regret (each policy with perfect prediction, and with perfect eviction); or none. Each is "
+            "run once, if the store does not have it.",
         ),
-    ] = "no-offload,best-known",
+    ] = "no-offload,best-known,own-cache",
     workers: Annotated[Workers, under(SWEEP)] = Workers(),
     dry_run: Annotated[
         bool,

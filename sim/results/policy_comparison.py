@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sim.results.result import Result, write_results
 from sim.results.summary import Summary, ratio
@@ -23,6 +24,8 @@ class PolicyComparison:
     """The fastest of the runs that know every demand to come, all of those equal; empty if nobody asked for them."""
     know_all: Sequence[str]
     """The policies that these are the fastest of."""
+    own_caches: Mapping[str, Result]
+    """By policy, its own cache without prefetch; not for one that copies on demand anyway, or if nobody asked."""
     least_makespan_s: float | None
     """The least that any policy can take with this cache; None too where times are measured."""
 
@@ -41,10 +44,12 @@ class PolicyComparison:
     def _compared(self, result: Result) -> Summary:
         own = result.summary
         least_s = self.least_makespan_s
+        cache = self.own_caches.get(own["policy"])
         return own | {
             "tpot_over_no_offload": _tpot_over(own, self.resident),
             "tpot_over_best_known": _tpot_over(own, self.best_known[0] if self.best_known else None),
             "best_known": self._best_known(),
+            **beside_own_cache(own, cache.summary if cache else None),
             "makespan_lower_bound_s": own["makespan_s"] if own["preloaded"] and least_s is not None else least_s,
             **trace_columns(result.provenance["trace"]),
         }
@@ -52,6 +57,14 @@ class PolicyComparison:
 
 def _tpot_over(own: Summary, other: Result | None) -> float | None:
     return ratio(own["tpot_s_mean"], other.summary["tpot_s_mean"]) if other else None
+
+
+def beside_own_cache(own: Mapping[str, Any], cache: Summary | None) -> Summary:
+    """How a run compares with its own cache without prefetch; `prefetching_pays` if a token takes no longer."""
+    times = ("tpot", "ttft")
+    found: Summary = {f"own_cache_{each}_s_mean": cache[f"{each}_s_mean"] if cache else None for each in times}
+    over = ratio(own["tpot_s_mean"], found["own_cache_tpot_s_mean"])
+    return found | {"prefetching_pays": None if over is None else over <= 1}
 
 
 def fastest(summaries: Iterable[Summary]) -> list[Summary]:
@@ -71,6 +84,7 @@ def comparison_of(
     results: Mapping[str, Result],
     *,
     know_all: Sequence[str] = (),
+    own_caches: Mapping[str, Result] | None = None,
     least_makespan_s: float | None,
 ) -> PolicyComparison:
     """The results of the scenarios, in the detail that they ask for, out of all by their policy."""
@@ -80,5 +94,6 @@ def comparison_of(
         resident=results.get(RESIDENT),
         best_known=[results[policy] for policy in know_all if policy in best],
         know_all=know_all,
+        own_caches=own_caches or {},
         least_makespan_s=least_makespan_s,
     )

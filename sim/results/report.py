@@ -57,7 +57,9 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
         yield best_known(comparison)
     resident = [comparison.resident] if comparison.resident else []
     runs = {run.scenario.policy: run for run in [*comparison.results, *comparison.best_known]}.values()
-    yield from footnotes((run.summary["label"], run.summary) for run in [*runs, *resident])
+    facts = {run.scenario.policy: run.summary for run in [*runs, *resident]}
+    facts |= {each["policy"]: each for each in comparison.summaries()}
+    yield from footnotes((each["label"], each) for each in facts.values())
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"{', '.join(policies)}: {note}"

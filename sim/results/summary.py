@@ -13,6 +13,7 @@ from sim.started_policy import Outcome
 
 Summary = dict[str, Any]
 
+WITHOUT_PREFETCH = "no plan is carried out: all copies are made on demand"
 ARRIVALS_IGNORED = "the trace says when requests arrive, which fixed batches ignore"
 
 
@@ -33,6 +34,8 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     demands = counts.hits + counts.late + counts.misses
     prefill = run.iterations["prefill"]
     tokens = int(run.requests["output_tokens"].sum())
+    without_prefetch = "" if scenario.prefetch else WITHOUT_PREFETCH
+    arrivals = ARRIVALS_IGNORED if inputs.arrivals else ""
     return {
         "policy": scenario.policy,
         "label": scenario.name,
@@ -87,7 +90,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "replicas": scenario.replicas,
         "chunk_bytes": run.chunk_bytes,
         "seed": scenario.seed,
-        "note": "; ".join(filter(None, (run.note, ARRIVALS_IGNORED if inputs.arrivals else ""))) or None,
+        "note": "; ".join(filter(None, (run.note, without_prefetch, arrivals))) or None,
     }
 
 

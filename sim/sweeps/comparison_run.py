@@ -15,7 +15,7 @@ from sim.results.result import Result
 from sim.scenario import Scenario
 from sim.simulation import simulate
 from sim.store.result_store import ResultStore
-from sim.sweeps.reference_runs import EVERY_BOUND, Reference, know_all, resident
+from sim.sweeps.reference_runs import EVERY_BOUND, Reference, know_all, own_cache, resident, with_policy
 from sim.sweeps.run_task import at_folder
 from sim.sweeps.workers import Workers
 
@@ -43,14 +43,17 @@ def compare_policies(
     wanted = {scenario.policy: scenario for scenario in scenarios}
     all_known = know_all(inputs.model.layers) if "best-known" in references else ()
     for policy in all_known:
-        wanted.setdefault(policy, replace(first, policy=policy, label=None))
+        wanted.setdefault(policy, with_policy(first, policy))
     if "no-offload" in references or "lower-bound" in references:
         everything_there = resident(first, inputs)
         wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
-    found = runs.results(list(wanted.values()), workers or _workers_for(inputs, len(wanted)))
+    own = {each.policy: cache for each in scenarios if (cache := own_cache(each))} if "own-cache" in references else {}
+    every = list(dict.fromkeys([*wanted.values(), *own.values()]))
+    found = runs.results(every, workers or _workers_for(inputs, len(every)))
     results = {policy: found[scenario] for policy, scenario in wanted.items()}
+    own_caches = {policy: found[cache] for policy, cache in own.items()}
     least_s = runs.lower_bound_s(first, results[RESIDENT]) if "lower-bound" in references else None
-    return comparison_of(scenarios, results, know_all=all_known, least_makespan_s=least_s)
+    return comparison_of(scenarios, results, know_all=all_known, own_caches=own_caches, least_makespan_s=least_s)
 
 
 class _Runs:

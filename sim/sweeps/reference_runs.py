@@ -2,6 +2,7 @@
 
 no-offload     every expert on its GPU; the same for every size of the cache
 best-known     policies that know every demand to come, of which the fastest counts: strong heuristics, not bounds
+own-cache      the policy's own cache without its prefetches: a policy that is slower does not gain by them
 lower-bound    the least makespan of any policy with this cache (`sim.results.bounds`), from no-offload's run
 regret         the policy with perfect prediction or with perfect eviction in place of its own
 
@@ -10,6 +11,10 @@ regret         the policy with perfect prediction or with perfect eviction in pl
 by up to 26 % (gpt-oss-20b, half of the experts); perfect prefetch is by up to 13 % on six GPUs with few slots or in
 batches, where the future is an estimate. More distances change the minimum by less than 1 %. The three runs take about
 as long as that of `clairvoyant`.
+
+**The own cache** has the policy's evictor and copies on demand. An evictor that reads what the prefetcher believes
+still hears of it (`Scenario.prefetch`), after the time that a search takes, and nothing waits for a prediction: what
+is left out is the prefetching and its price. Policies with one evictor share the run if it reads no beliefs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,13 +25,13 @@ from common.errors import FieldError, UserError, nearest
 from policies.base import Policy
 from policies.cache.placement import least_slots
 from policies.naming import inside, parts_of
-from policies.registry import EVICTORS, make_policy
+from policies.registry import EVICTORS, NAMED, make_policy
 from sim.inputs import Inputs
 from sim.results.policy_comparison import RESIDENT
 from sim.scenario import CacheSize, Detail, Scenario
 
-Reference = Literal["no-offload", "best-known", "lower-bound", "regret"]
-DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "best-known")
+Reference = Literal["no-offload", "best-known", "own-cache", "lower-bound", "regret"]
+DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "best-known", "own-cache")
 EVERY_BOUND: tuple[Reference, ...] = (*DEFAULT_REFERENCES, "lower-bound")
 
 KNOWS_ALL = "clairvoyant"
@@ -55,12 +60,19 @@ def reference_runs(
     found: dict[str, Sequence[Scenario]] = {}
     if "no-offload" in wanted or "lower-bound" in wanted:
         found["no_offload"] = [resident(scenario, inputs)]
+    if "own-cache" in wanted and (own := own_cache(scenario)):
+        found["own_cache"] = [own]
     if "best-known" in wanted:
-        found["best_known"] = [replace(scenario, policy=each, label=None) for each in know_all(inputs.model.layers)]
+        found["best_known"] = [with_policy(scenario, each) for each in know_all(inputs.model.layers)]
     if "regret" in wanted:
         for name, policy in _perfected(scenario.policy).items():
-            found[name] = [replace(scenario, policy=policy, label=None)]
+            found[name] = [with_policy(scenario, policy)]
     return found
+
+
+def with_policy(scenario: Scenario, policy: str) -> Scenario:
+    """The scenario with another policy, which may prefetch."""
+    return replace(scenario, policy=policy, prefetch=True, label=None)
 
 
 def know_all(layers: int) -> Sequence[str]:
@@ -73,7 +85,19 @@ def resident(scenario: Scenario, inputs: Inputs) -> Scenario:
     """The scenario with every expert on its GPU, the same for all sizes of the cache, which then has no meaning."""
     detail: Detail = "iterations" if scenario.detail == "requests" else scenario.detail
     size = CacheSize(experts=least_slots(inputs.model, inputs.machine.gpus))
-    return replace(scenario, policy=RESIDENT, cache=size, detail=detail, label=None)
+    return replace(with_policy(scenario, RESIDENT), cache=size, detail=detail)
+
+
+def own_cache(scenario: Scenario) -> Scenario | None:
+    """The scenario's cache without prefetch; None for a policy that copies on demand anyway, or keeps every expert."""
+    policy = make_policy(scenario.policy)
+    if policy.preloaded or not scenario.prefetch or not policy.prefetcher.overridden():
+        return None
+    evictor = _evictor(scenario.policy, policy)
+    if evictor is None or policy.evictor.reads_beliefs or not policy.compute_on_arrival:
+        return replace(scenario, prefetch=False, label=None)
+    on_demand = evictor in NAMED and not make_policy(evictor).prefetcher.overridden()
+    return with_policy(scenario, evictor if on_demand else f"lru+{evictor}")
 
 
 def _perfected(spec: str) -> Mapping[str, str]:
@@ -81,18 +105,20 @@ def _perfected(spec: str) -> Mapping[str, str]:
     policy = make_policy(spec)
     if policy.preloaded or "future" in policy.requires:
         return {}
-    first, *evictors = parts_of(spec)
-    found = {"belady": f"{first}+{EVICTS_PERFECTLY}"}
-    evictor = evictors[0] if evictors else _name_of_evictor(policy)
-    if evictor:
+    found = {"belady": f"{parts_of(spec)[0]}+{EVICTS_PERFECTLY}"}
+    if evictor := _evictor(spec, policy):
         found["perfect_prefetch"] = f"{PREDICTS_PERFECTLY}{_distance(policy)}+{evictor}"
     return {name: each for name, each in found.items() if _can_be_made(each)}
 
 
-def _name_of_evictor(policy: Policy) -> str | None:
-    """What the evictor of a policy is called, if it has a name of its own."""
+def _evictor(spec: str, policy: Policy) -> str | None:
+    """What the evictor of a policy is called with its settings, if it has a name that makes another one like it."""
+    _, *evictors = parts_of(spec)
+    if evictors:
+        return evictors[0]
     for name, place in EVICTORS.items():
-        if type(policy.evictor) is inside(place):
+        made = inside(place)
+        if type(policy.evictor) is made and vars(policy.evictor) == vars(made()):
             return name
     return None
 

@@ -11,7 +11,7 @@ import pandas as pd
 from common.folding import WIDTH, folded
 from common.tables import MISSING, number, text_table
 from common.wide_tables import wide_table
-from sim.labels import footnotes, marked
+from sim.labels import DOES_NOT_PAY, footnotes, marked
 from sim.results.working_set import cache_too_small
 from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
 from sim.sweeps.short_names import SettingNames, legend, short_names
@@ -213,6 +213,8 @@ class _Report:
         lines = list(self.too_small)
         lines += footnotes((self.policies[str(run["policy"])], run) for run in self.facts)
         named = self.policies
+        if without := list(self._does_not_pay()):
+            lines.append(f"{DOES_NOT_PAY.mark} {', '.join(without)}: {DOES_NOT_PAY.text}; {DOES_NOT_PAY.note}")
         if prophets := [named[each] for each in self.statistics.policies if each in self.statistics.prophets]:
             lines.append(f"{OUTSIDE} {', '.join(prophets)}: knows future demands; excluded from the best")
         if preloaded := [named[each] for each in self.statistics.policies if each in self.statistics.preloaded]:
@@ -244,9 +246,18 @@ class _Report:
 
     def _mark(self, setting: Setting, policy: str) -> str:
         standing: Standing | None = self.standings[setting]
-        if standing is None or policy not in (standing.best, *standing.ties):
-            return ""
-        return f"{BEST if policy == standing.best else TIE} "
+        marks = [] if self.statistics.prefetching_pays(setting, policy) else [DOES_NOT_PAY.mark]
+        if standing and policy in (standing.best, *standing.ties):
+            marks.insert(0, BEST if policy == standing.best else TIE)
+        return "".join(f"{mark} " for mark in marks)
+
+    def _does_not_pay(self) -> Iterator[str]:
+        """For each policy, in how many settings prefetching does not pay."""
+        for policy in self.statistics.policies:
+            settings = [each for each in self.statistics.settings if self.statistics.seeds(each, policy)]
+            count = sum(not self.statistics.prefetching_pays(each, policy) for each in settings)
+            if count:
+                yield f"{self.policies[policy]} in {count} of {len(settings)} settings"
 
     def _marked(self, policy: str) -> str:
         name = marked(self.policies[policy], *(run for run in self.facts if run["policy"] == policy))

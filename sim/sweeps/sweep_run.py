@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sim.experiment import Experiment
-from sim.results.policy_comparison import fastest, names_of
+from sim.results.policy_comparison import beside_own_cache, fastest, names_of
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
 from sim.sweeps.reference_runs import DEFAULT_REFERENCES, Reference, references_named
@@ -121,7 +121,7 @@ def _row(planned: PlannedRun, experiment: Experiment, store: ResultStore, errors
         "cache_experts": found["cache_experts"],
         "total_experts": model["layers"] * model["experts"],
         "expert_bytes": found["expert_bytes"],
-        **_measured_against(planned.references, store),
+        **_measured_against(figures, planned.references, store),
     }
     return row | {"status": "done", "reason": None} | {name: each for name, each in said.items() if name not in row}
 
@@ -132,14 +132,17 @@ def _again(key: str, store: ResultStore) -> dict[str, Any] | None:
     return store.summary(key)
 
 
-def _measured_against(references: Mapping[str, Sequence[RunTask]], store: ResultStore) -> dict[str, Any]:
-    """Of each reference its TPOT, the least of several; which run is the best known; and the least makespan."""
+def _measured_against(
+    own: Mapping[str, Any], references: Mapping[str, Sequence[RunTask]], store: ResultStore
+) -> dict[str, Any]:
+    """Of each reference its TPOT, the least of several; what else a row says of them; and the least makespan."""
     found: dict[str, Any] = {}
-    for name in ("no_offload", "best_known", "perfect_prefetch", "belady"):
-        summaries = filter(None, (store.summary(task.key) for task in references.get(name, ())))
-        figures = fastest(summaries)
+    for name in ("no_offload", "best_known", "own_cache", "perfect_prefetch", "belady"):
+        figures = fastest(filter(None, (store.summary(task.key) for task in references.get(name, ()))))
         found[f"{name}_tpot_s_mean"] = figures[0]["tpot_s_mean"] if figures else None
         if name == "best_known":
             found[name] = names_of(figures)
+        elif name == "own_cache":
+            found |= beside_own_cache(own, figures[0] if figures else None)
     found["makespan_lower_bound_s"] = store.bound_s(references[BOUND][0].key) if BOUND in references else None
     return found

@@ -23,6 +23,7 @@ LARGER_IS_BETTER = (
     "prefetch_useful",
 )
 BEST_KNOWN = "best_known_tpot_s_mean"
+OWN_CACHE = "own_cache_tpot_s_mean"
 PERFECT_PREDICTION = "perfect_prefetch_tpot_s_mean"
 PERFECT_EVICTION = "belady_tpot_s_mean"
 
@@ -139,6 +140,11 @@ class SweepStatistics:
         """The mean of metric over reference column, seed by seed."""
         own, theirs = self._values(setting, policy, metric), self._values(setting, policy, reference)
         return self._estimate([own[seed] / theirs[seed] for seed in own if theirs.get(seed)])
+
+    def prefetching_pays(self, setting: Setting, policy: str) -> bool:
+        """Whether a token takes no longer than with the policy's own cache without prefetch, or that is not known."""
+        over = self._saved(setting, policy, OWN_CACHE)
+        return over is None or over.mean <= 0
 
     def regret(self, setting: Setting, policy: str) -> Regret:
         """What perfect prediction, perfect eviction and both would save; None for what was not asked for."""

@@ -172,6 +172,25 @@ def test_every_row_has_its_distance_to_the_best_known_and_the_bound(simulate: An
     assert found["no-offload"]["makespan_lower_bound_s"] == found["no-offload"]["makespan_s"]
 
 
+def test_a_policy_slower_than_its_own_cache_without_prefetch_is_flagged(
+    simulate: Any, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DeepSpeed moves whole layers, of which most is not demanded."""
+    words = ("--machine", "rtx3090")
+    found = simulate(trace, *words, policies=("deepspeed", "perfect-prefetch", "lru"))
+    without = simulate(trace, *words, "--no-prefetch", policies=("deepspeed", "perfect-prefetch"))
+    for policy, pays in (("deepspeed", False), ("perfect-prefetch", True)):
+        for time in ("tpot_s_mean", "ttft_s_mean"):
+            assert found[policy][f"own_cache_{time}"] == without[policy][time]
+        assert found[policy]["prefetching_pays"] is pays
+        assert (found[policy]["tpot_s_mean"] <= without[policy]["tpot_s_mean"]) is pays
+    assert found["lru"]["prefetching_pays"] is None
+    assert main(arguments(trace, *words, policies=("deepspeed", "perfect-prefetch"))) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^deepspeed † § ", text, re.MULTILINE)
+    assert re.search(r"^§ deepspeed: prefetching does not pay here; ", text, re.MULTILINE)
+
+
 def test_the_table_shows_the_distance_to_the_best_known_and_says_what_that_is(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from common.errors import UserError
 from sim.results.result import Result, read_results, read_summaries
 from validate.comparison.errors_by_metric import COUNTS, METRICS
 
-_EQUAL = ("placement", "replicas", "chunk_bytes", "batch_size", "seed", "train_split")  # of the scenarios
+_EQUAL = ("placement", "replicas", "chunk_bytes", "prefetch", "batch_size", "seed", "train_split")  # of the scenarios
 _EQUAL_OF_POLICY = ("requests", "expert_slots")  # of the summary
 
 

@@ -1,5 +1,6 @@
 """What a run is measured against."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from policies.registry import policy_names
 from sim.inputs import resolve
 from sim.scenario import CacheSize, Scenario
 from sim.simulation import simulate
-from sim.sweeps.reference_runs import know_all, reference_runs, references_named, resident
+from sim.sweeps.reference_runs import know_all, own_cache, reference_runs, references_named, resident
 
 
 @pytest.fixture
@@ -67,6 +68,57 @@ def test_perfect_prefetch_looks_no_further_than_a_model_has_layers() -> None:
     assert know_all(32)[1:] == [f"perfect-prefetch,prefetch_distance={each}+belady" for each in (3, 6, 12)]
     assert know_all(8)[-1] == "perfect-prefetch,prefetch_distance=8+belady"
     assert know_all(2) == ["clairvoyant", "perfect-prefetch,prefetch_distance=2+belady"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "own"),
+    [
+        ("lru", None),
+        ("belady", None),
+        ("no-offload", None),
+        ("promoe", ("lru", True)),
+        ("moe-infinity,prefetch_distance=2", ("lfu", True)),
+        ("perfect-prefetch+belady", ("belady", True)),
+        ("finemoe+lhd,classes=4", ("lru+lhd,classes=4", True)),
+        ("finemoe,prefetch_distance=2", ("finemoe,prefetch_distance=2", False)),  # its evictor reads beliefs
+        ("promoe+finemoe", ("promoe+finemoe", False)),
+        ("deepspeed", ("deepspeed", False)),  # its evictor has no name
+        ("clairvoyant", ("clairvoyant", False)),
+    ],
+)
+def test_the_own_cache_of_a_policy_is_its_evictor_on_demand(
+    scenario: Scenario, policy: str, own: tuple[str, bool] | None
+) -> None:
+    found = own_cache(replace(scenario, policy=policy))
+    assert (found and (found.policy, found.prefetch)) == own
+    assert own_cache(replace(scenario, policy=policy, prefetch=False)) is None
+
+
+def test_every_own_cache_is_the_policy_without_its_prefetches(scenario: Scenario) -> None:
+    """Where the run is that of another policy too: it waits for nothing that was planned, and predictions are free."""
+    inputs = resolve(scenario)
+    shared = 0
+    for policy in set(policy_names()) - {"no-offload"}:
+        asked = replace(scenario, policy=policy, check=True)
+        if (own := own_cache(asked)) is None:
+            continue
+        without = simulate(replace(asked, prefetch=False), inputs)
+        assert without.summary["prefetched_copies"] == 0
+        assert without.summary["copies"] == without.summary["misses"] > 0
+        if own.prefetch:
+            shared += 1
+            found = simulate(own, inputs)
+            assert found.requests.equals(without.requests), policy
+            assert found.iterations.equals(without.iterations), policy  # type: ignore[union-attr]
+    assert shared >= 3
+
+
+def test_without_prefetch_an_evictor_still_hears_what_is_believed(scenario: Scenario) -> None:
+    inputs = resolve(scenario)
+    believing = simulate(replace(scenario, policy="finemoe", prefetch=False), inputs)
+    unbelieving = simulate(replace(scenario, policy="lru+finemoe"), inputs)
+    assert believing.summary["misses"] != unbelieving.summary["misses"]
+    assert believing.summary["note"].startswith("no plan is carried out: all copies are made on demand; ")
 
 
 def test_no_offload_gives_the_same_figures_at_every_size(scenario: Scenario) -> None:

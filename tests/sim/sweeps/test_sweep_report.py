@@ -180,6 +180,17 @@ def test_the_best_known_is_counted_once_per_setting_and_seed() -> None:
     assert f"evictor: clairvoyant in 2, {BEST_KNOWN} in 1. They" in text
 
 
+def test_where_prefetching_does_not_pay_the_figure_is_marked() -> None:
+    table = runs(**{"cache.share": [0.25, 0.5], "seed": [0, 1]})
+    for row in table:
+        if row["policy"] == "lfu":
+            row["own_cache_tpot_s_mean"] = row["tpot_s_mean"] + (0.001 if row["cache.share"] == 0.25 else -0.001)
+    report = hand_made(table, "policy", "cache.share", "seed").report()
+    (row,) = (line for line in part(report, "TPOT, mean").splitlines() if line.startswith("lfu"))
+    assert row.split() == ["lfu", "20.05", "§", "20.05"]
+    assert "§ lfu in 1 of 2 settings: prefetching does not pay here; a token takes longer" in " ".join(report.split())
+
+
 def test_regret_is_split_where_it_was_asked_for(simulated: Sweep) -> None:
     assert "Regret" not in hand_made(runs(seed=[0]), "policy", "seed").report()
     table = [row | {"perfect_prefetch_tpot_s_mean": 0.009, "belady_tpot_s_mean": 0.0095} for row in runs(seed=[0])]

@@ -20,7 +20,7 @@ from sim.sweeps.workers import Workers
 from tests.support.sweep_runs import HERE, begun_again, events, run_bytes, small_experiment
 
 KNOW_ALL = ["clairvoyant", *(f"perfect-prefetch,prefetch_distance={each}+belady" for each in (3, 4))]  # of 4 layers
-EVERYTHING = ("no-offload", "best-known", "lower-bound", "regret")
+EVERYTHING = ("no-offload", "best-known", "own-cache", "lower-bound", "regret")
 
 
 @pytest.fixture
@@ -57,6 +57,12 @@ def test_what_a_row_is_measured_against_is_what_simulating_that_gives(trace: Pat
     know_all = {each: simulate(replace(base, policy=each)).summary["tpot_s_mean"] for each in KNOW_ALL}
     assert row["best_known_tpot_s_mean"] == min(know_all.values())
     assert row["best_known"] == " = ".join(name for name in KNOW_ALL if know_all[name] == min(know_all.values()))
+    own_cache = simulate(replace(base, policy="finemoe,prefetch_distance=2", prefetch=False)).summary
+    assert (row["own_cache_tpot_s_mean"], row["own_cache_ttft_s_mean"]) == (
+        own_cache["tpot_s_mean"],
+        own_cache["ttft_s_mean"],
+    )
+    assert row["prefetching_pays"] == (row["tpot_s_mean"] <= own_cache["tpot_s_mean"])
     resident = simulate(replace(base, policy="no-offload")).iterations
     assert resident is not None
     least_s = makespan_lower_bound_s(base, resolve(base), resident["end_s"].to_numpy())
