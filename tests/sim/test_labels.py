@@ -1,6 +1,5 @@
 """Labels of runs, in tables, JSON, pictures and results: what does not fit, and what batches ignore."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +150,7 @@ def test_a_trace_with_arrivals_says_that_batches_ignore_them(trace: Path, capsys
     result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
     assert result.summary["note"] == ARRIVALS_IGNORED
     assert main(arguments(trace, policies=("lru",))) == 0
-    printed = capsys.readouterr().out
-    assert re.search(rf"^lru, .*: {ARRIVALS_IGNORED}$", printed, re.MULTILINE)  # and the best known
+    assert f"belady: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_without_arrivals_says_nothing_of_them(tmp_path: Path) -> None:
