@@ -75,7 +75,7 @@ class OwnTokens(LogitsProcessor):
 def decoded(loaded: LoadedModel, texts: list[TokenizedPrompt]) -> list[RecordedRequest]:
     """The texts as an ordinary collection records them, were their tokens what the model generates."""
     counts = [len(text.continuation) for text in texts]
-    config = generation_config(loaded, max_new_tokens=max(counts), exactly=True)
+    config = generation_config(loaded, max_new_tokens=max(counts))
     with GateRecorder(loaded.model, lookahead=(1,)) as recorder:
         generate(loaded, texts, config, processors=[OwnTokens(texts)])
     return requests_of(recorder.take(), counts, range(len(texts)), [""] * len(texts))
