@@ -1,4 +1,4 @@
-"""`python -m traces.pocket_training corpus|train|evaluate`: make one of the committed models anew, step by step."""
+"""`python -m traces.pocket_training STEP`: make one of the committed models anew, or measure it, step by step."""
 
 import sys
 from collections.abc import Sequence
@@ -20,6 +20,11 @@ STEPS = {
         "traces.pocket_training.cli.evaluate:evaluate",
         "Measure a model on held-out text and print its card.",
         "evaluate --cache CACHE --folder MODEL --card",
+    ),
+    "naturalness": Command(
+        "traces.pocket_training.cli.naturalness:naturalness",
+        "Measure how natural the traces of a committed model are.",
+        "naturalness mixtral-8x7b-twin",
     ),
 }
 

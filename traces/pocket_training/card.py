@@ -2,15 +2,16 @@
 
 import json
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from traces.pocket import Model, Tokenizer, demo_prompts
 from traces.pocket.recipe import Recipe
+from traces.pocket_training.corpus import Corpus, read
 from traces.pocket_training.evaluate import LONGEST, PROMPT, STORED, Evaluation
+from traces.pocket_training.markdown import flow, table
 from traces.pocket_training.recall import Recall
 
 SAMPLE_TOKENS = 40
@@ -24,6 +25,14 @@ def facts(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: the folder was not made by python -m traces.pocket_training train")
     noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return noted
+
+
+def corpus_of(folder: Path, cache: Path) -> Corpus:
+    """The corpus in `cache`; a `UserError` if the model in `folder` was trained on another one."""
+    corpus = read(cache)
+    if facts(folder)["corpus"]["sha256"] != corpus.account["sha256"]:
+        raise UserError(f"{folder} was trained on another corpus than the one in {cache}")
+    return corpus
 
 
 def samples(model: Model, tokenizer: Tokenizer) -> list[tuple[str, str]]:
@@ -48,14 +57,19 @@ def card(
     trained: Evaluation,
     control: Evaluation,
     shown: Sequence[tuple[str, str]],
+    natural: str,
 ) -> str:
-    """The whole card as Markdown; `kind` is the class of the model, `control` the same architecture before training."""
+    """The whole card as Markdown.
+
+    `kind` is the class of the model, `control` the same architecture before training, `natural` the section on traces.
+    """
     sections = [
         _what_it_is(recipe, kind, noted),
         *([_twin(recipe)] if recipe.original else []),
         _limits(shown),
         _loss(recipe, trained, control),
         _routing(recipe, trained, control),
+        natural,
         _how_it_was_trained(recipe, noted),
         _corpus(noted),
         _COMMANDS.format(name=recipe.name),
@@ -66,7 +80,7 @@ def card(
 def _what_it_is(recipe: Recipe, kind: str, noted: dict[str, Any]) -> str:
     shape = recipe.architecture
     shared = f", a shared expert of width {shape.shared_ffn}" if shape.shared_ffn else ""
-    about = _flow(f"""
+    about = flow(f"""
         A `{kind}` of {noted["parameters"] / 1e6:.2f} M parameters: {shape.layers} layers, {shape.experts}
         experts of width {shape.expert_ffn}, top-{shape.top_k}{shared}, hidden size {shape.hidden},
         {shape.attention_heads} attention heads, {shape.kv_heads} key/value heads, tied embeddings, byte-level BPE of
@@ -81,7 +95,7 @@ def _what_it_is(recipe: Recipe, kind: str, noted: dict[str, Any]) -> str:
 
 def _twin(recipe: Recipe) -> str:
     shape = recipe.architecture
-    about = _flow(f"""
+    about = flow(f"""
         It has the routing topology of {recipe.original}: {shape.layers} layers of {shape.experts} experts, of which
         each token runs {shape.top_k}. {_AS_IN_THE_ORIGINAL[shape.family]} Everything else differs: the width, the
         vocabulary, the data and the length of the training. It holds none of the original's weights, and its
@@ -94,12 +108,12 @@ def _twin(recipe: Recipe) -> str:
 def _limits(shown: Sequence[tuple[str, str]]) -> str:
     blocks = "\n\n".join(f"~~~text\n{prompt}⟦{continuation}⟧\n~~~" for prompt, continuation in shown)
     heading = f"Greedy continuations of at most {SAMPLE_TOKENS} tokens, in ⟦ ⟧, as they came:"
-    return f"## What it can and cannot do\n\n{_flow(_LIMITS)}\n\n{heading}\n\n{blocks}\n\n{_flow(_FORMAT)}"
+    return f"## What it can and cannot do\n\n{flow(_LIMITS)}\n\n{heading}\n\n{blocks}\n\n{flow(_FORMAT)}"
 
 
 def _loss(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
     vocabulary = recipe.architecture.vocabulary
-    about = _flow(f"""
+    about = flow(f"""
         Nats per token on files, pages, plays and conversations of which training saw nothing, each text read on its
         own up to {LONGEST} tokens. The maths problems are held-out numbers in sentences that training saw. The control
         is the same shape and seed before training; ln {vocabulary} = {math.log(vocabulary):.3f}.
@@ -108,13 +122,13 @@ def _loss(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
         (domain, f"{count:,}", f"{trained.loss[domain]:.3f}", f"{control.loss[domain]:.3f}")
         for domain, count in trained.tokens.items()
     )
-    table = _table(("domain", "tokens", "this model", "untrained control"), rows)
-    return f"## Held-out loss\n\n{about}\n\n{table}"
+    figures = table(("domain", "tokens", "this model", "untrained control"), rows)
+    return f"## Held-out loss\n\n{about}\n\n{figures}"
 
 
 def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
     idle = int((trained.load == 0).sum())
-    gates = _flow(f"""
+    gates = flow(f"""
         Entropy of the gate in bits (uniform: {trained.most_entropy:.2f}), mean over the layers: of a single token's
         {trained.entropy.mean():.2f}, of a text's mean {trained.request_entropy.mean():.2f}. In the untrained control:
         {control.entropy.mean():.2f} and {control.request_entropy.mean():.2f}. Share of a layer's assignments that one
@@ -123,10 +137,10 @@ def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
         {trained.load.size:,}.
     """)
     layers = "\n".join(
-        _flow(f"* {name}, per layer: {', '.join(f'{bits:.2f}' for bits in values)}")
+        flow(f"* {name}, per layer: {', '.join(f'{bits:.2f}' for bits in values)}")
         for name, values in (("a single token's", trained.entropy), ("a text's mean", trained.request_entropy))
     )
-    about = _flow(f"""
+    about = flow(f"""
         Recall of the executed experts at prefetch distance d, over layers d to L-1 and all tokens but the first
         {PROMPT} of every other held-out text. Fine: the nearest of {STORED:,} expert maps of tokens drawn from the
         remaining texts, by cosine of the trajectory. Coarse: the request's own counts so far. Popularity: counts over
@@ -134,7 +148,7 @@ def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
         Same token: how often the nearest map is of the very token that is predicted for. Gates are kept as float16.
     """)
     verdicts = (f"In {name}, {_verdict(one)}." for name, one in (("this model", trained), ("the control", control)))
-    chance = _flow(f"""
+    chance = flow(f"""
         {" ".join(verdicts)} A map drawn from the store at random would be of the same token with probability
         {trained.same_token_by_chance:.4f}.
     """)
@@ -146,7 +160,7 @@ def _routing(recipe: Recipe, trained: Evaluation, control: Evaluation) -> str:
 
 def _recalls(recalls: Sequence[Recall]) -> str:
     head = ("d", "fine", "coarse", "popularity", "speculation", "same token")
-    return _table(
+    return table(
         head, ((str(one.distance), *(f"{value:.3f}" for value in (*one.shares, one.same_token))) for one in recalls)
     )
 
@@ -188,7 +202,7 @@ def _how_it_was_trained(recipe: Recipe, noted: dict[str, Any]) -> str:
 | wall clock | {noted["seconds"]:.0f} s, beside whatever else the machine did |
 | versions | torch {noted["torch"]}, transformers {noted["transformers"]} |
 
-{_flow(_SAME_BYTES)}"""
+{flow(_SAME_BYTES)}"""
 
 
 def _corpus(noted: dict[str, Any]) -> str:
@@ -207,7 +221,7 @@ def _corpus(noted: dict[str, Any]) -> str:
         )
         for row in account["domains"]
     )
-    about = _flow(f"""
+    about = flow(f"""
         {noted["tokens_in_corpus"]:,} training tokens; the assembled `corpus.jsonl` has the SHA-256
         `{account["sha256"]}`. A domain with less text than its share is repeated. No corpus text is committed.
     """)
@@ -215,21 +229,11 @@ def _corpus(noted: dict[str, Any]) -> str:
 
 {about}
 
-{_table(("domain", "characters trained on", "of them distinct", "held out"), sizes)}
+{table(("domain", "characters trained on", "of them distinct", "held out"), sizes)}
 
-{_table(("domain", "package", "what was taken", "licence of the text", "SHA-256 of the archive"), origins)}
+{table(("domain", "package", "what was taken", "licence of the text", "SHA-256 of the archive"), origins)}
 
-{_flow(_NOTICES)}"""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _flow(text: str) -> str:
-    """The text as one paragraph, wrapped anew."""
-    return textwrap.fill(" ".join(text.split()), width=118, break_long_words=False, break_on_hyphens=False)
+{flow(_NOTICES)}"""
 
 
 _FRONT_MATTER = """---
@@ -276,6 +280,7 @@ _COMMANDS = """## Commands
 python -m traces.pocket_training corpus --model {name} --cache pocket-cache --fetch  # needs pip, apt-get and dpkg-deb
 python -m traces.pocket_training train --model {name} --cache pocket-cache --out new-model
 python -m traces.pocket_training evaluate --model {name} --cache pocket-cache --folder new-model --card
+python -m traces.pocket_training naturalness {name} --cache pocket-cache --card  # that section alone
 python -m traces collect {name} --continue-text --chat-template --max-new-tokens 64 --out {name}.trace
 ~~~
 

@@ -302,8 +302,14 @@ def test_a_tiny_model_is_made_measured_and_described_from_end_to_end(tmp_path):
     measured = evaluate(model, tokenizer, Corpus(tuple(pieces[2:]), corpus.account))
     assert [one.distance for one in measured.recalls] == [1]
     assert measured.recalls[0].fine == 1.0  # all texts are the same
-    text = card(recipe, "Tiny", noted, measured, measured, samples(model, tokenizer))
-    for said in (f"| code | {measured.tokens['code']:,} |", "fine beats coarse", "| 1 | 1.000 |", "training loss"):
+    text = card(recipe, "Tiny", noted, measured, measured, samples(model, tokenizer), "## On traces")
+    for said in (
+        f"| code | {measured.tokens['code']:,} |",
+        "fine beats coarse",
+        "| 1 | 1.000 |",
+        "\n\n## On traces\n\n",
+        "training loss",
+    ):
         assert said in text
     with pytest.raises(UserError, match="not an empty folder"):
         make(recipe, corpus, tmp_path / "model", progress=False)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from common.commands import FLAT
-from common.errors import FieldError, UserError
+from common.errors import FieldError
 from common.files import replacing
 from traces.pocket import load, model_dir
-from traces.pocket_training.corpus import read
 from traces.pocket_training.workshop import Workshop
 
 
@@ -25,22 +24,23 @@ def evaluate(workshop: Annotated[Workshop, FLAT], *, folder: Path | None = None,
 
     from traces.pocket_training.build import untrained
     from traces.pocket_training.card import card as card_of
-    from traces.pocket_training.card import facts, samples
+    from traces.pocket_training.card import corpus_of, facts, samples
     from traces.pocket_training.evaluate import evaluate as measured
+    from traces.pocket_training.natural_traces import measured as traces_of
+    from traces.pocket_training.natural_traces import section
 
     recipe = workshop.recipe
     folder = folder or model_dir(recipe.name)
     noted = facts(folder)
     if noted["recipe"]["name"] != recipe.name:
         raise FieldError("model", f"{folder} was trained by the recipe {noted['recipe']['name']}, value {recipe.name}")
-    corpus = read(workshop.cache)
-    if noted["corpus"]["sha256"] != corpus.account["sha256"]:
-        raise UserError(f"{folder} was trained on another corpus than the one in {workshop.cache}")
+    corpus = corpus_of(folder, workshop.cache)
     model, tokenizer = load(folder=folder)
     with threadpool_limits(1):  # several threads wait for each other at matrices this small
         trained = measured(model, tokenizer, corpus)
         control = measured(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
-        text = card_of(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer))
+        natural = section(traces_of(folder, corpus))
+        text = card_of(recipe, type(model).__name__, noted, trained, control, samples(model, tokenizer), natural)
     if card:
         with replacing(folder / "README.md", "the model card") as partial:
             partial.write_text(text, encoding="utf-8")
