@@ -1,5 +1,6 @@
 """How natural a trace is, for people."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -7,12 +8,15 @@ from common.tables import number
 from traces.analysis.nearest_map import DISTANCE
 from traces.format import provenance
 
+WIDTH = 84  # which leaves room for a column of names
+
 
 def lines(found: Mapping[str, Any], warning: str | None) -> list[str]:
     """`Naturalness.to_data` in lines, and what it warns of."""
     figures = [f"{name}: {_values(found[name])}" for name in ("decode", "prompts") if found[name]]
     unknown = [f"not known: {'; '.join(found['unknown'])}"] if found["unknown"] else []
-    return [*figures, *unknown, *provenance.caution(warning)]
+    wrapped = [line for each in [*figures, *unknown] for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
+    return [*wrapped, *provenance.caution(warning, width=WIDTH)]
 
 
 def _values(figures: Mapping[str, Any]) -> str:
@@ -21,7 +25,7 @@ def _values(figures: Mapping[str, Any]) -> str:
 
 def _each(figures: Mapping[str, Any]) -> Iterator[str]:
     names = ("distinct_tokens", "repeated_4grams", "repeated_rows")
-    distinct, grams, rows = (number(figures[name], ".1f", 100, unit=" %") for name in names)
+    distinct, grams, rows = (number(figures[name], ".1%") for name in names)
     yield f"{distinct} of {figures['sampled_tokens']:,} tokens distinct"
     yield f"{grams} of their 4-grams occurred before"
     yield f"{rows} of {figures['rows']:,} rows occurred before"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.tables import number
 from traces.format.reader import Trace
 from traces.format.schema import TraceError
 from traces.format.storage import file_info
@@ -63,4 +64,4 @@ def _repeated(plan: FitPlan, *, prefill: bool) -> str:
     shares = [(plan.repeated_decode_rows, f"{plan.decode_rows:,} decode rows")]
     if prefill:
         shares.append((plan.repeated_prompt_rows, f"{plan.prompt_rows:,} rows of prompts"))
-    return "recorded rows used again: " + ", ".join(f"{share:.1%} of {rows}" for share, rows in shares)
+    return "recorded rows used again: " + ", ".join(f"{number(share, '.1%')} of {rows}" for share, rows in shares)

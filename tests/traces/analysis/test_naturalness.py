@@ -183,8 +183,8 @@ def test_info_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said["naturalness"]["decode"]["repeated_rows"] == 0.5
     assert said["warning"] == "50% of the decode rows occurred before"
     assert main(["info", str(path)]) == 0
-    printed = capsys.readouterr().out
-    assert "50.0 % of 70 rows occurred before" in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "50.0% of 70 rows occurred before" in printed
     assert "REPETITIVE: 50% of the decode rows occurred before" in printed
 
 
