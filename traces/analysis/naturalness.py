@@ -94,7 +94,7 @@ def naturalness_of(trace: Trace) -> Naturalness:
     if trace.shape.layers <= DISTANCE:
         unknown.append(f"recall is of experts {DISTANCE} layers ahead, and there are {trace.shape.layers} layers")
     elif figures["decode"].nearest_map_recall is None:
-        unknown.append("recall is of decode iterations among those of other requests of their source; there are none")
+        unknown.append("recall is of decode iterations among those of other requests; there are none")
     return Naturalness(decode=figures["decode"], prompts=figures.get("prompts"), unknown=unknown)
 
 
@@ -205,13 +205,13 @@ def _grams(text: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _sides(trace: Trace) -> tuple[list[int], list[int]]:
-    """The requests to store and those to search for: of each source, every other one."""
+    """The requests to store and those to search for: of each source, every other one; of all, if none has two."""
     by_source: dict[str, list[int]] = {}
     for info in trace.infos.values():
         by_source.setdefault(info.source, []).append(info.request)
     stored = [request for some in by_source.values() for request in some[0::2]]
     searched = [request for some in by_source.values() for request in some[1::2]]
-    return stored, searched
+    return (stored, searched) if searched else (stored[0::2], stored[1::2])
 
 
 class _Maps:

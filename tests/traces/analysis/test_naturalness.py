@@ -112,6 +112,18 @@ def test_recall_is_that_of_the_model_cards(tmp_path: Path, phase: str) -> None:
     assert found.searched_maps == sum(len(each.token) for each in searched)
 
 
+def test_where_no_source_has_two_requests_sources_search_among_others(tmp_path: Path) -> None:
+    meta = small_meta(kind="captured", shape=DEEP)
+    own = [
+        (replace(info, source=f"{info.request}"), replace(one, source=f"{info.request}"))
+        for info, one in pairs_of(4, meta)
+    ]
+    found = measured(tmp_path / "a.trace", own, meta)
+    assert found.decode.nearest_map_recall is not None
+    assert found.decode.stored_maps == sum(len(decode_of(own[at][1])) for at in (0, 2))
+    assert list(found.unknown) == []
+
+
 def test_long_traces_are_sampled_and_equal_however_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
