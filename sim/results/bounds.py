@@ -1,4 +1,4 @@
-"""What no policy can pass: the fewest loads that serve a run, and the least time that they and the computing take.
+r"""What no policy can pass: the fewest loads that serve a run, and the least time that they and the computing take.
 
 **Fewest loads.** Take one GPU with c slots. Let E_i be the experts that event i, an (iteration, layer), needs there,
 and C_i what the GPU holds when the layer ends; C_0 is empty. All of E_i are pinned until then, so E_i ⊆ C_i and |C_i|
@@ -14,6 +14,15 @@ Iteration k cannot end before the fewest loads of the iterations up to it have a
 as long as with every expert in place. The bound is the largest sum of both over all k and GPUs; it is never below the
 computing, nor below the loads of any link.
 
+**Windows.** Loads cannot all be made from time 0 on, as slots are few. Let t_i be when the last expert of event i has
+been computed. Then the GPU's slots hold at most c experts, those on their way among them, and E_i is among them unless
+the layer ran in waves. An expert that a later event up to j needs and that has no slot at t_i is copied whole between
+t_i and t_j. Of the D experts that the events i + 1 … j need on this GPU, at most c less those of E_i that are not among
+them have a slot, so t_j − t_i is at least the time of D − (c − |E_i \ D|) copies. On several GPUs another one may need
+most in each window, and the windows of a run follow each other: the bound is the longest way through them. It joins the
+two arguments above, since t_i also is at least what the fewest loads up to there take, and a layer after t_{i−1} takes
+what it computes.
+
 **With replicas** an expert may come over several links, so no link has loads that are surely its own. But no expert is
 on two GPUs at a time: what all of them hold when a layer ends is a C_i of one cache with all their slots, and the
 argument above holds for it, where a layer counts as one that runs in waves if on any GPU the experts that may live
@@ -24,7 +33,7 @@ least as long as its longest expert, and at least a G-th of what its experts tak
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +45,8 @@ from sim.hardware.costs import Cost
 from sim.inputs import Inputs
 from sim.scenario import Scenario
 
+WINDOW = 8  # iterations that a window covers at most
+BLOCK = 2048  # events at a time
 _NEVER = 1 << 62
 
 
@@ -47,14 +58,14 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     model, machine = inputs.model, inputs.machine
     home = place(scenario.placement, model, machine.gpus, inputs.history, inputs.expert_counts)
     slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
-    steps = fixed_batches(inputs.requests, scenario.batch_size)
+    steps = list(fixed_batches(inputs.requests, scenario.batch_size))
     cost = machine.cost(model)
     copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
+    loads = fewest_loads(steps, home, slots, scenario.replicas)
     if scenario.replicas == 1:
-        return least_time_s(fewest_loads(steps, home, slots), copy_s, resident_end_s)
-    computing_s: list[float] = []
-    loads = fewest_loads(_timed(steps, cost, machine.gpus, computing_s), home, slots, scenario.replicas)
-    return least_time_s(loads, copy_s, np.cumsum(computing_s))
+        layer_s = np.array([_layer_s(step, cost, machine.gpus) for step in steps])
+        return least_time_s(loads, copy_s, resident_end_s, layer_s, window_loads(steps, home, slots))
+    return least_time_s(loads, copy_s, np.cumsum([_iteration_s(step, cost, machine.gpus) for step in steps]))
 
 
 def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int], replicas: int = 1) -> Int:
@@ -87,28 +98,96 @@ def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int], replica
     return loads if replicas == 1 else -(-loads // len(slots))
 
 
-def least_time_s(loads: Int, copy_s: float, resident_end_s: NDArray[np.float64]) -> float:
+def least_time_s(
+    loads: Int,
+    copy_s: float,
+    resident_end_s: NDArray[np.float64],
+    layer_s: NDArray[np.float64] | None = None,
+    windows: Iterable[Int] = (),
+) -> float:
     """The least time in seconds for so many loads, `[iterations, G]` as from `fewest_loads`, of `copy_s` each.
 
-    `resident_end_s` `[iterations]` is when each iteration ends, at the earliest, with every expert in place.
+    `resident_end_s` `[iterations]` is when each iteration ends, at the earliest, with every expert in place. `layer_s`
+    `[iterations, L]` is the least that each layer takes up to its last expert; `windows` are as from `window_loads`.
     """
-    makespan_s = float(resident_end_s[-1])
-    least_s = loads.max(axis=1) * copy_s + (makespan_s - resident_end_s)
-    return max(makespan_s, float(least_s.max()))
+    end_s = 0.0
+    iteration_s = np.diff(resident_end_s, prepend=0.0).tolist()
+    loaded_s = (loads.max(axis=1) * copy_s).tolist()
+    if layer_s is None:
+        for own_s, least_s in zip(iteration_s, loaded_s, strict=True):
+            end_s = max(end_s + own_s, least_s)
+        return end_s
+    layers = layer_s.shape[1]
+    after = chain.from_iterable(windows)
+    reached_s = np.zeros(layer_s.size + WINDOW * layers)  # by windows that have begun
+    event = 0
+    for own_s, least_s, each_s in zip(iteration_s, loaded_s, layer_s.tolist(), strict=True):
+        now_s = end_s
+        for layer, computing_s in enumerate(each_s):
+            now_s = max(now_s + computing_s, float(reached_s[event]))
+            if layer == layers - 1:
+                now_s = max(now_s, least_s)
+            event += 1
+            ahead = reached_s[event : event + WINDOW * layers]
+            np.maximum(ahead, now_s + next(after)[: len(ahead)] * copy_s, out=ahead)
+        end_s = max(end_s + own_s, now_s)
+    return end_s
 
 
-def _timed(steps: Iterable[Step], cost: Cost, gpus: int, computing_s: list[float]) -> Iterator[Step]:
-    """The same steps; the least time that each computes, wherever its experts are, is added to `computing_s`."""
-    for step in steps:
-        tokens = len(step.batch.token)
-        each_s = cost.dense_s(tokens, step.context, step.attended) + cost.exchange_s(tokens) + cost.driving_s
-        total_s = cost.head_s(len(step.batch.request))
-        for layer, experts in enumerate(step.demands):
-            loads = [1] * len(experts) if step.loads is None else step.loads[layer]
-            experts_s = [cost.expert_s(count) for count in loads]
-            total_s += each_s + max(*experts_s, sum(experts_s) / gpus)
-        computing_s.append(total_s)
-        yield step
+def window_loads(steps: Sequence[Step], home: Int, slots: Sequence[int]) -> Iterator[Int]:
+    """Blocks `[events, WINDOW · L]`: the copies that some link surely makes in the window from an event to a later one.
+
+    Column w is of the window that ends with the event w + 1 after it.
+    """
+    layers, experts = home.shape
+    wide = WINDOW * layers
+    needs = [[layer * experts + x for x in each] for step in steps for layer, each in enumerate(step.demands)]
+    number = np.array([x for each in needs for x in each], np.int64)
+    event = np.repeat(np.arange(len(needs)), [len(each) for each in needs])
+    gpu = home.reshape(-1)[number]
+    needed = np.zeros((len(needs), len(slots)), np.int64)
+    np.add.at(needed, (event, gpu), 1)
+    stay = ~(needed > np.array(slots)).any(axis=1)  # events whose experts are all there when they end
+    following = _following(number, event)
+    ahead = np.minimum((following - event) // layers, WINDOW + 1)  # iterations to the next use, [N]
+    since = np.full(len(number), WINDOW + 1)  # and from the last one
+    known = following < _NEVER
+    place_of = {pair: at for at, pair in enumerate(zip(number.tolist(), event.tolist(), strict=True))}
+    later = [place_of[pair] for pair in zip(number[known].tolist(), following[known].tolist(), strict=True)]
+    since[later] = ahead[known]
+    new = np.zeros((WINDOW + 2, len(needs) + wide + 1, len(slots)), np.int32)  # demands not used for so many iterations
+    idle = np.zeros((WINDOW + 2, len(needs), len(slots)), np.int32)  # demands that are not used again for as many
+    for count in range(1, WINDOW + 2):
+        np.add.at(new[count], (event[since >= count], gpu[since >= count]), 1)
+        np.add.at(idle[count], (event[ahead >= count], gpu[ahead >= count]), 1)
+    idle[:, ~stay] = 0
+    for begin in range(0, len(needs), BLOCK):
+        end = min(begin + BLOCK, len(needs))
+        distinct = np.zeros((end - begin, len(slots)), np.int32)
+        found = np.zeros((end - begin, wide), np.int32)
+        for length in range(1, wide + 1):
+            distinct += new[-(-length // layers), begin + length : end + length]
+            unused = idle[length // layers + 1, begin:end]
+            found[:, length - 1] = (distinct + unused - np.array(slots)).max(axis=1)
+        yield np.maximum(found, 0)
+
+
+def _layer_s(step: Step, cost: Cost, gpus: int) -> list[float]:
+    """The least time of each layer up to its last expert, wherever its experts are."""
+    dense_s = cost.dense_s(len(step.batch.token), step.context, step.attended)
+    found = []
+    for layer, experts in enumerate(step.demands):
+        loads = [1] * len(experts) if step.loads is None else step.loads[layer]
+        experts_s = [cost.expert_s(count) for count in loads]
+        found.append(dense_s + max([*experts_s, sum(experts_s) / gpus], default=0.0))
+    return found
+
+
+def _iteration_s(step: Step, cost: Cost, gpus: int) -> float:
+    """The least time of an iteration, wherever its experts are."""
+    layers_s = _layer_s(step, cost, gpus)
+    after_s = cost.exchange_s(len(step.batch.token)) + cost.driving_s
+    return sum(layers_s) + len(layers_s) * after_s + cost.head_s(len(step.batch.request))
 
 
 def _following(number: Int, event: Int) -> Int:

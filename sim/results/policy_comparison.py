@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from sim.results.result import Result, write_results
 from sim.results.summary import Summary, ratio
 from sim.scenario import Scenario
 from sim.trace_naturalness import trace_columns
 
 RESIDENT = "no-offload"
+ROUNDING = 1e-9  # relative, of sums of times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,14 @@ def _tpot_over(own: Summary, other: Result | None) -> float | None:
     return ratio(own["tpot_s_mean"], other.summary["tpot_s_mean"]) if other else None
 
 
+def _check_bound(own: Summary, least_makespan_s: float | None) -> None:
+    if least_makespan_s is not None and not own["preloaded"] and own["makespan_s"] < least_makespan_s * (1 - ROUNDING):
+        raise UserError(
+            f"policy {own['policy']}: makespan_s {own['makespan_s']!r} is below the lower bound {least_makespan_s!r} that "
+            "no policy can pass: a mistake of the simulator; please report it"
+        )
+
+
 def beside_own_cache(own: Mapping[str, Any], cache: Summary | None) -> Summary:
     """How a run compares with its own cache without prefetch; `prefetching_pays` if a token takes no longer."""
     times = ("tpot", "ttft")
@@ -87,7 +97,12 @@ def comparison_of(
     own_caches: Mapping[str, Result] | None = None,
     least_makespan_s: float | None,
 ) -> PolicyComparison:
-    """The results of the scenarios, in the detail that they ask for, out of all by their policy."""
+    """The results of the scenarios, in the detail that they ask for, out of all by their policy.
+
+    A `UserError` if a run takes less than the bound: one of the two is wrong, so neither may be believed.
+    """
+    for scenario in scenarios:
+        _check_bound(results[scenario.policy].summary, least_makespan_s)
     best = {each["policy"] for each in fastest(results[policy].summary for policy in know_all)}
     return PolicyComparison(
         results=[results[scenario.policy].trimmed(scenario) for scenario in scenarios],

@@ -10,8 +10,9 @@ from policies.cache.placement import round_robin
 from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
 from sim.hardware.profile import Table
-from sim.results.bounds import fewest_loads, least_time_s
+from sim.results.bounds import fewest_loads, least_time_s, window_loads
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from tests.support.exhaustive_schedule import Machine, least_units
 from tests.support.in_memory import Setting, lower_bound_s, simulate
 from tests.support.profiles import flat_profile
 
@@ -46,6 +47,24 @@ def test_no_choice_of_contents_loads_less(seed):
     assert loads[-1, 0] == tried(events, slots)
     half = len(steps) // 2  # each row holds for the iterations up to it
     assert loads[half, 0] == tried(events[: (half + 1) * model.layers], slots)
+
+
+def test_in_a_window_a_link_copies_what_no_slot_can_have_held_before():
+    """GPU 0 needs 0, 2, 4 and then GPU 1 needs 1, 3, each with one slot: after 0, which stays, 2 and 4 must come."""
+    model = shape(1, 5, top_k=1)
+    steps = list(fixed_batches([request_of([[[expert]] for expert in (0, 2, 4, 1, 3)], model)], 1))
+    (found,) = window_loads(steps, round_robin(model, 2), [1, 1])
+    assert found[:, :4].tolist() == [[1, 2, 2, 2], [1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
+
+
+def test_the_links_of_several_gpus_need_their_time_one_window_after_the_other():
+    """GPU 0 makes three copies of 10 s; GPU 1 can make one meanwhile, and when that is used two more: five in a row."""
+    model = shape(1, 6, top_k=1)
+    steps = list(fixed_batches([request_of([[[expert]] for expert in (0, 2, 4, 1, 3, 5)], model)], 1))
+    home, slots = round_robin(model, 2), [1, 1]
+    given = fewest_loads(steps, home, slots), 10.0, np.zeros(6)
+    assert least_time_s(*given) == 30
+    assert least_time_s(*given, np.zeros((6, 1)), window_loads(steps, home, slots)) == 50
 
 
 def test_the_loads_of_each_gpu_are_its_own():
@@ -167,3 +186,41 @@ def test_an_expert_may_come_in_the_chunks_that_take_the_least():
         for chunk in ("whole", 8)
     }
     assert bound_s <= took[8] < took["whole"]
+
+
+# ---- against every schedule ------------------------------------------------------------------------------------------
+
+
+def tiny(seed):
+    """A tiny run: the steps, its events, and the machine that serves them, often in waves."""
+    rng = np.random.default_rng(seed)
+    whole = seed % 2 == 0
+    gpus, layers = int(rng.choice([1, 2, 2])), int(rng.choice([1, 1, 2]))
+    model = shape(layers, int(rng.integers(2, 5)) if layers == 1 else 2 + whole, top_k=int(rng.integers(1, 3)))
+    decoded = int(rng.integers(2, 9 if whole else 5) // layers)
+    steps = list(fixed_batches(random_requests(model, rng, requests=1, decoded=decoded), 1))
+    events = [frozenset(layer * model.experts + e for e in each) for s in steps for layer, each in enumerate(s.demands)]
+    home = round_robin(model, gpus)
+    slots = tuple(int(rng.integers(1, 3)) for _ in range(gpus))
+    dense, expert, copy = 1, int(rng.integers(1, 3)), int(rng.integers(1, 6 if whole else 4))
+    return steps, events, model, home, Machine(dense, expert, copy, slots, tuple(home.ravel().tolist()), whole)
+
+
+def bound_of(steps, model, home, machine, **left_out):
+    """The bound in units of the tiny machine, from its own times."""
+    counts = [
+        [np.bincount(home[layer, each], minlength=len(machine.slots)) for layer, each in enumerate(step.demands)]
+        for step in steps
+    ]
+    resident = np.cumsum([sum(machine.dense + machine.expert * each.max() for each in step) for step in counts])
+    layer_s = machine.dense + machine.expert * np.array([[each.max() for each in step] for step in counts], float)
+    more = () if left_out else (layer_s, window_loads(steps, home, machine.slots))
+    return least_time_s(fewest_loads(steps, home, machine.slots), machine.copy, resident, *more)
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_no_schedule_of_a_tiny_run_passes_the_bound(part):
+    """500 runs, with chunks and without, on one GPU and two, half of them or so in waves."""
+    for seed in range(part * 50, part * 50 + 50):
+        steps, events, model, home, machine = tiny(seed)
+        assert bound_of(steps, model, home, machine) <= least_units(events, machine), seed
