@@ -6,12 +6,17 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+import sim
+from common.errors import UserError
 from policies.cache.placement import round_robin
 from policies.registry import policy_names
+from sim import Scenario
 from sim.engine.batching import fixed_batches
 from sim.hardware.profile import Table
 from sim.results.bounds import fewest_loads, least_time_s, window_loads
-from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape
+from sim.results.policy_comparison import comparison_of
+from sim.sweeps.reference_runs import know_all
+from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape, with_lookahead
 from tests.support.exhaustive_schedule import Machine, least_units
 from tests.support.in_memory import Setting, lower_bound_s, simulate
 from tests.support.profiles import flat_profile
@@ -101,6 +106,27 @@ def test_no_policy_passes_the_bound(experts, gpus, batch_size):
             run = simulate(policy, setting, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
             assert run.makespan_s >= least_s * (1 - 1e-12), policy
     assert {"belady", "clairvoyant", "finemoe", "lfu", "lru", "perfect-prefetch"} <= set(policy_names())
+
+
+@pytest.mark.parametrize(("gpus", "experts", "bytes_per_s"), [(1, 4, 1e6), (2, 8, 1e5), (2, 12, 1e6), (3, 12, 1e5)])
+def test_nobody_in_the_registry_passes_the_bound(gpus, experts, bytes_per_s):
+    requests = [with_lookahead(each, *range(1, MODEL.layers)) for each in TEST]
+    history = [with_lookahead(each, *range(1, MODEL.layers)) for each in HISTORY]
+    hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-7)
+    setting = Setting(model=MODEL, hardware=hardware, cache_experts=experts)
+    least_s = lower_bound_s(setting, requests, simulate("no-offload", setting, requests))
+    for policy in {*policy_names(), *know_all(MODEL.layers)} - {"no-offload"}:
+        run = simulate(policy, setting, requests, history=history, future=KnownFuture(MODEL, requests))
+        assert run.makespan_s >= least_s * (1 - 1e-12), policy
+
+
+def test_a_run_below_the_bound_is_refused(trace):
+    scenario = Scenario(trace, policy="lru")
+    result = sim.simulate(scenario)
+    given = [scenario], {"lru": result}
+    assert comparison_of(*given, least_makespan_s=result.summary["makespan_s"]).results == [result]
+    with pytest.raises(UserError, match=r"policy lru: makespan_s .* is below the lower bound .*; please report it"):
+        comparison_of(*given, least_makespan_s=result.summary["makespan_s"] * 1.01)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
