@@ -14,6 +14,7 @@ from common.files import is_alive
 from sim.experiment import Experiment
 from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
+from sim.sweeps.reference_runs import DEFAULT_REFERENCES
 from sim.sweeps.sweep_plan import SweepPlan
 from tests.support.sweep_runs import begun_again, events, run_bytes
 
@@ -62,7 +63,7 @@ def killed_on_the_way(experiment: Path, store: Path, out: Path, runs: int, kills
 def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     file = tmp_path / "experiment.toml"
     experiment.write(file)
-    runs = len(SweepPlan.of(experiment, ("no-offload", "best-known")).tasks())
+    runs = len(SweepPlan.of(experiment, DEFAULT_REFERENCES).tasks())
     assert start(file, tmp_path / "alone", tmp_path / "alone-out").wait() == 0
     hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
     assert hits >= kills - 1
