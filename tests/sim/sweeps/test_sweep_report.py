@@ -49,7 +49,7 @@ def test_the_heading_says_what_was_simulated(simulated: Sweep) -> None:
         ].rpartition(" ")[0]
     )
     text = " ".join(simulated.report().split())
-    assert "on rtx3090x6 (6 × RTX 3090); the cache holds 8 to 16 of 32 experts (25% to 50%), 0.00 MB" in text
+    assert "on rtx3090x6 (6 × RTX 3090); the cache holds 8 to 16 of 32 experts (25% to 50%), 1.54 kB to 3.07 kB" in text
     assert (
         "axis policy: lru, map-ts, belady, no-offload axis cache.share: 0.25, 0.5 axis seed: 0, 1 16 runs: 16 done"
         in text
@@ -283,5 +283,5 @@ def test_a_cache_below_the_working_set_of_a_token_is_named_once_per_size(trace: 
     said = simulated_sweep(trace, policies=("lru", "belady"), shares=(0.125, 0.1875, 0.5), machine="rtx3090").report()
     text = " ".join(said.split())
     for slots in (4, 6):
-        assert f"The cache ({slots * EXPERT_BYTES / 1e6:.2f} MB) is smaller than the experts of one token" in text
+        assert f"The cache ({slots * EXPERT_BYTES / 1e3:.2f} kB) is smaller than the experts of one token" in text
     assert text.count("is smaller than the experts of one token") == 2
