@@ -36,6 +36,10 @@ class Recording:
         self.rows = rows
         self.layer_numbers: Int = np.unique(rows.layer)  # [L] as the file has them
         self._hold_layers()
+        experts = self.experts_in_a_layer()
+        if (wide := rows.slot >= experts).any():
+            what = f"must be below the number of experts, {experts}"
+            raise self.error(first(wide), what, "slot", rows.slot[first(wide)])
         self.top_k = int(rows.slot.max()) + 1
         self.expert_bytes = tuple(map(self._expert_bytes, self.layer_numbers.tolist()))
         self._order_tokens()
@@ -66,8 +70,8 @@ class Recording:
             int(layer) for layer in self.layer_numbers
         }
         if silent:
-            what = f"no row has layer {min(silent)}, whose experts a comment describes"
-            raise TraceError.at(f"{self.file}, field layer", what)
+            what = "no row has this layer, whose experts a comment describes"
+            raise TraceError.at(f"{self.file}, field layer", what, value=min(silent))
 
     def _expert_bytes(self, layer: int) -> int:
         """By the comments, else the most that a row of the layer has read."""
@@ -132,7 +136,7 @@ class Recording:
                 what += f", slot {slot}"
             last = int(lines.max())
             field = "slot" if there[token, layer].any() else "layer"
-            raise TraceError.at(f"{self.file}: line {last}, field {field}", f"{what}, which should be near this line")
+            raise TraceError.at(f"{self.file}: line {last}, field {field}", what)
 
     def _hold_experts(self) -> None:
         """An expert is chosen once, and one at least is not dropped."""

@@ -34,6 +34,7 @@ _SIZES = ("n_layer", "n_expert", "n_expert_used")
 _NEEDED = ("phase", "step", "layer", "slot", "expert")
 _RESIDENCY = {"0": 0, "miss": 0, "false": 0, "1": 1, "hit": 1, "true": 1, "2": 2}
 _LARGEST = 2**31 - 1
+_MOST_EXPERTS = 2**15 - 1  # that a trace can have in a layer
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ def _comment(preamble: Preamble, text: str, place: str) -> None:
 
 
 def _whole(text: str, name: str, place: str, least: int = 0, largest: int = 2**62) -> int:
-    if not re.fullmatch(r"[+-]?\d{1,19}", text) or not least <= int(text) <= largest:
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", text) or not least <= int(text) <= largest:
         what = f"must be a whole number from {least}" + (f" to {largest}" if largest < 2**62 else " on")
         raise TraceError.at(f"{place}, field {name}", what, value=repr(text))
     return int(text)
@@ -182,8 +183,8 @@ _COLUMNS: dict[str, tuple[Callable[[str, str, str], float], float]] = {  # how e
     "phase": (_up_to(1), 0),
     "step": (_up_to(_LARGEST), 0),
     "layer": (_up_to(_LARGEST), 0),
-    "slot": (_up_to(_LARGEST), 0),
-    "expert": (_up_to(_LARGEST), 0),
+    "slot": (_up_to(_MOST_EXPERTS - 1), 0),
+    "expert": (_up_to(_MOST_EXPERTS - 1), 0),
     "weight": (_weight, math.nan),
     "residency": (_residency, 0),
     "expert_bytes": (_whole, 0),

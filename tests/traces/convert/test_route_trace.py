@@ -236,6 +236,7 @@ def repeated(at: int) -> Callable[[Lines], None]:
 
 
 WHOLE = "must be a whole number from 0 to 2147483647"
+NUMBER = "must be a whole number from 0 to 32766"
 WEIGHT = "must be a number from 0 on, or nan"
 
 # Lines count from 1: five comments, the header, then two rows for each token and layer, in the prefill layer by layer.
@@ -261,7 +262,7 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
     "too few values": (lambda lines: lines.__setitem__(9, "0,0,1"), "line 10: must have 9 values, turn, phase, "),
     "no number": (
         cell(9, "expert", "x7"),
-        f"line 10, field expert: {WHOLE}, value 'x7'",
+        f"line 10, field expert: {NUMBER}, value 'x7'",
     ),
     "a fraction": (
         cell(9, "step", "1.5"),
@@ -290,11 +291,11 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
         "line 7, field expert_bytes: must be 0 where the expert was there, value 3000",
     ),
     "row twice": (repeated(9), "line 11, field slot: repeats turn, phase, step, layer and slot of line 10, value 1"),
-    "row missing": (without(9), "field slot: step 1 of turn 0 has no layer 0, slot 1, which should be near this line"),
-    "layer missing": (without(8, 9), "field layer: step 1 of turn 0 has no layer 0, which should be near this line"),
+    "row missing": (without(9), "field slot: step 1 of turn 0 has no layer 0, slot 1"),
+    "layer missing": (without(8, 9), "field layer: step 1 of turn 0 has no layer 0"),
     "no such layer": (
         lambda lines: [line for line in lines if line[0] in "#t" or line.split(",")[3] != "1"],
-        "field layer: no row has layer 1, whose experts a comment describes",
+        "field layer: no row has this layer, whose experts a comment describes, value 1",
     ),
     "step missing": (
         lambda lines: [line for line in lines if not line.startswith("0,1,6,")],
@@ -307,6 +308,10 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
     "expert twice": (
         lambda lines: cell(7, "expert", lines[6].split(",")[5])(lines),
         "line 8, field expert: is in line 7 for the same token and layer",
+    ),
+    "a slot beyond all experts": (
+        lambda lines: cell(9, "slot", "30000")(lines) or lines[5:],
+        "line 5, field slot: must be below the number of experts, ",
     ),
     "nothing": (lambda lines: lines[:6], "there is no row of a route trace"),
 }
