@@ -16,7 +16,7 @@ def folded(text: str, width: int = WIDTH, indent: str = "") -> str:
 def folded_name(name: str, width: int, indent: str = "   ") -> str:
     """A name, as of a policy, in lines of at most `width` characters, broken behind its signs if it can be."""
     lines = [""]
-    for piece in re.findall(r"[^.,:+ ]*[.,:+ ]|[^.,:+ ]+", name):
+    for piece in re.findall(r"[^.,:+ -]*[.,:+ -]|[^.,:+ -]+", name):
         if lines[-1].strip() and len(lines[-1]) + len(piece) > width:
             lines.append(indent)
         while len(lines[-1]) + len(piece) > width:

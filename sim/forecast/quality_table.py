@@ -9,7 +9,7 @@ from common.tables import number, numbers, text_table
 from sim.forecast.prediction_quality import Quality
 from traces.format import provenance
 
-NAME = 22  # characters of a policy in a line
+NAME = 28  # characters of a policy in a line
 
 
 def report(quality: Quality, *, wide: bool = False) -> str:

@@ -22,14 +22,13 @@ def draw(results: Sequence[Result], path: Path) -> None:
     drawn = figure(10, 1.9 + 0.5 * len(summary))
     ((times, shares),) = panels(drawn, 1, 2, sharey=True)
     place = np.arange(len(summary))[::-1]
-    names = ["\n".join([each.summary["label"], *labels(each.summary)]) for each in results]
 
     tpot_ms = summary["tpot_s_mean"] * 1e3
     times.barh(place, tpot_ms, color=HIT)
     times.hlines(place, summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3, color="black", label="p50 to p95")
     for at, value in zip(place, tpot_ms, strict=True):
         times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
-    times.set(yticks=place, yticklabels=names, xlabel=f"{kind} time per output token, mean [ms]")
+    times.set(yticks=place, yticklabels=names(results), xlabel=f"{kind} time per output token, mean [ms]")
     times.margins(x=0.15)
     legend(times, loc="lower right")
 
@@ -44,13 +43,24 @@ def draw(results: Sequence[Result], path: Path) -> None:
     shares.set(xlim=(0, 100), xlabel="share of the distinct experts demanded [%]")
     legend(shares, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
+    drawn.suptitle(title(results), fontsize=10)
+    save(drawn, path)
+
+
+def names(results: Sequence[Result]) -> list[str]:
+    """The name of each run, its labels below."""
+    return ["\n".join([each.summary["label"], *labels(each.summary)]) for each in results]
+
+
+def title(results: Sequence[Result]) -> str:
+    """What the times of a picture stand for."""
     trace, model, machine = (results[0].provenance[name] for name in ("trace", "model", "machine"))
     total = model["layers"] * model["experts"]
     routing = provenance.routing(trace["kind"], trace["model"], trace["warning"])
-    title = [
-        f"{kind.capitalize()}: {routing} with the sizes of {model['name']}",
+    kind = "Simulated" if results[0].summary["simulated"] else "Measured"
+    lines = [
+        f"{kind}: {routing} with the sizes of {model['name']}",
         f"on {machine['described']}, {results[0].provenance['cache_experts']} of {total} experts in the cache",
         *provenance.caution(trace["warning"]),
     ]
-    drawn.suptitle("\n".join(title), fontsize=10)
-    save(drawn, path)
+    return "\n".join(lines)

@@ -10,7 +10,7 @@ from common.wide_tables import wide_table
 from sim.labels import marked
 from sim.results.summary import Summary
 
-NAME = 22  # characters of a policy in a line
+NAME = 28  # characters of a policy in a line
 _SPLIT = {  # parts of an iteration's time, as `sim.engine.time_split` defines them
     "compute_s": "com-\npute",
     "exchange_s": "ex-\nchg.",

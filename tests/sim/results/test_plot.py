@@ -11,10 +11,10 @@ from tests.support.profiles import flat_profile
 from tests.support.run_helpers import SHAPE, arguments
 
 
-def drawn(folder: Path) -> str:
+def drawn(folder: Path, *words: str) -> str:
     """The texts of the picture, which matplotlib notes in comments."""
     picture = folder.parent / "a.svg"
-    assert main(["plot", str(folder), "--out", str(picture)]) == 0
+    assert main(["plot", str(folder), "--out", str(picture), *words]) == 0
     return picture.read_text()
 
 
@@ -44,6 +44,19 @@ def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, 
     assert "simulated time per output token" in picture
     assert "Simulated: " in picture
     assert "on a measured profile of flat" in picture
+
+
+def test_where_the_time_goes_is_drawn_of_decode_and_prefill(trace: Path, out: Path) -> None:
+    assert main(arguments(trace, "--out", out, policies=("lru", "mixtral-offloading"))) == 0
+    picture = drawn(out, "--stalls")
+    assert "simulated time of a mean decode iteration [ms]" in picture
+    assert "simulated time of a mean prefill [ms]" in picture
+    assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
+    assert "miss (waiting)" in picture
+    assert "prefetch (waiting)" in picture
+    measured = drawn(passed_off(out, out.with_name("measured")), "--stalls")
+    assert "measured time of a mean decode iteration [ms]" in measured
+    assert "imulated" not in measured
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])

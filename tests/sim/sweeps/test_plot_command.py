@@ -22,6 +22,7 @@ def folder(trace: Path, tmp_path: Path) -> Path:
         (("--metric", "hit_rate"), "simulated hit rate [%]"),
         (("--over", "policy"), "cache.share=0.25"),
         (("--pareto",), "Pareto front"),
+        (("--stalls",), "miss (waiting)"),
     ],
 )
 def test_a_sweep_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
@@ -37,7 +38,11 @@ def test_a_sweep_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str], word
         (("--metric", "hitrate"), "--metric: the sweep has no metric 'hitrate'; did you mean 'hit_rate'?"),
         (("--metric", "policy"), "--metric: the sweep has no metric 'policy'; "),
         (("--over", "cache.shares"), "--over: the sweep has no axis 'cache.shares'; did you mean 'cache.share'?"),
-        (("--pareto", "--over", "seed"), "--over: Pareto fronts go over no axis; leave out --over or --pareto"),
+        (
+            ("--pareto", "--over", "seed"),
+            "--over: the picture of --pareto has no axis to go over; leave one of",
+        ),
+        (("--stalls", "--pareto"), "--pareto: the picture of --stalls has no fronts; leave one of them out"),
     ],
 )
 def test_mistakes_are_one_line(

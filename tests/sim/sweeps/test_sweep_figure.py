@@ -8,8 +8,10 @@ import pytest
 
 from common.errors import FieldError, UserError
 from common.figures import PICTURES
+from sim.engine.time_split import PARTS
 from sim.sweeps.metric_labels import metric_label
 from sim.sweeps.pareto_figure import FRONTS, draw_pareto, on_front
+from sim.sweeps.stall_figure import draw_stalls
 from sim.sweeps.sweep_figure import draw_axis
 from sim.sweeps.sweep_panels import styles
 from tests.support.sweep_helpers import hand_made, simulated_sweep
@@ -23,6 +25,7 @@ def rows(policies: tuple[str, ...] = ("lru", "lfu"), seeds: int = 3, **more: Any
         {"policy": policy, "cache.share": share, "seed": seed, "tpot_s_mean": rng.random(), "hit_rate": rng.random()}
         | {"hit_or_late_rate": rng.random(), "bytes_per_token": rng.random() * 1e9}
         | {"expert_memory_bytes": int(share * 1e9)}
+        | {f"decode_{part}": rng.random() for part in PARTS}
         | more
         for policy in policies
         for share in (0.25, 0.5, 0.75)
@@ -128,11 +131,12 @@ def test_forty_policies_look_different() -> None:
     assert len({style[:2] for style in styles([str(number) for number in range(40)]).values()}) == 40
 
 
-@pytest.mark.parametrize("draw", [draw_axis, draw_pareto])
+@pytest.mark.parametrize("draw", [draw_axis, draw_pareto, draw_stalls])
 def test_more_panels_than_fit_are_one_line(draw: Any, tmp_path: Path) -> None:
     table = [row | {"batch_size": size} for size in range(1, 14) for row in rows()]
     with pytest.raises(
-        UserError, match=r"a\.png: batch_size have 13 combinations of values, at most (12|4) can be drawn"
+        UserError,
+        match=r"a\.png: (cache.share × )?batch_size have (13|39) combinations of values, at most (12|4) can be",
     ):
         draw(hand_made(table, *AXES, "batch_size"), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
@@ -221,3 +225,20 @@ def test_a_picture_says_what_it_was_made_from(draw: Any, trace: Path, tmp_path: 
     ):
         assert text in picture
     assert "easured" not in picture
+
+
+def test_a_bar_of_a_policy_has_the_parts_of_its_mean_iteration(drawn: list[Any], trace: Path) -> None:
+    sweep = simulated_sweep(trace, policies=("lru", "mixtral-offloading", "finemoe"), seeds=(0, 1))
+    draw_stalls(sweep, Path("a.png"))
+    assert [panel.get_title() for panel in shown(drawn[0])] == ["cache.share=0.25", "cache.share=0.5"]
+    for panel, share in zip(shown(drawn[0]), (0.25, 0.5), strict=True):
+        assert [text.get_text() for text in panel.get_yticklabels()] == ["lru", "mixtral-offloading", "finemoe"]
+        own = sweep.frame[sweep.frame["cache.share"] == share]
+        for policy, at in zip(("lru", "mixtral-offloading", "finemoe"), (2, 1, 0), strict=True):
+            pieces = [bar for bar in panel.patches if bar.get_y() < at < bar.get_y() + bar.get_height()]
+            seconds = own[own["policy"] == policy][[f"decode_{part}" for part in PARTS]].mean()
+            assert sum(bar.get_width() for bar in pieces) == pytest.approx(seconds.sum() * 1e3)
+            end_ms = max(bar.get_x() + bar.get_width() for bar in pieces)
+            assert end_ms == pytest.approx(seconds.sum() * 1e3)  # one behind the other
+    assert {"compute", "miss (waiting)", "prefetch (waiting)"} <= set(names(drawn[0]))
+    assert "wave (waiting)" not in names(drawn[0])

@@ -1,0 +1,62 @@
+"""Where the time of a mean iteration goes, drawn: a bar per policy with a piece per part (paper, figure 17)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.figures import BLUE, GREY, ORANGE, RED, figure, panels, save
+from sim.engine.time_split import PARTS
+from sim.results.policy_figure import names, title
+from sim.results.result import Result
+
+PHASES = {"decode": "decode iteration", "prefill": "prefill"}
+_COLORS = {
+    "compute_s": BLUE,
+    "exchange_s": "#4cc3e6",
+    "overhead_s": GREY,
+    "miss_wait_s": RED,
+    "late_wait_s": ORANGE,
+    "wave_wait_s": "#5a1a2a",
+    "search_wait_s": "#1d1464",
+    "prefetch_wait_s": "#a3cf86",
+}
+
+
+def columns(phase: str) -> list[str]:
+    """The columns of a summary that have the parts of a phase's mean iteration, in seconds."""
+    return [f"{phase}_{part}" for part in PARTS]
+
+
+def draw_parts(panel: Any, labels: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Stack the parts `[policies, parts]`, in seconds, in a bar per label, the first on top; handles of the parts.
+
+    A part that no policy has is left out.
+    """
+    places = range(len(labels) - 1, -1, -1)
+    left = [0.0] * len(labels)
+    handles = {}
+    for part, seconds in zip(PARTS, zip(*rows, strict=True), strict=True):
+        if any(seconds):
+            ms = [each * 1e3 for each in seconds]
+            name = part.removesuffix("_s").replace("_wait", " (waiting)")
+            handles[name] = panel.barh(places, ms, left=left, color=_COLORS[part])
+            left = [before + more for before, more in zip(left, ms, strict=True)]
+    panel.set_yticks(places, labels)
+    return handles
+
+
+def draw_split(results: Sequence[Result], path: Path) -> None:
+    """A panel for decode iterations and one for prefills, if there are any, a bar per policy in each."""
+    summaries: list[Mapping[str, Any]] = [result.summary for result in results]
+    phases = [phase for phase in PHASES if all(each[f"{phase}_compute_s"] is not None for each in summaries)]
+    kind = "simulated" if summaries[0]["simulated"] else "measured"
+    drawn = figure(5.5 * len(phases), 2.2 + 0.4 * len(summaries))
+    handles: dict[str, Any] = {}
+    for panel, phase in zip(panels(drawn, 1, len(phases), sharey=True).flat, phases, strict=True):
+        rows = [[each[column] for column in columns(phase)] for each in summaries]
+        handles |= draw_parts(panel, names(results), rows)
+        panel.set_xlabel(f"{kind} time of a mean {PHASES[phase]} [ms]")
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "outside lower center", "ncols": len(handles)}
+    drawn.legend(handles.values(), handles.keys(), **look)
+    drawn.suptitle(title(results), fontsize=10)
+    save(drawn, path)
