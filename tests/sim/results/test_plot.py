@@ -47,7 +47,7 @@ def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, 
 
 
 def test_where_the_time_goes_is_drawn_of_decode_and_prefill(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru", "mixtral-offloading"))) == 0
+    assert main(arguments(trace, "--out", out, policies=("lru", "deepspeed"))) == 0
     picture = drawn(out, "--stalls")
     assert "simulated time of a mean decode iteration [ms]" in picture
     assert "simulated time of a mean prefill [ms]" in picture

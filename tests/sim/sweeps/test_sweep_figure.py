@@ -228,17 +228,16 @@ def test_a_picture_says_what_it_was_made_from(draw: Any, trace: Path, tmp_path: 
 
 
 def test_a_bar_of_a_policy_has_the_parts_of_its_mean_iteration(drawn: list[Any], trace: Path) -> None:
-    sweep = simulated_sweep(trace, policies=("lru", "mixtral-offloading", "finemoe"), seeds=(0, 1))
+    sweep = simulated_sweep(trace, policies=("lru", "deepspeed", "finemoe"), seeds=(0, 1))
     draw_stalls(sweep, Path("a.png"))
     assert [panel.get_title() for panel in shown(drawn[0])] == ["cache.share=0.25", "cache.share=0.5"]
     for panel, share in zip(shown(drawn[0]), (0.25, 0.5), strict=True):
-        assert [text.get_text() for text in panel.get_yticklabels()] == ["lru", "mixtral-offloading", "finemoe"]
+        assert [text.get_text() for text in panel.get_yticklabels()] == ["lru", "deepspeed", "finemoe"]
         own = sweep.frame[sweep.frame["cache.share"] == share]
-        for policy, at in zip(("lru", "mixtral-offloading", "finemoe"), (2, 1, 0), strict=True):
+        for policy, at in zip(("lru", "deepspeed", "finemoe"), (2, 1, 0), strict=True):
             pieces = [bar for bar in panel.patches if bar.get_y() < at < bar.get_y() + bar.get_height()]
             seconds = own[own["policy"] == policy][[f"decode_{part}" for part in PARTS]].mean()
             assert sum(bar.get_width() for bar in pieces) == pytest.approx(seconds.sum() * 1e3)
             end_ms = max(bar.get_x() + bar.get_width() for bar in pieces)
             assert end_ms == pytest.approx(seconds.sum() * 1e3)  # one behind the other
     assert {"compute", "miss (waiting)", "prefetch (waiting)"} <= set(names(drawn[0]))
-    assert "wave (waiting)" not in names(drawn[0])
