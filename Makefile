@@ -19,6 +19,7 @@ demo: $(VENV)/.installed
 		--policy mixtral-offloading-released --policy deepspeed --policy lru --policy belady --policy clairvoyant \
 		--policy no-offload --out demo-out/results
 	$(BIN)/python -m sim plot demo-out/results --out demo-out/policies.png
+	$(BIN)/python -m sim plot demo-out/results --stalls --out demo-out/stalls.png
 	rm -rf demo-out/measured demo-out/simulated
 	$(BIN)/python -m validate calibrate pocket --threads 1 --out demo-out/machine.toml
 	$(BIN)/python -m validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
