@@ -92,8 +92,9 @@ def replay(
     def measured(scenario: Scenario, testbed: Testbed) -> Result:
         with bar(scenario.name, len(test)) as done:
             run, outputs = measured_run(scenario, inputs, testbed, batches, config, rates=rates, done=done)
-        hold_equal(scenario.policy, expected, outputs)
-        return Result.of(scenario, inputs, run)
+        equal = hold_equal(scenario.policy, expected, outputs)
+        result = Result.of(scenario, inputs, run)
+        return replace(result, summary={**result.summary, **equal})
 
     with open_testbed(chosen, loaded, lookahead=lookahead) as testbed:
         runs = {each.policy: each for each in [replace(first, policy=RESIDENT, label=None), *scenarios]}

@@ -1,6 +1,6 @@
 """Text report of a comparison: what the times stand for, tables, and notes, in lines of 100 characters."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.folding import folded
 from common.tables import number, size
@@ -8,6 +8,7 @@ from sim.labels import footnotes
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.policy_tables import figures_table, split_tables
 from sim.results.result import Result
+from sim.results.summary import Summary
 from sim.results.working_set import cache_too_small
 from traces.format import provenance
 
@@ -53,6 +54,7 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     """What a reader must know of runs, a paragraph for each label and note with the policies that it is of."""
     small = filter(None, (cache_too_small(result.summary) for result in comparison.results))
     yield from dict.fromkeys(small)  # the cache is the same for all
+    yield from proved([result.summary for result in comparison.results])
     if comparison.best_known:
         yield best_known(comparison)
     resident = [comparison.resident] if comparison.resident else []
@@ -63,6 +65,18 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"{', '.join(policies)}: {note}"
+
+
+def proved(summaries: Sequence[Summary]) -> Iterator[str]:
+    """What real runs were compared with; a line for each count of requests and tokens, with its policies if several."""
+    policies: dict[str, list[str]] = {}
+    for each in summaries:
+        if each["equal_tokens"] is not None:
+            what = f"{each['equal_requests']} requests, {each['equal_tokens']} tokens"
+            policies.setdefault(what, []).append(each["label"])
+    for what, names in policies.items():
+        of = f"{', '.join(names)}: " if len(policies) > 1 else ""
+        yield f"{of}{what}: every token and logit equals the resident model"
 
 
 def best_known(comparison: PolicyComparison) -> str:

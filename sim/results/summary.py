@@ -26,6 +26,9 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     Where the time of a mean iteration goes is in `prefill_…_s` and `decode_…_s`, by the parts of
     `sim.engine.time_split`. `prefills` of the `iterations` are the former, where any request is prefilled.
 
+    `equal_requests` and `equal_tokens` say, of a real run alone, how many outputs were compared with the resident
+    model's and found equal.
+
     A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome
     of prefetches without any. `fits` says whether the experts fit on the GPUs beside dense weights and KV cache; it is
     null where the machine does not state its memory.
@@ -77,6 +80,8 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "fits": inputs.memory.fits(run.expert_slots * inputs.model.expert_bytes) if inputs.memory else None,
         "preloaded": run.preloaded,
         "prediction_charged": run.prediction_charged,
+        "equal_requests": None,
+        "equal_tokens": None,
         "requests": len(run.requests),
         "iterations": len(run.iterations),
         "prefills": int(prefill.sum()),

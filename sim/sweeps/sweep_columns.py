@@ -18,7 +18,7 @@ _TRUTHS = {"simulated", "fits", "preloaded", "prediction_charged", "prefetching_
 _WHOLE = {"distinct_demands", "hits", "late", "misses", "copies", "prefetched_copies", "evictions", "copied_bytes"}
 _WHOLE |= {"expert_memory_bytes", "expert_slots", "requests", "iterations", "output_tokens", "gpus", "batch_size"}
 _WHOLE |= {"replicas", "chunk_bytes", "seed", "prefills", "cache_experts", "total_experts", "expert_bytes"}
-_WHOLE |= {"copied_bytes_decode"}
+_WHOLE |= {"copied_bytes_decode", "equal_requests", "equal_tokens"}
 
 
 def tidy(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

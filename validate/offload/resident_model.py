@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from common.errors import UserError
 from traces.capture.capture_settings import CollectSettings
@@ -30,6 +30,13 @@ class Output:
 
     tokens: list[int]
     logits: list[bytes]
+
+
+class Equal(TypedDict):
+    """What was found equal to the resident model's: outputs of requests, and the tokens in them with their logits."""
+
+    equal_requests: int
+    equal_tokens: int
 
 
 def outputs_of(batch: Sequence[TokenizedPrompt], generated: Generated) -> dict[int, Output]:
@@ -79,11 +86,13 @@ def resident_run(
     return Trace.open(settings.target.out), outputs
 
 
-def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> None:
-    """A `UserError` that names the first token or logits in which a replay differs from the resident model."""
+def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> Equal:
+    """What was compared; a `UserError` that names the first token or logits that are not the resident model's."""
+    compared = 0
     for request, output in got.items():
         wanted = expected[request]
         for place, (token, own) in enumerate(zip(wanted.tokens, output.tokens, strict=False)):
+            compared += 1
             if token != own:
                 raise UserError(
                     f"{policy}: token {place} of request {request} is {own}, the resident model's is {token}"
@@ -95,3 +104,4 @@ def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output])
         if len(wanted.tokens) != len(output.tokens):
             counts = f"{len(output.tokens)} tokens, the resident model's {len(wanted.tokens)}"
             raise UserError(f"{policy}: request {request} has {counts}")
+    return Equal(equal_requests=len(got), equal_tokens=compared)
