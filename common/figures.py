@@ -16,8 +16,10 @@ WAITS = "#c3d9e6"
 DEMANDED_EDGE, PREFETCHED_EDGE = "#7a2f20", "#96631a"  # of bars that may be too short to show their colour
 GREY = "#8a8a8a"
 
-# Of lines that stand for nothing else, in this order: blue, red, orange, cyan, navy, green, maroon, grey.
-SERIES = (BLUE, RED, ORANGE, "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a", GREY)
+CYAN, NAVY, GREEN, MAROON = "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a"
+
+# Of lines that stand for nothing else, in this order.
+SERIES = (BLUE, RED, ORANGE, CYAN, NAVY, GREEN, MAROON, GREY)
 
 
 def check_picture(path: Path) -> None:

@@ -207,7 +207,7 @@ def facts_of(
             "model": of.shape.name,
             "digest": of.digest,
             "naturalness": found,
-            "warning": warning(of.meta.kind, found),
+            "warning": warning(found, of.meta.generation),
         }
 
     return {"trace": said(trace), "history": said(history) if history else None, "counts_sha256": None}

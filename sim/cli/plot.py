@@ -44,7 +44,7 @@ def plot(
     from common.errors import FieldError
     from common.outputs import picture, reserved
     from sim.results.policy_figure import draw
-    from sim.results.result import read_results
+    from sim.results.result import read_compared
     from sim.results.time_split_figure import draw_split
     from sim.sweeps.pareto_figure import draw_pareto
     from sim.sweeps.stall_figure import draw_stalls
@@ -59,7 +59,7 @@ def plot(
         if not holds_sweep(results):
             if given:
                 raise FieldError(given[0], f"is for the folder of a sweep, which {results} is not")
-            (draw_split if stalls else draw)(read_results(results), out)
+            (draw_split if stalls else draw)(read_compared(results), out)
         elif stalls:
             draw_stalls(Sweep.read(results), out)
         elif pareto:

@@ -30,7 +30,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
         times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
     times.set(yticks=place, yticklabels=names(results), xlabel=f"{kind} time per output token, mean [ms]")
     times.margins(x=0.15)
-    legend(times, loc="lower right")
+    legend(times, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     left = np.zeros(len(summary))
     for column, color, label in [("hit_rate", HIT, "hit"), ("late_rate", LATE, "late"), ("miss_rate", MISS, "miss")]:

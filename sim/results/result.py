@@ -152,6 +152,14 @@ def read_results(folder: Path | str) -> list[Result]:
         raise UserError(f"{folder / 'meta.json'}: field runs.scenario.{error}") from error
 
 
+def read_compared(folder: Path | str) -> list[Result]:
+    """The results in a folder, their summaries with what the comparison says of them, such as `prefetching_pays`."""
+    rows = read_summaries(folder).astype(object)
+    facts = rows.where(rows.notna(), None).to_dict("index")
+    results = read_results(folder)
+    return [replace(result, summary={**facts[place], **result.summary}) for place, result in enumerate(results)]
+
+
 def read_summaries(folder: Path | str) -> pd.DataFrame:
     """The rows of `summary.parquet`: the figures of each run, and how they compare with the reference runs."""
     return _table(Path(folder), "summary", read_meta(Path(folder)))

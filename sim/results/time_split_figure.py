@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.figures import BLUE, GREY, ORANGE, RED, figure, panels, save
+from common.figures import BLUE, CYAN, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, panels, save
 from sim.engine.time_split import PARTS
 from sim.results.policy_figure import names, title
 from sim.results.result import Result
@@ -12,13 +12,13 @@ from sim.results.result import Result
 PHASES = {"decode": "decode iteration", "prefill": "prefill"}
 _COLORS = {
     "compute_s": BLUE,
-    "exchange_s": "#4cc3e6",
+    "exchange_s": CYAN,
     "overhead_s": GREY,
     "miss_wait_s": RED,
     "late_wait_s": ORANGE,
-    "wave_wait_s": "#5a1a2a",
-    "search_wait_s": "#1d1464",
-    "prefetch_wait_s": "#a3cf86",
+    "wave_wait_s": MAROON,
+    "search_wait_s": NAVY,
+    "prefetch_wait_s": GREEN,
 }
 
 

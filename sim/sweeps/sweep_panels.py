@@ -81,6 +81,9 @@ def legend_name(policy: str, runs: pd.DataFrame) -> str:
     """The policy in lines that a legend has room for, its labels below."""
     facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates().to_dict("records")
     said = list(dict.fromkeys(text for each in facts for text in labels(_facts(each))))
+    pays = runs.reindex(columns=["prefetching_pays"])["prefetching_pays"].dropna().astype(bool)
+    if slower := int((~pays).sum()):
+        said.append(f"prefetching does not pay in {slower} of {len(runs)} runs")
     if knows_the_future(policy):
         said.append("told what will be demanded")
     return "\n".join([folded_name(policy, 30), *said])
@@ -101,7 +104,7 @@ def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], bel
         loc="outside lower center",
         ncols=columns,
     )
-    lines = [fill(line, int(14 * width)) for line in [*title(sweep.frame, sweep.experiment).splitlines(), below]]
+    lines = [fill(line, int(12 * width)) for line in [*title(sweep.frame, sweep.experiment).splitlines(), below]]
     drawn.suptitle("\n".join(lines), fontsize=10)
     text_lines = "\n".join(lines).count("\n") + 1 + sum(max(name.count("\n") + 1 for name in row) for row in rows)
     drawn.set_size_inches(width, height + 0.2 * text_lines)

@@ -98,15 +98,15 @@ def naturalness_of(trace: Trace) -> Naturalness:
     return Naturalness(decode=figures["decode"], prompts=figures.get("prompts"), unknown=unknown)
 
 
-def warning(kind: str, found: Mapping[str, Any]) -> str | None:
-    """In what a trace of this kind is unlike text, by `Naturalness.to_data`; None if in nothing.
+def warning(found: Mapping[str, Any], generation: Mapping[str, Any]) -> str | None:
+    """In what a trace is unlike text, by `Naturalness.to_data` and how it was made; None if in nothing.
 
-    Prompts that begin alike repeat rows in any recording; that is a warning only where rows were put together anew.
+    Prompts that begin alike repeat rows in any recording, so of prompts only rows count that a fit used again.
     """
     said = list(_beyond_limits(found["decode"]))
-    prompts = found["prompts"]
-    if prompts and kind == "fitted" and _above(prompts["repeated_rows"], MOST_REPEATED_ROWS):
-        said.append(f"{prompts['repeated_rows']:.0%} of the prompts' rows occurred before")
+    used_again = generation.get("fit_repeated_prompt_rows")
+    if _above(used_again, MOST_REPEATED_ROWS):
+        said.append(f"{used_again:.0%} of the prompts' rows occurred before")
     return ", ".join(said) or None
 
 

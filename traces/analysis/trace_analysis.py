@@ -79,7 +79,7 @@ def analyse(
         "trace_sha256": trace.digest,
         "kind": trace.meta.kind,
         "naturalness": natural,
-        "warning": warning(trace.meta.kind, natural),
+        "warning": warning(natural, trace.meta.generation),
         "model": trace.meta.model,
         "gate_complete": trace.meta.gate_complete,
         "prefill": trace.meta.prefill,

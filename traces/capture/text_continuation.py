@@ -60,7 +60,10 @@ def divided_texts(
         line, length = max(too_short.items(), key=lambda one: one[1])
         said = f"fewer than {least} tokens ({prefill} of the prefill, {least - prefill} more)"
         if not requests:
-            raise UserError(f"{where}: all {len(texts)} texts have {said}; the longest, in line {line}, has {length}")
+            raise UserError(
+                f"{where}: all {len(texts)} texts have {said}; the longest, in line {line}, has {length}; in a plain "
+                "file each line is a text, JSON lines can have texts of several lines"
+            )
         print(f"{where}: left out {len(too_short)} of {len(texts)} texts with {said}", file=sys.stderr)
     return requests
 

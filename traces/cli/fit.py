@@ -35,6 +35,6 @@ def fit(
         from traces.workloads.fitted_trace import fit_trace
 
         fitted = Trace.open(fit_trace(Trace.open(trace), settings, target))
-        for line in provenance.caution(warning(fitted.meta.kind, naturalness_of(fitted).to_data())):
+        for line in provenance.caution(warning(naturalness_of(fitted).to_data(), fitted.meta.generation)):
             print(line, file=sys.stderr)
         print(fitted.path)

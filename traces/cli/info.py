@@ -21,7 +21,7 @@ def info(trace: Path, /, *, json: bool = False) -> None:
 
     opened = Trace.open(trace)
     found = naturalness_of(opened).to_data()
-    said = warning(opened.meta.kind, found)
+    said = warning(found, opened.meta.generation)
     if json:
         whole = summary(opened) | {"naturalness": found, "warning": said}
         print(json_text.dumps(whole, indent=1, ensure_ascii=False))

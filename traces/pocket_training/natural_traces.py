@@ -97,5 +97,5 @@ def _row(name: str, found: Naturalness) -> tuple[str, ...]:
         f"{decode.rows:,}",
         *(number(share, ".1f", 100, unit=" %") for share in shares),
         number(decode.nearest_map_recall, ".3f"),
-        "no" if warning("captured", found.to_data()) is None else "yes",
+        "no" if warning(found.to_data(), {}) is None else "yes",
     )

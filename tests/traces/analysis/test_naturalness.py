@@ -159,12 +159,12 @@ def test_what_a_trace_cannot_tell_is_null_and_said(tmp_path: Path) -> None:
     assert drawn.decode.distinct_tokens is None
     assert list(drawn.unknown) == ["token ids are drawn, not text"]
     for found in (no_tokens, shallow, alone, drawn):
-        assert warning("imported", json.loads(json.dumps(found.to_data()))) is None
+        assert warning(json.loads(json.dumps(found.to_data())), {}) is None
 
 
 def test_a_figure_beyond_its_limit_is_a_warning_and_others_are_none() -> None:
     good = {"decode": GOOD, "prompts": GOOD | {"repeated_4grams": 0.9}, "unknown": []}
-    assert warning("captured", good) is None
+    assert warning(good, {}) is None
     beyond = {
         "distinct_tokens": (0.08, "8% of the decode tokens are distinct"),
         "repeated_4grams": (0.65, "65% of the decode 4-grams occurred before"),
@@ -172,18 +172,16 @@ def test_a_figure_beyond_its_limit_is_a_warning_and_others_are_none() -> None:
         "nearest_map_recall": (0.87, "nearest-map recall is 0.87"),
     }
     for name, (value, said) in beyond.items():
-        assert warning("captured", good | {"decode": GOOD | {name: value}}) == said
+        assert warning(good | {"decode": GOOD | {name: value}}, {}) == said
     few = GOOD | {name: value for name, (value, _) in beyond.items()} | {"sampled_tokens": 255, "searched_maps": 255}
-    assert warning("captured", good | {"decode": few}) == "50% of the decode rows occurred before"
+    assert warning(good | {"decode": few}, {}) == "50% of the decode rows occurred before"
 
 
 def test_prompts_that_begin_alike_are_a_warning_where_rows_were_put_together_anew_only() -> None:
     alike = {"decode": GOOD, "prompts": GOOD | {"repeated_rows": 0.3}, "unknown": []}
-    assert [warning(kind, alike) for kind in ("captured", "imported", "fitted")] == [
-        None,
-        None,
-        "30% of the prompts' rows occurred before",
-    ]
+    assert warning(alike, {}) is None
+    assert warning(alike, {"fit_repeated_prompt_rows": 0.04}) is None
+    assert warning(alike, {"fit_repeated_prompt_rows": 0.2}) == "20% of the prompts' rows occurred before"
 
 
 def test_info_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,4 +205,4 @@ def test_real_routing_is_natural(tmp_path: Path) -> None:
     assert main(words) == 0
     found = naturalness_of(Trace.open(out)).to_data()
     assert found["decode"]["nearest_map_recall"] == pytest.approx(0.6, abs=0.1)
-    assert warning("imported", found) is None
+    assert warning(found, {}) is None
