@@ -93,22 +93,24 @@ def comparison_of(
     scenarios: Sequence[Scenario],
     results: Mapping[str, Result],
     *,
-    know_all: Sequence[str] = (),
+    know_all: Mapping[str, Result] | None = None,
     own_caches: Mapping[str, Result] | None = None,
     least_makespan_s: float | None,
 ) -> PolicyComparison:
     """The results of the scenarios, in the detail that they ask for, out of all by their policy.
 
-    A `UserError` if a run takes less than the bound: one of the two is wrong, so neither may be believed.
+    `know_all` and `own_caches` are the runs that they are measured against, by policy, as in `PolicyComparison`. A
+    `UserError` if a run takes less than the bound: one of the two is wrong, so neither may be believed.
     """
     for scenario in scenarios:
         _check_bound(results[scenario.policy].summary, least_makespan_s)
-    best = {each["policy"] for each in fastest(results[policy].summary for policy in know_all)}
+    know_all = know_all or {}
+    best = {each["policy"] for each in fastest(each.summary for each in know_all.values())}
     return PolicyComparison(
         results=[results[scenario.policy].trimmed(scenario) for scenario in scenarios],
         resident=results.get(RESIDENT),
-        best_known=[results[policy] for policy in know_all if policy in best],
-        know_all=know_all,
+        best_known=[know_all[policy] for policy in know_all if policy in best],
+        know_all=list(know_all),
         own_caches=own_caches or {},
         least_makespan_s=least_makespan_s,
     )

@@ -41,17 +41,18 @@ def compare_policies(
     runs = _Runs(ResultStore.open(store) if store else None)
     inputs = runs.resolved(first, *(other.policy for other in others))  # mistakes are reported before the first has run
     wanted = {scenario.policy: scenario for scenario in scenarios}
-    all_known = know_all(inputs.model.layers) if "best-known" in references else ()
-    for policy in all_known:
-        wanted.setdefault(policy, with_policy(first, policy))
+    known = {policy: with_policy(first, policy) for policy in know_all(inputs.model.layers)}
+    known = known if "best-known" in references else {}
+    if first.prefetch:  # else a run that was asked for is not the one that others are measured against
+        known |= {policy: wanted[policy] for policy in known if policy in wanted}
     if "no-offload" in references or "lower-bound" in references:
         everything_there = resident(first, inputs)
         wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
     own = {each.policy: cache for each in scenarios if (cache := own_cache(each))} if "own-cache" in references else {}
-    every = list(dict.fromkeys([*wanted.values(), *own.values()]))
+    every = list(dict.fromkeys([*wanted.values(), *known.values(), *own.values()]))
     found = runs.results(every, workers or _workers_for(inputs, len(every)))
     results = {policy: found[scenario] for policy, scenario in wanted.items()}
-    own_caches = {policy: found[cache] for policy, cache in own.items()}
+    all_known, own_caches = ({policy: found[each] for policy, each in some.items()} for some in (known, own))
     least_s = runs.lower_bound_s(first, results[RESIDENT]) if "lower-bound" in references else None
     return comparison_of(scenarios, results, know_all=all_known, own_caches=own_caches, least_makespan_s=least_s)
 

@@ -172,6 +172,11 @@ def test_every_row_has_its_distance_to_the_best_known_and_the_bound(simulate: An
     assert found["no-offload"]["makespan_lower_bound_s"] == found["no-offload"]["makespan_s"]
 
 
+def test_the_best_known_prefetches_where_the_runs_beside_it_do_not(simulate: Any, trace: Path) -> None:
+    alone = simulate(trace, "--no-prefetch", policies=("lru",))["lru"]
+    assert simulate(trace, "--no-prefetch", policies=("lru", "clairvoyant"))["lru"] == alone
+
+
 def test_a_policy_slower_than_its_own_cache_without_prefetch_is_flagged(
     simulate: Any, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
