@@ -1,9 +1,10 @@
-"""Texts in lines that a terminal of 100 columns has room for."""
+"""Text folded into lines of 100 columns."""
 
 import re
 from textwrap import wrap
 
 WIDTH = 100  # characters of a line
+NAME_WIDTH = 28  # characters of a policy's name in a line of a table
 
 
 def folded(text: str, width: int = WIDTH, indent: str = "") -> str:
@@ -14,7 +15,7 @@ def folded(text: str, width: int = WIDTH, indent: str = "") -> str:
 
 
 def folded_name(name: str, width: int, indent: str = "   ") -> str:
-    """A name, as of a policy, in lines of at most `width` characters, broken behind its signs if it can be."""
+    """A policy's name in lines of at most `width` characters, broken after punctuation where possible."""
     lines = [""]
     for piece in re.findall(r"[^.,:+ -]*[.,:+ -]|[^.,:+ -]+", name):
         if lines[-1].strip() and len(lines[-1]) + len(piece) > width:

@@ -156,7 +156,7 @@ class Evictor:
 
     @property
     def reads_beliefs(self) -> bool:
-        """Whether it does something with predictions; a driver need not tell it otherwise."""
+        """Whether `believe` does anything; if not, it need not be called."""
         return type(self).believe is not Evictor.believe
 
 
@@ -184,7 +184,7 @@ class Policy:
         self.evictor.start(setup)
 
     def without_waiting(self) -> "Policy":
-        """The same policy where nothing waits for its predictions and prefetches, as none of these is carried out."""
+        """The same policy, never blocking: for runs whose prefetches are not carried out."""
         other = copy(self)  # of the same class: its constructor may take something else than the fields
         object.__setattr__(other, "blocking_prediction", False)
         object.__setattr__(other, "blocking_prefetch", False)

@@ -91,11 +91,11 @@ class Scenario:
     """How many GPUs may host an expert, one at a time: the one that placement chose and those after it. A copy goes
     over the least busy link."""
     chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
-    """Prefetches move in chunks of so many bytes, or whole, and a demand goes between two of them; demanded experts
-    move whole. A policy may have a setting of its own for it."""
+    """Move prefetches in chunks of N bytes, or whole. Demands are served between two chunks, and move whole. A policy
+    may have a setting of its own."""
     prefetch: bool = True
-    """Copy what the policy plans. Without, its cache copies on demand alone: plans only tell the evictor what is
-    believed, and nothing waits for predictions."""
+    """Copy what the policy plans. Otherwise experts are copied on demand only: plans still reach an evictor that reads
+    predictions, and nothing waits for them."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split and of the policy."""
     detail: Detail = "iterations"

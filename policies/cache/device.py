@@ -113,7 +113,7 @@ class Device:
         arrived = copy.chunk + copy.chunks
         if arrived < len(self._chunk_bytes[x // self._experts]):
             residency.arrived[x] = arrived
-            if copy.demanded:  # meanwhile: a demand moves all that is left
+            if copy.demanded:  # promoted in flight: the rest moves next, in one piece
                 self.demanded.appendleft(x)
             else:
                 self.paused = x

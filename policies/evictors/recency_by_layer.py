@@ -13,10 +13,10 @@ _FIRST = 2.0**40  # more than there are uses
 class LeastRecentlyUsedByLayer(Evictor):
     """Give each layer the same number of slots, and drop what the running layer used least recently.
 
-    The cache of Mixtral-Offloading as released. What does not divide goes to the first layers. A layer gets beyond its
-    share by slots that were open, or by demanding more at once; whoever runs within its share takes such slots back
-    first. Shares are of all GPUs together: on a GPU without an expert of a layer beyond its share, the least recently
-    used of any layer goes. So on one GPU, once no layer is beyond its share, each has an LRU cache of its own.
+    The cache of Mixtral-Offloading as released. Slots that do not divide evenly go to the first layers. A layer exceeds
+    its share by taking open slots, or by demanding more at once; a layer within its share takes such slots back first.
+    Shares are of all GPUs together: on a GPU that has no expert of a layer beyond its share, the least recently used of
+    any layer goes. So on one GPU, once no layer exceeds its share, each has an LRU cache of its own.
     """
 
     distinct = True

@@ -96,9 +96,9 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @property
     def shares_predictions(self) -> bool:
-        """A search counts as a match when it is issued, whenever it ends.
+        """Yes for short plans: a search counts as a match when it is issued, whenever it ends.
 
-        Plans of all layers ahead take more room than time, so they are made anew.
+        Plans of all layers ahead cost more memory to keep than time to repeat.
         """
         return not self.as_code
 
@@ -209,19 +209,22 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
             made = self._popular[prefill] = plans(self._wanted(popular, [prefill]), popular, 0)
         return made
 
-    def _wanted(self, probs: Single, counted: Sequence[bool]) -> Single:
-        """The weights `[R, layers, J]` of what is planned, negative for all else; in some rows all that has a count."""
+    def _wanted(self, probs: Single, all_counted: Sequence[bool]) -> Single:
+        """The weights `[R, layers, J]` of what is planned, negative for all else.
+
+        That is the top-k of a row, and every expert with a count where `all_counted` `[R]`.
+        """
         weights: Single = highest(probs, self._model.top_k)
-        if any(counted):
-            some = probs[list(counted)]
-            weights[list(counted)] = np.where(some > 0, some, -1)
+        if any(all_counted):
+            some = probs[list(all_counted)]
+            weights[list(all_counted)] = np.where(some > 0, some, -1)
         return weights
 
     def _count(self, batch: Batch, layer: int, experts: Int) -> None:
         """Count the `experts` `[T, K]` that a layer runs, each for its request."""
         if layer == 0:
             self._batch = [self._running[request] for request in batch.request.tolist()]
-            self._counted_rows = [True] * len(self._batch) if self.as_code else batch.prefill.tolist()
+            self._plan_all_counted = [True] * len(self._batch) if self.as_code else batch.prefill.tolist()
         requests = self._batch
         for row, running in enumerate(requests):
             own = experts if len(requests) == 1 else experts[batch.row == row]
@@ -246,23 +249,23 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         """Plans of these layers by the matrices that were found."""
         if self.own_counts:
             return self._by_own_counts_too(found, layers)
-        key = (*found.index.tolist(), *self._counted_rows)
+        key = (*found.index.tolist(), *self._plan_all_counted)
         made = self._of_matrices.get(key)
         if made is None:
             probs = self._matrices.rows[found.index]
-            made = self._of_matrices[key] = plans(self._wanted(probs, self._counted_rows), probs, 0)
+            made = self._of_matrices[key] = plans(self._wanted(probs, self._plan_all_counted), probs, 0)
         return made[layers.start : layers.stop]
 
     def _by_own_counts_too(self, found: Nearest, layers: range) -> list[Prefetch]:
         if len(self._batch) == 1:
-            most = self._model.experts if self._counted_rows[0] else self._model.top_k
+            most = self._model.experts if self._plan_all_counted[0] else self._model.top_k
             rows, counts = self._matrices.rows[found.index[0]], self._batch[0].counts
             each = [(layer, (rows[layer] + counts[layer] / np.maximum(counts[layer].sum(), 1)) / 2) for layer in layers]
             return [highest_plan(layer, probs, most) for layer, probs in each]
         some = slice(layers.start, layers.stop)
         own = np.stack([running.counts[some] for running in self._batch])
         probs = (self._matrices.rows[found.index, some] + own / np.maximum(own.sum(axis=2, keepdims=True), 1)) / 2
-        return plans(self._wanted(probs, self._counted_rows), probs, layers.start)
+        return plans(self._wanted(probs, self._plan_all_counted), probs, layers.start)
 
     def _ahead(self, layer: int, layer_now: int) -> range:
         """The layers to plan after the gate of `layer`, less those that have been gated."""

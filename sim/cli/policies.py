@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from common.folding import WIDTH
 from policies.catalogue import Entry, catalogue
 
-WIDTH = 100
 INDENT = " " * 22
 
 

@@ -4,12 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from common.folding import folded, folded_name
+from common.folding import NAME_WIDTH, folded, folded_name
 from common.tables import number, numbers, text_table
 from sim.forecast.prediction_quality import Quality
 from traces.format import provenance
-
-NAME = 28  # characters of a policy in a line
 
 
 def report(quality: Quality, *, wide: bool = False) -> str:
@@ -45,7 +43,7 @@ def table(summary: pd.DataFrame, *, wide: bool = False) -> str:
     records: list[dict[str, Any]] = summary.to_dict("records")  # type: ignore[assignment]  # keys are texts
     rows = [
         [
-            each["policy"] if wide else folded_name(each["policy"], NAME, "  "),
+            each["policy"] if wide else folded_name(each["policy"], NAME_WIDTH, "  "),
             each["distance"],
             "prefill" if each["prefill"] else "decode",
             percent(each, "recall"),

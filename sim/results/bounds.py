@@ -14,11 +14,12 @@ Iteration k cannot end before the fewest loads of the iterations up to it have a
 as long as with every expert in place. The bound is the largest sum of both over all k and GPUs; it is never below the
 computing, nor below the loads of any link.
 
-**Windows.** Loads cannot all be made from time 0 on, as slots are few. Let t_i be when the last expert of event i has
+**Windows.** Slots are few, so not all loads can be made early. Let t_i be when the last expert of event i has
 been computed. Then the GPU's slots hold at most c experts, those on their way among them, and E_i is among them unless
 the layer ran in waves. An expert that a later event up to j needs and that has no slot at t_i is copied whole between
-t_i and t_j. Of the D experts that the events i + 1 … j need on this GPU, at most c less those of E_i that are not among
-them have a slot, so t_j − t_i is at least the time of D − (c − |E_i \ D|) copies. On several GPUs another one may need
+t_i and t_j. Let D be the set of experts that the events i + 1 … j need on this GPU. Experts of E_i that are not in D
+take slots too, so at most c − |E_i \ D| of D have one, and t_j − t_i is at least the time of |D| − (c − |E_i \ D|)
+copies. On several GPUs another one may need
 most in each window, and the windows of a run follow each other: the bound is the longest way through them. It joins the
 two arguments above, since t_i also is at least what the fewest loads up to there take, and a layer after t_{i−1} takes
 what it computes.

@@ -1,16 +1,15 @@
 """The tables of a comparison: what each policy took, and where the time of its iterations went."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from common.folding import WIDTH, folded_name
+from common.folding import NAME_WIDTH, WIDTH, folded_name
 from common.tables import MISSING, Unit, byte_unit, number, text_table, time_unit
 from common.wide_tables import wide_table
 from sim.labels import marked
 from sim.results.summary import Summary
 
-NAME = 28  # characters of a policy in a line
 _SPLIT = {  # parts of an iteration's time, as `sim.engine.time_split` defines them
     "compute_s": "com-\npute",
     "exchange_s": "ex-\nchg.",
@@ -34,13 +33,8 @@ class _Column(NamedTuple):
     needs: str | None = None  # a figure without which in any row the column says nothing
 
 
-def _times(values: Values) -> _Written:
-    unit = time_unit(values)
-    return unit.name, unit.text
-
-
-def _bytes(values: Values) -> _Written:
-    unit: Unit = byte_unit(values)
+def _in(unit_of: Callable[[Values], Unit], values: Values) -> _Written:
+    unit = unit_of(values)
     return unit.name, unit.text
 
 
@@ -48,17 +42,18 @@ def _as(form: str, factor: float, unit: str, values: Values) -> _Written:
     return unit, lambda value: number(value, form, factor, unit=" ×" if unit == "×" else "")
 
 
+_times, _bytes = partial(_in, time_unit), partial(_in, byte_unit)
 _percent, _whole_percent = partial(_as, ".1f", 100, "%"), partial(_as, ".0f", 100, "%")
 _times_as_long = partial(_as, ".2f", 1, "×")
 _PREFETCHES = "prefetched_copies"
-_ALWAYS = (
+_OVER = (
     _Column("TPOT\nover no-\noffload", ("tpot_over_no_offload",), _times_as_long),
     _Column("TPOT\nover best\nknown", ("tpot_over_best_known",), _times_as_long),
 )
 _NARROW = (
     _Column("TTFT\n{unit}", ("ttft_s_mean",), _times),
     _Column("TPOT\n{unit}", ("tpot_s_mean",), _times),
-    *_ALWAYS,
+    *_OVER,
     _Column("hit\nrate {unit}", ("hit_rate",), _percent),
     _Column("hit +\nlate {unit}", ("hit_or_late_rate",), _percent, _PREFETCHES),
     _Column("{unit} per\ntoken", ("bytes_per_token",), _bytes),
@@ -66,7 +61,7 @@ _NARROW = (
 _WIDE = (
     _Column("TTFT {unit}\nmean / p50 / p95", ("ttft_s_mean", "ttft_s_p50", "ttft_s_p95"), _times),
     _Column("TPOT {unit}\nmean / p50 / p95", ("tpot_s_mean", "tpot_s_p50", "tpot_s_p95"), _times),
-    *_ALWAYS,
+    *_OVER,
     _Column("hit rate {unit}\nall / prefill / decode", ("hit_rate", "hit_rate_prefill", "hit_rate_decode"), _percent),
     _Column(
         "hit + late {unit}\nall / prefill / decode",
@@ -99,7 +94,7 @@ def figures_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
 
 
 def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterator[str]:
-    """Where the time of a mean iteration goes, with a heading: of a decode, and (if `wide`, or alone) of a prefill."""
+    """Where the time of a mean iteration goes, with a heading: of a decode step, else of a prefill; both if `wide`."""
     phases = [each for each in ("decode", "prefill") if any(row[f"{each}_compute_s"] is not None for row in summaries)]
     for phase in phases if wide else phases[:1]:
         rows = [{part: each[f"{phase}_{part}"] for part in _SPLIT} for each in summaries]
@@ -120,13 +115,14 @@ def _says_something(column: _Column, rows: Sequence[Values], summaries: Sequence
 
 
 def _nothing(seconds: float | None) -> str:
-    """No time, or a time that there is not."""
+    """Zero, or a dash where there is no such iteration."""
     return MISSING if seconds is None else "0"
 
 
-def _sum(parts: Any) -> float | None:
-    seconds = list(parts)
-    return None if seconds[0] is None else sum(seconds)
+def _sum(parts: Iterable[float | None]) -> float | None:
+    """None if there is no such iteration, and so no part."""
+    seconds = [each for each in parts if each is not None]
+    return sum(seconds) if seconds else None
 
 
 def _joined(summaries: Sequence[Summary], columns: Sequence[Sequence[str]], wide: bool) -> str:
@@ -134,5 +130,5 @@ def _joined(summaries: Sequence[Summary], columns: Sequence[Sequence[str]], wide
     if wide:
         header, *rows = zip(["policy", *(marked(each["label"], each) for each in summaries)], *columns, strict=True)
         return text_table(rows, header)
-    first = ["policy", *(marked(folded_name(each["label"], NAME, "  "), each) for each in summaries)]
+    first = ["policy", *(marked(folded_name(each["label"], NAME_WIDTH, "  "), each) for each in summaries)]
     return "\n\n".join(wide_table(first, columns, WIDTH))

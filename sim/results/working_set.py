@@ -28,8 +28,8 @@ def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
     """The bytes of the experts that a token and an iteration demand, and the least that every iteration moves.
 
     The 95th percentile is the demand of an iteration that there was, at the mean size of an expert. The least is 0
-    where the slots of the run hold the experts of one token. Its time is null where times were
-    measured, since no figure computed from a profile belongs among them.
+    where the slots of the run hold the experts of one token. Its time is null where times were measured, since no
+    figure computed from a profile belongs among them.
     """
     model, machine = inputs.model, inputs.machine
     token = model.layers * model.top_k

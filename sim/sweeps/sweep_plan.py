@@ -36,7 +36,7 @@ class PlannedRun:
     """None if it is refused."""
     inputs: Inputs | None = None
     references: Mapping[str, Sequence[RunTask]] = field(default_factory=dict)
-    """What it is measured against, by name, of several the fastest; those that cannot run are left out."""
+    """What it is measured against, by name; of several, the fastest counts. Those that cannot run are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from common.folding import WIDTH
 from common.tables import MISSING, text_table
 from sim.axes import SETTING
 from sim.experiment import Experiment, Run
@@ -18,7 +19,6 @@ from sim.sweeps.time_left import TimeLeft, duration
 from sim.sweeps.time_sample import sampled_seconds
 from sim.sweeps.workers import Workers
 
-WIDTH = 100
 MOST_ROWS = 200  # of a matrix that is printed
 
 

@@ -9,9 +9,9 @@ then seen what comes, and look better than they would on text. Four figures tell
     nearest-map recall    of the executed experts, the share that the nearest of 1,000 maps of other requests names
                           three layers ahead: `nearest_map`, as in the model cards
 
-The first two grow with a trace, so all traces are looked at in the same way: up to 64 blocks of 64 successive tokens,
-drawn at random. Of each source, every other request is stored and the rest are searched for: of either side up to 1,000
-maps of tokens, drawn at random. All draws have the seed 0.
+The first two change with the length of a text, so of every trace the same amount is looked at: up to 64 blocks of 64
+successive tokens, drawn at random. Of each source, every other request is stored and the rest are searched for: of
+either side up to 1,000 maps of tokens, drawn at random. All draws have the seed 0.
 
 `warning` says where a trace is unlike text; docs/naturalness.md has the figures that the limits come from.
 """
@@ -52,7 +52,7 @@ class PhaseFigures:
     rows: int
     """Tokens in all."""
     sampled_tokens: int
-    """Tokens of which the next two are."""
+    """Tokens that the next two figures were computed from."""
     distinct_tokens: float | None
     repeated_4grams: float | None
     repeated_rows: float | None

@@ -1,9 +1,9 @@
 """How natural a trace is, for people."""
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.folding import folded
 from common.tables import number
 from traces.analysis.nearest_map import DISTANCE
 from traces.format import provenance
@@ -15,7 +15,7 @@ def lines(found: Mapping[str, Any], warning: str | None) -> list[str]:
     """`Naturalness.to_data` in lines, and what it warns of."""
     figures = [f"{name}: {_values(found[name])}" for name in ("decode", "prompts") if found[name]]
     unknown = [f"not known: {'; '.join(found['unknown'])}"] if found["unknown"] else []
-    wrapped = [line for each in [*figures, *unknown] for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
+    wrapped = [line for each in [*figures, *unknown] for line in folded(each, WIDTH, "  ").splitlines()]
     return [*wrapped, *provenance.caution(warning, width=WIDTH)]
 
 

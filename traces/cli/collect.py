@@ -36,8 +36,8 @@ def collect(
     Parameters
     ----------
     prompts
-        built-in, lmsys-chat-1m, a file, a folder … (see `traces prompts`); built-in-passages where texts are continued
-        and nothing is given.
+        built-in, lmsys-chat-1m, a file, a folder … (see `traces prompts`). Default with --continue-text:
+        built-in-passages.
     greedy
         Take the likeliest token (the default).
     """

@@ -43,11 +43,11 @@ class PerhapsTracedModel:
     """Which model was traced, for recordings that say so themselves."""
 
     model: str | None = None
-    """Name of the traced model, if it is not to be the recording's: of a published one, for its hidden size and
-    attention, or any with a shape."""
+    """Name of the traced model (default: the recording's). A published one gives hidden size and attention; any other
+    needs a shape."""
     shape: str | None = None
-    """Its sizes, if they are not known here, as for the other formats. Without model and shape they are guessed by the
-    bytes of the recording."""
+    """Sizes of a model that is not known here, as for the other formats. Without model and shape, sizes are guessed
+    from the bytes in the recording."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -35,7 +35,7 @@ class Recording:
         self.file = file
         self.rows = rows
         self.layer_numbers: Int = np.unique(rows.layer)  # [L] as the file has them
-        self._hold_layers()
+        self._check_layers()
         experts = self.experts_in_a_layer()
         if (wide := rows.slot >= experts).any():
             what = f"must be below the number of experts, {experts}"
@@ -45,7 +45,7 @@ class Recording:
         self._order_tokens()
         place = self.token_of, np.searchsorted(self.layer_numbers, rows.layer), rows.slot
         self.line = self._placed(place)  # [T, L, K], 0 where there is no row
-        self._hold_complete()
+        self._check_complete()
         size = self.line.shape
         executed = rows.dropped == 0
         self.experts: Int = np.full(size, -1, np.int16)
@@ -54,7 +54,7 @@ class Recording:
         self.residency[place] = np.where(executed, rows.residency, -1)
         self.weights: Float = np.zeros(size)
         self.weights[place] = np.where(executed, rows.weight, 0)
-        self._hold_experts()
+        self._check_experts()
 
     def experts_in_a_layer(self) -> int:
         """J: by the comments, else the largest number that a row has, plus 1."""
@@ -64,7 +64,7 @@ class Recording:
         """The mistake in a row."""
         return TraceError.at(f"{self.file}: line {self.rows.line[row]}, field {field}", what, value=value)
 
-    def _hold_layers(self) -> None:
+    def _check_layers(self) -> None:
         """Each layer whose experts have a size has rows."""
         silent = {layer for layer, size in self.rows.preamble.expert_bytes.items() if size} - {
             int(layer) for layer in self.layer_numbers
@@ -84,7 +84,7 @@ class Recording:
         return size
 
     def _order_tokens(self) -> None:
-        """Number the tokens, and hold the steps of each turn to follow one another."""
+        """Number the tokens; the steps of each turn must follow one another."""
         rows = self.rows
         tokens, at, self.token_of = np.unique(
             np.stack([rows.turn, rows.phase, rows.step]), axis=1, return_index=True, return_inverse=True
@@ -118,8 +118,8 @@ class Recording:
         line[place] = self.rows.line
         return line
 
-    def _hold_complete(self) -> None:
-        """Every layer of every token has all slots, but for the last layer of a prompt: there the last token may do."""
+    def _check_complete(self) -> None:
+        """Every layer of every token has all slots, except a prompt's last layer, where the last token is enough."""
         there = self.line > 0
         wanted: Bool = np.ones(there.shape[:2], bool)
         for turn in self.turns:
@@ -138,7 +138,7 @@ class Recording:
             field = "slot" if there[token, layer].any() else "layer"
             raise TraceError.at(f"{self.file}: line {last}, field {field}", what)
 
-    def _hold_experts(self) -> None:
+    def _check_experts(self) -> None:
         """An expert is chosen once, and one at least is not dropped."""
         order = np.argsort(self.experts, axis=2, kind="stable")
         ordered = np.take_along_axis(self.experts, order, axis=2)
