@@ -24,7 +24,7 @@ from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.engine.reused_event import Event
 from sim.engine.searcher import Searcher
-from sim.engine.time_split import Measured
+from sim.engine.time_split import KnownParts
 from sim.hardware.costs import Cost
 
 
@@ -119,8 +119,8 @@ class Engine:
 
     def _iteration_ends(self, event: Event) -> None:
         step, now_s = self._step, self._env.now
-        measured = self._measured()
-        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, measured, self._cache.counts)
+        known = self._known_parts()
+        self._recorder.iteration(step.batch, step.starting, self._start_s, now_s, known, self._cache.counts)
         for update in self._hooks.end_iteration(step.batch, step.maps, step.experts, step.ending):
             self._searcher.charge(update, now_s)
         if not self._begin_iteration():
@@ -177,11 +177,11 @@ class Engine:
             rows = len(self._batch.request)
             self._end_event.after(end_s + self._after_s + self._cost.head_s(rows) - now_s)
 
-    def _measured(self) -> Measured:
+    def _known_parts(self) -> KnownParts:
         """The parts of the iteration's time."""
         cost, layers = self._cost, self._layers
         missed_s, late_s, waves_s = self._work.waits.seconds
-        return Measured(
+        return KnownParts(
             exchange_s=layers * self._exchange_s,
             overhead_s=(layers + 1 + self._work.operations) * cost.launch_s + layers * cost.driving_s,
             miss_wait_s=missed_s,

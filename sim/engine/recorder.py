@@ -6,7 +6,7 @@ import pandas as pd
 
 from policies.cache.residency import Counts
 from policies.types import Batch
-from sim.engine.time_split import PARTS, WAITS, Measured, parts_of
+from sim.engine.time_split import PARTS, WAITS, KnownParts, parts_of
 
 
 class Recorder:
@@ -23,7 +23,7 @@ class Recorder:
         "copied_bytes",
         "start_s",
         "end_s",
-        *Measured._fields,
+        *KnownParts._fields,
     )
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class Recorder:
         starting: Sequence[int],
         start_s: float,
         end_s: float,
-        measured: Measured,
+        known: KnownParts,
         counts: Counts,
     ) -> None:
-        """One iteration has ended, the first of `starting`; `measured` are parts of its time."""
+        """One iteration has ended, the first of `starting`; `known` are parts of its time."""
         requests, prefill = batch.request.tolist(), batch.prefill.tolist()
         now = (counts.hits, counts.late, counts.misses, counts.bytes)
         hits, late, misses, copied = (value - before for value, before in zip(now, self._before, strict=True))
@@ -57,7 +57,7 @@ class Recorder:
                 copied,
                 start_s,
                 end_s,
-                *measured,
+                *known,
             )
         )
         for request, prefills in zip(requests, prefill, strict=True):
@@ -73,9 +73,9 @@ class Recorder:
         `wait_s` is the sum of all waits, and `PARTS` add up to `end_s − start_s`.
         """
         frame = pd.DataFrame(self._rows, columns=list(self._COLUMNS))
-        measured = frame[list(Measured._fields)].to_numpy(float)
-        parts = parts_of(frame["start_s"].to_numpy(float), frame["end_s"].to_numpy(float), measured)
-        frame = frame.drop(columns=list(Measured._fields))
+        known = frame[list(KnownParts._fields)].to_numpy(float)
+        parts = parts_of(frame["start_s"].to_numpy(float), frame["end_s"].to_numpy(float), known)
+        frame = frame.drop(columns=list(KnownParts._fields))
         frame[list(PARTS)] = parts
         frame["wait_s"] = frame[list(WAITS)].sum(axis=1)
         return frame

@@ -31,7 +31,7 @@ _MISS, _LATE, _WAVE = range(3)
 _ROUNDING = 1e-12  # of the clock: what sums of times are off by
 
 
-class Measured(NamedTuple):
+class KnownParts(NamedTuple):
     """The parts of an iteration that a driver knows, in seconds; computing is the rest."""
 
     exchange_s: float
@@ -43,12 +43,12 @@ class Measured(NamedTuple):
     prefetch_wait_s: float
 
 
-PARTS = ("compute_s", *Measured._fields)
+PARTS = ("compute_s", *KnownParts._fields)
 WAITS = tuple(name for name in PARTS if name.endswith("_wait_s"))
 
 
 def parts_of(start_s: Float, end_s: Float, measured: Float) -> Float:
-    """`PARTS` `[N, 8]` of N iterations, which add up to their times, from what was `Measured` `[N, 7]` of them.
+    """`PARTS` `[N, 8]` of N iterations, which add up to their times, from what was `KnownParts` `[N, 7]` of them.
 
     What is less than the rounding of the clock becomes 0; the largest part makes up for it.
     """

@@ -155,9 +155,10 @@ def read_results(folder: Path | str) -> list[Result]:
 def read_compared(folder: Path | str) -> list[Result]:
     """The results in a folder, their summaries with what the comparison says of them, such as `prefetching_pays`."""
     rows = read_summaries(folder).astype(object)
-    facts = rows.where(rows.notna(), None).to_dict("index")
-    results = read_results(folder)
-    return [replace(result, summary={**facts[place], **result.summary}) for place, result in enumerate(results)]
+    names = [str(name) for name in rows.columns]
+    facts = rows.where(rows.notna(), None).to_numpy().tolist()
+    both = zip(read_results(folder), facts, strict=True)
+    return [replace(result, summary=dict(zip(names, row, strict=True)) | result.summary) for result, row in both]
 
 
 def read_summaries(folder: Path | str) -> pd.DataFrame:

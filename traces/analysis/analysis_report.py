@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.folding import folded
 from common.tables import text_table
 from traces.analysis import naturalness_report
 from traces.analysis.trace_analysis import Analysis
@@ -69,9 +70,11 @@ def report(found: Analysis) -> str:
     lines.append("\n".join(naturalness_report.lines(meta["naturalness"], meta["warning"])))
     lines.append(_layer_table(given))
     lines.append(
-        f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "
-        f"{given['uniform_bits']:.2f} bits. Overlap: of a decode iteration's experts, executed in the one before.\n"
-        "LRU, Belady: hit rate of a cache of so many of a layer's experts, cold per request. Load: by tokens."
+        _lines_of(
+            f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "
+            f"{given['uniform_bits']:.2f} bits. Overlap: of a decode iteration's experts, executed in the one before.\n"
+            "LRU, Belady: hit rate of a cache of so many of a layer's experts, cold per request. Load: by tokens."
+        )
     )
     if given["shared_cache"]:
         lines.append("One cache for all layers, cold per request:\n" + _shared_table(given["shared_cache"]))
@@ -80,15 +83,22 @@ def report(found: Analysis) -> str:
         return "\n\n".join(lines)
     lines.append(_similarity_table(given["similarity"]))
     lines.append(
-        f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
-        f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
-        "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
-        "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
-        "Nearest: each test iteration with its most similar stored one."
+        _lines_of(
+            f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
+            f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
+            "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
+            "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
+            "Nearest: each test iteration with its most similar stored one."
+        )
     )
     if given["coverage"]:
         lines.append(_coverage_table(given["coverage"]))
     return "\n\n".join(lines)
+
+
+def _lines_of(text: str) -> str:
+    """A text of several lines in lines that a terminal has room for."""
+    return "\n".join(map(folded, text.splitlines()))
 
 
 def _layer_table(given: Mapping[str, Any]) -> str:

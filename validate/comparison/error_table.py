@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.folding import folded
 from common.tables import number, text_table
 from sim.labels import footnotes, marked
 from sim.results.summary import Summary
@@ -16,14 +17,14 @@ from validate.comparison.matching import Folder
 def heading(simulated: Folder, measured: Folder) -> str:
     """What is compared, and what its errors mean."""
     inputs, model = simulated.provenance, simulated.provenance["model"]
-    return (
+    lines = (
         f"Simulated on {inputs['machine']['described']}, measured on {measured.provenance['machine']['described']}: "
         f"{simulated.summary['requests'].iloc[0]} requests of {routing_of(simulated)}\n"
         f"with the sizes of {model['name']}, {inputs['cache_experts']} of {model['layers'] * model['experts']} experts "
-        "in the cache\n"
-        + "".join(f"{line}\n" for line in cautions(simulated))
-        + "Errors are simulated − measured; relative ones are shares of what was measured.\n"
-    )
+        "in the cache"
+    ).splitlines()
+    lines += [*cautions(simulated), "Errors are simulated − measured; relative ones are shares of what was measured."]
+    return "".join(f"{folded(line, indent='  ')}\n" for line in lines)
 
 
 def routing_of(folder: Folder) -> str:

@@ -24,7 +24,7 @@ from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
 from policies.types import Batch, Copy, Demand, Float, Found, Gate, Int, Prefetch, Search
 from sim.engine.recorder import Recorder
-from sim.engine.time_split import Measured
+from sim.engine.time_split import KnownParts
 from validate.driver.clock import Clock, Thread
 from validate.driver.layer_times import LayerTimes
 
@@ -222,7 +222,7 @@ class Driver:
             assert self._batch is not None
             now_s = self._clock.now_s()
             missed_s, late_s, waves_s = self._times.waits.seconds
-            measured = Measured(
+            measured = KnownParts(
                 exchange_s=0.0,
                 overhead_s=self._overhead_s,
                 miss_wait_s=missed_s,
