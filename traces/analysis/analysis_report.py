@@ -82,15 +82,14 @@ def report(found: Analysis) -> str:
         lines.append("No similarities: history or test requests have no iterations of the same phase.")
         return "\n\n".join(lines)
     lines.append(_similarity_table(given["similarity"]))
-    lines.append(
-        _lines_of(
-            f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
-            f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
-            "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
-            "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
-            "Nearest: each test iteration with its most similar stored one."
-        )
+    pairs = (
+        f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
+        f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
+        "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
+        "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
+        "Nearest: each test iteration with its most similar stored one."
     )
+    lines.append(_lines_of(pairs))
     if given["coverage"]:
         lines.append(_coverage_table(given["coverage"]))
     return "\n\n".join(lines)
