@@ -16,7 +16,8 @@ There are two systems of that name, and both are here:
 
 How ours differs from both: the published code quantises experts; ours copies them as they are. It fills its cache
 before the first token and has a few slots more, through which experts pass while they are exchanged; ours begins empty.
-Layer 0 has no layer before it and is copied on demand.
+A layer of a prefill that needs more experts than its share borrows slots of others (`lru-by-layer`); a strict share hit
+up to 1.2 points more (demo, one GPU, 24 slots). Layer 0 has no layer before it and is copied on demand.
 """
 
 from collections.abc import Iterable

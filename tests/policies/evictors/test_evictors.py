@@ -135,6 +135,18 @@ def test_sieve_does_what_its_authors_print(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_to_sieve_a_prefetch_is_an_arrival_without_a_visit(seed):
+    """So it drops what the first use of an absent expert would drop, and the hand meets it from then on."""
+    rng = np.random.default_rng(seed)
+    slots = int(rng.integers(2, 8))
+    cache, queue = cache_of(Sieve(), slots, shape(1, 12, top_k=1)), Queue(slots)
+    for expert in (rng.zipf(1.3, 300) % 12).tolist():
+        absent = expert not in queue.order
+        victims = prefetch(cache, expert) if absent and rng.random() < 0.5 else use(cache, expert)
+        assert [victim for victim in victims if victim >= 0] == queue.use(expert)
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_sieve_takes_the_experts_of_an_event_in_turn(seed):
     """Events of up to four experts of any of three layers: the victims are those of single accesses, in order."""
     rng = np.random.default_rng(seed)

@@ -147,6 +147,13 @@ def test_moe_infinity_plans_every_expert_with_a_count_in_a_prefill_and_top_k_in_
     assert counted(result) == (6, 0, 0)
 
 
+def test_moe_infinity_plans_what_one_of_a_hundred_tokens_ran_in_a_prefill():
+    model = shape(2, 5, top_k=1)
+    past, request = (prefill_and_decode(model, number, [[0, 2]] * 99 + [[1, 3]], [0, 2]) for number in range(2))
+    result = run("moe-infinity,prefetch_distance=1", model, [request], [past], experts=4)
+    assert planned(result)[:2] == [(0, [0, 1]), (1, [2, 3])]
+
+
 def test_moe_infinity_as_its_code_queues_all_layers_ahead_by_count_and_linear_decay():
     """The past request ran in layer 1 expert 0 always, in layer 2 expert 1 three times of four, else 2.
 
