@@ -9,7 +9,7 @@ COMMANDS = {
     "collect": Command(
         "traces.cli.collect:collect",
         "Run a model on prompts and record its routing.",
-        "collect pocket --prompts built-in --max-new-tokens 64 --out A.trace",
+        "collect pocket --continue-text --max-new-tokens 64 --out A.trace",
     ),
     "prompts": Command(
         "traces.cli.prompts:prompts", "List the sets of prompts, or show what is in one.", "prompts built-in"
