@@ -30,3 +30,8 @@ def trace_columns(trace: Mapping[str, Any]) -> dict[str, Any]:
     decode = trace["naturalness"]["decode"]
     figures = {f"trace_{name}": decode[name] for name in FIGURES}
     return {"trace_kind": trace["kind"], "trace_warning": trace["warning"], **figures}
+
+
+def history_columns(history: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same of a trace that is learned from alone; nothing without one."""
+    return {"history_trace": history["name"], "history_warning": history["warning"]} if history else {}

@@ -14,6 +14,7 @@ Setting = tuple[Any, ...]  # values of the axes other than policy, its settings 
 
 _TEXTS = {"policy", "status", "reason", "key", "label", "note", "machine", "machine_described", "placement"}
 _TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model", "best_known"}
+_TEXTS |= {"history_trace", "history_warning"}
 _TRUTHS = {"simulated", "fits", "preloaded", "prediction_charged", "prefetching_pays"}
 _WHOLE = {"distinct_demands", "hits", "late", "misses", "copies", "prefetched_copies", "evictions", "copied_bytes"}
 _WHOLE |= {"expert_memory_bytes", "expert_slots", "requests", "iterations", "output_tokens", "gpus", "batch_size"}

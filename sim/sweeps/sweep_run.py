@@ -18,7 +18,7 @@ from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_plan import BOUND, PlannedRun, SweepPlan
 from sim.sweeps.time_left import TimeLeft
 from sim.sweeps.workers import Workers
-from sim.trace_naturalness import trace_columns
+from sim.trace_naturalness import history_columns, trace_columns
 
 DEFAULT_WORKERS = Workers()
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
@@ -116,6 +116,7 @@ def _row(planned: PlannedRun, experiment: Experiment, store: ResultStore, errors
         "machine": found["machine"]["name"],
         "trace": found["trace"]["name"],
         **trace_columns(found["trace"]),
+        **history_columns(found["history"]),
         "traced_model": found["trace"]["model"],
         "machine_described": found["machine"]["described"],
         "cache_experts": found["cache_experts"],

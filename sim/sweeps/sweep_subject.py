@@ -36,7 +36,7 @@ def title(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
 def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The runs that are done, as plain data, those alike in what is asked of them once."""
     names = ["trace", "trace_kind", "trace_warning", "traced_model", "model", "machine_described"]
-    names += ["cache_experts", "total_experts", "expert_bytes"]
+    names += ["cache_experts", "total_experts", "expert_bytes", "history_trace", "history_warning"]
     runs = frame[frame["status"] == "done"].reindex(columns=names).drop_duplicates()
     return [{str(name): plain(value) for name, value in run.items()} for run in runs.to_dict("records")]
 
@@ -54,8 +54,9 @@ def _kind_of(run: Mapping[str, Any]) -> str:
 
 
 def _cautions(done: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """In what the traces are unlike text, a line or more for each."""
-    warned = dict.fromkeys((_last(run["trace"]), run["trace_warning"]) for run in done)
+    """In what the traces, and those learned from, are unlike text, a line or more for each."""
+    columns = (("trace", "trace_warning"), ("history_trace", "history_warning"))
+    warned = dict.fromkeys((_last(run[trace]), run[warning]) for trace, warning in columns for run in done)
     return [line for name, warning in warned for line in provenance.caution(warning, name=name, width=width)]
 
 

@@ -74,6 +74,17 @@ def test_a_history_says_it(repetitive: bool, trace: Path, tmp_path: Path, capsys
     assert (f"learned from some.trace (captured, {WORD})" in printed) == repetitive
     assert (f"{WORD} some.trace: {WHY}" in printed) == repetitive
     assert f"{WORD} plain.trace" not in printed
+    experiment = Experiment(
+        scenario=Scenario(plain, policy="lru", machine="rtx3090", history=trace), grid={"seed": [0]}
+    )
+    experiment.write(tmp_path / "sweep.toml")
+    words = ["sweep", str(tmp_path / "sweep.toml"), "--store", str(tmp_path / "store"), "--jobs", "1"]
+    assert sim([*words, "--references", "none", "--out", str(tmp_path / "sweep")]) == 0
+    printed = capsys.readouterr().out
+    assert (f"{WORD} some.trace: {WHY}" in printed) == repetitive
+    assert f"{WORD} plain.trace" not in printed
+    assert sim(["plot", str(tmp_path / "sweep"), "--out", str(tmp_path / "a.svg")]) == 0
+    assert (f"{WORD} some.trace" in (tmp_path / "a.svg").read_text()) == repetitive
 
 
 def test_sweeps_say_it(said: Any, repetitive: bool, trace: Path, tmp_path: Path) -> None:
