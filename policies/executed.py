@@ -1,9 +1,9 @@
 """Which experts tokens execute, as counts and masks. In recordings -1 stands for an expert that was not executed."""
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from policies.types import Bool, Int
+from policies.types import Bool, Float, Int
 
 
 def tokens_by_expert(executed: Int, experts: int) -> NDArray[np.int64]:
@@ -20,3 +20,10 @@ def demands_of(executed: Int, iteration: Int, experts: int) -> Bool:
     demanded = np.zeros((int(iteration[-1]) + 1, layers, experts + 1), bool)  # the last of each layer is -1
     demanded[iteration[:, None, None], np.arange(layers)[:, None], executed] = True
     return demanded[:, :, :-1]
+
+
+def scattered(values: Float | float, executed: Int, experts: int, dtype: DTypeLike) -> Float:
+    """`[N, L, J]` the values `[N, L, K]` of the executed experts `[N, L, K]`, and 0 of all others."""
+    found = np.zeros((*executed.shape[:2], experts + 1), dtype)  # the last one is for -1
+    np.put_along_axis(found, executed, values, axis=2)
+    return found[:, :, :-1]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError
+from policies.executed import scattered
 from policies.prediction.block_prefetcher import BlockPrefetcher
 from policies.prediction.cosine import Single
 from policies.prediction.past_records import sample
@@ -60,12 +61,11 @@ class StridePredictor:
         for gates, executed in sample(records, self.train_tokens, rng):
             assert executed is not None
             roots = np.sqrt(gates.astype(np.float32))  # [N, L, J]
-            ran = np.zeros((*roots.shape[:2], model.experts + 1), np.float32)  # the last one is for -1, not executed
-            np.put_along_axis(ran, executed.astype(np.int64), 1.0, axis=2)
+            ran = scattered(1.0, executed.astype(np.int64), model.experts, np.float32)
             for layer, stride in pairs:
                 target = layer + stride
                 known = slice(None) if executed[:, target].min() >= 0 else (executed[:, target] >= 0).any(axis=1)
-                ridge = Ridge(alpha=self.regularisation).fit(roots[known, layer], ran[known, target, :-1])
+                ridge = Ridge(alpha=self.regularisation).fit(roots[known, layer], ran[known, target])
                 slopes = np.ascontiguousarray(ridge.coef_.reshape(model.experts, -1).T, np.float32)
                 self.learned[layer, stride] = slopes, np.asarray(ridge.intercept_, np.float32)
 

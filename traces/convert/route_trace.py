@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from policies.executed import scattered
 from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
 from traces.convert.conversion_settings import ImportTarget, PerhapsTracedModel
 from traces.convert.imported_trace import Pair, imported, sha256_of, write_trace
@@ -187,8 +188,6 @@ class Recording:
         """The turns as requests."""
         for number, turn in enumerate(self.turns):
             executed = self.experts[turn]
-            gate = np.zeros((*executed.shape[:2], experts + 1), np.float16)  # the last one is for -1
-            np.put_along_axis(gate, executed.astype(np.int64), shares[turn], axis=2)
             prompt = int((self.phase[turn] == 0).sum())
             decoded = len(executed) - prompt
             recorded = RecordedRequest(
@@ -197,7 +196,7 @@ class Recording:
                 iteration=np.concatenate([np.zeros(prompt, np.int32), np.arange(1, decoded + 1, dtype=np.int32)]),
                 position=self.step[turn].astype(np.int32),
                 token=np.zeros(len(executed), np.int32),
-                gate=np.ascontiguousarray(gate[:, :, :-1]),
+                gate=np.ascontiguousarray(scattered(shares[turn], executed, experts, np.float16)),
                 experts=executed,
                 residency=self.residency[turn],
             )
