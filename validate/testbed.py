@@ -11,6 +11,7 @@ import torch
 from common.errors import UserError
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
+from sim.hardware.effects import DemandLoading
 from sim.hardware.profile import devices
 from traces.capture.model_loading import LoadedModel, load
 from validate.offload.arena import devices_of
@@ -26,6 +27,7 @@ class Devices:
     gpus: int
     gpu_memory_bytes: float | None = None
     digest: str | None = None
+    demand_loading: DemandLoading = "parallel"
 
     @property
     def links(self) -> int:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from policies.types import ModelShape, Rates, Search
+from sim.hardware.effects import Effects
 
 _SEARCH_NUMBER_BYTES = 4  # the store is float32
 
@@ -18,6 +19,11 @@ class Cost(Protocol):
     @property
     def driving_s(self) -> float:
         """What driving the offloading takes in each layer after its last expert."""
+        ...
+
+    @property
+    def effects(self) -> Effects:
+        """How the parts slow each other down."""
         ...
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
@@ -38,6 +44,10 @@ class Cost(Protocol):
 
     def copy_s(self, size_bytes: int) -> float:
         """A chunk of an expert from host memory to its device."""
+        ...
+
+    def copy_latency_s(self, size_bytes: int) -> float:
+        """The part of `copy_s` before the first byte moves."""
         ...
 
     def least_copy_s(self, size_bytes: int) -> float:

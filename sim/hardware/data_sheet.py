@@ -13,6 +13,7 @@ from common.settings import OrInfinite, check, to_data
 from common.toml_files import toml_text
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
+from sim.hardware.effects import DemandLoading, Effects
 from sim.hardware.memory import dense_weights, kv_numbers
 
 Rate: TypeAlias = Annotated[float, Gt(0), OrInfinite()]  # per second; infinite if it takes no time
@@ -78,6 +79,8 @@ class DataSheetMachine:
     host_link: Link
     peer_link: Link
     search: SearchRates
+    demand_loading: DemandLoading = "parallel"
+    """Whether demanded experts come over all links at once, or one after the other."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each figure is from, by its dotted key (`gpu.memory_bytes`)."""
 
@@ -126,6 +129,7 @@ class CostModel:
         self._dense_weights = dense_weights(model)
         self.launch_s = machine.gpu.overhead_s
         self.driving_s = 0.0
+        self.effects = Effects()
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
@@ -159,6 +163,10 @@ class CostModel:
     def copy_s(self, size_bytes: int) -> float:
         """A chunk of an expert from host memory to its GPU."""
         return self.machine.host_link.copy_s(size_bytes)
+
+    def copy_latency_s(self, size_bytes: int) -> float:
+        """The latency of the link."""
+        return self.machine.host_link.latency_s
 
     def least_copy_s(self, size_bytes: int) -> float:
         """In one piece: each copy has its latency."""

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
+from sim.hardware.effects import DemandLoading
 
 
 class Machine(Protocol):
@@ -22,6 +23,11 @@ class Machine(Protocol):
     @property
     def links(self) -> int:
         """Links from host memory; copies over different links run side by side."""
+        ...
+
+    @property
+    def demand_loading(self) -> DemandLoading:
+        """Whether demanded experts come over all links at once, or one after the other."""
         ...
 
     @property

@@ -17,7 +17,7 @@ from common.settings import from_data, to_data
 from common.toml_files import read_toml
 from sim.hardware.data_sheet import DataSheetMachine
 
-KEYS = ("extends", "name", "gpus", "gpu", "host_link", "peer_link", "search")
+KEYS = ("extends", "name", "gpus", "gpu", "host_link", "peer_link", "search", "demand_loading")
 NO_SOURCE = "not stated"
 
 _FOLDER = Path(__file__).with_name("data_sheets")

@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.toml_files import Section, read_toml, toml_text, write_toml
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
+from sim.hardware.effects import DemandLoading, Effects
 
 _SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
 # A model with other sizes in other layers is measured in none of them: its copies are looked up by their bytes.
@@ -78,6 +79,11 @@ class Profile:
         return self.gpus
 
     @property
+    def demand_loading(self) -> DemandLoading:
+        """As both drivers load unless a run asks for another way."""
+        return "parallel"
+
+    @property
     def gpu_memory_bytes(self) -> None:
         """What memory devices have is not measured."""
         return None
@@ -119,6 +125,7 @@ class MeasuredCost:
         self.profile = profile
         self.launch_s = 0.0  # was not measured apart
         self.driving_s = profile.exchange_s
+        self.effects = Effects()
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
@@ -143,6 +150,10 @@ class MeasuredCost:
     def copy_s(self, size_bytes: int) -> float:
         """A chunk of an expert from host memory to its device."""
         return self._time("copy", size_bytes)
+
+    def copy_latency_s(self, size_bytes: int) -> float:
+        """None: it is not measured apart from the bytes."""
+        return 0.0
 
     def least_copy_s(self, size_bytes: int) -> float:
         """All of it at the best rate of any size up to its own; between two points no rate is better than at both."""
