@@ -8,7 +8,7 @@ from common.progress import bar, counted
 from sim.artefacts import Artefacts
 from sim.content_hash import RunKeys
 from sim.engine.batching import fixed_batches
-from sim.engine.engine import Engine
+from sim.engine.contended_engine import engine_for
 from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.hardware.costs import rates_of
@@ -63,7 +63,7 @@ def simulated_run(
         cost = inputs.machine.cost(inputs.model)
         rates = rates_of(cost, inputs.model, inputs.machine.gpus)
         started = StartedPolicy(scenario, inputs, rates, learning, tape)
-        makespan_s = Engine(
+        makespan_s = engine_for(cost)(
             hooks=started.hooks,
             cache=started.cache,
             cost=cost,

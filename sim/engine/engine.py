@@ -4,7 +4,8 @@ Every link, the running layer and every search are callbacks on events that are 
 resources would cost ten times more. A layer that finds all its experts on the GPUs needs one event.
 
     iteration:  layer 0 | layer 1 | … | layer L−1 | head
-    layer:      attention, router | gate: demand, what is missing is copied | experts | exchange between GPUs, driving
+    layer:      framework, attention, router | gate: demand, what is missing is copied | framework, experts |
+                exchange between GPUs, driving
 """
 
 import gc
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 
 import simpy
 
+from policies.base import Policy
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
@@ -24,6 +26,8 @@ from sim.engine.prediction_tape import PredictionTape
 from sim.engine.recorder import Recorder
 from sim.engine.reused_event import Event
 from sim.engine.searcher import Searcher
+from sim.engine.shared_links import SharedLinks, share_host
+from sim.engine.shared_time import SharedTime
 from sim.engine.time_split import KnownParts
 from sim.hardware.costs import Cost
 
@@ -56,21 +60,30 @@ class Engine:
         # What follows the layer before: the beginning of a layer if anyone wants to know, or at once its gate.
         self._next_event = Event(self._env, self._layer_begins) if self._tell_layer else self._gate_event
         self._end_event = Event(self._env, self._iteration_ends)
-        self._links = Links(self._env, cache, cost)
-        self._work = ExpertWork(
-            self._env,
-            cache,
-            cost,
-            on_arrival=policy.compute_on_arrival,
-            done=self._experts_done,
-            wake=self._links.wake,
-        )
+        self._shared: SharedTime | None = None
+        if cost.effects.contended or share_host(cache, cost):
+            self._shared = SharedTime(self._env, cost.effects)
+            self._links: Links = SharedLinks(self._env, cache, cost, self._shared)
+        else:
+            self._links = Links(self._env, cache, cost)
+        self._work = self._work_of(policy)
         self._links.on_demanded = self._work.arrived
         self._links.on_prefetched = self._let_through
         self._searcher = Searcher(self._env, hooks, cost, self._found)
         self._layers = cache.model.layers
+        self._layer_host_s, self._expert_host_s = cost.effects.layer_host_s, cost.effects.expert_host_s
         self._blocking_prediction = policy.blocking_prediction
         self._blocking_prefetch = policy.blocking_prefetch
+
+    def _work_of(self, policy: Policy) -> ExpertWork:
+        return ExpertWork(
+            self._env,
+            self._cache,
+            self._cost,
+            on_arrival=policy.compute_on_arrival,
+            done=self._experts_done,
+            wake=self._links.wake,
+        )
 
     def run(self) -> float:
         """Replay all steps; the answer is the makespan in seconds."""
@@ -102,7 +115,8 @@ class Engine:
         if self._tell_gate:
             self._gates = gates_of(step)
         tokens = len(batch.token)
-        self._dense_s = self._cost.dense_s(tokens, step.context, step.attended)
+        self._attention_s = self._cost.dense_s(tokens, step.context, step.attended)
+        self._dense_s = self._attention_s + self._layer_host_s
         self._lead_s = 0.0 if self._tell_layer else self._dense_s
         self._exchange_s = self._cost.exchange_s(tokens)
         self._after_s = self._exchange_s + self._cost.driving_s
@@ -114,7 +128,7 @@ class Engine:
         self._work.begin_iteration(step)
         self._act(self._hooks.begin_iteration(batch, step.starting), now_s)
         self._links.wake(now_s)
-        self._next_event.after(self._lead_s)
+        self._begin_first_layer()
         return True
 
     def _iteration_ends(self, event: Event) -> None:
@@ -142,7 +156,7 @@ class Engine:
             return False
         self._links.held_layer = -1
         self._prefetch_wait_s += self._env.now - self._held_since_s
-        self._gate_event.after(self._dense_s)
+        self._attend()
         return True
 
     def _gated(self, event: Event) -> None:
@@ -160,7 +174,8 @@ class Engine:
         if self._blocking_prediction and self._searcher.free_s > now_s:
             start_s = self._searcher.free_s
             self._search_wait_s += start_s - now_s
-        if len(demand.hits) == len(experts) and demand.waves == 1:
+        start_s += len(experts) * self._expert_host_s
+        if self._work.closed_form and len(demand.hits) == len(experts) and demand.waves == 1:
             self._experts_done(start_s + shortest_s, now_s)
         else:
             self._work.begin(demand, start_s, now_s)
@@ -172,18 +187,37 @@ class Engine:
         self._cache.release(self._layer, self._step.demands[self._layer], end_s, now_s)
         self._layer += 1
         if self._layer < self._layers:
-            self._next_event.after(end_s - now_s + self._gap_s)
+            self._begin_next_layer(end_s, now_s)
         else:
-            rows = len(self._batch.request)
-            self._end_event.after(end_s + self._after_s + self._cost.head_s(rows) - now_s)
+            self._finish(end_s, now_s)
+
+    # What takes its time between these moments; computing is undisturbed.
+
+    def _begin_first_layer(self) -> None:
+        self._next_event.after(self._lead_s)
+
+    def _begin_next_layer(self, end_s: float, now_s: float) -> None:
+        """After the experts of a layer, which end at `end_s`."""
+        self._next_event.after(end_s - now_s + self._gap_s)
+
+    def _attend(self) -> None:
+        self._gate_event.after(self._dense_s)
+
+    def _finish(self, end_s: float, now_s: float) -> None:
+        """After the experts of the last layer."""
+        rows = len(self._batch.request)
+        self._end_event.after(end_s + self._after_s + self._cost.head_s(rows) - now_s)
 
     def _known_parts(self) -> KnownParts:
         """The parts of the iteration's time."""
         cost, layers = self._cost, self._layers
         missed_s, late_s, waves_s = self._work.waits.seconds
+        host_s = layers * self._layer_host_s
+        if self._expert_host_s:
+            host_s += sum(map(len, self._step.demands)) * self._expert_host_s
         return KnownParts(
             exchange_s=layers * self._exchange_s,
-            overhead_s=(layers + 1 + self._work.operations) * cost.launch_s + layers * cost.driving_s,
+            overhead_s=(layers + 1 + self._work.operations) * cost.launch_s + layers * cost.driving_s + host_s,
             miss_wait_s=missed_s,
             late_wait_s=late_s,
             wave_wait_s=waves_s,

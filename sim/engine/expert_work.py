@@ -26,6 +26,9 @@ class ExpertWork:
     known; `wake` when a slot has become free.
     """
 
+    closed_form = True
+    """Whether the end of experts that are all there is known when they begin."""
+
     def __init__(
         self,
         env: simpy.Environment,

@@ -11,7 +11,7 @@ from sim.engine.reused_event import Event
 from sim.hardware.costs import Cost
 
 
-class _Flight(Event):
+class Flight(Event):
     """Copies of one size that set off at the same moment on as many links: they arrive at the same moment too."""
 
     bytes: int
@@ -43,7 +43,7 @@ class Links:
         self._devices = cache.devices
         self._experts = cache.model.experts
         self._idle = [True] * len(cache.devices)
-        self._spare: list[_Flight] = []
+        self._spare: list[Flight] = []
         self._expiry_event = _Expiry(env, self._pins_expire)
         self._expiry_scheduled = False
 
@@ -68,13 +68,13 @@ class Links:
         if cache.stalled:
             self._watch_expiry(now_s)
 
-    def _set_off(self, copy: Copy) -> _Flight:
-        flight = self._spare.pop() if self._spare else _Flight(self._env, self._arrived)
+    def _set_off(self, copy: Copy) -> Flight:
+        flight = self._spare.pop() if self._spare else Flight(self._env, self._arrived)
         flight.bytes, flight.copies = copy.bytes, [copy]
         flight.after(self._copy_s[copy.bytes])
         return flight
 
-    def _arrived(self, flight: _Flight) -> None:
+    def _arrived(self, flight: Flight) -> None:
         """Copies have arrived: on each link the next one sets off."""
         now_s, experts = self._env.now, self._experts
         last = -1  # an expert that lands just now and that the held layer waits for

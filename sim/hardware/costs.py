@@ -63,8 +63,9 @@ def rates_of(cost: Cost, model: ModelShape, gpus: int) -> Rates:
     """What a policy may know of a machine: times of copies, of a layer and of searches.
 
     A layer of T tokens takes as many experts as it can, min(K · T, J), dealt evenly to the GPUs, and each expert an
-    equal share of the tokens; nothing is cached from before.
+    equal share of the tokens; nothing is cached from before, and nothing is copied meanwhile.
     """
+    effects = cost.effects
 
     def layer_s(tokens: int) -> float:
         executed = model.top_k * tokens
@@ -75,6 +76,7 @@ def rates_of(cost: Cost, model: ModelShape, gpus: int) -> Rates:
             + experts_s
             + cost.exchange_s(tokens)
             + cost.driving_s
+            + (effects.layer_host_s + experts * effects.expert_host_s)
         )
 
     return Rates(copy_s=cost.copy_s, layer_s=layer_s, search_s=cost.search_s)

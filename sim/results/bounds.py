@@ -12,7 +12,8 @@ uses being best.
 **Least time.** A link moves one expert after the other, from time 0 on, each in the chunks that take the least.
 Iteration k cannot end before the fewest loads of the iterations up to it have arrived, and what follows takes at least
 as long as with every expert in place. The bound is the largest sum of both over all k and GPUs; it is never below the
-computing, nor below the loads of any link.
+computing, nor below the loads of any link. Where the links share host memory, all loads together take at least as long
+as their bytes at its bandwidth.
 
 **Windows.** Slots are few, so not all loads can be made early. Let t_i be when the last expert of event i has
 been computed. Then the GPU's slots hold at most c experts, those on their way among them, and E_i is among them unless
@@ -63,10 +64,13 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     cost = machine.cost(model)
     copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
     loads = fewest_loads(steps, home, slots, scenario.replicas)
+    through_s = min(model.layer_expert_bytes) / cost.effects.host_bytes_per_s
     if scenario.replicas == 1:
         layer_s = np.array([_layer_s(step, cost, machine.gpus) for step in steps])
-        return least_time_s(loads, copy_s, resident_end_s, layer_s, window_loads(steps, home, slots))
-    return least_time_s(loads, copy_s, np.cumsum([_iteration_s(step, cost, machine.gpus) for step in steps]))
+        windows = window_loads(steps, home, slots)
+        return least_time_s(loads, copy_s, resident_end_s, layer_s, windows, through_s=through_s)
+    end_s = np.cumsum([_iteration_s(step, cost, machine.gpus) for step in steps])
+    return least_time_s(loads, copy_s, end_s, through_s=through_s)
 
 
 def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int], replicas: int = 1) -> Int:
@@ -105,15 +109,19 @@ def least_time_s(
     resident_end_s: NDArray[np.float64],
     layer_s: NDArray[np.float64] | None = None,
     windows: Iterable[Int] = (),
+    *,
+    through_s: float = 0.0,
 ) -> float:
     """The least time in seconds for so many loads, `[iterations, G]` as from `fewest_loads`, of `copy_s` each.
+
+    Of all links together, one load after the other takes at least `through_s`.
 
     `resident_end_s` `[iterations]` is when each iteration ends, at the earliest, with every expert in place. `layer_s`
     `[iterations, L]` is the least that each layer takes up to its last expert; `windows` are as from `window_loads`.
     """
     end_s = 0.0
     iteration_s = np.diff(resident_end_s, prepend=0.0).tolist()
-    loaded_s = (loads.max(axis=1) * copy_s).tolist()
+    loaded_s = np.maximum(loads.max(axis=1) * copy_s, loads.sum(axis=1) * through_s).tolist()
     if layer_s is None:
         for own_s, least_s in zip(iteration_s, loaded_s, strict=True):
             end_s = max(end_s + own_s, least_s)
@@ -175,12 +183,14 @@ def window_loads(steps: Sequence[Step], home: Int, slots: Sequence[int]) -> Iter
 
 def _layer_s(step: Step, cost: Cost, gpus: int) -> list[float]:
     """The least time of each layer up to its last expert, wherever its experts are."""
-    dense_s = cost.dense_s(len(step.batch.token), step.context, step.attended)
+    effects = cost.effects
+    dense_s = cost.dense_s(len(step.batch.token), step.context, step.attended) + effects.layer_host_s
     found = []
     for layer, experts in enumerate(step.demands):
         loads = [1] * len(experts) if step.loads is None else step.loads[layer]
         experts_s = [cost.expert_s(count) for count in loads]
-        found.append(dense_s + max([*experts_s, sum(experts_s) / gpus], default=0.0))
+        host_s = len(experts) * effects.expert_host_s
+        found.append(dense_s + host_s + max([*experts_s, sum(experts_s) / gpus], default=0.0))
     return found
 
 

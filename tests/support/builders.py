@@ -9,6 +9,7 @@ from policies.base import Evictor, Policy, Prefetcher
 from policies.cache.setup_without_cache import setup_without_cache
 from policies.types import ModelShape, Prefetch, RecordedRequest, Setup
 from sim.hardware.data_sheet import DataSheetMachine, Gpu, Link, SearchRates
+from sim.hardware.effects import Effects
 
 US = 1e-6
 
@@ -112,6 +113,7 @@ class HandCost:
     """Round times, so that a timeline can be worked out on paper."""
 
     launch_s = driving_s = 0.0
+    effects = Effects()
 
     def __init__(self, *, dense_s=5 * US, expert_s=4 * US, chunk_s=10 * US, search_s=1 * US, exchange_s=0.0) -> None:
         self._times = dense_s, expert_s, chunk_s, search_s, exchange_s
@@ -124,6 +126,9 @@ class HandCost:
 
     def copy_s(self, size_bytes):
         return self._times[2]
+
+    def copy_latency_s(self, size_bytes):
+        return 0.0
 
     def search_s(self, search):
         return self._times[3]

@@ -23,10 +23,10 @@ from policies.cache.expert_cache import ExpertCache
 from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
 from policies.types import Batch, Copy, Demand, Float, Found, Gate, Int, Prefetch, Search
+from sim.engine.layer_times import LayerTimes
 from sim.engine.recorder import Recorder
 from sim.engine.time_split import KnownParts
 from validate.driver.clock import Clock, Thread
-from validate.driver.layer_times import LayerTimes
 
 _PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
 _TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer

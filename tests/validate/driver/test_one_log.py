@@ -23,6 +23,7 @@ from sim.engine.batching import Step, fixed_batches, gates_of
 from sim.engine.engine import Engine
 from sim.engine.recorder import Recorder
 from sim.hardware.costs import Cost, rates_of
+from sim.hardware.effects import Effects
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.fake_clock import FakeClock
 from tests.support.policy_helpers import OUTSIDE
@@ -49,6 +50,7 @@ class ExactCost:
     Each cost is stretched a little, so that unrelated things do not happen at the same moment by chance.
     """
 
+    effects = Effects()
     launch_s = driving_s = 0.0  # the driver can tell neither these nor exchange from computing
 
     def __init__(self, cost: Cost) -> None:
