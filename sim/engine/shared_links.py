@@ -12,6 +12,7 @@ from sim.engine.shared_time import SharedTime
 from sim.hardware.costs import Cost
 
 _ALONE = -1  # the bytes of a flight that no other copy joins
+_ROUNDING = 1e-9  # of a rate that is computed from two times
 
 
 class SharedLinks(Links):
@@ -45,4 +46,4 @@ def share_host(cache: ExpertCache, cost: Cost) -> bool:
     if cost.effects.host_bytes_per_s == math.inf:
         return False
     peak = max(peak_bytes_per_s(cost, size) for size in cache.copy_bytes)
-    return len(cache.devices) * peak > cost.effects.host_bytes_per_s
+    return len(cache.devices) * peak > cost.effects.host_bytes_per_s * (1 + _ROUNDING)

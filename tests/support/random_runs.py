@@ -13,8 +13,9 @@ from policies.evictors.recency import LeastRecentlyUsed
 from policies.hooks import Hooks
 from policies.types import Prefetch
 from sim.engine.batching import Step, fixed_batches
-from sim.engine.engine import Engine
+from sim.engine.contended_engine import engine_for
 from sim.engine.recorder import Recorder
+from sim.hardware.costs import Cost
 from tests.support.builders import machine, random_requests, setup_of, shape
 
 
@@ -63,18 +64,31 @@ class Run:
     """A run that has ended."""
 
     cache: ObservedCache
+    cost: Cost
     steps: list[Step]
     recorder: Recorder
 
 
-def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Observer] = (), **choices) -> Run:
-    """The run of a seed; `choices` of the cache are drawn unless they are given, all else does not depend on them."""
+def random_run(
+    seed: int,
+    *,
+    replicas=1,
+    gpus=1,
+    evictor=None,
+    cost_of=lambda cost: cost,
+    observers: Sequence[Observer] = (),
+    **choices,
+) -> Run:
+    """The run of a seed; `choices` of the cache are drawn unless they are given, all else does not depend on them.
+
+    There are at least `replicas` GPUs, and `gpus`; `cost_of` may change what things cost.
+    """
     rng = np.random.default_rng(seed)
     model = shape(int(rng.integers(1, 5)), int(rng.integers(2, 7)), top_k=int(rng.integers(1, 3)))
     if seed % 3 == 0:  # as under mixed quantisation
         sizes = np.random.default_rng([seed, 1]).integers(5, 40, model.layers)
         model = replace(model, expert_bytes_by_layer=tuple(sizes.tolist()))
-    gpus = max(int(rng.integers(1, 4)), replicas)
+    gpus = max(int(rng.integers(1, 4)), replicas, gpus)
     least = max(model.top_k, gpus)
     total = int(rng.integers(least, max(least, model.total_experts) + 1))
     requests = random_requests(model, rng, requests=2, decoded=8, prefill_tokens=int(rng.integers(0, 4)))
@@ -99,9 +113,9 @@ def random_run(seed: int, *, replicas=1, evictor=None, observers: Sequence[Obser
         observers=[InvariantChecker(), *observers],
         **{**drawn, **choices},
     )
-    cost = machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6).cost(model)
+    cost = cost_of(machine(gpus, bytes_per_s=10.0 ** rng.integers(5, 9), latency_s=1e-6).cost(model))
     recorder = Recorder()
     steps = list(fixed_batches(requests, 1 + seed % 2))
     hooks = Hooks(policy)
-    Engine(hooks=hooks, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
-    return Run(cache, steps, recorder)
+    engine_for(cost)(hooks=hooks, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
+    return Run(cache, cost, steps, recorder)
