@@ -15,7 +15,7 @@ from sim.results.result import Result
 from sim.scenario import Scenario
 from sim.simulation import simulate
 from sim.store.result_store import ResultStore
-from sim.sweeps.reference_runs import EVERY_BOUND, Reference, know_all, own_cache, resident, with_policy
+from sim.sweeps.reference_runs import EVERY_BOUND, Reference, reference_runs
 from sim.sweeps.run_task import at_folder
 from sim.sweeps.workers import Workers
 
@@ -41,14 +41,14 @@ def compare_policies(
     runs = _Runs(ResultStore.open(store) if store else None)
     inputs = runs.resolved(first, *(other.policy for other in others))  # mistakes are reported before the first has run
     wanted = {scenario.policy: scenario for scenario in scenarios}
-    known = {policy: with_policy(first, policy) for policy in know_all(inputs.model.layers)}
-    known = known if "best-known" in references else {}
+    shared = reference_runs(first, inputs, references)
+    known = {each.policy: each for each in shared.get("best_known", ())}
     if first.prefetch:  # else a run that was asked for is not the one that others are measured against
         known |= {policy: wanted[policy] for policy in known if policy in wanted}
-    if "no-offload" in references or "lower-bound" in references:
-        everything_there = resident(first, inputs)
+    for everything_there in shared.get("no_offload", ()):
         wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
-    own = {each.policy: cache for each in scenarios if (cache := own_cache(each))} if "own-cache" in references else {}
+    chosen = {each.policy: reference_runs(each, inputs, references) for each in scenarios}
+    own = {policy: cache for policy, runs_of in chosen.items() for cache in runs_of.get("own_cache", ())}
     every = list(dict.fromkeys([*wanted.values(), *known.values(), *own.values()]))
     found = runs.results(every, workers or _workers_for(inputs, len(every)))
     results = {policy: found[scenario] for policy, scenario in wanted.items()}
