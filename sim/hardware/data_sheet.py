@@ -4,71 +4,39 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 
 from common.errors import FieldError
-from common.settings import OrInfinite, check, to_data
+from common.settings import check, to_data
 from common.toml_files import toml_text
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
+from sim.hardware.curve import Curve, share_at
 from sim.hardware.effects import DemandLoading, Effects
 from sim.hardware.memory import dense_weights, kv_numbers
+from sim.hardware.parts import Contention, Efficiency, Framework, Gpu, Host, Link, SearchRates, check_name
 
-Rate: TypeAlias = Annotated[float, Gt(0), OrInfinite()]  # per second; infinite if it takes no time
-Seconds: TypeAlias = Annotated[float, Ge(0)]
+Copies: TypeAlias = Literal["pinned", "pageable"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """Peak rates of one GPU."""
-
-    name: str
-    flops_per_s: Rate
-    """16-bit matrix products with 32-bit sums."""
-    memory_bytes_per_s: Rate
-    memory_bytes: Annotated[float, Gt(0)]
-    overhead_s: Seconds
-    """What starting one operation (attention, one expert, the head) costs."""
-
-    def __post_init__(self) -> None:
-        check(self)
-        _check_name(self.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """One direction of a connection."""
-
-    bytes_per_s: Rate
-    latency_s: Seconds
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def copy_s(self, size_bytes: float) -> float:
-        """Seconds to move so many bytes in one piece."""
-        return self.latency_s + size_bytes / self.bytes_per_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRates:
-    """How fast the processor that predicts compares a query with a store."""
-
-    overhead_s: Seconds
-    """Per search."""
-    bytes_per_s: Rate
-    """Reading the store."""
-    flops_per_s: Rate
-
-    def __post_init__(self) -> None:
-        check(self)
+SECTIONS = {
+    "gpu": Gpu,
+    "host_link": Link,
+    "pageable_link": Link,
+    "peer_link": Link,
+    "search": SearchRates,
+    "host": Host,
+    "framework": Framework,
+    "efficiency": Efficiency,
+    "contention": Contention,
+}
+"""The tables of a data sheet: each holds the figures of a part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSheetMachine:
-    """GPUs of one kind, each with a link to host memory and one to its peers, and the processor that searches.
+    """GPUs of one kind, each with a link to host memory and one to its peers, and the host with its processor.
 
     A `Machine` whose times are computed, not measured.
     """
@@ -77,8 +45,17 @@ class DataSheetMachine:
     gpus: Annotated[int, Ge(1)]
     gpu: Gpu
     host_link: Link
+    """Copies from pinned host memory."""
     peer_link: Link
     search: SearchRates
+    pageable_link: Link | None = None
+    """Copies from pageable host memory."""
+    copies: Copies = "pinned"
+    """The host memory that experts are copied from."""
+    host: Host = field(default_factory=Host)
+    framework: Framework = field(default_factory=Framework)
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    contention: Contention = field(default_factory=Contention)
     demand_loading: DemandLoading = "parallel"
     """Whether demanded experts come over all links at once, or one after the other."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -86,12 +63,19 @@ class DataSheetMachine:
 
     def __post_init__(self) -> None:
         check(self)
-        _check_name(self.name)
+        check_name(self.name)
+        if self.copies == "pageable" and self.pageable_link is None:
+            raise FieldError("copies", "needs a table pageable_link, value 'pageable'")
 
     @property
     def links(self) -> int:
         """One for each GPU."""
         return self.gpus
+
+    @property
+    def copies_link(self) -> Link:
+        """The link over which experts come, by the memory that they are in."""
+        return self.pageable_link if self.copies == "pageable" and self.pageable_link else self.host_link
 
     @property
     def gpu_memory_bytes(self) -> float:
@@ -110,26 +94,46 @@ class DataSheetMachine:
         return CostModel(model, self)
 
     def describe(self) -> str:
-        """`rtx3090x6 (6 × RTX 3090)`."""
-        return f"{self.name} ({self.gpus} × {self.gpu.name})"
+        """`rtx3090x6 (6 × RTX 3090)`, and the effects that are on."""
+        return f"{self.name} ({', '.join([f'{self.gpus} × {self.gpu.name}', *self._effects()])})"
+
+    def _effects(self) -> list[str]:
+        """What is on beside the rates of GPUs and links, in words."""
+        host, framework = self.host.memory_bytes_per_s, self.framework
+        said = {
+            f"CPU {framework.layer_s * 1e3:.4g} ms a layer": framework.layer_s > 0,
+            f"CPU {framework.expert_s * 1e3:.4g} ms an expert": framework.expert_s > 0,
+            f"host memory {host / 1e9:.4g} GB/s": self.gpus * self.copies_link.bytes_per_s > host,
+            "pageable copies": self.copies == "pageable",
+            "contention on GPUs": self.contention != Contention(),
+            "serial demand loading": self.demand_loading == "serial",
+        }
+        return [words for words, on in said.items() if on]
 
 
 class CostModel:
     """What the parts of an iteration of `model` cost on `machine`: a roofline.
 
-    An operation takes the longer of its arithmetic at the peak rate and its memory traffic at the peak bandwidth, plus
-    a fixed overhead. Weights and activations are in the model's own precision.
+    An operation takes the longer of its arithmetic and its memory traffic, each at the peak rate times the share of it
+    that so many tokens reach, plus a fixed overhead. Weights and activations are in the model's own precision.
     """
 
-    def __init__(self, model: ModelShape, machine: "DataSheetMachine") -> None:
+    def __init__(self, model: ModelShape, machine: DataSheetMachine) -> None:
         self.model = model
         self.machine = machine
         self._attention_width = model.attention_heads * model.head_dim
         self._kv_width = kv_numbers(model)
         self._dense_weights = dense_weights(model)
+        self._link = machine.copies_link
         self.launch_s = machine.gpu.overhead_s
         self.driving_s = 0.0
-        self.effects = Effects()
+        self.effects = Effects(
+            host_bytes_per_s=machine.host.memory_bytes_per_s,
+            layer_host_s=machine.framework.layer_s,
+            expert_host_s=machine.framework.expert_s,
+            compute_slowdown=machine.contention.compute_slowdown,
+            copy_slowdown=machine.contention.copy_slowdown,
+        )
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
@@ -140,12 +144,15 @@ class CostModel:
         """
         flops = 2.0 * tokens * self._dense_weights + 4.0 * attended * self._attention_width
         numbers = self._dense_weights + context * self._kv_width + 2 * tokens * self.model.hidden
-        return self._roofline(flops, numbers)
+        reached = self.machine.efficiency
+        return self._roofline(flops, numbers, tokens, reached.dense_flops, reached.dense_memory)
 
     def _expert_s(self, tokens: int) -> float:
         """One routed expert on so many tokens; called as `expert_s`."""
         weights = 3 * self.model.hidden * self.model.expert_ffn
-        return self._roofline(2.0 * tokens * weights, weights + 2 * tokens * self.model.hidden)
+        flops, numbers = 2.0 * tokens * weights, weights + 2 * tokens * self.model.hidden
+        reached = self.machine.efficiency
+        return self._roofline(flops, numbers, tokens, reached.expert_flops, reached.expert_memory)
 
     def exchange_s(self, tokens: int) -> float:
         """Activations to the experts' GPUs and back; nothing on a single GPU."""
@@ -158,30 +165,30 @@ class CostModel:
     def head_s(self, rows: int) -> float:
         """The output projection for the last token of each request."""
         weights = self.model.hidden * self.model.vocab
-        return self._roofline(2.0 * rows * weights, weights + rows * self.model.vocab)
+        flops, numbers = 2.0 * rows * weights, weights + rows * self.model.vocab
+        reached = self.machine.efficiency
+        return self._roofline(flops, numbers, rows, reached.head_flops, reached.head_memory)
 
     def copy_s(self, size_bytes: int) -> float:
         """A chunk of an expert from host memory to its GPU."""
-        return self.machine.host_link.copy_s(size_bytes)
+        return self._link.copy_s(size_bytes)
 
     def copy_latency_s(self, size_bytes: int) -> float:
         """The latency of the link."""
-        return self.machine.host_link.latency_s
+        return self._link.latency_s
 
     def least_copy_s(self, size_bytes: int) -> float:
-        """In one piece: each copy has its latency."""
-        return self.copy_s(size_bytes)
+        """One latency, and every byte at the best rate of any size up to this one."""
+        return self._link.least_copy_s(size_bytes)
 
     def search_s(self, search: Search) -> float:
         """A search, or a store update, which compares with every entry likewise."""
         rates = self.machine.search
         return rates.overhead_s + comparing_s(search, rates.bytes_per_s, rates.flops_per_s)
 
-    def _roofline(self, flops: float, numbers: float) -> float:
+    def _roofline(self, flops: float, numbers: float, tokens: int, of_flops: Curve, of_memory: Curve) -> float:
         gpu = self.machine.gpu
-        return gpu.overhead_s + max(flops / gpu.flops_per_s, numbers * self.model.weight_bytes / gpu.memory_bytes_per_s)
-
-
-def _check_name(name: str) -> None:
-    if not name or not name.isprintable():
-        raise FieldError("name", f"{name!r} is not a name")
+        return gpu.overhead_s + max(
+            flops / (gpu.flops_per_s * share_at(of_flops, tokens)),
+            numbers * self.model.weight_bytes / (gpu.memory_bytes_per_s * share_at(of_memory, tokens)),
+        )

@@ -1,22 +1,84 @@
 """Which machine a text names."""
 
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+from common.errors import FieldError, UserError, nearest
+from common.settings import from_data
 from common.toml_files import read_toml
 from sim.hardware import presets, profile
+from sim.hardware.data_sheet import SECTIONS, DataSheetMachine
 from sim.hardware.machine import Machine
+from sim.hardware.machine_text import parts_of, tables_of, text_of, value_of
+from sim.hardware.scaled import Scale, ScaledMachine
+
+_SCALE = "scale."
 
 
 def machine_named(text: str) -> Machine:
-    """A preset by its name, or what is in a file whose name ends in `.toml`: a data sheet, or a measured profile.
+    """The machine `NAME_OR_FILE[,key=value…]`: a preset, or a file whose name ends in `.toml`, with other figures.
 
-    The kind is the one with more keys of its own; shared keys do not count.
+    A file is a data sheet or a measured profile. Keys are those of a data sheet, dotted, and `scale.link=2` and the
+    like, which make a part of any machine faster. The machine is called as the text says, unless that gives a `name`.
     """
-    if not text.endswith(".toml"):
-        return presets.preset(text)
-    path = Path(text)
+    try:
+        name, settings = parts_of(text)
+        base = _base(name)
+        return _with(base, settings) if settings else base
+    except FieldError as error:
+        raise UserError(f"machine {text}: {error}") from None
+
+
+def keys_of(machine: Machine) -> list[str]:
+    """What a text may set of a machine, by dotted key."""
+    scales = [f"{_SCALE}{each.name}" for each in fields(Scale)]
+    if not isinstance(machine, DataSheetMachine):
+        return ["name", *scales]
+    figures = [f"{section}.{each.name}" for section, part in SECTIONS.items() for each in fields(part)]
+    single = [key for key in presets.KEYS if key not in SECTIONS and key != "extends"]
+    return [*single, "framework", *figures, *scales]
+
+
+def _base(name: str) -> Machine:
+    """A preset, or what is in a file; its kind is the one with more keys of its own, shared keys do not count."""
+    if not name.endswith(".toml"):
+        return presets.preset(name)
+    path = Path(name)
     keys = read_toml(path).keys()
     of_profile, of_sheet = keys & profile.KEYS, keys & set(presets.KEYS)
     if len(of_profile - of_sheet) > len(of_sheet - of_profile):
         return profile.read_profile(path)
     return presets.read_data_sheet(path)
+
+
+def _with(base: Machine, settings: dict[str, str]) -> Machine:
+    """The machine with other figures, under the name that they give it."""
+    known = keys_of(base)
+    for key in settings:
+        if key not in known:
+            raise FieldError(key, f"is not a setting of {base.name}; {nearest(key, known)}")
+    values = {key: value_of(key, text) for key, text in settings.items()}
+    own_name = values.pop("name", None)
+    if own_name is not None and not isinstance(own_name, str):
+        raise FieldError("name", f"must be a string, value {own_name!r}")
+    scale = _scale({key: values.pop(key) for key in settings if key.startswith(_SCALE)})
+    machine = _renamed(base, own_name or text_of(base.name, {key: settings[key] for key in values}), values)
+    if not scale.changed():
+        return machine
+    shown = {key: text for key, text in settings.items() if key != "name"}
+    return ScaledMachine(name=own_name or text_of(base.name, shown), machine=machine, scale=scale)
+
+
+def _renamed(base: Machine, name: str, values: dict[str, Any]) -> Machine:
+    """The machine under this name, with these figures if it is one of data sheets."""
+    if isinstance(base, DataSheetMachine):
+        return presets.changed(base, tables_of({**values, "name": name}))
+    return replace(base, name=name) if isinstance(base, profile.Profile) else base
+
+
+def _scale(factors: dict[str, Any]) -> Scale:
+    try:
+        return from_data(Scale, {key.removeprefix(_SCALE): factor for key, factor in factors.items()})
+    except FieldError as error:
+        raise error.inside(_SCALE.removesuffix(".")) from None

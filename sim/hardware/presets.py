@@ -9,6 +9,7 @@ A file says only in what it differs from what it extends. `docs/machines.md` lis
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +18,29 @@ from common.settings import from_data, to_data
 from common.toml_files import read_toml
 from sim.hardware.data_sheet import DataSheetMachine
 
-KEYS = ("extends", "name", "gpus", "gpu", "host_link", "peer_link", "search", "demand_loading")
+KEYS = ("extends", *(each.name for each in fields(DataSheetMachine) if each.name != "sources"))
 NO_SOURCE = "not stated"
+NO_FRAMEWORK = "none"
 
 _FOLDER = Path(__file__).with_name("data_sheets")
+_FRAMEWORKS = Path(__file__).with_name("frameworks")
+
+
+class Figures(NamedTuple):
+    """What a file says: plain data, and the source of each figure by its dotted key."""
+
+    data: dict[str, Any]
+    sources: dict[str, str]
 
 
 def preset_names() -> list[str]:
     """The machines that ship with the project."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def framework_names() -> list[str]:
+    """The serving frameworks whose CPU time ships with the project, and none."""
+    return [NO_FRAMEWORK, *sorted(path.stem for path in _FRAMEWORKS.glob("*.toml"))]
 
 
 def preset(name: str) -> DataSheetMachine:
@@ -42,11 +57,9 @@ def read_data_sheet(path: Path) -> DataSheetMachine:
     return _read(path, ())
 
 
-class _Figures(NamedTuple):
-    """What a file says: plain data, and the source of each number by its dotted key."""
-
-    data: dict[str, Any]
-    sources: dict[str, str]
+def changed(machine: DataSheetMachine, said: Mapping[str, Any]) -> DataSheetMachine:
+    """The machine with what `said`, tables as in a file, says otherwise; a mistake is a `FieldError`."""
+    return _built(_figures_of(machine), said)
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> DataSheetMachine:
@@ -57,20 +70,45 @@ def _read(path: Path, extending: tuple[Path, ...]) -> DataSheetMachine:
             if key not in KEYS:
                 raise FieldError(key, f"is not a setting; {nearest(key, KEYS)}")
         base = _extended(path, said, (*extending, path))
-        own = _split(said)
-        whole = {"name": path.stem} | base.data
-        for key, value in own.data.items():
-            inherited = base.data.get(key)
-            whole[key] = inherited | value if isinstance(value, dict) and isinstance(inherited, dict) else value
-        return from_data(DataSheetMachine, whole | {"sources": base.sources | own.sources})
+        return _built(Figures({"name": path.stem} | base.data, base.sources), said)
     except FieldError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> _Figures:
+def _built(base: Figures, said: Mapping[str, Any]) -> DataSheetMachine:
+    """What a file says on top of what it extends; the name of a framework stands for all its figures."""
+    own = _split(said)
+    whole, sources = dict(base.data), dict(base.sources)
+    if isinstance(own.data.get("framework"), str):
+        figures = _framework(own.data["framework"])
+        sources = {key: source for key, source in sources.items() if not key.startswith("framework.")}
+        whole["framework"], own.data["framework"] = {}, figures.data
+        own.sources.pop("framework", None)
+        own.sources.update(figures.sources)
+    for key, value in own.data.items():
+        inherited = whole.get(key)
+        whole[key] = inherited | value if isinstance(value, dict) and isinstance(inherited, dict) else value
+    return from_data(DataSheetMachine, whole | {"sources": sources | own.sources})
+
+
+def _figures_of(machine: DataSheetMachine) -> Figures:
+    data = to_data(machine)
+    return Figures(data, data.pop("sources"))
+
+
+def _framework(name: str) -> Figures:
+    """The CPU time of a framework that ships with the project."""
+    if name == NO_FRAMEWORK:
+        return Figures({}, {})
+    if name not in (known := framework_names()):
+        raise FieldError("framework", f"unknown framework {name!r}; known: {', '.join(known)}, or a table")
+    return _split(read_toml(_FRAMEWORKS / f"{name}.toml"), "framework.")
+
+
+def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> Figures:
     """The figures that a file starts from; it takes `extends` out of what it says."""
     if "extends" not in said:
-        return _Figures({}, {})
+        return Figures({}, {})
     name = said.pop("extends")
     if not isinstance(name, str):
         raise FieldError("extends", f"must be a string, value {name!r}")
@@ -86,15 +124,14 @@ def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> 
     if other.resolve() in visited:
         circle = [*extending[visited.index(other.resolve()) :], other]
         raise FieldError("extends", f"files extend each other in a circle: {' → '.join(map(str, circle))}")
-    data = to_data(_read(other, extending))
-    sources = data.pop("sources")
-    del data["name"]
-    return _Figures(data, sources)
+    figures = _figures_of(_read(other, extending))
+    del figures.data["name"]
+    return figures
 
 
-def _split(said: Mapping[str, Any], place: str = "") -> _Figures:
+def _split(said: Mapping[str, Any], place: str = "") -> Figures:
     """Take figures and sources apart; what is neither is left for the check of types."""
-    found = _Figures({}, {})
+    found = Figures({}, {})
     for key, value in said.items():
         dotted = f"{place}{key}"
         if isinstance(value, dict) and not value.keys() & {"value", "source"} and not place:
@@ -104,7 +141,7 @@ def _split(said: Mapping[str, Any], place: str = "") -> _Figures:
             continue
         if isinstance(value, dict):
             value, found.sources[dotted] = _sourced(value, dotted)
-        elif isinstance(value, int | float):
+        elif key != "name" and isinstance(value, int | float | str | list):
             found.sources[dotted] = NO_SOURCE
         found.data[key] = value
     return found

@@ -8,8 +8,9 @@ import numpy as np
 from policies.base import Evictor, Policy, Prefetcher
 from policies.cache.setup_without_cache import setup_without_cache
 from policies.types import ModelShape, Prefetch, RecordedRequest, Setup
-from sim.hardware.data_sheet import DataSheetMachine, Gpu, Link, SearchRates
+from sim.hardware.data_sheet import DataSheetMachine
 from sim.hardware.effects import Effects
+from sim.hardware.parts import Gpu, Link, SearchRates
 
 US = 1e-6
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from policies.types import Search
-from sim.hardware.data_sheet import Gpu, Link
+from sim.hardware.parts import Gpu, Link
 from sim.hardware.presets import preset, preset_names
 from tests.support.builders import machine, shape
 from traces.published_models import PUBLISHED, published

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from sim.hardware.data_sheet import CostModel
+from sim.hardware.data_sheet import SECTIONS, CostModel
 from sim.hardware.machine import Machine
 from sim.hardware.machine_files import machine_named
 from sim.hardware.presets import NO_SOURCE, preset, preset_names, read_data_sheet
@@ -116,11 +116,15 @@ def test_the_digest_covers_every_figure_and_no_source(tmp_path: Path) -> None:
     sheet = read_data_sheet(written(tmp_path, WHOLE))
     assert replace(sheet, sources={}).digest == sheet.digest
     changed = [sheet.digest]
-    for part in ("gpu", "host_link", "peer_link", "search"):
-        figures = getattr(sheet, part)
-        for key in type(figures).__dataclass_fields__:
-            value = "another" if key == "name" else 0.25
-            changed.append(replace(sheet, **{part: replace(figures, **{key: value})}).digest)
+    for section, part in SECTIONS.items():
+        figures = getattr(sheet, section) or sheet.host_link
+        for key in part.__dataclass_fields__:
+            curve = section == "efficiency" or key == "efficiency"
+            value = "another" if key == "name" else ((8.0, 0.25),) if curve else 1.25
+            changed.append(replace(sheet, **{section: replace(figures, **{key: value})}).digest)
+    pageable = replace(sheet, pageable_link=sheet.host_link)
+    changed += [pageable.digest, replace(pageable, copies="pageable").digest]
+    changed += [replace(sheet, demand_loading="serial").digest]
     changed += [replace(sheet, gpus=3).digest, replace(sheet, name="other").digest]
     assert len(set(changed)) == len(changed)
 

@@ -1,0 +1,79 @@
+"""Texts that name a machine and change some of its figures: `rtx3090x6,host.memory_bytes_per_s=96e9,gpus=4`.
+
+Keys are those of a data sheet, dotted. Values are what TOML reads: numbers, lists, tables and texts in quotes; a word
+needs no quotes. Commas inside brackets or quotes belong to the value.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from common.errors import FieldError
+
+_OPEN, _CLOSED = "[{", "]}"
+_WORD = re.compile(r"[A-Za-z][\w. +-]*")
+_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+def parts_of(text: str) -> tuple[str, dict[str, str]]:
+    """The name or file, and the text of each value by its dotted key; a mistake is a `FieldError` with the key."""
+    name, *words = _words(text)
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = (each.strip() for each in word.partition("="))
+        if not equals or not _KEY.fullmatch(key):
+            raise FieldError(key or word, "expected KEY=VALUE")
+        if key in found:
+            raise FieldError(key, "is set twice")
+        found[key] = value
+    return name, found
+
+
+def text_of(name: str, settings: dict[str, str]) -> str:
+    """The text that `parts_of` takes apart."""
+    return ",".join([name, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def value_of(key: str, text: str) -> Any:
+    """A number, a word, a list or a table."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if _WORD.fullmatch(text):
+            return text
+    raise FieldError(key, f"is neither a number, a word nor a list, value {text!r}")
+
+
+def tables_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Tables as a file has them, from values by dotted key; a table and a single value exclude each other."""
+    tables: dict[str, Any] = {}
+    for key, value in values.items():
+        *outer, last = key.split(".")
+        inner = tables
+        for name in outer:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise FieldError(key, f"{name} is set as a whole, too")
+        if last in inner:
+            raise FieldError(key, "is set as a whole and in part")
+        inner[last] = value
+    return tables
+
+
+def _words(text: str) -> Iterator[str]:
+    """What commas outside brackets and quotes separate."""
+    depth, quote, start = 0, "", 0
+    for at, sign in enumerate(text):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        elif sign in _OPEN:
+            depth += 1
+        elif sign in _CLOSED:
+            depth -= 1
+        elif sign == "," and not depth:
+            yield text[start:at]
+            start = at + 1
+    yield text[start:]

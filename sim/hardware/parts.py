@@ -1,0 +1,129 @@
+"""The parts of a machine as its data sheets describe them: GPU, links, host, framework, and what slows them down."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, TypeAlias
+
+from annotated_types import Ge, Gt
+
+from common.errors import FieldError
+from common.settings import OrInfinite, check
+from sim.hardware.curve import Curve, best_share_up_to, check_curve, share_at
+
+Rate: TypeAlias = Annotated[float, Gt(0), OrInfinite()]  # per second; infinite if it takes no time
+Seconds: TypeAlias = Annotated[float, Ge(0)]
+Slowdown: TypeAlias = Annotated[float, Ge(1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """Peak rates of one GPU."""
+
+    name: str
+    flops_per_s: Rate
+    """16-bit matrix products with 32-bit sums."""
+    memory_bytes_per_s: Rate
+    memory_bytes: Annotated[float, Gt(0)]
+    overhead_s: Seconds
+    """What starting one operation (attention, one expert, the head) costs."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_name(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One direction of a connection."""
+
+    bytes_per_s: Rate
+    """At best; `efficiency` says how much of it a copy reaches."""
+    latency_s: Seconds
+    efficiency: Curve = ()
+    """Shares of `bytes_per_s` by the bytes of a copy."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_curve(self.efficiency, "efficiency")
+
+    def copy_s(self, size_bytes: float) -> float:
+        """Seconds to move so many bytes in one piece."""
+        return self.latency_s + size_bytes / (self.bytes_per_s * share_at(self.efficiency, size_bytes))
+
+    def least_copy_s(self, size_bytes: float) -> float:
+        """The least that so many bytes take in pieces of any size: one latency, and the best rate of any piece."""
+        return self.latency_s + size_bytes / (self.bytes_per_s * best_share_up_to(self.efficiency, size_bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRates:
+    """How fast the processor that predicts compares a query with a store."""
+
+    overhead_s: Seconds
+    """Per search."""
+    bytes_per_s: Rate
+    """Reading the store."""
+    flops_per_s: Rate
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The memory that experts are copied from."""
+
+    memory_bytes_per_s: Rate = math.inf
+    """Bandwidth that the links share."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framework:
+    """CPU time of the serving framework, for which the GPUs wait."""
+
+    layer_s: Seconds = 0.0
+    """In each layer, before its attention."""
+    expert_s: Seconds = 0.0
+    """For each expert of a layer that is launched, after the router has spoken."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """Shares of the GPU's peak rates that operations reach, by their tokens; of the head, by its rows."""
+
+    dense_flops: Curve = ()
+    dense_memory: Curve = ()
+    expert_flops: Curve = ()
+    expert_memory: Curve = ()
+    head_flops: Curve = ()
+    head_memory: Curve = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+        for each in fields(self):
+            check_curve(getattr(self, each.name), each.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contention:
+    """How copies and computing on one GPU slow each other down while both go on."""
+
+    compute_slowdown: Slowdown = 1.0
+    """How many times as long computing takes."""
+    copy_slowdown: Slowdown = 1.0
+    """How many times as long the bytes take."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check_name(name: str) -> None:
+    """A `FieldError` unless it can stand in a heading."""
+    if not name or not name.isprintable():
+        raise FieldError("name", f"{name!r} is not a name")

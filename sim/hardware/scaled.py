@@ -1,0 +1,136 @@
+"""A machine, described or measured, some of whose parts are so many times as fast."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Annotated, TypeAlias
+
+from annotated_types import Gt
+
+from common.settings import check, to_data
+from common.toml_files import toml_text
+from policies.types import ModelShape, Search
+from sim.hardware.costs import Cost
+from sim.hardware.effects import DemandLoading
+from sim.hardware.machine import Machine
+
+Factor: TypeAlias = Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How many times as fast the parts of a machine are: times are divided by the factor, rates multiplied."""
+
+    link: Factor = 1.0
+    """Copies from host memory with their latency, and the exchange of activations."""
+    host: Factor = 1.0
+    """The bandwidth of host memory that the links share."""
+    compute: Factor = 1.0
+    """Attention, experts and head, with what starting them takes."""
+    cpu: Factor = 1.0
+    """The serving framework's CPU time, and what driving the offloading takes."""
+    search: Factor = 1.0
+    """Searches and store updates."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def changed(self) -> dict[str, float]:
+        """The factors that are not 1."""
+        factors = {each.name: float(getattr(self, each.name)) for each in fields(self)}
+        return {name: factor for name, factor in factors.items() if factor != 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledMachine:
+    """A `Machine` whose costs are those of another one, scaled."""
+
+    name: str
+    machine: Machine
+    scale: Scale
+
+    @property
+    def gpus(self) -> int:
+        """As before."""
+        return self.machine.gpus
+
+    @property
+    def links(self) -> int:
+        """As before."""
+        return self.machine.links
+
+    @property
+    def demand_loading(self) -> DemandLoading:
+        """As before."""
+        return self.machine.demand_loading
+
+    @property
+    def gpu_memory_bytes(self) -> float | None:
+        """As before."""
+        return self.machine.gpu_memory_bytes
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the machine's digest, the name and the factors."""
+        if self.machine.digest is None:
+            return None
+        data = {"name": self.name, "machine": self.machine.digest, "scale": to_data(self.scale)}
+        return hashlib.sha256(toml_text(data).encode()).hexdigest()
+
+    def cost(self, model: ModelShape) -> "ScaledCost":
+        """The costs of the machine, scaled."""
+        return ScaledCost(self.machine.cost(model), self.scale)
+
+    def describe(self) -> str:
+        """`rtx3090x6 (6 × RTX 3090) with link × 2`."""
+        factors = (f"{name} × {factor:g}" for name, factor in self.scale.changed().items())
+        return f"{self.machine.describe()} with {', '.join(factors)}"
+
+
+class ScaledCost:
+    """The costs of another `Cost`, each divided by the factor of its part."""
+
+    def __init__(self, cost: Cost, scale: Scale) -> None:
+        self._cost = cost
+        self._scale = scale
+        self.launch_s = cost.launch_s / scale.compute
+        self.driving_s = cost.driving_s / scale.cpu
+        self.effects = replace(
+            cost.effects,
+            host_bytes_per_s=cost.effects.host_bytes_per_s * scale.host,
+            layer_host_s=cost.effects.layer_host_s / scale.cpu,
+            expert_host_s=cost.effects.expert_host_s / scale.cpu,
+        )
+        self.expert_s = cache(self._expert_s)
+
+    def dense_s(self, tokens: int, context: int, attended: int) -> float:
+        """What every layer does before its experts."""
+        return self._cost.dense_s(tokens, context, attended) / self._scale.compute
+
+    def _expert_s(self, tokens: int) -> float:
+        """One routed expert; called as `expert_s`."""
+        return self._cost.expert_s(tokens) / self._scale.compute
+
+    def exchange_s(self, tokens: int) -> float:
+        """Activation exchange between GPUs after a layer's experts."""
+        return self._cost.exchange_s(tokens) / self._scale.link
+
+    def head_s(self, rows: int) -> float:
+        """The output projection."""
+        return self._cost.head_s(rows) / self._scale.compute
+
+    def copy_s(self, size_bytes: int) -> float:
+        """A chunk of an expert from host memory to its device."""
+        return self._cost.copy_s(size_bytes) / self._scale.link
+
+    def copy_latency_s(self, size_bytes: int) -> float:
+        """The part of `copy_s` before the first byte moves."""
+        return self._cost.copy_latency_s(size_bytes) / self._scale.link
+
+    def least_copy_s(self, size_bytes: int) -> float:
+        """The least that an expert of so many bytes takes on its link."""
+        return self._cost.least_copy_s(size_bytes) / self._scale.link
+
+    def search_s(self, search: Search) -> float:
+        """A search, or a store update."""
+        return self._cost.search_s(search) / self._scale.search
