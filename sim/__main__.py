@@ -16,6 +16,11 @@ COMMANDS = {
         "Run every combination of an experiment's axes, each once.",
         "sweep EXPERIMENT.toml --dry-run",
     ),
+    "whatif": Command(
+        "sim.cli.whatif:whatif",
+        "Vary link, memory, cache, compute and more of a scenario, one at a time: what matters, and how much?",
+        "whatif NAME.trace --policy finemoe --policy lru --cache-share 0.25 --plot whatif.png",
+    ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"

@@ -1,7 +1,8 @@
 """Axes: the fields of a scenario that an experiment varies, under dotted names.
 
-`cache.gb` is the field `gb` of the scenario's cache, `policy.prefetch_distance` a setting of its policy. A policy that
-has no such setting runs once, without it.
+`cache.gb` is the field `gb` of the scenario's cache. `policy.prefetch_distance` is a setting of its policy; a policy
+that has no such setting runs once, without it. `machine.host_link.bytes_per_s` is a figure of its machine, written
+into the machine's text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from common.settings import from_data, to_data
 from policies.naming import parts_of
 from policies.policy_settings import settings_of
 from policies.registry import policy_factory
+from sim.hardware import machine_text
+from sim.hardware.machine_files import keys_of_data_sheets
 from sim.scenario import NO_EFFECT, Scenario
 
 Value: TypeAlias = str | int | float | bool
@@ -20,6 +23,7 @@ Point: TypeAlias = Mapping[str, Value]
 """A value for each of some axes."""
 
 SETTING = "policy."  # in front of the name of a policy's setting
+FIGURE = "machine."  # in front of the name of a machine's figure
 
 
 def flattened(table: Any, field: str) -> dict[str, Any]:
@@ -38,13 +42,17 @@ def flattened(table: Any, field: str) -> dict[str, Any]:
 
 
 def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
-    """A `FieldError` unless the scenario has such a field, or one of the policies such a setting."""
+    """A `FieldError` unless it is a field of a scenario, a figure of a machine, or a setting of one of the policies."""
     if name.startswith(SETTING):
         setting = name.removeprefix(SETTING)
         known = {each for policy in policies for each in _settings(policy)}
         if setting not in known:
             hint = nearest(setting, known) if known else "none of them has settings"
             raise FieldError(field, f"no policy of this experiment has a setting {setting!r}; {hint}")
+        return
+    if name.startswith(FIGURE):
+        if (figure := name.removeprefix(FIGURE)) not in (figures := keys_of_data_sheets()):
+            raise FieldError(field, f"no machine has a figure {figure!r}; {nearest(figure, figures)}")
         return
     if name in NO_EFFECT:
         raise FieldError(field, f"does not affect results and cannot be an axis; set it in `scenario.{name}`")
@@ -68,12 +76,12 @@ def applied(base: Scenario, point: Point) -> tuple[Scenario, dict[str, Value]]:
     """
     data = to_data(base)
     used: dict[str, Value] = {}
-    data |= {outer: {} for outer, dot, _ in map(_parted, point) if dot and outer != "policy"}
+    data |= {outer: {} for outer, dot, _ in map(_parted, point) if dot and not in_text(f"{outer}.")}
     for name, value in point.items():
         outer, dot, inner = _parted(name)
         if not dot:
             data[outer] = value
-        elif outer != "policy":
+        elif not in_text(name):
             data[outer][inner] = value
         else:
             continue
@@ -82,7 +90,27 @@ def applied(base: Scenario, point: Point) -> tuple[Scenario, dict[str, Value]]:
         if name.startswith(SETTING) and name.removeprefix(SETTING) in _settings(str(data["policy"])):
             data["policy"] = _with_setting(str(data["policy"]), name.removeprefix(SETTING), value)
             used[name] = value
+        elif name.startswith(FIGURE):
+            _check_not_set(str(data["machine"]), name, value)
+            data["machine"] = with_figure(str(data["machine"]), name.removeprefix(FIGURE), value)
+            used[name] = value
     return from_data(Scenario, data), {name: used[name] for name in point if name in used}
+
+
+def in_text(name: str) -> bool:
+    """Whether an axis is a part of the text that names a policy or a machine, not a field of the scenario."""
+    return name.startswith((SETTING, FIGURE))
+
+
+def figures_set(machine: str) -> dict[str, str]:
+    """The figures that the text of a machine has behind its name."""
+    return machine_text.parts_of(machine)[1]
+
+
+def with_figure(machine: str, figure: str, value: Value) -> str:
+    """The text of the machine with a figure, in place of the one that it may have."""
+    name, own = machine_text.parts_of(machine)
+    return machine_text.text_of(name, own | {figure: _text(value)})
 
 
 def _parted(name: str) -> tuple[str, str, str]:
@@ -108,8 +136,22 @@ def _settings(policy: str) -> Iterable[str]:
 
 def _with_setting(policy: str, setting: str, value: Value) -> str:
     """The policy with a setting of its first part."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = _text(value)
     first, *others = parts_of(policy)
     if any(word.partition("=")[0] == setting for word in first.split(",")[1:]):
         raise FieldError(f"{SETTING}{setting}", f"policy {policy} has it set already, value {text}")
     return "+".join([f"{first},{setting}={text}", *others])
+
+
+def _check_not_set(machine: str, name: str, value: Value) -> None:
+    """A `FieldError` on the axis `name` if the text of the machine has this figure already."""
+    if name.removeprefix(FIGURE) in figures_set(machine):
+        raise FieldError(name, f"machine {machine} has it set already, value {_text(value)}")
+
+
+def _text(value: Value) -> str:
+    """The value as it is written in the text of a policy or a machine."""
+    if isinstance(value, float):
+        short = f"{value:.6g}"
+        return short if float(short) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 from common.errors import FieldError, UserError, nearest
 from common.settings import from_data, to_data
 from common.toml_files import read_toml, write_toml
-from sim.axes import SETTING, Point, Value, applied, check_axis, check_value, flattened
+from sim.axes import SETTING, Point, Value, applied, check_axis, check_value, flattened, in_text
 from sim.scenario import Scenario
 
 FieldPath = tuple[str, ...]  # ("cache", "gb") for the gigabytes of the cache
@@ -55,8 +55,11 @@ class Run:
     """Why not."""
 
     def value(self, axis: str) -> Any:
-        """The value on an axis: what the point says, else the scenario's; None for a setting that the policy lacks."""
-        if axis in self.point or axis.startswith(SETTING) or self.scenario is None:
+        """The value on an axis: what the point says, else the scenario's.
+
+        None for a setting that the policy lacks, and for a figure of the machine that the point leaves as it is.
+        """
+        if axis in self.point or in_text(axis) or self.scenario is None:
             return self.point.get(axis)
         value: Any = self.scenario
         for part in axis.split("."):

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -28,24 +28,30 @@ _GROUPS = {
 FIELDS = tuple(field for group in _GROUPS.values() for field in group)
 """The fields that have an option."""
 
+_Command: TypeAlias = Callable[..., int | None]  # its exit status, if it is not 0
 
-def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+
+def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Command], _Command]:
     """Give a command, a function of an `Experiment` and of its own options, an option for each of these fields.
 
-    It also gets `--scenario FILE.toml` to start from, `--save-scenario FILE.toml`, and `--traceback` for authors of
-    policies. Several policies are an axis. A command that records the trace itself has an option of its own,
-    `recorded_by`, that says where.
+    It also gets `--scenario FILE.toml` to start from, which may stand in the trace's place too, `--save-scenario
+    FILE.toml`, and `--traceback` for authors of policies. Several policies are an axis. A command that records the
+    trace itself has an option of its own, `recorded_by`, that says where.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: _Command) -> _Command:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
         paths = {"_".join(path): path for path in _paths(names)}
         offered = [_parameter(name, path) for name, path in paths.items()]
         signature = inspect.Signature(sorted([*offered, _FILE, *own, _SAVE, _TRACEBACK], key=lambda each: each.kind))
 
         @functools.wraps(command)
-        def called(*arguments: Any, **options: Any) -> None:
+        def called(*arguments: Any, **options: Any) -> int | None:
             given = signature.bind(*arguments, **options).arguments
+            if (file := given.get("trace")) and file.suffix == ".toml":  # no trace: these are folders
+                if _FILE.name in given:
+                    raise FieldError(_FILE.name, f"is given twice, value {given[_FILE.name]} and {file}")
+                given[_FILE.name] = given.pop("trace")
             fields_given = {path: given[name] for name, path in paths.items() if name in given}
             if recorded_by:
                 fields_given["trace",] = given.get(recorded_by, "routing.trace")
@@ -56,7 +62,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[Cal
                 with reserved(new(given[_SAVE.name])):
                     experiment.write(given[_SAVE.name])
             try:
-                command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+                return command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
             except UserError as error:
                 if given.get(_TRACEBACK.name) and error.__cause__:
                     traceback.print_exception(error.__cause__)
@@ -90,10 +96,11 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
     group = next(group for group, names in _GROUPS.items() if path[0] in names)
     positional = path == ("trace",)
     several = path == ("policy",)
+    more = " Or a scenario, FILE.toml." if positional else " May be given several times." if several else ""
     about = Parameter(
         name=None if positional else option(name),
         group=group,
-        help=descriptions(owner)[path[-1]] + (" May be given several times." if several else ""),
+        help=descriptions(owner)[path[-1]] + more,
         show_default=_says(shown),
         negative=f"--no-{name.replace('_', '-')}" if shown is True else (),
         required=False,

@@ -1,17 +1,13 @@
 """`python -m sim sweep`: run every combination of an experiment, or say what that would be."""
 
-import json as json_text
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SWEEP = Group("Sweep", sort_key=40)
 
@@ -69,14 +65,9 @@ def sweep(
     with reserved(new(out)):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])
-        with then_printed(lambda: _objects(found.frame) if json else found.report()):
+        with then_printed(lambda: found.json() if json else found.report()):
             if "done" not in outcomes:
                 raise UserError("no run is done, so nothing is written" if out else "no run is done")
             if out:
                 found.write(out)
     return 1 if "failed" in outcomes else 0
-
-
-def _objects(frame: "pd.DataFrame") -> str:
-    rows = json_text.loads(frame.to_json(orient="records", double_precision=15))
-    return json_text.dumps(rows, indent=2)

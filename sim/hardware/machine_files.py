@@ -32,12 +32,14 @@ def machine_named(text: str) -> Machine:
 
 def keys_of(machine: Machine) -> list[str]:
     """What a text may set of a machine, by dotted key."""
-    scales = [f"{_SCALE}{each.name}" for each in fields(Scale)]
-    if not isinstance(machine, DataSheetMachine):
-        return ["name", *scales]
+    return keys_of_data_sheets() if isinstance(machine, DataSheetMachine) else ["name", *_scales()]
+
+
+def keys_of_data_sheets() -> list[str]:
+    """What a text may set of a machine that data sheets describe, which is more than of any other."""
     figures = [f"{section}.{each.name}" for section, part in SECTIONS.items() for each in fields(part)]
     single = [key for key in presets.KEYS if key not in SECTIONS and key != "extends"]
-    return [*single, "framework", *figures, *scales]
+    return [*single, "framework", *figures, *_scales()]
 
 
 def _base(name: str) -> Machine:
@@ -75,6 +77,10 @@ def _renamed(base: Machine, name: str, values: dict[str, Any]) -> Machine:
     if isinstance(base, DataSheetMachine):
         return presets.changed(base, tables_of({**values, "name": name}))
     return replace(base, name=name) if isinstance(base, profile.Profile) else base
+
+
+def _scales() -> list[str]:
+    return [f"{_SCALE}{each.name}" for each in fields(Scale)]
 
 
 def _scale(factors: dict[str, Any]) -> Scale:

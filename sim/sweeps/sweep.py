@@ -4,6 +4,7 @@ sweep.parquet    the table, which `pandas.read_parquet` opens
 meta.json        schema version, axes, the experiment; hashes
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,11 @@ class Sweep:
     def report(self) -> str:
         """Heading, tables and notes, at most 100 characters wide."""
         return report(self.frame, self.axes, self.experiment)
+
+    def json(self) -> str:
+        """The table as a list of objects, one per row, indented."""
+        rows = json.loads(self.frame.to_json(orient="records", double_precision=15))
+        return json.dumps(rows, indent=2)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sweep):

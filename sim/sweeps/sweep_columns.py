@@ -14,12 +14,12 @@ Setting = tuple[Any, ...]  # values of the axes other than policy, its settings 
 
 _TEXTS = {"policy", "status", "reason", "key", "label", "note", "machine", "machine_described", "placement"}
 _TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model", "best_known"}
-_TEXTS |= {"history_trace", "history_warning"}
+_TEXTS |= {"history_trace", "history_warning", "at_1x", "largest_part"}
 _TRUTHS = {"simulated", "fits", "preloaded", "prediction_charged", "prefetching_pays"}
 _WHOLE = {"distinct_demands", "hits", "late", "misses", "copies", "prefetched_copies", "evictions", "copied_bytes"}
 _WHOLE |= {"expert_memory_bytes", "expert_slots", "requests", "iterations", "output_tokens", "gpus", "batch_size"}
 _WHOLE |= {"replicas", "chunk_bytes", "seed", "prefills", "cache_experts", "total_experts", "expert_bytes"}
-_WHOLE |= {"copied_bytes_decode", "equal_requests", "equal_tokens"}
+_WHOLE |= {"copied_bytes_decode", "equal_requests", "equal_tokens", "count"}
 
 
 def tidy(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

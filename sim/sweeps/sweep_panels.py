@@ -104,7 +104,7 @@ def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], bel
         loc="outside lower center",
         ncols=columns,
     )
-    lines = [fill(line, int(13 * width)) for line in [*title(sweep.frame, sweep.experiment).splitlines(), below]]
+    lines = [fill(line, int(11.5 * width)) for line in [*title(sweep.frame, sweep.experiment).splitlines(), below]]
     drawn.suptitle("\n".join(lines), fontsize=10)
     text_lines = "\n".join(lines).count("\n") + 1 + sum(max(name.count("\n") + 1 for name in row) for row in rows)
     drawn.set_size_inches(width, height + 0.2 * text_lines)

@@ -37,7 +37,7 @@ def report(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, An
     parts = ["\n".join(lines)]
     if (frame["status"] == "done").any():
         parts += _Report(frame, axes).parts()
-    parts += _not_done(frame, axes)
+    parts += not_done(frame, axes)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -304,7 +304,7 @@ def _saved(part: Estimate | None, whole: Estimate | None, digits: int) -> str:
     return f"{number(part.mean if part else None, f'.{digits}f', 1e3)} ({number(share, '.0%')})"
 
 
-def _not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+def not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     """Refused and failed runs by their reason, most frequent first."""
     for status, text in ("refused", "Refused before they ran"), ("failed", "Failed while they ran"):
         rows = frame[frame["status"] == status]

@@ -16,13 +16,18 @@ def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, A
     """Lines that say what was simulated, over which axes, and how many runs there are."""
     counts = frame["status"].value_counts()
     outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts) or "none"
+    axis_lines = (f"axis {axis}: {_values(frame[axis])}" for axis in axes)
+    return [*subject(frame, experiment), *axis_lines, f"{len(frame)} runs: {outcomes}"]
+
+
+def subject(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> list[str]:
+    """Lines that say what was simulated."""
     lines = [f"Simulated, not measured: {_routing(frame, experiment)}"]
     if done := _done(frame):
         lines[0] += f" with the sizes of {_listed(done, lambda run: run['model'])}"
         lines.append(f"on {_listed(done, lambda run: run['machine_described'])}; {_cache(done)}")
         lines += _cautions(done, width=100)
-    lines += [f"axis {axis}: {_values(frame[axis])}" for axis in axes]
-    return [*lines, f"{len(frame)} runs: {outcomes}"]
+    return lines
 
 
 def title(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:

@@ -69,6 +69,27 @@ def test_true_and_false_are_settings_too() -> None:
     assert run.scenario.policy == "finemoe,learn=false"
 
 
+def test_a_figure_of_the_machine_goes_into_its_text() -> None:
+    grid = {"machine": ["rtx3090", "mine.toml,gpus=2"], "machine.host_link.bytes_per_s": [2.65e10, 12345678.5]}
+    runs = Experiment(scenario=BASE, grid=grid | {"machine.scale.cpu": [2]}).matrix()
+    assert [run.scenario.machine for run in runs if run.scenario] == [
+        "rtx3090,host_link.bytes_per_s=2.65e+10,scale.cpu=2",
+        "rtx3090,host_link.bytes_per_s=12345678.5,scale.cpu=2",
+        "mine.toml,gpus=2,host_link.bytes_per_s=2.65e+10,scale.cpu=2",
+        "mine.toml,gpus=2,host_link.bytes_per_s=12345678.5,scale.cpu=2",
+    ]
+    assert [run.value("machine.scale.cpu") for run in runs] == [2, 2, 2, 2]
+    assert Experiment(scenario=BASE, list=[{"machine.gpus": 2}, {}]).matrix()[1].value("machine.gpus") is None
+
+
+def test_a_figure_that_the_machine_has_set_already_is_refused() -> None:
+    grid = {"machine": ["rtx3090,gpus=2", "rtx3090"], "machine.gpus": [4]}
+    assert [run.problem for run in Experiment(scenario=BASE, grid=grid).matrix()] == [
+        "machine.gpus: machine rtx3090,gpus=2 has it set already, value 4",
+        None,
+    ]
+
+
 def test_a_run_that_no_scenario_can_be_is_kept_with_its_reason() -> None:
     good, bad = Experiment(scenario=BASE, grid={"cache.share": [0.5, 1.5]}).matrix()
     assert good.problem is None
@@ -121,6 +142,11 @@ def test_a_file_gives_the_same_matrix(tmp_path: Path, tables: dict[str, Any]) ->
             "[grid]\n'policy.prefetch_distanse' = [1]",
             "grid.policy.prefetch_distanse: no policy of this experiment has a setting 'prefetch_distanse'; "
             "did you mean 'prefetch_distance'?",
+        ),
+        (
+            "[grid]\n'machine.host_link.bytes_pre_s' = [1]",
+            "grid.machine.host_link.bytes_pre_s: no machine has a figure 'host_link.bytes_pre_s'; "
+            "did you mean 'host_link.bytes_per_s'?",
         ),
         ("list = 3", "list: must be a list of tables, value 3"),
     ],

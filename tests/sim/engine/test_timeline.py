@@ -16,10 +16,12 @@ from tests.support.builders import US, HandCost, request_of, scripted, setup_of,
 A, B = 0, 1  # layers
 
 
-def run(model, policy, requests, *, slots, cost, batch_size=1, **choices):
+def run(model, policy, requests, *, slots, cost, chunk_bytes="whole", batch_size=1):
     policy.evictor.start(setup_of(model))
     log = DecisionLog()
-    cache = ObservedCache(model, policy.evictor, slots=slots, observers=[log, InvariantChecker()], **choices)
+    cache = ObservedCache(
+        model, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[log, InvariantChecker()]
+    )
     recorder = Recorder()
     engine = Engine(
         hooks=Hooks(policy),

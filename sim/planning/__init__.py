@@ -1,0 +1,1 @@
+"""What another machine would change: presets of sweeps, and what they say."""

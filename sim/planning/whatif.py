@@ -1,0 +1,82 @@
+"""What if the machine had more or less of one resource: a sweep over each of them, and what it says."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sim.axes import Point
+from sim.experiment import Experiment
+from sim.inputs import Resolver
+from sim.planning.resources import Resource, Variation, resources_of, variations
+from sim.planning.sensitivity import elasticity, largest_part, parts_of_iteration
+from sim.sweeps.sweep import Sweep
+from sim.sweeps.sweep_columns import plain
+from sim.sweeps.sweep_run import DEFAULT_WORKERS, run_sweep
+from sim.sweeps.workers import Workers
+
+AXES = ("policy", "resource", "factor")
+Row = dict[str, Any]
+_Key = tuple[str, tuple[tuple[str, Any], ...]]  # a policy, and the values that its run has in place of the scenario's
+
+
+def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEFAULT_WORKERS) -> Sweep:
+    """Vary each resource of a scenario from ½× to 4×, the others as they are, under each policy of an experiment.
+
+    A sweep with a row per policy, resource and factor. What cannot be is a row with its reason; of a resource that the
+    machine has none of, there is the row at 1× only. Beside the columns of every sweep there are `at_1x`, how much
+    there is of the resource at 1×; `count`, how many slots or GPUs; and `largest_part` of a mean iteration, with its
+    share `largest_share`. The row at 1×, the same run for every resource, has `tpot_elasticity` and `ttft_elasticity`.
+    """
+    scenarios = experiment.scenarios()
+    first, *others = scenarios
+    inputs = Resolver().resolve(first, *(other.policy for other in others))
+    resources = {resource: variations(resource, first) for resource in resources_of(first, inputs)}
+    policies = [scenario.policy for scenario in scenarios]
+    points = [each.point for varied in resources.values() for each in varied if each.point is not None]
+    base = Experiment(scenario=first, grid={"policy": policies} if others else {}, list=points)
+    ran = run_sweep(base, store=store, references=(), workers=workers)
+    found = _by_point(base, ran)
+    rows: list[Row] = []
+    for policy in policies:
+        for resource, varied in resources.items():
+            rows += _with_elasticities([_row(policy, resource, each, found, seed=first.seed) for each in varied])
+    return Sweep(frame=pd.DataFrame(rows), axes=AXES, experiment=ran.experiment)
+
+
+def _by_point(experiment: Experiment, ran: Sweep) -> Mapping[_Key, Row]:
+    rows = ran.frame.to_dict("records")
+    found = {}
+    for run, row in zip(experiment.matrix(), rows, strict=True):
+        policy = str(run.point.get("policy", experiment.scenario.policy))
+        found[_key(policy, run.point)] = {str(name): plain(value) for name, value in row.items()}
+    return found
+
+
+def _key(policy: str, point: Point) -> _Key:
+    return policy, tuple((name, value) for name, value in sorted(point.items()) if name != "policy")
+
+
+def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key, Row], *, seed: int) -> Row:
+    """A run, or why there is none, and what it is one of."""
+    row = {"policy": policy, "resource": resource.name, "factor": varied.factor}
+    row |= {"at_1x": resource.at_1x, "count": varied.count}
+    if varied.point is None:
+        return row | {"seed": seed, "status": "refused", "reason": varied.problem, "key": None}
+    ran = found[_key(policy, varied.point)]
+    part = largest_part(parts_of_iteration(ran))
+    row |= {"largest_part": part[0] if part else None, "largest_share": part[1] if part else None}
+    return row | {name: value for name, value in ran.items() if name not in row}
+
+
+def _with_elasticities(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of a policy and a resource, the one at 1× with its elasticities."""
+    answer = []
+    for row in rows:
+        own: Row = {}
+        for time in ("tpot", "ttft"):
+            found = elasticity({each["factor"]: each.get(f"{time}_s_mean") for each in rows})
+            own[f"{time}_elasticity"] = found if row["factor"] == 1 else None
+        answer.append(row | own)
+    return answer
