@@ -71,6 +71,7 @@ class Inputs:
                 "name": self.machine.name,
                 "gpus": self.machine.gpus,
                 "links": self.machine.links,
+                "demand_loading": self.machine.demand_loading,
                 "described": self.machine.describe(),
                 "memory_bytes": self.memory.total_bytes if self.memory else None,
                 "digest": self.machine.digest,

@@ -83,6 +83,7 @@ class StartedPolicy:
             copy_key=policy.copy_key,
             refused_blocks=policy.refused_blocks,
             prefetch=scenario.prefetch,
+            serial_demand=inputs.machine.demand_loading == "serial",
         )
         if policy.preloaded:
             self.cache.preload()

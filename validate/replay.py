@@ -15,6 +15,7 @@ from policies.registry import make_policy
 from policies.types import ModelShape, Rates
 from sim.experiment import Experiment
 from sim.hardware.costs import rates_of
+from sim.hardware.effects import DemandLoading
 from sim.hardware.profile import Profile, devices, read_profile
 from sim.inputs import Inputs, check_columns, facts_of, train_test_split
 from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of
@@ -45,12 +46,14 @@ def replay(
     prompts: PromptSet,
     *,
     profile: Path | None = None,
+    demand_loading: DemandLoading = "parallel",
 ) -> PolicyComparison:
     """Measure each scenario of the experiment, and `no-offload`, which they are measured against.
 
     The resident model runs the `prompts` and is recorded as `collection` says, which is the trace of the scenarios;
-    their machine is replaced by the devices. What policies are told of times is in the file of a `profile`. A
-    `UserError` names the first token or logits in which a replay differs from the resident model.
+    their machine is replaced by the devices, to which demanded experts are copied as `demand_loading` says. What
+    policies are told of times is in the file of a `profile`. A `UserError` names the first token or logits in which a
+    replay differs from the resident model.
     """
     for field in SIMULATED_ONLY:
         if getattr(experiment.scenario, field) is not None:
@@ -62,7 +65,7 @@ def replay(
     loaded = load_model(chosen)
     devices_of(chosen.device, chosen.devices)
     layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
-    machine = devices_as_machine(chosen)
+    machine = devices_as_machine(chosen, demand_loading)
     scenarios = [replace(each, machine=machine.name) for each in experiment.scenarios()]
     first = scenarios[0]
     shape = shape_of(loaded.model, name=loaded.name)

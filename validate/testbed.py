@@ -40,7 +40,8 @@ class Devices:
 
     def describe(self) -> str:
         """`cpu with 1 thread (2 logical devices)`."""
-        return f"{self.name} ({devices(self.gpus)})"
+        serial = ", demanded experts one at a time" if self.demand_loading == "serial" else ""
+        return f"{self.name} ({devices(self.gpus)}{serial})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ def load_model(settings: TestbedSettings) -> LoadedModel:
     return load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
 
 
-def devices_as_machine(settings: TestbedSettings) -> Devices:
+def devices_as_machine(settings: TestbedSettings, demand_loading: DemandLoading = "parallel") -> Devices:
     """The devices as results call them, once the model is loaded."""
     threads = torch.get_num_threads()
     name = f"cpu with {threads} thread{'s'[: threads > 1]}" if settings.device == "cpu" else settings.device
-    return Devices(name, settings.devices)
+    return Devices(name, settings.devices, demand_loading=demand_loading)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from policies.base import CopyKey, Evictor
 from policies.cache.copy_order import Queue, by_key, by_layer, most_urgent_layer, weight_by_distance
+from policies.cache.demand_turns import DemandTurns
 from policies.cache.residency import ABSENT, COPYING, RESIDENT, Residency
 from policies.cache.victims import Victims
 from policies.types import Copy
@@ -21,7 +22,10 @@ class Shared:
     rest_bytes: Sequence[Sequence[int]]  # by layer, of each chunk and all that follow it
     copy_key: CopyKey | None
     refused_blocks: bool
+    turns: DemandTurns | None  # None if demanded experts move over all links at once
+    devices: "list[Device]" = field(default_factory=list)
     stalled: "list[Device]" = field(default_factory=list)  # whose link found work but no slot that it may take
+    wake: "list[Device]" = field(default_factory=list)  # as in `ExpertCache`
 
 
 class Device:
@@ -32,6 +36,9 @@ class Device:
         self.gpu = gpu
         self.stalled = False
         self._all_stalled = shared.stalled
+        self._turns = shared.turns
+        self._devices = shared.devices
+        self._wake = shared.wake
         self.slots = slots
         self.demanded: deque[int] = deque()
         self.pending: dict[int, Queue] = {}
@@ -71,7 +78,8 @@ class Device:
     def next_copy(self, now_s: float) -> Copy | None:
         """What the idle link moves next: demand first, then by weight / distance (eq. 10) or the policy's own key.
 
-        None when there is nothing to move, or no slot for it: then the device is stalled.
+        None when there is nothing to move, if a demanded expert waits for its turn, or without a slot for what would
+        move: then the device is stalled.
         """
         if self.stalled:
             self.stalled = False
@@ -79,6 +87,8 @@ class Device:
         residency = self._residency
         if self.demanded:
             x = self.demanded[0]
+            if self._turns is not None and not self._turns.may_begin(x):
+                return None
             if residency.where[x] == ABSENT and not self._take_slot(x, 0, now_s):
                 return None
             self.demanded.popleft()
@@ -99,6 +109,8 @@ class Device:
         if demanded:
             rest = self._rest_bytes[layer]
             copy = Copy(self.gpu, x, chunk, rest[chunk], slot, self._victim, demanded, len(rest) - chunk)
+            if self._turns is not None:
+                self._turns.begin(copy)
         else:
             copy = Copy(self.gpu, x, chunk, self._chunk_bytes[layer][chunk], slot, self._victim, demanded)
         self._flying = copy
@@ -110,11 +122,13 @@ class Device:
         residency, x = self._residency, copy.number
         residency.counts.bytes += copy.bytes
         self._flying = None
+        if self._turns is not None:
+            self._end_turn(self._turns, copy)
         arrived = copy.chunk + copy.chunks
         if arrived < len(self._chunk_bytes[x // self._experts]):
             residency.arrived[x] = arrived
             if copy.demanded:  # promoted in flight: the rest moves next, in one piece
-                self.demanded.appendleft(x)
+                self._demand_rest(x)
             else:
                 self.paused = x
             return False
@@ -129,7 +143,7 @@ class Device:
         """A prefetch on its way has become a demand."""
         if self.paused == x:
             self.paused = -1
-            self.demanded.appendleft(x)
+            self._demand_rest(x)
         elif self._flying is not None:
             self._flying.demanded = True
 
@@ -162,6 +176,18 @@ class Device:
         residency.slot[x] = slot
         residency.where[x] = RESIDENT
         self._occupant[slot] = x
+
+    def _demand_rest(self, x: int) -> None:
+        """What is left of a begun copy moves before all that this GPU misses."""
+        self.demanded.appendleft(x)
+        if self._turns is not None:
+            self._turns.wait(x, self.gpu, begun=True)
+
+    def _end_turn(self, turns: DemandTurns, copy: Copy) -> None:
+        """Let the link of the expert whose turn is next look for it; this one does so anyway."""
+        gpu = turns.end(copy)
+        if gpu not in (-1, self.gpu):
+            self._wake.append(self._devices[gpu])
 
     def _next_prefetch(self, now_s: float) -> int:
         """The expert whose next chunk to prefetch, with a slot; -1 if there is none."""

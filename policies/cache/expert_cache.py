@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from policies.base import CopyKey, Evictor
+from policies.cache.demand_turns import DemandTurns
 from policies.cache.device import Device, Shared
 from policies.cache.placement import homes_of, round_robin
 from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, Residency
@@ -30,8 +31,9 @@ class ExpertCache:
     `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
 
     Prefetches move in chunks of `chunk_bytes` and give way between two of them; a demanded expert moves whole, or what
-    is left of it. Without `prefetch`, nothing is copied but what is demanded; plans only tell the evictor what is
-    believed.
+    is left of it. With `serial_demand`, demanded experts move one at a time over all links, in `DemandTurns`; a link
+    whose next one waits for its turn moves nothing. Without `prefetch`, nothing is copied but what is demanded; plans
+    only tell the evictor what is believed.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -53,6 +55,7 @@ class ExpertCache:
         copy_key: CopyKey | None = None,
         refused_blocks: bool = False,
         prefetch: bool = True,
+        serial_demand: bool = False,
     ) -> None:
         self.model = model
         self.evictor = evictor
@@ -68,9 +71,11 @@ class ExpertCache:
             rest_bytes=[rests[size] for size in model.layer_expert_bytes],
             copy_key=copy_key,
             refused_blocks=refused_blocks,
+            turns=DemandTurns() if serial_demand else None,
         )
-        self.stalled = shared.stalled
-        self.devices = [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
+        self.turns = shared.turns
+        self.stalled, self.wake, self.devices = shared.stalled, shared.wake, shared.devices
+        self.devices += [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
         self.lock: AbstractContextManager[object] = nullcontext()
         self.view: ResidencyView = CacheView(self.residency, self.devices, lambda: self.lock)
         primary = round_robin(model, len(slots)) if home is None else home
@@ -78,7 +83,6 @@ class ExpertCache:
         self.home: list[int] = primary.ravel().tolist()
         self.fixed = replicas == 1  # no expert ever changes its home
         self._device_of = [self.devices[gpu] for gpu in self.home]
-        self.wake: list[Device] = []
         self.work: list[Search] = []
         self.plans = 0  # that held something, since the start
         self._has_plan = bytearray(model.layers)
@@ -143,6 +147,8 @@ class ExpertCache:
                 misses.append(expert)
                 device = self._device_of[x] if self.fixed else self._rehome(x, planned=False)
                 device.demanded.append(x)
+                if self.turns is not None:
+                    self.turns.wait(x, device.gpu, begun=False)
                 self.wake.append(device)
             else:
                 late.append(expert)

@@ -9,6 +9,7 @@
 7. Prefetched copies = useful + late + wasted + cancelled + not used yet.
 8. What the running layer has demanded is not dropped before its release.
 9. An expert is on one of its homes, and stays there until it is dropped.
+10. With serial demand, no copy of a demanded expert begins while another one moves that began so.
 """
 
 from typing import Any
@@ -76,6 +77,7 @@ class InvariantChecker:
         self._next_chunk: dict[int, int] = {}
         self._gpu: dict[int, int] = {}  # that each expert was put on last
         self._pinned: set[int] = set()
+        self._moving: list[Any] = []  # copies that were demanded when they began
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
         """Check what this call may have broken."""
@@ -97,6 +99,10 @@ class InvariantChecker:
             _hold(answer.victim not in self._pinned, 8, f"expert {answer.victim} was dropped while in use")
             self._gpu[answer.number] = answer.gpu
             check_homes(cache, answer.number, answer.gpu)
+            if answer.demanded:
+                self._moving.append(answer)
+                one = len(self._moving) == 1 or cache.turns is None
+                _hold(one, 10, f"experts {[copy.number for copy in self._moving]} move at a time")
 
     def _demanded(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:
         self._pinned = {layer * cache.model.experts + expert for expert in experts}
@@ -121,6 +127,7 @@ class InvariantChecker:
 
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
         x = copy.number
+        self._moving = [other for other in self._moving if other is not copy]
         check_homes(cache, x, copy.gpu)
         sizes = cache.chunk_bytes[x // cache.model.experts]
         end, chunks = copy.chunk + copy.chunks, len(sizes)

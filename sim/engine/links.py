@@ -42,6 +42,7 @@ class Links:
         self._copy_s = {size: cost.copy_s(size) for size in cache.copy_bytes}
         self._devices = cache.devices
         self._experts = cache.model.experts
+        self._in_turns = cache.turns is not None
         self._idle = [True] * len(cache.devices)
         self._spare: list[Flight] = []
         self._expiry_event = _Expiry(env, self._pins_expire)
@@ -97,6 +98,8 @@ class Links:
                 if copy.demanded:
                     self.on_demanded(copy, now_s)
                     following_flight = None
+                    if self._in_turns:
+                        self.wake(now_s)
                 elif last >= 0 and copy.number != last:
                     continue  # nothing can begin before that one has landed
                 elif (following is None or following.number // experts != self.held_layer) and self.on_prefetched():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pandas as pd
 import pytest
 
 from policies.base import Policy
+from policies.cache.decision_log import transfers
 from sim.__main__ import main as sim
 from sim.engine.batching import fixed_batches
 from sim.hardware.profile import read_profile, write_profile
+from sim.results.event_table import logged_calls
 from sim.results.result import read_results
 from tests.support.profiles import flat_profile
 from tests.support.tiny_models import save_tiny
@@ -128,6 +131,18 @@ def test_one_scenario_is_simulated_and_measured_with_results_alike(checkpoint, c
             assert getattr(measured, table).dtypes.equals(getattr(simulated, table).dtypes)
         assert (measured.content_hash, simulated.content_hash is None) == (None, False)
         assert measured.provenance["trace"] == simulated.provenance["trace"]
+
+
+def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_path):
+    """Over three links; the results say so."""
+    words = ["--cache-experts", 12, "--devices", 3, "--demand-loading", "serial", "--detail", "events", "--check"]
+    assert validate(arguments(checkpoint, *words, "--policy", "lru", "--out", tmp_path / "measured")) == 0
+    measured = read_results(tmp_path / "measured")[-1]
+    assert measured.provenance["machine"]["demand_loading"] == "serial"
+    assert "one at a time" in measured.provenance["machine"]["described"]
+    moved = transfers(logged_calls(measured.events))
+    assert len({each.gpu for each in moved}) == 3
+    assert all(one.end_s <= other.start_s for one, other in pairwise(moved))
 
 
 @pytest.mark.parametrize("setting", ['sizes = "mixtral-8x7b"', 'history = "other.trace"'])

@@ -11,7 +11,7 @@ from validate.testbed import Devices
 def test_devices_are_a_machine_whose_memory_and_figures_are_not_known() -> None:
     machine: Machine = Devices("cpu with 1 thread", 2)
     assert machine.describe() == "cpu with 1 thread (2 logical devices)"
-    assert (machine.gpus, machine.links) == (2, 2)
+    assert (machine.gpus, machine.links, machine.demand_loading) == (2, 2, "parallel")
     assert (machine.gpu_memory_bytes, machine.digest) == (None, None)
 
 

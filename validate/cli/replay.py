@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from common.commands import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError
 from sim.experiment import Experiment
+from sim.hardware.effects import DemandLoading
 from sim.scenario_options import FIELDS, MACHINE, takes_scenario
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget
@@ -34,6 +35,7 @@ def replay(
     lengths: Annotated[Lengths, under(GENERATION)] = Lengths(),
     lookahead: Annotated[tuple[int, ...], Parameter(group=GENERATION)] = (),
     profile: Annotated[Path | None, Parameter(group=MACHINE)] = None,
+    demand_loading: Annotated[DemandLoading, Parameter(group=MACHINE)] = "parallel",
     record: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     overwrite: Annotated[bool, Parameter(group=OUTPUT)] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
@@ -54,6 +56,8 @@ def replay(
         Also apply the router of layer l+D to what router l sees, for policies that speculate; several as in 1,3.
     profile
         What `validate calibrate` measured here, FILE.toml: from it policies know what copies, layers and searches take.
+    demand_loading
+        Copy demanded experts over all links at once, or one after the other.
     record
         Keep the routing as a trace, NAME.trace, for `sim run` to simulate.
     overwrite
@@ -85,7 +89,7 @@ def replay(
             )
             from validate.replay import replay as measure
 
-            comparison = measure(experiment, testbed, collection, found, profile=profile)
+            comparison = measure(experiment, testbed, collection, found, profile=profile, demand_loading=demand_loading)
 
         def printed() -> str:
             return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)

@@ -55,6 +55,8 @@ def _pairs(simulated: Folder, measured: Folder) -> Iterator[tuple[str, Any, Any]
     yield "trace digest", one["trace"]["digest"], other["trace"]["digest"]
     yield "cache_experts", one["cache_experts"], other["cache_experts"]
     yield "gpus", one["machine"]["gpus"], other["machine"]["gpus"]
+    # Results that do not say it are older than the choice.
+    yield "demand_loading", *(each["machine"].get("demand_loading", "parallel") for each in (one, other))
     here, there = simulated.results[0].scenario, measured.results[0].scenario
     for field in _EQUAL:
         yield field, getattr(here, field), getattr(there, field)

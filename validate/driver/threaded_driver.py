@@ -313,6 +313,7 @@ class Driver:
             link.idle = following is None
             if complete or link.idle:
                 self._model.notify_all()
+            self._wake()  # another link, if it is the turn of what it waits with
             return following
 
     # ---- the predictor's thread ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tests.support.in_memory import Setting, simulate
 from tests.support.random_runs import random_run
 
 
-def watched(slots=(2,), chunk_bytes="whole", layers=2, replicas=1):
+def watched(slots=(2,), layers=2, **choices):
     model = shape(layers, 4)
     evictor = LeastRecentlyUsed()
     evictor.start(setup_of(model))
@@ -22,9 +22,8 @@ def watched(slots=(2,), chunk_bytes="whole", layers=2, replicas=1):
         model,
         evictor,
         slots=list(slots),
-        replicas=replicas,
-        chunk_bytes=chunk_bytes,
         observers=[InvariantChecker()],
+        **choices,
     )
     begin(cache)
     return cache

@@ -16,12 +16,10 @@ from tests.support.builders import US, HandCost, request_of, scripted, setup_of,
 A, B = 0, 1  # layers
 
 
-def run(model, policy, requests, *, slots, cost, chunk_bytes="whole", batch_size=1):
+def run(model, policy, requests, *, slots, cost, batch_size=1, **choices):
     policy.evictor.start(setup_of(model))
     log = DecisionLog()
-    cache = ObservedCache(
-        model, policy.evictor, slots=slots, chunk_bytes=chunk_bytes, observers=[log, InvariantChecker()]
-    )
+    cache = ObservedCache(model, policy.evictor, slots=slots, observers=[log, InvariantChecker()], **choices)
     recorder = Recorder()
     engine = Engine(
         hooks=Hooks(policy),

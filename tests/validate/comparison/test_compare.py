@@ -232,6 +232,7 @@ def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path
         ("trace digest", ("provenance", "trace", "digest"), "ab"),
         ("cache_experts", ("provenance", "cache_experts"), 9),
         ("gpus", ("provenance", "machine", "gpus"), 2),
+        ("demand_loading", ("provenance", "machine", "demand_loading"), "serial"),
         ("replicas", ("scenario", "replicas"), 2),
         ("batch_size", ("scenario", "batch_size"), 4),
         ("seed", ("scenario", "seed"), 1),

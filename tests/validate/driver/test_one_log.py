@@ -74,6 +74,7 @@ class Played:
         *,
         history=(),
         replicas=1,
+        serial_demand=False,
         name="",
     ) -> None:
         policy = to_run(policy, name, check=False) if name else policy
@@ -89,6 +90,7 @@ class Played:
             chunk_bytes=policy.chunk_bytes or "whole",
             copy_key=policy.copy_key,
             refused_blocks=policy.refused_blocks,
+            serial_demand=serial_demand,
             observers=[self.log, InvariantChecker(model.total_experts if policy.preloaded else 0)],
         )
         if policy.preloaded:
@@ -148,14 +150,14 @@ class Played:
         return "\n".join(map(repr, self.log.in_time())).encode()
 
 
-def both(make, *, name="", model=None, gpus=1, replicas=1, slots=8, batch_size=1, seed=0, prefill_tokens=5):
+def both(make, *, name="", model=None, gpus=1, slots=8, batch_size=1, seed=0, prefill_tokens=5, **choices):
     """The same run by both drivers."""
     model = model or shape(layers=4, experts=6, top_k=2)
     rng = np.random.default_rng(seed)
     requests = random_requests(model, rng, requests=4, decoded=5, prefill_tokens=prefill_tokens, hidden=3)
     requests = [with_lookahead(recorded, 1) for recorded in requests]
     history = random_requests(model, rng, requests=3, hidden=3)
-    given = {"name": name, "model": model, "slots": slots, "gpus": gpus, "replicas": replicas, "history": history}
+    given = {"name": name, "model": model, "slots": slots, "gpus": gpus, "history": history, **choices}
     return Played(make(), requests, **given).simulated(batch_size), Played(make(), requests, **given).run(batch_size)
 
 
@@ -276,6 +278,7 @@ def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int, repli
         batch_size=1 + seed % 2,
         seed=seed,
         prefill_tokens=int(rng.integers(0, 4)),
+        serial_demand=bool(np.random.default_rng([seed, 2]).integers(2)),
     )
     assert_same(simulated, run)
     assert len(run.log.rows) > 100
