@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from common.progress import bar, counted
 from sim.artefacts import Artefacts
@@ -59,7 +59,7 @@ def simulated_run(
     Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
     """
     recorder = Recorder()
-    with threadpool_limits(1):
+    with get_cached_controller().limit(limits=1):
         cost = inputs.machine.cost(inputs.model)
         rates = rates_of(cost, inputs.model, inputs.machine.gpus)
         started = StartedPolicy(scenario, inputs, rates, learning, tape)

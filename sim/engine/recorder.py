@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from policies.cache.residency import Counts
@@ -72,13 +73,13 @@ class Recorder:
 
         `wait_s` is the sum of all waits, and `PARTS` add up to `end_s − start_s`.
         """
-        frame = pd.DataFrame(self._rows, columns=list(self._COLUMNS))
-        known = frame[list(KnownParts._fields)].to_numpy(float)
-        parts = parts_of(frame["start_s"].to_numpy(float), frame["end_s"].to_numpy(float), known)
-        frame = frame.drop(columns=list(KnownParts._fields))
-        frame[list(PARTS)] = parts
-        frame["wait_s"] = frame[list(WAITS)].sum(axis=1)
-        return frame
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(self._COLUMNS)
+        table = {name: np.array(column) for name, column in zip(self._COLUMNS, columns, strict=True)}
+        known = np.array([table.pop(name) for name in KnownParts._fields], float)
+        parts = parts_of(table["start_s"], table["end_s"], known.T)  # added up part by part, whatever their number
+        table |= dict(zip(PARTS, parts.T, strict=True))
+        table["wait_s"] = np.sum([table[name] for name in WAITS], axis=0)
+        return pd.DataFrame(table)
 
     def requests(self) -> pd.DataFrame:
         """A row per request: times in seconds since the start, TTFT (missing without a prefill) and TPOT.
@@ -86,13 +87,21 @@ class Recorder:
         TPOT is the mean time of the output tokens after the first; without a prefill every iteration counts. It is
         missing for a request with no such token.
         """
-        names = ["start_s", "first_token_s", "end_s", "output_tokens", "has_prefill"]
-        frame = pd.DataFrame.from_dict(self._requests, orient="index", columns=names, dtype=float)
-        prefill = frame.pop("has_prefill") == 1
-        decoded = frame["output_tokens"] - prefill
-        began = frame["first_token_s"].where(prefill, frame["start_s"])
-        frame["ttft_s"] = (frame["first_token_s"] - frame["start_s"]).where(prefill)
-        frame["tpot_s"] = ((frame["end_s"] - began) / decoded).where(decoded > 0)
-        frame["latency_s"] = frame["end_s"] - frame["start_s"]
-        frame["output_tokens"] = frame["output_tokens"].astype(int)
-        return frame.rename_axis("request").reset_index()
+        rows = np.array(list(self._requests.values()), float).reshape(-1, 5)
+        start_s, first_token_s, end_s, output_tokens, has_prefill = rows.T
+        prefill = has_prefill == 1
+        decoded = output_tokens - prefill
+        tpot_s = np.full(len(rows), np.nan)
+        np.divide(end_s - np.where(prefill, first_token_s, start_s), decoded, out=tpot_s, where=decoded > 0)
+        return pd.DataFrame(
+            {
+                "request": np.array(list(self._requests), int),
+                "start_s": start_s,
+                "first_token_s": first_token_s,
+                "end_s": end_s,
+                "output_tokens": output_tokens.astype(int),
+                "ttft_s": np.where(prefill, first_token_s - start_s, np.nan),
+                "tpot_s": tpot_s,
+                "latency_s": end_s - start_s,
+            }
+        )

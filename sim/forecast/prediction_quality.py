@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from common.errors import FieldError
 from common.files import new_file
@@ -99,7 +99,8 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
 
 
 def _scores(spec: str, lead: int | None, routing: Routing, scenario: Scenario) -> PlanScores:
-    with threadpool_limits(1), bar(spec, len(routing.requests)) as done:  # one thread, as in a simulation
+    one_thread = get_cached_controller().limit(limits=1)  # as in a simulation
+    with one_thread, bar(spec, len(routing.requests)) as done:
         return measure(
             spec,
             routing.trace.shape,

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import get_cached_controller
 
 from policies.types import Float, Int, ModelShape, RecordedRequest
 from traces.analysis.nearest_map import DISTANCE, MAPS, named_ahead, nearest_maps, share_named
@@ -86,7 +86,8 @@ def naturalness_of(trace: Trace) -> Naturalness:
         for part in parts.values():
             part.add(request)
     text = recorded and trace.meta.kind != "synthetic"
-    with threadpool_limits(1):  # the last bits of a sum depend on how many share it, and the nearest map on them
+    # One thread: the last bits of a sum depend on how many share it, and the nearest map on them.
+    with get_cached_controller().limit(limits=1):
         figures = {phase: part.figures(text=text) for phase, part in parts.items()}
     unknown = []
     if not text:
