@@ -10,7 +10,7 @@
     "policy.prefetch_distance" = [1, 3]      # of those that have this setting
 
     [zip]                                    # the first values together, the second ones, …
-    machine = ["rtx3090", "a100"]
+    machine = ["rtx3090", "a100-80gb"]
     cache.share = [0.25, 0.75]
 
     [[list]]                                 # one point after the other

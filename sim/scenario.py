@@ -70,8 +70,9 @@ class Scenario:
     """Simulate the sizes of a published model with the traced routing: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
     gpt-oss-20b. Experts per layer and top-k must be those of the trace."""
     machine: str = "rtx3090x6"
-    """A preset, rtx3090x6, rtx3090 or a100, or a FILE.toml: a machine of your own, or a profile that `validate
-    calibrate` wrote."""
+    """A preset (rtx3090x6, rtx3090, rtx4090, a100-80gb, h100-80gb, h200-141gb; paper-rtx3090x6, paper-rtx3090,
+    paper-a100), or a FILE.toml: a machine of your own, or a profile that `validate calibrate` wrote. Figures may
+    follow: rtx3090x6,host.memory_bytes_per_s=96e9."""
     cache: CacheSize = CacheSize(share=0.25)
     """How many experts all GPUs together can hold."""
     history: Path | None = None

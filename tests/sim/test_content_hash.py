@@ -42,7 +42,7 @@ def key(scenario: Scenario) -> str:
         {"policy": "lfu"},
         {"policy": "finemoe,capacity=9"},
         {"sizes": "mixtral-8x7b"},
-        {"machine": "a100"},
+        {"machine": "paper-a100"},
         {"cache": CacheSize(experts=9)},
         {"train_split": 0.5},
         {"requests": 2},

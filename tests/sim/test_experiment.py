@@ -31,13 +31,13 @@ def test_a_grid_is_every_combination_and_the_last_axis_varies_fastest() -> None:
 def test_values_of_a_zip_go_together_and_a_list_goes_point_by_point() -> None:
     found = points(
         grid={"seed": [0, 1]},
-        zip={"machine": ["rtx3090", "a100"], "cache.share": [0.1, 0.9]},
+        zip={"machine": ["rtx3090", "paper-a100"], "cache.share": [0.1, 0.9]},
         list=[{"batch_size": 1}, {"batch_size": 4, "requests": 8}],
     )
     assert found == [
         {"seed": seed, "machine": machine, "cache.share": share, **point}
         for seed in (0, 1)
-        for machine, share in (("rtx3090", 0.1), ("a100", 0.9))
+        for machine, share in (("rtx3090", 0.1), ("paper-a100", 0.9))
         for point in ({"batch_size": 1}, {"batch_size": 4, "requests": 8})
     ]
 

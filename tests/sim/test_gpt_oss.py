@@ -92,7 +92,7 @@ def test_requests_that_decode_together_demand_the_union_of_the_arrays(simulate: 
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-@pytest.mark.parametrize("hardware", ["a100", "rtx3090x6"])
+@pytest.mark.parametrize("hardware", ["paper-a100", "rtx3090x6"])
 def test_the_oracle_hits_at_least_as_often_as_lru(simulate: Any, share: float, hardware: str) -> None:
     found, _ = simulate("--cache-share", share, "--machine", hardware, policies=("lru", "oracle"), requests=6)
     assert found["oracle"]["expert_slots"] == found["lru"]["expert_slots"] == share * LAYERS * EXPERTS

@@ -51,7 +51,7 @@ def machine_with(path: Path, *, room_bytes: float) -> Path:
     heads, kv = SHAPE.attention_heads * SHAPE.head_dim, 2 * SHAPE.kv_heads * SHAPE.head_dim
     layer = SHAPE.hidden * (2 * heads + kv + SHAPE.experts)
     dense, cached = 4 * layer + 2 * SHAPE.hidden * SHAPE.vocab, 8 * 4 * kv
-    path.write_text(f'extends = "a100"\n[gpu]\nmemory_bytes = {2 * (dense + cached) + room_bytes}\n')
+    path.write_text(f'extends = "paper-a100"\n[gpu]\nmemory_bytes = {2 * (dense + cached) + room_bytes}\n')
     return path
 
 
@@ -80,11 +80,11 @@ def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path
 
 def test_the_whole_of_mixtral_does_not_fit_on_one_a100(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = small_trace(tmp_path / "a.trace", 3, shape=small_shape(layers=32, experts=8))
-    words = ("--sizes", "mixtral-8x7b", "--machine", "a100")
+    words = ("--sizes", "mixtral-8x7b", "--machine", "paper-a100")
     assert main(arguments(trace, *words, "--cache-share", "1.0", policies=("lru",))) == 2
     assert capsys.readouterr().err == (
-        "error: --cache-share: 256 experts take 90.19 GB, but of the 80 GB of a100 (1 × A100-80GB) dense weights take "
-        "3.211 GB and the KV cache 0.001049 GB, so at most 217 experts fit; value 1.0\n"
+        "error: --cache-share: 256 experts take 90.19 GB, but of the 80 GB of paper-a100 (1 × A100-80GB) dense weights "
+        "take 3.211 GB and the KV cache 0.001049 GB, so at most 217 experts fit; value 1.0\n"
     )
     assert main(arguments(trace, *words, "--cache-experts", 217, policies=("lru",))) == 0
 

@@ -100,7 +100,7 @@ def test_what_was_learned_for_one_machine_and_cache_serves_another(
     trace = small_trace(tmp_path / "bare.trace", 10, shape=SHAPE, prefill=False, embedding=False) if bare else traced
     ran(scenario_of(trace, "finemoe,capacity=4"), artefacts)
     before = len(list(artefacts))
-    ran(scenario_of(trace, policy, machine="a100", cache=CacheSize(share=1.0), batch_size=2), artefacts)
+    ran(scenario_of(trace, policy, machine="paper-a100", cache=CacheSize(share=1.0), batch_size=2), artefacts)
     assert len(list(artefacts)) == before + 1
     scenario = scenario_of(trace, policy)
     assert_equal(ran(scenario, artefacts, unread=True), ran(scenario))

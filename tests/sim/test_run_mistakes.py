@@ -49,7 +49,8 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance 5 is not in 1 … 4"),
         (("--policy", "finemoe,fill=full"), "fill: must be one of random, redundancy, value 'full'"),
         (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
-        (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100, rtx3090, rtx3090x6; "),
+        (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100-80gb, h100-80gb, h200-141gb, "),
+        (("--machine", "rtx3090,gpuss=4"), "gpuss: is not a setting of rtx3090; did you mean 'gpus'?"),
         (("--sizes", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
         (
             ("--sizes", "gpt-oss-20b"),
@@ -58,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--sizes", "phi-3.5-moe"), "--sizes: phi-3.5-moe has top-2 of 16 experts, the trace of small has top-2 of 8"),
         (("--cache-experts", 0), "--cache-experts: must be at least 1, value 0"),
         (("--cache-experts", -3), "--cache-experts: must be at least 1, value -3"),
-        (("--cache-experts", 1, "--machine", "a100"), "needs at least 2 (top-2, one slot per GPU)"),
+        (("--cache-experts", 1, "--machine", "paper-a100"), "needs at least 2 (top-2, one slot per GPU)"),
         (("--cache-experts", 5), "on 6 GPUs needs at least 6 (top-2, one slot per GPU)"),
         (("--cache-experts", 33), "has use for at most 32"),
         (("--cache-share", 0), "--cache-share: must be above 0 and at most 1, value 0.0"),
@@ -79,7 +80,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--batch-size", -2), "--batch-size: must be at least 1, value -2"),
         (("--replicas", 0), "--replicas: must be at least 1, value 0"),
         (("--replicas", 7), "replicas 7: on 6 GPUs an expert has from 1 to 6 homes"),
-        (("--replicas", 2, "--machine", "a100"), "replicas 2: on 1 GPU an expert has 1 home"),
+        (("--replicas", 2, "--machine", "paper-a100"), "replicas 2: on 1 GPU an expert has 1 home"),
         (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, value 0"),
         (("--chunk-bytes", "all"), 'Invalid value for --chunk-bytes: unable to convert "all" into int|Literal[whole]'),
         (

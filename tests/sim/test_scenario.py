@@ -20,7 +20,7 @@ FULL = Scenario(
     Path("a.trace"),
     policy="finemoe,prefetch_distance=6+lhd",
     sizes="mixtral-8x7b",
-    machine="a100",
+    machine="paper-a100",
     cache=CacheSize(gb=6),
     history=Path("b.trace"),
     train_split=0.5,

@@ -36,15 +36,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-EARLIER = {"--sizes": "--as", "--machine": "--hardware"}  # today's name of an option: its name before
-RENAMED: dict[str, str] = {"hardware": "machine"}  # column or JSON key before: its name after
-REWORDED: frozenset[str] = frozenset()  # columns or JSON keys, named as before, whose text may change
+EARLIER = {  # today's word on the command line: the word before
+    "paper-rtx3090x6": "rtx3090x6",
+    "paper-rtx3090": "rtx3090",
+    "paper-a100": "a100",
+}
+RENAMED: dict[str, str] = {}  # column or JSON key before: its name after
+REWORDED: frozenset[str] = frozenset({"machine"})  # columns or JSON keys, named as before, whose text may change
 SHOWN = 5  # columns or values that differ to print per table
 Finding = tuple[str, int, int]  # what was compared, how many figures, how many of them differ; 0 figures: it is new
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 MIXTRAL = ("--sizes", "mixtral-8x7b")
-QUARTER = ("--machine", "rtx3090x6", "--cache-share", "0.25")
+QUARTER = ("--machine", "paper-rtx3090x6", "--cache-share", "0.25")
+HALF = ("--machine", "paper-rtx3090", "--cache-share", "0.5")
 DEMO = (*MIXTRAL, *QUARTER)
 DEMO_POLICIES = (
     "finemoe moe-infinity moe-infinity-code promoe mixtral-offloading mixtral-offloading-released deepspeed lru belady "
@@ -55,14 +60,14 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...], str]] = {  # name: command,
     "demo": ("run", "pocket", DEMO, DEMO_POLICIES),
     "batches": ("run", "pocket", (*DEMO, "--batch-size", "4"), "finemoe moe-infinity promoe lru belady"),
     "replicas": ("run", "pocket", (*DEMO, "--replicas", "2", "--placement", "balanced"), "finemoe lru"),
-    "cache-gb": ("run", "pocket", (*MIXTRAL, "--machine", "a100", "--cache-gb", "8"), "finemoe lru"),
-    "cache-experts": ("run", "pocket", (*MIXTRAL, "--machine", "a100", "--cache-experts", "24"), "finemoe lru"),
+    "cache-gb": ("run", "pocket", (*MIXTRAL, "--machine", "paper-a100", "--cache-gb", "8"), "finemoe lru"),
+    "cache-experts": ("run", "pocket", (*MIXTRAL, "--machine", "paper-a100", "--cache-experts", "24"), "finemoe lru"),
     "gpt-oss": ("run", "gpt-oss", (*QUARTER, "--requests", "4"), "finemoe lru belady clairvoyant promoe"),
     "predict": ("predict", "pocket", (), "finemoe hit-count"),
     "settings": (
         "run",
         "pocket",
-        (*MIXTRAL, "--machine", "rtx3090", "--cache-share", "0.5", "--seed", "3", "--train-split", "0.5", "--check"),
+        (*MIXTRAL, *HALF, "--seed", "3", "--train-split", "0.5", "--check"),
         "finemoe,fill=redundancy,prefill_records=iteration,learn=false finemoe,threshold=demo,queue=all,reach=rest "
         "finemoe,count_misses=false,reset_on_evict=true promoe,chunk_bytes=9000000",
     ),

@@ -174,14 +174,14 @@ def test_the_dense_part_of_a_published_model_reads_its_attention_router_and_shar
 
 
 def test_the_papers_first_testbed_is_six_gpus_of_24_gb_on_pcie_at_32_gb_per_s():
-    testbed = preset("rtx3090x6")
+    testbed = preset("paper-rtx3090x6")
     assert testbed.gpus == 6
     assert testbed.gpu.memory_bytes == 24e9
     assert testbed.host_link.bytes_per_s == 32e9
 
 
 def test_the_papers_second_testbed_is_one_a100_of_80_gb_at_2_tb_per_s():
-    testbed = preset("a100")
+    testbed = preset("paper-a100")
     assert testbed.gpus == 1
     assert testbed.gpu.memory_bytes == 80e9
     assert testbed.gpu.memory_bytes_per_s == 2e12
@@ -189,8 +189,8 @@ def test_the_papers_second_testbed_is_one_a100_of_80_gb_at_2_tb_per_s():
 
 
 def test_one_rtx_3090_is_a_sixth_of_the_testbed():
-    one, six = preset("rtx3090"), preset("rtx3090x6")
-    assert replace(six, name="rtx3090", gpus=1) == one
+    one, six = preset("paper-rtx3090"), preset("paper-rtx3090x6")
+    assert replace(six, name="paper-rtx3090", gpus=1) == one
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -200,7 +200,7 @@ def test_a_preset_is_known_by_its_own_name(name):
 
 def test_a_mixtral_expert_takes_eleven_milliseconds_over_pcie_and_a_third_of_one_to_compute():
     """352 MB at 32 GB/s, and the same bytes at 936 GB/s: why offloading is bound by the link."""
-    cost = preset("rtx3090x6").cost(published("mixtral-8x7b"))
+    cost = preset("paper-rtx3090x6").cost(published("mixtral-8x7b"))
     overhead_s = cost.machine.gpu.overhead_s
     assert cost.copy_s(352_321_536) == pytest.approx(11.01e-3 + cost.machine.host_link.latency_s, rel=1e-3)
     assert cost.expert_s(1) == pytest.approx(0.3764e-3 + overhead_s, rel=1e-3)
@@ -212,8 +212,9 @@ def test_an_unknown_machine_is_told_all_and_how_to_describe_another(name):
     with pytest.raises(UserError) as error:
         preset(name)
     assert str(error.value) == (
-        f"unknown machine {name!r}; known: a100, rtx3090, rtx3090x6; describe another in a FILE.toml, "
-        'which may say extends = "rtx3090x6" and only what differs'
+        f"unknown machine {name!r}; known: a100-80gb, h100-80gb, h200-141gb, paper-a100, paper-rtx3090, "
+        "paper-rtx3090x6, rtx3090, rtx3090x6, rtx4090; describe another in a FILE.toml, "
+        'which may say extends = "rtx4090" and only what differs'
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.settings import to_data
 from sim.hardware.data_sheet import SECTIONS, CostModel
 from sim.hardware.machine import Machine
 from sim.hardware.machine_files import machine_named
@@ -16,6 +17,7 @@ from tests.support.builders import machine, shape
 from tests.support.profiles import flat_profile
 
 MODEL = shape()
+REQUIRED = ("gpu", "host_link", "peer_link", "search")
 
 WHOLE = """\
 name = "mine"
@@ -57,13 +59,16 @@ def test_a_name_is_a_preset(name: str) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_figure_of_a_preset_has_a_source(name: str) -> None:
     sources = preset(name).sources
-    numbers = {"gpus"} | {
-        *(f"gpu.{key}" for key in ("flops_per_s", "memory_bytes_per_s", "memory_bytes", "overhead_s")),
-        *(f"{link}.{key}" for link in ("host_link", "peer_link") for key in ("bytes_per_s", "latency_s")),
-        *(f"search.{key}" for key in ("overhead_s", "bytes_per_s", "flops_per_s")),
+    data, off = to_data(preset(name)), to_data(machine())
+    figures = {
+        f"{section}.{key}"
+        for section in SECTIONS
+        for key in data.get(section, ())
+        if key != "name" and (section not in off or section in REQUIRED or data[section][key] != off[section][key])
     }
-    assert sources.keys() == numbers
-    assert all(source.startswith(("data sheet", "paper §", "assumption")) for source in sources.values())
+    optional = {"host_link.efficiency", "peer_link.efficiency", "pageable_link.efficiency"}
+    assert sources.keys() - optional == figures - optional | {"gpus", "demand_loading", "copies"}
+    assert all(source.startswith(("data sheet", "paper §", "assumption", "measured")) for source in sources.values())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -101,14 +106,14 @@ def test_a_file_may_extend_one_beside_it_which_extends_another(tmp_path: Path, m
 def test_the_example_of_the_documentation_is_a_machine(tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "machines.md"
     example = page.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
-    found = read_data_sheet(written(tmp_path, example, "h100"))
-    assert found.describe() == "h100 (1 × H100-80GB)"
-    assert found.sources["gpu.flops_per_s"] == "data sheet: dense FP16 products"
+    found = read_data_sheet(written(tmp_path, example, "desk"))
+    assert found.describe() == "desk (2 × RTX 4090)"
+    assert found.sources["host.memory_bytes_per_s"] == "data sheet: two channels of DDR5-4800"
 
 
 def test_the_documentation_lists_every_key_and_preset() -> None:
     page = (Path(__file__).parents[3] / "docs" / "machines.md").read_text(encoding="utf-8")
-    keys = ["extends", "name", "gpu.name", *preset("a100").sources]
+    keys = ["extends", "name", "gpu.name", *preset("a100-80gb").sources, *preset("rtx3090x6").sources]
     assert [key for key in [*keys, *preset_names()] if f"`{key}`" not in page] == []
 
 
@@ -171,7 +176,7 @@ EXTENDS = 'extends = "rtx3090"\n'
             "search.bytes_per_s: must be a number, value 'x'",
         ),
         ("extends = 3", "extends: must be a string, value 3"),
-        ("extends = 'h100'", "extends: unknown machine 'h100'; known: a100, rtx3090, rtx3090x6; "),
+        ("extends = 'h100'", "extends: unknown machine 'h100'; known: a100-80gb, h100-80gb, h200-141gb, paper-a100, "),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_with_file_and_key(tmp_path: Path, text: str, said: str) -> None:
@@ -235,9 +240,9 @@ def test_what_is_neither_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_preset_costs_a_roofline_and_a_profile_what_was_measured() -> None:
-    roofline, measured = preset("a100").cost(MODEL), flat_profile(MODEL).cost(MODEL)
+    roofline, measured = preset("paper-a100").cost(MODEL), flat_profile(MODEL).cost(MODEL)
     assert isinstance(roofline, CostModel)
-    assert (roofline.model, roofline.machine) == (MODEL, preset("a100"))
+    assert (roofline.model, roofline.machine) == (MODEL, preset("paper-a100"))
     assert isinstance(measured, MeasuredCost)
     assert measured.profile == flat_profile(MODEL)
 

@@ -65,7 +65,7 @@ def _cells(rows: Sequence[Summary], wide: bool) -> list[str]:
 
 def test_columns_that_say_nothing_are_left_out(decoded: Path, simulate: Any) -> None:
     """No prefills, nobody prefetches, one GPU and nothing that it is measured against."""
-    (row,) = summaries(decoded, simulate, "--machine", "a100", policies=("lru",))
+    (row,) = summaries(decoded, simulate, "--machine", "paper-a100", policies=("lru",))
     row |= {"tpot_over_no_offload": None, "tpot_over_best_known": None}
     text = "\n".join([figures_table([row]), *split_tables([row])])
     for word in ("TTFT", "over", "late", "fetch", "search", "exchg", "prefill"):

@@ -131,7 +131,7 @@ def test_among_measured_figures_there_is_no_computed_time() -> None:
 def test_a_table_says_once_what_a_cache_below_a_token_costs(
     trace: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--sizes", "mixtral-8x7b", "--machine", "a100")
+    words = ("--sizes", "mixtral-8x7b", "--machine", "paper-a100")
     policies = ("no-offload", "lru", "finemoe")
 
     def said(*more: Any, policies: tuple[str, ...] = policies) -> list[str]:

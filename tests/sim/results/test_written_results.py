@@ -175,7 +175,7 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
         pytest.param(("--batch-size", 2), id="batch-size"),
         pytest.param(("--placement", "balanced"), id="placement"),
         pytest.param(("--replicas", 2), id="replicas"),
-        pytest.param(("--machine", "a100"), id="hardware"),
+        pytest.param(("--machine", "paper-a100"), id="hardware"),
         pytest.param(("--cache-experts", 9), id="cache-experts"),
         pytest.param(("--sizes", "mixtral-8x7b"), id="as"),
         pytest.param(("--requests", 2), id="requests"),
