@@ -18,6 +18,8 @@ MODEL = "--model gpt-oss-20b"
 COMMANDS = {  # OUT stands for the output, NONE for an input that is not there
     "run": "sim run NONE.trace --out OUT",
     "run --save-scenario": "sim run NONE.trace --save-scenario OUT",
+    "whatif": "sim whatif NONE.trace --out OUT",
+    "whatif --plot": "sim whatif NONE.trace --plot OUT.png",
     "predict": "sim predict NONE.trace --out OUT",
     "predict --plot": "sim predict NONE.trace --plot OUT.png",
     "plot": "sim plot NONE --out OUT.png",
@@ -38,7 +40,16 @@ COMMANDS = {  # OUT stands for the output, NONE for an input that is not there
     "replay": "validate replay NONE --prompts NONE --out OUT",
     "replay --record": "validate replay NONE --prompts NONE --record OUT.trace",
 }
-REPLACE = {"predict --plot", "plot", "arrivals", "arrivals --plot", "calibrate", "compare", "compare --plot"}
+REPLACE = {
+    "whatif --plot",
+    "predict --plot",
+    "plot",
+    "arrivals",
+    "arrivals --plot",
+    "calibrate",
+    "compare",
+    "compare --plot",
+}
 
 Refused = Callable[[str, Path], str]
 
