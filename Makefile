@@ -3,7 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types bench clean
+# Where `make comparison` keeps routing and finished runs, and finds recordings that are no part of the project.
+COMPARISON := comparison-out
+ROUTING := $(COMPARISON)/routing
+FINEMOE_DATA ?= ../shared/data
+JOBS ?= 2
+TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
+RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
+	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
+
+.PHONY: demo comparison test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +37,19 @@ demo: $(VENV)/.installed
 		--cache-experts 16 --detail events --out demo-out/simulated
 	$(BIN)/python -m validate compare demo-out/simulated demo-out/measured --plot demo-out/timelines.png
 
+comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
+	$(BIN)/python -m sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs
+
+$(ROUTING)/%-twin.trace: | $(VENV)/.installed
+	$(BIN)/python -m traces collect $*-twin --continue-text --chat-template --max-new-tokens 64 --lookahead 1,3 \
+		--threads 1 --out $@
+
+$(ROUTING)/gpt-oss-20b.trace: | $(VENV)/.installed
+	$(BIN)/python -m traces convert npz $(FINEMOE_DATA)/gpt-oss-20b/routing.npz --model gpt-oss-20b --out $@
+
+$(ROUTING)/gemma-4-26b-a4b.trace: | $(VENV)/.installed
+	$(BIN)/python -m traces convert route-trace $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv --out $@
+
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -m 'not slow' -n 2 -q
 
@@ -47,4 +69,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/capture_cost.py
 
 clean:
-	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf demo-out comparison-out .pytest_cache .mypy_cache .ruff_cache *.egg-info

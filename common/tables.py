@@ -16,6 +16,12 @@ def text_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], *, texts: 
     return tabulate(rows, headers=headers, colalign=aligned, disable_numparse=True)
 
 
+def markdown_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], *, texts: int = 1) -> str:
+    """The same in Markdown. A cell must not hold a vertical bar."""
+    aligned = ["left"] * texts + ["right"] * (len(headers) - texts)
+    return tabulate(rows, headers=headers, colalign=aligned, disable_numparse=True, tablefmt="pipe")
+
+
 def record_table(records: Sequence[Mapping[str, Any]], *, texts: int = 1) -> str:
     """A row per record, below the keys, which all records have in common."""
     return text_table([list(record.values()) for record in records], list(records[0]), texts=texts)

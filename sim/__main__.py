@@ -21,6 +21,11 @@ COMMANDS = {
         "Vary link, memory, cache, compute and more of a scenario, one at a time: what matters, and how much?",
         "whatif NAME.trace --policy finemoe --policy lru --cache-share 0.25 --plot whatif.png",
     ),
+    "comparison": Command(
+        "sim.cli.comparison:comparison",
+        "Rank the systems on many traces, caches and machines, and write docs/comparison.md.",
+        "comparison --routing comparison-out/routing --out docs",
+    ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"

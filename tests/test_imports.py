@@ -45,7 +45,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("learned_state", "results", "shared_predictions"),
         ("simulation", "scenario_options", "store", "store_options"),
         ("sweeps",),
-        ("planning",),
+        ("planning", "ranking"),
         ("cli",),
         ("__main__",),
     ),

@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from common.errors import UserError, one_line
 from common.files import remove, replacing, write_json
 from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
@@ -163,6 +165,13 @@ class ResultStore:
         """The figures of a run; None if it is not there or broken."""
         meta = self._sound(self._run(key))
         return None if meta is None else dict(meta["runs"][0]["summary"])
+
+    def requests(self, key: str) -> pd.DataFrame | None:
+        """The times of a run's requests, in the order in which they ran; None if it is not there or broken."""
+        try:
+            return Result.read(self._run(key)).requests if self.is_sound(key) else None
+        except (UserError, OSError):  # replaced since it was looked for
+            return None
 
     # ---- bounds and failures -------------------------------------------------------------------------------------
 

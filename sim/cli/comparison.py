@@ -1,0 +1,60 @@
+"""`python -m sim comparison`: rank the systems on many traces, caches and machines, and write docs/comparison.md."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from common.commands import OUTPUT, under
+from sim.store_options import STORE, place_of_store
+from sim.sweeps.workers import Workers
+
+RUNS = Group("Runs", sort_key=40)
+
+
+def comparison(
+    *,
+    routing: Annotated[
+        Path,
+        Parameter(
+            help="The folder of the traces. Those that it lacks are left out; the document says how to add them."
+        ),
+    ],
+    store: Annotated[Path | None, STORE] = None,
+    workers: Annotated[Workers, under(RUNS)] = Workers(),
+    out: Annotated[
+        Path,
+        Parameter(group=OUTPUT, help="The folder for comparison.md, and for comparison/ with tables and the picture."),
+    ],
+) -> int:
+    """Run every system on every trace, cache and machine, and write which is fastest where, and where the order flips.
+
+    What is compared is a list in sim/ranking/compared.py. Runs that the store has are not computed again; after an
+    interruption, the same command goes on. The exit status is 1 if a run failed.
+    """
+    from textwrap import fill
+
+    from common.errors import UserError
+    from common.outputs import replaced, reserved
+    from common.tables import text_table
+    from sim.ranking.compared import COMPARED
+    from sim.ranking.comparison_runs import run_comparison
+    from sim.ranking.order_tables import OrderTables, with_groups
+    from sim.ranking.written_comparison import outputs, write_comparison
+
+    files = outputs(out)
+    with reserved(*map(replaced, files)):
+        table = run_comparison(COMPARED, routing, store=place_of_store(store), workers=workers)
+        if not table.rows:
+            names = ", ".join(f"{each.name}.trace" for each in COMPARED.traces)
+            raise UserError(f"{routing} has none of {names}")
+        write_comparison(table, COMPARED, out)
+    orders = OrderTables(table, COMPARED)
+    letters = ", ".join(f"{each.letter} {each.name}" for each in COMPARED.of_role("system"))
+    reading = f"The fastest first, in brackets neighbours that tie; ⇅: pairs that flip against {COMPARED.base}."
+    print(fill(f"Simulated, not measured. {reading} {letters}", 100))
+    for metric in orders.metrics:
+        found = orders.order_rows([metric])
+        print(f"\n{text_table(with_groups(found.rows), found.headers, texts=len(found.headers))}")
+    print(f"\n{files[0]}")
+    return int(any(row["status"] == "failed" for row in table.rows))

@@ -1,0 +1,165 @@
+"""What is compared: rows (systems), columns (machines), and the traces and caches between them, as data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Need = Literal["history", "embedding", "lookahead_1", "lookahead_3"]
+Role = Literal["system", "ablation", "anchor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedSystem:
+    """A policy under the name that tables give it."""
+
+    name: str
+    policy: str
+    role: Role = "system"
+    """Systems are ranked, ablations are held against FineMoE, anchors are shown for scale."""
+    letter: str = ""
+    """Of a system, in orders. Two forms of one system share a letter."""
+    needs: tuple[Need, ...] = ()
+    """What a trace must have to show it."""
+    told_the_future: bool = False
+    """It knows what will be demanded, and is not called the fastest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedTrace:
+    """Routing, in NAME.trace of the routing folder, and the sizes it is simulated with."""
+
+    name: str
+    title: str
+    sizes: str | None
+    """Of a published model; None for the trace's own."""
+    made_by: tuple[str, ...]
+    """Commands that make it, with ROUTING for the folder and DATA for data that is not part of the project."""
+    requests: int = 8
+    """At most so many are run, of those outside the history."""
+    train_split: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedMachine:
+    """A machine under the name of its column."""
+
+    name: str
+    machine: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Everything that is combined with everything, as far as a trace can show it."""
+
+    systems: Sequence[ComparedSystem]
+    traces: Sequence[ComparedTrace]
+    cache_gb: Sequence[float]
+    machines: Sequence[ComparedMachine]
+    base: str
+    """The machine that others are held against."""
+    subject: str
+    """The system that others are held against, and whose ablations are shown."""
+
+    def of_role(self, role: Role) -> list[ComparedSystem]:
+        """Systems, ablations or anchors."""
+        return [each for each in self.systems if each.role == role]
+
+
+SYSTEMS = (
+    ComparedSystem(name="FineMoE", letter="F", policy="finemoe", needs=("history",)),
+    ComparedSystem(name="ProMoE (learned)", letter="P", policy="promoe,lookahead=false", needs=("history",)),
+    ComparedSystem(name="ProMoE (lookahead)", letter="p", policy="promoe", needs=("history", "lookahead_3")),
+    ComparedSystem(name="MoE-Infinity (paper)", letter="I", policy="moe-infinity", needs=("history",)),
+    ComparedSystem(name="MoE-Infinity (code)", letter="i", policy="moe-infinity-code", needs=("history",)),
+    ComparedSystem(name="Mixtral-Offloading (paper)", letter="M", policy="mixtral-offloading", needs=("lookahead_1",)),
+    ComparedSystem(name="Mixtral-Offloading (released)", letter="m", policy="mixtral-offloading-released"),
+    ComparedSystem(name="DeepSpeed", letter="D", policy="deepspeed"),
+    ComparedSystem(name="LRU", letter="L", policy="lru"),
+    ComparedSystem(name="Belady", letter="B", policy="belady", told_the_future=True),
+)
+
+ABLATIONS = (
+    ComparedSystem(name="without δ", policy="map-ts", needs=("history", "embedding"), role="ablation"),
+    ComparedSystem(name="without δ and semantic search", policy="map-t", needs=("history",), role="ablation"),
+    ComparedSystem(name="store frozen", policy="finemoe,learn=false", needs=("history",), role="ablation"),
+    ComparedSystem(name="request counts for maps", policy="hit-count", needs=("history",), role="ablation"),
+    ComparedSystem(
+        name="later routers for maps", policy="speculate", needs=("history", "lookahead_3"), role="ablation"
+    ),
+    ComparedSystem(name="LRU eviction", policy="finemoe+lru", needs=("history",), role="ablation"),
+    ComparedSystem(name="LFU eviction", policy="finemoe+lfu", needs=("history",), role="ablation"),
+    ComparedSystem(name="whole copies", policy="finemoe,chunk_bytes=whole", needs=("history",), role="ablation"),
+)
+
+ANCHORS = (
+    ComparedSystem(name="clairvoyant", policy="clairvoyant", role="anchor"),
+    ComparedSystem(name="no offloading", policy="no-offload", role="anchor"),
+)
+
+
+def _twin(published: str, title: str) -> ComparedTrace:
+    collect = f"python -m traces collect {published}-twin --continue-text --chat-template --max-new-tokens 64"
+    return ComparedTrace(
+        name=f"{published}-twin",
+        title=f"{title} twin",
+        sizes=published,
+        made_by=(f"{collect} --lookahead 1,3 --threads 1 --out ROUTING/{published}-twin.trace",),
+    )
+
+
+TRACES = (
+    _twin("mixtral-8x7b", "Mixtral"),
+    _twin("qwen1.5-moe-a2.7b", "Qwen"),
+    _twin("phi-3.5-moe", "Phi"),
+    ComparedTrace(
+        name="gpt-oss-20b",
+        title="gpt-oss",
+        sizes=None,
+        made_by=(
+            "python -m traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
+            "--out ROUTING/gpt-oss-20b.trace",
+        ),
+    ),
+    ComparedTrace(
+        name="gemma-4-26b-a4b",
+        title="gemma",
+        sizes=None,
+        made_by=(
+            "python -m traces convert route-trace DATA/bigmoeonedge/gemma.route.csv "
+            "--out ROUTING/gemma-4-26b-a4b.trace",
+        ),
+        train_split=0.0,
+    ),
+)
+
+MACHINES = (
+    ComparedMachine(name="stated", machine="paper-rtx3090x6", meaning="the testbed as the paper states it"),
+    ComparedMachine(name="PCIe", machine="rtx3090x6", meaning="the same, with PCIe rates as they were measured"),
+    ComparedMachine(
+        name="host",
+        machine="rtx3090x6,host.memory_bytes_per_s=96e9",
+        meaning="PCIe as measured; the six links share 96 GB/s of host memory",
+    ),
+    ComparedMachine(
+        name="CPU",
+        machine="rtx3090x6,framework.layer_s=1e-3",
+        meaning="PCIe as measured; the serving framework takes 1 ms of CPU time per layer",
+    ),
+    ComparedMachine(name="A100", machine="a100-80gb", meaning="one A100 with 80 GB and one link"),
+    ComparedMachine(
+        name="serial",
+        machine="rtx3090x6,demand_loading=serial",
+        meaning="PCIe as measured; demanded experts are copied one at a time over all links",
+    ),
+)
+
+COMPARED = Compared(
+    systems=(*SYSTEMS, *ABLATIONS, *ANCHORS),
+    traces=TRACES,
+    cache_gb=(6.0, 12.0, 24.0),
+    machines=MACHINES,
+    base="PCIe",
+    subject="FineMoE",
+)
+"""What `python -m sim comparison` compares."""

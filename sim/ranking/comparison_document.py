@@ -1,0 +1,236 @@
+"""The document of a comparison, in Markdown: every sentence and number in it follows from the table of runs."""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from common.tables import MISSING, markdown_table
+from sim.ranking.compared import Compared
+from sim.ranking.comparison_table import ComparisonTable
+from sim.ranking.figure_tables import NOT_CHARGED, FigureTables
+from sim.ranking.footnotes import Footnotes
+from sim.ranking.order_tables import NAMES, TIES, OrderTables, Rows, gigabytes, with_groups
+from sim.ranking.orders import TIE
+from traces.format.provenance import caution
+
+WIDTH = 110
+COMMAND = "python -m sim comparison --routing ROUTING --store STORE --out docs"
+
+
+def document(table: ComparisonTable, compared: Compared, *, beside: str) -> str:
+    """The whole text; `beside` is the folder of the picture and the tables, as links have it."""
+    return _Document(table, compared, beside).text()
+
+
+class _Document:
+    def __init__(self, table: ComparisonTable, compared: Compared, beside: str) -> None:
+        self._table, self._compared, self._beside = table, compared, beside
+        self._orders = OrderTables(table, compared)
+        self._figures = FigureTables(self._orders)
+        self._traces = table.inputs["traces"]
+        self._metrics = self._orders.metrics
+        self._notes = Footnotes(table, compared)
+
+    def text(self) -> str:
+        parts: list[str] = [
+            "# Comparison: which system is fastest where",
+            *self._opening(),
+            "## Orders",
+            *self._order_section(),
+            "## Which is fastest",
+            *self._first_section(),
+            "## Where the order flips",
+            *self._flip_section(),
+            "## What held everywhere",
+            *self._constant_section(),
+            f"## Parts of {self._compared.subject}",
+            *self._ablation_section(),
+            "## What was compared",
+            *self._subject_section(),
+            "## Figures",
+            *self._figure_section(),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _opening(self) -> Iterator[str]:
+        subject = self._compared.subject
+        done = sum(row["status"] == "done" for row in self._table.rows)
+        systems = len(self._compared.of_role("system"))
+        places, machines = len(self._table.places("tpot")), len(self._compared.machines)
+        yield _paragraph(
+            f"All times here are **simulated**, none is measured. {done:,} runs: {systems} forms of "
+            f"systems, and variants of {subject}, on {len(self._traces)} traces with caches of "
+            f"{_listed(map(gigabytes, self._compared.cache_gb))} GB of experts, on {machines} machines. That makes "
+            f"{places * machines} settings (trace, cache, machine). An order holds for its setting; what is said of "
+            "several counts them."
+        )
+        yield _paragraph(
+            f"The whole file is written by `{COMMAND}` (`make comparison` also collects the traces): do not edit it. "
+            f"The runs behind it are in [{self._beside}/runs.csv]({self._beside}/runs.csv), every flip in "
+            f"[{self._beside}/flips.csv]({self._beside}/flips.csv)."
+        )
+        for name, facts in self._traces.items():
+            yield from map(_paragraph, caution(facts["warning"], name=name, width=10_000))
+        yield from self._left_out()
+        yield f"![Time of each system over that of LRU]({self._beside}/comparison.png)"
+
+    def _left_out(self) -> Iterator[str]:
+        """The traces that were not there, and how to get them."""
+        for each in self._compared.traces:
+            if each.title not in self._traces:
+                yield _paragraph(f"**Left out: {each.title}**, as `{each.name}.trace` was not there. To add it:")
+                yield "```sh\n" + "\n".join(each.made_by) + "\n```"
+
+    def _order_section(self) -> Iterator[str]:
+        letters = [f"**{each.letter}** {each.name}" for each in self._compared.of_role("system")]
+        told = [each.name for each in self._compared.of_role("system") if each.told_the_future]
+        yield _paragraph(
+            f"The fastest first, in brackets neighbours that tie. {', '.join(letters)}; {_listed(told)} knows the "
+            f"future. ⇅ counts the pairs that have changed places against *{self._compared.base}*. Two systems tie if "
+            f"their means differ by less than {TIE * 100:.0f} %, or if the difference, paired by request, has a "
+            "95 % bootstrap interval over the requests that includes 0."
+        )
+        yield "\n".join(_item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
+        table = self._orders.order_rows(self._metrics, "`{}`")
+        rows = [[self._notes.marked(trace), *rest] for trace, *rest in table.rows]
+        yield markdown_table(with_groups(rows), table.headers, texts=len(table.headers))
+        yield "\n".join(map(_item, self._notes.texts()))
+
+    def _first_section(self) -> Iterator[str]:
+        subject = self._compared.subject
+        yield _paragraph(
+            "In how many settings each system is the fastest of those that are not told the future, or ties with it. "
+            f"Then {subject} against each other system: settings in which it is faster / ties / is slower, and the "
+            "median of its time over the other's, less 1. All cells count traces and caches."
+        )
+        for metric in self._metrics:
+            count = len(self._table.places(metric))
+            yield f"By {NAMES[metric]}, of {count} settings per machine:"
+            yield _markdown(self._orders.first_rows(metric))
+            yield _markdown(self._orders.subject_rows(metric))
+
+    def _flip_section(self) -> Iterator[str]:
+        base, subject = self._compared.base, self._compared.subject
+        yield _paragraph(
+            f"A pair flips if one system is faster on *{base}*, the other is faster on another machine, with the same "
+            "trace and cache, and neither is a tie. Cells count traces and caches in which it does. The largest flip "
+            "is the one with the largest change: the system that is named takes so much less time than the other of "
+            f"its pair on *{base}*, and so much more there."
+        )
+        for metric in self._metrics:
+            flips, rows = self._orders.flips[metric], self._orders.flip_rows(metric)
+            pairs = self._orders.pairs(metric)
+            yield _paragraph(f"By {NAMES[metric]}, {len(flips)} flips of {len(rows.rows)} of {pairs} pairs:")
+            if rows.rows:
+                yield _markdown(rows)
+            own = self._orders.subject_flip_rows(metric)
+            if own.rows:
+                yield _paragraph(
+                    f"Where {subject} is part of one: its {NAMES[metric]} over the other's, less 1, in % (negative: "
+                    f"{subject} is faster; `{TIES}`: a tie); in bold where the pair has flipped against *{base}*:"
+                )
+                yield markdown_table(with_groups(own.rows), own.headers, texts=2)
+            else:
+                yield f"{subject} is part of none."
+
+    def _constant_section(self) -> Iterator[str]:
+        yield _paragraph(
+            "Faster, and no tie, in every setting that shows both. In brackets: in how many. It says nothing of other "
+            "traces, caches and machines."
+        )
+        for metric in self._metrics:
+            lines = [
+                f"- {one} than " + ", ".join(f"{other} ({count})" for other, count in beaten)
+                for one, beaten in self._orders.constant(metric)
+            ]
+            yield f"By {NAMES[metric]}:"
+            yield "\n".join(_item(line) for line in lines) or "- no pair"
+
+    def _ablation_section(self) -> Iterator[str]:
+        yield _paragraph(
+            f"By how many percent times are longer (+) or shorter (−) than {self._compared.subject}'s if one thing is "
+            f"done otherwise, at {self._figures.caches} GB; `{TIES}` is a tie. "
+            + "; ".join(f"*{each.name}*: `{each.policy}`" for each in self._compared.of_role("ablation"))
+            + "."
+        )
+        for metric in self._metrics:
+            rows = self._figures.ablation_rows(metric)
+            if rows.rows:
+                yield f"{NAMES[metric]}:"
+                yield markdown_table(with_groups(rows.rows), rows.headers, texts=2)
+
+    def _subject_section(self) -> Iterator[str]:
+        facts = list(self._traces.values())
+        if facts:
+            yield _paragraph(
+                f"Requests run one after the other in batches of {facts[0]['batch_size']}; seed {facts[0]['seed']} "
+                "decides which requests are history and what policies draw. The intervals behind ties cover which "
+                "requests run, and nothing else: neither other seeds, traces and machines, nor what the model of time "
+                "leaves out."
+            )
+        headers = ["trace", "routing", "decoded tokens", "sizes", "history", "run", "output tokens"]
+        yield markdown_table([[name, *_trace_cells(each)] for name, each in self._traces.items()], headers, texts=4)
+        headers = ["", "distinct tokens", "repeated 4-grams", "repeated rows", "nearest-map recall"]
+        yield _paragraph(
+            "How natural their decode tokens are ([naturalness.md](naturalness.md)), and what share of the experts "
+            "each cache holds:"
+        )
+        yield markdown_table([[name, *_natural_cells(each)] for name, each in self._traces.items()], headers)
+        yield _markdown(self._figures.cache_rows())
+        headers = ["machine", "text", "is"]
+        machines = self._table.inputs["machines"].items()
+        yield markdown_table(
+            [[name, f"`{each['machine']}`", each["described"] or MISSING] for name, each in machines], headers, texts=3
+        )
+        rows = [
+            [each.letter, each.name, f"`{each.policy}`"] for each in self._compared.systems if each.role != "ablation"
+        ]
+        yield markdown_table(rows, ["letter", "system", "policy"], texts=3)
+
+    def _figure_section(self) -> Iterator[str]:
+        not_charged = [each.name for each in self._compared.systems if each.name in self._figures.not_charged]
+        charged = f" {NOT_CHARGED}: predictions take no time ({', '.join(not_charged)})." if not_charged else ""
+        yield _paragraph(f"In each cell: at {self._figures.caches} GB.{charged}")
+        for trace in self._figures.traces:
+            for metric in self._metrics:
+                if any(trace == name for name, _ in self._table.places(metric)):
+                    yield f"### {NAMES[metric]}: {trace}"
+                    yield _markdown(self._figures.time_rows(trace, metric))
+        yield f"### Hit rates on {self._compared.base}, %"
+        yield _paragraph(
+            "Hit: on its GPU when its router spoke. Hit + late: there, or its copy had begun. Rates of systems that "
+            "wait for their prefetches before a layer starts are bought with waiting."
+        )
+        yield _markdown(self._figures.hit_rows(), texts=2)
+
+
+def _trace_cells(facts: dict[str, object]) -> list[str]:
+    names = ("routing", "decoded_tokens", "sizes", "history_requests", "requests", "output_tokens")
+    return [MISSING if facts[name] is None else str(facts[name]) for name in names]
+
+
+def _natural_cells(facts: dict[str, float | None]) -> list[str]:
+    shares = [facts[name] for name in ("distinct_tokens", "repeated_4grams", "repeated_rows")]
+    recall = facts["nearest_map_recall"]
+    return [
+        *(MISSING if share is None else f"{share * 100:.1f} %" for share in shares),
+        MISSING if recall is None else f"{recall:.3f}",
+    ]
+
+
+def _markdown(table: Rows, *, texts: int = 1) -> str:
+    return markdown_table(table.rows, table.headers, texts=texts)
+
+
+def _paragraph(text: str, *, indent: str = "") -> str:
+    """Lines of at most `WIDTH` characters; a number and its percent sign stay together."""
+    together = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return textwrap.fill(together, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(line: str) -> str:
+    return _paragraph(line, indent="  ")
+
+
+def _listed(texts: Iterable[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last

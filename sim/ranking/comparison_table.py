@@ -1,0 +1,115 @@
+"""The table behind a comparison: a row for each system, trace, cache and machine, and what is known of the traces.
+
+    runs.csv       a row per combination, with the figures of its run or the reason why there is none
+    inputs.json    traces and machines: what they are, and digests
+
+Everything that the document says is computed from these two, so it can be made again from them alone.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from common.files import replacing, write_json
+from common.tables import MISSING
+
+RUNS, INPUTS = "runs.csv", "inputs.json"
+Metric = Literal["tpot", "ttft"]
+METRICS: tuple[Metric, ...] = ("tpot", "ttft")
+Row: TypeAlias = Mapping[str, Any]
+
+KEYS = ("trace", "cache_gb", "machine", "system")
+FIGURES = (
+    *("requests", "output_tokens", "cache_experts", "tpot_s_mean", "ttft_s_mean", "hit_rate", "hit_or_late_rate"),
+    *("bytes_per_token", "prediction_charged", "note"),
+)
+COLUMNS = (*KEYS, "policy", "status", "reason", *FIGURES, "request_tpot_ms", "request_ttft_ms")
+_TEXTS = ("trace", "machine", "system", "policy", "status", "reason", "note", "request_tpot_ms", "request_ttft_ms")
+_NUMBERS = tuple(name for name in COLUMNS if name not in _TEXTS)
+
+
+class Setting(NamedTuple):
+    """Where systems are compared, and by what."""
+
+    trace: str
+    cache_gb: float
+    machine: str
+    metric: Metric
+
+
+class Times(NamedTuple):
+    """What a metric is in one run, in seconds."""
+
+    mean: float
+    requests: tuple[float, ...]
+    """Of each request, in the order in which they ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonTable:
+    """What the runs of a comparison gave. All times are simulated."""
+
+    rows: Sequence[Row]
+    """`COLUMNS`, in the order in which they were asked for; `status` is done, refused, failed, or lacking, where the
+    trace does not have what the system needs."""
+    inputs: Mapping[str, Any]
+    """Of each trace and each machine in it, by name, what readers must know."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(map(_typed, self.rows)))
+
+    @property
+    def traces(self) -> list[str]:
+        """The titles of the traces, in their order."""
+        return list(dict.fromkeys(row["trace"] for row in self.rows))
+
+    def places(self, metric: Metric) -> list[tuple[str, float]]:
+        """Traces and caches in which anything has a value of a metric, in their order."""
+        there = (row for row in self.rows if row[f"{metric}_s_mean"] is not None)
+        return list(dict.fromkeys((row["trace"], row["cache_gb"]) for row in there))
+
+    def times(self, metric: Metric) -> dict[Setting, dict[str, Times]]:
+        """By setting and system, what a metric is; what is not known is left out."""
+        found: dict[Setting, dict[str, Times]] = {}
+        for row in self.rows:
+            if (mean := row[f"{metric}_s_mean"]) is not None:
+                setting = Setting(row["trace"], row["cache_gb"], row["machine"], metric)
+                found.setdefault(setting, {})[row["system"]] = Times(mean, _seconds(row[f"request_{metric}_ms"]))
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Put both files into a folder, in place of those that are there."""
+        with replacing(folder / RUNS, "the table") as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        with replacing(folder / INPUTS, "the inputs") as partial:
+            write_json(partial, self.inputs, sort=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> "ComparisonTable":
+        """What `write` put there."""
+        with (folder / RUNS).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return cls(rows=rows, inputs=json.loads((folder / INPUTS).read_text(encoding="utf-8")))
+
+
+def milliseconds(seconds: Iterable[float]) -> str:
+    """The times of requests as one text, in ms to 0.1 µs; a dash for a request without one."""
+    return " ".join(f"{value * 1e3:.4f}" if value == value else MISSING for value in seconds)
+
+
+def _seconds(text: str) -> tuple[float, ...]:
+    return tuple(float("nan") if each == MISSING else float(each) / 1e3 for each in text.split())
+
+
+def _typed(row: Row) -> dict[str, Any]:
+    """All columns, numbers as `float`, and None for what is not there."""
+    found: dict[str, Any] = {}
+    for name in COLUMNS:
+        value = row.get(name)
+        found[name] = None if value is None or value == "" else value if name in _TEXTS else float(value)
+    return found

@@ -1,0 +1,83 @@
+"""The picture of a comparison: each system's time over that of a reference, from machine to machine.
+
+Where two lines cross, two systems change places.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.figures import BLUE, CYAN, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, panels, save
+from sim.ranking.compared import Compared
+from sim.ranking.comparison_table import METRICS, ComparisonTable, Setting, Times
+from sim.ranking.order_tables import NAMES, gigabytes
+
+REFERENCE = "LRU"
+HIGHEST = 2.0  # of the ratios that are drawn; which lines go beyond is written into the panel
+
+# By the letter of a system: two forms of one have one colour, and the second is dashed.
+_COLOURS = {"F": BLUE, "P": ORANGE, "I": GREEN, "M": RED, "D": GREY, "L": NAVY, "B": CYAN}
+
+
+def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
+    """A row of panels per trace; in each, a panel per metric and cache, with the machines from left to right."""
+    columns = [(metric, gb) for metric in METRICS if table.places(metric) for gb in compared.cache_gb]
+    times = {metric: table.times(metric) for metric in METRICS}
+    traces, machines = table.traces, [each.name for each in compared.machines]
+    drawn = figure(2.45 * len(columns) + 0.6, 2.1 * len(traces) + 1.6)
+    grid = panels(drawn, len(traces), len(columns), sharex=True, sharey="row")
+    handles: dict[str, Any] = {}
+    for row, trace in enumerate(traces):
+        for panel, (metric, gb) in zip(grid[row], columns, strict=True):
+            settings = [Setting(trace, gb, machine, metric) for machine in machines]
+            handles |= _draw(panel, compared, [times[metric].get(setting, {}) for setting in settings])
+        grid[row, 0].set_ylabel(trace, fontsize=9)
+    for panel, (metric, gb) in zip(grid[0], columns, strict=True):
+        panel.set_title(f"{NAMES[metric]}, {gigabytes(gb)} GB", fontsize=9)
+    for panel in grid[-1]:
+        panel.set_xticks(range(len(machines)), machines, rotation=40, ha="right", fontsize=7)
+        panel.set_xlim(-0.3, len(machines) - 0.7)
+    names = [each.name for each in compared.of_role("system") if each.name in handles]
+    drawn.legend(
+        [handles[name] for name in names], names, frameon=False, fontsize=8, ncols=5, loc="outside lower center"
+    )
+    drawn.suptitle(
+        f"Simulated time of each system over that of {REFERENCE} on the same machine (lower is faster); "
+        f"where lines cross, systems change places; beyond {HIGHEST:g} they are cut off",
+        fontsize=10,
+    )
+    save(drawn, path, dpi=110)
+
+
+def _draw(panel: Any, compared: Compared, times: Sequence[Mapping[str, Times]]) -> dict[str, Any]:
+    """The lines of one panel, by system; `times` has those of each machine."""
+    handles, beyond = {}, []
+    for system in reversed(compared.of_role("system")):
+        points = [
+            (place, there[system.name].mean / there[REFERENCE].mean)
+            for place, there in enumerate(times)
+            if system.name in there and REFERENCE in there
+        ]
+        if not points:
+            continue
+        if (highest := max(ratio for _, ratio in points)) > HIGHEST:
+            beyond.append(f"{system.name} up to {highest:.1f}")
+        first = system.name == compared.subject
+        (handles[system.name],) = panel.plot(
+            *zip(*points, strict=True),
+            color=_COLOURS.get(system.letter.upper(), MAROON),
+            linestyle="--" if system.letter.islower() else "-",
+            linewidth=2.2 if first else 1.2,
+            marker="o",
+            markersize=4 if first else 2.5,
+        )
+    panel.set_yscale("log")
+    panel.set_ylim(top=HIGHEST)
+    panel.grid(alpha=0.25, which="both", linewidth=0.5)
+    panel.tick_params(labelsize=7)
+    panel.tick_params(which="minor", labelsize=6)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[-1] in "257" else "")
+    said, height = ("\n".join(beyond), 0.97) if handles else ("no prefill recorded", 0.5)
+    panel.text(0.5, height, said, ha="center", va="top", transform=panel.transAxes, fontsize=6)
+    return handles

@@ -1,0 +1,53 @@
+"""The files of a comparison.
+
+NAME.md           the document
+NAME/runs.csv     a row per combination; NAME/inputs.json: traces and machines
+NAME/flips.csv    a row per pair that changes places
+NAME/comparison.png
+"""
+
+import csv
+from pathlib import Path
+
+from common.files import replacing
+from sim.ranking.compared import Compared
+from sim.ranking.comparison_document import document
+from sim.ranking.comparison_table import INPUTS, RUNS, ComparisonTable
+from sim.ranking.order_figure import draw_orders
+from sim.ranking.order_tables import OrderTables
+from sim.ranking.orders import Flip
+
+NAME = "comparison"
+FLIPS, PICTURE = "flips.csv", "comparison.png"
+
+
+def outputs(out: Path) -> list[Path]:
+    """Every file that `write_comparison` writes into a folder."""
+    return [out / f"{NAME}.md", *(out / NAME / name for name in (RUNS, INPUTS, FLIPS, PICTURE))]
+
+
+def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> None:
+    """Write all files into a folder, in place of those that are there."""
+    beside = out / NAME
+    beside.mkdir(parents=True, exist_ok=True)
+    table.write(beside)
+    table = ComparisonTable.read(beside)  # so the document says what the files say, to the last digit
+    flips = OrderTables(table, compared).flips
+    with replacing(beside / FLIPS, "the flips") as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(_row(flip, compared.base) for found in flips.values() for flip in found)
+    draw_orders(table, compared, beside / PICTURE)
+    with replacing(out / f"{NAME}.md", "the document") as partial:
+        partial.write_text(document(table, compared, beside=NAME), encoding="utf-8")
+
+
+_COLUMNS = (
+    *("metric", "trace", "cache_gb", "base", "machine", "faster_on_base", "faster_there"),
+    *("share_on_base", "share_there"),
+)
+
+
+def _row(flip: Flip, base: str) -> tuple[object, ...]:
+    trace, gb, machine, metric = flip.setting
+    return metric, trace, gb, base, machine, flip.faster_on_base, flip.faster_there, flip.base, flip.there

@@ -1,0 +1,21 @@
+"""The comparison in the documentation follows from its own files, and its commands are the Makefile's."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sim.ranking.compared import COMPARED
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_the_commands_that_add_a_trace_are_those_of_the_makefile() -> None:
+    routing = "comparison-out/routing"
+    names = [f"{routing}/{each.name}.trace" for each in COMPARED.traces]
+    words = ["make", "--dry-run", "--always-make", "VENV=there", "FINEMOE_DATA=DATA", *names]
+    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = " ".join(printed.replace("\\\n", " ").replace("there/bin/", "").replace(routing, "ROUTING").split())
+    assert [line for each in COMPARED.traces for line in each.made_by if line not in commands] == []
