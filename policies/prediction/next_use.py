@@ -45,6 +45,7 @@ class NextUse:
             following = np.where(demands.any(axis=0), demands.argmax(axis=0), len(demands) + following)
         self._tables: dict[int, Uses] = {}  # per running request [iterations + 1, L·J]
         self._done: dict[int, int] = {}  # iterations
+        self._last = -1  # place of the last request that has begun: in a batch it may end before others
 
     def advance(self, batch: Batch) -> None:
         """An iteration begins: look up each expert's next use from it on, and from the one after it on."""
@@ -64,7 +65,8 @@ class NextUse:
             self._done[request] = step + 1
             self._rows.append((self._tables[request], step))
         self.left = max(len(table) - 1 - step for table, step in self._rows)
-        self._beyond = self.left + self._after[max(self._order[request] for request in requests)]
+        self._last = max(self._last, *(self._order[request] for request in requests))
+        self._beyond = self.left + self._after[self._last]
         self.now, self.later = self.after(0), self.after(1)
 
     def after(self, iterations: int) -> Uses:
