@@ -30,6 +30,11 @@ COMMANDS = {
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
     ),
+    "machines": Command(
+        "sim.cli.machines:machines",
+        "List machines, and where their figures are from.",
+        "machines rtx3090x6,framework=transformers",
+    ),
     "predict": Command(
         "sim.cli.predict:predict",
         "Measure how well policies predict, apart from time and caches.",

@@ -95,9 +95,9 @@ class DataSheetMachine:
 
     def describe(self) -> str:
         """`rtx3090x6 (6 × RTX 3090)`, and the effects that are on."""
-        return f"{self.name} ({', '.join([f'{self.gpus} × {self.gpu.name}', *self._effects()])})"
+        return f"{self.name} ({', '.join([f'{self.gpus} × {self.gpu.name}', *self.effects_on()])})"
 
-    def _effects(self) -> list[str]:
+    def effects_on(self) -> list[str]:
         """What is on beside the rates of GPUs and links, in words."""
         host, framework = self.host.memory_bytes_per_s, self.framework
         said = {

@@ -10,8 +10,8 @@ from common.errors import UserError
 from common.settings import to_data
 from sim.hardware.data_sheet import SECTIONS, CostModel
 from sim.hardware.machine import Machine
-from sim.hardware.machine_files import machine_named
-from sim.hardware.presets import NO_SOURCE, preset, preset_names, read_data_sheet
+from sim.hardware.machine_files import keys_of, machine_named
+from sim.hardware.presets import NO_SOURCE, framework_names, preset, preset_names, read_data_sheet
 from sim.hardware.profile import MeasuredCost, write_profile
 from tests.support.builders import machine, shape
 from tests.support.profiles import flat_profile
@@ -107,14 +107,14 @@ def test_the_example_of_the_documentation_is_a_machine(tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "machines.md"
     example = page.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
     found = read_data_sheet(written(tmp_path, example, "desk"))
-    assert found.describe() == "desk (2 × RTX 4090)"
+    assert found.describe() == "desk (2 × RTX 4090, CPU 0.05 ms a layer)"
     assert found.sources["host.memory_bytes_per_s"] == "data sheet: two channels of DDR5-4800"
 
 
 def test_the_documentation_lists_every_key_and_preset() -> None:
     page = (Path(__file__).parents[3] / "docs" / "machines.md").read_text(encoding="utf-8")
-    keys = ["extends", "name", "gpu.name", *preset("a100-80gb").sources, *preset("rtx3090x6").sources]
-    assert [key for key in [*keys, *preset_names()] if f"`{key}`" not in page] == []
+    keys = ["extends", *keys_of(preset("rtx3090")), *framework_names()]
+    assert [key for key in [*keys, *preset_names()] if f"`{key}`" not in page and f'`"{key}"`' not in page] == []
 
 
 def test_the_digest_covers_every_figure_and_no_source(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""`python -m sim machines`: what there is to simulate, and where its figures are from."""
+
+import json as json_text
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from common.commands import OUTPUT
+from common.folding import WIDTH, folded
+from common.tables import MISSING, text_table
+from sim.hardware.data_sheet import DataSheetMachine
+from sim.hardware.machine import Machine
+from sim.hardware.machine_figures import Figure, figures_of, not_said
+from sim.hardware.machine_files import machine_named
+from sim.hardware.presets import framework_names, preset, preset_names
+
+_KEY, _VALUE, _ORIGIN = 26, 16, 9  # columns of the table of figures
+
+
+def machines(
+    *names: Annotated[str, Parameter(help="Show every figure of these: NAME_OR_FILE[,key=value…].")],
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects with all figures.")] = False,
+) -> None:
+    """List machines, or show each figure of some with its unit, its kind and its source."""
+    found = [machine_named(name) for name in names] or [preset(name) for name in preset_names()]
+    if json:
+        print(json_text.dumps([_data(machine) for machine in found], indent=2, allow_nan=False))
+    elif names:
+        print("\n\n".join("\n".join(_lines(machine)) for machine in found))
+    else:
+        print(_table([machine for machine in found if isinstance(machine, DataSheetMachine)]))
+
+
+def _table(presets: list[DataSheetMachine]) -> str:
+    headers = ["machine", "GPUs", "memory\nGB", "link\nGB/s", "link is", "host memory\nGB/s", "effects on"]
+    rows = []
+    for machine in presets:
+        link = next(each for each in figures_of(machine) if each.key == "host_link.bytes_per_s")
+        host = machine.host.memory_bytes_per_s
+        rows.append(
+            [
+                machine.name,
+                f"{machine.gpus} × {machine.gpu.name}",
+                f"{machine.gpu.memory_bytes / 1e9:g}",
+                f"{machine.host_link.bytes_per_s / 1e9:g}",
+                link.origin,
+                MISSING if host == math.inf else f"{host / 1e9:g}",
+                ", ".join(machine.effects_on()) or MISSING,
+            ]
+        )
+    notes = (
+        "--machine NAME_OR_FILE[,key=value…]; `sim machines NAME` shows every figure with its source. Without host "
+        f"memory all links run at full speed. Frameworks: {', '.join(framework_names())}."
+    )
+    return f"{text_table(rows, headers, texts=2)}\n\n{folded(notes)}"
+
+
+def _lines(machine: Machine) -> Iterator[str]:
+    yield folded(machine.describe())
+    yield ""
+    for figure in figures_of(machine):
+        yield _line(figure)
+    if off := not_said(machine):
+        yield ""
+        yield folded(f"Off, for nothing is said of them: {', '.join(off)}.")
+
+
+def _line(figure: Figure) -> str:
+    """Key, value, kind and source, the source folded below itself."""
+    head = f"{figure.key:<{_KEY}}  {figure.text:<{_VALUE}}  {figure.origin:<{_ORIGIN}}"
+    indent = " " * (_KEY + _VALUE + _ORIGIN + 6)
+    if len(figure.text) > _VALUE:
+        head = f"{figure.key:<{_KEY}}  {figure.text}\n{' ' * (_KEY + _VALUE + 4)}{figure.origin:<{_ORIGIN}}"
+    first, *rest = folded(figure.source, WIDTH - len(indent)).splitlines()
+    return "\n".join([f"{head}  {first}", *(f"{indent}{line}" for line in rest)])
+
+
+def _data(machine: Machine) -> dict[str, Any]:
+    figures = [asdict(figure) for figure in figures_of(machine)]
+    for figure in figures:
+        if figure["value"] == math.inf:
+            figure["value"] = "inf"
+    return {
+        "name": machine.name,
+        "described": machine.describe(),
+        "gpus": machine.gpus,
+        "digest": machine.digest,
+        "figures": figures,
+        "not_said": not_said(machine),
+    }

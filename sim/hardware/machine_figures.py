@@ -1,0 +1,110 @@
+"""The figures of a machine one by one, each with its unit, what kind of figure it is, and its source."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from common.settings import to_data
+from sim.hardware.data_sheet import SECTIONS, DataSheetMachine
+from sim.hardware.machine import Machine
+from sim.hardware.origins import NO_SOURCE, Origin, origin_of
+from sim.hardware.profile import Profile, Table
+from sim.hardware.scaled import ScaledMachine
+
+# By the end of a key: from what value on it is divided by what, and the unit that is left.
+_UNITS = {
+    "flops_per_s": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s")),
+    "bytes_per_s": ((1e9, "GB/s"),),
+    "memory_bytes": ((1e9, "GB"),),
+    "_s": ((1e-3, "ms"), (1e-6, "µs")),
+    "slowdown": ((1.0, "times"),),
+}
+_ASKED = "assumption: what if"
+_TABLES = {"dense": "tokens", "expert": "tokens", "head": "rows", "copy": "bytes"}  # of a profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure of a machine."""
+
+    key: str
+    value: Any
+    """As a file has it."""
+    text: str
+    """With its unit."""
+    origin: Origin
+    source: str
+
+
+def figures_of(machine: Machine) -> list[Figure]:
+    """What the machine says; effects that are off are left out."""
+    if isinstance(machine, ScaledMachine):
+        factors = machine.scale.changed().items()
+        scaled = [_figure(f"scale.{name}", factor, f"{factor:g} times as fast", _ASKED) for name, factor in factors]
+        return [*figures_of(machine.machine), *scaled]
+    if isinstance(machine, DataSheetMachine):
+        return list(_sheet_figures(machine))
+    return list(_profile_figures(machine)) if isinstance(machine, Profile) else []
+
+
+def not_said(machine: Machine) -> list[str]:
+    """The keys of what a data sheet says nothing of: effects that are off, and peaks that are reached at every size."""
+    if isinstance(machine, ScaledMachine):
+        return not_said(machine.machine)
+    if not isinstance(machine, DataSheetMachine):
+        return []
+    said = {figure.key.partition(".")[0] for figure in figures_of(machine)}
+    return [section for section in SECTIONS if section not in said]
+
+
+def _sheet_figures(machine: DataSheetMachine) -> Iterator[Figure]:
+    data = to_data(machine, defaults=False)
+    for key, value in data.items():
+        if key in SECTIONS:
+            for inner, figure in value.items():
+                if inner != "name":
+                    dotted = f"{key}.{inner}"
+                    yield _figure(dotted, figure, _text(dotted, figure), machine.sources.get(dotted, NO_SOURCE))
+        elif key not in ("name", "sources"):
+            yield _figure(key, value, str(value), machine.sources.get(key, NO_SOURCE))
+    for key in ("demand_loading", "copies"):
+        if key not in data:
+            value = getattr(machine, key)
+            yield _figure(key, value, value, machine.sources.get(key, NO_SOURCE))
+
+
+def _profile_figures(profile: Profile) -> Iterator[Figure]:
+    measured = f"measured: {profile.name}"
+    for key, unit in _TABLES.items():
+        table: Table = getattr(profile, key)
+        first, last = (f"{1e6 * seconds:.4g} µs for {size} {unit}" for size, seconds in _ends(table))
+        text = first if len(table.sizes) == 1 else f"{first} … {last}"
+        yield _figure(key, list(zip(table.sizes, table.seconds, strict=True)), text, measured)
+    for name in ("overhead_s", "bytes_per_s", "flops_per_s"):
+        value = getattr(profile, f"search_{name}")
+        yield _figure(f"search.{name}", value, _text(f"search.{name}", value), measured)
+
+
+def _ends(table: Table) -> Iterator[tuple[int, float]]:
+    yield table.sizes[0], table.seconds[0]
+    yield table.sizes[-1], table.seconds[-1]
+
+
+def _figure(key: str, value: Any, text: str, source: str) -> Figure:
+    return Figure(key=key, value=value, text=text, origin=origin_of(source), source=source)
+
+
+def _text(key: str, value: Any) -> str:
+    """A value in a unit in which it reads well."""
+    if isinstance(value, list):
+        return ", ".join(f"{100 * share:.4g}% at {_size(key, size)}" for size, share in value)
+    units = next(found for end, found in _UNITS.items() if key.endswith(end))
+    factor, unit = next((found for found in units if value >= found[0]), units[-1])
+    return "unlimited" if value == math.inf else f"{value / factor:.6g} {unit}"
+
+
+def _size(key: str, size: float) -> str:
+    if not key.endswith("link.efficiency"):
+        return f"{size:.6g}"
+    return f"{size / 1e6:.4g} MB" if size >= 1e6 else f"{size / 1e3:.4g} kB"

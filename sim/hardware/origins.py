@@ -1,0 +1,40 @@
+"""Where the figures behind each part of a cost are from: measured, stated by a data sheet or paper, or assumed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias, get_args
+
+Origin: TypeAlias = Literal["measured", "stated", "assumed"]
+Origins: TypeAlias = Mapping[str, tuple[Origin, ...]]
+"""By part of a cost, the origins of its figures in the order of `Origin`; none if the part is not modelled."""
+
+NO_SOURCE = "not stated"
+
+_WORDS = {"measured": "measured", "stated": "from data sheets", "assumed": "assumed"}
+
+
+def origin_of(source: str) -> Origin:
+    """What a source says of its figure: it begins with "measured" or "assumption", or it names who states it."""
+    if source.startswith("measured"):
+        return "measured"
+    return "assumed" if source.startswith(("assumption", NO_SOURCE)) else "stated"
+
+
+def origins_of(sources: Iterable[str]) -> tuple[Origin, ...]:
+    """The origins of the figures of one part; a part whose figures have no source at all is assumed."""
+    found = {origin_of(source) for source in sources} or {"assumed"}
+    return tuple(origin for origin in get_args(Origin) if origin in found)
+
+
+def origins_text(origins: Origins) -> str:
+    """A sentence: `computing from data sheets; copies measured, assumed; contention not modelled`."""
+    parts: dict[tuple[Origin, ...], list[str]] = {}
+    for part, found in sorted(origins.items(), key=lambda item: (not item[1], _rank(item[1]))):
+        parts.setdefault(tuple(found), []).append(part)
+    return "; ".join(
+        f"{', '.join(names)} {' and '.join(_WORDS[origin] for origin in found) or 'not modelled'}"
+        for found, names in parts.items()
+    )
+
+
+def _rank(found: tuple[Origin, ...]) -> list[int]:
+    return [get_args(Origin).index(origin) for origin in found]
