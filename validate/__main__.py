@@ -11,6 +11,11 @@ COMMANDS = {
         "Measure this machine for a model, as a profile to simulate with.",
         "calibrate pocket --out machine.toml",
     ),
+    "measure": Command(
+        "validate.cli.measure:measure",
+        "Measure the figures of this machine, as a data sheet to simulate any model with.",
+        "measure --out FIGURES",
+    ),
     "replay": Command(
         "validate.cli.replay:replay",
         "Run a model with its experts really offloaded.",

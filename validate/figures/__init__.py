@@ -1,0 +1,1 @@
+"""The figures of a machine, measured on it: a data sheet to simulate any model with."""

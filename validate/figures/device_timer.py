@@ -1,0 +1,81 @@
+"""How long work takes on a device, without the time that launching it takes."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Work = Callable[[int], object]
+"""Launches the n-th of some equal pieces of work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds of one piece of work: the median of some repeats, the fastest and the slowest."""
+
+    median_s: float
+    least_s: float
+    most_s: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        """The timing of repeats."""
+        return cls(median_s=statistics.median(seconds), least_s=min(seconds), most_s=max(seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimer:
+    """Times work on a device; on a GPU as one graph of many pieces, so that launching is not part of it."""
+
+    device: torch.device
+    repeats: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device runs beside the processor."""
+        return self.device.type == "cuda"
+
+    def timed(self, work: Work, pieces: int) -> Timing:
+        """How long a piece takes of so many, one after the other."""
+        run = self.launcher(work, pieces)
+        run()
+        return Timing.of([self.seconds_of(run) / pieces for _ in range(self.repeats)])
+
+    def launcher(self, work: Work, pieces: int) -> Callable[[], object]:
+        """A function that launches all pieces; on a GPU a graph, which is recorded now."""
+
+        def one_by_one() -> None:
+            for piece in range(pieces):
+                work(piece)
+
+        if not self.on_gpu:
+            return one_by_one
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            work(0)  # whatever is set up once
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            one_by_one()
+        return graph.replay
+
+    def seconds_of(self, run: Callable[[], object]) -> float:
+        """What a launch takes from its beginning on the device to its end there."""
+        if not self.on_gpu:
+            begun_s = time.perf_counter()
+            run()
+            return time.perf_counter() - begun_s
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def wait(self) -> None:
+        """Until the device has done all that was launched."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,68 @@
+"""From times to the rates of a data sheet: peaks, and the share of them that is reached at each size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from validate.figures.operations import OperationTime
+
+Curve = list[tuple[float, float]]
+"""Shares of a peak by size, in rising order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """The best rates of a GPU, and what starting an operation takes."""
+
+    flops_per_s: float
+    memory_bytes_per_s: float
+    overhead_s: float
+
+    def ideal_s(self, one: OperationTime) -> tuple[float, float]:
+        """What computing and moving memory take at these rates."""
+        return one.flops / self.flops_per_s, one.memory_bytes / self.memory_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRates:
+    """A link: latency, best rate, and the share of it that a copy reaches by its bytes."""
+
+    latency_s: float
+    bytes_per_s: float
+    efficiency: Curve
+
+    def copy_s(self, size: int) -> float:
+        """A copy of one of the sizes that were measured."""
+        return self.latency_s + size / (self.bytes_per_s * dict(self.efficiency)[size])
+
+
+def link_rates(seconds: Mapping[int, float]) -> LinkRates:
+    """The link whose copies take so long by their bytes; half of the smallest one counts as latency at most."""
+    sizes = sorted(seconds)
+    least, next_least = sizes[0], sizes[1]
+    slope_s = (seconds[next_least] - seconds[least]) / (next_least - least)
+    latency_s = min(max(seconds[least] - slope_s * least, 0.0), seconds[least] / 2)
+    rates = {size: size / (seconds[size] - latency_s) for size in sizes}
+    peak = max(rates.values())
+    return LinkRates(
+        latency_s=latency_s, bytes_per_s=peak, efficiency=[(float(size), rates[size] / peak) for size in sizes]
+    )
+
+
+def efficiencies(times: Sequence[OperationTime], peaks: Peaks) -> dict[str, Curve]:
+    """For each operation, the shares of the peak rate of computing and of memory, by tokens.
+
+    A time says something of the rate that bounds it: of computing where the arithmetic takes longer at the peaks, of
+    memory elsewhere. Of the models measured at a size the median counts; a share is at most 1.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for one in times:
+        computing_s, moving_s = peaks.ideal_s(one)
+        bound = "flops" if computing_s > moving_s else "memory"
+        took_s = max(one.timing.median_s - peaks.overhead_s, one.timing.median_s / 2)
+        share = min(1.0, max(computing_s, moving_s) / took_s)
+        found.setdefault(f"{one.operation}_{bound}", {}).setdefault(one.tokens, []).append(share)
+    return {
+        name: [(float(tokens), median(shares[tokens])) for tokens in sorted(shares)]
+        for name, shares in sorted(found.items())
+    }
