@@ -55,6 +55,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("testbed",),
         ("measurement",),
         ("replay", "calibration", "comparison"),
+        ("figures",),
         ("cli",),
         ("__main__",),
     ),

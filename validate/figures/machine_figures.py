@@ -81,7 +81,7 @@ def measure(settings: FigureSettings) -> Measurements:
         done(1)
         steps = [each for model in models if model.name in _TOP_KS for each in _steps(model, timer, dtype, settings)]
         done(1)
-        search = search_time(published("mixtral-8x7b"))
+        search = search_time(models[0])
         done(1)
     return Measurements(
         settings=settings,
