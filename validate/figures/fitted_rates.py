@@ -37,11 +37,11 @@ class LinkRates:
 
 
 def link_rates(seconds: Mapping[int, float]) -> LinkRates:
-    """The link whose copies take so long by their bytes; of the smallest one, nine tenths at most are latency."""
+    """The link whose copies take so long by their bytes; of each, nine tenths at most are latency."""
     sizes = sorted(seconds)
     least, next_least = sizes[0], sizes[1]
     slope_s = (seconds[next_least] - seconds[least]) / (next_least - least)
-    latency_s = min(max(seconds[least] - slope_s * least, 0.0), 0.9 * seconds[least])
+    latency_s = min(max(seconds[least] - slope_s * least, 0.0), 0.9 * min(seconds.values()))
     rates = {size: size / (seconds[size] - latency_s) for size in sizes}
     peak = max(rates.values())
     return LinkRates(

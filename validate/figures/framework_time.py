@@ -1,5 +1,6 @@
 """The processor time that a Transformers model takes beside what its GPU computes, for a layer and for an expert."""
 
+import inspect
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -93,12 +94,12 @@ def _step(model: Any, timer: DeviceTimer) -> tuple[float, float]:
     tokens = torch.arange(_PROMPT, device=timer.device)[None]
     one = tokens[:, :1]
     with torch.no_grad():
-        cache = model(tokens, use_cache=True).past_key_values
+        kept = {_cache_argument(model): model(tokens, use_cache=True).past_key_values}
         walls = []
         for _ in range(4 + 3 * timer.repeats):
             timer.wait()
             begun_s = time.perf_counter()
-            model(one, past_key_values=cache, use_cache=True).logits.argmax(-1).tolist()
+            model(one, **kept, use_cache=True).logits.argmax(-1).tolist()
             walls.append(time.perf_counter() - begun_s)
         wall_s = median(walls[4:])
         if not timer.on_gpu:
@@ -106,7 +107,12 @@ def _step(model: Any, timer: DeviceTimer) -> tuple[float, float]:
         steps = timer.repeats
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             for _ in range(steps):
-                model(one, past_key_values=cache, use_cache=True)
+                model(one, **kept, use_cache=True)
             timer.wait()
     busy_us = sum(event.self_device_time_total for event in profile.key_averages())
     return wall_s, busy_us / steps / 1e6
+
+
+def _cache_argument(model: Any) -> str:
+    """What this version of Transformers calls the keys and values of earlier tokens."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

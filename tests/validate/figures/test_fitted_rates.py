@@ -40,6 +40,12 @@ def test_a_link_gives_back_every_time_that_was_measured():
     assert link.latency_s <= 0.9 * 9e-6
 
 
+def test_noise_that_makes_a_larger_copy_faster_leaves_rates_above_zero():
+    link = link_rates({2**16: 13e-3, 2**20: 2e-3, 2**24: 2.5e-3})
+    assert min(share for _, share in link.efficiency) > 0
+    assert link.copy_s(2**16) == pytest.approx(13e-3)
+
+
 def test_a_time_says_something_of_the_rate_that_bounds_it():
     """Memory takes 100 µs and computing 1 µs, and 1 against 100 µs: the shares are 0.5 and 0.8."""
     memory_bound = operation(1, 5e-6 + 200e-6, flops=1e6, memory_bytes=1e7)
