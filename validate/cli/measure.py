@@ -22,7 +22,7 @@ def measure(
 
     with reserved(new(out)):
         from validate.figures.figure_sheet import SHEET, errors, summary, write_figures
-        from validate.figures.machine_figures import measure as measured
+        from validate.figures.measured_figures import measure as measured
 
         found = measured(settings or FigureSettings())
         with then_printed(lambda: summary(found)):

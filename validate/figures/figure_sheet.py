@@ -10,7 +10,7 @@ from common.toml_files import write_toml
 from sim.hardware.machine_files import machine_named
 from validate.figures.fitted_rates import LinkRates, efficiencies, link_rates
 from validate.figures.framework_time import FrameworkTime, framework_time
-from validate.figures.machine_figures import Measurements, simulated_step_s
+from validate.figures.measured_figures import Measurements, simulated_step_s
 
 SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
 _FITTED = "mixtral-8x7b"  # the framework's times are fitted to it, and hold for the others or not
