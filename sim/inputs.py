@@ -75,6 +75,7 @@ class Inputs:
                 "described": self.machine.describe(),
                 "memory_bytes": self.memory.total_bytes if self.memory else None,
                 "digest": self.machine.digest,
+                "origins": {part: list(found) for part, found in self.machine.origins.items()},
             },
             "cache_experts": scenario.cache.slots(self.model),
         }

@@ -12,6 +12,7 @@ from common.errors import UserError
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
 from sim.hardware.effects import DemandLoading
+from sim.hardware.origins import Origins
 from sim.hardware.profile import devices
 from traces.capture.model_loading import LoadedModel, load
 from validate.offload.arena import devices_of
@@ -33,6 +34,11 @@ class Devices:
     def links(self) -> int:
         """One for each device."""
         return self.gpus
+
+    @property
+    def origins(self) -> Origins:
+        """Everything is measured, as a whole."""
+        return {"everything": ("measured",)}
 
     def cost(self, model: ModelShape) -> Cost:
         """Always a `UserError`."""

@@ -14,9 +14,10 @@ from common.toml_files import toml_text
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
 from sim.hardware.curve import Curve, share_at
-from sim.hardware.effects import DemandLoading, Effects
+from sim.hardware.effects import DemandLoading
 from sim.hardware.memory import dense_weights, kv_numbers
-from sim.hardware.parts import Contention, Efficiency, Framework, Gpu, Host, Link, SearchRates, check_name
+from sim.hardware.origins import Origins, origins_of
+from sim.hardware.parts import Contention, Efficiency, Framework, Gpu, Host, Link, SearchRates, check_name, effects_of
 
 Copies: TypeAlias = Literal["pinned", "pageable"]
 
@@ -89,6 +90,28 @@ class DataSheetMachine:
         del data["sources"]
         return hashlib.sha256(toml_text(data).encode()).hexdigest()
 
+    @property
+    def origins(self) -> Origins:
+        """By the sources of the figures of each part."""
+        figures = {
+            "computing": ("gpu.flops_per_s", "gpu.memory_bytes_per_s"),
+            "efficiency": ("efficiency",) if self.efficiency != Efficiency() else (),
+            "starting operations": ("gpu.overhead_s",) if self.gpu.overhead_s else (),
+            "copies": ("pageable_link" if self.copies == "pageable" else "host_link",),
+            "host memory": ("host",) if self.host != Host() else (),
+            "exchange": ("peer_link",),
+            "CPU time": ("framework",) if self.framework != Framework() else (),
+            "contention": ("contention",) if self.contention != Contention() else (),
+            "searches": ("search",),
+        }
+        if self.gpus == 1:
+            del figures["exchange"]
+        return {part: origins_of(self._sources(*keys)) if keys else () for part, keys in figures.items()}
+
+    def _sources(self, *keys: str) -> list[str]:
+        """The sources of figures, and of all figures of tables, by their keys."""
+        return [source for key, source in self.sources.items() if key in keys or key.split(".")[0] in keys]
+
     def cost(self, model: ModelShape) -> "CostModel":
         """A roofline of any model."""
         return CostModel(model, self)
@@ -127,13 +150,7 @@ class CostModel:
         self._link = machine.copies_link
         self.launch_s = machine.gpu.overhead_s
         self.driving_s = 0.0
-        self.effects = Effects(
-            host_bytes_per_s=machine.host.memory_bytes_per_s,
-            layer_host_s=machine.framework.layer_s,
-            expert_host_s=machine.framework.expert_s,
-            compute_slowdown=machine.contention.compute_slowdown,
-            copy_slowdown=machine.contention.copy_slowdown,
-        )
+        self.effects = effects_of(machine.host, machine.framework, machine.contention)
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:

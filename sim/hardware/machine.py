@@ -5,6 +5,7 @@ from typing import Protocol
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
 from sim.hardware.effects import DemandLoading
+from sim.hardware.origins import Origins
 
 
 class Machine(Protocol):
@@ -38,6 +39,11 @@ class Machine(Protocol):
     @property
     def digest(self) -> str | None:
         """SHA-256 of every figure that times are computed from; None where they are measured."""
+        ...
+
+    @property
+    def origins(self) -> Origins:
+        """For each part of what things cost here, whether it was measured, stated or assumed."""
         ...
 
     def cost(self, model: ModelShape) -> Cost:

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 from common.errors import FieldError
 from common.settings import OrInfinite, check
 from sim.hardware.curve import Curve, best_share_up_to, check_curve, share_at
+from sim.hardware.effects import Effects
 
 Rate: TypeAlias = Annotated[float, Gt(0), OrInfinite()]  # per second; infinite if it takes no time
 Seconds: TypeAlias = Annotated[float, Ge(0)]
@@ -121,6 +122,17 @@ class Contention:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def effects_of(host: Host, framework: Framework, contention: Contention) -> Effects:
+    """How these make the parts of an iteration wait for each other."""
+    return Effects(
+        host_bytes_per_s=host.memory_bytes_per_s,
+        layer_host_s=framework.layer_s,
+        expert_host_s=framework.expert_s,
+        compute_slowdown=contention.compute_slowdown,
+        copy_slowdown=contention.copy_slowdown,
+    )
 
 
 def check_name(name: str) -> None:

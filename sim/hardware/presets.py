@@ -17,9 +17,9 @@ from common.errors import FieldError, UserError, nearest
 from common.settings import from_data, to_data
 from common.toml_files import read_toml
 from sim.hardware.data_sheet import DataSheetMachine
+from sim.hardware.origins import NO_SOURCE
 
 KEYS = ("extends", *(each.name for each in fields(DataSheetMachine) if each.name != "sources"))
-NO_SOURCE = "not stated"
 NO_FRAMEWORK = "none"
 
 _FOLDER = Path(__file__).with_name("data_sheets")

@@ -12,18 +12,23 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
+from common.settings import from_data, to_data
 from common.toml_files import Section, read_toml, toml_text, write_toml
 from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
-from sim.hardware.effects import DemandLoading, Effects
+from sim.hardware.effects import DemandLoading
+from sim.hardware.origins import Origins
+from sim.hardware.parts import Contention, Framework, Host, effects_of
 
 _SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
 # A model with other sizes in other layers is measured in none of them: its copies are looked up by their bytes.
 _MODEL = [each.name for each in fields(ModelShape) if each.name != "expert_bytes_by_layer"]
-KEYS = frozenset({"name", "gpus", "model", "measured", *_SIZES, "exchange", "search"})  # of the file
+_EFFECTS = {"host": Host, "framework": Framework, "contention": Contention}  # sections that a file may leave out
+KEYS = frozenset({"name", "gpus", "demand_loading", "model", "measured", *_SIZES, "driving", "search", *_EFFECTS})
+"""Those of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,8 @@ class Profile:
     """Times of the parts of an iteration of `model` on one machine of `gpus` logical devices.
 
     Attention takes what the table `dense` says at no attended positions, and `dense_s_per_attended` for each
-    (token, position) pair on top. A `UserError` if a value cannot be.
+    (token, position) pair on top. What parts of an iteration do to each other is off unless it was measured. A
+    `UserError` if a value cannot be.
     """
 
     name: str
@@ -61,11 +67,16 @@ class Profile:
     dense_s_per_attended: float
     most_attended: int  # the largest number of (token, position) pairs that was measured
     head: Table  # the output projection, by rows
-    exchange_s: float  # of each layer after its last expert: what driving the offloading takes
+    driving_s: float  # of each layer after its last expert: what driving the offloading takes
     copy: Table  # a chunk of an expert from host memory to its device, by bytes
+    copy_latency_s: float  # the part of each of these times in which no bytes move
     search_overhead_s: float  # per search; this and the next two as in `SearchRates`
     search_bytes_per_s: float
     search_flops_per_s: float
+    host: Host = field(default_factory=Host)
+    framework: Framework = field(default_factory=Framework)  # where it is not part of the other times
+    contention: Contention = field(default_factory=Contention)
+    demand_loading: DemandLoading = "parallel"
     measured: dict[str, str | int | float] = field(default_factory=dict)  # where and with what; free form
 
     def __post_init__(self) -> None:
@@ -79,11 +90,6 @@ class Profile:
         return self.gpus
 
     @property
-    def demand_loading(self) -> DemandLoading:
-        """As both drivers load unless a run asks for another way."""
-        return "parallel"
-
-    @property
     def gpu_memory_bytes(self) -> None:
         """What memory devices have is not measured."""
         return None
@@ -92,6 +98,18 @@ class Profile:
     def digest(self) -> str:
         """SHA-256 of the file that `write_profile` writes."""
         return hashlib.sha256(toml_text(_data(self)).encode()).hexdigest()
+
+    @property
+    def origins(self) -> Origins:
+        """Measured, all that is there. The processor's time for serving is in the other parts if it is not apart."""
+        apart = {"CPU time": True} if self.framework != Framework() else {}
+        parts = {
+            **dict.fromkeys(("computing", "copies", "driving", "searches"), True),
+            **apart,
+            "host memory": self.host != Host(),
+            "contention": self.contention != Contention(),
+        }
+        return {part: ("measured",) if there else () for part, there in parts.items()}
 
     def cost(self, model: ModelShape) -> "MeasuredCost":
         """The costs of `model`, whose sizes must be those that were measured; its name may differ."""
@@ -124,8 +142,8 @@ class MeasuredCost:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.launch_s = 0.0  # was not measured apart
-        self.driving_s = profile.exchange_s
-        self.effects = Effects()
+        self.driving_s = profile.driving_s
+        self.effects = effects_of(profile.host, profile.framework, profile.contention)
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
@@ -152,8 +170,8 @@ class MeasuredCost:
         return self._time("copy", size_bytes)
 
     def copy_latency_s(self, size_bytes: int) -> float:
-        """None: it is not measured apart from the bytes."""
-        return 0.0
+        """What handing a copy over takes."""
+        return self.profile.copy_latency_s
 
     def least_copy_s(self, size_bytes: int) -> float:
         """All of it at the best rate of any size up to its own; between two points no rate is better than at both."""
@@ -206,18 +224,22 @@ def _data(profile: Profile) -> dict[str, Any]:
         table: Table = getattr(profile, name)
         tables[name] = {sizes: table.sizes, "seconds": table.seconds}
     tables["dense"] |= {"seconds_per_attended": profile.dense_s_per_attended, "most_attended": profile.most_attended}
+    tables["copy"] |= {"latency_s": profile.copy_latency_s}
+    effects = {name: to_data(getattr(profile, name), defaults=False) for name in _EFFECTS}
     return {
         "name": profile.name,
         "gpus": profile.gpus,
+        **({} if profile.demand_loading == "parallel" else {"demand_loading": profile.demand_loading}),
         "model": {key: getattr(profile.model, key) for key in _MODEL},
         "measured": dict(sorted(profile.measured.items())),
         **tables,
-        "exchange": {"seconds": profile.exchange_s},
+        "driving": {"seconds": profile.driving_s},
         "search": {
             "overhead_s": profile.search_overhead_s,
             "bytes_per_s": profile.search_bytes_per_s,
             "flops_per_s": profile.search_flops_per_s,
         },
+        **{name: figures for name, figures in effects.items() if figures},
     }
 
 
@@ -228,8 +250,8 @@ def _profile(data: dict[str, Any]) -> Profile:
     expert = file.section("expert", {"tokens", "seconds"})
     dense = file.section("dense", {"tokens", "seconds", "seconds_per_attended", "most_attended"})
     head = file.section("head", {"rows", "seconds"})
-    copy = file.section("copy", {"bytes", "seconds"})
-    exchange = file.section("exchange", {"seconds"})
+    copy = file.section("copy", {"bytes", "seconds", "latency_s"})
+    driving = file.section("driving", {"seconds"})
     search = file.section("search", {"overhead_s", "bytes_per_s", "flops_per_s"})
     return Profile(
         name=file.text("name"),
@@ -245,13 +267,26 @@ def _profile(data: dict[str, Any]) -> Profile:
         dense_s_per_attended=dense.number("seconds_per_attended"),
         most_attended=dense.whole("most_attended"),
         head=Table(sizes=head.wholes("rows"), seconds=head.numbers("seconds")),
-        exchange_s=exchange.number("seconds"),
+        driving_s=driving.number("seconds"),
         copy=Table(sizes=copy.wholes("bytes"), seconds=copy.numbers("seconds")),
+        copy_latency_s=copy.number("latency_s"),
         search_overhead_s=search.number("overhead_s"),
         search_bytes_per_s=search.number("bytes_per_s"),
         search_flops_per_s=search.number("flops_per_s"),
+        **{name: _effect(kind, name, data[name]) for name, kind in _EFFECTS.items() if name in data},
+        demand_loading=data.get("demand_loading", "parallel"),
         measured=file.scalars("measured"),
     )
+
+
+def _effect(kind: type[Host | Framework | Contention], name: str, figures: Any) -> Any:
+    """One of the sections that a file may leave out."""
+    if not isinstance(figures, dict):
+        raise UserError(f"{name}: {figures!r} is not a section")
+    try:
+        return from_data(kind, figures)
+    except FieldError as error:
+        raise error.inside(name) from None
 
 
 def _impossible(profile: Profile) -> Iterator[str]:
@@ -268,11 +303,17 @@ def _impossible(profile: Profile) -> Iterator[str]:
         ("model.shared_ffn", profile.model.shared_ffn),
         ("dense.seconds_per_attended", profile.dense_s_per_attended),
         ("dense.most_attended", profile.most_attended),
-        ("exchange.seconds", profile.exchange_s),
+        ("driving.seconds", profile.driving_s),
+        ("copy.latency_s", profile.copy_latency_s),
         ("search.overhead_s", profile.search_overhead_s),
     ):
         if not 0 <= value < math.inf:
             yield f"{key}: {value} is not a finite number from 0"
+    if profile.demand_loading not in get_args(DemandLoading):
+        ways = " or ".join(get_args(DemandLoading))
+        yield f"demand_loading: {profile.demand_loading!r} is not {ways}"
+    if profile.copy.seconds and profile.copy_latency_s >= min(profile.copy.seconds):
+        yield f"copy.latency_s: {profile.copy_latency_s} is not below copy.seconds"
     for name, unit in _SIZES.items():
         yield from _impossible_table(name, unit, getattr(profile, name))
     for key, told in profile.measured.items():

@@ -13,8 +13,18 @@ from policies.types import ModelShape, Search
 from sim.hardware.costs import Cost
 from sim.hardware.effects import DemandLoading
 from sim.hardware.machine import Machine
+from sim.hardware.origins import Origins
 
 Factor: TypeAlias = Annotated[float, Gt(0)]
+
+_PARTS = {
+    "link": ("copies", "exchange"),
+    "host": ("host memory",),
+    "compute": ("computing", "starting operations"),
+    "cpu": ("CPU time", "driving"),
+    "search": ("searches",),
+}
+"""The parts of a cost that each factor changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +86,13 @@ class ScaledMachine:
             return None
         data = {"name": self.name, "machine": self.machine.digest, "scale": to_data(self.scale)}
         return hashlib.sha256(toml_text(data).encode()).hexdigest()
+
+    @property
+    def origins(self) -> Origins:
+        """Whatever is scaled is assumed."""
+        scaled = {part for factor in self.scale.changed() for part in _PARTS[factor]}
+        before = self.machine.origins
+        return {part: ("assumed",) if found and part in scaled else found for part, found in before.items()}
 
     def cost(self, model: ModelShape) -> "ScaledCost":
         """The costs of the machine, scaled."""

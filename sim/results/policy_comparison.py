@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from sim.hardware.origins import origins_text
 from sim.results.result import Result, write_results
 from sim.results.summary import Summary, ratio
 from sim.scenario import Scenario
@@ -53,6 +54,7 @@ class PolicyComparison:
             "best_known": self._best_known(),
             **beside_own_cache(own, cache.summary if cache else None),
             "makespan_lower_bound_s": own["makespan_s"] if own["preloaded"] and least_s is not None else least_s,
+            "costs": origins_text(result.provenance["machine"]["origins"]),
             **trace_columns(result.provenance["trace"]),
         }
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from common.folding import folded
 from common.tables import number, size
+from sim.hardware.origins import origins_text
 from sim.labels import footnotes
 from sim.results.policy_comparison import PolicyComparison
 from sim.results.policy_tables import figures_table, split_tables
@@ -20,6 +21,8 @@ def report(comparison: PolicyComparison, *, wide: bool = False) -> str:
     lines = heading(first).splitlines()
     if learned:
         lines.append(f"learned from {learned['name']} ({provenance.label(learned['kind'], learned['warning'])})")
+    if first.summary["simulated"]:
+        lines.append(f"costs: {origins_text(first.provenance['machine']['origins'])}")
     for trace in filter(None, (first.provenance["trace"], learned)):
         lines += provenance.caution(trace["warning"], name=trace["name"])
     head = "\n".join(folded(line, indent="  ") for line in lines)

@@ -111,7 +111,7 @@ def test_a_trace_counts_by_its_content_not_by_its_place(scenario: Scenario, tmp_
 def test_a_profile_counts_by_its_content(scenario: Scenario, tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
     write_profile(tmp_path / "b.toml", flat_profile(SHAPE))
-    write_profile(tmp_path / "c.toml", replace(flat_profile(SHAPE), exchange_s=9.0))
+    write_profile(tmp_path / "c.toml", replace(flat_profile(SHAPE), driving_s=9.0))
     one, same, other = (key(replace(scenario, machine=str(tmp_path / f"{name}.toml"))) for name in "abc")
     assert one == same != other
 

@@ -1,11 +1,14 @@
 """From the times of passes to the tables of a profile: medians, since a machine is never quite idle."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
 import numpy as np
 
+from sim.hardware.parts import Contention
 from sim.hardware.profile import Table
 from validate.calibration.stopwatch import LayerTimes, PassTimes
 
@@ -50,32 +53,61 @@ def head(passes: Sequence[PassTimes]) -> Table:
     return Table(sizes=tuple(sorted(by_rows)), seconds=tuple(median(by_rows[rows]) for rows in sorted(by_rows)))
 
 
-def effective_copy_s(layers: Sequence[LayerTimes], one_expert_s: float, held: float) -> float:
-    """Seconds per copy with which the simulator's rule gives the median duration of layers that copied on demand.
+def copy_latency_s(
+    layers: Sequence[LayerTimes], one_expert_s: float, held: float, moved_s: float, contention: Contention
+) -> float:
+    """The latency of a copy with which the simulator's rule gives the median duration of layers that copied on demand.
 
-    The rule: hits are computed first, the i-th missing expert arrives after i copies, each takes `one_expert_s`, and
-    `held` is on top. So what handing over between threads costs is in the answer.
+    The rule: hits are computed first; copies follow each other, each with its latency and then `moved_s` for the bytes;
+    each expert takes `one_expert_s`, a missing one when it is there; while bytes move and something is computed, both
+    are slower by the contention; `held` is on top. So what handing over between threads costs is in the answer.
     """
-    copies = [(one.hits, len(one.given_s) - one.hits, one.over_s - one.gated_s - held) for one in layers]
-    return median(_copy_s(hits, misses, seconds, one_expert_s) for hits, misses, seconds in copies if misses)
+    found = []
+    for one in layers:
+        misses = len(one.given_s) - one.hits
+        if misses:
+            rule = partial(layer_s, one.hits, misses, one_expert_s, moved_s, contention)
+            found.append(_where(rule, one.over_s - one.gated_s - held))
+    return median(found)
 
 
-def _copy_s(hits: int, misses: int, seconds: float, one_expert_s: float) -> float:
-    low, high = 0.0, seconds
+def _where(rising: Callable[[float], float], wanted: float) -> float:
+    """Where a function that rises from 0 on reaches what is wanted; 0 if it is above it everywhere."""
+    low, high = 0.0, max(wanted, 0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if _layer_s(hits, misses, middle, one_expert_s) < seconds:
+        if rising(middle) < wanted:
             low = middle
         else:
             high = middle
     return high
 
 
-def _layer_s(hits: int, misses: int, copy_s: float, one_expert_s: float) -> float:
-    busy_s = hits * one_expert_s
-    for arrived in range(1, misses + 1):
-        busy_s = max(busy_s, arrived * copy_s) + one_expert_s
-    return busy_s
+def layer_s(hits: int, misses: int, expert_s: float, moved_s: float, contention: Contention, latency_s: float) -> float:
+    """How long a layer takes on one GPU, from one change to the next: an expert arrives, bytes begin, all is computed.
+
+    `work_s` is what experts that are there still take alone; a copy has its latency left, then its bytes.
+    """
+    now_s, work_s, copies = 0.0, hits * expert_s, misses
+    waiting_s, bytes_s = latency_s, moved_s
+    while copies or work_s:
+        moving = copies > 0 and not waiting_s
+        computing_slower = contention.compute_slowdown if moving else 1.0
+        moving_slower = contention.copy_slowdown if work_s else 1.0
+        until_computed_s = work_s * computing_slower if work_s else math.inf
+        until_next_s = math.inf if not copies else bytes_s * moving_slower if moving else waiting_s
+        passed_s = min(until_computed_s, until_next_s)
+        now_s += passed_s
+        work_s = max(0.0, work_s - passed_s / computing_slower) if passed_s < until_computed_s else 0.0
+        if passed_s < until_next_s:
+            bytes_s -= passed_s / moving_slower if moving else 0.0
+            waiting_s -= 0.0 if moving else passed_s
+        elif not moving:
+            waiting_s = 0.0
+        else:
+            copies, work_s = copies - 1, work_s + expert_s
+            waiting_s, bytes_s = latency_s, moved_s
+    return now_s
 
 
 def _dense_s(one: PassTimes) -> list[float]:

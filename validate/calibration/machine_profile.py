@@ -19,6 +19,7 @@ import torch
 
 from common.progress import bar
 from policies.types import Copy
+from sim.hardware.parts import Host
 from sim.hardware.profile import Profile, Table
 from sim.inputs import Inputs
 from sim.scenario import CHUNK_BYTES, CacheSize, Scenario
@@ -26,6 +27,7 @@ from traces.capture.generation import TokenizedPrompt, generation_config
 from traces.prompts.prompt import Prompt
 from validate.calibration import fits
 from validate.calibration.search_time import search_time
+from validate.calibration.side_by_side import SideBySide, side_by_side
 from validate.calibration.stopwatch import PassTimes, Stopwatch
 from validate.measurement import measured_run
 from validate.offload.arena import Arena
@@ -60,7 +62,8 @@ def _profile(chosen: TestbedSettings, settings: CalibrationSettings, testbed: Te
     dense, dense_s_per_attended = fits.dense(resident)
     copying = [times for one in on_demand if one.tokens == 1 for times in one.layers]
     moved = _moved(testbed)
-    overhead_s = max(0.0, fits.effective_copy_s(copying, expert_s, held) - moved.seconds[-1])
+    effects = _effects(testbed)
+    latency_s = fits.copy_latency_s(copying, expert_s, held, moved.seconds[-1], effects.contention)
     searches = search_time(shape)
     return Profile(
         name=settings.name or machine.name,
@@ -71,12 +74,15 @@ def _profile(chosen: TestbedSettings, settings: CalibrationSettings, testbed: Te
         dense_s_per_attended=dense_s_per_attended,
         most_attended=max(longest * (longest + 1) // 2, settings.batch_size * (longest + _NEW_TOKENS)),
         head=fits.head(resident),
-        exchange_s=held,
-        copy=Table(sizes=moved.sizes, seconds=tuple(each + overhead_s for each in moved.seconds)),
+        driving_s=held,
+        copy=Table(sizes=moved.sizes, seconds=tuple(latency_s + each for each in moved.seconds)),
+        copy_latency_s=latency_s,
+        host=_host(len(testbed.devices), effects.links_worth * moved.sizes[-1] / moved.seconds[-1]),
+        contention=effects.contention,
         search_overhead_s=searches.overhead_s,
         search_bytes_per_s=searches.bytes_per_s,
         search_flops_per_s=searches.flops_per_s,
-        measured=_circumstances(chosen, settings, testbed, moved, overhead_s),
+        measured=_circumstances(chosen, settings, testbed, moved),
     )
 
 
@@ -88,9 +94,11 @@ def summary(profile: Profile) -> str:
         f"{shape.expert_bytes / 1e6:.3g} MB each",
         f"copy of an expert      {profile.copy.seconds[-1] * 1e6:8.1f} µs, of which bytes "
         f"{shape.expert_bytes / rate * 1e6:.1f} µs ({rate / 1e9:.2f} GB/s)",
+        f"contention             computing × {profile.contention.compute_slowdown:.2f} beside copies, copies × "
+        f"{profile.contention.copy_slowdown:.2f} beside computing",
         f"expert, one token      {profile.expert.seconds[0] * 1e6:8.1f} µs",
         f"attention, one token   {profile.dense.seconds[0] * 1e6:8.1f} µs a layer, with router and shared experts",
-        f"offloading itself      {profile.exchange_s * 1e6:8.1f} µs a layer",
+        f"offloading itself      {profile.driving_s * 1e6:8.1f} µs a layer",
         f"head and sampling      {profile.head.seconds[0] * 1e6:8.1f} µs an iteration",
         f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
         f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
@@ -114,17 +122,37 @@ def _passes(testbed: Testbed, policy: str, cache_experts: int, batches: Sequence
 
 def _experts(testbed: Testbed, sizes: Sequence[int], in_place_s: float) -> Table:
     """Seconds of one expert by tokens: what it takes alone, and what one token took more in its place."""
+    with torch.no_grad():
+        alone = [_timed(_expert(testbed, size), repeat(None)) for size in sizes]
+    return Table(sizes=tuple(sizes), seconds=tuple(each + max(0.0, in_place_s - alone[0]) for each in alone))
+
+
+def _expert(testbed: Testbed, tokens: int) -> Callable[..., object]:
+    """A function that computes an expert on so many tokens, all of them its own."""
     offloaded = testbed.offloaded
     experts, parameters = offloaded.blocks[0].experts, offloaded.records.views(0)
-    hidden = torch.randn(max(sizes), offloaded.shape.hidden, dtype=next(iter(parameters.values())).dtype)
-    weights = torch.ones(len(hidden), 1, dtype=hidden.dtype)
-    alone = []
+    states = torch.randn(tokens, offloaded.shape.hidden, dtype=next(iter(parameters.values())).dtype)
+    weights = torch.ones(tokens, 1, dtype=states.dtype)
+    return lambda *_: contribution(experts, states, None, weights, parameters)
+
+
+def _effects(testbed: Testbed) -> SideBySide:
+    """What an expert on one token and copies of whole experts over all links do to each other."""
+    shape, devices = testbed.offloaded.shape, testbed.devices
+    size = shape.expert_bytes
+    arena = Arena(testbed.offloaded.records, slots=[2] * len(devices), devices=devices, chunk_bytes=[size])
+
+    def copying(gpu: int) -> Callable[[], object]:
+        copies = (Copy(gpu, number % shape.total_experts, 0, size, number % 2, -1, False) for number in count(gpu))
+        return lambda: arena.move(next(copies))
+
     with torch.no_grad():
-        for size in sizes:
-            states, weight = hidden[:size], weights[:size]
-            call = partial(contribution, experts, states, None, weight)
-            alone.append(_timed(call, repeat(parameters)))
-    return Table(sizes=tuple(sizes), seconds=tuple(each + max(0.0, in_place_s - alone[0]) for each in alone))
+        return side_by_side(_expert(testbed, 1), [copying(gpu) for gpu in range(len(devices))])
+
+
+def _host(links: int, bytes_per_s: float) -> Host:
+    """What links share that get so much at once; a single one shares nothing."""
+    return Host(memory_bytes_per_s=bytes_per_s) if links > 1 else Host()
 
 
 def _moved(testbed: Testbed) -> Table:
@@ -162,7 +190,7 @@ def _timed(call: Callable[..., object], given: Iterable[object]) -> float:
 
 
 def _circumstances(
-    chosen: TestbedSettings, settings: CalibrationSettings, testbed: Testbed, moved: Table, overhead_s: float
+    chosen: TestbedSettings, settings: CalibrationSettings, testbed: Testbed, moved: Table
 ) -> dict[str, str | int | float]:
     """Where and with what it was measured."""
     return {
@@ -177,7 +205,6 @@ def _circumstances(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "copy_bytes_per_s": moved.sizes[-1] / moved.seconds[-1],
-        "copy_overhead_s": overhead_s,
     }
 
 

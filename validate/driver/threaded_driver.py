@@ -29,7 +29,7 @@ from sim.engine.time_split import KnownParts
 from validate.driver.clock import Clock, Thread
 
 _PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
-_TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
+TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
 
 
 class _Moment(NamedTuple):
@@ -105,7 +105,7 @@ class Driver:
 
     def __enter__(self) -> Self:
         self._turn_s = sys.getswitchinterval()
-        sys.setswitchinterval(_TURN_S)
+        sys.setswitchinterval(TURN_S)
         for link in self._links:
             name = f"link {link.device.gpu}"
             self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link), name), name))

@@ -11,7 +11,8 @@ from common.settings import to_data
 from sim.hardware.data_sheet import SECTIONS, CostModel
 from sim.hardware.machine import Machine
 from sim.hardware.machine_files import keys_of, machine_named
-from sim.hardware.presets import NO_SOURCE, framework_names, preset, preset_names, read_data_sheet
+from sim.hardware.origins import NO_SOURCE
+from sim.hardware.presets import framework_names, preset, preset_names, read_data_sheet
 from sim.hardware.profile import MeasuredCost, write_profile
 from tests.support.builders import machine, shape
 from tests.support.profiles import flat_profile
@@ -216,7 +217,7 @@ def test_a_profile_is_told_from_a_data_sheet_by_what_is_in_it(tmp_path: Path) ->
     assert machine_named(str(tmp_path / "a100.toml")) == profile
 
 
-@pytest.mark.parametrize("section", ["model", "exchange", "search", "expert"])
+@pytest.mark.parametrize("section", ["model", "driving", "search", "expert"])
 def test_a_profile_without_a_section_is_still_a_profile(tmp_path: Path, section: str) -> None:
     path = tmp_path / "a.toml"
     write_profile(path, flat_profile(MODEL))

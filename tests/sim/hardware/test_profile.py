@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from policies.types import Search
 from sim.engine.batching import fixed_batches
+from sim.hardware.effects import Effects
+from sim.hardware.parts import Contention, Framework, Host
 from sim.hardware.profile import MeasuredCost, Profile, Table
 from tests.support.builders import machine, random_requests, request_of, shape
 from tests.support.in_memory import Setting, simulate
@@ -59,7 +61,7 @@ def test_attention_adds_the_time_of_each_attended_position() -> None:
 
 
 def test_driving_the_offloading_takes_its_time_and_devices_of_one_processor_exchange_nothing() -> None:
-    cost = measured(exchange_s=0.5).cost(MODEL)
+    cost = measured(driving_s=0.5).cost(MODEL)
     assert (cost.driving_s, cost.exchange_s(7)) == (0.5, 0.0)
 
 
@@ -130,13 +132,24 @@ def test_the_same_sizes_under_another_name_are_the_same_model() -> None:
     assert isinstance(measured().cost(replace(MODEL, name="other")), MeasuredCost)
 
 
+def test_what_was_measured_beside_each_other_is_in_the_costs() -> None:
+    host, framework = Host(memory_bytes_per_s=3e9), Framework(layer_s=0.1, expert_s=0.2)
+    contention = Contention(compute_slowdown=1.5, copy_slowdown=1.25)
+    profile = measured(copy_latency_s=2.0, host=host, framework=framework, contention=contention)
+    cost = profile.cost(MODEL)
+    assert (cost.copy_s(24), cost.copy_latency_s(24)) == (10.0, 2.0)
+    assert cost.effects == Effects(
+        host_bytes_per_s=3e9, layer_host_s=0.1, expert_host_s=0.2, compute_slowdown=1.5, copy_slowdown=1.25
+    )
+
+
 # ---- a run on it -----------------------------------------------------------------------------------------------------
 
 
 def test_a_flat_profile_gives_a_makespan_worked_out_by_hand() -> None:
-    """Two layers, one token, one device with a slot for each of four experts; dense 5, expert 4, copy 10, exchange 1.
+    """Two layers, one token, one device with a slot for each of four experts; dense 5, expert 4, copy 10, driving 1.
 
-    First token, cold: 5 gate, copies until 15 and 25, so experts end at 29, exchange until 30; the second layer
+    First token, cold: 5 gate, copies until 15 and 25, so experts end at 29, driving until 30; the second layer
     likewise takes 30, the head 2: 62. Second token, the same experts: (5 + 4 + 4 + 1) · 2 + 2 = 30.
     """
     request = request_of([[[0, 1], [2, 3]]] * 2, MODEL)
@@ -172,7 +185,8 @@ def test_points_taken_from_a_roofline_give_the_rooflines_run(policy: str, gpus: 
         dense_s_per_attended=4 * model.attention_heads * model.head_dim / 1e6,
         most_attended=max(step.attended for step in steps),
         head=sampled(cost.head_s, {1, 2}),
-        exchange_s=0.0,
+        driving_s=0.0,
+        copy_latency_s=cost.copy_latency_s(model.expert_bytes),
         copy=sampled(cost.copy_s, {model.expert_bytes}),
         search_overhead_s=hardware.search.overhead_s,
         search_bytes_per_s=hardware.search.bytes_per_s,

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from policies.types import ModelShape
+from sim.hardware.effects import Effects
+from sim.hardware.parts import Contention, Framework, Host
 from sim.hardware.profile import Profile, Table, read_profile, write_profile
 from tests.support.builders import shape
 from tests.support.profiles import flat_profile
@@ -25,6 +27,7 @@ def measured(**changes: Any) -> Profile:
 
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
+slowdowns = st.floats(min_value=1, max_value=1e300)
 not_negative = st.floats(min_value=0, max_value=1e300)
 names = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Co", "Cn", "Cf", "Zs")), min_size=1)
 texts = st.text(st.characters(exclude_categories=("Cs",)))
@@ -51,7 +54,12 @@ profiles = st.builds(
     gpus=whole,
     model=models,
     **{name: tables() for name in ("expert", "dense", "head", "copy")},
-    **dict.fromkeys(("dense_s_per_attended", "exchange_s", "search_overhead_s"), not_negative),
+    **dict.fromkeys(("dense_s_per_attended", "driving_s", "search_overhead_s"), not_negative),
+    copy_latency_s=st.just(0.0) | st.just(1e-301),
+    host=st.builds(Host, memory_bytes_per_s=positive | st.just(float("inf"))),
+    framework=st.builds(Framework, layer_s=not_negative, expert_s=not_negative),
+    contention=st.builds(Contention, compute_slowdown=slowdowns, copy_slowdown=slowdowns),
+    demand_loading=st.sampled_from(["parallel", "serial"]),
     most_attended=st.integers(0, 2**62),
     search_bytes_per_s=positive,
     search_flops_per_s=positive,
@@ -72,8 +80,15 @@ def test_what_is_written_is_read_back(tmp_path: Path, profile: Profile) -> None:
 def test_a_difference_in_any_value_is_another_hash() -> None:
     changed = [
         measured(),
-        measured(exchange_s=2.0),
+        measured(driving_s=2.0),
         measured(seconds={"copy": 11.0}),
+        measured(copy_latency_s=1.0),
+        measured(host=Host(memory_bytes_per_s=1e9)),
+        measured(framework=Framework(layer_s=1.0)),
+        measured(framework=Framework(expert_s=1.0)),
+        measured(contention=Contention(compute_slowdown=2.0)),
+        measured(contention=Contention(copy_slowdown=2.0)),
+        measured(demand_loading="serial"),
         measured(most_attended=99),
         measured(measured={}),
         replace(measured(), name="other"),
@@ -93,12 +108,22 @@ def test_the_file_is_for_people_too(tmp_path: Path) -> None:
     lines = (tmp_path / "demo.toml").read_text().splitlines()
     assert lines[:2] == ['name = "demo"', "gpus = 1"]
     assert [line for line in lines if line.startswith("[")] == [
-        *("[model]", "[measured]", "[expert]", "[dense]", "[head]", "[copy]", "[exchange]", "[search]")
+        *("[model]", "[measured]", "[expert]", "[dense]", "[head]", "[copy]", "[driving]", "[search]")
     ]
 
 
+def test_what_was_not_measured_is_not_in_the_file_and_off(tmp_path: Path) -> None:
+    write_profile(tmp_path / "demo.toml", measured(contention=Contention(copy_slowdown=1.5)))
+    text = (tmp_path / "demo.toml").read_text()
+    assert text.endswith("[contention]\ncopy_slowdown = 1.5\n")
+    for absent in ("[host]", "[framework]", "demand_loading", "compute_slowdown"):
+        assert absent not in text
+    found = read_profile(tmp_path / "demo.toml")
+    assert found.cost(MODEL).effects == Effects(copy_slowdown=1.5)
+
+
 def test_a_whole_number_stands_for_seconds(tmp_path: Path) -> None:
-    path = changed(tmp_path, "[exchange]\nseconds = 1.0\n", "[exchange]\nseconds = 1\n")
+    path = changed(tmp_path, "[driving]\nseconds = 1.0\n", "[driving]\nseconds = 1\n")
     assert read_profile(path) == measured()
 
 
@@ -132,7 +157,7 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         ("weight_bytes = 2.0\n", 'weight_bytes = "2"\n', "model.weight_bytes: '2' is not a number"),
         ("weight_bytes = 2.0\n", "weight_bytes = inf\n", "model.weight_bytes: inf is not a finite number above 0"),
         ("shared_ffn = 0\n", "shared_ffn = -1\n", "model.shared_ffn: -1 is not a finite number from 0"),
-        ("[exchange]", "[[exchange]]", "exchange: [{'seconds': 1.0}] is not a section"),
+        ("[driving]", "[[driving]]", "driving: [{'seconds': 1.0}] is not a section"),
         (EXPERT, "", "expert is missing"),
         (EXPERT, "[expert]\ntokens = [1]\n", "expert.seconds is missing"),
         (EXPERT, "[expert]\ntokens = 1\nseconds = [1]\n", "expert.tokens: 1 is not a list"),
@@ -157,9 +182,9 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         ),
         ("most_attended = 100000\n", "most_attended = -1\n", "dense.most_attended: -1 is not a finite number from 0"),
         (
-            "[exchange]\nseconds = 1.0\n",
-            "[exchange]\nseconds = -1.0\n",
-            "exchange.seconds: -1.0 is not a finite number from 0",
+            "[driving]\nseconds = 1.0\n",
+            "[driving]\nseconds = -1.0\n",
+            "driving.seconds: -1.0 is not a finite number from 0",
         ),
         ("overhead_s = 0.5\n", "overhead_s = 1" + 400 * "0" + "\n", "is beyond what a number can be"),
         ("flops_per_s = 1000.0\n", "flops_per_s = 0\n", "search.flops_per_s: 0.0 is not a finite number above 0"),
@@ -173,6 +198,12 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         ("gpus = 1\n", "gpus = = 1\n", "is not TOML: "),
         ("gpus = 1\n", "gpus = 1\ngpus = 1\n", "is not TOML: "),
         ("gpus = 1\n", "gpus = " + 5000 * "[" + "\n", "is not TOML: "),
+        ("latency_s = 0.0\n", "latency_s = -1.0\n", "copy.latency_s: -1.0 is not a finite number from 0"),
+        ("latency_s = 0.0\n", "latency_s = 10\n", "copy.latency_s: 10.0 is not below copy.seconds"),
+        ("gpus = 1\n", 'gpus = 1\ndemand_loading = "one"\n', "demand_loading: 'one' is not parallel or serial"),
+        ("gpus = 1\n", "gpus = 1\nhost = 3\n", "host: 3 is not a section"),
+        ("[search]", "[contention]\ncopy_slowdown = 0.5\n[search]", "contention.copy_slowdown: must be at least 1"),
+        ("[search]", "[framework]\nlayers_s = 1\n[search]", "framework.layers_s: is not a setting; did you mean"),
         ("[search]", "[serach]", "unknown key 'serach'; did you mean 'search'?"),
     ],
 )
@@ -221,7 +252,7 @@ def test_writing_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError) as error:
-        write_profile(path, measured(exchange_s=3.0))
+        write_profile(path, measured(driving_s=3.0))
     assert str(error.value) == f"{path}: it could not be written: No space left on device"
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

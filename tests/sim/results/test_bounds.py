@@ -200,7 +200,7 @@ def test_an_expert_may_come_in_the_chunks_that_take_the_least():
     model = shape(3, 4, top_k=1)
     copied = Table(sizes=(8, 16, 24), seconds=(1.0, 4.0, 9.0))
     quick = {"expert": 1e-3, "dense": 1e-3, "head": 1e-3}
-    hardware = flat_profile(model, seconds=quick, copy=copied, exchange_s=0.0)
+    hardware = flat_profile(model, seconds=quick, copy=copied, driving_s=0.0)
     cost = hardware.cost(model)
     assert [cost.least_copy_s(size) for size in (8, 12, 24)] == [1.0, 1.5, 3.0]
     requests = [request_of([[[token % 4], [token // 2 % 4], [token % 3]] for token in range(12)], model)]

@@ -2,10 +2,15 @@
 
 import pytest
 
+from sim.hardware.parts import Contention
+from tests.support.builders import request_of, shape
+from tests.support.in_memory import Setting, simulate
+from tests.support.profiles import flat_profile
 from validate.calibration import fits
 from validate.calibration.stopwatch import LayerTimes, PassTimes
 
 MS = 1e-3
+NO_CONTENTION = Contention()
 LAYERS, EXPERT, HELD, HEAD, LEAD = 3, 0.5 * MS, 0.1 * MS, 2.0 * MS, 0.25 * MS
 
 
@@ -88,19 +93,57 @@ def test_expert_and_bookkeeping():
     assert fits.held_s(layers) == pytest.approx(HELD)
 
 
+def latency_s(layers, moved_s, contention=NO_CONTENTION):
+    return fits.copy_latency_s(layers, EXPERT, HELD, moved_s, contention)
+
+
 @pytest.mark.parametrize("copy_s", [0.2 * MS, 0.5 * MS, 3 * MS])
-def test_the_copy_time_is_found_with_which_the_simulators_rule_gives_the_layers_duration(copy_s):
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_latency_is_found_with_which_the_simulators_rule_gives_the_layers_duration(copy_s, share):
     layers = one_pass(0.0, copy_s=copy_s, misses=2).layers
-    assert fits.effective_copy_s(layers, EXPERT, HELD) == pytest.approx(copy_s, abs=1e-9)
+    assert latency_s(layers, share * copy_s) == pytest.approx((1 - share) * copy_s, abs=1e-9)
+
+
+def test_what_contention_explains_is_no_latency():
+    """Two copies of 1 ms and two experts of 0.5 ms: the first expert is computed beside the second copy.
+
+    Copies are half as fast meanwhile, so of the second one 0.25 ms are done after 0.5 ms: 1 + 0.5 + 0.75 + 0.5 ms.
+    """
+    contention = Contention(copy_slowdown=2.0)
+    assert fits.layer_s(0, 2, EXPERT, MS, contention, 0.0) == pytest.approx(2.75 * MS)
+    layers = one_pass(0.0, copy_s=(2.75 * MS - EXPERT) / 2, misses=2).layers
+    assert latency_s(layers, MS, contention) == pytest.approx(0.0, abs=1e-9)
+    assert latency_s(layers, MS) == pytest.approx(0.125 * MS, abs=1e-9)
 
 
 def test_a_copy_behind_a_hit_shows_only_what_the_hit_does_not_hide():
     visible = one_pass(0.0, copy_s=3 * MS, misses=1).layers
-    assert fits.effective_copy_s(visible, EXPERT, HELD) == pytest.approx(3 * MS, abs=1e-9)
+    assert latency_s(visible, 1 * MS) == pytest.approx(2 * MS, abs=1e-9)
     hidden = one_pass(0.0, copy_s=0.2 * MS, misses=1).layers
-    assert fits.effective_copy_s(hidden, EXPERT, HELD) <= EXPERT * 1.0001
+    assert latency_s(hidden, 0.1 * MS) <= EXPERT * 1.0001
 
 
 def test_layers_without_a_copy_say_nothing_of_copies():
     layers = one_pass(0.0, copy_s=2 * MS, misses=2).layers
-    assert fits.effective_copy_s([*layers, *one_pass(1.0).layers], EXPERT, HELD) == pytest.approx(2 * MS, abs=1e-9)
+    assert latency_s([*layers, *one_pass(1.0).layers], 0.5 * MS) == pytest.approx(1.5 * MS, abs=1e-9)
+
+
+def test_bytes_that_take_longer_than_the_layer_leave_no_latency():
+    assert latency_s(one_pass(0.0, copy_s=1 * MS, misses=2).layers, 5 * MS) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.3 * MS, 2 * MS])
+@pytest.mark.parametrize(("hits", "misses"), [(0, 1), (0, 4), (1, 1), (2, 2), (3, 5)])
+@pytest.mark.parametrize("slower", [(1.0, 1.0), (3.0, 1.0), (1.0, 2.0), (1.7, 1.3)])
+def test_the_rule_of_a_layer_is_the_engines(latency, hits, misses, slower):
+    """The second of two tokens finds `hits` of its experts, and lacks as many as the rule says."""
+    contention, moved = Contention(compute_slowdown=slower[0], copy_slowdown=slower[1]), 0.7 * MS
+    model = shape(1, 16, top_k=hits + misses)
+    first = [*range(hits + misses)]
+    second = [*range(hits), *range(hits + misses, hits + 2 * misses)]
+    takes = {"dense": MS, "expert": EXPERT, "head": MS, "copy": latency + moved}
+    profile = flat_profile(model, seconds=takes, copy_latency_s=latency, driving_s=0.0, contention=contention)
+    setting = Setting(model=model, hardware=profile, cache_experts=16)
+    run = simulate("lru", setting, [request_of([[first], [second]], model)])
+    took_s = run.iterations["end_s"].iloc[1] - run.iterations["start_s"].iloc[1]
+    assert took_s == pytest.approx(2 * MS + fits.layer_s(hits, misses, EXPERT, moved, contention, latency), rel=1e-9)
