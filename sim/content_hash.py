@@ -8,7 +8,9 @@ differently.
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points, version
+from functools import cache
+from importlib import metadata
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from policies.naming import parts_of, sources_of
 from policies.registry import PLUG_INS, is_own
 from sim.inputs import Inputs
 from sim.scenario import NO_EFFECT, Scenario
+
+version = cache(metadata.version)  # reading it takes longer than all the rest of a key
 
 # What they stand for is hashed, not how it is called: digests, the requests of the split, slots.
 BY_DIGEST = ("trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache")

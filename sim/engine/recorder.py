@@ -75,6 +75,7 @@ class Recorder:
         """
         columns = list(zip(*self._rows, strict=True)) or [()] * len(self._COLUMNS)
         table = {name: np.array(column) for name, column in zip(self._COLUMNS, columns, strict=True)}
+        table["prefill"] = table["prefill"].astype(bool)  # of no iteration, too
         known = np.array([table.pop(name) for name in KnownParts._fields], float)
         parts = parts_of(table["start_s"], table["end_s"], known.T)  # added up part by part, whatever their number
         table |= dict(zip(PARTS, parts.T, strict=True))

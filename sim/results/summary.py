@@ -36,6 +36,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     counts = run.counts
     demands = counts.hits + counts.late + counts.misses
     prefill = run.iterations["prefill"]
+    prefills, decodes = run.iterations[prefill], run.iterations[~prefill]
     tokens = int(run.requests["output_tokens"].sum())
     without_prefetch = "" if scenario.prefetch else WITHOUT_PREFETCH
     arrivals = ARRIVALS_IGNORED if inputs.arrivals else ""
@@ -50,11 +51,11 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "tpot_s_p50": _quantile(run.requests["tpot_s"], 0.50),
         "tpot_s_p95": _quantile(run.requests["tpot_s"], 0.95),
         "hit_rate": ratio(counts.hits, demands),
-        "hit_rate_prefill": _rate(run.iterations[prefill], "hits"),
-        "hit_rate_decode": _rate(run.iterations[~prefill], "hits"),
+        "hit_rate_prefill": _rate(prefills, "hits"),
+        "hit_rate_decode": _rate(decodes, "hits"),
         "hit_or_late_rate": ratio(counts.hits + counts.late, demands),
-        "hit_or_late_rate_prefill": _rate(run.iterations[prefill], "hits", "late"),
-        "hit_or_late_rate_decode": _rate(run.iterations[~prefill], "hits", "late"),
+        "hit_or_late_rate_prefill": _rate(prefills, "hits", "late"),
+        "hit_or_late_rate_decode": _rate(decodes, "hits", "late"),
         "late_rate": ratio(counts.late, demands),
         "miss_rate": ratio(counts.misses, demands),
         "distinct_demands": demands,
@@ -70,10 +71,10 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "copies": counts.copies,
         "evictions": counts.evictions,
         "copied_bytes": counts.bytes,
-        "copied_bytes_decode": int(run.iterations.loc[~prefill, "copied_bytes"].sum()),
+        "copied_bytes_decode": int(decodes["copied_bytes"].sum()),
         "bytes_per_token": ratio(counts.bytes, tokens),
-        **_time_split("prefill", run.iterations[prefill]),
-        **_time_split("decode", run.iterations[~prefill]),
+        **_time_split("prefill", prefills),
+        **_time_split("decode", decodes),
         **working_set(run, inputs),
         "expert_memory_bytes": run.peak_slots * inputs.model.expert_bytes,
         "expert_slots": run.expert_slots,
@@ -84,7 +85,7 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "equal_tokens": None,
         "requests": len(run.requests),
         "iterations": len(run.iterations),
-        "prefills": int(prefill.sum()),
+        "prefills": len(prefills),
         "output_tokens": tokens,
         "makespan_s": run.makespan_s,
         "model": inputs.model.name,
@@ -111,8 +112,8 @@ def ratio(part: float | None, whole: float | None) -> float | None:
 
 def _rate(iterations: pd.DataFrame, *outcomes: str) -> float | None:
     """The share of these outcomes in all that was demanded."""
-    demands = iterations[["hits", "late", "misses"]].to_numpy().sum()
-    return ratio(int(iterations[list(outcomes)].to_numpy().sum()), int(demands))
+    counted = {name: int(iterations[name].sum()) for name in ("hits", "late", "misses")}
+    return ratio(sum(counted[name] for name in outcomes), sum(counted.values()))
 
 
 def _mean(values: "pd.Series[float]") -> float | None:
