@@ -50,7 +50,9 @@ $(ROUTING)/gpt-oss-20b.trace: | $(VENV)/.installed
 $(ROUTING)/gemma-4-26b-a4b.trace: | $(VENV)/.installed
 	$(BIN)/python -m traces convert route-trace $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv --out $@
 
+# Many tests start processes: none of them has to compile what it imports.
 test: $(VENV)/.installed lint types
+	$(BIN)/python -m compileall -q common policies sim traces validate tests/support
 	$(BIN)/python -m pytest -m 'not slow' -n 2 -q
 
 test-slow: $(VENV)/.installed

@@ -9,7 +9,7 @@ import numpy as np
 from tests.support.trace_helpers import small_shape
 from traces.__main__ import main
 from traces.format.reader import Trace
-from traces.synthetic.coefficients import calibrate
+from traces.synthetic.coefficients import Calibration, calibrate
 from traces.synthetic.drawn_trace import Lengths, generate
 from traces.synthetic.parameters import Parameters, Statistics
 
@@ -37,9 +37,17 @@ def parameters(more: dict[str, Any] | None = None, **changes: Any) -> Parameters
     return Parameters(statistics=statistics(given["shape"].layers, **changes), **given)
 
 
-def drawn(path: Path, wanted: Parameters, requests: int = 60, prompt: int = 6, output: int = 90) -> Trace:
+def drawn(
+    path: Path,
+    wanted: Parameters,
+    requests: int = 60,
+    prompt: int = 6,
+    output: int = 90,
+    *,
+    calibrated: Calibration | None = None,
+) -> Trace:
     lengths = Lengths.constant(requests, prompt, output)
-    return Trace.open(generate(wanted, calibrate(wanted), lengths, path, told={}))
+    return Trace.open(generate(wanted, calibrated or calibrate(wanted), lengths, path, told={}))
 
 
 def command(out: Path, *more: Any) -> list[str]:

@@ -469,8 +469,7 @@ REQUESTS = [
 HISTORY, TEST = REQUESTS[:3], REQUESTS[3:]
 
 
-@pytest.mark.parametrize("history", [HISTORY, None], ids=["history", "none"])
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("batch_size", "history"), [(1, HISTORY), (3, HISTORY), (3, None)], ids=["1", "3", "none"])
 @pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (3, 3), (1, 7), (3, 14), (1, 24), (3, 24)])
 @pytest.mark.parametrize("policy", BASELINES)
 def test_a_baseline_holds_the_invariants(policy, gpus, experts, batch_size, history):

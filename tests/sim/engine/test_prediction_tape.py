@@ -68,9 +68,10 @@ SPECS = [
 EACH = [SPECS[0], "hit-count,prefetch_distance=2", "moe-infinity", "promoe"]
 
 
-@pytest.mark.parametrize("history", [HISTORY, None])
-@pytest.mark.parametrize("requests", [TEST, BARE])
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    ("batch_size", "requests", "history"),  # each two of the choices meet
+    [(1, TEST, HISTORY), (3, TEST, None), (1, BARE, None), (3, BARE, HISTORY)],
+)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_run_that_replays_is_the_run_that_predicts(spec, batch_size, requests, history, monkeypatch):
     """On another machine and cache, with another evictor, from arrays that lie in no memory of its own."""

@@ -244,9 +244,14 @@ def bound_of(steps, model, home, machine, **left_out):
     return least_time_s(fewest_loads(steps, home, machine.slots), machine.copy, resident, *more)
 
 
-@pytest.mark.parametrize("part", range(10))
+# Of 500 runs, those whose schedules take as long to try as those of all the others together.
+LARGE = (50, 118, 183, 194, 206, 208, 218, 226, 256, 302, 338, 360, 370, 494)
+
+
+@pytest.mark.parametrize("part", [*range(10), pytest.param(None, marks=pytest.mark.slow)])
 def test_no_schedule_of_a_tiny_run_passes_the_bound(part):
-    """500 runs, with chunks and without, on one GPU and two, half of them or so in waves."""
-    for seed in range(part * 50, part * 50 + 50):
+    """486 runs and 14, with chunks and without, on one GPU and two, half of them or so in waves."""
+    seeds = LARGE if part is None else sorted({*range(part * 50, part * 50 + 50)} - {*LARGE})
+    for seed in seeds:
         steps, events, model, home, machine = tiny(seed)
         assert bound_of(steps, model, home, machine) <= least_units(events, machine), seed

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,13 @@ def test_belady_has_the_highest_hit_rate_of_all_that_copy_only_what_was_demanded
     assert best > max(rates.values())
 
 
-@pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("gigabytes_per_s", GIGABYTES_PER_S)
+GRID = list(product(SHARES, GIGABYTES_PER_S))
+
+
+@pytest.mark.parametrize(
+    ("share", "gigabytes_per_s"),  # the corners and the middle, and those between them
+    [pytest.param(*place, marks=[pytest.mark.slow] if number % 2 else []) for number, place in enumerate(GRID)],
+)
 def test_with_one_link_and_room_no_policy_beats_clairvoyant_and_none_passes_the_bound(
     routing: Routing, share: float, gigabytes_per_s: float
 ) -> None:

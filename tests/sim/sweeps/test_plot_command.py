@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 
 from sim.__main__ import main
+from sim.sweeps.sweep import Sweep
 from tests.support.run_helpers import arguments
 from tests.support.sweep_helpers import simulated_sweep
 
 
+@pytest.fixture(scope="module")
+def sweep(trace: Path) -> Sweep:
+    return simulated_sweep(trace, policies=("lru", "lfu"), seeds=(0,))
+
+
 @pytest.fixture
-def folder(trace: Path, tmp_path: Path) -> Path:
-    simulated_sweep(trace, policies=("lru", "lfu"), seeds=(0,)).write(tmp_path / "sweep")
+def folder(sweep: Sweep, tmp_path: Path) -> Path:
+    sweep.write(tmp_path / "sweep")
     return tmp_path / "sweep"
 
 

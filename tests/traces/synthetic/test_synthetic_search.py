@@ -1,6 +1,7 @@
 """Synthetic layers depend on each other as asked: what the nearest expert map knows of the layers ahead."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 
 from tests.support.synthetic_helpers import LAYERS, SHAPE, TOP_K, drawn, parameters
 from traces.format.reader import Trace
-from traces.synthetic.coefficients import calibrate
+from traces.synthetic.coefficients import Calibration, calibrate
 from traces.synthetic.measured_statistics import measure
-from traces.synthetic.parameters import PHRASE
+from traces.synthetic.parameters import PHRASE, Parameters
 from traces.synthetic.state_space import SyntheticModel
 from traces.synthetic.trajectory_search import predicted
 
@@ -31,28 +32,37 @@ def recall_by_hand(trace: Trace) -> float:
         for row in range(5, len(gates), 6):
             known = np.concatenate([others[kept], gates[:row]])
             routed = np.concatenate([executed[kept], experts[:row]])
+            products = (known * gates[row]).sum(axis=2).cumsum(axis=1)  # `[maps, L]`, of all layers up to each
+            lengths = np.sqrt((known**2).sum(axis=2).cumsum(axis=1))
+            nearest = (products / lengths).argmax(axis=0)
             for layer in range(3, trace.shape.layers):
-                seen = known[:, : layer - 2].reshape(len(known), -1)
-                score = seen @ gates[row, : layer - 2].ravel() / np.linalg.norm(seen, axis=1)
-                hits.append(len(set(routed[score.argmax(), layer].tolist()) & set(experts[row, layer].tolist())))
+                found = routed[nearest[layer - 3], layer]
+                hits.append(len(set(found.tolist()) & set(experts[row, layer].tolist())))
     return float(np.mean(hits)) / trace.shape.top_k
+
+
+def asking_for(recall: float) -> Parameters:
+    return parameters({"trajectory_recall": recall, **WIDE}, **LEVELS)
+
+
+@cache
+def calibrated(recall: float) -> Calibration:
+    return calibrate(asking_for(recall))
 
 
 @pytest.mark.parametrize("asked", [0.4, 0.52])
 def test_the_recall_of_the_nearest_map_comes_out_when_it_is_searched_by_hand(tmp_path: Path, asked: float) -> None:
-    trace = drawn(tmp_path / "a.trace", parameters({"trajectory_recall": asked, **WIDE}, **LEVELS))
+    trace = drawn(tmp_path / "a.trace", asking_for(asked), calibrated=calibrated(asked))
     assert recall_by_hand(trace) == pytest.approx(asked, abs=0.05)
-    assert measure(trace).trajectory_recall == pytest.approx(asked, abs=0.04)
-    found = measure(trace).statistics.mean()
+    measured = measure(trace)
+    assert measured.trajectory_recall == pytest.approx(asked, abs=0.04)
+    found = measured.statistics.mean()
     for name in ("overlap", "token_overlap", "cluster_overlap", "request_overlap"):
         assert found[name] == pytest.approx(LEVELS[name], abs=0.03)
 
 
 def test_fewer_phrases_are_drawn_the_more_a_search_shall_find() -> None:
-    phrases = [
-        calibrate(parameters({"trajectory_recall": asked, **WIDE}, **LEVELS)).coefficients.phrases
-        for asked in (0.35, 0.45, 0.55)
-    ]
+    phrases = [calibrated(asked).coefficients.phrases for asked in (0.4, 0.46, 0.52)]
     assert phrases[0] > phrases[1] > phrases[2]
 
 
