@@ -32,6 +32,8 @@ class ComparedTrace:
     title: str
     sizes: str | None
     """Of a published model; None for the trace's own."""
+    source: str
+    """Where the routing comes from."""
     made_by: tuple[str, ...]
     """Commands that make it, with ROUTING for the folder and DATA for data that is not part of the project."""
     requests: int = 8
@@ -104,6 +106,7 @@ def _twin(published: str, title: str) -> ComparedTrace:
         name=f"{published}-twin",
         title=f"{title} twin",
         sizes=published,
+        source="a small model with the routing topology of the original, which ships with the project",
         made_by=(f"{collect} --lookahead 1,3 --threads 1 --out ROUTING/{published}-twin.trace",),
     )
 
@@ -116,6 +119,7 @@ TRACES = (
         name="gpt-oss-20b",
         title="gpt-oss",
         sizes=None,
+        source="AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting on Hugging Face, Apache-2.0",
         made_by=(
             "python -m traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
             "--out ROUTING/gpt-oss-20b.trace",
@@ -125,6 +129,7 @@ TRACES = (
         name="gemma-4-26b-a4b",
         title="gemma",
         sizes=None,
+        source="Helldez/BigMoeOnEdge on GitHub, Apache-2.0",
         made_by=(
             "python -m traces convert route-trace DATA/bigmoeonedge/gemma.route.csv "
             "--out ROUTING/gemma-4-26b-a4b.trace",

@@ -1,7 +1,8 @@
 """The document of a comparison, in Markdown: every sentence and number in it follows from the table of runs."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from common.tables import MISSING, markdown_table
 from sim.ranking.compared import Compared
@@ -169,6 +170,7 @@ class _Document:
             )
         headers = ["trace", "routing", "decoded tokens", "sizes", "history", "run", "output tokens"]
         yield markdown_table([[name, *_trace_cells(each)] for name, each in self._traces.items()], headers, texts=4)
+        yield "\n".join(_item(f"- {name}: {_origin(each)}.") for name, each in self._traces.items())
         headers = ["", "distinct tokens", "repeated 4-grams", "repeated rows", "nearest-map recall"]
         yield _paragraph(
             "How natural their decode tokens are ([naturalness.md](naturalness.md)), and what share of the experts "
@@ -176,6 +178,11 @@ class _Document:
         )
         yield markdown_table([[name, *_natural_cells(each)] for name, each in self._traces.items()], headers)
         yield _markdown(self._figures.cache_rows())
+        yield _paragraph(
+            "`python -m sim machines TEXT` lists every figure of a machine with its source "
+            "([machines.md](machines.md)). [systems.md](systems.md) says what each system plans, waits for and is "
+            "charged."
+        )
         headers = ["machine", "text", "is"]
         machines = self._table.inputs["machines"].items()
         yield markdown_table(
@@ -203,12 +210,18 @@ class _Document:
         yield _markdown(self._figures.hit_rows(), texts=2)
 
 
-def _trace_cells(facts: dict[str, object]) -> list[str]:
+def _trace_cells(facts: Mapping[str, Any]) -> list[str]:
     names = ("routing", "decoded_tokens", "sizes", "history_requests", "requests", "output_tokens")
     return [MISSING if facts[name] is None else str(facts[name]) for name in names]
 
 
-def _natural_cells(facts: dict[str, float | None]) -> list[str]:
+def _origin(facts: Mapping[str, Any]) -> str:
+    """Where a trace comes from, and what its makers say of it."""
+    prompts = f"prompts: {facts['prompts']}" if facts["prompts"] else None
+    return "; ".join(filter(None, (facts["source"], prompts, facts["notes"])))
+
+
+def _natural_cells(facts: Mapping[str, Any]) -> list[str]:
     shares = [facts[name] for name in ("distinct_tokens", "repeated_4grams", "repeated_rows")]
     recall = facts["nearest_map_recall"]
     return [

@@ -103,6 +103,9 @@ class _TraceRuns:
             "output_tokens": done.get("output_tokens"),
             "seed": self._scenario.seed,
             "batch_size": self._scenario.batch_size,
+            "source": self._of.source,
+            "prompts": meta.prompts,
+            "notes": meta.notes,
             "digest": self._trace.digest,
             **{name: done.get(f"trace_{name}") for name in NATURALNESS},
         }

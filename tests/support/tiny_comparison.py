@@ -19,9 +19,13 @@ TINY: Compared = replace(
     COMPARED,
     systems=tuple(each for each in COMPARED.systems if each.name in SHOWN),
     traces=(
-        ComparedTrace(name="whole", title="whole", sizes=None, made_by=("make whole",), requests=4),
-        ComparedTrace(name="decode", title="decode only", sizes=None, made_by=("make decode",), requests=4),
-        ComparedTrace(name="absent", title="absent", sizes=None, made_by=("make absent --out ROUTING",)),
+        ComparedTrace(name="whole", title="whole", sizes=None, source="drawn", made_by=("make whole",), requests=3),
+        ComparedTrace(
+            name="decode", title="decode only", sizes=None, source="drawn", made_by=("make decode",), requests=4
+        ),
+        ComparedTrace(
+            name="absent", title="absent", sizes=None, source="drawn", made_by=("make absent --out ROUTING",)
+        ),
     ),
     cache_gb=(12 * 192e-9, 20 * 192e-9),
     machines=(

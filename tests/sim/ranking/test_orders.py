@@ -31,7 +31,7 @@ def table_of(tpot_ms: Mapping[Key, Sequence[float]]) -> ComparisonTable:
 def compared(systems: Sequence[str] = SYSTEMS) -> Compared:
     return Compared(
         systems=[ComparedSystem(name=name, policy="lru", letter=name) for name in systems],
-        traces=[ComparedTrace(name=name, title=name, sizes=None, made_by=()) for name in TRACES],
+        traces=[ComparedTrace(name=name, title=name, sizes=None, source="", made_by=()) for name in TRACES],
         cache_gb=GB,
         machines=[ComparedMachine(name=name, machine=name, meaning="") for name in MACHINES],
         base="base",
