@@ -17,7 +17,7 @@ from sim.hardware.machine_figures import Figure, figures_of, not_said
 from sim.hardware.machine_files import machine_named
 from sim.hardware.presets import framework_names, preset, preset_names
 
-_KEY, _VALUE, _ORIGIN = 26, 16, 9  # columns of the table of figures
+_KEY, _VALUE, _ORIGIN = 27, 16, 9  # columns of the table of figures
 
 
 def machines(

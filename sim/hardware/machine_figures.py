@@ -18,6 +18,7 @@ _UNITS = {
     "bytes_per_s": ((1e9, "GB/s"),),
     "memory_bytes": ((1e9, "GB"),),
     "_s": ((1e-3, "ms"), (1e-6, "µs")),
+    "seconds": ((1e-3, "ms"), (1e-6, "µs")),
     "slowdown": ((1.0, "times"),),
 }
 _ASKED = "assumption: what if"
@@ -81,9 +82,18 @@ def _profile_figures(profile: Profile) -> Iterator[Figure]:
         first, last = (f"{1e6 * seconds:.4g} µs for {size} {unit}" for size, seconds in _ends(table))
         text = first if len(table.sizes) == 1 else f"{first} … {last}"
         yield _figure(key, list(zip(table.sizes, table.seconds, strict=True)), text, measured)
-    for name in ("overhead_s", "bytes_per_s", "flops_per_s"):
-        value = getattr(profile, f"search_{name}")
-        yield _figure(f"search.{name}", value, _text(f"search.{name}", value), measured)
+    figures = {
+        "copy.latency_s": profile.copy_latency_s,
+        "driving.seconds": profile.driving_s,
+        "search.overhead_s": profile.search_overhead_s,
+        "search.bytes_per_s": profile.search_bytes_per_s,
+        "search.flops_per_s": profile.search_flops_per_s,
+    }
+    for section in ("host", "framework", "contention"):
+        said = to_data(getattr(profile, section), defaults=False)
+        figures |= {f"{section}.{name}": value for name, value in said.items()}
+    for key, value in figures.items():
+        yield _figure(key, value, _text(key, value), measured)
 
 
 def _ends(table: Table) -> Iterator[tuple[int, float]]:

@@ -101,14 +101,16 @@ class Profile:
 
     @property
     def origins(self) -> Origins:
-        """Measured, all that is there. The processor's time for serving is in the other parts if it is not apart."""
-        apart = {"CPU time": True} if self.framework != Framework() else {}
-        parts = {
-            **dict.fromkeys(("computing", "copies", "driving", "searches"), True),
-            **apart,
-            "host memory": self.host != Host(),
-            "contention": self.contention != Contention(),
-        }
+        """Measured, all that is there.
+
+        A processor that computes and serves has no CPU time apart, and one link shares host memory with no other.
+        """
+        measured, contention = ("computing", "copies", "driving", "searches"), self.contention != Contention()
+        parts = dict.fromkeys(measured, True) | {"contention": contention}
+        if self.framework != Framework():
+            parts["CPU time"] = True
+        if self.links > 1 or self.host != Host():
+            parts["host memory"] = self.host != Host()
         return {part: ("measured",) if there else () for part, there in parts.items()}
 
     def cost(self, model: ModelShape) -> "MeasuredCost":

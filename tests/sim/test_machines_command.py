@@ -8,6 +8,7 @@ import pytest
 from common.folding import WIDTH
 from sim.__main__ import main
 from sim.hardware.machine_files import machine_named
+from sim.hardware.parts import Contention
 from sim.hardware.presets import framework_names, preset_names
 from sim.hardware.profile import write_profile
 from tests.support.builders import shape
@@ -57,11 +58,12 @@ def test_programs_get_the_figures_as_a_file_has_them(capsys: pytest.CaptureFixtu
 
 
 def test_a_profile_shows_the_range_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_profile(tmp_path / "cpu.toml", flat_profile(shape()))
+    write_profile(tmp_path / "cpu.toml", flat_profile(shape(), contention=Contention(copy_slowdown=1.5)))
     text = said(capsys, f"{tmp_path / 'cpu.toml'},scale.link=4")
     rows = [line.split() for line in text.splitlines()]
     assert {"dense", "expert", "head", "copy"} <= {row[0] for row in rows if row}
     assert "measured: flat" in text
+    assert ["contention.copy_slowdown", "1.5", "times", "measured", "measured:", "flat"] in rows
     assert ["scale.link", "4", "times", "as", "fast", "assumed", "assumption:", "what", "if"] in rows
 
 

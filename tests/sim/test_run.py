@@ -1,5 +1,6 @@
 """`python -m sim run`: what it prints, and what its settings do."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from policies.cache.invariants import InvariantChecker
 from sim.__main__ import main
 from sim.hardware.profile import write_profile
+from sim.results.result import Result
 from sim.scenario import CacheSize
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import (
@@ -181,6 +183,22 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
     for words in ("Simulated, not measured", "on a measured profile of flat (2 logical devices)", "8 of 32 experts"):
         assert words in heading
     assert "of their" not in heading  # what memory the devices have was not measured
+    costs = "costs: computing, copies, driving, searches measured; contention, host memory not modelled"
+    assert costs in heading.replace("\n ", "")
+
+
+def test_metadata_and_json_say_what_was_measured_and_what_is_assumed(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path / "a.toml", flat_profile(SHAPE, gpus=2))
+    asked = arguments(trace, "--machine", f"{tmp_path / 'a.toml'},scale.search=2", policies=("lru",))
+    assert main([*asked, "--json", "--out", str(tmp_path / "out")]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)
+    assert summary["costs"].startswith("computing, copies, driving measured; searches assumed; ")
+    origins = Result.read(tmp_path / "out").provenance["machine"]["origins"]
+    assert origins["copies"] == ["measured"]
+    assert origins["searches"] == ["assumed"]
+    assert origins["contention"] == []
 
 
 def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_figures_without_sources_are_assumed_and_one_gpu_exchanges_nothing() -> 
 
 
 def test_a_profile_was_measured_and_says_what_was_not() -> None:
-    origins = flat_profile(shape()).origins
+    origins = flat_profile(shape(), gpus=2).origins
     assert {part for part, found in origins.items() if found == ("measured",)} == {
         *("computing", "copies", "driving", "searches")
     }
@@ -75,6 +75,7 @@ def test_a_profile_was_measured_and_says_what_was_not() -> None:
     more = flat_profile(shape(), **everything, contention=Contention(copy_slowdown=2.0)).origins
     assert set(more.values()) == {("measured",)}
     assert more.keys() - origins.keys() == {"CPU time"}
+    assert "host memory" not in flat_profile(shape(), gpus=1).origins
 
 
 def test_what_is_scaled_is_assumed(tmp_path: Path) -> None:
