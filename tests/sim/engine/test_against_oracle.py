@@ -1,0 +1,166 @@
+"""The simulator against a second one, which shares no line with it and was written from `docs/` alone.
+
+300 random small instances: hits, late experts, misses and bytes of every iteration are equal, and all times within
+1e-9. Costs are drawn anew for each question, so no two events coincide by chance. Where two moments of the oracle, or
+two scores of one of its searches, differ by rounding alone, their order says nothing, and another instance is drawn.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+
+from policies import naming
+from tests.support.oracle.instances import Instance, drawn_instance
+from tests.support.oracle.random_planner import random_system
+from tests.support.oracle.simulator import Oracle
+from tests.support.oracle.systems import system_named
+
+PLANNER = "tests.support.oracle.random_planner:random_planner"
+FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {  # how many instances, and of which policies in turn
+    "planner": (90, (PLANNER,)),
+    "on demand": (24, ("lru", "lfu", "belady", "no-offload", "mixtral-offloading-released", "lru+finemoe")),
+    "finemoe": (48, ("finemoe,prefetch_distance=1", "finemoe,prefetch_distance=2")),
+    "finemoe's settings": (
+        24,
+        (
+            "finemoe,prefetch_distance=1,capacity=5",
+            "finemoe,prefetch_distance=2,capacity=9,fill=redundancy",
+            "finemoe,prefetch_distance=1,capacity=9,learn=false,threshold=demo",
+            "finemoe,prefetch_distance=1,prefill_records=iteration",
+            "finemoe,prefetch_distance=2,semantic=false,threshold=top-k",
+            "finemoe,prefetch_distance=1,queue=all,reach=rest",
+        ),
+    ),
+    "moe-infinity": (24, ("moe-infinity,prefetch_distance=1", "moe-infinity,prefetch_distance=2,capacity=3")),
+    "moe-infinity-code": (18, ("moe-infinity-code", "moe-infinity-code,capacity=3")),
+    "promoe": (24, ("promoe,prefetch_distance=1", "promoe,prefetch_distance=2,lookahead=false")),
+    "mixtral-offloading": (18, ("mixtral-offloading",)),
+    "deepspeed": (12, ("deepspeed",)),
+    "other evictors": (
+        18,
+        (
+            "perfect-prefetch,prefetch_distance=2",
+            "finemoe,prefetch_distance=1+belady",
+            "promoe,prefetch_distance=1+lru-by-layer",
+            "moe-infinity,prefetch_distance=1+finemoe",
+            "mixtral-offloading+lfu",
+            "deepspeed+lru",
+        ),
+    ),
+}
+INSTANCES = 300
+
+
+@cache
+def drawn(family: str) -> tuple[list[tuple[Instance, Oracle]], int]:
+    """The instances of a family with what the oracle says of them, and how many had to be drawn again."""
+    count, policies = FAMILIES[family]
+    number, runs, doubtful = 1000 * list(FAMILIES).index(family), [], 0
+    while len(runs) < count:
+        policy, number = policies[len(runs) % len(policies)], number + 1
+        instance = drawn_instance(number, f"{policy},seed={number}" if policy == PLANNER else policy)
+        system = random_system(instance) if policy == PLANNER else system_named(policy, instance)
+        oracle = Oracle(instance, system).run()
+        if oracle.clock.near_misses or system.planner.doubts:
+            doubtful += 1
+        else:
+            runs.append((instance, oracle))
+    return runs, doubtful
+
+
+def differences(instance: Instance, oracle: Oracle) -> Iterator[str]:
+    """What the project's own simulator says otherwise."""
+    run = instance.simulated()
+    if len(run.iterations) != len(oracle.rows):
+        yield f"{len(run.iterations)} iterations, not {len(oracle.rows)}"
+        return
+    for number, row in enumerate(oracle.rows):
+        ours = run.iterations.iloc[number]
+        for name in ("hits", "late", "misses", "copied_bytes"):
+            if ours[name] != row[name]:
+                yield f"iteration {number}: {name} {ours[name]}, not {row[name]}"
+        for name in ("start_s", "end_s"):
+            if not near(ours[name], row[name]):
+                yield f"iteration {number}: {name} {ours[name]}, not {row[name]}"
+    for request, times in oracle.requests.items():
+        ours = run.requests.set_index("request").loc[request]
+        begin_s, first_s, end_s = times["start_s"], times.get("first_s"), times["end_s"]
+        decoding_s = end_s - (begin_s if first_s is None else first_s)
+        expected = {
+            "ttft_s": np.nan if first_s is None else first_s - begin_s,
+            "tpot_s": decoding_s / times["decoded"] if times["decoded"] else np.nan,
+            "latency_s": end_s - begin_s,
+        }
+        for name, value in expected.items():
+            if not near(ours[name], value):
+                yield f"request {request}: {name} {ours[name]}, not {value}"
+    if not near(run.makespan_s, oracle.clock.now):
+        yield f"makespan {run.makespan_s}, not {oracle.clock.now}"
+    if run.counts.evictions != oracle.copies.evictions:
+        yield f"{run.counts.evictions} evictions, not {oracle.copies.evictions}"
+
+
+def near(one: float, other: float) -> bool:
+    return bool(np.isclose(one, other, rtol=1e-9, atol=0, equal_nan=True))
+
+
+@pytest.fixture
+def sources_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy from outside is known by the sources of its package, here all tests: 900 files for each run."""
+    monkeypatch.setattr(naming, "sources_of", cache(naming.sources_of))
+
+
+@pytest.mark.usefixtures("sources_read_once")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_simulators_say_the_same(family: str) -> None:
+    for instance, oracle in drawn(family)[0]:
+        found = list(differences(instance, oracle))
+        assert not found, f"seed {instance.seed}, {instance.policy}: {found[:4]}"
+
+
+def test_the_draw_covers_what_it_claims() -> None:
+    """Counts are of instances."""
+    runs = [run for family in FAMILIES for run in drawn(family)[0]]
+    assert len(runs) == INSTANCES
+    seen = Counter(what for _, oracle in runs for what in oracle.seen)
+    for instance, oracle in runs:
+        effects = instance.effects
+        seen["several GPUs"] += instance.gpus > 1
+        seen["prefills"] += any(any(each.iteration == 0) for each in instance.requests)
+        seen["several requests at once"] += instance.batch_size > 1 and len(instance.requests) > 1
+        seen["tokens that pass a layer by"] += any((each.experts < 0).any() for each in instance.requests)
+        seen["CPU time"] += effects.layer_host_s > 0 or effects.expert_host_s > 0
+        seen["without prefetch"] += not instance.prefetch
+        seen["no effect at all"] += instance.effects == type(effects)() and instance.demand_loading == "parallel"
+        seen["evictions"] += oracle.copies.evictions > 0
+    least = {
+        "several GPUs": 150,
+        "prefills": 170,
+        "several requests at once": 90,
+        "tokens that pass a layer by": 15,
+        "evictions": 180,
+        "waves": 70,
+        "late": 75,
+        "several chunks": 100,
+        "cancelled": 35,
+        "begun prefetch gave way": 15,
+        "prefetch wait": 50,
+        "search wait": 50,
+        "demand to a replica": 35,
+        "prefetch to a replica": 35,
+        "waited for its turn": 40,
+        "host memory binds": 45,
+        "contention": 60,
+        "CPU time": 110,
+        "no effect at all": 30,
+        "without prefetch": 15,
+    }
+    assert {what: seen[what] for what in least if seen[what] < least[what]} == {}
+
+
+def test_few_instances_are_doubtful() -> None:
+    """Else the draw would say little."""
+    assert sum(drawn(family)[1] for family in FAMILIES) < INSTANCES // 4

@@ -1,0 +1,56 @@
+"""Time of the oracle: a heap of moments at which something happens, and work whose speed changes."""
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+Action = Callable[[], None]
+
+
+class Clock:
+    """Carries out actions in the order of their moments; at equal moments, of those it heard of first.
+
+    `works` are dicts with the seconds that a work would still take alone (`left`), its `speed` (1 is alone), and what
+    to do when it ends (`then`). `speeds` sets all speeds anew after each action.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.near_misses = 0  # two moments that differ by rounding alone: their order says nothing
+        self.works: list[dict[str, Any]] = []
+        self._moments: list[tuple[float, int, Action]] = []
+        self._numbers = itertools.count()
+
+    def after(self, seconds: float, action: Action) -> None:
+        heapq.heappush(self._moments, (self.now + seconds, next(self._numbers), action))
+
+    def work(self, seconds: float, action: Action, **facts: Any) -> None:
+        """Work that takes so many seconds alone; `facts` say what it is."""
+        number = next(self._numbers)
+        self.works.append(
+            {"left": seconds, "speed": 1.0, "end": self.now + seconds, "number": number, "then": action, **facts}
+        )
+
+    def run(self, speeds: Callable[[], None], settle: Action, finished: Callable[[], bool]) -> None:
+        settle()
+        while not finished():
+            self._set_speeds(speeds)
+            first = min(self.works, key=lambda work: (work["end"], work["number"]), default=None)
+            if first and (not self._moments or (first["end"], first["number"]) < self._moments[0][:2]):
+                moment, action = first["end"], first["then"]
+                self.works.remove(first)
+            else:
+                moment, _, action = heapq.heappop(self._moments)
+            self.near_misses += 0 < moment - self.now < 1e-9 * moment
+            self.now = moment
+            action()
+            settle()
+
+    def _set_speeds(self, speeds: Callable[[], None]) -> None:
+        before = [work["speed"] for work in self.works]
+        speeds()
+        for work, old in zip(self.works, before, strict=True):
+            if work["speed"] != old:  # what is left is known when the speed changes
+                work["left"] = max(0.0, work["end"] - self.now) * old
+                work["end"] = self.now + work["left"] / work["speed"]
