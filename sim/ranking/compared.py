@@ -36,7 +36,7 @@ class ComparedTrace:
     """Where the routing comes from."""
     made_by: tuple[str, ...]
     """Commands that make it, with ROUTING for the folder and DATA for data that is not part of the project."""
-    requests: int = 8
+    requests: int = 6
     """At most so many are run, of those outside the history."""
     train_split: float = 0.7
 
@@ -124,6 +124,7 @@ TRACES = (
             "python -m traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
             "--out ROUTING/gpt-oss-20b.trace",
         ),
+        requests=3,  # of 500 tokens, where the others have 64
     ),
     ComparedTrace(
         name="gemma-4-26b-a4b",
@@ -155,7 +156,8 @@ MACHINES = (
     ComparedMachine(
         name="serial",
         machine="rtx3090x6,demand_loading=serial",
-        meaning="PCIe as measured; demanded experts are copied one at a time over all links",
+        meaning="PCIe as measured; demanded experts are copied one at a time over all links, and prefetches, so "
+        "DeepSpeed's layers too, over all links at once",
     ),
 )
 

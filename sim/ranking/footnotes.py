@@ -53,7 +53,8 @@ class Footnotes:
         named = [name for name in systems if name not in ablations]
         parts = len(systems) - len(named)
         if parts and named:
-            named.append(f"and {parts} of the {len(ablations)} variants of {self._compared.subject}")
+            count = "all" if parts == len(ablations) else f"{parts} of the {len(ablations)}"
+            named.append(f"and {count} variants of {self._compared.subject}")
         elif parts:
             named = [f"{self._compared.subject} {name}" for name in systems]
         return ", ".join(named)

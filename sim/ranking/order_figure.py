@@ -28,9 +28,13 @@ def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
     grid = panels(drawn, len(traces), len(columns), sharex=True, sharey="row")
     handles: dict[str, Any] = {}
     for row, trace in enumerate(traces):
+        lowest = 1.0
         for panel, (metric, gb) in zip(grid[row], columns, strict=True):
             settings = [Setting(trace, gb, machine, metric) for machine in machines]
-            handles |= _draw(panel, compared, [times[metric].get(setting, {}) for setting in settings])
+            drawn_lines = _draw(panel, compared, [times[metric].get(setting, {}) for setting in settings])
+            lowest = min([lowest, *(min(line.get_ydata()) for line in drawn_lines.values())])
+            handles |= drawn_lines
+        grid[row, 0].set_ylim(lowest / 1.08, HIGHEST)  # of all panels of the row
         grid[row, 0].set_ylabel(trace, fontsize=9)
     for panel, (metric, gb) in zip(grid[0], columns, strict=True):
         panel.set_title(f"{NAMES[metric]}, {gigabytes(gb)} GB", fontsize=9)
@@ -72,12 +76,12 @@ def _draw(panel: Any, compared: Compared, times: Sequence[Mapping[str, Times]]) 
             markersize=4 if first else 2.5,
         )
     panel.set_yscale("log")
-    panel.set_ylim(top=HIGHEST)
     panel.grid(alpha=0.25, which="both", linewidth=0.5)
     panel.tick_params(labelsize=7)
     panel.tick_params(which="minor", labelsize=6)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[-1] in "257" else "")
     said, height = ("\n".join(beyond), 0.97) if handles else ("no prefill recorded", 0.5)
-    panel.text(0.5, height, said, ha="center", va="top", transform=panel.transAxes, fontsize=6)
+    look: dict[str, Any] = {"fontsize": 6, "bbox": {"color": "white", "alpha": 0.8, "pad": 1}} if said else {}
+    panel.text(0.5, height, said, ha="center", va="top", transform=panel.transAxes, **look)
     return handles
