@@ -12,10 +12,10 @@ from sim.engine.batching import fixed_batches
 from sim.forecast.plan_scores import measure, score_plans
 from sim.hardware.costs import rates_of
 from sim.results.result import Result
+from tests.support.both_drivers import Played, both
 from tests.support.builders import KnownFuture, machine, random_requests, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.policy_helpers import remade
-from tests.validate.driver.test_one_log import Played, both
 
 MODEL = shape(layers=3, experts=6, top_k=2)
 REQUESTS = random_requests(MODEL, np.random.default_rng(0), requests=2, decoded=2, prefill_tokens=3, hidden=3)

@@ -65,8 +65,12 @@ class FakeClock:
         heapq.heappush(self._later, (time_s, next(self._number), call))
 
     def sleep(self, seconds: float) -> None:
+        self.wait_for(lambda over: self.at(self._now_s + seconds, over))
+
+    def wait_for(self, begin: Callable[[Callable[[], None]], None]) -> None:
+        """Begin something and wait until it calls what it is given."""
         me = self._local.task
-        self.at(self._now_s + seconds, lambda: self._ready.append(me))
+        begin(lambda: self._ready.append(me))
         self.park()
 
     def park(self) -> None:

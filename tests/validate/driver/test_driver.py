@@ -23,7 +23,7 @@ from sim.engine.batching import fixed_batches, gates_of
 from sim.engine.recorder import Recorder
 from tests.support.builders import machine, random_requests, setup_of, shape
 from tests.support.in_memory import Setting, simulate
-from tests.validate.driver.test_one_log import Restless
+from tests.support.restless import Restless
 from validate.driver.clock import Clock
 from validate.driver.threaded_driver import Driver
 
