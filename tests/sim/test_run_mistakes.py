@@ -288,7 +288,7 @@ def test_an_interruption_leaves_nothing(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sim.simulation.Engine.run", interrupted)
+    monkeypatch.setattr("sim.engine.engine.Engine.run", interrupted)
     assert main(arguments(trace, "--out", out)) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
