@@ -47,7 +47,7 @@ FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {  # how many instances, and 
             "promoe,prefetch_distance=1+lru-by-layer",
             "moe-infinity,prefetch_distance=1+finemoe",
             "mixtral-offloading+lfu",
-            "deepspeed+lru",
+            "perfect-prefetch,prefetch_distance=2+finemoe",
         ),
     ),
 }
