@@ -43,7 +43,7 @@ class _Document:
             *self._flip_section(),
             "## What held everywhere",
             *self._constant_section(),
-            f"## Parts of {self._compared.subject}",
+            f"## {self._compared.subject}'s parts",
             *self._ablation_section(),
             "## What was compared",
             *self._subject_section(),
@@ -94,7 +94,8 @@ class _Document:
         table = self._orders.order_rows(self._metrics, "`{}`")
         rows = [[self._notes.marked(trace), *rest] for trace, *rest in table.rows]
         yield markdown_table(with_groups(rows), table.headers, texts=len(table.headers))
-        yield "\n".join(map(_item, self._notes.texts()))
+        if notes := list(self._notes.texts()):
+            yield "\n".join(map(_item, notes))
 
     def _first_section(self) -> Iterator[str]:
         subject = self._compared.subject
@@ -120,7 +121,11 @@ class _Document:
         for metric in self._metrics:
             flips, rows = self._orders.flips[metric], self._orders.flip_rows(metric)
             pairs = self._orders.pairs(metric)
-            yield _paragraph(f"By {NAMES[metric]}, {len(flips)} flips of {len(rows.rows)} of {pairs} pairs:")
+            changed = ", ".join(f"{count} on *{name}*" for name, count in self._orders.changed(metric))
+            yield _paragraph(
+                f"By {NAMES[metric]}, {len(flips)} flips of {len(rows.rows)} of {pairs} pairs. Of the "
+                f"{len(self._table.places(metric))} orders on *{base}*, {changed} have at least one flip."
+            )
             if rows.rows:
                 yield _markdown(rows)
             own = self._orders.subject_flip_rows(metric)
@@ -168,7 +173,7 @@ class _Document:
                 "requests run, and nothing else: neither other seeds, traces and machines, nor what the model of time "
                 "leaves out."
             )
-        headers = ["trace", "routing", "decoded tokens", "sizes", "history", "run", "output tokens"]
+        headers = ["trace", "routing", "decoded tokens", "sizes", "learnt from", "requests run", "output tokens"]
         yield markdown_table([[name, *_trace_cells(each)] for name, each in self._traces.items()], headers, texts=4)
         yield "\n".join(_item(f"- {name}: {_origin(each)}.") for name, each in self._traces.items())
         headers = ["", "distinct tokens", "repeated 4-grams", "repeated rows", "nearest-map recall"]

@@ -81,6 +81,11 @@ class OrderTables:
                 rows.append([other, *cells])
         return Rows([f"{subject} against", *self.machines], rows)
 
+    def changed(self, metric: Metric) -> list[tuple[str, int]]:
+        """On each other machine, the traces and caches in which at least one pair flips."""
+        settings = {flip.setting for flip in self.flips[metric]}
+        return [(name, sum(setting.machine == name for setting in settings)) for name in self.others]
+
     def flip_rows(self, metric: Metric) -> Rows:
         """The pairs that flip anywhere, those that do most often first, and the largest flip of each."""
         pairs: dict[frozenset[str], list[Flip]] = {}

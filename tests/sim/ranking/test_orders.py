@@ -108,6 +108,7 @@ def test_flips_by_hand() -> None:
     assert tables.flip_rows("tpot").rows[2] == ["A / d", "1", "–", "t, 6 GB, x", "A −62 → +10 %"]
     assert tables.subject_flip_rows("tpot").rows[0] == ["b", "t, 6 GB", "−47", "**+23**", "–"]
     assert tables.subject_rows("tpot").rows[0] == ["b", "1 / 0 / 0, −47 %", "0 / 0 / 1, +23 %", "–"]
+    assert tables.changed("tpot") == [("x", 1), ("y", 0)]
     assert list(tables.constant("tpot")) == [("b", [("d", 2)]), ("C", [("d", 2)])]
     assert [row[1:] for row in tables.first_rows("tpot").rows] == [[*"100"], [*"010"], [*"010"], [*"000"]]
 
