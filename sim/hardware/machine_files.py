@@ -1,6 +1,6 @@
 """Which machine a text names."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ _SCALE = "scale."
 def machine_named(text: str) -> Machine:
     """The machine `NAME_OR_FILE[,key=value…]`: a preset, or a file whose name ends in `.toml`, with other figures.
 
-    A file is a data sheet or a measured profile. Keys are those of a data sheet, dotted, and `scale.link=2` and the
-    like, which make a part of any machine faster. The machine is called as the text says, unless that gives a `name`.
+    A file is a data sheet or a measured profile. Keys are those of a data sheet, dotted; of a profile only what its
+    parts do to each other can be set. `scale.link=2` and the like make a part of any machine faster. The machine is
+    called as the text says, unless that gives a `name`.
     """
     try:
         name, settings = parts_of(text)
@@ -32,7 +33,10 @@ def machine_named(text: str) -> Machine:
 
 def keys_of(machine: Machine) -> list[str]:
     """What a text may set of a machine, by dotted key."""
-    return keys_of_data_sheets() if isinstance(machine, DataSheetMachine) else ["name", *_scales()]
+    if isinstance(machine, DataSheetMachine):
+        return keys_of_data_sheets()
+    effects = [f"{section}.{each.name}" for section, part in profile.EFFECTS.items() for each in fields(part)]
+    return ["name", "demand_loading", "framework", *effects, *_scales()]
 
 
 def keys_of_data_sheets() -> list[str]:
@@ -73,10 +77,14 @@ def _with(base: Machine, settings: dict[str, str]) -> Machine:
 
 
 def _renamed(base: Machine, name: str, values: dict[str, Any]) -> Machine:
-    """The machine under this name, with these figures if it is one of data sheets."""
+    """The machine under this name, with these figures."""
+    tables = tables_of({**values, "name": name})
     if isinstance(base, DataSheetMachine):
-        return presets.changed(base, tables_of({**values, "name": name}))
-    return replace(base, name=name) if isinstance(base, profile.Profile) else base
+        return presets.changed(base, tables)
+    assert isinstance(base, profile.Profile)
+    if isinstance(known := tables.get("framework"), str):
+        tables["framework"] = presets.framework(known).data
+    return base.with_effects(tables)
 
 
 def _scales() -> list[str]:

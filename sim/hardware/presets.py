@@ -80,7 +80,7 @@ def _built(base: Figures, said: Mapping[str, Any]) -> DataSheetMachine:
     own = _split(said)
     whole, sources = dict(base.data), dict(base.sources)
     if isinstance(own.data.get("framework"), str):
-        figures = _framework(own.data["framework"])
+        figures = framework(own.data["framework"])
         sources = {key: source for key, source in sources.items() if not key.startswith("framework.")}
         whole["framework"], own.data["framework"] = {}, figures.data
         own.sources.pop("framework", None)
@@ -96,7 +96,7 @@ def _figures_of(machine: DataSheetMachine) -> Figures:
     return Figures(data, data.pop("sources"))
 
 
-def _framework(name: str) -> Figures:
+def framework(name: str) -> Figures:
     """The CPU time of a framework that ships with the project."""
     if name == NO_FRAMEWORK:
         return Figures({}, {})

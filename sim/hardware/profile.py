@@ -7,8 +7,8 @@ beyond them there is no answer but an error, for nobody knows.
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +26,10 @@ from sim.hardware.parts import Contention, Framework, Host, effects_of
 _SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
 # A model with other sizes in other layers is measured in none of them: its copies are looked up by their bytes.
 _MODEL = [each.name for each in fields(ModelShape) if each.name != "expert_bytes_by_layer"]
-_EFFECTS = {"host": Host, "framework": Framework, "contention": Contention}  # sections that a file may leave out
-KEYS = frozenset({"name", "gpus", "demand_loading", "model", "measured", *_SIZES, "driving", "search", *_EFFECTS})
+EFFECTS = {"host": Host, "framework": Framework, "contention": Contention}
+"""The sections that a file may leave out."""
+_PARTS = {"host": "host memory", "framework": "CPU time", "contention": "contention"}
+KEYS = frozenset({"name", "gpus", "demand_loading", "model", "measured", *_SIZES, "driving", "search", *EFFECTS})
 """Those of the file."""
 
 
@@ -78,6 +80,7 @@ class Profile:
     contention: Contention = field(default_factory=Contention)
     demand_loading: DemandLoading = "parallel"
     measured: dict[str, str | int | float] = field(default_factory=dict)  # where and with what; free form
+    assumed: frozenset[str] = frozenset()  # sections of effects that were not measured but set otherwise
 
     def __post_init__(self) -> None:
         """Refuse what no measurement gives, by the key that it has in a file."""
@@ -101,7 +104,7 @@ class Profile:
 
     @property
     def origins(self) -> Origins:
-        """Measured, all that is there.
+        """Measured, all that is there and was not set otherwise.
 
         A processor that computes and serves has no CPU time apart, and one link shares host memory with no other.
         """
@@ -111,7 +114,23 @@ class Profile:
             parts["CPU time"] = True
         if self.links > 1 or self.host != Host():
             parts["host memory"] = self.host != Host()
-        return {part: ("measured",) if there else () for part, there in parts.items()}
+        assumed = {_PARTS[section] for section in self.assumed}
+        return {
+            part: () if not there else ("assumed",) if part in assumed else ("measured",)
+            for part, there in parts.items()
+        }
+
+    def with_effects(self, said: Mapping[str, Any]) -> "Profile":
+        """The profile with other effects, tables as in a file, which are then assumed; a mistake is a `FieldError`."""
+        values = dict(said)
+        if (loading := said.get("demand_loading", self.demand_loading)) not in get_args(DemandLoading):
+            raise FieldError("demand_loading", f"must be {' or '.join(get_args(DemandLoading))}, value {loading!r}")
+        for section in EFFECTS.keys() & said.keys():
+            try:
+                values[section] = from_data(EFFECTS[section], to_data(getattr(self, section)) | said[section])
+            except FieldError as error:
+                raise error.inside(section) from None
+        return replace(self, **values, assumed=self.assumed | (EFFECTS.keys() & said.keys()))
 
     def cost(self, model: ModelShape) -> "MeasuredCost":
         """The costs of `model`, whose sizes must be those that were measured; its name may differ."""
@@ -227,7 +246,7 @@ def _data(profile: Profile) -> dict[str, Any]:
         tables[name] = {sizes: table.sizes, "seconds": table.seconds}
     tables["dense"] |= {"seconds_per_attended": profile.dense_s_per_attended, "most_attended": profile.most_attended}
     tables["copy"] |= {"latency_s": profile.copy_latency_s}
-    effects = {name: to_data(getattr(profile, name), defaults=False) for name in _EFFECTS}
+    effects = {name: to_data(getattr(profile, name), defaults=False) for name in EFFECTS}
     return {
         "name": profile.name,
         "gpus": profile.gpus,
@@ -275,7 +294,7 @@ def _profile(data: dict[str, Any]) -> Profile:
         search_overhead_s=search.number("overhead_s"),
         search_bytes_per_s=search.number("bytes_per_s"),
         search_flops_per_s=search.number("flops_per_s"),
-        **{name: _effect(kind, name, data[name]) for name, kind in _EFFECTS.items() if name in data},
+        **{name: _effect(kind, name, data[name]) for name, kind in EFFECTS.items() if name in data},
         demand_loading=data.get("demand_loading", "parallel"),
         measured=file.scalars("measured"),
     )

@@ -195,5 +195,5 @@ def test_a_profile_can_be_named_and_scaled_but_not_changed(tmp_path: Path) -> No
     found = machine_named(f"{path},scale.compute=2")
     assert isinstance(found, ScaledMachine)
     assert (found.name, found.scale) == ("flat,scale.compute=2", Scale(compute=2))
-    with pytest.raises(UserError, match="gpus: is not a setting of flat; known: name, scale"):
+    with pytest.raises(UserError, match="gpus: is not a setting of flat; known: contention"):
         machine_named(f"{path},gpus=2")
