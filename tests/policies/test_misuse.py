@@ -60,8 +60,8 @@ def test_an_order_of_copies_that_is_none_is_one_line_wherever_copies_are_made(ki
 def test_scores_that_any_hook_spoils_are_one_line_wherever_there_is_a_cache(hook, driver):
     spec = f"tests.support.misused_policies:spoilt,hook={hook}"
     said = SPOILT[hook]
-    if driver is replayed and hook != "foreseen":  # another thread may look at the scores before this one has ended
-        said = "[^:]+:" + said.partition(":")[2]
+    if driver is replayed and hook == "loaded":
+        said = said.replace("layer 3", r"layer \d")  # the prefetch may begin before the first demand, or after it
     assert re.match(f"policy {re.escape(spec)}: {said}", line_of(driver, spec))
 
 

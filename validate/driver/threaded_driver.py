@@ -58,6 +58,24 @@ class _Link:
         self.asked = False  # to look for work
 
 
+class _Held:
+    """A lock; what is raised under it is noted before another thread can go on."""
+
+    def __init__(self, lock: "threading.RLock", note: Callable[[BaseException], None]) -> None:
+        self._lock = lock
+        self._note = note
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._note(error)
+        self._lock.release()
+
+
 class Driver:
     """Runs a policy that has been started, on a cache that is as it shall begin.
 
@@ -86,6 +104,7 @@ class Driver:
         self._clock = clock
 
         self._lock = cache.lock = threading.RLock()  # `on_found` is called under it and may look at the cache
+        self._held = _Held(self._lock, self._fail)
         self._model = clock.condition(self._lock)
         self._predictor = clock.condition(self._lock)
         self._links = [_Link(device, clock.condition(self._lock)) for device in cache.devices]
@@ -108,15 +127,14 @@ class Driver:
         sys.setswitchinterval(TURN_S)
         for link in self._links:
             name = f"link {link.device.gpu}"
-            self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link), name), name))
-        name = "predictor"
-        self._threads.append(self._clock.start(partial(self._guarded, self._predict, name), name))
+            self._threads.append(self._clock.start(partial(self._guarded, partial(self._serve, link)), name))
+        self._threads.append(self._clock.start(partial(self._guarded, self._predict), "predictor"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
+        with self._held:
             while error is None and self._unheard and self._failure is None:  # what was said last is heard
                 self._model.wait()
             self._stopped = True
@@ -131,7 +149,7 @@ class Driver:
 
     def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> None:
         """An iteration begins: its embeddings are known, no layer has run. `starting` are requests new to the run."""
-        with self._lock:
+        with self._held:
             self._check()
             self._batch, self._starting = batch, starting
             self._start_s = self._clock.now_s()
@@ -149,7 +167,7 @@ class Driver:
         if not blocking and "begin_layer" not in self._hooks.heard:
             return
         since_s, waited_s = self._clock.now_s(), 0.0
-        with self._lock:
+        with self._held:
             self._check()
             self._tell("begin_layer", self._batch, layer)
             self._wake()
@@ -165,7 +183,7 @@ class Driver:
         when it has been `computed`, which may be later.
         """
         layer, since_s, searching_s = gate.layer, self._clock.now_s(), 0.0
-        with self._lock:
+        with self._held:
             self._check()
             self._layer, self._experts = layer, experts
             self._given, self._uncomputed = 0, len(experts)
@@ -184,7 +202,7 @@ class Driver:
             self._given += 1
             self._times.given(expert, self._clock.now_s())
             yield expert
-        with self._lock:
+        with self._held:
             while self._uncomputed:  # whoever computes says so
                 self._check()
                 self._model.wait()
@@ -197,7 +215,8 @@ class Driver:
     def computed(self, expert: int) -> None:
         """An expert of the running layer has been computed: with the last of them, or in waves, slots become free."""
         now_s = self._clock.now_s()
-        with self._lock:
+        with self._held:
+            self._check()
             self._times.computed(expert, now_s)
             # A link that has been asked takes its slot first, as it would if it were as quick as a decision.
             while self._in_waves and any(link.asked for link in self._links):
@@ -217,7 +236,7 @@ class Driver:
 
         `maps` `[T, L, J]` is what its routers said, `experts` `[T, L, K]` what it executed.
         """
-        with self._lock:
+        with self._held:
             self._check()
             assert self._batch is not None
             now_s = self._clock.now_s()
@@ -248,7 +267,7 @@ class Driver:
 
     def _next_arrived(self) -> int:
         """The next expert that has arrived for the running layer."""
-        with self._lock:
+        with self._held:
             self._wait_while(lambda: not self._arrived)
             return self._arrived.popleft()
 
@@ -290,7 +309,7 @@ class Driver:
 
     def _awaited(self, link: _Link) -> Copy | None:
         """Wait until the link is asked to look for work; what it finds."""
-        with self._lock:
+        with self._held:
             while not link.asked and not self._stopped:
                 link.woken.wait()
             link.asked = False
@@ -302,7 +321,7 @@ class Driver:
     def _landed(self, link: _Link, copy: Copy) -> Copy | None:
         """A chunk has arrived: the next one, if there is any."""
         device = link.device
-        with self._lock:
+        with self._held:
             now_s = self._clock.now_s()
             complete = device.copied(copy, now_s)
             if complete and copy.demanded:
@@ -343,12 +362,12 @@ class Driver:
                     self._take_time(update, self._finished)
             else:
                 self._act(getattr(self._hooks, event.call)(*event.arguments), event)
-            with self._lock:
+            with self._held:
                 self._unheard -= 1
                 self._model.notify_all()
 
     def _next_event(self) -> _Event | None:
-        with self._lock:
+        with self._held:
             while not self._events and not self._stopped:
                 self._predictor.wait()
             return None if self._stopped else self._events.popleft()
@@ -362,13 +381,13 @@ class Driver:
 
     def _take_time(self, search: Search, then: Callable[[], None]) -> None:
         """Go on when the search has taken its time: a real one has taken it when it is answered."""
-        with self._lock:
+        with self._held:
             self._unanswered += 1
         self._clock.served(search, then)
 
     def _found(self, batch: Batch, asked: Search, found: Found) -> None:
         """A search has ended: the cache stands still while the policy makes of it what it will."""
-        with self._lock:
+        with self._held:
             layer_now = self.cache.layer_now if batch is self._batch else self.cache.model.layers
             for prefetch in self._hooks.found(batch, layer_now, asked, found):
                 self.cache.plan(prefetch, self._clock.now_s())
@@ -377,13 +396,13 @@ class Driver:
             self._model.notify_all()
 
     def _finished(self) -> None:
-        with self._lock:
+        with self._held:
             self._unanswered -= 1
             self._model.notify_all()
 
     def _plan(self, prefetch: Prefetch, moment: _Moment) -> None:
         """Plan what was decided on what was known at `moment`, unless its layer has been gated meanwhile."""
-        with self._lock:
+        with self._held:
             later = prefetch.layer <= moment.layer  # it means the iteration after that of the moment
             if _Moment(moment.iteration + later, prefetch.layer) > self._now():
                 self.cache.plan(prefetch, self._clock.now_s())
@@ -395,15 +414,19 @@ class Driver:
 
     # ---- failures ------------------------------------------------------------------------------------------------
 
-    def _guarded(self, run: Callable[[], None], name: str) -> None:
+    def _guarded(self, run: Callable[[], None]) -> None:
         """Run a thread; what it raises ends the run."""
         try:
             run()
         except BaseException as error:
-            with self._lock:
-                self._failure = self._failure or (name, error)
-                self._stopped = True
-                self._wake_all()
+            with self._held:
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Something was raised in this thread, which holds the lock: no other one goes on with what it left behind."""
+        self._failure = self._failure or (threading.current_thread().name, error)
+        self._stopped = True
+        self._wake_all()
 
     def _wake_all(self) -> None:
         self._model.notify_all()
