@@ -57,7 +57,7 @@ class Copies:
             if copy is None:
                 found["misses"].append(key)
                 homes = self.homes(key)
-                gpu = min(homes, key=lambda gpu: (len(self.demands[gpu]), homes.index(gpu)))
+                gpu = min(homes, key=lambda gpu: (self._waiting(gpu), homes.index(gpu)))
                 if gpu != homes[0]:
                     self.saw("demand to a replica")
                 self.demands[gpu].append(key)
@@ -94,12 +94,21 @@ class Copies:
             if key in self.there or any(key in demands for demands in self.demands):
                 continue
             homes = self.homes(key)
-            gpu = min(homes, key=lambda gpu: (len(self.demands[gpu]), len(self.queue[gpu]), homes.index(gpu)))
+            gpu = min(homes, key=lambda gpu: (self._waiting(gpu), len(self.queue[gpu]), homes.index(gpu)))
             if gpu != homes[0]:
                 self.saw("prefetch to a replica")
             self.queue[gpu][key] = weight
             self.asked.append(gpu)
         self.asked += self.stalled
+
+    def _waiting(self, gpu: int) -> int:
+        """Demands of a link that do not move: misses, and what is left of late experts."""
+        rests = [
+            key
+            for key, copy in self.there.items()
+            if copy["gpu"] == gpu and copy["demanded"] and not copy["complete"] and key != self.moving[gpu]
+        ]
+        return len(self.demands[gpu]) + len(rests)
 
     def homes(self, key: Expert) -> list[int]:
         return [(self.home[key] + replica) % self.gpus for replica in range(self.instance.replicas)]

@@ -141,7 +141,9 @@ class FineMoE(Planner):
                     self.store[place] = record
 
     def _record(self, rows: list[tuple[Any, int]]) -> tuple[Any, Any]:
-        maps = np.mean([gate_of(request, row).astype(float) for request, row in rows], axis=0)
+        gates = np.array([gate_of(request, row).astype(float) for request, row in rows])
+        passing = gates.any(axis=2).sum(axis=0)  # tokens that do not pass each layer by
+        maps = gates.sum(axis=0) / np.maximum(1, passing)[:, None]
         embedding = None
         if self.embeds:
             embedding = np.mean([request.embedding[row].astype(float) for request, row in rows], axis=0)
