@@ -45,7 +45,8 @@ $(ROUTING)/%-twin.trace: | $(VENV)/.installed
 		--threads 1 --out $@
 
 $(ROUTING)/gpt-oss-20b.trace: | $(VENV)/.installed
-	$(BIN)/python -m traces convert npz $(FINEMOE_DATA)/gpt-oss-20b/routing.npz --model gpt-oss-20b --out $@
+	$(BIN)/python -m traces convert npz $(FINEMOE_DATA)/gpt-oss-20b/routing.npz --model gpt-oss-20b \
+		--max-tokens 64 --out $@
 
 $(ROUTING)/gemma-4-26b-a4b.trace: | $(VENV)/.installed
 	$(BIN)/python -m traces convert route-trace $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv --out $@

@@ -36,7 +36,7 @@ class ComparedTrace:
     """Where the routing comes from."""
     made_by: tuple[str, ...]
     """Commands that make it, with ROUTING for the folder and DATA for data that is not part of the project."""
-    requests: int = 6
+    requests: int = 4
     """At most so many are run, of those outside the history."""
     train_split: float = 0.7
 
@@ -85,10 +85,6 @@ ABLATIONS = (
     ComparedSystem(name="without δ", policy="map-ts", needs=("history", "embedding"), role="ablation"),
     ComparedSystem(name="without δ and semantic search", policy="map-t", needs=("history",), role="ablation"),
     ComparedSystem(name="store frozen", policy="finemoe,learn=false", needs=("history",), role="ablation"),
-    ComparedSystem(name="request counts for maps", policy="hit-count", needs=("history",), role="ablation"),
-    ComparedSystem(
-        name="later routers for maps", policy="speculate", needs=("history", "lookahead_3"), role="ablation"
-    ),
     ComparedSystem(name="LRU eviction", policy="finemoe+lru", needs=("history",), role="ablation"),
     ComparedSystem(name="LFU eviction", policy="finemoe+lfu", needs=("history",), role="ablation"),
     ComparedSystem(name="whole copies", policy="finemoe,chunk_bytes=whole", needs=("history",), role="ablation"),
@@ -122,9 +118,8 @@ TRACES = (
         source="AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting on Hugging Face, Apache-2.0",
         made_by=(
             "python -m traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
-            "--out ROUTING/gpt-oss-20b.trace",
+            "--max-tokens 64 --out ROUTING/gpt-oss-20b.trace",
         ),
-        requests=3,  # of 500 tokens, where the others have 64
     ),
     ComparedTrace(
         name="gemma-4-26b-a4b",

@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 from common.commands import OUTPUT, Command, application, under
 from common.outputs import new, reserved
 from traces.convert.conversion_settings import (
+    Beginnings,
     CountsTarget,
     ImportTarget,
     LayerNumbers,
@@ -63,7 +64,14 @@ Numbers = Annotated[LayerNumbers, under(READING)]
 Target = Annotated[ImportTarget, under(OUTPUT)]
 
 
-def npz(source: Path, /, *, model: Model, target: Target) -> None:
+def npz(
+    source: Path,
+    /,
+    *,
+    model: Model,
+    beginnings: Annotated[Beginnings, under(OUTPUT)] = Beginnings(),
+    target: Target,
+) -> None:
     """Make a trace of the arrays experts, probs, offsets, token and source.
 
     Parameters
@@ -74,7 +82,7 @@ def npz(source: Path, /, *, model: Model, target: Target) -> None:
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.npz import convert_npz
 
-        print(convert_npz(source, model.sizes(), target))
+        print(convert_npz(source, model.sizes(), target, max_tokens=beginnings.max_tokens))
 
 
 def jsonl(

@@ -71,6 +71,17 @@ class ImportTarget(TraceTarget):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beginnings:
+    """How much of each request is converted."""
+
+    max_tokens: Annotated[int, Ge(1)] | None = None
+    """Convert only the first N tokens of each request."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CountsTarget:
     """The table to be made of counts."""
 

@@ -106,9 +106,10 @@ def _refuse(file: Path, field: str, what: str, bad: NDArray[Any], value: Callabl
         raise TraceError.at(file, layer + what, row=at[0], field=field, value=value(at))
 
 
-def request_of(routing: Routing, request: int, shape: ModelShape) -> RecordedRequest:
-    """One request, with a gate that is zero where nothing was executed."""
-    span = slice(int(routing.offsets[request]), int(routing.offsets[request + 1]))
+def request_of(routing: Routing, request: int, shape: ModelShape, max_tokens: int | None = None) -> RecordedRequest:
+    """One request, or its first tokens, with a gate that is zero where nothing was executed."""
+    start, end = (int(routing.offsets[place]) for place in (request, request + 1))
+    span = slice(start, min(end, start + max_tokens) if max_tokens else end)
     experts = routing.experts[span].astype(np.int16)
     steps = len(experts)
     gate = np.zeros((steps, shape.layers, shape.experts), np.float16)
@@ -125,18 +126,25 @@ def request_of(routing: Routing, request: int, shape: ModelShape) -> RecordedReq
     )
 
 
-def convert_npz(source: Path, shape: ModelShape, target: ImportTarget) -> Path:
-    """Write the trace from a `routing.npz`, or from the folder that holds one. Nothing is lost or rounded."""
+def convert_npz(source: Path, shape: ModelShape, target: ImportTarget, *, max_tokens: int | None = None) -> Path:
+    """Write the trace from a `routing.npz`, or from the folder that holds one. Nothing is rounded.
+
+    With `max_tokens`, only the first of each request are taken, so many at most.
+    """
     file = source / "routing.npz" if source.is_dir() else source
     routing = read_npz(file, shape)
     digest = sha256_of(file)
     notes = [f"converted from {file.name}, SHA-256 {digest}", "positions count from the first recorded token"]
+    plan: dict[str, Any] = {"convert": "npz", "sha256": digest}
+    if max_tokens:
+        notes.append(f"of each request the first {max_tokens} tokens at most")
+        plan["max_tokens"] = max_tokens
     meta = imported(shape, target, notes, gate_complete=False, prefill=False)
-    requests = len(routing.source)
-    return write_trace(target, meta, _pairs(routing, shape), plan={"convert": "npz", "sha256": digest}, total=requests)
+    pairs = _pairs(routing, shape, max_tokens)
+    return write_trace(target, meta, pairs, plan=plan, total=len(routing.source))
 
 
-def _pairs(routing: Routing, shape: ModelShape) -> Iterator[Pair]:
+def _pairs(routing: Routing, shape: ModelShape, max_tokens: int | None) -> Iterator[Pair]:
     for request in range(len(routing.source)):
-        one = request_of(routing, request, shape)
+        one = request_of(routing, request, shape, max_tokens)
         yield RequestInfo(request=request, source=one.source, output_tokens=len(one.iteration)), one

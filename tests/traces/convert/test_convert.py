@@ -78,6 +78,15 @@ def test_the_folder_does_as_well_as_the_file_and_limit_takes_the_first(tmp_path:
     assert_holds(Trace.open(out), arrays, 2)
 
 
+def test_of_long_requests_the_first_tokens_can_be_taken_alone(tmp_path: Path) -> None:
+    arrays = small_arrays()  # of 2, 3 and 4 steps
+    assert convert(tmp_path, arrays, "--max-tokens", "3") == 0
+    trace = Trace.open(tmp_path / "out.trace")
+    assert_holds(trace, arrays | {"offsets": np.array([0, 2, 5, 8, 9])}, 3)  # the last step is beyond
+    assert "of each request the first 3 tokens at most" in str(trace.meta.notes)
+    assert check(trace.path) == []
+
+
 def test_an_interrupted_conversion_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from traces.format.writer import TraceWriter
 
