@@ -12,7 +12,7 @@ class Clock:
     """Carries out actions in the order of their moments; at equal moments, of those it heard of first.
 
     `works` are dicts with the seconds that a work would still take alone (`left`), its `speed` (1 is alone), and what
-    to do when it ends (`then`). `speeds` sets all speeds anew after each action.
+    to do when it ends (`then`). `speeds` sets all speeds anew before time goes on.
     """
 
     def __init__(self) -> None:
@@ -35,17 +35,24 @@ class Clock:
     def run(self, speeds: Callable[[], None], settle: Action, finished: Callable[[], bool]) -> None:
         settle()
         while not finished():
-            self._set_speeds(speeds)
-            first = min(self.works, key=lambda work: (work["end"], work["number"]), default=None)
-            if first and (not self._moments or (first["end"], first["number"]) < self._moments[0][:2]):
-                moment, action = first["end"], first["then"]
-                self.works.remove(first)
+            if self._first()[0] > self.now:  # what happens at one moment changes speeds once, after all of it
+                self._set_speeds(speeds)
+            moment, _, work = self._first()
+            if work is None:
+                _, _, action = heapq.heappop(self._moments)
             else:
-                moment, _, action = heapq.heappop(self._moments)
+                action = work["then"]
+                self.works.remove(work)
             self.near_misses += 0 < moment - self.now < 1e-9 * moment
             self.now = moment
             action()
             settle()
+
+    def _first(self) -> tuple[float, int, dict[str, Any] | None]:
+        """What happens next: its moment, its number, and the work that ends, if it is one."""
+        ends = [(work["end"], work["number"], work) for work in self.works]
+        waits = [(*self._moments[0][:2], None)] if self._moments else []
+        return min([*ends, *waits], key=lambda each: each[:2])
 
     def _set_speeds(self, speeds: Callable[[], None]) -> None:
         before = [work["speed"] for work in self.works]

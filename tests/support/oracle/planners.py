@@ -1,6 +1,7 @@
 """What each system plans (`docs/systems.md`)."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ Wishes = Iterable[dict[str, Any]]
 class Planner:
     """Plans nothing; what it overrides returns plans and searches as dicts.
 
-    `doubts` counts searches whose two best answers differ by rounding alone, so that either may be found.
+    `doubts` counts answers of which two differ by rounding alone, so that either may be the larger.
     """
 
     doubts = 0
@@ -190,9 +191,9 @@ class FineMoE(Planner):
         return {"search": search, "found": plans}
 
     def _selected(self, probs: Any, delta: float) -> dict[int, float]:
-        if not probs.any():
-            return {}
         order = sorted(range(len(probs)), key=lambda expert: (-probs[expert], expert))
+        if not probs.any():
+            return dict.fromkeys(order, 1e-6) if self.queue == "all" else {}
         chosen = order[: self.model.top_k]
         for place in range(self.model.top_k, len(order)):
             before = sum(probs[order[:place]]) + (probs[order[place]] if self.threshold == "demo" else 0)
@@ -345,7 +346,10 @@ class Speculation(Planner):
             self.maps[layer, stride] = self._learn(layer, stride)
         slopes, offsets = self.maps[layer, stride]
         root = np.sqrt(gate_of(request, row)[layer].astype(float))
-        return np.clip(root @ slopes + offsets, 0, 1) / self.model.top_k
+        guess = np.clip(root @ slopes + offsets, 0, 1) / self.model.top_k
+        unclipped = sorted(each for each in guess if 0 < each < 1 / self.model.top_k)
+        self.doubts += any(high - low < 1e-6 for low, high in pairwise(unclipped))
+        return guess
 
     def _learn(self, layer: int, stride: int) -> tuple[Any, Any]:
         """Ridge regression with an offset that costs nothing, of the tokens that execute the later layer."""
