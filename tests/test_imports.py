@@ -55,7 +55,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("testbed",),
         ("measurement",),
         ("replay", "calibration", "comparison"),
-        ("figures",),
+        ("rates",),
         ("cli",),
         ("__main__",),
     ),

@@ -14,7 +14,7 @@ COMMANDS = {
     "measure": Command(
         "validate.cli.measure:measure",
         "Measure the figures of this machine, as a data sheet to simulate any model with.",
-        "measure --out FIGURES",
+        "measure --out RATES",
     ),
     "replay": Command(
         "validate.cli.replay:replay",

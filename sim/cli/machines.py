@@ -52,8 +52,8 @@ def _table(presets: list[DataSheetMachine]) -> str:
             ]
         )
     notes = (
-        "--machine NAME_OR_FILE[,key=value…]; `sim machines NAME` shows every figure with its source. Without host "
-        f"memory all links run at full speed. Frameworks: {', '.join(framework_names())}."
+        "--machine NAME_OR_FILE[,key=value…]; `sim machines NAME` shows every figure with its source. Host memory "
+        f"{MISSING}: it sets no limit. Frameworks: {', '.join(framework_names())}."
     )
     return f"{text_table(rows, headers, texts=2)}\n\n{folded(notes)}"
 
@@ -65,7 +65,7 @@ def _lines(machine: Machine) -> Iterator[str]:
         yield _line(figure)
     if off := not_said(machine):
         yield ""
-        yield folded(f"Off, for nothing is said of them: {', '.join(off)}.")
+        yield folded(f"Off, because the machine does not state them: {', '.join(off)}.")
 
 
 def _line(figure: Figure) -> str:

@@ -15,9 +15,9 @@ from policies.types import ModelShape, Search
 from sim.hardware.costs import comparing_s
 from sim.hardware.curve import Curve, share_at
 from sim.hardware.effects import DemandLoading
-from sim.hardware.memory import dense_weights, kv_numbers
 from sim.hardware.origins import Origins, origins_of
 from sim.hardware.parts import Contention, Efficiency, Framework, Gpu, Host, Link, SearchRates, check_name, effects_of
+from sim.hardware.work import Work, dense_work, expert_work, head_work
 
 Copies: TypeAlias = Literal["pinned", "pageable"]
 
@@ -122,12 +122,14 @@ class DataSheetMachine:
 
     def effects_on(self) -> list[str]:
         """What is on beside the rates of GPUs and links, in words."""
-        host, framework = self.host.memory_bytes_per_s, self.framework
+        host, framework, link = self.host.memory_bytes_per_s, self.framework, self.copies_link
+        best = max((share for _, share in link.efficiency), default=1.0)
         said = {
             f"CPU {framework.layer_s * 1e3:.4g} ms a layer": framework.layer_s > 0,
             f"CPU {framework.expert_s * 1e3:.4g} ms an expert": framework.expert_s > 0,
-            f"host memory {host / 1e9:.4g} GB/s": self.gpus * self.copies_link.bytes_per_s > host,
+            f"host memory {host / 1e9:.4g} GB/s": self.gpus * link.bytes_per_s * best > host,
             "pageable copies": self.copies == "pageable",
+            "rates below peak": bool(link.efficiency) or self.efficiency != Efficiency(),
             "contention on GPUs": self.contention != Contention(),
             "serial demand loading": self.demand_loading == "serial",
         }
@@ -144,9 +146,6 @@ class CostModel:
     def __init__(self, model: ModelShape, machine: DataSheetMachine) -> None:
         self.model = model
         self.machine = machine
-        self._attention_width = model.attention_heads * model.head_dim
-        self._kv_width = kv_numbers(model)
-        self._dense_weights = dense_weights(model)
         self._link = machine.copies_link
         self.launch_s = machine.gpu.overhead_s
         self.driving_s = 0.0
@@ -159,17 +158,14 @@ class CostModel:
         `context` is the number of cached positions of all requests together, `attended` the number of (token, position)
         pairs that attention scores.
         """
-        flops = 2.0 * tokens * self._dense_weights + 4.0 * attended * self._attention_width
-        numbers = self._dense_weights + context * self._kv_width + 2 * tokens * self.model.hidden
         reached = self.machine.efficiency
-        return self._roofline(flops, numbers, tokens, reached.dense_flops, reached.dense_memory)
+        work = dense_work(self.model, tokens, context, attended)
+        return self._roofline(work, tokens, reached.dense_flops, reached.dense_memory)
 
     def _expert_s(self, tokens: int) -> float:
         """One routed expert on so many tokens; called as `expert_s`."""
-        weights = 3 * self.model.hidden * self.model.expert_ffn
-        flops, numbers = 2.0 * tokens * weights, weights + 2 * tokens * self.model.hidden
         reached = self.machine.efficiency
-        return self._roofline(flops, numbers, tokens, reached.expert_flops, reached.expert_memory)
+        return self._roofline(expert_work(self.model, tokens), tokens, reached.expert_flops, reached.expert_memory)
 
     def exchange_s(self, tokens: int) -> float:
         """Activations to the experts' GPUs and back; nothing on a single GPU."""
@@ -181,10 +177,8 @@ class CostModel:
 
     def head_s(self, rows: int) -> float:
         """The output projection for the last token of each request."""
-        weights = self.model.hidden * self.model.vocab
-        flops, numbers = 2.0 * rows * weights, weights + rows * self.model.vocab
         reached = self.machine.efficiency
-        return self._roofline(flops, numbers, rows, reached.head_flops, reached.head_memory)
+        return self._roofline(head_work(self.model, rows), rows, reached.head_flops, reached.head_memory)
 
     def copy_s(self, size_bytes: int) -> float:
         """A chunk of an expert from host memory to its GPU."""
@@ -203,9 +197,9 @@ class CostModel:
         rates = self.machine.search
         return rates.overhead_s + comparing_s(search, rates.bytes_per_s, rates.flops_per_s)
 
-    def _roofline(self, flops: float, numbers: float, tokens: int, of_flops: Curve, of_memory: Curve) -> float:
+    def _roofline(self, work: Work, tokens: int, of_flops: Curve, of_memory: Curve) -> float:
         gpu = self.machine.gpu
         return gpu.overhead_s + max(
-            flops / (gpu.flops_per_s * share_at(of_flops, tokens)),
-            numbers * self.model.weight_bytes / (gpu.memory_bytes_per_s * share_at(of_memory, tokens)),
+            work.flops / (gpu.flops_per_s * share_at(of_flops, tokens)),
+            work.numbers * self.model.weight_bytes / (gpu.memory_bytes_per_s * share_at(of_memory, tokens)),
         )

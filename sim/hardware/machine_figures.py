@@ -56,7 +56,7 @@ def not_said(machine: Machine) -> list[str]:
     if not isinstance(machine, DataSheetMachine):
         return []
     said = {figure.key.partition(".")[0] for figure in figures_of(machine)}
-    return [section for section in SECTIONS if section not in said]
+    return [section for section in SECTIONS if section not in {*said, "pageable_link"}]
 
 
 def _sheet_figures(machine: DataSheetMachine) -> Iterator[Figure]:
@@ -82,7 +82,7 @@ def _profile_figures(profile: Profile) -> Iterator[Figure]:
         first, last = (f"{1e6 * seconds:.4g} µs for {size} {unit}" for size, seconds in _ends(table))
         text = first if len(table.sizes) == 1 else f"{first} … {last}"
         yield _figure(key, list(zip(table.sizes, table.seconds, strict=True)), text, measured)
-    figures = {
+    figures: dict[str, float] = {
         "copy.latency_s": profile.copy_latency_s,
         "driving.seconds": profile.driving_s,
         "search.overhead_s": profile.search_overhead_s,
@@ -93,7 +93,8 @@ def _profile_figures(profile: Profile) -> Iterator[Figure]:
         said = to_data(getattr(profile, section), defaults=False)
         figures |= {f"{section}.{name}": value for name, value in said.items()}
     for key, value in figures.items():
-        yield _figure(key, value, _text(key, value), measured)
+        assumed = key.partition(".")[0] in profile.assumed
+        yield _figure(key, value, _text(key, value), _ASKED if assumed else measured)
 
 
 def _ends(table: Table) -> Iterator[tuple[int, float]]:

@@ -40,7 +40,7 @@ def keys_of(machine: Machine) -> list[str]:
 
 
 def keys_of_data_sheets() -> list[str]:
-    """What a text may set of a machine that data sheets describe, which is more than of any other."""
+    """The keys that a text may set on a data sheet: all of a profile's, and more."""
     figures = [f"{section}.{each.name}" for section, part in SECTIONS.items() for each in fields(part)]
     single = [key for key in presets.KEYS if key not in SECTIONS and key != "extends"]
     return [*single, "framework", *figures, *_scales()]

@@ -1,7 +1,7 @@
 """What GPU memory holds beside routed experts: the dense weights, and the keys and values of running requests.
 
-Both count for all GPUs together. The engine computes the dense part of a layer on one GPU and does not say on which, so
-layers may be spread over the GPUs as memory allows: a machine on which the total does not fit cannot run the model, one
+Both count for all GPUs together. The dense part of a layer runs on one GPU, and layers may be spread over the GPUs as
+memory allows: a machine on which the total does not fit cannot run the model, one
 on which it fits may still need care in placing layers. Activations and norms are small and left out.
 """
 

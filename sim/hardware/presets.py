@@ -58,7 +58,7 @@ def read_data_sheet(path: Path) -> DataSheetMachine:
 
 
 def changed(machine: DataSheetMachine, said: Mapping[str, Any]) -> DataSheetMachine:
-    """The machine with what `said`, tables as in a file, says otherwise; a mistake is a `FieldError`."""
+    """The machine with the figures in `said`, tables as in a file, replaced; a mistake is a `FieldError`."""
     return _built(_figures_of(machine), said)
 
 

@@ -6,13 +6,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from common.commands import FLAT
-from validate.figures.figure_settings import FigureSettings
+from validate.rates.rate_settings import RateSettings
 
 
 def measure(
     *,
     out: Annotated[Path, Parameter(help="The new folder for the data sheet and the measurements behind it.")],
-    settings: Annotated[FigureSettings | None, FLAT] = None,
+    settings: Annotated[RateSettings | None, FLAT] = None,
 ) -> None:
     """Measure the figures of this machine, write them as a data sheet, and print the main ones.
 
@@ -21,11 +21,11 @@ def measure(
     from common.outputs import new, reserved, then_printed
 
     with reserved(new(out)):
-        from validate.figures.figure_sheet import SHEET, errors, summary, write_figures
-        from validate.figures.measured_figures import measure as measured
+        from validate.rates.rate_measurements import measure as measured
+        from validate.rates.rate_sheet import SHEET, error_summary, summary, write_rates
 
-        found = measured(settings or FigureSettings())
+        found = measured(settings or RateSettings())
         with then_printed(lambda: summary(found)):
-            rows = write_figures(out, found)
-        print(errors(rows))
+            rows = write_rates(out, found)
+        print(error_summary(rows))
         print(out / SHEET)

@@ -108,7 +108,7 @@ def test_the_example_of_the_documentation_is_a_machine(tmp_path: Path) -> None:
     page = Path(__file__).parents[3] / "docs" / "machines.md"
     example = page.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
     found = read_data_sheet(written(tmp_path, example, "desk"))
-    assert found.describe() == "desk (2 × RTX 4090, CPU 0.05 ms a layer)"
+    assert found.describe() == "desk (2 × RTX 4090, CPU 0.05 ms a layer, rates below peak)"
     assert found.sources["host.memory_bytes_per_s"] == "data sheet: two channels of DDR5-4800"
 
 

@@ -188,7 +188,7 @@ def test_a_factor_of_one_is_none() -> None:
     assert machine_named("rtx3090,scale.link=1") == preset("rtx3090")
 
 
-def test_a_profile_can_be_named_and_scaled_but_not_changed(tmp_path: Path) -> None:
+def test_a_profile_keeps_its_gpus_whatever_a_text_says(tmp_path: Path) -> None:
     path = tmp_path / "measured.toml"
     write_profile(path, flat_profile(MODEL))
     assert machine_named(f"{path},name=mine").name == "mine"

@@ -120,7 +120,7 @@ def test_in_decode_one_by_one_both_working_sets_agree(simulate: Any, decoded: Pa
     assert together["working_set_bytes_p95"] > together["working_set_bytes_token"]
 
 
-def test_among_measured_figures_there_is_no_computed_time() -> None:
+def test_among_rate_measurements_there_is_no_computed_time() -> None:
     setting = Setting(model=MODEL, hardware=machine(1), cache_experts=6)
     run = replace(simulated("lru", setting, TEST), simulated=False)
     found = summarise(run, setting.scenario("lru"), setting.inputs(TEST))

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from validate.figures.device_timer import DeviceTimer
-from validate.figures.operations import Operations
+from validate.rates.device_timer import DeviceTimer
+from validate.rates.operations import Operations
 
 _COPY_BYTES = 1 << 26
 _LONG_S = 0.1  # what is timed lasts about so long, and what it runs beside longer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-Work = Callable[[int], object]
+Launch = Callable[[int], object]
 """Launches the n-th of some equal pieces of work."""
 
 
@@ -37,25 +37,25 @@ class DeviceTimer:
         """Whether the device runs beside the processor."""
         return self.device.type == "cuda"
 
-    def timed(self, work: Work, pieces: int) -> Timing:
+    def timed(self, launch: Launch, pieces: int) -> Timing:
         """How long a piece takes of so many, one after the other."""
-        run = self.launcher(work, pieces)
+        run = self.launcher(launch, pieces)
         run()
         return Timing.of([self.seconds_of(run) / pieces for _ in range(self.repeats)])
 
-    def launcher(self, work: Work, pieces: int) -> Callable[[], object]:
+    def launcher(self, launch: Launch, pieces: int) -> Callable[[], object]:
         """A function that launches all pieces; on a GPU a graph, which is recorded now."""
 
         def one_by_one() -> None:
             for piece in range(pieces):
-                work(piece)
+                launch(piece)
 
         if not self.on_gpu:
             return one_by_one
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            work(0)  # whatever is set up once
+            launch(0)  # whatever is set up once
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

@@ -19,13 +19,13 @@ from policies.types import ModelShape
 from sim.hardware.costs import Cost
 from traces.published_models import published
 from validate.calibration.search_time import SearchTime, search_time
-from validate.figures.contention import Contention, contention
-from validate.figures.copy_rates import copy_times
-from validate.figures.device_timer import DeviceTimer, Timing
-from validate.figures.figure_settings import FigureSettings
-from validate.figures.fitted_rates import Peaks
-from validate.figures.framework_time import StepTime, step_times
-from validate.figures.operations import Operations, OperationTime, operation_times
+from validate.rates.contention import Contention, contention
+from validate.rates.copy_rates import copy_times
+from validate.rates.device_timer import DeviceTimer, Timing
+from validate.rates.fitted_rates import Peaks
+from validate.rates.framework_time import StepTime, step_times
+from validate.rates.operations import Operations, OperationTime, operation_times
+from validate.rates.rate_settings import RateSettings
 
 _MODELS = ("mixtral-8x7b", "phi-3.5-moe", "qwen1.5-moe-a2.7b")
 _CONTEXT = 512  # of a decode step
@@ -36,12 +36,13 @@ _TOP_KS = {"mixtral-8x7b": (1, 2, 4, 8), "qwen1.5-moe-a2.7b": (1, 4, 16, 48)}
 class Measurements:
     """All that was measured."""
 
-    settings: FigureSettings
+    settings: RateSettings
     facts: dict[str, Any]
     """Where and with what."""
     models: list[ModelShape]
     peaks: Peaks
-    memory_bytes: float
+    memory_bytes: float | None
+    """Of the GPU; None of a processor."""
     copies: dict[str, dict[int, Timing]]
     """By kind of host memory and bytes."""
     operations: list[OperationTime]
@@ -58,7 +59,7 @@ class Measurements:
         return asdict(self)
 
 
-def measure(settings: FigureSettings) -> Measurements:
+def measure(settings: RateSettings) -> Measurements:
     """Measure this machine now; a `UserError` if it has no such device."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: no CUDA device was found, value cuda; `--device cpu` rehearses without one")
@@ -88,7 +89,7 @@ def measure(settings: FigureSettings) -> Measurements:
         facts=_facts(device),
         models=models,
         peaks=peaks,
-        memory_bytes=float(torch.cuda.get_device_properties(device).total_memory) if timer.on_gpu else 0.0,
+        memory_bytes=float(torch.cuda.get_device_properties(device).total_memory) if timer.on_gpu else None,
         copies=copies,
         operations=operations,
         contentions=contentions,
@@ -118,7 +119,9 @@ def _peaks(timer: DeviceTimer, dtype: torch.dtype, *, quick: bool) -> Peaks:
         least = Operations(smallest, timer, dtype).expert(1)
     return Peaks(
         flops_per_s=2.0 * side**3 / product.least_s,
+        product_side=side,
         memory_bytes_per_s=2.0 * source.numel() / moved.least_s,
+        copied_bytes=source.numel(),
         overhead_s=least.timing.median_s,
     )
 
@@ -131,7 +134,7 @@ def _contentions(models: Sequence[ModelShape], timer: DeviceTimer, dtype: torch.
     ]
 
 
-def _steps(model: ModelShape, timer: DeviceTimer, dtype: torch.dtype, settings: FigureSettings) -> list[StepTime]:
+def _steps(model: ModelShape, timer: DeviceTimer, dtype: torch.dtype, settings: RateSettings) -> list[StepTime]:
     top_ks = _TOP_KS[model.name]
     return step_times(model, timer, dtype, top_ks[:2] if settings.quick else top_ks)
 

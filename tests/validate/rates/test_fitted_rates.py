@@ -3,12 +3,12 @@
 import pytest
 
 from sim.hardware.curve import share_at
-from validate.figures.device_timer import Timing
-from validate.figures.fitted_rates import Peaks, efficiencies, link_rates
-from validate.figures.framework_time import StepTime, framework_time
-from validate.figures.operations import OperationTime
+from validate.rates.device_timer import Timing
+from validate.rates.fitted_rates import Peaks, efficiencies, fitted_link
+from validate.rates.framework_time import StepTime, framework_time
+from validate.rates.operations import OperationTime
 
-PEAKS = Peaks(flops_per_s=1e12, memory_bytes_per_s=1e11, overhead_s=5e-6)
+PEAKS = Peaks(flops_per_s=1e12, product_side=1, memory_bytes_per_s=1e11, copied_bytes=1, overhead_s=5e-6)
 
 
 def operation(tokens, seconds, *, flops, memory_bytes, operation="expert"):
@@ -26,7 +26,7 @@ def operation(tokens, seconds, *, flops, memory_bytes, operation="expert"):
 
 
 def test_a_link_of_one_rate_and_a_latency_is_found():
-    link = link_rates({size: 10e-6 + size / 25e9 for size in (2**16, 2**20, 2**24, 2**28)})
+    link = fitted_link({size: 10e-6 + size / 25e9 for size in (2**16, 2**20, 2**24, 2**28)})
     assert link.latency_s == pytest.approx(10e-6)
     assert link.bytes_per_s == pytest.approx(25e9, rel=1e-6)
     assert [share for _, share in link.efficiency] == pytest.approx([1.0] * 4, rel=1e-3)
@@ -34,14 +34,14 @@ def test_a_link_of_one_rate_and_a_latency_is_found():
 
 def test_a_link_gives_back_every_time_that_was_measured():
     seconds = {2**14: 9e-6, 2**18: 30e-6, 2**22: 200e-6, 2**26: 3e-3, 2**30: 90e-3}  # the last one is slower per byte
-    link = link_rates(seconds)
+    link = fitted_link(seconds)
     assert {size: link.copy_s(size) for size in seconds} == pytest.approx(seconds)
     assert max(share for _, share in link.efficiency) == 1
     assert link.latency_s <= 0.9 * 9e-6
 
 
 def test_noise_that_makes_a_larger_copy_faster_leaves_rates_above_zero():
-    link = link_rates({2**16: 13e-3, 2**20: 2e-3, 2**24: 2.5e-3})
+    link = fitted_link({2**16: 13e-3, 2**20: 2e-3, 2**24: 2.5e-3})
     assert min(share for _, share in link.efficiency) > 0
     assert link.copy_s(2**16) == pytest.approx(13e-3)
 
@@ -51,7 +51,7 @@ def test_a_time_says_something_of_the_rate_that_bounds_it():
     memory_bound = operation(1, 5e-6 + 200e-6, flops=1e6, memory_bytes=1e7)
     compute_bound = operation(512, 5e-6 + 125e-6, flops=1e8, memory_bytes=1e5)
     curves = efficiencies([memory_bound, compute_bound], PEAKS)
-    assert curves == {"expert_memory": [(1.0, pytest.approx(0.5))], "expert_flops": [(512.0, pytest.approx(0.8))]}
+    assert curves == {"expert_memory": ((1.0, pytest.approx(0.5)),), "expert_flops": ((512.0, pytest.approx(0.8)),)}
 
 
 def test_of_several_models_the_median_share_counts_and_no_share_is_above_one():

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from validate.figures.operations import OperationTime
-
-Curve = list[tuple[float, float]]
-"""Shares of a peak by size, in rising order."""
+from sim.hardware.curve import Curve
+from sim.hardware.parts import Link
+from validate.rates.operations import OperationTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +14,11 @@ class Peaks:
     """The best rates of a GPU, and what starting an operation takes."""
 
     flops_per_s: float
+    product_side: int
+    """Of the square matrices whose product gives it."""
     memory_bytes_per_s: float
+    copied_bytes: int
+    """Within the GPU's memory, which gives it."""
     overhead_s: float
 
     def ideal_s(self, one: OperationTime) -> tuple[float, float]:
@@ -23,20 +26,7 @@ class Peaks:
         return one.flops / self.flops_per_s, one.memory_bytes / self.memory_bytes_per_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkRates:
-    """A link: latency, best rate, and the share of it that a copy reaches by its bytes."""
-
-    latency_s: float
-    bytes_per_s: float
-    efficiency: Curve
-
-    def copy_s(self, size: int) -> float:
-        """A copy of one of the sizes that were measured."""
-        return self.latency_s + size / (self.bytes_per_s * dict(self.efficiency)[size])
-
-
-def link_rates(seconds: Mapping[int, float]) -> LinkRates:
+def fitted_link(seconds: Mapping[int, float]) -> Link:
     """The link whose copies take so long by their bytes; of each, nine tenths at most are latency."""
     sizes = sorted(seconds)
     least, next_least = sizes[0], sizes[1]
@@ -44,9 +34,8 @@ def link_rates(seconds: Mapping[int, float]) -> LinkRates:
     latency_s = min(max(seconds[least] - slope_s * least, 0.0), 0.9 * min(seconds.values()))
     rates = {size: size / (seconds[size] - latency_s) for size in sizes}
     peak = max(rates.values())
-    return LinkRates(
-        latency_s=latency_s, bytes_per_s=peak, efficiency=[(float(size), rates[size] / peak) for size in sizes]
-    )
+    efficiency = tuple((float(size), rates[size] / peak) for size in sizes)
+    return Link(latency_s=latency_s, bytes_per_s=peak, efficiency=efficiency)
 
 
 def efficiencies(times: Sequence[OperationTime], peaks: Peaks) -> dict[str, Curve]:
@@ -63,6 +52,6 @@ def efficiencies(times: Sequence[OperationTime], peaks: Peaks) -> dict[str, Curv
         share = min(1.0, max(computing_s, moving_s) / took_s)
         found.setdefault(f"{one.operation}_{bound}", {}).setdefault(one.tokens, []).append(share)
     return {
-        name: [(float(tokens), median(shares[tokens])) for tokens in sorted(shares)]
+        name: tuple((float(tokens), median(shares[tokens])) for tokens in sorted(shares))
         for name, shares in sorted(found.items())
     }

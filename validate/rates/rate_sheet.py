@@ -8,15 +8,17 @@ from typing import Any
 from common.files import new_folder, write_json
 from common.toml_files import write_toml
 from sim.hardware.machine_files import machine_named
-from validate.figures.fitted_rates import LinkRates, efficiencies, link_rates
-from validate.figures.framework_time import FrameworkTime, framework_time
-from validate.figures.measured_figures import Measurements, simulated_step_s
+from sim.hardware.parts import Link
+from validate.rates.fitted_rates import efficiencies, fitted_link
+from validate.rates.framework_time import FrameworkTime, framework_time
+from validate.rates.rate_measurements import Measurements, simulated_step_s
 
 SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
+_REHEARSED_MEMORY = {"value": 1e9, "source": "assumption: a processor has no memory of its own"}
 _FITTED = "mixtral-8x7b"  # the framework's times are fitted to it, and hold for the others or not
 
 
-def write_figures(folder: Path, found: Measurements) -> list[dict[str, Any]]:
+def write_rates(folder: Path, found: Measurements) -> list[dict[str, Any]]:
     """Put sheet and measurements into a new folder; the answer is how far the sheet is from what was measured.
 
     Each row has an operation or a decode step, its measured seconds, and what a simulation with the sheet says.
@@ -37,16 +39,19 @@ def sheet(found: Measurements) -> dict[str, Any]:
         return {"value": value, "source": f"{source}{note and ', '}{note}"}
 
     links = {memory: _link(times) for memory, times in found.copies.items()}
-    framework = framework_of(found)
+    framework, peaks = framework_of(found), found.peaks
+    side = peaks.product_side
     data: dict[str, Any] = {
         "name": found.settings.name or str(facts["device"]),
         "gpus": figure(1, f"{facts['gpus']} in this machine, of which one was measured"),
         "gpu": {
             "name": str(facts["device"]),
-            "flops_per_s": figure(found.peaks.flops_per_s, "bfloat16 product of 8192 × 8192 matrices"),
-            "memory_bytes_per_s": figure(found.peaks.memory_bytes_per_s, "copy of 1 GiB, read and written"),
-            "memory_bytes": figure(found.memory_bytes or 1e9),
-            "overhead_s": figure(found.peaks.overhead_s, "an expert of 64 × 64, in a graph"),
+            "flops_per_s": figure(peaks.flops_per_s, f"bfloat16 product of {side} × {side} matrices"),
+            "memory_bytes_per_s": figure(
+                peaks.memory_bytes_per_s, f"copy of {peaks.copied_bytes} bytes, read and written"
+            ),
+            "memory_bytes": figure(found.memory_bytes) if found.memory_bytes else _REHEARSED_MEMORY,
+            "overhead_s": figure(peaks.overhead_s, "an expert of 64 × 64"),
         },
         "host_link": _link_figures(links["pinned"], figure, "pinned"),
         "pageable_link": _link_figures(links["pageable"], figure, "pageable"),
@@ -130,7 +135,7 @@ def summary(found: Measurements) -> str:
     return "\n".join(lines)
 
 
-def errors(rows: Sequence[dict[str, Any]]) -> str:
+def error_summary(rows: Sequence[dict[str, Any]]) -> str:
     """How far the sheet is from what was measured, for people."""
     lines = []
     for name in dict.fromkeys(str(row["operation"]).partition(",")[0] for row in rows):
@@ -150,11 +155,11 @@ def _row(model: str, operation: str, tokens: int, measured_s: float, sheet_s: fl
     }
 
 
-def _link(times: Any) -> LinkRates:
-    return link_rates({size: timing.median_s for size, timing in times.items()})
+def _link(times: Any) -> Link:
+    return fitted_link({size: timing.median_s for size, timing in times.items()})
 
 
-def _link_figures(link: LinkRates, figure: Any, memory: str) -> dict[str, Any]:
+def _link_figures(link: Link, figure: Any, memory: str) -> dict[str, Any]:
     return {
         "bytes_per_s": figure(link.bytes_per_s, f"{memory} memory"),
         "latency_s": figure(link.latency_s, f"{memory} memory"),

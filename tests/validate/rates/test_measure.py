@@ -23,6 +23,8 @@ def test_the_sheet_is_a_machine_whose_every_figure_has_a_source(measured):
     machine = machine_named(str(measured / "machine.toml"))
     assert machine.gpus == 1
     assert all(source.startswith(("measured: ", "assumption: ")) for source in machine.sources.values())
+    assert machine.sources["gpu.memory_bytes"].startswith("assumption: ")  # of a rehearsal
+    assert "256 × 256" in machine.sources["gpu.flops_per_s"]
     cost = machine.cost(published("mixtral-8x7b"))
     assert 0 < cost.expert_s(1) < cost.expert_s(512)
     assert cost.effects.layer_host_s > 0

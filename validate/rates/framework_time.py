@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig
 
 from policies.types import ModelShape
-from validate.figures.device_timer import DeviceTimer
+from validate.rates.device_timer import DeviceTimer
 
 _LAYERS = (2, 4)
 _PROMPT = 16

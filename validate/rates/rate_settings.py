@@ -9,7 +9,7 @@ from common.settings import check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FigureSettings:
+class RateSettings:
     """The device to measure, and how thoroughly."""
 
     device: Literal["cuda", "cpu"] = "cuda"

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from policies.types import ModelShape
-from sim.hardware.memory import dense_weights, kv_numbers
-from validate.figures.device_timer import DeviceTimer, Timing, Work
+from sim.hardware.memory import dense_weights
+from sim.hardware.work import Work, dense_work, expert_work, head_work
+from validate.rates.device_timer import DeviceTimer, Launch, Timing
 
 _LARGER_THAN_CACHES = 1 << 28  # bytes
 _PIECES = 16
@@ -45,14 +46,13 @@ class Operations:
     def expert(self, tokens: int) -> OperationTime:
         """A routed expert: two matrices with a gate between them, and one back."""
         model = self._model
-        numbers = 3 * model.hidden * model.expert_ffn
-        weights = self._in_turn(numbers, lambda: self._gated(model.expert_ffn))
+        weights = self._in_turn(3 * model.hidden * model.expert_ffn, lambda: self._gated(model.expert_ffn))
         hidden = self._random(tokens, model.hidden)
 
-        def work(piece: int) -> Tensor:
+        def launch(piece: int) -> Tensor:
             return _gated_layer(hidden, *weights[piece % len(weights)])
 
-        return self._timed("expert", tokens, 2.0 * tokens * numbers, numbers + 2 * tokens * model.hidden, work)
+        return self._timed("expert", tokens, expert_work(model, tokens), launch)
 
     def dense(self, tokens: int, context: int) -> OperationTime:
         """Attention, router and shared experts of one layer: a prompt of so many tokens, or one that has a context."""
@@ -64,12 +64,11 @@ class Operations:
             shared = self._gated(model.shared_ffn) if model.shared_ffn else ()
             return (*attention, self._random(model.experts, model.hidden), *shared)
 
-        numbers = dense_weights(model)
-        weights = self._in_turn(numbers, layer)
+        weights = self._in_turn(dense_weights(model), layer)
         hidden = self._random(tokens, model.hidden)
         cached = self._random(2, 1, model.kv_heads, context, model.head_dim)
 
-        def work(piece: int) -> Tensor:
+        def launch(piece: int) -> Tensor:
             qkv, back, router, *shared = weights[piece % len(weights)]
             query = linear(hidden, qkv)[:, :heads].view(1, tokens, model.attention_heads, -1).transpose(1, 2)
             attended = scaled_dot_product_attention(
@@ -80,21 +79,19 @@ class Operations:
             return _gated_layer(out, *shared) if shared else out
 
         attended = tokens * (tokens + 1) // 2 if tokens > 1 else context
-        flops = 2.0 * tokens * numbers + 4.0 * attended * heads
-        numbers += context * kv_numbers(model) + 2 * tokens * model.hidden
-        return self._timed("dense", tokens, flops, numbers, work, context=context, attended=attended)
+        needed = dense_work(model, tokens, context, attended)
+        return self._timed("dense", tokens, needed, launch, context=context, attended=attended)
 
     def head(self, rows: int) -> OperationTime:
         """The output projection."""
         model = self._model
-        numbers = model.hidden * model.vocab
-        weights = self._in_turn(numbers, lambda: (self._random(model.vocab, model.hidden),))
+        weights = self._in_turn(model.hidden * model.vocab, lambda: (self._random(model.vocab, model.hidden),))
         hidden = self._random(rows, model.hidden)
 
-        def work(piece: int) -> Tensor:
+        def launch(piece: int) -> Tensor:
             return linear(hidden, *weights[piece % len(weights)])
 
-        return self._timed("head", rows, 2.0 * rows * numbers, numbers + rows * model.vocab, work)
+        return self._timed("head", rows, head_work(model, rows), launch)
 
     def expert_launcher(self, tokens: int, pieces: int) -> Callable[[], object]:
         """A function that launches so many experts on these tokens."""
@@ -107,23 +104,22 @@ class Operations:
         self,
         operation: str,
         tokens: int,
-        flops: float,
-        numbers: float,
-        work: Work,
+        needed: Work,
+        launch: Launch,
         *,
         context: int = 0,
         attended: int = 0,
     ) -> OperationTime:
         with torch.no_grad():
-            timing = self._timer.timed(work, _PIECES)
+            timing = self._timer.timed(launch, _PIECES)
         return OperationTime(
             model=self._model.name,
             operation=operation,
             tokens=tokens,
             context=context,
             attended=attended,
-            flops=flops,
-            memory_bytes=numbers * self._dtype.itemsize,
+            flops=needed.flops,
+            memory_bytes=needed.numbers * self._dtype.itemsize,
             timing=timing,
         )
 

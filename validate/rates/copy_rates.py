@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from validate.figures.device_timer import DeviceTimer, Timing
+from validate.rates.device_timer import DeviceTimer, Timing
 
 HostMemory = Literal["pinned", "pageable"]
 _MOVED_BYTES = 1 << 28  # by each repeat, of copies that are small

@@ -1,1 +1,0 @@
-"""The figures of a machine, measured on it: a data sheet to simulate any model with."""

@@ -1,0 +1,1 @@
+"""The rates of a machine, measured on it: a data sheet to simulate any model with."""
