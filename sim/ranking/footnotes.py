@@ -54,7 +54,7 @@ class Footnotes:
         parts = len(systems) - len(named)
         if parts and named:
             count = "all" if parts == len(ablations) else f"{parts} of the {len(ablations)}"
-            named.append(f"and {count} variants of {self._compared.subject}")
-        elif parts:
+            return f"{', '.join(named)} and {count} variants of {self._compared.subject}"
+        if parts:
             named = [f"{self._compared.subject} {name}" for name in systems]
         return ", ".join(named)

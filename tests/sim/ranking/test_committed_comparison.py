@@ -7,8 +7,23 @@ from pathlib import Path
 import pytest
 
 from sim.ranking.compared import COMPARED
+from sim.ranking.comparison_document import document
+from sim.ranking.comparison_table import ComparisonTable
+from tests.support.comparison_checks import orders_checked, times_checked
 
 ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+
+
+def test_the_document_is_what_its_table_says() -> None:
+    table = ComparisonTable.read(DOCS / "comparison")
+    assert document(table, COMPARED, beside="comparison") == (DOCS / "comparison.md").read_text(encoding="utf-8")
+    assert {row["status"] for row in table.rows} <= {"done", "lacking", "refused"}
+
+
+def test_its_times_and_orders_are_those_of_its_table() -> None:
+    assert times_checked(DOCS) >= 9 * 6 * 12  # of five traces TPOT, of four TTFT
+    assert orders_checked(DOCS) >= 100
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
