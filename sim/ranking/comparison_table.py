@@ -28,7 +28,6 @@ FIGURES = (
 )
 COLUMNS = (*KEYS, "policy", "status", "reason", *FIGURES, "request_tpot_ms", "request_ttft_ms")
 _TEXTS = ("trace", "machine", "system", "policy", "status", "reason", "note", "request_tpot_ms", "request_ttft_ms")
-_NUMBERS = tuple(name for name in COLUMNS if name not in _TEXTS)
 
 
 class Setting(NamedTuple):

@@ -19,6 +19,10 @@ from sim.ranking.orders import Flip
 
 NAME = "comparison"
 FLIPS, PICTURE = "flips.csv", "comparison.png"
+_COLUMNS = (
+    *("metric", "trace", "cache_gb", "base", "machine", "faster_on_base", "faster_there"),
+    *("share_on_base", "share_there"),
+)
 
 
 def outputs(out: Path) -> list[Path]:
@@ -40,12 +44,6 @@ def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> N
     draw_orders(table, compared, beside / PICTURE)
     with replacing(out / f"{NAME}.md", "the document") as partial:
         partial.write_text(document(table, compared, beside=NAME), encoding="utf-8")
-
-
-_COLUMNS = (
-    *("metric", "trace", "cache_gb", "base", "machine", "faster_on_base", "faster_there"),
-    *("share_on_base", "share_there"),
-)
 
 
 def _row(flip: Flip, base: str) -> tuple[object, ...]:
