@@ -17,7 +17,9 @@ The parts add up to `end_s − start_s`. These are the rules, the same for both 
 * **overhead**: what starting the operations takes on the path of a layer (of attention, of each expert of its longest
   GPU, of the head), and what a profile says of driving the offloading. In a real run it is the time that the model's
   thread spends in the driver without waiting and without computing an expert.
-* **compute**: all the rest: attention, experts and head, as with every expert on its GPU.
+* **compute**: all the rest: attention, experts and head, as with every expert on its GPU. Where copies slow computing
+  down, an expert counts with the time that it really took, as in a real run, which knows no other: being slowed down,
+  if only by the copy of a missed expert, is computing and not waiting.
 """
 
 from collections.abc import Sequence

@@ -89,6 +89,8 @@ def _profile_figures(profile: Profile) -> Iterator[Figure]:
         "search.bytes_per_s": profile.search_bytes_per_s,
         "search.flops_per_s": profile.search_flops_per_s,
     }
+    if profile.demand_loading != "parallel":
+        yield _figure("demand_loading", profile.demand_loading, profile.demand_loading, _ASKED)
     for section in ("host", "framework", "contention"):
         said = to_data(getattr(profile, section), defaults=False)
         figures |= {f"{section}.{name}": value for name, value in said.items()}

@@ -70,3 +70,12 @@ def test_a_profile_shows_the_range_of_what_was_measured(tmp_path: Path, capsys: 
 def test_what_is_no_machine_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["machines", "rtx3090,gpus=none"]) == 2
     assert capsys.readouterr().err == ("error: machine rtx3090,gpus=none: gpus: must be a whole number, value 'none'\n")
+
+
+def test_what_a_text_sets_of_a_profile_is_shown_as_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path / "cpu.toml", flat_profile(shape(), contention=Contention(copy_slowdown=1.5)))
+    text = said(capsys, f"{tmp_path / 'cpu.toml'},host.memory_bytes_per_s=5e9,demand_loading=serial")
+    rows = [line.split() for line in text.splitlines()]
+    assert ["host.memory_bytes_per_s", "5", "GB/s", "assumed", "assumption:", "what", "if"] in rows
+    assert ["demand_loading", "serial", "assumed", "assumption:", "what", "if"] in rows
+    assert ["contention.copy_slowdown", "1.5", "times", "measured"] in [row[:4] for row in rows]

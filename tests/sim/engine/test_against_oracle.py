@@ -1,8 +1,10 @@
-"""The simulator against a second one, which shares no line with it and was written from `docs/` alone.
+"""The simulator against a second one, which shares no rule with it and was written from `docs/` alone.
 
 300 random small instances: hits, late experts, misses and bytes of every iteration are equal, and all times within
-1e-9. Costs are drawn anew for each question, so no two events coincide by chance. Where two moments of the oracle, or
-two scores of one of its searches, differ by rounding alone, their order says nothing, and another instance is drawn.
+1e-9. What an operation costs is drawn, the same for both, so that no two events coincide by chance: rooflines, links
+and profiles are checked in tests/sim/hardware, and how time is split among its parts is not compared here. Where two
+moments of the oracle, or two scores of one of its searches, differ by rounding alone, their order says nothing, and
+another instance is drawn.
 """
 
 from collections import Counter

@@ -123,16 +123,18 @@ def _requests(model: ModelShape, rng: np.random.Generator, pick: Any) -> list[Re
 
 
 def _effects(rng: np.random.Generator, seed: int, gpus: int) -> Effects:
-    """Each of four is on in a third of the instances."""
+    """Each of four is on in a third of the instances; of contention, in some of them, only one of its two sides."""
     host, layer, expert, contention = rng.random(4) < 0.33
     links = gpus * JitteredCost(seed, gpus, Effects()).copy_rate
-    return Effects(
+    effects = Effects(
         host_bytes_per_s=links * float(rng.uniform(0.15, 1.3)) if host else math.inf,
         layer_host_s=float(rng.uniform(0.05, 1.5)) if layer else 0.0,
         expert_host_s=float(rng.uniform(0.02, 0.5)) if expert else 0.0,
         compute_slowdown=float(rng.uniform(1, 2.5)) if contention else 1.0,
         copy_slowdown=float(rng.uniform(1, 2.5)) if contention else 1.0,
     )
+    one_sided = {3: {"compute_slowdown": 1.0}, 4: {"copy_slowdown": 1.0}}
+    return replace(effects, **one_sided.get(seed % 5, {}))
 
 
 def _passing_by(each: RecordedRequest, rng: np.random.Generator) -> RecordedRequest:
