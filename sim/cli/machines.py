@@ -65,7 +65,7 @@ def _lines(machine: Machine) -> Iterator[str]:
         yield _line(figure)
     if off := not_said(machine):
         yield ""
-        yield folded(f"Off, because the machine does not state them: {', '.join(off)}.")
+        yield folded(f"Off: {', '.join(off)}.")
 
 
 def _line(figure: Figure) -> str:

@@ -23,7 +23,7 @@ def parts_of(text: str) -> tuple[str, dict[str, str]]:
     for word in words:
         key, equals, value = (each.strip() for each in word.partition("="))
         if not equals or not _KEY.fullmatch(key):
-            raise FieldError(key or word, "expected KEY=VALUE")
+            raise FieldError(key or word or "behind a comma", "expected KEY=VALUE")
         if key in found:
             raise FieldError(key, "is set twice")
         found[key] = value

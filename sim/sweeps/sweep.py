@@ -5,6 +5,7 @@ meta.json        schema version, axes, the experiment; hashes
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,4 +93,14 @@ def holds_sweep(folder: Path) -> bool:
 
 
 def _meta_of(sweep: Sweep) -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "axes": list(sweep.axes), "experiment": dict(sweep.experiment)}
+    experiment = _without_infinity(dict(sweep.experiment))
+    return {"schema_version": SCHEMA_VERSION, "axes": list(sweep.axes), "experiment": experiment}
+
+
+def _without_infinity(data: Any) -> Any:
+    """Plain data with the word `inf` for numbers that JSON does not have."""
+    if isinstance(data, Mapping):
+        return {key: _without_infinity(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_infinity(value) for value in data]
+    return str(data) if isinstance(data, float) and math.isinf(data) else data

@@ -33,6 +33,16 @@ def test_a_sweep_is_read_as_it_was_written(sweep: Sweep, folder: Path) -> None:
     assert holds_sweep(folder)
 
 
+def test_an_axis_with_a_limit_that_is_off_can_be_written(sweep: Sweep, tmp_path: Path) -> None:
+    host = "machine.host.memory_bytes_per_s"
+    frame = sweep.frame.rename(columns={"cache.share": host}).replace({host: {0.5: np.inf}})
+    unlimited = Sweep(frame=frame, axes=("policy", host, "seed"), experiment={"grid": {host: [0.01, np.inf]}})
+    unlimited.write(tmp_path / "unlimited")
+    found = Sweep.read(tmp_path / "unlimited")
+    assert found == unlimited
+    assert np.isinf(found.frame[host]).any()
+
+
 def test_pandas_opens_the_table_in_one_line(sweep: Sweep, folder: Path) -> None:
     opened = pd.read_parquet(folder / "sweep.parquet")
     pd.testing.assert_frame_equal(opened, sweep.frame)
