@@ -13,7 +13,7 @@ from common.folding import WIDTH, folded
 from common.tables import MISSING, text_table
 from sim.hardware.data_sheet import DataSheetMachine
 from sim.hardware.machine import Machine
-from sim.hardware.machine_figures import Figure, figures_of, not_said
+from sim.hardware.machine_figures import MachineFigure, figures_of, not_said
 from sim.hardware.machine_files import machine_named
 from sim.hardware.presets import framework_names, preset, preset_names
 
@@ -68,7 +68,7 @@ def _lines(machine: Machine) -> Iterator[str]:
         yield folded(f"Off: {', '.join(off)}.")
 
 
-def _line(figure: Figure) -> str:
+def _line(figure: MachineFigure) -> str:
     """Key, value, kind and source, the source folded below itself."""
     head = f"{figure.key:<{_KEY}}  {figure.text:<{_VALUE}}  {figure.origin:<{_ORIGIN}}"
     indent = " " * (_KEY + _VALUE + _ORIGIN + 6)

@@ -26,7 +26,7 @@ _TABLES = {"dense": "tokens", "expert": "tokens", "head": "rows", "copy": "bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class MachineFigure:
     """A figure of a machine."""
 
     key: str
@@ -38,7 +38,7 @@ class Figure:
     source: str
 
 
-def figures_of(machine: Machine) -> list[Figure]:
+def figures_of(machine: Machine) -> list[MachineFigure]:
     """What the machine says; effects that are off are left out."""
     if isinstance(machine, ScaledMachine):
         factors = machine.scale.changed().items()
@@ -59,7 +59,7 @@ def not_said(machine: Machine) -> list[str]:
     return [section for section in SECTIONS if section not in {*said, "pageable_link"}]
 
 
-def _sheet_figures(machine: DataSheetMachine) -> Iterator[Figure]:
+def _sheet_figures(machine: DataSheetMachine) -> Iterator[MachineFigure]:
     data = to_data(machine, defaults=False)
     for key, value in data.items():
         if key in SECTIONS:
@@ -75,7 +75,7 @@ def _sheet_figures(machine: DataSheetMachine) -> Iterator[Figure]:
             yield _figure(key, value, value, machine.sources.get(key, NO_SOURCE))
 
 
-def _profile_figures(profile: Profile) -> Iterator[Figure]:
+def _profile_figures(profile: Profile) -> Iterator[MachineFigure]:
     measured = f"measured: {profile.name}"
     for key, unit in _TABLES.items():
         table: Table = getattr(profile, key)
@@ -104,8 +104,8 @@ def _ends(table: Table) -> Iterator[tuple[int, float]]:
     yield table.sizes[-1], table.seconds[-1]
 
 
-def _figure(key: str, value: Any, text: str, source: str) -> Figure:
-    return Figure(key=key, value=value, text=text, origin=origin_of(source), source=source)
+def _figure(key: str, value: Any, text: str, source: str) -> MachineFigure:
+    return MachineFigure(key=key, value=value, text=text, origin=origin_of(source), source=source)
 
 
 def _text(key: str, value: Any) -> str:

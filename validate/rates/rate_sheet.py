@@ -15,7 +15,7 @@ from validate.rates.rate_measurements import Measurements, simulated_step_s
 
 SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
 _REHEARSED_MEMORY = {"value": 1e9, "source": "assumption: a processor has no memory of its own"}
-_FITTED = "mixtral-8x7b"  # the framework's times are fitted to it, and hold for the others or not
+_BASIS = "mixtral-8x7b"  # the framework's times are fitted to it, and hold for the others or not
 
 
 def write_rates(folder: Path, found: Measurements) -> list[dict[str, Any]]:
@@ -66,8 +66,8 @@ def sheet(found: Measurements) -> dict[str, Any]:
             },
         },
         "framework": {
-            "layer_s": figure(framework.layer_s, f"decoding {_FITTED} layers in Transformers {facts['transformers']}"),
-            "expert_s": figure(framework.expert_s, f"decoding {_FITTED} layers, eager experts"),
+            "layer_s": figure(framework.layer_s, f"decoding {_BASIS} layers in Transformers {facts['transformers']}"),
+            "expert_s": figure(framework.expert_s, f"decoding {_BASIS} layers, eager experts"),
         },
         "efficiency": {
             name: figure([list(point) for point in curve], "by tokens; the median of three models' shapes")
@@ -90,7 +90,7 @@ def sheet(found: Measurements) -> dict[str, Any]:
 
 def framework_of(found: Measurements) -> FrameworkTime:
     """What the framework takes with the model that it is fitted to."""
-    return framework_time([one for one in found.steps if one.model == _FITTED])
+    return framework_time([one for one in found.steps if one.model == _BASIS])
 
 
 def checked(found: Measurements, path: Path) -> list[dict[str, Any]]:
