@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from threadpoolctl import get_cached_controller
-
 from common.progress import bar, counted
+from common.threads import one_thread
 from sim.artefacts import Artefacts
 from sim.content_hash import RunKeys
 from sim.engine.batching import fixed_batches
@@ -56,10 +55,9 @@ def simulated_run(
     """Let the SimPy driver serve the requests of `inputs`; `done` is called with the number of newly served ones.
 
     The outcome is the same with `learning` from what was kept, and with a tape, which records or replays predictions.
-    Linear algebra gets one thread: the last bits of a sum depend on how many share it, and a search may hang on them.
     """
     recorder = Recorder()
-    with get_cached_controller().limit(limits=1):
+    with one_thread():
         cost = inputs.machine.cost(inputs.model)
         rates = rates_of(cost, inputs.model, inputs.machine.gpus)
         started = StartedPolicy(scenario, inputs, rates, learning, tape)

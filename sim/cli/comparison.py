@@ -39,7 +39,7 @@ def comparison(
     from common.tables import text_table
     from sim.ranking.compared import COMPARED
     from sim.ranking.comparison_runs import run_comparison
-    from sim.ranking.order_tables import OrderTables, with_groups
+    from sim.ranking.order_tables import with_groups
     from sim.ranking.written_comparison import outputs, write_comparison
 
     files = outputs(out)
@@ -48,8 +48,7 @@ def comparison(
         if not table.rows:
             names = ", ".join(f"{each.name}.trace" for each in COMPARED.traces)
             raise UserError(f"{routing} has none of {names}")
-        write_comparison(table, COMPARED, out)
-    orders = OrderTables(table, COMPARED)
+        orders = write_comparison(table, COMPARED, out)
     letters = ", ".join(f"{each.letter} {each.name}" for each in COMPARED.of_role("system"))
     reading = f"The fastest first, in brackets neighbours that tie; ⇅: pairs that flip against {COMPARED.base}."
     print(fill(f"Simulated, not measured. {reading} {letters}", 100))

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from threadpoolctl import get_cached_controller
 
 from common.errors import FieldError
 from common.files import new_file
 from common.parquet import write_frame
 from common.progress import bar, counted
+from common.threads import one_thread
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.forecast.plan_scores import PlanScores, at_distance, measure, tidy
@@ -99,8 +99,7 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
 
 
 def _scores(spec: str, lead: int | None, routing: Routing, scenario: Scenario) -> PlanScores:
-    one_thread = get_cached_controller().limit(limits=1)  # as in a simulation
-    with one_thread, bar(spec, len(routing.requests)) as done:
+    with one_thread(), bar(spec, len(routing.requests)) as done:
         return measure(
             spec,
             routing.trace.shape,

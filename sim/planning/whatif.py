@@ -12,7 +12,7 @@ from sim.inputs import Resolver
 from sim.planning.resources import Resource, Variation, resources_of, variations
 from sim.planning.sensitivity import elasticity, largest_part, parts_of_iteration
 from sim.sweeps.sweep import Sweep
-from sim.sweeps.sweep_columns import plain
+from sim.sweeps.sweep_columns import plain_rows
 from sim.sweeps.sweep_run import DEFAULT_WORKERS, run_sweep
 from sim.sweeps.workers import Workers
 
@@ -46,11 +46,11 @@ def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEF
 
 
 def _by_point(experiment: Experiment, ran: Sweep) -> Mapping[_Key, Row]:
-    rows = ran.frame.to_dict("records")
+    rows = plain_rows(ran.frame)
     found = {}
     for run, row in zip(experiment.matrix(), rows, strict=True):
         policy = str(run.point.get("policy", experiment.scenario.policy))
-        found[_key(policy, run.point)] = {str(name): plain(value) for name, value in row.items()}
+        found[_key(policy, run.point)] = row
     return found
 
 
@@ -72,11 +72,9 @@ def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key
 
 def _with_elasticities(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows of a policy and a resource, the one at 1× with its elasticities."""
-    answer = []
-    for row in rows:
-        own: Row = {}
-        for time in ("tpot", "ttft"):
-            found = elasticity({each["factor"]: each.get(f"{time}_s_mean") for each in rows})
-            own[f"{time}_elasticity"] = found if row["factor"] == 1 else None
-        answer.append(row | own)
-    return answer
+    at_1x = {
+        f"{time}_elasticity": elasticity({each["factor"]: each.get(f"{time}_s_mean") for each in rows})
+        for time in ("tpot", "ttft")
+    }
+    elsewhere = dict.fromkeys(at_1x)
+    return [row | (at_1x if row["factor"] == 1 else elsewhere) for row in rows]

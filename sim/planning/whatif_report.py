@@ -14,7 +14,7 @@ from sim.planning.resources import FACTORS, SPEEDS, factor_text
 from sim.planning.sensitivity import changes, sides
 from sim.results.working_set import cache_too_small
 from sim.sweeps.sweep import Sweep
-from sim.sweeps.sweep_columns import plain
+from sim.sweeps.sweep_columns import plain_rows
 from sim.sweeps.sweep_report import not_done
 from sim.sweeps.sweep_subject import subject
 
@@ -39,7 +39,7 @@ PARTS = (
 
 def report(sweep: Sweep) -> str:
     """What was simulated, tables for each policy, and notes; no line has more than 100 characters."""
-    rows: list[Row] = [{str(key): plain(each) for key, each in row.items()} for row in sweep.frame.to_dict("records")]
+    rows: Sequence[Row] = plain_rows(sweep.frame)
     base = at_1x(sweep.frame)
     parts = ["\n".join(folded(line, WIDTH, "  ") for line in subject(base, sweep.experiment))]
     tables = [_Tables(str(policy), [row for row in rows if row["policy"] == policy]) for policy in _policies(base)]

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from common.tables import MISSING, markdown_table
-from sim.ranking.compared import Compared
-from sim.ranking.comparison_table import ComparisonTable
 from sim.ranking.figure_tables import NOT_CHARGED, FigureTables
 from sim.ranking.footnotes import Footnotes
 from sim.ranking.order_tables import NAMES, TIES, OrderTables, Rows, gigabytes, with_groups
@@ -17,18 +15,18 @@ WIDTH = 110
 COMMAND = "python -m sim comparison --routing ROUTING --store STORE --out docs"
 
 
-def document(table: ComparisonTable, compared: Compared, *, beside: str) -> str:
+def document(orders: OrderTables, *, beside: str) -> str:
     """The whole text; `beside` is the folder of the picture and the tables, as links have it."""
-    return _Document(table, compared, beside).text()
+    return _Document(orders, beside).text()
 
 
 class _Document:
-    def __init__(self, table: ComparisonTable, compared: Compared, beside: str) -> None:
-        self._table, self._compared, self._beside = table, compared, beside
-        self._orders = OrderTables(table, compared)
-        self._figures = FigureTables(self._orders)
+    def __init__(self, orders: OrderTables, beside: str) -> None:
+        self._orders, self._beside = orders, beside
+        self._table, self._compared = table, compared = orders.table, orders.compared
+        self._figures = FigureTables(orders)
         self._traces = table.inputs["traces"]
-        self._metrics = self._orders.metrics
+        self._metrics = orders.metrics
         self._notes = Footnotes(table, compared)
 
     def text(self) -> str:

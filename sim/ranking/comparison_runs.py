@@ -13,7 +13,7 @@ from sim.ranking.compared import Compared, ComparedMachine, ComparedSystem, Comp
 from sim.ranking.comparison_table import FIGURES, ComparisonTable, milliseconds
 from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
-from sim.sweeps.sweep_columns import plain
+from sim.sweeps.sweep_columns import plain_rows
 from sim.sweeps.sweep_run import run_sweep
 from sim.sweeps.workers import Workers
 from sim.trace_naturalness import FIGURES as NATURALNESS
@@ -71,7 +71,7 @@ class _TraceRuns:
             },
         )
         frame = run_sweep(experiment, store=self._store, references=(), workers=workers).frame
-        for row in ({str(name): plain(value) for name, value in each.items()} for each in frame.to_dict("records")):
+        for row in plain_rows(frame):
             self._found[row["policy"], row["cache.gb"], row["machine"]] = row
 
     def rows(self) -> Iterator[Row]:

@@ -30,20 +30,21 @@ def outputs(out: Path) -> list[Path]:
     return [out / f"{NAME}.md", *(out / NAME / name for name in (RUNS, INPUTS, FLIPS, PICTURE))]
 
 
-def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> None:
-    """Write all files into a folder, in place of those that are there."""
+def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> OrderTables:
+    """Write all files into a folder, in place of those that are there; the answer is what they say of the orders."""
     beside = out / NAME
     beside.mkdir(parents=True, exist_ok=True)
     table.write(beside)
     table = ComparisonTable.read(beside)  # so the document says what the files say, to the last digit
-    flips = OrderTables(table, compared).flips
+    orders = OrderTables(table, compared)
     with replacing(beside / FLIPS, "the flips") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows(_row(flip, compared.base) for found in flips.values() for flip in found)
+        writer.writerows(_row(flip, compared.base) for found in orders.flips.values() for flip in found)
     draw_orders(table, compared, beside / PICTURE)
     with replacing(out / f"{NAME}.md", "the document") as partial:
-        partial.write_text(document(table, compared, beside=NAME), encoding="utf-8")
+        partial.write_text(document(orders, beside=NAME), encoding="utf-8")
+    return orders
 
 
 def _row(flip: Flip, base: str) -> tuple[object, ...]:

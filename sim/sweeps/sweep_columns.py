@@ -54,6 +54,11 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | str) else str(value)
 
 
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain data, by column."""
+    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
 def value_text(value: Any) -> str:
     """A value of an axis as people write it; a dash where a run has none."""
     if value is None:

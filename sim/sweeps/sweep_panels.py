@@ -14,7 +14,7 @@ from common.folding import folded_name
 from sim.labels import labels
 from sim.sweeps.short_names import SettingNames
 from sim.sweeps.sweep import Sweep
-from sim.sweeps.sweep_columns import Setting, plain
+from sim.sweeps.sweep_columns import Setting, plain, plain_rows
 from sim.sweeps.sweep_statistics import knows_the_future
 from sim.sweeps.sweep_subject import title
 
@@ -79,8 +79,8 @@ def panel_title(axes: Sequence[str], setting: Setting) -> str:
 
 def legend_name(policy: str, runs: pd.DataFrame) -> str:
     """The policy in lines that a legend has room for, its labels below."""
-    facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates().to_dict("records")
-    said = list(dict.fromkeys(text for each in facts for text in labels(_facts(each))))
+    facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates()
+    said = list(dict.fromkeys(text for each in plain_rows(facts) for text in labels(each)))
     pays = runs.reindex(columns=["prefetching_pays"])["prefetching_pays"].dropna().astype(bool)
     if slower := int((~pays).sum()):
         said.append(f"prefetching does not pay in {slower} of {len(runs)} runs")
@@ -109,7 +109,3 @@ def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], bel
     text_lines = "\n".join(lines).count("\n") + 1 + sum(max(name.count("\n") + 1 for name in row) for row in rows)
     drawn.set_size_inches(width, height + 0.2 * text_lines)
     save(drawn, path)
-
-
-def _facts(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): plain(value) for name, value in row.items()}

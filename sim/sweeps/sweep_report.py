@@ -15,7 +15,7 @@ from sim.labels import DOES_NOT_PAY, footnotes, marked
 from sim.results.working_set import cache_too_small
 from sim.sweeps.bootstrap import DRAWN, EXACT_UP_TO, Estimate
 from sim.sweeps.short_names import SettingNames, legend, short_names
-from sim.sweeps.sweep_columns import Setting, plain, setting_axes, value_text
+from sim.sweeps.sweep_columns import Setting, plain, plain_rows, setting_axes, value_text
 from sim.sweeps.sweep_statistics import BEST_KNOWN, HIT_OR_LATE_RATE, HIT_RATE, Inversion, Standing, SweepStatistics
 from sim.sweeps.sweep_subject import heading
 
@@ -48,10 +48,9 @@ class _Report:
         self.statistics = SweepStatistics(frame, axes, np.random.default_rng(0))
         done = frame[frame["status"] == "done"]
         small = done.reindex(columns=[*TOO_SMALL]).drop_duplicates()
-        rows = ({str(name): plain(value) for name, value in row.items()} for row in small.to_dict("records"))
-        self.too_small = [*dict.fromkeys(filter(None, map(cache_too_small, rows)))]
+        self.too_small = [*dict.fromkeys(filter(None, map(cache_too_small, plain_rows(small))))]
         facts = done.reindex(columns=["policy", "fits", "prediction_charged", "note"]).drop_duplicates()
-        self.facts = [{str(name): plain(value) for name, value in row.items()} for row in facts.to_dict("records")]
+        self.facts = plain_rows(facts)
         self.digits = _digits(self.statistics)
         self.policies = short_names(self.statistics.policies, NAME)
         self.settings = SettingNames(setting_axes(axes), self.statistics.settings, VALUE)

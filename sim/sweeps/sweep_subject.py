@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from common.tables import size
-from sim.sweeps.sweep_columns import OUTCOMES, plain, value_text
+from sim.sweeps.sweep_columns import OUTCOMES, plain, plain_rows, value_text
 from traces.format import provenance
 
 SHOWN = 3  # of what varies
@@ -43,7 +43,7 @@ def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
     names = ["trace", "trace_kind", "trace_warning", "traced_model", "model", "machine_described"]
     names += ["cache_experts", "total_experts", "expert_bytes", "history_trace", "history_warning"]
     runs = frame[frame["status"] == "done"].reindex(columns=names).drop_duplicates()
-    return [{str(name): plain(value) for name, value in run.items()} for run in runs.to_dict("records")]
+    return plain_rows(runs)
 
 
 def _routing(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import get_cached_controller
 
+from common.threads import one_thread
 from policies.types import Float, Int, ModelShape, RecordedRequest
 from traces.analysis.nearest_map import DISTANCE, MAPS, named_ahead, nearest_maps, share_named
 from traces.analysis.similarity import draw
@@ -86,8 +86,7 @@ def naturalness_of(trace: Trace) -> Naturalness:
         for part in parts.values():
             part.add(request)
     text = recorded and trace.meta.kind != "synthetic"
-    # One thread: the last bits of a sum depend on how many share it, and the nearest map on them.
-    with get_cached_controller().limit(limits=1):
+    with one_thread():
         figures = {phase: part.figures(text=text) for phase, part in parts.items()}
     unknown = []
     if not text:

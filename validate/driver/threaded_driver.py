@@ -27,6 +27,7 @@ from sim.engine.layer_times import LayerTimes
 from sim.engine.recorder import Recorder
 from sim.engine.time_split import KnownParts
 from validate.driver.clock import Clock, Thread
+from validate.driver.noting_lock import NotingLock
 
 _PATIENCE_S = 0.5  # for a thread that ends; one that moves a large chunk is left behind
 TURN_S = 1e-4  # how long a thread may keep the interpreter while others want it: Python's 5 ms outlast a layer
@@ -58,24 +59,6 @@ class _Link:
         self.asked = False  # to look for work
 
 
-class _Held:
-    """A lock; what is raised under it is noted before another thread can go on."""
-
-    def __init__(self, lock: "threading.RLock", note: Callable[[BaseException], None]) -> None:
-        self._lock = lock
-        self._note = note
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._note(error)
-        self._lock.release()
-
-
 class Driver:
     """Runs a policy that has been started, on a cache that is as it shall begin.
 
@@ -104,7 +87,7 @@ class Driver:
         self._clock = clock
 
         self._lock = cache.lock = threading.RLock()  # `on_found` is called under it and may look at the cache
-        self._held = _Held(self._lock, self._fail)
+        self._held = NotingLock(self._lock, self._fail)
         self._model = clock.condition(self._lock)
         self._predictor = clock.condition(self._lock)
         self._links = [_Link(device, clock.condition(self._lock)) for device in cache.devices]

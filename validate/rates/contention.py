@@ -12,7 +12,7 @@ _LONG_S = 0.1  # what is timed lasts about so long, and what it runs beside long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contention:
+class MeasuredContention:
     """Experts on so many tokens beside pinned copies: how much longer each takes than alone."""
 
     model: str
@@ -21,7 +21,7 @@ class Contention:
     copy_slowdown: float
 
 
-def contention(operations: Operations, timer: DeviceTimer, *, model: str, tokens: int) -> Contention:
+def contention(operations: Operations, timer: DeviceTimer, *, model: str, tokens: int) -> MeasuredContention:
     """Time experts while copies run all the while, and copies while experts do."""
     source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
     target = torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=timer.device)
@@ -59,7 +59,7 @@ def contention(operations: Operations, timer: DeviceTimer, *, model: str, tokens
         timer.wait()
         return seconds
 
-    return Contention(
+    return MeasuredContention(
         model=model,
         tokens=tokens,
         compute_slowdown=max(1.0, min(beside_copies() for _ in range(timer.repeats)) / compute_alone_s),

@@ -19,7 +19,7 @@ from policies.types import ModelShape
 from sim.hardware.costs import Cost
 from traces.published_models import published
 from validate.calibration.search_time import SearchTime, search_time
-from validate.rates.contention import Contention, contention
+from validate.rates.contention import MeasuredContention, contention
 from validate.rates.copy_rates import copy_times
 from validate.rates.device_timer import DeviceTimer, Timing
 from validate.rates.fitted_rates import Peaks
@@ -46,7 +46,7 @@ class Measurements:
     copies: dict[str, dict[int, Timing]]
     """By kind of host memory and bytes."""
     operations: list[OperationTime]
-    contentions: list[Contention]
+    contentions: list[MeasuredContention]
     steps: list[StepTime]
     search: SearchTime
 
@@ -126,7 +126,7 @@ def _peaks(timer: DeviceTimer, dtype: torch.dtype, *, quick: bool) -> Peaks:
     )
 
 
-def _contentions(models: Sequence[ModelShape], timer: DeviceTimer, dtype: torch.dtype) -> list[Contention]:
+def _contentions(models: Sequence[ModelShape], timer: DeviceTimer, dtype: torch.dtype) -> list[MeasuredContention]:
     return [
         contention(Operations(model, timer, dtype), timer, model=model.name, tokens=tokens)
         for model in models

@@ -9,6 +9,7 @@ import pytest
 from sim.ranking.compared import COMPARED
 from sim.ranking.comparison_document import document
 from sim.ranking.comparison_table import ComparisonTable
+from sim.ranking.order_tables import OrderTables
 from tests.support.comparison_checks import orders_checked, times_checked
 
 ROOT = Path(__file__).parents[3]
@@ -17,7 +18,8 @@ DOCS = ROOT / "docs"
 
 def test_the_document_is_what_its_table_says() -> None:
     table = ComparisonTable.read(DOCS / "comparison")
-    assert document(table, COMPARED, beside="comparison") == (DOCS / "comparison.md").read_text(encoding="utf-8")
+    said = document(OrderTables(table, COMPARED), beside="comparison")
+    assert said == (DOCS / "comparison.md").read_text(encoding="utf-8")
     assert {row["status"] for row in table.rows} <= {"done", "lacking", "refused"}
 
 

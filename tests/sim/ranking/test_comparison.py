@@ -13,6 +13,7 @@ import pytest
 from sim.__main__ import main
 from sim.ranking.comparison_document import document
 from sim.ranking.comparison_table import ComparisonTable
+from sim.ranking.order_tables import OrderTables
 from tests.support.comparison_checks import orders_checked, times_checked
 from tests.support.sweep_runs import begun_again, events, run_bytes
 from tests.support.tiny_comparison import TINY, carried_out, tiny_routing
@@ -65,7 +66,8 @@ def test_made_again_from_the_store_nothing_is_computed_and_no_byte_differs(
 
 def test_the_document_follows_from_the_files_beside_it(alone: Path) -> None:
     table = ComparisonTable.read(alone / "docs" / "comparison")
-    assert document(table, TINY, beside="comparison") == (alone / "docs" / "comparison.md").read_text(encoding="utf-8")
+    said = document(OrderTables(table, TINY), beside="comparison")
+    assert said == (alone / "docs" / "comparison.md").read_text(encoding="utf-8")
 
 
 def test_every_time_in_the_document_is_that_of_the_table(alone: Path) -> None:
