@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "simpy")
 SOURCES = (
     "common/settings.py",
+    "common/threads.py",
     "policies",
     "sim/artefacts.py",
     "sim/decoded_trace.py",
