@@ -45,7 +45,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("learned_state", "results", "shared_predictions"),
         ("simulation", "scenario_options", "store", "store_options"),
         ("sweeps",),
-        ("planning", "ranking"),
+        ("planning", "ranking", "paper"),
         ("cli",),
         ("__main__",),
     ),
