@@ -26,6 +26,11 @@ COMMANDS = {
         "Rank the systems on many traces, caches and machines, and write docs/comparison.md.",
         "comparison --routing comparison-out/routing --out docs",
     ),
+    "paper": Command(
+        "sim.cli.paper:paper",
+        "Make the figures of the FineMoE paper, and judge each of its claims.",
+        "paper --quick --out paper-out",
+    ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"

@@ -1,4 +1,5 @@
-"""One cache of what is derived from traces: decoded routing, how natural it is, what policies learn and predict.
+"""One cache of what is derived from traces: decoded routing, how natural it is, what policies learn and predict, and
+analyses behind figures.
 
 An artefact is a set of named arrays. Its key covers all that it was made from, so equal keys mean equal arrays, and
 writers need no locks: of two that keep the same artefact at once, the slower one drops his. What is on the disk is
@@ -29,7 +30,7 @@ from common.errors import UserError
 from common.files import new_folder, remove, write_json
 from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
 
-Kind = Literal["routing", "naturalness", "learned", "predictions"]
+Kind = Literal["routing", "naturalness", "learned", "predictions", "figures"]
 Arrays = Mapping[str, NDArray[Any]]
 
 SCHEMA = 1

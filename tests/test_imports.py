@@ -36,7 +36,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__main__",),
     ),
     "sim": (
-        ("artefacts", "hardware"),
+        ("artefacts", "hardware", "system_colours"),
         ("decoded_trace", "engine", "labels", "trace_naturalness"),
         ("scenario",),
         ("axes", "inputs"),

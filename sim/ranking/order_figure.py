@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.figures import BLUE, CYAN, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, panels, save
+from common.figures import figure, panels, save
 from sim.ranking.compared import Compared
 from sim.ranking.comparison_table import METRICS, ComparisonTable, Setting, Times
 from sim.ranking.order_tables import NAMES, gigabytes
+from sim.system_colours import colour_of
 
 REFERENCE = "LRU"
 HIGHEST = 2.0  # of the ratios that are drawn; which lines go beyond is written into the panel
-
-# By the letter of a system: two forms of one have one colour, and the second is dashed.
-_COLOURS = {"F": BLUE, "P": ORANGE, "I": GREEN, "M": RED, "D": GREY, "L": NAVY, "B": CYAN}
 
 
 def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
@@ -69,8 +67,8 @@ def _draw(panel: Any, compared: Compared, times: Sequence[Mapping[str, Times]]) 
         first = system.name == compared.subject
         (handles[system.name],) = panel.plot(
             *zip(*points, strict=True),
-            color=_COLOURS.get(system.letter.upper(), MAROON),
-            linestyle="--" if system.letter.islower() else "-",
+            color=colour_of(system.policy),
+            linestyle="--" if system.letter.islower() else "-",  # two forms of one system share a colour
             linewidth=2.2 if first else 1.2,
             marker="o",
             markersize=4 if first else 2.5,

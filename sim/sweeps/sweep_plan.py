@@ -48,11 +48,15 @@ class SweepPlan:
     @classmethod
     def of(cls, experiment: Experiment, wanted: Collection[Reference]) -> "SweepPlan":
         """Resolve every run; what its scenario or inputs do not allow is a refusal of that run."""
+        return cls.of_runs(experiment.matrix(), wanted)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Run], wanted: Collection[Reference]) -> "SweepPlan":
+        """As `of`, for runs that are no matrix."""
         planner = _Planner(wanted)
-        matrix = experiment.matrix()
-        with bar("planning", len(matrix), unit="run") as done:
+        with bar("planning", len(runs), unit="run") as done:
             planned = []
-            for run in matrix:
+            for run in runs:
                 planned.append(planner.planned(run))
                 done(1)
         return cls(runs=planned)

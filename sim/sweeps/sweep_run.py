@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from sim.experiment import Experiment
+from sim.experiment import Experiment, Run
 from sim.results.policy_comparison import beside_own_cache, fastest, names_of
+from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
 from sim.store.run_journal import RunJournal
 from sim.sweeps.reference_runs import DEFAULT_REFERENCES, Reference, references_named
@@ -54,6 +55,20 @@ def run_sweep(
     return sweep_of(experiment, plan, opened, errors)
 
 
+def run_scenarios(
+    scenarios: Sequence[Scenario],
+    *,
+    store: Path | str,
+    references: Collection[Reference] = (),
+    workers: Workers = DEFAULT_WORKERS,
+) -> list[dict[str, Any]]:
+    """A row of figures for each scenario, in order, as in the table of a sweep; what the store lacks is carried out."""
+    opened = ResultStore.open(store)
+    plan = SweepPlan.of_runs([Run(point={}, scenario=scenario) for scenario in scenarios], references)
+    errors = carry_out(plan, opened, workers)
+    return [_row(each, scenario, (), opened, errors) for each, scenario in zip(plan.runs, scenarios, strict=True)]
+
+
 def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str, str]:
     """Compute what is missing; the answer is the error of each run that failed, by key."""
     place = Workplace.here(store)
@@ -92,14 +107,16 @@ def sweep_of(
     experiment: Experiment, plan: SweepPlan, store: ResultStore, errors: Mapping[str, str] | None = None
 ) -> Sweep:
     """The table of what the store has of an experiment; `errors` are those of this time, by key."""
-    rows = [_row(each, experiment, store, errors or {}) for each in plan.runs]
+    rows = [_row(each, experiment.scenario, experiment.axes, store, errors or {}) for each in plan.runs]
     return Sweep(frame=pd.DataFrame(rows), axes=experiment.axes, experiment=experiment.to_data())
 
 
-def _row(planned: PlannedRun, experiment: Experiment, store: ResultStore, errors: Mapping[str, str]) -> dict[str, Any]:
+def _row(
+    planned: PlannedRun, base: Scenario, axes: Sequence[str], store: ResultStore, errors: Mapping[str, str]
+) -> dict[str, Any]:
     run, task = planned.run, planned.task
-    row = {name: run.value(name) for name in experiment.axes}
-    scenario = run.scenario or experiment.scenario
+    row = {name: run.value(name) for name in axes}
+    scenario = run.scenario or base
     row |= {"policy": row.get("policy", scenario.policy), "seed": row.get("seed", scenario.seed)}
     if task is None or planned.inputs is None:
         return row | {"status": "refused", "reason": planned.refusal, "key": None}

@@ -1,0 +1,69 @@
+"""`python -m sim paper`: the paper's tables and figures, and a verdict on each of its claims."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from common.commands import OUTPUT, under
+from sim.store_options import STORE, place_of_store
+from sim.sweeps.workers import Workers
+
+SIZE = Group("Size", "Without one of these, everything: 64 prompts per trace, within an hour or two.", sort_key=20)
+RUNS = Group("Runs", sort_key=40)
+
+
+def paper(
+    *,
+    figure: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="Only these tables and figures, as 10, 14a or table-1; 3 stands for 3a, 3b and 3c. The files with "
+            "verdicts are written only with all of them.",
+        ),
+    ] = None,
+    routing: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            consume_multiple=True,
+            help="NAME.trace folders of your own, or twins: the small models that ship with the project, recorded on "
+            "the way (default: twins).",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, Parameter(group=SIZE, negative="", help="8 prompts per trace; about 10 minutes on 2 processors.")
+    ] = False,
+    kick_the_tires: Annotated[
+        bool,
+        Parameter(group=SIZE, negative="", help="2 prompts and few points per axis: does it work? About a minute."),
+    ] = False,
+    store: Annotated[Path | None, STORE] = None,
+    workers: Annotated[Workers, under(RUNS)] = Workers(),
+    out: Annotated[
+        Path, Parameter(group=OUTPUT, help="The folder for figures/, paper_vs_ours.md and .csv, and routing/.")
+    ],
+) -> int:
+    """Make the tables and figures of the FineMoE paper from simulations, and judge each of its claims.
+
+    Runs that the store has are not computed again; after an interruption, the same command goes on. The exit status is
+    1 if a run failed.
+    """
+    from common.errors import FieldError
+    from common.outputs import replaced, reserved
+    from sim.paper.catalogue_of_figures import figures_named
+    from sim.paper.reproduction import prepared_study, reproduce
+    from sim.paper.tiers import TierName
+    from sim.paper.written_paper import outputs
+
+    if quick and kick_the_tires:
+        raise FieldError("quick", "cannot be given together with `kick_the_tires`")
+    figures = figures_named(figure or [])
+    tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
+    with reserved(*map(replaced, outputs(figures, out))):
+        study = prepared_study(tier, routing or [], out=out, store=place_of_store(store), workers=workers)
+        report = reproduce(study, figures, out)
+    print(report.text)
+    return int(report.failed)

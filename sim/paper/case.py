@@ -1,0 +1,17 @@
+"""A run that a figure needs, and what the rows of its table call it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sim.scenario import Scenario
+
+Label = str | int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A scenario with labels."""
+
+    labels: Mapping[str, Label]
+    """By column: model, prompts, footing, system, …"""
+    scenario: Scenario

@@ -1,0 +1,130 @@
+"""A study: the traces, the size and the result store of a reproduction, which all figures share."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from common.hashing import sha256_of, sha256_of_json
+from sim.artefacts import Artefacts
+from sim.content_hash import RunKeys
+from sim.paper.case import Case, Label
+from sim.paper.footings import EVEN, FOOTINGS, Footing
+from sim.paper.study_traces import PaperTrace
+from sim.paper.tiers import Tier
+from sim.scenario import CacheSize, Scenario
+from sim.store.result_store import ResultStore
+from sim.sweeps.sweep_run import run_scenarios
+from sim.sweeps.workers import Workers
+from traces.format.reader import Trace
+
+TESTBED = "paper-rtx3090x6"  # as the paper states it
+SECOND_TESTBED = "paper-a100"
+CACHE_GB = 12.0  # of the figures for which the paper states no cache; figure 12 shows others
+
+Analysis = Callable[[Trace, Mapping[str, Any]], pd.DataFrame]
+"""From a trace and settings to a table; importable by other processes."""
+
+_ROOT = Path(__file__).parents[2]
+_ANALYSING = ("sim/paper", "sim/forecast", "traces/analysis")  # whose code can change an analysis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What figures are made from."""
+
+    traces: Sequence[PaperTrace]
+    tier: Tier
+    store: Path
+    workers: Workers
+    footings: Sequence[Footing] = FOOTINGS
+
+    def of_first_prompts(self) -> Sequence[PaperTrace]:
+        """The traces of the first set of prompts, for figures that the paper draws for LMSYS-Chat-1M alone."""
+        return [trace for trace in self.traces if trace.prompts == self.traces[0].prompts]
+
+    def scenario(
+        self,
+        trace: PaperTrace,
+        policy: str,
+        *,
+        machine: str = TESTBED,
+        footing: Footing = EVEN,
+        cache_gb: float = CACHE_GB,
+        **fields: Any,
+    ) -> Scenario:
+        """A run of a policy on a trace; `fields` are further fields of the scenario."""
+        scenario = Scenario(
+            trace.path,
+            policy=policy,
+            sizes=trace.sizes,
+            machine=footing.machine(machine),
+            cache=CacheSize(gb=cache_gb),
+            requests=self.tier.test_requests,
+            detail="requests",
+        )
+        return replace(scenario, **fields)
+
+    def case(self, trace: PaperTrace, scenario: Scenario, **labels: Label) -> Case:
+        """A case with the labels of its trace."""
+        return Case(labels={"model": trace.model, "prompts": trace.prompts, **labels}, scenario=scenario)
+
+    def run(self, cases: Sequence[Case]) -> pd.DataFrame:
+        """Carry out what the store lacks; a row per case, in order: labels, status, reason, the run's summary."""
+        scenarios = list(dict.fromkeys(case.scenario for case in cases))
+        rows = run_scenarios(scenarios, store=self.store, workers=self.workers)
+        found = dict(zip(scenarios, rows, strict=True))
+        return pd.DataFrame([{**found[case.scenario], **case.labels} for case in cases])
+
+    def analysed(
+        self, name: str, analysis: Analysis, settings: Mapping[str, Any], traces: Sequence[PaperTrace] | None = None
+    ) -> pd.DataFrame:
+        """The analysis of each trace, side by side and computed once; with the columns `model` and `prompts` in front.
+
+        `settings` are plain data, all that the analysis depends on beside the trace and its own code.
+        """
+        chosen = self.traces if traces is None else traces
+        kept = self._artefacts()
+        keys = {
+            trace: kept.key("figures", {"name": name, "trace": self.opened(trace).digest, "settings": dict(settings)})
+            for trace in chosen
+        }
+        missing = [trace for trace in chosen if kept.get("figures", keys[trace]) is None]
+        calls = [(analysis, trace.path, settings, place) for place, trace in enumerate(missing)]
+        made: dict[PaperTrace, bytes] = {}
+        for place, table in self.workers.each(_analysed, calls):
+            made[missing[place]] = table
+            kept.put("figures", keys[missing[place]], {"table": np.frombuffer(table, np.uint8)})
+        frames = []
+        for trace in chosen:
+            frame = _frame(made[trace] if trace in made else kept.get("figures", keys[trace]))
+            frame.insert(0, "prompts", trace.prompts)
+            frame.insert(0, "model", trace.model)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def opened(self, trace: PaperTrace) -> Trace:
+        """The trace, to be read."""
+        return Trace.open(trace.path)
+
+    def _artefacts(self) -> Artefacts:
+        files = sorted(file for folder in _ANALYSING for file in (_ROOT / folder).rglob("*.py"))
+        analysing = sha256_of_json({file.relative_to(_ROOT).as_posix(): sha256_of(file) for file in files})
+        return ResultStore.open(self.store).artefacts({**RunKeys().code, "analysing": analysing})
+
+
+def _analysed(analysis: Analysis, trace: Path, settings: Mapping[str, Any], place: int) -> tuple[int, bytes]:
+    sink = io.BytesIO()
+    analysis(Trace.open(trace), settings).to_parquet(sink, index=False)
+    return place, sink.getvalue()
+
+
+def _frame(table: Any) -> pd.DataFrame:
+    raw = table if isinstance(table, bytes) else table["table"].tobytes()
+    frame: pd.DataFrame = pq.read_table(io.BytesIO(raw)).to_pandas()
+    return frame

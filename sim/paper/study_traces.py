@@ -1,0 +1,144 @@
+"""The routing that the paper's figures are drawn from: recordings of the twins, or the user's own traces."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from common.errors import UserError
+from common.progress import bar
+from sim.paper.tiers import Tier
+from sim.sweeps.workers import Workers
+from traces.format.reader import Trace
+from traces.prompts.prompt_sets import PASSAGES
+from traces.published_models import PUBLISHED
+
+MODELS = {"mixtral-8x7b": ("Mixtral", 3), "qwen1.5-moe-a2.7b": ("Qwen", 6), "phi-3.5-moe": ("Phi", 4)}
+"""The paper's name of each published model, and its best prefetch distance there (fig. 15)."""
+TWIN = "-twin"
+OTHER_DISTANCE = 3  # which the paper uses before its §6.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """Prompts in place of a data set of the paper, with the mean lengths of that (paper §6.1)."""
+
+    name: str
+    """What the column `prompts` says."""
+    stands_for: str
+    prompts: str
+    """The set, as `traces prompts` lists it."""
+    prompt_tokens: int
+    new_tokens: int
+    temperature: float | None
+    """Tokens are sampled at this temperature; None: they are those of the text."""
+
+
+STAND_INS = (
+    StandIn(
+        name="chat",
+        stands_for="LMSYS-Chat-1M",
+        prompts="built-in",
+        prompt_tokens=37,
+        new_tokens=127,
+        temperature=1.0,  # greedy decoding repeats itself (docs/naturalness.md)
+    ),
+    StandIn(name="text", stands_for="ShareGPT", prompts=PASSAGES, prompt_tokens=43, new_tokens=122, temperature=None),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperTrace:
+    """Routing under the names that tables give it."""
+
+    path: Path
+    model: str
+    """The paper's name, such as Mixtral; of another model, its own."""
+    prompts: str
+    """`chat` or `text`, the stand-ins; else the name of the set that was recorded, or of the trace."""
+    sizes: str | None
+    """The published model whose sizes are simulated; None for the trace's own."""
+    best_distance: int
+    """The paper's best prefetch distance for the model."""
+
+    @property
+    def title(self) -> str:
+        """Model and prompts."""
+        return f"{self.model}, {self.prompts}"
+
+
+def twins(tier: Tier, folder: Path) -> list[PaperTrace]:
+    """The traces of every twin on both stand-ins, whether they have been recorded or not."""
+    return [_twin(published, stand_in, tier, folder) for stand_in in STAND_INS for published in MODELS]
+
+
+def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -> None:
+    """Record the twins' traces that are not there, each in a process; one that was interrupted goes on."""
+    missing = [trace for trace in traces if not trace.path.exists()]
+    with bar("recording twins", len(missing), unit="trace") as done:
+        for _ in workers.each(_record, [(trace, tier) for trace in missing]):
+            done(1)
+
+
+def users(paths: Sequence[Path]) -> list[PaperTrace]:
+    """Traces that the user gives; a `UserError` if two of them have one model and one set of prompts."""
+    found = [_user(path) for path in paths]
+    for place, trace in enumerate(found):
+        if trace.title in (before.title for before in found[:place]):
+            raise UserError(f"{trace.path}: another trace is of {trace.title}, too; give one of each")
+    return found
+
+
+def _twin(published: str, stand_in: StandIn, tier: Tier, folder: Path) -> PaperTrace:
+    title, best_distance = MODELS[published]
+    size = "" if tier.prompts is None else f"-{tier.prompts}x{_new_tokens(stand_in, tier)}"
+    return PaperTrace(
+        path=folder / f"{published}{TWIN}-{stand_in.name}{size}.trace",
+        model=title,
+        prompts=stand_in.name,
+        sizes=published,
+        best_distance=best_distance,
+    )
+
+
+def _new_tokens(stand_in: StandIn, tier: Tier) -> int:
+    return min(stand_in.new_tokens, tier.new_tokens)
+
+
+def _record(trace: PaperTrace, tier: Tier) -> None:
+    """What `python -m traces collect` does, in a process that Ctrl-C and a killed command end."""
+    from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
+    from traces.format.target import TraceTarget
+    from traces.prompts.prompt_sets import PromptChoice, read_prompts
+
+    try:
+        from traces.capture.collection import collect
+    except ModuleNotFoundError as error:
+        raise UserError(f"recording the twins needs {error.name}: pip install 'finemoe-lab[models]'") from None
+    stand_in = next(each for each in STAND_INS if each.name == trace.prompts)
+    texts, new_tokens = stand_in.temperature is None, _new_tokens(stand_in, tier)
+    settings = CollectSettings(
+        model=PlacedModel(f"{trace.sizes}{TWIN}", device="cpu", threads=1),
+        lengths=Lengths(
+            prompt_tokens=stand_in.prompt_tokens,
+            max_new_tokens=new_tokens if texts else None,
+            output_tokens=None if texts else new_tokens,
+            chat_template=True,
+        ),
+        generation=Generation(continue_text=texts, temperature=stand_in.temperature),
+        recording=Recording(lookahead=(1, 3)),
+        target=TraceTarget(out=trace.path),
+    )
+    with redirect_stderr(StringIO()):  # bars of several processes on one line
+        collect(settings, read_prompts(stand_in.prompts, PromptChoice(sample=tier.prompts)))
+
+
+def _user(path: Path) -> PaperTrace:
+    meta = Trace.open(path).meta
+    published = meta.model.removesuffix(TWIN)
+    sizes = published if published in PUBLISHED and published != meta.model else None
+    title, best_distance = MODELS.get(published, (meta.model, OTHER_DISTANCE))
+    set_name = (meta.prompts or "").partition(" ")[0].rstrip(",")
+    prompts = next((each.name for each in STAND_INS if each.prompts == set_name), set_name or path.stem)
+    return PaperTrace(path=path, model=title, prompts=prompts, sizes=sizes, best_distance=best_distance)

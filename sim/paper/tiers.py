@@ -1,0 +1,27 @@
+"""How much of the paper is run: everything, less of everything, or just enough to see that it works."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TierName = Literal["full", "quick", "kick-the-tires"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """The size of a reproduction."""
+
+    name: TierName
+    test_requests: int
+    """Requests that run, of each trace, outside the history."""
+    prompts: int | None
+    """Prompts of each set that a twin reads, history included; None: the whole set."""
+    new_tokens: int
+    """At most so many tokens after the prefill."""
+    thin: bool = False
+    """Only two or three points of each axis."""
+
+
+FULL = Tier(name="full", test_requests=64, prompts=None, new_tokens=127)  # the paper's 64 prompts per data set
+QUICK = Tier(name="quick", test_requests=8, prompts=27, new_tokens=127)
+KICK_THE_TIRES = Tier(name="kick-the-tires", test_requests=2, prompts=7, new_tokens=16, thin=True)
+TIERS = (FULL, QUICK, KICK_THE_TIRES)

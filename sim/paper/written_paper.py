@@ -1,0 +1,122 @@
+"""Run the figures of a study, and write what they show.
+
+OUT/figures/figure_10.png, .pdf      the picture
+OUT/figures/figure_10.parquet, .csv  the table behind it, tidy
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+
+from common.figures import GREY, save
+from common.files import replacing
+from common.parquet import write_frame
+from common.progress import bar
+from sim.paper.paper_figure import PaperFigure
+from sim.paper.study import Study
+from sim.paper.study_traces import STAND_INS, TWIN
+
+TABLES = (".parquet", ".csv")
+PICTURES = (".png", ".pdf")
+_PRINT = 5.5  # points of the line below a picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the figures of a study show."""
+
+    tables: Mapping[str, pd.DataFrame]
+    """By the figure's key."""
+    not_run: pd.DataFrame
+    """Cases that were refused or failed, with their labels and reasons."""
+
+
+def stem(key: str) -> str:
+    """What the files of a figure are called."""
+    return key.replace("-", "_") if key.startswith("table") else f"figure_{key}"
+
+
+def outputs(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
+    """Every file that `write_figures` writes."""
+    return [out / "figures" / f"{stem(each.key)}{suffix}" for each in figures for suffix in (*PICTURES, *TABLES)]
+
+
+def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
+    """Carry out what the store lacks, all runs of all figures as one sweep, and make the tables."""
+    cases = {figure.key: list(figure.cases(study)) for figure in figures}
+    runs = study.run([case for each in cases.values() for case in each])
+    tables, first = {}, 0
+    with bar("tables", len(figures), unit="figure") as done:
+        for figure in figures:
+            last = first + len(cases[figure.key])
+            labels = list(dict.fromkeys(name for case in cases[figure.key] for name in case.labels))
+            own = runs.iloc[first:last].reset_index(drop=True)
+            tables[figure.key] = figure.table(study, own[[*labels, *(n for n in own.columns if n not in labels)]])
+            first = last
+            done(1)
+    not_run = runs[runs["status"] != "done"] if len(runs) else runs
+    return Shown(tables=tables, not_run=not_run)
+
+
+def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
+    """Put the pictures and tables of figures into a folder, in place of those that are there."""
+    folder = out / "figures"
+    with bar("pictures", len(figures), unit="figure") as done:
+        for figure in figures:
+            table, name = tables[figure.key], stem(figure.key)
+            meta = {"figure": figure.key, "title": figure.title, "settings": figure.settings, **study_facts(study)}
+            with replacing(folder / f"{name}.parquet", "the table") as partial:
+                write_frame(partial, table, meta)
+            with replacing(folder / f"{name}.csv", "the table") as partial:
+                table.to_csv(partial, index=False, lineterminator="\n")
+            drawn = figure.draw(table)
+            width = drawn.get_size_inches()[0]
+            said = fill(f"{figure.settings} {provenance_line(study)}", int(width * 72 / _PRINT * 2.05))
+            drawn.supxlabel(said, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
+            for suffix in PICTURES:
+                save(drawn, folder / f"{name}{suffix}", dpi=200)
+            done(1)
+
+
+def study_facts(study: Study) -> dict[str, Any]:
+    """What a reader must know of a study, as plain data."""
+    return {
+        "simulated": True,
+        "tier": asdict(study.tier),
+        "provenance": provenance_line(study),
+        "traces": [
+            {"model": each.model, "prompts": each.prompts, "sizes": each.sizes, "sha256": study.opened(each).digest}
+            for each in study.traces
+        ],
+        "footings": [asdict(footing) for footing in study.footings],
+    }
+
+
+def provenance_line(study: Study) -> str:
+    """Where the routing is from, in one or two sentences."""
+    return " ".join(["Simulated, not measured.", *_routing(study), *_prompts(study), *_warnings(study)])
+
+
+def _routing(study: Study) -> Iterator[str]:
+    recorded = sorted({study.opened(each).meta.model for each in study.traces})
+    twins = any(name.endswith(TWIN) for name in recorded)
+    yield f"Routing: {', '.join(recorded)}{', small models with the topology of the originals' if twins else ''}."
+
+
+def _prompts(study: Study) -> Iterator[str]:
+    sets = dict.fromkeys(each.prompts for each in study.traces)
+    said = [f"{each.name} stands in for {each.stands_for}" for each in STAND_INS if each.name in sets]
+    said += [name for name in sets if name not in {each.name for each in STAND_INS}]
+    tested = f"at most {study.tier.test_requests} requests per trace"
+    yield f"Prompts: {', '.join(said)}; {tested}."
+
+
+def _warnings(study: Study) -> Iterator[str]:
+    for each in study.traces:
+        kind = study.opened(each).meta.kind
+        if kind in ("synthetic", "fitted"):
+            yield f"{each.title}: {kind.upper()} routing."
