@@ -67,3 +67,8 @@ class Claim:
     def reason(self, footing: str, verdict: Verdict) -> str:
         """Why this verdict came out on this footing; "" if nothing here explains it."""
         return self.reasons.get((footing, verdict), self.reasons.get(verdict, ""))
+
+
+def figure_name(key: str) -> str:
+    """What to call a figure, a table or another part of the paper in a sentence: "figure 10", "table 1"."""
+    return f"figure {key}" if key[0].isdigit() else key.replace("-", " ")

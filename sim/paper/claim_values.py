@@ -47,7 +47,9 @@ def hit_gains(table: pd.DataFrame, column: str, against: str, *, subject: str = 
         return found
     points = each_trace(table, lambda rows: _of(rows, column, subject) - _of(rows, column, against))
     mean = points.groupby("footing")["value"].mean()
-    found["detail"] = [f"as a difference: {mean[footing] * 100:+.1f} points" for footing in found["footing"]]
+    found["detail"] = [
+        f"as a difference: {mean[footing] * 100:+.1f} points".replace("-", "−") for footing in found["footing"]
+    ]
     return found
 
 

@@ -1,9 +1,9 @@
 """The document of a comparison, in Markdown: every sentence and number in it follows from the table of runs."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from common.markdown_prose import item, paragraph
 from common.tables import MISSING, markdown_table
 from sim.ranking.figure_tables import NOT_CHARGED, FigureTables
 from sim.ranking.footnotes import Footnotes
@@ -11,7 +11,6 @@ from sim.ranking.order_tables import NAMES, TIES, OrderTables, Rows, gigabytes, 
 from sim.ranking.orders import TIE
 from traces.format.provenance import caution
 
-WIDTH = 110
 COMMAND = "python -m sim comparison --routing ROUTING --store STORE --out docs"
 
 
@@ -55,20 +54,20 @@ class _Document:
         done = sum(row["status"] == "done" for row in self._table.rows)
         systems = len(self._compared.of_role("system"))
         places, machines = len(self._table.places("tpot")), len(self._compared.machines)
-        yield _paragraph(
+        yield paragraph(
             f"All times here are **simulated**, none is measured. {done:,} runs: {systems} forms of "
             f"systems, and variants of {subject}, on {len(self._traces)} traces with caches of "
             f"{_listed(map(gigabytes, self._compared.cache_gb))} GB of experts, on {machines} machines. That makes "
             f"{places * machines} settings (trace, cache, machine). An order holds for its setting; what is said of "
             "several counts them."
         )
-        yield _paragraph(
+        yield paragraph(
             f"The whole file is written by `{COMMAND}` (`make comparison` also collects the traces): do not edit it. "
             f"The runs behind it are in [{self._beside}/runs.csv]({self._beside}/runs.csv), every flip in "
             f"[{self._beside}/flips.csv]({self._beside}/flips.csv)."
         )
         for name, facts in self._traces.items():
-            yield from map(_paragraph, caution(facts["warning"], name=name, width=10_000))
+            yield from map(paragraph, caution(facts["warning"], name=name, width=10_000))
         yield from self._left_out()
         yield f"![Time of each system over that of LRU]({self._beside}/comparison.png)"
 
@@ -76,28 +75,28 @@ class _Document:
         """The traces that were not there, and how to get them."""
         for each in self._compared.traces:
             if each.title not in self._traces:
-                yield _paragraph(f"**Left out: {each.title}**, as `{each.name}.trace` was not there. To add it:")
+                yield paragraph(f"**Left out: {each.title}**, as `{each.name}.trace` was not there. To add it:")
                 yield "```sh\n" + "\n".join(each.made_by) + "\n```"
 
     def _order_section(self) -> Iterator[str]:
         letters = [f"**{each.letter}** {each.name}" for each in self._compared.of_role("system")]
         told = [each.name for each in self._compared.of_role("system") if each.told_the_future]
-        yield _paragraph(
+        yield paragraph(
             f"The fastest first, in brackets neighbours that tie. {', '.join(letters)}; {_listed(told)} knows the "
             f"future. ⇅ counts the pairs that have changed places against *{self._compared.base}*. Two systems tie if "
             f"their means differ by less than {TIE * 100:.0f} %, or if the difference, paired by request, has a "
             "95 % bootstrap interval over the requests that includes 0."
         )
-        yield "\n".join(_item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
+        yield "\n".join(item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
         table = self._orders.order_rows(self._metrics, "`{}`")
         rows = [[self._notes.marked(trace), *rest] for trace, *rest in table.rows]
         yield markdown_table(with_groups(rows), table.headers, texts=len(table.headers))
         if notes := list(self._notes.texts()):
-            yield "\n".join(map(_item, notes))
+            yield "\n".join(map(item, notes))
 
     def _first_section(self) -> Iterator[str]:
         subject = self._compared.subject
-        yield _paragraph(
+        yield paragraph(
             "In how many settings each system is the fastest of those that are not told the future, or ties with it. "
             f"Then {subject} against each other system: settings in which it is faster / ties / is slower, and the "
             "median of its time over the other's, less 1. All cells count traces and caches."
@@ -110,7 +109,7 @@ class _Document:
 
     def _flip_section(self) -> Iterator[str]:
         base, subject = self._compared.base, self._compared.subject
-        yield _paragraph(
+        yield paragraph(
             f"A pair flips if one system is faster on *{base}*, the other is faster on another machine, with the same "
             "trace and cache, and neither is a tie. Cells count traces and caches in which it does. The largest flip "
             "is the one with the largest change: the system that is named takes so much less time than the other of "
@@ -120,7 +119,7 @@ class _Document:
             flips, rows = self._orders.flips[metric], self._orders.flip_rows(metric)
             pairs = self._orders.pairs(metric)
             changed = ", ".join(f"{count} on *{name}*" for name, count in self._orders.changed(metric))
-            yield _paragraph(
+            yield paragraph(
                 f"By {NAMES[metric]}, {len(flips)} flips of {len(rows.rows)} of {pairs} pairs. Of the "
                 f"{len(self._table.places(metric))} orders on *{base}*, {changed} have at least one flip."
             )
@@ -128,7 +127,7 @@ class _Document:
                 yield _markdown(rows)
             own = self._orders.subject_flip_rows(metric)
             if own.rows:
-                yield _paragraph(
+                yield paragraph(
                     f"Where {subject} is part of one: its {NAMES[metric]} over the other's, less 1, in % (negative: "
                     f"{subject} is faster; `{TIES}`: a tie); in bold where the pair has flipped against *{base}*:"
                 )
@@ -137,7 +136,7 @@ class _Document:
                 yield f"{subject} is part of none."
 
     def _constant_section(self) -> Iterator[str]:
-        yield _paragraph(
+        yield paragraph(
             "Faster, and no tie, in every setting that shows both. In brackets: in how many. It says nothing of other "
             "traces, caches and machines."
         )
@@ -147,10 +146,10 @@ class _Document:
                 for one, beaten in self._orders.constant(metric)
             ]
             yield f"By {NAMES[metric]}:"
-            yield "\n".join(_item(line) for line in lines) or "- no pair"
+            yield "\n".join(item(line) for line in lines) or "- no pair"
 
     def _ablation_section(self) -> Iterator[str]:
-        yield _paragraph(
+        yield paragraph(
             f"By how many percent times are longer (+) or shorter (−) than {self._compared.subject}'s if one thing is "
             f"done otherwise, at {self._figures.caches} GB; `{TIES}` is a tie. "
             + "; ".join(f"*{each.name}*: `{each.policy}`" for each in self._compared.of_role("ablation"))
@@ -165,7 +164,7 @@ class _Document:
     def _subject_section(self) -> Iterator[str]:
         facts = list(self._traces.values())
         if facts:
-            yield _paragraph(
+            yield paragraph(
                 f"Requests run one after the other in batches of {facts[0]['batch_size']}; seed {facts[0]['seed']} "
                 "decides which requests are history and what policies draw. The intervals behind ties cover which "
                 "requests run, and nothing else: neither other seeds, traces and machines, nor what the model of time "
@@ -173,15 +172,15 @@ class _Document:
             )
         headers = ["trace", "routing", "decoded tokens", "sizes", "learnt from", "requests run", "output tokens"]
         yield markdown_table([[name, *_trace_cells(each)] for name, each in self._traces.items()], headers, texts=4)
-        yield "\n".join(_item(f"- {name}: {_origin(each)}.") for name, each in self._traces.items())
+        yield "\n".join(item(f"- {name}: {_origin(each)}.") for name, each in self._traces.items())
         headers = ["", "distinct tokens", "repeated 4-grams", "repeated rows", "nearest-map recall"]
-        yield _paragraph(
+        yield paragraph(
             "How natural their decode tokens are ([naturalness.md](naturalness.md)), and what share of the experts "
             "each cache holds:"
         )
         yield markdown_table([[name, *_natural_cells(each)] for name, each in self._traces.items()], headers)
         yield _markdown(self._figures.cache_rows())
-        yield _paragraph(
+        yield paragraph(
             "`python -m sim machines TEXT` lists every figure of a machine with its source "
             "([machines.md](machines.md)). [systems.md](systems.md) says what each system plans, waits for and is "
             "charged."
@@ -199,14 +198,14 @@ class _Document:
     def _figure_section(self) -> Iterator[str]:
         not_charged = [each.name for each in self._compared.systems if each.name in self._figures.not_charged]
         charged = f" {NOT_CHARGED}: predictions take no time ({', '.join(not_charged)})." if not_charged else ""
-        yield _paragraph(f"In each cell: at {self._figures.caches} GB.{charged}")
+        yield paragraph(f"In each cell: at {self._figures.caches} GB.{charged}")
         for trace in self._figures.traces:
             for metric in self._metrics:
                 if any(trace == name for name, _ in self._table.places(metric)):
                     yield f"### {NAMES[metric]}: {trace}"
                     yield _markdown(self._figures.time_rows(trace, metric))
         yield f"### Hit rates on {self._compared.base}, %"
-        yield _paragraph(
+        yield paragraph(
             "Hit: on its GPU when its router spoke. Hit + late: there, or its copy had begun. Rates of systems that "
             "wait for their prefetches before a layer starts are bought with waiting."
         )
@@ -235,16 +234,6 @@ def _natural_cells(facts: Mapping[str, Any]) -> list[str]:
 
 def _markdown(table: Rows, *, texts: int = 1) -> str:
     return markdown_table(table.rows, table.headers, texts=texts)
-
-
-def _paragraph(text: str, *, indent: str = "") -> str:
-    """Lines of at most `WIDTH` characters; a number and its percent sign stay together."""
-    together = text.replace(" %", "\N{NO-BREAK SPACE}%")
-    return textwrap.fill(together, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _item(line: str) -> str:
-    return _paragraph(line, indent="  ")
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -1,0 +1,70 @@
+"""The paper's statements that belong to no figure with a table: its headline, and the figure that is not drawn here."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from sim.paper.claim import NOT_JUDGED, Claim, Tables
+from sim.paper.claim_values import COLUMNS, nothing
+
+ABOUT = {
+    "headline": "The two numbers of the abstract.",
+    "11": "Distribution of request latencies, online. Not drawn here.",
+}
+"""What is there, by `Claim.figure`."""
+
+
+def general_claims(of_figures: Sequence[Claim]) -> list[Claim]:
+    """The headline from the claims of figure 10, and what cannot be judged before requests arrive online."""
+    return [
+        _headline(
+            "headline-latency",
+            -0.47,
+            "latency: FineMoE against the baselines. The paper does not say which mean it is; figure 10's eight "
+            "reductions (TTFT and TPOT) have the mean −47.9 %, so ours is their mean",
+            _of(of_figures, "10-ttft-", "10-tpot-"),
+        ),
+        _headline(
+            "headline-hit",
+            0.39,
+            "expert hit rate: FineMoE over the baselines. As above: figure 10's three gains have the mean +39.7 %",
+            _of(of_figures, "10-hit-"),
+        ),
+        Claim(
+            key="11-latency-leftmost",
+            figure="11",
+            says="FineMoE's distribution of request latencies is the leftmost for all three models",
+            rule="order",
+            ours=lambda tables: nothing(),
+            needs=(),
+            reasons={NOT_JUDGED: "requests run in fixed batches here; online serving is a later step"},
+        ),
+    ]
+
+
+def _of(claims: Sequence[Claim], *starts: str) -> list[Claim]:
+    return [claim for claim in claims if claim.rule == "number" and claim.key.startswith(starts)]
+
+
+def _headline(key: str, paper: float, says: str, parts: Sequence[Claim]) -> Claim:
+    return Claim(
+        key=key,
+        figure="headline",
+        says=says,
+        rule="number",
+        paper=paper,
+        unit="share",
+        ours=_mean_of([part.ours for part in parts]),
+        needs=tuple(dict.fromkeys(table for part in parts for table in part.tables)),
+    )
+
+
+def _mean_of(parts: Sequence[Callable[[Tables], pd.DataFrame]]) -> Callable[[Tables], pd.DataFrame]:
+    """On each footing and trace, the mean of several values; none where one is missing: other means are no match."""
+
+    def ours(tables: Tables) -> pd.DataFrame:
+        values = pd.concat([part(tables)[["footing", "trace", "value"]] for part in parts], ignore_index=True)
+        means = values.groupby(["footing", "trace"], sort=False)["value"].agg(lambda each: each.mean(skipna=False))
+        return means.reset_index().assign(detail="")[COLUMNS]
+
+    return ours

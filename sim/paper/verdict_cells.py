@@ -1,0 +1,55 @@
+"""How numbers, limits and verdicts are written in a table for people."""
+
+import math
+
+from common.tables import MISSING, number
+from sim.paper.claim import NOT_JUDGED, NOT_REPRODUCED, REPRODUCED, SAME_ORDER, Claim, Verdict
+from sim.paper.verdict_table import JudgedClaim
+
+MARKS: dict[Verdict, str] = {REPRODUCED: "✓", SAME_ORDER: "≈", NOT_REPRODUCED: "✗", NOT_JUDGED: "?"}
+
+
+def marked(verdict: Verdict) -> str:
+    """A verdict with its mark."""
+    return f"{MARKS[verdict]} {verdict}"
+
+
+def papers(claim: Claim) -> str:
+    """The paper's value or limits."""
+    if claim.paper is not None:
+        return amount(claim, claim.paper, digits=0)
+    low, high = (None if limit is None else amount(claim, limit, digits=0) for limit in (claim.low, claim.high))
+    if low and high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else f"at most {high}" if high else claim.rule
+
+
+def ours(row: JudgedClaim) -> str:
+    """Our mean, and in brackets in how many traces its sign, limits or order hold."""
+    judgement = row.judgement
+    if not judgement.traces:
+        return MISSING
+    if row.claim.rule == "order":
+        return judgement.holds_in
+    return f"{amount(row.claim, judgement.mean)} ({judgement.holds_in})"
+
+
+def value(row: JudgedClaim, trace: str) -> str:
+    """Our value on one trace; of an order, whether it holds."""
+    found = row.values.get(trace, math.nan)
+    if row.claim.rule == "order" and not math.isnan(found):
+        return "yes" if found == 1 else "no"
+    return amount(row.claim, found)
+
+
+def amount(claim: Claim, value: float, *, digits: int = 1) -> str:
+    """A value in the claim's unit: a change with its sign in %, parameters in billions, others with three digits."""
+    if math.isnan(value):
+        return MISSING
+    if claim.unit == "share":
+        text = number(value, f"{'+' if claim.rule == 'number' else ''}.{digits}f", 100, unit=" %")
+    elif claim.unit == "parameters":
+        text = f"{value / 1e9:.1f} B"
+    else:
+        text = f"{value:.3g} {claim.unit}".rstrip()
+    return text.replace("-", "−")
