@@ -11,7 +11,7 @@ from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, record_missing, twins, users
 from sim.paper.tiers import TIERS, Tier, TierName
-from sim.paper.written_paper import Shown, outputs, provenance_line, show, write_figures
+from sim.paper.written_paper import Shown, file_of, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
 
 TWINS = "twins"
@@ -50,12 +50,8 @@ def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> 
 
 
 def _text(study: Study, figures: Sequence[PaperFigure], shown: Shown, out: Path) -> str:
-    pictures = [str(path) for path in outputs(figures, out) if path.suffix == ".png"]
-    table = text_table(
-        [[each.key, each.title, picture] for each, picture in zip(figures, pictures, strict=True)],
-        ["figure", "shows", "picture"],
-        texts=3,
-    )
+    rows = [[each.key, each.title, str(out / file_of(each.key, ".png"))] for each in figures]
+    table = text_table(rows, ["figure", "shows", "picture"], texts=3)
     return "\n\n".join([provenance_line(study), table, *_not_run(shown)])
 
 

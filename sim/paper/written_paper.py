@@ -20,8 +20,8 @@ from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import STAND_INS, TWIN
 
-TABLES = (".parquet", ".csv")
 PICTURES = (".png", ".pdf")
+SUFFIXES = (*PICTURES, ".parquet", ".csv")
 _PRINT = 5.5  # points of the line below a picture
 
 
@@ -35,14 +35,15 @@ class Shown:
     """Cases that were refused or failed, with their labels and reasons."""
 
 
-def stem(key: str) -> str:
-    """What the files of a figure are called."""
-    return key.replace("-", "_") if key.startswith("table") else f"figure_{key}"
+def file_of(key: str, suffix: str) -> str:
+    """The file of a figure, from the folder of the reproduction."""
+    name = key.replace("-", "_") if key[0].isalpha() else f"figure_{key}"
+    return f"figures/{name}{suffix}"
 
 
 def outputs(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
     """Every file that `write_figures` writes."""
-    return [out / "figures" / f"{stem(each.key)}{suffix}" for each in figures for suffix in (*PICTURES, *TABLES)]
+    return [out / file_of(each.key, suffix) for each in figures for suffix in SUFFIXES]
 
 
 def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
@@ -64,21 +65,20 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
 
 def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
     """Put the pictures and tables of figures into a folder, in place of those that are there."""
-    folder = out / "figures"
     with bar("pictures", len(figures), unit="figure") as done:
         for figure in figures:
-            table, name = tables[figure.key], stem(figure.key)
+            table, files = tables[figure.key], {suffix: out / file_of(figure.key, suffix) for suffix in SUFFIXES}
             meta = {"figure": figure.key, "title": figure.title, "settings": figure.settings, **study_facts(study)}
-            with replacing(folder / f"{name}.parquet", "the table") as partial:
+            with replacing(files[".parquet"], "the table") as partial:
                 write_frame(partial, table, meta)
-            with replacing(folder / f"{name}.csv", "the table") as partial:
+            with replacing(files[".csv"], "the table") as partial:
                 table.to_csv(partial, index=False, lineterminator="\n")
             drawn = figure.draw(table)
             width = drawn.get_size_inches()[0]
-            said = fill(f"{figure.settings} {provenance_line(study)}", int(width * 72 / _PRINT * 2.05))
+            said = fill(f"{figure.settings} {provenance_line(study)}", int(width * 72 / _PRINT * 1.75))
             drawn.supxlabel(said, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
             for suffix in PICTURES:
-                save(drawn, folder / f"{name}{suffix}", dpi=200)
+                save(drawn, files[suffix], dpi=200)
             done(1)
 
 
