@@ -54,15 +54,14 @@ def paper(
     from common.errors import FieldError
     from common.outputs import replaced, reserved
     from sim.paper.catalogue_of_figures import figures_named
-    from sim.paper.reproduction import prepared_study, reproduce
+    from sim.paper.reproduction import prepared_study, reproduce, written
     from sim.paper.tiers import TierName
-    from sim.paper.written_paper import outputs
 
     if quick and kick_the_tires:
         raise FieldError("quick", "cannot be given together with `kick_the_tires`")
     figures = figures_named(figure or [])
     tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
-    with reserved(*map(replaced, outputs(figures, out))):
+    with reserved(*map(replaced, written(figures, out))):
         study = prepared_study(tier, routing or [], out=out, store=place_of_store(store), workers=workers)
         report = reproduce(study, figures, out)
     print(report.text)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from common.errors import FieldError
 from common.tables import text_table
+from sim.paper.catalogue_of_figures import FIGURES
 from sim.paper.paper_figure import PaperFigure
+from sim.paper.paper_vs_ours import FILES, verdict_counts, write_verdicts
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, record_missing, twins, users
 from sim.paper.tiers import TIERS, Tier, TierName
-from sim.paper.written_paper import Shown, file_of, provenance_line, show, write_figures
+from sim.paper.verdict_table import judged
+from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
 
 TWINS = "twins"
@@ -33,10 +36,23 @@ def prepared_study(tier: TierName, routing: Sequence[str], *, out: Path, store: 
 
 
 def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report:
-    """Run what the store lacks, and write the figures."""
+    """Run what the store lacks, and write the figures; of all figures together also the verdicts."""
     shown = show(figures, study)
     write_figures(figures, study, shown.tables, out)
-    return Report(text=_text(study, figures, shown, out), failed=bool((shown.not_run["status"] == "failed").any()))
+    notes = [provenance_line(study)]
+    if len(figures) == len(FIGURES):
+        pictures = {each.key: file_of(each.key, ".png") for each in figures}
+        rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes)
+    else:
+        rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
+    parts = [*notes, _files(figures, out), verdict_counts(rows) if rows else "", *_not_run(shown)]
+    failed = bool((shown.not_run["status"] == "failed").any()) if len(shown.not_run) else False
+    return Report(text="\n\n".join(filter(None, parts)), failed=failed)
+
+
+def written(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
+    """Every file that `reproduce` writes."""
+    return [*outputs(figures, out), *(out / name for name in FILES if len(figures) == len(FIGURES))]
 
 
 def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> Sequence[PaperTrace]:
@@ -49,10 +65,9 @@ def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> 
     return found
 
 
-def _text(study: Study, figures: Sequence[PaperFigure], shown: Shown, out: Path) -> str:
+def _files(figures: Sequence[PaperFigure], out: Path) -> str:
     rows = [[each.key, each.title, str(out / file_of(each.key, ".png"))] for each in figures]
-    table = text_table(rows, ["figure", "shows", "picture"], texts=3)
-    return "\n\n".join([provenance_line(study), table, *_not_run(shown)])
+    return text_table(rows, ["figure", "shows", "picture"], texts=3)
 
 
 def _not_run(shown: Shown) -> Sequence[str]:

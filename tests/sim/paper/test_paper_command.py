@@ -1,0 +1,70 @@
+"""The command as a user gives it: files, resuming, mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sim.__main__ import main
+from tests.support.paper_command import files_of, tiny_trace, words
+from tests.support.sweep_runs import begun_again, events, run_bytes
+
+ROOT = Path(__file__).parents[3]
+SHOWN = ("10", "15")
+
+
+def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(tiny_trace(tmp_path), tmp_path, *SHOWN)
+    assert main(command) == 0
+    first, ran, said = files_of(tmp_path), events(tmp_path / "store"), capsys.readouterr().out
+    assert {*first} == {f"figures/figure_{key}.{end}" for key in SHOWN for end in ("png", "pdf", "csv", "parquet")}
+    assert "SYNTHETIC" in said
+    assert "Simulated, not measured." in said
+    assert main(command) == 0
+    assert events(tmp_path / "store") == ran
+    assert files_of(tmp_path) == first
+
+
+def test_killed_it_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    trace = tiny_trace(tmp_path)
+    assert main(words(trace, tmp_path / "whole", *SHOWN)) == 0
+    command = words(trace, tmp_path / "killed", *SHOWN)
+    store = tmp_path / "killed" / "store"
+    killed = subprocess.Popen([sys.executable, "-m", "sim", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and len(run_bytes(store) if store.exists() else ()) < 3:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not files_of(tmp_path / "killed")  # no figure is drawn before all runs are there
+    assert main(command) == 0
+    assert begun_again(store) == []
+    assert run_bytes(store) == run_bytes(tmp_path / "whole" / "store")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--figure", "99"], "--figure: unknown figure '99'; "),
+        (["--quick"], "--quick: cannot be given together with --kick-the-tires"),
+        (["--routing", "twins"], "--routing: is either twins or traces"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    change: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(tiny_trace(tmp_path), tmp_path, "10"), *change]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_trace_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path / "no.trace", tmp_path, "10")) == 2
+    assert "no.trace" in capsys.readouterr().err
