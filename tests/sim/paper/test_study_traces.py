@@ -40,5 +40,5 @@ def test_two_traces_of_one_model_and_set_are_refused(tmp_path: Path) -> None:
 
 
 def test_twins_and_traces_cannot_be_mixed(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match="routing: is either twins or traces, value twins mine.trace"):
+    with pytest.raises(FieldError, match=r"routing: is either twins or traces, value twins mine\.trace"):
         prepared_study("quick", ["twins", "mine.trace"], out=tmp_path, store=tmp_path / "store", workers=HERE)
