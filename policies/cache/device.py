@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from policies.base import CopyKey, Evictor
+from policies.cache.awaited_turns import NOBODY, AwaitedTurns
 from policies.cache.copy_order import Queue, by_key, by_layer, most_urgent_layer, weight_by_distance
 from policies.cache.demand_turns import DemandTurns
 from policies.cache.residency import ABSENT, COPYING, RESIDENT, Residency
@@ -23,6 +24,7 @@ class Shared:
     copy_key: CopyKey | None
     refused_blocks: bool
     turns: DemandTurns | None  # None if demanded experts move over all links at once
+    awaited: AwaitedTurns | None  # None if what a layer waits for does
     devices: "list[Device]" = field(default_factory=list)
     stalled: "list[Device]" = field(default_factory=list)  # whose link found work but no slot that it may take
     wake: "list[Device]" = field(default_factory=list)  # as in `ExpertCache`
@@ -37,6 +39,7 @@ class Device:
         self.stalled = False
         self._all_stalled = shared.stalled
         self._turns = shared.turns
+        self._awaited = shared.awaited
         self._devices = shared.devices
         self._wake = shared.wake
         self.slots = slots
@@ -78,12 +81,15 @@ class Device:
     def next_copy(self, now_s: float) -> Copy | None:
         """What the idle link moves next: demand first, then by weight / distance (eq. 10) or the policy's own key.
 
-        None when there is nothing to move, if a demanded expert waits for its turn, or without a slot for what would
-        move: then the device is stalled.
+        None when there is nothing to move, if an expert waits for its turn, or without a slot for what would move: then
+        the device is stalled.
         """
         if self.stalled:
             self.stalled = False
             self._all_stalled.remove(self)
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.choose(self.gpu)
         residency = self._residency
         if self.demanded:
             x = self.demanded[0]
@@ -97,6 +103,8 @@ class Device:
         elif self.pending or self.paused >= 0:
             x = self._next_prefetch(now_s)
             if x < 0:
+                if awaited is not None:
+                    self._pass_turn_on(awaited)
                 return None
             chunk = residency.arrived[x]
             if not chunk:
@@ -104,6 +112,8 @@ class Device:
                 residency.counts.prefetched += 1
             demanded = False
         else:
+            if awaited is not None:
+                self._pass_turn_on(awaited)
             return None
         slot, layer = residency.slot[x], x // self._experts
         if demanded:
@@ -113,6 +123,11 @@ class Device:
                 self._turns.begin(copy)
         else:
             copy = Copy(self.gpu, x, chunk, self._chunk_bytes[layer][chunk], slot, self._victim, demanded)
+            if awaited is not None:
+                if layer == awaited.held:
+                    awaited.begin(copy)
+                else:
+                    self._pass_turn_on(awaited)
         self._flying = copy
         self._victim = -1
         return copy
@@ -124,6 +139,8 @@ class Device:
         self._flying = None
         if self._turns is not None:
             self._end_turn(self._turns, copy)
+        if self._awaited is not None:
+            self._awaited.end(copy)
         arrived = copy.chunk + copy.chunks
         if arrived < len(self._chunk_bytes[x // self._experts]):
             residency.arrived[x] = arrived
@@ -189,11 +206,28 @@ class Device:
         if gpu not in (-1, self.gpu):
             self._wake.append(self._devices[gpu])
 
+    def _waits_for_turn(self, awaited: AwaitedTurns, x: int, *, begun: bool) -> bool:
+        """Whether a prefetch waits for its turn, of those that the held layer awaits; then this link waits with it."""
+        if x // self._experts != awaited.held or awaited.may_begin(self.gpu, x, begun=begun):
+            return False
+        if self.stalled:  # a more urgent one of another layer has found no slot
+            self.stalled = False
+            self._all_stalled.remove(self)
+        return True
+
+    def _pass_turn_on(self, awaited: AwaitedTurns) -> None:
+        """This link begins no awaited prefetch: let the one whose turn it is now look for it."""
+        gpu = awaited.pass_on(self.gpu)
+        if gpu != NOBODY:
+            self._wake.append(self._devices[gpu])
+
     def _next_prefetch(self, now_s: float) -> int:
-        """The expert whose next chunk to prefetch, with a slot; -1 if there is none."""
+        """The expert whose next chunk to prefetch, with a slot; -1 if there is none, or it waits for its turn."""
         x = self.paused
         if x >= 0:
             if self._residency.planned[x]:
+                if self._awaited is not None and self._waits_for_turn(self._awaited, x, begun=True):
+                    return -1
                 self.paused = -1
                 return x
             self._cancel()  # its layer has been gated without it, or a new plan is without it
@@ -206,7 +240,10 @@ class Device:
             layers = order(pending, residency)
         elif (self._run and self._run_event == residency.events) or (self._decides_runs and self._begin_run(now_s)):
             queue = self._run_queue
-            x = -queue.pop()[1]
+            x = -queue[-1][1]
+            if self._awaited is not None and self._waits_for_turn(self._awaited, x, begun=False):
+                return -1
+            queue.pop()
             if not queue:
                 pending.clear()
             self._put(x, self._run.pop(), now_s)
@@ -216,6 +253,8 @@ class Device:
             queue = pending[layer]
             entry = queue[-1]
             x = -entry[1]
+            if self._awaited is not None and self._waits_for_turn(self._awaited, x, begun=False):
+                return -1
             if self._take_slot(x, layer - now if layer > now else layer - now + residency.layers, now_s):
                 if len(queue) == 1:
                     del pending[layer]
@@ -243,6 +282,8 @@ class Device:
             layer = x // residency.experts
             if layer in refused:
                 continue
+            if self._awaited is not None and self._waits_for_turn(self._awaited, x, begun=False):
+                return -1
             if self._take_slot(x, distance, now_s):
                 pending[layer].remove((weight, -x))
                 if not pending[layer]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from policies.base import CopyKey, Evictor
+from policies.cache.awaited_turns import AwaitedTurns
 from policies.cache.demand_turns import DemandTurns
 from policies.cache.device import Device, Shared
 from policies.cache.placement import homes_of, round_robin
@@ -31,9 +32,9 @@ class ExpertCache:
     `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
 
     Prefetches move in chunks of `chunk_bytes` and give way between two of them; a demanded expert moves whole, or what
-    is left of it. With `serial_demand`, demanded experts move one at a time over all links, in `DemandTurns`; a link
-    whose next one waits for its turn moves nothing. Without `prefetch`, nothing is copied but what is demanded; plans
-    only tell the evictor what is believed.
+    is left of it. With `serial_demand`, demanded experts move one at a time over all links, in `DemandTurns`, and so do
+    prefetches that a layer waits for, in `AwaitedTurns`; a link whose next one waits for its turn moves nothing.
+    Without `prefetch`, nothing is copied but what is demanded; plans only tell the evictor what is believed.
 
     With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
@@ -72,8 +73,9 @@ class ExpertCache:
             copy_key=copy_key,
             refused_blocks=refused_blocks,
             turns=DemandTurns() if serial_demand else None,
+            awaited=AwaitedTurns() if serial_demand else None,
         )
-        self.turns = shared.turns
+        self.turns, self.awaited = shared.turns, shared.awaited
         self.stalled, self.wake, self.devices = shared.stalled, shared.wake, shared.devices
         self.devices += [self._device(gpu, count, shared) for gpu, count in enumerate(slots)]
         self.lock: AbstractContextManager[object] = nullcontext()
@@ -242,6 +244,16 @@ class ExpertCache:
                 residency.weight[base + expert] = weight
         self.wake_stalled()
 
+    def hold(self, layer: int) -> None:
+        """A layer begins, and may start once nothing of what is planned for it `waits_for` a link any more."""
+        if self.awaited is not None:
+            self.awaited.hold(layer)
+
+    def let_go(self) -> None:
+        """The layer that was held starts."""
+        if self.awaited is not None:
+            self.awaited.let_go()
+
     def waits_for(self, layer: int) -> bool:
         """Whether something planned for the layer is still on its way, or can be."""
         residency = self.residency
@@ -284,6 +296,8 @@ class ExpertCache:
         for device in self.devices:
             device.pending.pop(layer, None)
         self._has_plan[layer] = 0
+        if self.awaited is not None and self.awaited.held == layer:
+            self.wake += [self.devices[gpu] for gpu in self.awaited.disband()]
 
     def _waves(self, base: int, experts: Sequence[int]) -> int:
         needed = [0] * len(self.devices)

@@ -10,6 +10,7 @@
 8. What the running layer has demanded is not dropped before its release.
 9. An expert is on one of its homes, and stays there until it is dropped.
 10. With serial demand, no copy of a demanded expert begins while another one moves that began so.
+11. Nor does a prefetch that the layer in its prefetch wait awaits while another one moves that began in this wait.
 """
 
 from typing import Any
@@ -78,6 +79,7 @@ class InvariantChecker:
         self._gpu: dict[int, int] = {}  # that each expert was put on last
         self._pinned: set[int] = set()
         self._moving: list[Any] = []  # copies that were demanded when they began
+        self._awaited: list[Any] = []  # copies that began in the last prefetch wait, and that it awaited
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
         """Check what this call may have broken."""
@@ -103,8 +105,13 @@ class InvariantChecker:
                 self._moving.append(answer)
                 one = len(self._moving) == 1 or cache.turns is None
                 _hold(one, 10, f"experts {[copy.number for copy in self._moving]} move at a time")
+            elif cache.awaited is not None and answer.number // cache.model.experts == cache.awaited.held:
+                self._awaited.append(answer)
+                one = len(self._awaited) == 1
+                _hold(one, 11, f"awaited experts {[copy.number for copy in self._awaited]} move at a time")
 
     def _demanded(self, cache: ExpertCache, layer: int, experts: list[int]) -> None:
+        self._awaited.clear()  # the wait is over, whatever still moves
         self._pinned = {layer * cache.model.experts + expert for expert in experts}
         self._demands += len(self._pinned)
         counts = cache.counts
@@ -128,6 +135,7 @@ class InvariantChecker:
     def _arrived(self, cache: ExpertCache, copy: Any) -> None:
         x = copy.number
         self._moving = [other for other in self._moving if other is not copy]
+        self._awaited = [other for other in self._awaited if other is not copy]
         check_homes(cache, x, copy.gpu)
         sizes = cache.chunk_bytes[x // cache.model.experts]
         end, chunks = copy.chunk + copy.chunks, len(sizes)

@@ -144,6 +144,8 @@ class Engine:
 
     def _layer_begins(self, event: Event) -> None:
         now_s = self._env.now
+        if self._blocking_prefetch:
+            self._cache.hold(self._layer)
         self._act(self._hooks.begin_layer(self._batch, self._layer), now_s)
         self._links.held_layer, self._held_since_s = self._layer, now_s
         self._links.wake(now_s)
@@ -152,8 +154,12 @@ class Engine:
     def _let_through(self) -> bool:
         """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
         held = self._links.held_layer
-        if held < 0 or (self._blocking_prefetch and self._cache.waits_for(held)):
+        if held < 0:
             return False
+        if self._blocking_prefetch:
+            if self._cache.waits_for(held):
+                return False
+            self._cache.let_go()
         self._links.held_layer = -1
         self._prefetch_wait_s += self._env.now - self._held_since_s
         self._attend()

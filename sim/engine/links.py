@@ -94,6 +94,9 @@ class Links:
                 following_flight.copies.append(following)
             else:
                 following_flight = self._set_off(following)
+            if self._in_turns and not copy.demanded and self._cache.wake:  # the turn goes on before the layer looks
+                self.wake(now_s)
+                following_flight = None
             if complete:
                 if copy.demanded:
                     self.on_demanded(copy, now_s)

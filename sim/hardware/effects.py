@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 DemandLoading = Literal["parallel", "serial"]
-"""Demanded experts come over all links at once, or one after the other, as in the FineMoE authors' released code."""
+"""What a layer waits for comes over all links at once, or one after another, as in the FineMoE authors' released code.
+
+That is what it demands, and what is planned for it if the policy has `blocking_prefetch`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,23 @@ TOGETHER_S = 1e-12  # calls that are no further apart happen at one moment
 class LinkWatch:
     """Follows a log in time, of evictors that do not guard, and says at each moment which link is idle in vain.
 
-    If demands are `serial`, one at a time moves, of all links.
+    If demands are `serial`, one at a time moves, of all links. If layers are `awaiting` what is planned for them, this
+    is true of their prefetches, too: a link may wait with one of the next layer while one moves that has begun since
+    the last layer ended.
     """
 
-    def __init__(self, model: ModelShape, slots: Sequence[int], *, serial: bool = False) -> None:
+    def __init__(
+        self, model: ModelShape, slots: Sequence[int], *, serial: bool = False, awaiting: bool = False
+    ) -> None:
         self._layers, self._experts = model.layers, model.experts
         self._slots = slots
         self._serial = serial
+        self._awaiting = serial and awaiting
+        self._between_layers = True
         gpus = range(len(slots))
         self._moving: list[int] = [-1 for _ in gpus]  # the expert whose piece moves on each link
         self._by_demand = [False for _ in gpus]  # whether what moves was demanded when it began
+        self._in_wait = [False for _ in gpus]  # whether it is for the next layer and began since the last one ended
         self._present: list[set[int]] = [set() for _ in gpus]  # experts with a slot
         self._arrived: set[int] = set()
         self._demanded: list[list[int]] = [[] for _ in gpus]
@@ -51,6 +58,9 @@ class LinkWatch:
                 if (x in rests or self._has_slot(gpu, 0)) and (not self._serial or x == self._in_turn()):
                     yield gpu, x
                 continue
+            if self._waits_for_turn(gpu, begun):
+                self.idle_moments += 1
+                continue
             self._present[gpu] -= begun  # cancelled, or else
             yield from ((gpu, x) for x in begun if self._planned(x))
             waiting = [x for some in self._queued.values() for x in some if self._on(x, gpu)]
@@ -64,6 +74,12 @@ class LinkWatch:
         moving = set(self._moving)
         rests = set().union(*self._present) - self._arrived - moving
         return min(rests & self._pinned or {x for demanded in self._demanded for x in demanded})
+
+    def _waits_for_turn(self, gpu: int, begun: set[int]) -> bool:
+        """Whether an idle link may wait with what the next layer awaits, as another piece of it moves."""
+        queued = {x for x in self._queued.get(self._now + 1, ()) if self._on(x, gpu)}
+        begun = {x for x in begun if self._planned(x) and x // self._experts == self._now + 1}
+        return self._awaiting and any(self._in_wait) and bool(queued | begun)
 
     def _has_slot(self, gpu: int, distance: int) -> bool:
         present = self._present[gpu]
@@ -88,9 +104,12 @@ class LinkWatch:
 
     def _saw_begin_iteration(self, row: LoggedCall) -> None:
         self._now = -1
+        self._between_layers = True
 
     def _saw_demand(self, row: LoggedCall) -> None:
         self._now = row.layer
+        self._between_layers = False
+        self._in_wait = [False for _ in self._slots]
         self._plan[row.layer], self._queued[row.layer] = set(), set()
         self._pinned, self._computed = self._numbers(row), set()
         for expert in row.misses:
@@ -100,6 +119,7 @@ class LinkWatch:
     def _saw_release(self, row: LoggedCall) -> None:
         """What is computed loses its pin when nothing of the layer on its GPU is still to be computed."""
         self._computed |= self._numbers(row)
+        self._between_layers = self._pinned <= self._computed
         for gpu, present in enumerate(self._present):
             if not (self._pinned - self._computed) & present:
                 self._pinned -= {x for x in self._computed if self._on(x, gpu)}
@@ -123,11 +143,12 @@ class LinkWatch:
             present -= present - self._arrived  # cancelled: the demand takes its slot
         present.add(x)
         self._moving[row.gpu], self._by_demand[row.gpu] = x, row.demanded
+        self._in_wait[row.gpu] = self._between_layers and not row.demanded and row.layer == self._now + 1
         if x in self._demanded[row.gpu]:
             self._demanded[row.gpu].remove(x)
         self._queued.get(row.layer, set()).discard(x)
 
     def _saw_copied(self, row: LoggedCall) -> None:
-        self._moving[row.gpu], self._by_demand[row.gpu] = -1, False
+        self._moving[row.gpu], self._by_demand[row.gpu], self._in_wait[row.gpu] = -1, False, False
         if row.complete:
             self._arrived.add(row.layer * self._experts + row.expert)

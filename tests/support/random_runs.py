@@ -63,6 +63,7 @@ EVICTORS = (LeastRecentlyUsed, BeliefAndFrequency, Evictor, Guarding)
 class Run:
     """A run that has ended."""
 
+    policy: Policy
     cache: ObservedCache
     cost: Cost
     steps: list[Step]
@@ -118,4 +119,4 @@ def random_run(
     steps = list(fixed_batches(requests, 1 + seed % 2))
     hooks = Hooks(policy)
     engine_for(cost)(hooks=hooks, cache=cache, cost=cost, steps=iter(steps), recorder=recorder).run()
-    return Run(cache, cost, steps, recorder)
+    return Run(policy, cache, cost, steps, recorder)

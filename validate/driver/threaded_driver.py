@@ -152,10 +152,13 @@ class Driver:
         since_s, waited_s = self._clock.now_s(), 0.0
         with self._held:
             self._check()
+            if blocking:
+                self.cache.hold(layer)
             self._tell("begin_layer", self._batch, layer)
             self._wake()
             if blocking:
                 waited_s = self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
+                self.cache.let_go()
         self._prefetch_wait_s += waited_s
         self._overhead_s += self._clock.now_s() - since_s - waited_s
 
@@ -298,6 +301,7 @@ class Driver:
             link.asked = False
             copy = None if self._stopped else link.device.next_copy(self._clock.now_s())
             link.idle = copy is None
+            self._wake()  # another link, to which the turn has gone
             self._model.notify_all()  # it has taken its slot, or a layer need not wait for prefetches that find none
             return copy
 

@@ -9,6 +9,7 @@ another instance is drawn.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -65,6 +66,9 @@ def drawn(family: str) -> tuple[list[tuple[Instance, Oracle]], int]:
         policy, number = policies[len(runs) % len(policies)], number + 1
         instance = drawn_instance(number, f"{policy},seed={number}" if policy == PLANNER else policy)
         system = random_system(instance) if policy == PLANNER else system_named(policy, instance)
+        if system.blocking_prefetch and instance.gpus > 1:  # the oracle does not know yet in which turns these come
+            instance = replace(instance, demand_loading="parallel")
+            system = random_system(instance) if policy == PLANNER else system_named(policy, instance)
         oracle = Oracle(instance, system).run()
         if oracle.clock.near_misses or system.planner.doubts:
             doubtful += 1

@@ -239,7 +239,8 @@ def test_a_link_is_never_idle_while_an_admissible_copy_waits(effects, serial):
             refused_blocks=False,
             serial_demand=serial,
         )
-        watch = LinkWatch(result.cache.model, [device.slots for device in result.cache.devices], serial=serial)
+        slots = [device.slots for device in result.cache.devices]
+        watch = LinkWatch(result.cache.model, slots, serial=serial, awaiting=result.policy.blocking_prefetch)
         assert not [*watch.follow(log.in_time())], seed
         waited += watch.idle_moments
     assert waited > 400
@@ -260,6 +261,27 @@ def test_serial_demand_is_never_faster(policy):
             took = [each.iterations["end_s"] - each.iterations["start_s"] for each in (one, other)]
             assert (took[1] >= took[0] * (1 - 1e-9)).all()
             assert other.makespan_s > one.makespan_s
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 6])
+def test_serial_loading_of_whole_layers_takes_the_time_of_one_link(gpus):
+    """DeepSpeed's prefill into an empty cache with room for all: each expert of each layer is copied after the other.
+
+    With parallel loading the layer waits for the link with the most of them.
+    """
+    hardware = slow(gpus)
+    one_s = hardware.cost(MODEL).copy_s(MODEL.expert_bytes)
+    for loading, at_once in (("serial", 1), ("parallel", gpus)):
+        machine_of = replace(hardware, demand_loading=loading)
+        prefill = run("deepspeed", machine_of, experts=MODEL.total_experts).iterations.iloc[0]
+        assert prefill["prefetch_wait_s"] == pytest.approx(MODEL.layers * MODEL.experts / at_once * one_s, rel=1e-9)
+        assert prefill["late"] == prefill["misses"] == 0
+
+
+@pytest.mark.parametrize("policy", ["deepspeed", "moe-infinity", "mixtral-offloading"])
+def test_serial_loading_keeps_layers_waiting_longer(policy):
+    one, other = (run(policy, replace(slow(3), demand_loading=loading)) for loading in ("parallel", "serial"))
+    assert other.iterations["prefetch_wait_s"].sum() > one.iterations["prefetch_wait_s"].sum()
 
 
 @pytest.mark.parametrize("policy", MOVING)
