@@ -31,6 +31,11 @@ COMMANDS = {
         "Make the figures of the FineMoE paper, and judge each of its claims.",
         "paper --quick --out paper-out",
     ),
+    "anchors": Command(
+        "sim.cli.anchors:anchors",
+        "Simulate what others have measured, and write docs/anchors.md: how far off is it?",
+        "anchors --routing comparison-out/routing --out docs",
+    ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command(
         "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"

@@ -45,7 +45,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("learned_state", "results", "shared_predictions"),
         ("simulation", "scenario_options", "store", "store_options"),
         ("sweeps",),
-        ("planning", "ranking", "paper"),
+        ("planning", "ranking", "anchors", "paper"),
         ("cli",),
         ("__main__",),
     ),

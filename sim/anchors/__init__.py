@@ -1,0 +1,1 @@
+"""Simulated beside published measurements that are not ours, and that nothing was fitted to."""

@@ -1,0 +1,35 @@
+"""The files of the anchors.
+
+anchors.md            the document
+anchors/runs.csv      a row per run; anchors/inputs.json: routing and machines
+anchors/anchors.png   the picture
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.files import replacing
+from sim.anchors.anchor import Anchor
+from sim.anchors.anchor_document import document
+from sim.anchors.anchor_figure import draw_anchors
+from sim.anchors.anchor_table import INPUTS, RUNS, AnchorTable
+
+NAME = "anchors"
+PICTURE = "anchors.png"
+
+
+def outputs(out: Path) -> list[Path]:
+    """Every file that `write_anchors` writes into a folder."""
+    return [out / f"{NAME}.md", *(out / NAME / name for name in (RUNS, INPUTS, PICTURE))]
+
+
+def write_anchors(table: AnchorTable, anchors: Sequence[Anchor], out: Path) -> AnchorTable:
+    """Write all files into a folder, in place of those that are there; the answer is the table as the files have it."""
+    beside = out / NAME
+    beside.mkdir(parents=True, exist_ok=True)
+    table.write(beside)
+    table = AnchorTable.read(beside)  # so the document says what the files say, to the last digit
+    draw_anchors(table, anchors, beside / PICTURE)
+    with replacing(out / f"{NAME}.md", "the document") as partial:
+        partial.write_text(document(table, anchors, beside=NAME), encoding="utf-8")
+    return table

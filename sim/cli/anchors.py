@@ -1,0 +1,56 @@
+"""`python -m sim anchors`: simulate what others have measured, and write docs/anchors.md."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from common.commands import OUTPUT, under
+from sim.store_options import STORE, place_of_store
+from sim.sweeps.workers import Workers
+
+RUNS = Group("Runs", sort_key=40)
+
+
+def anchors(
+    *,
+    routing: Annotated[
+        Path,
+        Parameter(
+            help="A trace with the experts per layer and the top-k of Mixtral-8x7B, or a folder with "
+            "mixtral-8x7b-twin.trace."
+        ),
+    ],
+    store: Annotated[Path | None, STORE] = None,
+    workers: Annotated[Workers, under(RUNS)] = Workers(),
+    out: Annotated[
+        Path, Parameter(group=OUTPUT, help="The folder for anchors.md, and for anchors/ with tables and the picture.")
+    ],
+) -> int:
+    """Simulate published measurements of others, and write how far off the simulator is.
+
+    What is simulated is a list in sim/anchors/published_anchors.py. Runs that the store has are not computed again;
+    after an interruption, the same command goes on. The exit status is 1 if a run failed.
+    """
+    from common.outputs import replaced, reserved
+    from common.tables import text_table
+    from sim.anchors.anchor_document import percent
+    from sim.anchors.anchor_runs import run_anchors
+    from sim.anchors.anchor_table import BASE
+    from sim.anchors.published_anchors import ANCHORS
+    from sim.anchors.written_anchors import outputs, write_anchors
+
+    files = outputs(out)
+    trace = routing if routing.suffix == ".trace" else routing / "mixtral-8x7b-twin.trace"
+    with reserved(*map(replaced, files)):
+        table = run_anchors(ANCHORS, trace, store=place_of_store(store), workers=workers)
+        table = write_anchors(table, ANCHORS, out)
+    rows = [
+        [row["anchor"], row["point"], f"{row['measured']:g} {row['unit']}", percent(row["error"])]
+        for row in table.rows
+        if row["variation"] == BASE
+    ]
+    print("Simulated beside published measurements; the error is that of the time per token.\n")
+    print(text_table(rows, ["anchor", "what", "measured", "error of the simulation"], texts=2))
+    print(f"\n{files[0]}")
+    return int(any(row["status"] == "failed" for row in table.rows))

@@ -1,0 +1,136 @@
+"""Anchors from traces to the document, small: what is replayed, what is changed, and what is computed again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from sim.anchors.anchor import Anchor, AnchorPoint, Variation
+from sim.anchors.anchor_document import document
+from sim.anchors.anchor_runs import run_anchors
+from sim.anchors.anchor_table import BASE, AnchorTable
+from sim.anchors.anchor_traces import quantised, resized, spread_misses, with_hit_rate
+from sim.anchors.published_anchors import IMP, MOE_INFINITY
+from sim.anchors.written_anchors import outputs, write_anchors
+from sim.scenario import CacheSize, Scenario
+from sim.simulation import simulate
+from sim.sweeps.workers import Workers
+from tests.support.sweep_runs import events
+from tests.support.trace_helpers import small_shape, small_trace
+from traces.format.reader import Trace
+
+SHAPE = small_shape(layers=4, experts=8)
+LARGER = replace(SHAPE, name="larger", hidden=16, expert_ffn=64)
+
+REPLAYED: Anchor = replace(
+    MOE_INFINITY,
+    shape=LARGER,
+    points=(
+        AnchorPoint(name="LRU", measured=0.5, policy="lru", cache_experts=12, assumed="nothing"),
+        AnchorPoint(name="nothing fits", measured=0.5, policy="lru", cache_experts=10**9, assumed="too much"),
+    ),
+    variations=(
+        Variation(name="quantised", meaning="4 bits", bits=4.0, points=("LRU",)),
+        Variation(name="another policy", meaning="LFU", policy="lfu", points=("LRU",)),
+    ),
+)
+MADE: Anchor = replace(
+    IMP,
+    shape=LARGER,
+    points=(
+        AnchorPoint(
+            name="half", measured=20.0, policy="mixtral-offloading-released", cache_experts=12, hit_rate=0.5, assumed=""
+        ),
+    ),
+    variations=(Variation(name="slow link", meaning="a tenth of the rate", machine="scale.link=0.1"),),
+    tokens=32,
+)
+
+
+@pytest.fixture(scope="module")
+def routing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("routing") / "small.trace"
+    small_trace(path, 8, shape=SHAPE, lookahead=(1,))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(routing: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnchorTable, Path]:
+    """The table of a small run, and its store."""
+    store = tmp_path_factory.mktemp("store")
+    return run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)), store
+
+
+def test_a_second_time_nothing_is_computed(done: tuple[AnchorTable, Path], routing: Path) -> None:
+    table, store = done
+    before = events(store)
+    assert run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)) == table
+    assert events(store) == before
+
+
+def test_files_say_what_the_runs_said(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:
+    written = write_anchors(done[0], (REPLAYED, MADE), tmp_path)
+    assert all(path.exists() for path in outputs(tmp_path))
+    assert written == AnchorTable.read(tmp_path / "anchors")
+    assert written.rows == done[0].rows
+    assert document(written, (REPLAYED, MADE), beside="anchors") == (tmp_path / "anchors.md").read_text("utf-8")
+
+
+def test_a_variation_changes_what_it_says(done: tuple[AnchorTable, Path]) -> None:
+    found = {(row["point"], row["variation"]): row for row in done[0].rows}
+    base = found["LRU", BASE]
+    assert found["LRU", "quantised"]["expert_bytes"] == base["expert_bytes"] / 4
+    assert found["LRU", "quantised"]["hit_rate"] == base["hit_rate"]
+    assert found["LRU", "another policy"]["policy"] == "lfu"
+    assert found["half", "slow link"]["simulated_s_per_token"] > found["half", BASE]["simulated_s_per_token"]
+
+
+def test_what_cannot_run_is_a_dash_with_its_reason(done: tuple[AnchorTable, Path]) -> None:
+    row = next(row for row in done[0].rows if row["point"] == "nothing fits")
+    assert (row["status"], row["error"]) == ("refused", None)
+    text = document(done[0], (REPLAYED, MADE), beside="anchors")
+    assert "No run of nothing fits, as assumed: cache.experts" in " ".join(text.split())
+
+
+def test_a_trace_of_another_model_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    small_trace(tmp_path / "other.trace", 3, shape=small_shape(experts=6), lookahead=())
+    with pytest.raises(UserError, match=r"top-2 of 6 experts, .* needs top-2 of 8"):
+        run_anchors((REPLAYED,), tmp_path / "other.trace", store=tmp_path / "store", workers=Workers(jobs=1))
+
+
+@pytest.mark.parametrize("hit_rate", [0.0, 0.3, 0.75])
+@pytest.mark.parametrize("slots", [2, 3, 5])
+def test_made_demands_hit_as_often_as_they_should(hit_rate: float, slots: int, tmp_path: Path) -> None:
+    path = with_hit_rate(LARGER, hit_rate, 48, tmp_path / "made.trace")
+    scenario = Scenario(
+        path,
+        policy="mixtral-offloading-released",
+        machine="rtx3090",
+        train_split=0.0,
+        cache=CacheSize(experts=slots * LARGER.layers),
+    )
+    demands = 48 * LARGER.layers * LARGER.top_k
+    assert simulate(scenario).summary["hit_rate"] == pytest.approx(round(hit_rate * demands) / demands)
+
+
+def test_a_hit_rate_that_a_cold_cache_cannot_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0.99 cannot be in 10 tokens"):
+        spread_misses(LARGER, 0.99, 10)
+
+
+def test_other_sizes_leave_the_routing_as_it_was(routing: Path, tmp_path: Path) -> None:
+    before = Trace.open(routing)
+    after = Trace.open(resized(before, quantised(LARGER, 3.0, unpacked=True), tmp_path / "resized.trace"))
+    assert after.shape.layer_expert_bytes == (3 * 16 * 64 * 3 // 8,) * 4
+    assert after.request_ids == before.request_ids
+    for one, other in zip(before.iter(), after.iter(), strict=True):
+        assert np.array_equal(one.experts, other.experts)
+        assert np.array_equal(one.lookahead[1], other.lookahead[1])
+
+
+def test_weights_that_are_not_unpacked_are_read_as_they_are_copied() -> None:
+    assert quantised(LARGER, 4.0, unpacked=False).weight_bytes == 0.5
+    assert quantised(LARGER, 4.0, unpacked=True).weight_bytes == LARGER.weight_bytes
+    assert quantised(LARGER, 16.0, unpacked=True) == LARGER
