@@ -3,9 +3,20 @@
 from collections.abc import Sequence
 
 from common.errors import FieldError, nearest
+from sim.paper.figure_1b import Figure1b
+from sim.paper.figure_10 import Figure10
+from sim.paper.figure_12 import Figure12
+from sim.paper.figure_13 import Figure13
+from sim.paper.figure_17 import Figure17
 from sim.paper.paper_figure import PaperFigure
 
-FIGURES: tuple[PaperFigure, ...] = ()
+FIGURES: tuple[PaperFigure, ...] = (
+    Figure1b(),
+    Figure10(),
+    Figure12(),
+    Figure13(),
+    Figure17(),
+)
 
 
 def figures_named(keys: Sequence[str]) -> Sequence[PaperFigure]:

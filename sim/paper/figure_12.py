@@ -1,0 +1,169 @@
+"""Figure 12: TPOT over the limit of the expert cache."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from common.figures import figure, panels
+from sim.paper.case import Case
+from sim.paper.claim import Claim
+from sim.paper.claim_values import SUBJECT
+from sim.paper.footings import FOOTINGS
+from sim.paper.lineup import explained, lineup, lineup_table, main_forms, reductions, rising_order
+from sim.paper.paper_systems import BASELINES, OTHER_FORMS, SYSTEMS
+from sim.paper.study import TESTBED
+
+if TYPE_CHECKING:
+    from sim.paper.claim import Tables
+    from sim.paper.study import Study
+
+SIZES_GB = (6.0, 12.0, 24.0, 48.0, 96.0)
+THIN_SIZES_GB = (6.0, 24.0, 96.0)
+TPOT_6_GB = {"DeepSpeed": -0.36, "Mixtral-Offloading": -0.25, "ProMoE": -0.16, "MoE-Infinity": -0.29}
+FASTEST_FIRST = ("FineMoE", "ProMoE", "Mixtral-Offloading", "MoE-Infinity", "DeepSpeed")
+
+
+class Figure12:
+    """TPOT over cache sizes."""
+
+    key = "12"
+    title = "TPOT over the limit of the expert cache"
+    settings = (
+        "Batch 1, six GPUs, the first set of prompts. The limit is that of all GPUs together; no cache is larger than "
+        "all experts of a model. Every cache is empty at the start, also where all experts fit."
+    )
+
+    def cases(self, study: "Study") -> Sequence[Case]:
+        """The five systems at every size, and their other forms at the smallest."""
+        return cases_over_sizes(study)
+
+    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+        """A row per system, form, size, trace and footing."""
+        return lineup_table(runs)
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """A row of panels per footing and a column per model; a line per system."""
+        main = main_forms(table)
+        models = list(main["model"].unique())
+        footings = [footing for footing in FOOTINGS if footing.name in set(main["footing"])]
+        drawn = figure(7, 1.2 + 1.7 * len(footings))
+        grid = panels(drawn, len(footings), len(models), sharex=True, sharey="col")
+        for row, footing in zip(grid, footings, strict=True):
+            of_footing = main[main["footing"] == footing.name]
+            for panel, model in zip(row, models, strict=True):
+                _draw(panel, of_footing[of_footing["model"] == model])
+            row[0].set_ylabel(f"TPOT [ms]\n{footing.title}", fontsize=8)
+        for panel, model in zip(grid[0], models, strict=True):
+            panel.set_title(model, fontsize=9)
+        for panel in grid[-1]:
+            panel.set_xlabel("limit of the expert cache [GB]", fontsize=8)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=5, loc="outside upper center")
+        return drawn
+
+    def claims(self) -> Sequence[Claim]:
+        """The reductions at 6 GB, their order, and how the gaps change with the cache."""
+        return [
+            *(
+                Claim(
+                    key=f"12-tpot-{baseline.lower()}",
+                    figure="12",
+                    says=f"With 6 GB, FineMoE's TPOT against {baseline}'s, mean over models",
+                    rule="number",
+                    paper=number,
+                    unit="share",
+                    ours=partial(_at_6_gb, baseline=baseline),
+                )
+                for baseline, number in TPOT_6_GB.items()
+            ),
+            Claim(
+                key="12-tpot-order",
+                figure="12",
+                says=f"With 6 GB, by TPOT, from the reductions: {' < '.join(FASTEST_FIRST)}",
+                rule="order",
+                ours=lambda tables: rising_order(smallest(tables["12"]), "tpot_ms", FASTEST_FIRST),
+            ),
+            Claim(
+                key="12-gaps",
+                figure="12",
+                says="The gaps between FineMoE and the baselines narrow as the cache grows (here: the mean distance of "
+                "TPOT in ms is nowhere larger than with the cache before, and smaller at the end)",
+                rule="order",
+                ours=lambda tables: narrowing(tables["12"]),
+            ),
+        ]
+
+
+def cases_over_sizes(study: "Study") -> list[Case]:
+    """The runs of figures 12 and 1b."""
+    traces = study.of_first_prompts()
+    sizes_gb = THIN_SIZES_GB if study.tier.thin else SIZES_GB
+    others = () if study.tier.thin else OTHER_FORMS
+    return [
+        case
+        for cache_gb in sizes_gb
+        for case in lineup(
+            study,
+            traces,
+            SYSTEMS + others if cache_gb == sizes_gb[0] else SYSTEMS,
+            cache_gb=cache_gb,
+            machine=TESTBED,
+        )
+    ]
+
+
+def _at_6_gb(tables: "Tables", *, baseline: str) -> pd.DataFrame:
+    return reductions(smallest(tables["12"]), "tpot_ms", baseline)
+
+
+def smallest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the smallest cache."""
+    return table[table["cache_gb"] == SIZES_GB[0]]
+
+
+def narrowing(table: pd.DataFrame) -> pd.DataFrame:
+    """1 where the mean gap to the baselines shrinks with the cache; the gaps are the detail."""
+
+    def narrows(rows: pd.DataFrame) -> tuple[float, str]:
+        gaps = _gaps_ms(rows)
+        detail = ", ".join(f"{size:g} GB {gap:.0f} ms" for size, gap in gaps.items())
+        if gaps.isna().any() or len(gaps) < 2:
+            return math.nan, detail
+        return float(gaps.is_monotonic_decreasing and gaps.iloc[-1] < gaps.iloc[0]), detail
+
+    return explained(table, narrows)
+
+
+def _gaps_ms(rows: pd.DataFrame) -> "pd.Series[float]":
+    """By how much the baselines' TPOT exceeds FineMoE's, their mean, by cache size in GB; NaN where one is missing."""
+    by_system = rows.pivot(index="cache_gb", columns="system", values="tpot_ms")
+    by_system = by_system.reindex(columns=[SUBJECT, *(each.name for each in BASELINES)]).sort_index()
+    gaps: pd.Series[float] = by_system.drop(columns=SUBJECT).sub(by_system[SUBJECT], axis=0).mean(axis=1, skipna=False)
+    return gaps
+
+
+def _draw(panel: Any, rows: pd.DataFrame) -> None:
+    for system in reversed(SYSTEMS):
+        points = rows[rows["system"] == system.name].sort_values("cache_gb")
+        first = system.name == SUBJECT
+        panel.plot(
+            points["cache_gb"],
+            points["tpot_ms"],
+            color=system.colour,
+            linewidth=2 if first else 1.1,
+            marker="o",
+            markersize=3.5 if first else 2.5,
+            label=system.title,
+        )
+    sizes = sorted(rows["cache_gb"].unique())
+    panel.set(xscale="log", yscale="log")
+    panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    panel.set_xticks([], minor=True)
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+    panel.tick_params(labelsize=7)
+    panel.tick_params(which="minor", labelsize=6)
+    panel.grid(alpha=0.3, linewidth=0.5)

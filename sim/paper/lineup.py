@@ -1,0 +1,136 @@
+"""Systems side by side: their runs, the tidy table behind figures 1b, 10, 12 and 13, and what claims ask of it."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sim.paper.case import Case
+from sim.paper.claim_values import COLUMNS, SUBJECT, changes, hit_gains, titles
+from sim.paper.footings import FOOTINGS
+from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
+from sim.paper.study_traces import PaperTrace
+
+if TYPE_CHECKING:
+    from sim.paper.study import Study
+
+LABELS = ["model", "prompts", "footing", "machine", "cache_gb", "system", "form"]
+HIT_RATES = ["hit_rate", "late_rate", "miss_rate"]
+
+
+def lineup(
+    study: "Study", traces: Iterable[PaperTrace], systems: Sequence[PaperSystem], *, cache_gb: float, machine: str
+) -> list[Case]:
+    """A run per trace, footing and system with one cache on one machine."""
+    return [
+        study.case(
+            trace,
+            study.scenario(trace, system.policy(trace), machine=machine, footing=footing, cache_gb=cache_gb),
+            footing=footing.name,
+            machine=machine,
+            cache_gb=cache_gb,
+            system=system.name,
+            form=system.form,
+        )
+        for trace in traces
+        for footing in study.footings
+        for system in systems
+    ]
+
+
+def systems_of(study: "Study") -> tuple[PaperSystem, ...]:
+    """The five systems, and their other forms unless the study is thin."""
+    return SYSTEMS if study.tier.thin else SYSTEMS + OTHER_FORMS
+
+
+def lineup_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The labels of each run, whether it was done, its times in ms, and its hit rate.
+
+    `counted_hit_rate` is what the footing counts as hits: `hit_rate`, or `hit_rate` and `late_rate`. `experts_gb` is
+    the memory that the experts took at most.
+    """
+    table = runs.reindex(columns=[*LABELS, "status", "reason"])
+    table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
+    table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+    table["counted_hit_rate"] = counted_hit_rates(runs)
+    for column in HIT_RATES:
+        table[column] = numbers(runs, column)
+    table["experts_gb"] = numbers(runs, "expert_memory_bytes") / 1e9
+    return table
+
+
+def numbers(runs: pd.DataFrame, column: str) -> "pd.Series[float]":
+    """A column of the summaries as numbers; NaN where a run has none."""
+    return pd.to_numeric(runs.reindex(columns=[column])[column], errors="coerce").astype(float)
+
+
+def counted_hit_rates(runs: pd.DataFrame) -> "pd.Series[float]":
+    """The share of demands that each run's footing counts as hits."""
+    rates = {footing.name: numbers(runs, footing.hit_rate) for footing in FOOTINGS}
+    counted = [rates[footing].iloc[place] for place, footing in enumerate(runs["footing"])]
+    return pd.Series(counted, runs.index, dtype=float)
+
+
+def main_forms(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the form that stands for each system in claims."""
+    return table[~_is_other(table)]
+
+
+def other_forms(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the forms that are shown beside it."""
+    return table[_is_other(table)]
+
+
+def _is_other(table: pd.DataFrame) -> "pd.Series[bool]":
+    others = {(system.name, system.form) for system in OTHER_FORMS}
+    pairs = zip(table["system"], table["form"], strict=True)
+    return pd.Series([pair in others for pair in pairs], table.index, dtype=bool)
+
+
+def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
+    """FineMoE's change against the main form of a baseline; the mean change against its other form is the detail."""
+    return _with_other_form(changes(main_forms(table), column, baseline), table, column, baseline)
+
+
+def hit_rate_gains(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """As `reductions`, of the hit rate that the footing counts; the gain in points is in the detail, too."""
+    found = hit_gains(main_forms(table), "counted_hit_rate", baseline)
+    return _with_other_form(found, table, "counted_hit_rate", baseline)
+
+
+def _with_other_form(found: pd.DataFrame, table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
+    others = other_forms(table)
+    others = others[others["system"] == baseline]
+    if found.empty or others.empty:
+        return found
+    form = others["form"].iloc[0]
+    both = pd.concat([table[table["system"] == SUBJECT], others])
+    means = changes(both, column, baseline).groupby("footing")["value"].mean()
+    texts = [f"against its other form ({form}): {means[footing]:+.0%}" for footing in found["footing"]]
+    details = ["; ".join(filter(None, pair)) for pair in zip(found["detail"], texts, strict=True)]
+    return found.assign(detail=details)
+
+
+def explained(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
+    """A value and its detail from the main forms' rows of each footing and trace."""
+    rows = main_forms(table)
+    groups = rows.groupby([rows["footing"], titles(rows).rename("trace")], sort=False)
+    return pd.DataFrame([(*pair, *value(group)) for pair, group in groups], columns=COLUMNS)
+
+
+def by_system(rows: pd.DataFrame, column: str, names: Sequence[str]) -> "pd.Series[float]":
+    """The values of the main forms of some systems, of one trace and footing; NaN where one has none."""
+    return rows.set_index("system")[column].reindex(list(names))
+
+
+def rising_order(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
+    """1 where the column rises strictly over the systems as named; the order that came out is the detail."""
+
+    def order(rows: pd.DataFrame) -> tuple[float, str]:
+        values = by_system(rows, column, names)
+        if values.isna().any():
+            return math.nan, ""
+        return float(values.is_monotonic_increasing and values.is_unique), " < ".join(values.sort_values().index)
+
+    return explained(table, order)
