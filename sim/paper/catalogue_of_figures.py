@@ -7,15 +7,29 @@ from sim.paper.figure_1b import Figure1b
 from sim.paper.figure_10 import Figure10
 from sim.paper.figure_12 import Figure12
 from sim.paper.figure_13 import Figure13
+from sim.paper.figure_14a import Figure14a
+from sim.paper.figure_14b import Figure14b
+from sim.paper.figure_15 import Figure15
+from sim.paper.figure_16a import Figure16a
+from sim.paper.figure_16b import Figure16b
 from sim.paper.figure_17 import Figure17
+from sim.paper.figure_18 import Figure18
 from sim.paper.paper_figure import PaperFigure
+from sim.paper.table_1 import Table1
 
 FIGURES: tuple[PaperFigure, ...] = (
+    Table1(),
     Figure1b(),
     Figure10(),
     Figure12(),
     Figure13(),
+    Figure14a(),
+    Figure14b(),
+    Figure15(),
+    Figure16a(),
+    Figure16b(),
     Figure17(),
+    Figure18(),
 )
 
 

@@ -24,7 +24,7 @@ LIMIT_MB = 200.0
 _LOOKS = {"Mixtral": ("-", "o"), "Qwen": ("--", "s"), "Phi": (":", "^")}
 
 
-class StoreMemory:
+class Figure18:
     """Memory of the store, in closed form, for the sizes of the published models."""
 
     key = "18"

@@ -40,7 +40,7 @@ _NUMBERS = ("active_parameters_b", "total_parameters_b", "active_experts", "expe
 _HEADS = ("model", "from", "parameters\nactive / total [1e9]", "experts of a layer\nactive / total", "MoE\nlayers")
 
 
-class Models:
+class Table1:
     """Parameters, counted from the published configurations, and experts and layers, of the routing as well."""
 
     key = "table-1"

@@ -8,10 +8,10 @@ import pytest
 
 from policies.prediction.expert_map_store import ExpertMapStore
 from sim.paper.claim import NOT_REPRODUCED, REPRODUCED
-from sim.paper.figure_18 import StoreMemory, store_bytes, store_memory
+from sim.paper.figure_18 import Figure18, store_bytes, store_memory
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
-from sim.paper.table_1 import TRACE, Models
+from sim.paper.table_1 import TRACE, Table1
 from sim.paper.tiers import KICK_THE_TIRES
 from sim.paper.verdict_table import judged
 from sim.sweeps.workers import Workers
@@ -29,7 +29,7 @@ BY_HAND_MB = {
 }
 
 
-def verdicts_of(figure: Models | StoreMemory, table: pd.DataFrame) -> dict[str, str]:
+def verdicts_of(figure: Table1 | Figure18, table: pd.DataFrame) -> dict[str, str]:
     return {row.claim.key: row.verdict for row in judged(figure.claims(), {figure.key: table})}
 
 
@@ -53,7 +53,7 @@ def test_32_k_maps_take_the_megabytes_that_are_known() -> None:
 
 
 def test_the_limit_holds_for_maps_alone_and_not_with_embeddings() -> None:
-    assert verdicts_of(StoreMemory(), store_memory()) == {
+    assert verdicts_of(Figure18(), store_memory()) == {
         "18-memory": REPRODUCED,
         "18-memory-qwen": REPRODUCED,
         "18-memory-with-embeddings": NOT_REPRODUCED,
@@ -61,7 +61,7 @@ def test_the_limit_holds_for_maps_alone_and_not_with_embeddings() -> None:
 
 
 def test_published_configurations_have_the_papers_numbers(tmp_path: Path) -> None:
-    figure = Models()
+    figure = Table1()
     study = study_of(small_trace(tmp_path / "small.trace"), "Tiny")
     table = figure.table(study, pd.DataFrame())
     assert set(verdicts_of(figure, table).values()) == {REPRODUCED}
@@ -72,7 +72,7 @@ def test_published_configurations_have_the_papers_numbers(tmp_path: Path) -> Non
 
 
 def test_a_trace_of_another_topology_is_found_out(tmp_path: Path) -> None:
-    figure = Models()
+    figure = Table1()
     table = figure.table(study_of(small_trace(tmp_path / "small.trace"), "Mixtral"), pd.DataFrame())
     traced = table[table["source"] == TRACE].iloc[0]
     assert (traced["experts"], traced["layers"]) == (small_shape().experts, small_shape().layers)

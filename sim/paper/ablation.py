@@ -1,0 +1,118 @@
+"""Figures 14a and 14b: FineMoE with one part exchanged; their runs, the tidy table, the picture."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from common.figures import figure, panels
+from sim.paper.case import Case
+from sim.paper.detailed_values import detailed
+from sim.paper.footing_bars import draw_footing_bars, footing_legend, place_of
+from sim.paper.footings import EVEN
+from sim.paper.lineup import counted_hit_rates, numbers
+from sim.paper.study import CACHE_GB, Study
+from sim.paper.study_traces import PaperTrace
+
+LABELS = ["model", "prompts", "footing", "cache_gb", "variant", "form"]
+SHARES = ["hit_rate", "late_rate", "miss_rate", "hit_rate_prefill", "hit_rate_decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """FineMoE with another tracker or evictor."""
+
+    name: str
+    """As the paper's legend has it."""
+    text: str
+    """The policy, with `{best_distance}` in it."""
+    colour: str
+    form: str = ""
+    """Set if it is shown beside the one that counts, which has the same name."""
+
+    def policy(self, trace: PaperTrace) -> str:
+        """The text of the policy for a model."""
+        return self.text.format(best_distance=trace.best_distance)
+
+
+def ablation_cases(study: Study, trace: PaperTrace, variants: Sequence[Variant]) -> list[Case]:
+    """A run per footing and variant."""
+    return [
+        study.case(
+            trace,
+            study.scenario(trace, variant.policy(trace), footing=footing),
+            footing=footing.name,
+            cache_gb=CACHE_GB,
+            variant=variant.name,
+            form=variant.form,
+        )
+        for footing in study.footings
+        for variant in variants
+    ]
+
+
+def ablation_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Hit rates of each run; `counted_hit_rate` is what the footing counts.
+
+    Also the copies that were begun as prefetches, and times in ms.
+    """
+    table = runs.reindex(columns=[*LABELS, "status", "reason"])
+    table["counted_hit_rate"] = counted_hit_rates(runs)
+    for column in SHARES:
+        table[column] = numbers(runs, column)
+    table["prefetched_copies"] = numbers(runs, "prefetched_copies")
+    table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
+    table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+    return table
+
+
+def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
+    """A panel per model, in each a group of bars per set of prompts; a black line is another form, on even footing."""
+    from matplotlib.lines import Line2D
+
+    models = list(dict.fromkeys(table["model"]))
+    colours = {variant.name: variant.colour for variant in variants}
+    drawn = figure(7, 2.8)
+    for panel, model in zip(panels(drawn, 1, len(models), sharey=True)[0], models, strict=True):
+        rows = table[table["model"] == model]
+        rows = rows.assign(shown=rows["counted_hit_rate"] * 100)
+        main = rows[rows["form"] == ""]
+        draw_footing_bars(panel, main, "shown", groups="prompts", bars="variant", colours=colours)
+        panel.set_title(model, fontsize=9)
+        panel.set_ylim(0, 105)
+        _mark_other_forms(panel, rows[rows["form"] != ""], list(dict.fromkeys(main["prompts"])), list(colours))
+    drawn.axes[0].set_ylabel("hit rate [%]", fontsize=8)
+    forms = {f"{name}, {form}" for name, form in zip(table["variant"], table["form"], strict=True) if form}
+    others = [Line2D([], [], color="black", linewidth=1, label=said) for said in sorted(forms)]
+    footing_legend(drawn, colours, *others, columns=4)
+    return drawn
+
+
+def _mark_other_forms(panel: Any, rows: pd.DataFrame, groups: Sequence[str], bars: Sequence[str]) -> None:
+    for row in rows[rows["footing"] == EVEN.name].to_dict("records"):
+        at = place_of(groups.index(row["prompts"]), bars.index(row["variant"]), len(bars))
+        panel.hlines(row["shown"], at.left, at.right, color="black", linewidth=1)
+
+
+def lighter(colour: str, share: float) -> str:
+    """A colour `#rrggbb` mixed with white, which makes so much of it."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
+def rising_variants(table: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """1 where the hit rate that the footing counts rises strictly over the variants as named; the rates are the detail.
+
+    NaN where a run is missing. Equal rates do not rise.
+    """
+
+    def rises(rows: pd.DataFrame) -> tuple[float, str]:
+        values = rows.set_index("variant")["counted_hit_rate"].reindex(list(names))
+        if values.isna().any():
+            return math.nan, ""
+        said = ", ".join(f"{name} {value:.2%}" for name, value in values.items())
+        return float(values.is_monotonic_increasing and values.is_unique), said
+
+    return detailed(table[table["form"] == ""], rises)

@@ -1,0 +1,159 @@
+"""Figure 16a: how near the found maps are, over the capacity of the expert-map store."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from common.figures import GREY, figure, panels
+from sim.inputs import train_test_split
+from sim.paper.case import Case
+from sim.paper.claim import Claim
+from sim.paper.detailed_values import detailed
+from sim.paper.lineup import numbers
+from sim.paper.study import CACHE_GB, Study
+from sim.paper.study_traces import PaperTrace
+from sim.system_colours import colour_of
+
+CAPACITIES = (500, 750, 1000, 1250, 1500)
+THIN_CAPACITIES = (500, 1000, 1500)
+FIRST, KNEE, LAST = 500, 1000, 1500
+STRONG = 0.01
+"""A rise of the score from the first capacity to the knee that counts as strong."""
+FLAT = 0.5
+"""The rise from the knee to the last capacity counts as flat below this share of the rise before the knee."""
+LABELS = ["model", "prompts", "cache_gb", "capacity"]
+SCORES = {"score_trajectory": "trajectory", "score_semantic": "semantic"}
+_STYLES = ("-", "--", ":", "-.")  # of sets of prompts
+_MARKERS = {"score_trajectory": "o", "score_semantic": "^"}
+
+
+class Figure16a:
+    """Mean scores of FineMoE's searches, capacity by capacity."""
+
+    key = "16a"
+    title = "Mean search score over the capacity of the store"
+    settings = (
+        "FineMoE at the paper's best distance of the model; cosines of the found maps and embeddings, mean over all "
+        "searches of the tested requests. Scores depend on neither cache nor footing. The store begins with a random "
+        "sample of the history and learns."
+    )
+
+    def cases(self, study: Study) -> Sequence[Case]:
+        """A run per trace and capacity, on even footing."""
+        capacities = THIN_CAPACITIES if study.tier.thin else CAPACITIES
+        return [
+            study.case(trace, study.scenario(trace, _policy(trace, capacity)), cache_gb=CACHE_GB, capacity=capacity)
+            for trace in study.traces
+            for capacity in capacities
+        ]
+
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+        """Scores by capacity, and times in ms on even footing; `history_maps` is what the store can be filled from."""
+        table = runs.reindex(columns=[*LABELS, "status", "reason"])
+        maps = {(trace.model, trace.prompts): _history_maps(study, trace) for trace in study.traces}
+        table["history_maps"] = [maps[place] for place in zip(runs["model"], runs["prompts"], strict=True)]
+        for column, search in SCORES.items():
+            table[column] = numbers(runs, f"search_score_{search}_mean")
+        table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
+        table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+        return table
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """A panel per model."""
+        models = list(dict.fromkeys(table["model"]))
+        drawn = figure(7, 2.8)
+        row = panels(drawn, 1, len(models), sharey=True)[0]
+        for panel, model in zip(row, models, strict=True):
+            _draw(panel, table[table["model"] == model])
+            panel.set_title(model, fontsize=9)
+            panel.set_xlabel("capacity of the store [maps]", fontsize=8)
+        row[0].set_ylabel("mean search score", fontsize=8)
+        handles = {line.get_label(): line for panel in row for line in panel.get_lines()}
+        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        return drawn
+
+    def claims(self) -> Sequence[Claim]:
+        """A strong rise, then none."""
+        return [
+            Claim(
+                key="16a-score-rise",
+                figure="16a",
+                says=f"The mean search score rises strongly below 1 K maps (here: from {FIRST} to {KNEE} by {STRONG} "
+                "or more, of both searches)",
+                rule="order",
+                ours=lambda tables: detailed(tables["16a"], rises),
+            ),
+            Claim(
+                key="16a-score-flat",
+                figure="16a",
+                says=f"Beyond 1 K it is flat (here: from {KNEE} to {LAST} it rises by less than {FLAT:.0%} of its rise "
+                f"from {FIRST} to {KNEE}, of both searches; the logarithm, which has no knee, has 58 %)",
+                rule="order",
+                ours=lambda tables: detailed(tables["16a"], flattens),
+            ),
+        ]
+
+
+def rises(rows: pd.DataFrame) -> tuple[float, str]:
+    """1 where both scores rise strongly before the knee."""
+    return _judged(rows, lambda before, after: before >= STRONG)
+
+
+def flattens(rows: pd.DataFrame) -> tuple[float, str]:
+    """1 where both scores rise much less behind the knee than before it."""
+    return _judged(rows, lambda before, after: after < FLAT * before)
+
+
+def _judged(rows: pd.DataFrame, holds: Callable[[float, float], bool]) -> tuple[float, str]:
+    """NaN where a run is missing, or the history has too few maps to fill the largest store."""
+    scores = rows.set_index("capacity")[list(SCORES)].dropna(axis=1, how="all")
+    filled = rows["history_maps"].min() >= LAST
+    if not {FIRST, KNEE, LAST} <= set(scores.index) or scores.empty:
+        return math.nan, ""
+    steps = {
+        SCORES[column]: (scores[column][KNEE] - scores[column][FIRST], scores[column][LAST] - scores[column][KNEE])
+        for column in scores.columns
+    }
+    if not filled:
+        return math.nan, f"the history has {rows['history_maps'].min()} maps, too few to fill the store"
+    said = ", ".join(f"{search} {before:+.4f}, then {after:+.4f}" for search, (before, after) in steps.items())
+    return float(all(holds(*step) for step in steps.values())), said
+
+
+def _policy(trace: PaperTrace, capacity: int) -> str:
+    """Without the setting where it is the default, so that figures share the run."""
+    setting = "" if capacity == KNEE else f",capacity={capacity}"
+    return f"finemoe,prefetch_distance={trace.best_distance}{setting}"
+
+
+def _history_maps(study: Study, trace: PaperTrace) -> int:
+    """A map per token of the requests that FineMoE may learn from."""
+    opened = study.opened(trace)
+    history, _ = train_test_split(opened.request_ids, study.scenario(trace, "finemoe"), where=trace.title)
+    return sum(opened.rows_of(request) for request in history)
+
+
+def _draw(panel: Any, rows: pd.DataFrame) -> None:
+    for style, (prompts, of_prompts) in zip(_STYLES, rows.groupby("prompts", sort=False), strict=False):
+        for column, search in SCORES.items():
+            panel.plot(
+                of_prompts["capacity"],
+                of_prompts[column],
+                color=colour_of("finemoe"),
+                alpha=1 if column == "score_trajectory" else 0.5,
+                linestyle=style,
+                marker=_MARKERS[column],
+                markersize=3.5,
+                linewidth=1.2,
+                label=f"{search}, {prompts}",
+            )
+    short = rows[rows["history_maps"] < rows["capacity"]]
+    if len(short):
+        said = f"the history has {short['history_maps'].min()} maps"
+        panel.text(0.5, 0.03, said, transform=panel.transAxes, ha="center", color=GREY, fontsize=6)
+    panel.axvline(KNEE, color=GREY, linewidth=0.8, zorder=0)
+    panel.set_xticks(sorted(set(rows["capacity"])))
+    panel.tick_params(labelsize=7)
+    panel.grid(alpha=0.3, linewidth=0.5)

@@ -1,0 +1,109 @@
+"""Figure 16b: TTFT and TPOT over the batch size."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from common.figures import figure, panels
+from sim.paper.case import Case
+from sim.paper.claim import Claim
+from sim.paper.claim_values import SUBJECT
+from sim.paper.detailed_values import detailed
+from sim.paper.footing_bars import draw_footing_bars, footing_legend
+from sim.paper.lineup import counted_hit_rates, numbers
+from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
+from sim.paper.study import CACHE_GB, Study
+from sim.paper.study_traces import PaperTrace
+
+BATCH_SIZES = (1, 2, 4, 8)
+THIN_BATCH_SIZES = (1, 2)
+COMPARED = tuple(system for system in SYSTEMS if system != DEEPSPEED)
+LABELS = ["model", "prompts", "footing", "cache_gb", "batch_size", "system", "form"]
+METRICS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
+
+
+class Figure16b:
+    """TTFT and TPOT of four systems, batch size by batch size."""
+
+    key = "16b"
+    title = "TTFT and TPOT over the batch size"
+    settings = (
+        "Mixtral with the first set of prompts, without DeepSpeed, as in the paper; cache 12 GB (the paper does not "
+        "say). Requests of a batch begin together, and the next batch begins when the last of them has ended."
+    )
+
+    def cases(self, study: Study) -> Sequence[Case]:
+        """A run per footing, batch size and system."""
+        return [
+            study.case(
+                trace,
+                study.scenario(trace, system.policy(trace), footing=footing, batch_size=batch_size),
+                footing=footing.name,
+                cache_gb=CACHE_GB,
+                batch_size=batch_size,
+                system=system.name,
+                form=system.form,
+            )
+            for trace in _traces(study)
+            for footing in study.footings
+            for batch_size in (THIN_BATCH_SIZES if study.tier.thin else BATCH_SIZES)
+            for system in COMPARED
+        ]
+
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+        """Times in ms, and hit rates, by batch size and system."""
+        table = runs.reindex(columns=[*LABELS, "status", "reason"])
+        table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
+        table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+        table["counted_hit_rate"] = counted_hit_rates(runs)
+        return table
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """A panel per metric."""
+        colours = {system.title: system.colour for system in COMPARED}
+        titles = {system.name: system.title for system in COMPARED}
+        rows = table.assign(title=table["system"].map(titles))
+        drawn = figure(7, 2.8)
+        for panel, (column, metric) in zip(panels(drawn, 1, len(METRICS))[0], METRICS.items(), strict=True):
+            draw_footing_bars(panel, rows, column, groups="batch_size", bars="title", colours=colours)
+            panel.set_xlabel("batch size [requests]", fontsize=8)
+            panel.set_ylabel(f"{metric} [ms]", fontsize=8)
+        footing_legend(drawn, colours, columns=3)
+        return drawn
+
+    def claims(self) -> Sequence[Claim]:
+        """FineMoE is the fastest in most cases."""
+        return [
+            Claim(
+                key="16b-lowest",
+                figure="16b",
+                says=f"{SUBJECT} has the lowest time in most cases (here: in more than half of the pairs of batch size "
+                "and metric, TTFT or TPOT)",
+                rule="order",
+                ours=lambda tables: detailed(tables["16b"], mostly_lowest),
+            )
+        ]
+
+
+def mostly_lowest(rows: pd.DataFrame) -> tuple[float, str]:
+    """1 where FineMoE has the lowest time in more than half of the cases; the fastest of each case is the detail."""
+    fastest: dict[tuple[str, int], str] = {}
+    for column, metric in METRICS.items():
+        times = rows.pivot(index="batch_size", columns="system", values=column)
+        times = times.reindex(columns=[system.name for system in COMPARED]).dropna()
+        for size in times.index:
+            fastest[metric, int(size)] = str(times.loc[size].idxmin())
+    if not fastest:
+        return math.nan, ""
+    own = [case for case, system in fastest.items() if system == SUBJECT]
+    others = [f"{metric} at {size}: {system}" for (metric, size), system in fastest.items() if system != SUBJECT]
+    said = "; ".join([f"lowest in {len(own)} of {len(fastest)} cases", *others])
+    return float(2 * len(own) > len(fastest)), said
+
+
+def _traces(study: Study) -> Sequence[PaperTrace]:
+    """Mixtral's trace; where the user gives none of it, the first one."""
+    traces = study.of_first_prompts()
+    return [trace for trace in traces if trace.model == "Mixtral"] or traces[:1]

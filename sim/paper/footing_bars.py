@@ -1,0 +1,68 @@
+"""Bars in groups: a solid one for the even footing, and behind it a pale, wider one for the released code's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from common.figures import GREY
+from sim.paper.footings import EVEN, RELEASED
+
+PALE = 0.35
+_ROOM = 0.85  # of the distance between two groups, for the bars of one
+
+
+class Place(NamedTuple):
+    """Where a bar is, from left to right."""
+
+    centre: float
+    width: float
+
+    @property
+    def left(self) -> float:
+        """Its left end."""
+        return self.centre - self.width / 2
+
+    @property
+    def right(self) -> float:
+        """Its right end."""
+        return self.centre + self.width / 2
+
+
+def place_of(group: int, bar: int, bars: int) -> Place:
+    """Where a bar is; groups are 1 apart."""
+    width = _ROOM / bars
+    return Place(group + (bar - (bars - 1) / 2) * width, width)
+
+
+def draw_footing_bars(
+    panel: Any, rows: pd.DataFrame, column: str, *, groups: str, bars: str, colours: Mapping[str, str]
+) -> None:
+    """A group of bars per value of the column `groups`, in it one per name in `colours`; `rows` have a `footing`."""
+    names = list(dict.fromkeys(rows[groups]))
+    for bar, (name, colour) in enumerate(colours.items()):
+        places = [place_of(group, bar, len(colours)) for group in range(len(names))]
+        at, width = [place.centre for place in places], places[0].width
+        of_bar = rows[rows[bars] == name]
+        panel.bar(at, _heights(of_bar, RELEASED.name, column, groups, names), 0.94 * width, color=colour, alpha=PALE)
+        panel.bar(at, _heights(of_bar, EVEN.name, column, groups, names), 0.62 * width, color=colour)
+    panel.set_xticks(range(len(names)), [str(name) for name in names], fontsize=8)
+    panel.set_xlim(-0.55, len(names) - 0.45)
+    panel.tick_params(axis="y", labelsize=7)
+    panel.grid(axis="y", alpha=0.3, linewidth=0.5)
+    panel.set_axisbelow(True)
+
+
+def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns: int) -> None:
+    """A legend above the panels: what each colour is, what pale is, and `others`, handles of their own."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    handles.append(Patch(color=GREY, alpha=PALE, label="pale: as released"))
+    drawn.legend(handles=[*handles, *others], frameon=False, fontsize=7, ncols=columns, loc="outside upper center")
+
+
+def _heights(rows: pd.DataFrame, footing: str, column: str, groups: str, names: Sequence[Any]) -> list[float]:
+    """The value of each group on a footing; NaN without one."""
+    values = rows[rows["footing"] == footing].set_index(groups)[column]
+    return [float(values.get(name, float("nan"))) for name in names]
