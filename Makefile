@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo comparison test test-slow lint types bench clean
+.PHONY: demo comparison notebooks test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,10 @@ $(ROUTING)/gemma-4-26b-a4b.trace: | $(VENV)/.installed
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m compileall -q common policies sim traces validate tests/support
 	$(BIN)/python -m pytest -m 'not slow' -n 2 -q
+
+# Runs them from scratch and writes what they show into them.
+notebooks: $(VENV)/.installed
+	$(BIN)/python notebooks/fresh_outputs.py
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -q
