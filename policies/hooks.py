@@ -11,10 +11,11 @@ the evictor are called by the expert cache; at each moment it hears first. docs/
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from policies.base import Policy
-from policies.types import Batch, Float, Found, Gate, Int, Prefetch, Search
+from policies.types import Batch, Float, Found, Gate, Int, Nearest, Prefetch, Search
 
 Actions: TypeAlias = Iterable[Prefetch | Search]
 
@@ -26,12 +27,25 @@ _CALLED_BY = {
 }
 
 
+@dataclass(slots=True)
+class SearchScores:
+    """How near the entries are that searches of one kind have found (fig. 16a)."""
+
+    searches: int = 0
+    total: float = 0.0  # cosine of the entry found, averaged over the rows of each search
+
+    @property
+    def mean(self) -> float | None:
+        """Of all searches; None without any."""
+        return self.total / self.searches if self.searches else None
+
+
 class Hooks:
     """Calls the hooks of a policy's prefetcher.
 
     `heard` names those of `begin_iteration`, `begin_layer`, `gated` and `end_iteration` that reach a hook which the
     prefetcher has: a driver may leave out the others. `charged` says whether the prefetcher has issued a search or an
-    update, so that its time counts.
+    update, so that its time counts. `scores` are those of searches of expert maps, by kind.
     """
 
     begin_layer: Callable[[Batch, int], Actions]
@@ -44,6 +58,7 @@ class Hooks:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.charged = False
+        self.scores = {"semantic": SearchScores(), "trajectory": SearchScores()}
         self._prefetcher = prefetcher = policy.prefetcher
         overridden = prefetcher.overridden()
         self.heard = {method for method, hooks in _CALLED_BY.items() if hooks & overridden}
@@ -59,7 +74,12 @@ class Hooks:
     def search(self, search: Search) -> Found:
         """What a search will find, asked when it is issued."""
         self.charged = True
-        return self._prefetcher.search(search)
+        found = self._prefetcher.search(search)
+        scores = self.scores.get(search.kind)
+        if scores is not None and isinstance(found, Nearest):
+            scores.searches += 1
+            scores.total += found.mean_score()
+        return found
 
     def end_iteration(self, batch: Batch, maps: Float, experts: Int, ending: Sequence[int]) -> list[Search]:
         """An iteration has ended, the last of the requests `ending`; the answer is what has to be charged."""

@@ -189,6 +189,11 @@ class Nearest:
     index: Int  # [R] the best entry of the store
     score: Float  # [R] its cosine similarity
 
+    def mean_score(self) -> float:
+        """The score of a mean row."""
+        score = self.score
+        return float(score[0]) if len(score) == 1 else float(score.mean(dtype=np.float64))
+
 
 @dataclass(slots=True)
 class Likely:

@@ -41,6 +41,8 @@ class Outcome:
     peak_slots: int  # the most that were taken at a time
     chunk_bytes: int  # of the largest piece in which prefetches could move
     prediction_charged: bool | None  # whether predicting took time; None for a policy that plans nothing
+    search_score_semantic: float | None  # mean cosine of what these searches found; None without any
+    search_score_trajectory: float | None
     note: str  # what a reader must know of it
     log: DecisionLog | None
 
@@ -116,6 +118,8 @@ class StartedPolicy:
             peak_slots=self.cache.peak_slots,
             chunk_bytes=max(chunks[0] for chunks in self.cache.chunk_bytes),
             prediction_charged=self.hooks.charged if self.cache.plans else None,
+            search_score_semantic=self.hooks.scores["semantic"].mean,
+            search_score_trajectory=self.hooks.scores["trajectory"].mean,
             note=self.policy.prefetcher.note,
             log=self._log,
         )

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacked_plans
 from policies.types import Nearest, Prefetch
 
-NOT_KEPT = Nearest(np.zeros(0, np.intp), np.zeros(0, np.float32))  # found by an earlier run; only plans are replayed
+_NO_ENTRIES = np.zeros(0, np.intp)
+NOT_KEPT = Nearest(_NO_ENTRIES, np.zeros(0, np.float32))  # found by an earlier run; only plans are replayed
 
 
 @dataclass(slots=True)
@@ -29,10 +30,13 @@ class Answers:
 def packed(answers: Sequence[Answers], layers: int, experts: int) -> dict[str, NDArray[Any]]:
     """Answers as arrays, of searches that guide one layer each, a semantic one the layers before those.
 
-    A row per iteration: `rows`, `entries`, `stored`, `embedded`. The plans are packed by layer.
+    A row per iteration: `rows`, `entries`, `stored`, `embedded`, and the mean `scores` `[L + 1]` of what searches have
+    found, NaN where there is no search. The plans are packed by layer.
     """
     plans: list[Plans] = []
-    for answer in answers:
+    scores = np.full((len(answers), layers + 1), np.nan)
+    for answer, means in zip(answers, scores, strict=True):
+        means[: len(answer.found)] = [found.mean_score() for found in answer.found]
         own: Plans = [None] * layers
         for plan in chain.from_iterable(answer.plans):
             own[plan.layer] = plan
@@ -42,23 +46,28 @@ def packed(answers: Sequence[Answers], layers: int, experts: int) -> dict[str, N
         "entries": np.array([answer.entries for answer in answers], np.int32),
         "stored": np.array([answer.stored for answer in answers], np.int32),
         "embedded": np.array([answer.embedded for answer in answers], bool),
+        "scores": scores,
         **packed_plans(plans, experts),
     }
 
 
 def unpacked(arrays: Arrays, distance: int) -> list[Answers]:
-    """The answers that `packed` was given, without what was found.
+    """The answers that `packed` was given; of what was found, only the mean score is left.
 
     `distance` is the first layer that a trajectory search guides.
     """
     layers = arrays["sizes"].shape[1]
     charged = zip(*(arrays[name].tolist() for name in ("rows", "entries", "stored", "embedded")), strict=True)
     answers = []
-    for by_layer, (rows, entries, stored, embedded) in zip(unpacked_plans(arrays, range(layers)), charged, strict=True):
+    scores = np.array(arrays["scores"])  # [N, L + 1]
+    for by_layer, means, (rows, entries, stored, embedded) in zip(
+        unpacked_plans(arrays, range(layers)), scores, charged, strict=True
+    ):
+        found = [Nearest(_NO_ENTRIES, means[layer : layer + 1]) for layer in range(layers + 1)]
         plans = []
         if entries:
             plans = [[plan] for plan in by_layer[distance:] if plan is not None]
             if embedded:
                 plans.append([plan for plan in by_layer[:distance] if plan is not None])
-        answers.append(Answers(rows, entries, stored, embedded, [NOT_KEPT] * (layers + 1), plans))
+        answers.append(Answers(rows, entries, stored, embedded, found, plans))
     return answers

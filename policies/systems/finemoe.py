@@ -224,11 +224,11 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
         return self.reach == "layer"
 
     def packed(self, answers: Sequence[Answers]) -> dict[str, NDArray[Any]]:
-        """All that will be planned and charged."""
+        """All that will be planned and charged, and how near was what was found."""
         return packed(answers, self._model.layers, self._model.experts)
 
     def unpacked(self, arrays: Arrays) -> Iterable[Answers]:
-        """Without what was found."""
+        """Without the entries that were found."""
         return unpacked(arrays, self.prefetch_distance)
 
     # ---- learning ------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
     Where the time of a mean iteration goes is in `prefill_…_s` and `decode_…_s`, by the parts of
     `sim.engine.time_split`. `prefills` of the `iterations` are the former, where any request is prefilled.
 
+    `search_score_semantic_mean` and `search_score_trajectory_mean` say how near the expert maps are that searches
+    found: the cosine (eq. 4 and 5) of the nearest entry, averaged over the records of each search, then over searches.
+    They are null without such searches.
+
     `equal_requests` and `equal_tokens` say, of a real run alone, how many outputs were compared with the resident
     model's and found equal.
 
@@ -81,6 +85,8 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
         "fits": inputs.memory.fits(run.expert_slots * inputs.model.expert_bytes) if inputs.memory else None,
         "preloaded": run.preloaded,
         "prediction_charged": run.prediction_charged,
+        "search_score_semantic_mean": run.search_score_semantic,
+        "search_score_trajectory_mean": run.search_score_trajectory,
         "equal_requests": None,
         "equal_tokens": None,
         "requests": len(run.requests),

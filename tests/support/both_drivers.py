@@ -192,8 +192,16 @@ def assert_same(simulated: Played, run: Played) -> None:
         assert expected == got
     assert simulated.bytes() == run.bytes()
     assert simulated.cache.counts == run.cache.counts
+    assert_same_scores(simulated, run)
     assert simulated.recorder.requests().equals(run.recorder.requests())
     pd.testing.assert_frame_equal(run.recorder.iterations(), as_measured(simulated), check_exact=True)
+
+
+def assert_same_scores(simulated: Played, run: Played) -> None:
+    """Of searches, but for the last bits: a simulation answers them in blocks."""
+    for one, other in zip(simulated.hooks.scores.values(), run.hooks.scores.values(), strict=True):
+        assert one.searches == other.searches
+        assert one.total == pytest.approx(other.total, rel=1e-5)
 
 
 def as_measured(simulated: Played) -> pd.DataFrame:
@@ -220,6 +228,7 @@ def alike(simulated: Played, run: Played) -> bool:
         assert got._replace(time_s=expected.time_s) == expected
         assert got.time_s == pytest.approx(expected.time_s, rel=1e-12)
     assert len(logs[0]) == len(logs[1])
+    assert_same_scores(simulated, run)
     pd.testing.assert_frame_equal(run.recorder.requests(), simulated.recorder.requests(), rtol=1e-9, atol=0.0)
     pd.testing.assert_frame_equal(run.recorder.iterations(), as_measured(simulated), rtol=1e-9, atol=1e-12)
     return True

@@ -48,6 +48,8 @@ def same(one, other):
         and one.requests.equals(other.requests)
         and (one.makespan_s, one.counts, one.note) == (other.makespan_s, other.counts, other.note)
         and one.prediction_charged == other.prediction_charged
+        and one.search_score_semantic == other.search_score_semantic
+        and one.search_score_trajectory == other.search_score_trajectory
     )
 
 
