@@ -4,6 +4,12 @@ from collections.abc import Sequence
 
 from common.errors import FieldError, nearest
 from sim.paper.figure_1b import Figure1b
+from sim.paper.figure_3a import Figure3a
+from sim.paper.figure_3b import Figure3b
+from sim.paper.figure_3c import Figure3c
+from sim.paper.figure_4 import Figure4
+from sim.paper.figure_8 import Figure8
+from sim.paper.figure_9 import Figure9
 from sim.paper.figure_10 import Figure10
 from sim.paper.figure_12 import Figure12
 from sim.paper.figure_13 import Figure13
@@ -16,10 +22,18 @@ from sim.paper.figure_17 import Figure17
 from sim.paper.figure_18 import Figure18
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.table_1 import Table1
+from sim.paper.theory_of_coverage import TheoryOfCoverage
 
 FIGURES: tuple[PaperFigure, ...] = (
     Table1(),
     Figure1b(),
+    Figure3a(),
+    Figure3b(),
+    Figure3c(),
+    Figure4(),
+    Figure8(),
+    Figure9(),
+    TheoryOfCoverage(),
     Figure10(),
     Figure12(),
     Figure13(),

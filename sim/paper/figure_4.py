@@ -1,0 +1,182 @@
+"""Figure 4: hit rate over prefetch distance, coarse against fine."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from common.figures import BLUE, GREY, RED, figure, panels
+from common.threads import one_thread
+from sim.forecast.plan_scores import measure, tidy
+from sim.forecast.tally import rates
+from sim.inputs import routing_of
+from sim.paper.case import Case
+from sim.paper.claim import Claim
+from sim.paper.sampled_prompts import SEED, with_detail
+from sim.scenario import Scenario
+from traces.format.reader import Trace
+
+if TYPE_CHECKING:
+    from sim.paper.study import Study
+
+FARTHEST = 30  # layers, in the paper
+REQUESTS = 16
+THIN = (1, 8, 16, 24)
+SLOWLY = 0.01  # lost per layer of distance, at most
+LONGEST_FALL = 16  # layers of distance over which it is measured: beyond, few layers are left
+
+FINE, COARSE = "fine: nearest expert map", "coarse: nearest request's counts"
+
+
+class Figure4:
+    """A panel per model."""
+
+    key = "4"
+    title = "Hit rate over prefetch distance, coarse against fine"
+    settings = (
+        "No cache and no time: of the experts that decode steps execute, the share among the K predicted d layers "
+        f"before; up to {REQUESTS} test requests, the history is 70 % of the trace. Fine: map-t, a trajectory search "
+        "at every layer. Coarse: moe-infinity, the nearest past request's counts. Each d is judged on the layers that "
+        "have d before them, so few are left at the right. The paper's axis goes from 0 to 30: at d = 0 nothing is "
+        "predicted, and a model has no d beyond its last layer."
+    )
+
+    def cases(self, study: "Study") -> Sequence[Case]:
+        """None: predictions are counted without time."""
+        return ()
+
+    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+        """A row per model, grain and distance."""
+        settings = {
+            "requests": min(REQUESTS, study.tier.test_requests),
+            "distances": list(THIN if study.tier.thin else range(1, FARTHEST + 1)),
+            "seed": SEED,
+        }
+        return study.analysed("recall_by_distance", recall_by_distance, settings, study.of_first_prompts())
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """Lines over distance."""
+        models = list(table["model"].unique())
+        drawn = figure(7, 2.7)
+        grid = panels(drawn, 1, len(models), sharey=True)
+        for panel, model in zip(grid[0], models, strict=True):
+            some = table[table["model"] == model]
+            for grain, colour in ((COARSE, RED), (FINE, BLUE)):
+                line = some[some["grain"] == grain]
+                panel.plot(
+                    line["distance_layers"], line["hit_rate"] * 100, "o-", color=colour, markersize=2.5, label=grain
+                )
+            panel.axhline(some["random_hit_rate"].iloc[0] * 100, color=GREY, linestyle=":", label="K experts at random")
+            end = int(some["last_distance_layers"].iloc[0])
+            if end < FARTHEST:
+                panel.axvspan(end + 0.5, FARTHEST + 1, color=GREY, alpha=0.15, linewidth=0)
+                panel.text(
+                    (end + FARTHEST + 1.5) / 2, 50, "no such layer", rotation=90, ha="center", va="center", fontsize=7
+                )
+            panel.axvspan(-0.7, 0.5, color=GREY, alpha=0.15, linewidth=0)
+            panel.text(-0.1, 50, "undefined", rotation=90, ha="center", va="center", fontsize=6)
+            panel.set(xlim=(-0.7, FARTHEST + 1), ylim=(0, 100))
+            panel.set_title(f"{model}, {some['prompts'].iloc[0]}", fontsize=9)
+            panel.set_xlabel("prefetch distance d [layers]", fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.grid(alpha=0.25)
+        grid[0, 0].set_ylabel("hit rate [%]", fontsize=8)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=3, loc="outside upper center")
+        return drawn
+
+    def claims(self) -> Sequence[Claim]:
+        """Fine against coarse, and how fine falls."""
+        return [
+            Claim(
+                key="4-hit-coarse",
+                figure="4",
+                says="Fine-grained patterns predict better than coarse-grained ones at every prefetch distance",
+                rule="order",
+                ours=lambda tables: with_detail(tables["4"], _above),
+            ),
+            Claim(
+                key="4-hit-distance",
+                figure="4",
+                says="Fine-grained hit rates fall slowly with the distance (here: by 0 to 1 percentage point per layer "
+                f"of distance, from 1 to at most {LONGEST_FALL}, on the same layers)",
+                rule="range",
+                low=0.0,
+                high=SLOWLY,
+                unit="share",
+                ours=lambda tables: with_detail(tables["4"], _fall),
+            ),
+        ]
+
+
+def recall_by_distance(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """What coarse and fine prediction hit in decode steps; a row per grain and distance.
+
+    Policies that plan all layers ahead at each gate give every distance at once: the plan that counts at distance d is
+    the one made d layers before. `hit_rate_from_1` is of distance 1, on the same layers.
+    """
+    last = trace.shape.layers - 1
+    distances = [each for each in settings["distances"] if each <= last]
+    plans = {
+        FINE: "finemoe,prefetch_distance=1,semantic=false,threshold=top-k,reach=rest",  # map-t for all that is ahead
+        COARSE: f"moe-infinity,prefetch_distance={last}",
+    }
+    scenario = Scenario(trace.path, policy=plans[FINE], requests=settings["requests"], seed=settings["seed"])
+    routing = routing_of(scenario, plans[COARSE])
+    rows: list[dict[str, Any]] = []
+    for grain, policy in plans.items():
+        with one_thread():
+            scores = measure(
+                policy,
+                trace.shape,
+                routing.requests,
+                leads=sorted({1, *distances}),
+                history=routing.history,
+                seed=settings["seed"],
+            )
+        layers = tidy([(policy, scores)], trace.shape)
+        decode = layers[~layers["prefill"].astype(bool)]
+        nearest = decode[decode["distance"] == 1]
+        for distance in distances:
+            ahead = decode[(decode["distance"] == distance) & (decode["layer"] >= distance)]
+            rows.append(
+                {
+                    "grain": grain,
+                    "distance_layers": distance,
+                    "hit_rate": _hit_rate(ahead),
+                    "hit_rate_from_1": _hit_rate(nearest[nearest["layer"] >= distance]),
+                    "judged_layers": ahead["layer"].nunique(),
+                    "executed_experts": int(ahead["executed"].sum()),
+                    "random_hit_rate": trace.shape.top_k / trace.shape.experts,
+                    "last_distance_layers": last,
+                    "policy": policy,
+                    "requests": len(routing.requests),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _hit_rate(layers: pd.DataFrame) -> float:
+    counts = layers[["events", "planned_events", "executed", "planned", "hits", "ranked_hits", "lead_sum"]].sum()
+    return float(rates(counts.to_frame().T)["recall"].iloc[0])
+
+
+def _above(table: pd.DataFrame) -> tuple[float, str]:
+    wide = table.pivot(index="distance_layers", columns="grain", values="hit_rate")
+    gap = (wide[FINE] - wide[COARSE]).dropna()
+    if gap.empty:
+        return math.nan, ""
+    return float((gap > 0).all()), f"{gap.min() * 100:+.1f} points at d = {gap.idxmin()} at least".replace("-", "−")
+
+
+def _fall(table: pd.DataFrame) -> tuple[float, str]:
+    """Per layer of distance; NaN without two distances."""
+    fine = table[(table["grain"] == FINE) & (table["distance_layers"] <= LONGEST_FALL)]
+    fine = fine[fine["distance_layers"] > 1]
+    if fine.empty:
+        return math.nan, ""
+    far = fine.sort_values("distance_layers").iloc[-1]
+    distance = int(far["distance_layers"])
+    lost = float(far["hit_rate_from_1"] - far["hit_rate"])
+    return lost / (distance - 1), f"{lost * 100:.1f} points from d = 1 to {distance}"

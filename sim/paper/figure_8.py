@@ -1,0 +1,58 @@
+"""Figure 8: hit rate over similarity, first set of prompts."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sim.paper.case import Case
+from sim.paper.claim import Claim, Tables
+from sim.paper.prompt_pairs import SEMANTIC, TRAJECTORY
+from sim.paper.sampled_prompts import with_detail
+from sim.paper.similarity_scatter import SETTINGS, coefficient, draw_similarity, similarity_table
+
+if TYPE_CHECKING:
+    from sim.paper.study import Study
+
+
+class Figure8:
+    """A panel per model and similarity."""
+
+    key = "8"
+    title = "Hit rate over similarity score, first set of prompts"
+    settings = SETTINGS
+
+    def cases(self, study: "Study") -> Sequence[Case]:
+        """None: this is about routing alone."""
+        return ()
+
+    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+        """A row per trace, reading and similarity, and of the main reading a row per prompt."""
+        return similarity_table(study, study.of_first_prompts())
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """Points, and the coefficients of all readings."""
+        return draw_similarity(table)
+
+    def claims(self) -> Sequence[Claim]:
+        """That the hit rate rises with the score."""
+        return [
+            Claim(
+                key=f"8-hit-{kind}",
+                figure="8",
+                says=f"The hit rate rises with the {kind} similarity score (here: the coefficient is positive)",
+                rule="order",
+                ours=partial(_rising, kind=kind),
+            )
+            for kind in (SEMANTIC, TRAJECTORY)
+        ]
+
+
+def _rising(tables: Tables, *, kind: str) -> pd.DataFrame:
+    def rises(rows: pd.DataFrame) -> tuple[float, str]:
+        found, _ = coefficient(rows, kind)
+        return (math.nan, "") if math.isnan(found) else (float(found > 0), f"r = {found:.2f}".replace("-", "−"))
+
+    return with_detail(tables["8"], rises)

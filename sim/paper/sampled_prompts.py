@@ -1,0 +1,45 @@
+"""Which requests of a trace the figures about routing are drawn from, and the statements that they end in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from sim.paper.claim_values import each_trace, nothing
+from traces.format.reader import Trace
+
+if TYPE_CHECKING:
+    from sim.paper.study import Study
+    from sim.paper.study_traces import PaperTrace
+
+PROMPTS = 64  # that the paper samples of each set (§6.1)
+SEED = 0
+
+
+def sampled(trace: Trace, settings: Mapping[str, Any]) -> list[int]:
+    """Up to `prompts` of the requests, drawn by `seed`, in the trace's order."""
+    ids = trace.request_ids
+    rng = np.random.default_rng(settings["seed"])
+    chosen = rng.choice(len(ids), min(settings["prompts"], len(ids)), replace=False)
+    return [ids[place] for place in sorted(chosen)]
+
+
+def of_second_prompts(study: "Study") -> "Sequence[PaperTrace]":
+    """The traces of all sets of prompts but the first."""
+    first = study.of_first_prompts()
+    return [trace for trace in study.traces if trace not in first]
+
+
+def with_detail(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
+    """A value and a detail from the rows of each trace, as `Claim.ours` wants them."""
+    if table.empty:
+        return nothing()
+    details: list[str] = []
+
+    def noted(rows: pd.DataFrame) -> float:
+        found, detail = value(rows)
+        details.append(detail)
+        return found
+
+    return each_trace(table, noted).assign(detail=details)

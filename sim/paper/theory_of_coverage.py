@@ -1,0 +1,141 @@
+"""The theory of paper §4.4: how many stored expert maps guarantee which similarity, tried on recorded maps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from common.figures import BLUE, GREY, RED, figure, panels
+from sim.paper.case import Case
+from sim.paper.claim import Claim, Tables
+from sim.paper.sampled_prompts import SEED, with_detail
+from traces.analysis.iterations import iterations_of
+from traces.analysis.similarity import Sample, Sampler, coverage, draw, theory
+from traces.format.reader import Trace, split
+
+if TYPE_CHECKING:
+    from sim.paper.study import Study
+
+TESTED = 400  # decode steps
+FORMULAS = {0.75: "2LJ", 0.98: "½·LJ·ln(LJ)"}
+_COLUMNS = (
+    "asked_maps",
+    "maps",
+    "theory",
+    "similarity_mean",
+    "similarity_p50",
+    "similarity_p05",
+    "share_at_least_0.75",
+    "share_at_least_0.98",
+    "test_iterations",
+)
+_LINES = {"similarity_mean": ("mean", "-"), "similarity_p05": ("5th percentile", "--")}
+
+
+class TheoryOfCoverage:
+    """Similarity of the nearest stored map over the number of stored maps, with what is promised."""
+
+    key = "theory"
+    title = "§4.4: similarity that a store of so many expert maps guarantees"
+    settings = (
+        f"Cosine of whole expert maps of {TESTED} decode steps of test requests with the nearest of a random sample of "
+        "the history's; the store's replacement (eq. 9) is left out. The paper gives no data here; crosses are its "
+        "formulas."
+    )
+
+    def cases(self, study: "Study") -> Sequence[Case]:
+        """None: this is about routing alone."""
+        return ()
+
+    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+        """A row per trace and number of stored maps."""
+        return study.analysed("coverage", nearest_of_stored, {"tested": TESTED, "train_split": 0.7, "seed": SEED})
+
+    def draw(self, table: pd.DataFrame) -> Any:
+        """A panel per model; colours are sets of prompts."""
+        models, sets = list(table["model"].unique()), list(table["prompts"].unique())
+        drawn = figure(7, 2.8)
+        grid = panels(drawn, 1, len(models), sharey=True)
+        for panel, model in zip(grid[0], models, strict=True):
+            for prompts, colour in zip(sets, (BLUE, RED), strict=False):
+                some = table[(table["model"] == model) & (table["prompts"] == prompts)].drop_duplicates("maps")
+                for column, (_, stroke) in _LINES.items():
+                    panel.plot(some["maps"], some[column], stroke, color=colour, linewidth=1.2)
+            promised = table[(table["model"] == model) & table["theory"].notna()].drop_duplicates("theory")
+            panel.plot(promised["asked_maps"], promised["theory"], "x", color="black", markersize=6)
+            for row in promised.itertuples():
+                panel.axvline(row.asked_maps, color=GREY, linewidth=0.5)
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.set(ylim=(0, 1.02))
+            panel.set_title(model, fontsize=9)
+            panel.set_xlabel("stored maps", fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.grid(alpha=0.25)
+        grid[0, 0].set_ylabel("similarity of the nearest", fontsize=8)
+        first = grid[0, 0]
+        for prompts, colour in zip(sets, (BLUE, RED), strict=False):
+            first.plot([], [], color=colour, label=prompts)
+        for name, stroke in _LINES.values():
+            first.plot([], [], stroke, color=GREY, label=name)
+        first.plot([], [], "x", color="black", label="promised")
+        handles, names = first.get_legend_handles_labels()
+        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=6, loc="outside upper center")
+        return drawn
+
+    def claims(self) -> Sequence[Claim]:
+        """Both promises."""
+        return [
+            Claim(
+                key=f"theory-{promised * 100:.0f}",
+                figure="theory",
+                says=f"{FORMULAS[promised]} stored maps guarantee a similarity of at least {promised * 100:.0f} % "
+                "(here: every tested map finds one so similar, a share of 1)",
+                rule="bound",
+                low=1.0,
+                unit="share",
+                ours=partial(_all_kept, promised=promised),
+            )
+            for promised in FORMULAS
+        ]
+
+
+def nearest_of_stored(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per number of stored maps, see `traces.analysis.similarity.coverage`; none without a test."""
+    promised = theory(trace.shape.layers, trace.shape.experts)
+    history, tested = split(trace.request_ids, settings["train_split"], np.random.default_rng(settings["seed"]))
+    rng = np.random.default_rng([settings["seed"], 1])
+    stored = _sample(trace, history, max(promised.values()), rng)
+    test = _sample(trace, tested, settings["tested"], rng)
+    if stored is None or test is None:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in _COLUMNS})
+    return coverage(test, stored, promised)[list(_COLUMNS)]
+
+
+def _sample(trace: Trace, requests: Sequence[int], count: int, rng: np.random.Generator) -> Sample | None:
+    """Up to `count` decode steps of the requests."""
+    lengths = {request: trace.infos[request].output_tokens for request in requests}
+    picks = draw(lengths, count, rng, skip=int(trace.meta.prefill))
+    sampler = Sampler(picks)
+    for request in picks:
+        sampler.add(iterations_of(trace.read(request), trace.meta.prefill))
+    return sampler.sample(rng)
+
+
+def _all_kept(tables: Tables, *, promised: float) -> pd.DataFrame:
+    return with_detail(tables["theory"], lambda rows: _kept(rows, promised))
+
+
+def _kept(table: pd.DataFrame, promised: float) -> tuple[float, str]:
+    """The share that keeps a promise; NaN where the trace has fewer maps than the promise asks for."""
+    row = table[np.isclose(table["theory"], promised)].iloc[0]
+    asked = f"{row['asked_maps']:.0f} maps"
+    if row["maps"] < row["asked_maps"]:
+        return math.nan, f"asks for {asked}, the history has {row['maps']:.0f}"
+    return (
+        float(row[f"share_at_least_{promised:g}"]),
+        f"{asked}: similarity {row['similarity_mean']:.2f} on average, 5th percentile {row['similarity_p05']:.2f}",
+    )
