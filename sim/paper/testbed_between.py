@@ -1,0 +1,73 @@
+"""Times and hit rates between the simulated points of a grid of testbeds.
+
+A copy takes its bytes over the rate, and the framework's time is added in every layer. So a time is nearly a plane over
+1 / rate and time per layer, bent where copies hide behind that time. Times and hit rates are interpolated linearly in
+these two; the ratios that the paper states are not linear, and are computed afterwards.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sim.paper.testbed_runs import FIGURES, LABELS
+
+LINK, LAYER = "link_gb_per_s", "layer_ms"
+_REST = [name for name in LABELS if name not in (LINK, LAYER)]
+
+
+def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
+    """The table with `steps` intervals in place of each one between neighbouring rates, and times per layer.
+
+    Rates are spaced evenly in 1 / rate. The columns are `LABELS` and `FIGURES`; nothing lies outside the grid.
+    """
+    links, layers = (np.sort(table[name].unique()) for name in (LINK, LAYER))
+    fine_links, fine_layers = 1 / _between(1 / links, steps), _between(layers, steps)
+    by_link, by_layer = _weights(-1 / links, -1 / fine_links), _weights(layers, fine_layers)
+    frames = []
+    for labels, rows in table.groupby(_REST, sort=False, dropna=False):
+        grids = {
+            name: rows.pivot(index=LINK, columns=LAYER, values=name).reindex(index=links, columns=layers).to_numpy()
+            for name in FIGURES
+        }
+        fine = {name: (by_link @ grid @ by_layer.T).ravel() for name, grid in grids.items()}
+        places = {LINK: np.repeat(fine_links, len(fine_layers)), LAYER: np.tile(fine_layers, len(fine_links))}
+        frames.append(pd.DataFrame({**dict(zip(_REST, labels, strict=True)), **places, **fine}))
+    return pd.concat(frames, ignore_index=True)[[*LABELS, *FIGURES]]
+
+
+def left_out(table: pd.DataFrame) -> pd.DataFrame:
+    """The simulated rows that are not at the edge of the grid in rate or time per layer, with what the rest says there.
+
+    Each figure has a column more, `FIGURE_interpolated`: from the two neighbours in the direction in which the point
+    has two, the mean of both directions where it has four. Empty if the grid has only edges.
+    """
+    frames = []
+    for axis, other in ((LINK, LAYER), (LAYER, LINK)):
+        values = np.sort(table[axis].unique())
+        for before, at, after in zip(values, values[1:], values[2:], strict=False):
+            share = _weights(_scale(axis, np.array([before, after])), _scale(axis, np.array([at])))[0]
+            keys = [*_REST, other]
+            low, middle, high = (table[table[axis] == value].set_index(keys)[FIGURES] for value in (before, at, after))
+            said = (share[0] * low + share[1] * high).add_suffix("_interpolated")
+            frames.append(middle.join(said).reset_index().assign(**{axis: at}))
+    if not frames:
+        return pd.DataFrame(columns=[*LABELS, *FIGURES, *(f"{name}_interpolated" for name in FIGURES)])
+    return pd.concat(frames).groupby(LABELS, sort=False, dropna=False).mean().reset_index()
+
+
+def _scale(axis: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rising values along which figures are straight."""
+    return -1 / values if axis == LINK else values
+
+
+def _between(values: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """The values and `steps` - 1 more between neighbours, evenly."""
+    places = np.arange((len(values) - 1) * steps + 1) / steps
+    return np.asarray(np.interp(places, np.arange(len(values)), values))
+
+
+def _weights(known: NDArray[np.float64], wanted: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of each known value goes into each wanted one, `[wanted, known]`; `known` rises."""
+    return np.stack([np.interp(wanted, known, unit) for unit in np.eye(len(known))], axis=1)
