@@ -41,13 +41,14 @@ def machine_with(link: float, layer_ms: float, loading: str) -> PossibleTestbed:
     return PossibleTestbed(link_gb_per_s=link, layer_ms=layer_ms, loading=loading)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("loading", "copies"), [("parallel", 2), ("serial", 8)])
 @pytest.mark.parametrize(("link", "layer_ms"), [(32.0, 0.0), (8.0, 4.0)])
-def test_deepspeed_copies_two_experts_per_link_and_layer_and_waits_for_the_framework(trace, link, layer_ms):
-    """8 experts of a layer over 6 links: two links copy two. The cache may keep one or two layers."""
-    machine = machine_with(link, layer_ms, "parallel")
+def test_deepspeed_copies_whole_layers_and_waits_for_the_framework(trace, loading, copies, link, layer_ms):
+    """Of a layer's 8 experts over 6 links, two links copy two each; or all come in turn. Two layers may be cached."""
+    machine = machine_with(link, layer_ms, loading)
     copy_s, expert_s, rest_s = parts_s(trace, machine)
-    least = 30 * 2 * copy_s + 32 * (layer_ms / 1e3 + expert_s) + rest_s
-    most = 32 * 2 * (copy_s + 1e-4) + 32 * (layer_ms / 1e3 + 2 * expert_s) + rest_s
+    least = 30 * copies * copy_s + 32 * (layer_ms / 1e3 + expert_s) + rest_s
+    most = 32 * copies * (copy_s + 1e-4) + 32 * (layer_ms / 1e3 + 2 * expert_s) + rest_s
     assert least < tpot_s(trace, "deepspeed", machine) < most
 
 
