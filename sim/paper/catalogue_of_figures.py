@@ -20,6 +20,7 @@ from sim.paper.figure_16a import Figure16a
 from sim.paper.figure_16b import Figure16b
 from sim.paper.figure_17 import Figure17
 from sim.paper.figure_18 import Figure18
+from sim.paper.implied_testbed import ImpliedTestbed
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.table_1 import Table1
 from sim.paper.theory_of_coverage import TheoryOfCoverage
@@ -44,6 +45,7 @@ FIGURES: tuple[PaperFigure, ...] = (
     Figure16b(),
     Figure17(),
     Figure18(),
+    ImpliedTestbed(),
 )
 
 
