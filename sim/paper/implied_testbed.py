@@ -8,6 +8,8 @@
     best_points(found, 0.10)                 # which points meet most
     cannot_hold_together(meets)              # sets of numbers that no point meets together
     draw_testbed(table)                      # the picture
+
+`sim/paper/testbed_grid.py` has the grids of the command, and what a point is.
 """
 
 from collections.abc import Sequence
