@@ -54,7 +54,8 @@ def left_out(table: pd.DataFrame) -> pd.DataFrame:
             frames.append(middle.join(said).reset_index().assign(**{axis: at}))
     if not frames:
         return pd.DataFrame(columns=[*LABELS, *FIGURES, *(f"{name}_interpolated" for name in FIGURES)])
-    return pd.concat(frames).groupby(LABELS, sort=False, dropna=False).mean().reset_index()
+    means: pd.DataFrame = pd.concat(frames).groupby(LABELS, sort=False, dropna=False).mean().reset_index()
+    return means
 
 
 def _scale(axis: str, values: NDArray[np.float64]) -> NDArray[np.float64]:

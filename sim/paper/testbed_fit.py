@@ -7,6 +7,7 @@ else.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
     """
     by_trace = changes(table)
     grouped = by_trace.groupby(level=_PLACE, sort=False)
-    traces = len(by_trace.index.droplevel(_PLACE).unique())
+    traces = len(by_trace.reset_index()[TRACE].drop_duplicates())
     means = grouped.mean().where(grouped.count() == traces)
     frames = {}
     for reading in product(*READINGS.values()):
@@ -84,12 +85,11 @@ def feasible_shares(meets: pd.DataFrame) -> pd.DataFrame:
     The rows are (axis, value), and ("all points", ""); the columns are the numbers. A further axis, `PRODUCT`, has
     ranges of rate times time per layer: what a link could copy while the framework works on a layer, in MB.
     """
-    rows = {("all points", ""): meets.mean()}
-    for axis in POINT:
-        for value, there in meets.groupby(level=axis, sort=False):
-            rows[axis, value] = there.mean()
-    for value, there in meets.groupby(_product_ranges(meets), observed=True):
-        rows[PRODUCT, value] = there.mean()
+    rows: dict[tuple[str, Any], pd.Series[float]] = {("all points", ""): meets.mean()}
+    axes = {axis: meets.index.get_level_values(axis) for axis in POINT} | {PRODUCT: _product_ranges(meets)}
+    for axis, values in axes.items():
+        for value in dict.fromkeys(values):
+            rows[axis, str(value) if axis == PRODUCT else value] = meets[values == value].mean()
     return pd.DataFrame(rows).T.rename_axis(["axis", "value"])
 
 
@@ -148,15 +148,15 @@ def _read(number: PublishedNumber, reading: dict[str, str]) -> tuple[str, str]:
     return reading.get(number.baseline, ""), reading["a hit"] if number.quantity == "hit" else ""
 
 
-def _product_ranges(meets: pd.DataFrame) -> "pd.Series[str]":
+def _product_ranges(meets: pd.DataFrame) -> Any:
     """The range of rate times time per layer that each point is in."""
     products = meets.index.get_level_values("link_gb_per_s") * meets.index.get_level_values("layer_ms")
     ends = [-1.0, 0.0, 32.0, 64.0, 128.0, np.inf]
-    return pd.Series(pd.cut(products, ends, labels=["0", "to 32", "to 64", "to 128", "beyond 128"]), meets.index)
+    return np.asarray(pd.cut(products, ends, labels=["0", "to 32", "to 64", "to 128", "beyond 128"]))
 
 
 def _at_6_gb(values: "pd.Series[float]") -> "pd.Series[float]":
     """For every cache the value at 6 GB on the same machine."""
-    there = values[values.index.get_level_values("cache_gb") == FIGURE_12_GB].droplevel("cache_gb")
-    machines = values.index.droplevel("cache_gb")
-    return pd.Series(there.reindex(machines).to_numpy(), values.index)
+    wide = values.unstack("cache_gb")
+    there = wide[FIGURE_12_GB].to_dict() if FIGURE_12_GB in wide else {}
+    return pd.Series([there.get(place[:-1], np.nan) for place in values.index], values.index, dtype=float)
