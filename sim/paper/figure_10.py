@@ -51,7 +51,8 @@ class Figure10:
 
     def cases(self, study: "Study") -> Sequence[Case]:
         """Every system and form on every trace."""
-        return lineup(study, study.traces, systems_of(study), cache_gb=CACHE_GB, machine=TESTBED)
+        requests = study.tier.test_requests
+        return lineup(study, study.traces, systems_of(study), cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
 
     def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, trace and footing."""

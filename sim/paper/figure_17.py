@@ -60,7 +60,10 @@ class Figure17:
 
     def cases(self, study: "Study") -> Sequence[Case]:
         """The five systems, and FineMoE with its searches on the critical path."""
-        return lineup(study, study.of_first_prompts(), [*SYSTEMS, WAITING], cache_gb=CACHE_GB, machine=TESTBED)
+        requests = study.tier.test_requests
+        return lineup(
+            study, study.of_first_prompts(), [*SYSTEMS, WAITING], cache_gb=CACHE_GB, machine=TESTBED, requests=requests
+        )
 
     def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
         """A row per part of a phase's mean iteration, in ms, and its share of all; `group` is what it counts as."""

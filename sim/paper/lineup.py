@@ -20,13 +20,27 @@ HIT_RATES = ["hit_rate", "late_rate", "miss_rate"]
 
 
 def lineup(
-    study: "Study", traces: Iterable[PaperTrace], systems: Sequence[PaperSystem], *, cache_gb: float, machine: str
+    study: "Study",
+    traces: Iterable[PaperTrace],
+    systems: Sequence[PaperSystem],
+    *,
+    cache_gb: float,
+    machine: str,
+    requests: int | None = None,
 ) -> list[Case]:
-    """A run per trace, footing and system with one cache on one machine."""
+    """A run per trace, footing and system with one cache on one machine; `requests` in place of those of sweeps."""
+    count = requests or study.tier.sweep_requests
     return [
         study.case(
             trace,
-            study.scenario(trace, system.policy(trace), machine=machine, footing=footing, cache_gb=cache_gb),
+            study.scenario(
+                trace,
+                system.policy(trace),
+                machine=machine,
+                footing=footing,
+                cache_gb=cache_gb,
+                requests=count,
+            ),
             footing=footing.name,
             machine=machine,
             cache_gb=cache_gb,

@@ -46,7 +46,7 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
     else:
         rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
     parts = [*notes, _files(figures, out), verdict_counts(rows) if rows else "", *_not_run(shown)]
-    failed = bool((shown.not_run["status"] == "failed").any()) if len(shown.not_run) else False
+    failed = bool((shown.not_run["status"] == "failed").any())
     return Report(text="\n\n".join(filter(None, parts)), failed=failed)
 
 

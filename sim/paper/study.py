@@ -27,6 +27,8 @@ TESTBED = "paper-rtx3090x6"  # as the paper states it
 SECOND_TESTBED = "paper-a100"
 CACHE_GB = 12.0  # of the figures for which the paper states no cache; figure 12 shows others
 
+ENDS = ("status", "reason")  # columns of every run
+
 Analysis = Callable[[Trace, Mapping[str, Any]], pd.DataFrame]
 """From a trace and settings to a table; importable by other processes."""
 
@@ -58,14 +60,14 @@ class Study:
         cache_gb: float = CACHE_GB,
         **fields: Any,
     ) -> Scenario:
-        """A run of a policy on a trace; `fields` are further fields of the scenario."""
+        """A run of a policy on a trace; `fields` are further fields of the scenario, in place of what is usual."""
         scenario = Scenario(
             trace.path,
             policy=policy,
             sizes=trace.sizes,
             machine=footing.machine(machine),
             cache=CacheSize(gb=cache_gb),
-            requests=self.tier.test_requests,
+            requests=self.tier.sweep_requests,
             detail="requests",
         )
         return replace(scenario, **fields)
@@ -79,7 +81,9 @@ class Study:
         scenarios = list(dict.fromkeys(case.scenario for case in cases))
         rows = run_scenarios(scenarios, store=self.store, workers=self.workers)
         found = dict(zip(scenarios, rows, strict=True))
-        return pd.DataFrame([{**found[case.scenario], **case.labels} for case in cases])
+        return pd.DataFrame(
+            [{**found[case.scenario], **case.labels} for case in cases], columns=None if cases else ENDS
+        )
 
     def analysed(
         self, name: str, analysis: Analysis, settings: Mapping[str, Any], traces: Sequence[PaperTrace] | None = None

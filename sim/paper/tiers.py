@@ -12,7 +12,9 @@ class Tier:
 
     name: TierName
     test_requests: int
-    """Requests that run, of each trace, outside the history."""
+    """Requests that run, of each trace, outside the history: in figures 10 and 17, which give the paper's means."""
+    sweep_requests: int
+    """The same in the other figures, each with many runs."""
     prompts: int | None
     """Prompts of each set that a twin reads, history included; None: the whole set."""
     new_tokens: int
@@ -21,7 +23,9 @@ class Tier:
     """Only two or three points of each axis."""
 
 
-FULL = Tier(name="full", test_requests=64, prompts=None, new_tokens=127)  # the paper's 64 prompts per data set
-QUICK = Tier(name="quick", test_requests=8, prompts=27, new_tokens=127)
-KICK_THE_TIRES = Tier(name="kick-the-tires", test_requests=2, prompts=7, new_tokens=16, thin=True)
+FULL = Tier(
+    name="full", test_requests=64, sweep_requests=16, prompts=None, new_tokens=127
+)  # the paper's 64 prompts per data set
+QUICK = Tier(name="quick", test_requests=8, sweep_requests=4, prompts=27, new_tokens=127)
+KICK_THE_TIRES = Tier(name="kick-the-tires", test_requests=2, sweep_requests=2, prompts=7, new_tokens=16, thin=True)
 TIERS = (FULL, QUICK, KICK_THE_TIRES)

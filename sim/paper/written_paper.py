@@ -59,8 +59,7 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
             tables[figure.key] = figure.table(study, own[[*labels, *(n for n in own.columns if n not in labels)]])
             first = last
             done(1)
-    not_run = runs[runs["status"] != "done"] if len(runs) else runs
-    return Shown(tables=tables, not_run=not_run)
+    return Shown(tables=tables, not_run=runs[runs["status"] != "done"])
 
 
 def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
@@ -111,7 +110,7 @@ def _prompts(study: Study) -> Iterator[str]:
     sets = dict.fromkeys(each.prompts for each in study.traces)
     said = [f"{each.name} stands in for {each.stands_for}" for each in STAND_INS if each.name in sets]
     said += [name for name in sets if name not in {each.name for each in STAND_INS}]
-    tested = f"at most {study.tier.test_requests} requests per trace"
+    tested = f"at most {study.tier.test_requests} requests per trace ({study.tier.sweep_requests} in sweeps)"
     yield f"Prompts: {', '.join(said)}; {tested}."
 
 
