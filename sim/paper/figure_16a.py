@@ -26,7 +26,6 @@ FLAT = 0.5
 LABELS = ["model", "prompts", "cache_gb", "capacity"]
 SCORES = {"score_trajectory": "trajectory", "score_semantic": "semantic"}
 _STYLES = ("-", "--", ":", "-.")  # of sets of prompts
-_MARKERS = {"score_trajectory": "o", "score_semantic": "^"}
 
 
 class Figure16a:
@@ -61,17 +60,20 @@ class Figure16a:
         return table
 
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per model."""
+        """A row of panels per search, a column per model."""
         models = list(dict.fromkeys(table["model"]))
-        drawn = figure(7, 2.8)
-        row = panels(drawn, 1, len(models), sharey=True)[0]
-        for panel, model in zip(row, models, strict=True):
-            _draw(panel, table[table["model"] == model])
+        drawn = figure(7, 3.8)
+        grid = panels(drawn, len(SCORES), len(models), sharex=True, sharey="row")
+        for row, (column, search) in zip(grid, SCORES.items(), strict=True):
+            for panel, model in zip(row, models, strict=True):
+                _draw(panel, table[table["model"] == model], column)
+            row[0].set_ylabel(f"mean score of\n{search} searches", fontsize=8)
+        for panel, model in zip(grid[0], models, strict=True):
             panel.set_title(model, fontsize=9)
+        for panel in grid[-1]:
             panel.set_xlabel("capacity of the store [maps]", fontsize=8)
-        row[0].set_ylabel("mean search score", fontsize=8)
-        handles = {line.get_label(): line for panel in row for line in panel.get_lines()}
-        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=4, loc="outside upper center")
         return drawn
 
     def claims(self) -> Sequence[Claim]:
@@ -135,20 +137,18 @@ def _history_maps(study: Study, trace: PaperTrace) -> int:
     return sum(opened.rows_of(request) for request in history)
 
 
-def _draw(panel: Any, rows: pd.DataFrame) -> None:
+def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:
     for style, (prompts, of_prompts) in zip(_STYLES, rows.groupby("prompts", sort=False), strict=False):
-        for column, search in SCORES.items():
-            panel.plot(
-                of_prompts["capacity"],
-                of_prompts[column],
-                color=colour_of("finemoe"),
-                alpha=1 if column == "score_trajectory" else 0.5,
-                linestyle=style,
-                marker=_MARKERS[column],
-                markersize=3.5,
-                linewidth=1.2,
-                label=f"{search}, {prompts}",
-            )
+        panel.plot(
+            of_prompts["capacity"],
+            of_prompts[column],
+            color=colour_of("finemoe"),
+            linestyle=style,
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            label=prompts,
+        )
     short = rows[rows["history_maps"] < rows["capacity"]]
     if len(short):
         said = f"the history has {short['history_maps'].min()} maps"
