@@ -8,6 +8,8 @@ from sim.paper.verdict_table import JudgedClaim
 
 MARKS: dict[Verdict, str] = {REPRODUCED: "✓", SAME_ORDER: "≈", NOT_REPRODUCED: "✗", NOT_JUDGED: "?"}
 
+_GIVEN = ".4g"  # the paper's percentages, as it has them
+
 
 def marked(verdict: Verdict) -> str:
     """A verdict with its mark."""
@@ -17,8 +19,8 @@ def marked(verdict: Verdict) -> str:
 def papers(claim: Claim) -> str:
     """The paper's value or limits."""
     if claim.paper is not None:
-        return amount(claim, claim.paper, digits=0)
-    low, high = (None if limit is None else amount(claim, limit, digits=0) for limit in (claim.low, claim.high))
+        return amount(claim, claim.paper, form=_GIVEN)
+    low, high = (None if limit is None else amount(claim, limit, form=_GIVEN) for limit in (claim.low, claim.high))
     if low and high:
         return f"{low} to {high}"
     return f"at least {low}" if low else f"at most {high}" if high else claim.rule
@@ -42,12 +44,12 @@ def value(row: JudgedClaim, trace: str) -> str:
     return amount(row.claim, found)
 
 
-def amount(claim: Claim, value: float, *, digits: int = 1) -> str:
+def amount(claim: Claim, value: float, *, form: str = ".1f") -> str:
     """A value in the claim's unit: a change with its sign in %, parameters in billions, others with three digits."""
     if math.isnan(value):
         return MISSING
     if claim.unit == "share":
-        text = number(value, f"{'+' if claim.rule == 'number' else ''}.{digits}f", 100, unit=" %")
+        text = number(value, f"{'+' if claim.rule == 'number' else ''}{form}", 100, unit=" %")
     elif claim.unit == "parameters":
         text = f"{value / 1e9:.1f} B"
     else:
