@@ -105,6 +105,10 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     assert (tmp_path / "both.png").stat().st_size > 10_000
     events = pd.read_parquet(tmp_path / "measured" / "events.parquet")
     assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
+    summaries = [pd.read_parquet(tmp_path / folder / "summary.parquet") for folder in ("measured", "simulated")]
+    (finemoe, none), simulated = (each["search_score_semantic_mean"] for each in summaries)
+    assert 0 < finemoe == pytest.approx(simulated[0], rel=1e-3)  # embeddings are recorded with fewer digits
+    assert np.isnan(none)
     for folder in ("measured", "simulated"):
         events = pd.read_parquet(tmp_path / folder / "events.parquet")
         begun = events[(events["call"] == "next_copy") & (events["slot"] >= 0)]
