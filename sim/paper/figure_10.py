@@ -10,6 +10,7 @@ import pandas as pd
 from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.lineup import (
+    CLAIRVOYANT,
     by_system,
     explained,
     hit_rate_gains,
@@ -50,9 +51,13 @@ class Figure10:
     )
 
     def cases(self, study: "Study") -> Sequence[Case]:
-        """Every system and form on every trace."""
-        requests = study.tier.test_requests
-        return lineup(study, study.traces, systems_of(study), cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
+        """Every system and form on every trace, and on the first prompts what knowing every demand would give."""
+        requests, systems = study.tier.test_requests, systems_of(study)
+        runs = lineup(study, study.traces, systems, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
+        if not study.tier.thin:
+            traces, known = study.of_first_prompts(), [CLAIRVOYANT]
+            runs += lineup(study, traces, known, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
+        return runs
 
     def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, trace and footing."""

@@ -11,7 +11,7 @@ from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, systems_of
 from sim.paper.lineup_bars import draw_bars
-from sim.paper.paper_systems import MOE_INFINITY, SYSTEMS
+from sim.paper.paper_systems import FINEMOE, MOE_INFINITY, PROMOE, SYSTEMS
 from sim.paper.study import CACHE_GB, SECOND_TESTBED, TESTBED
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Figure13:
     )
 
     def cases(self, study: "Study") -> Sequence[Case]:
-        """Every system and form on both machines, and the five systems with the A100 on a faster link."""
-        machines = dict.fromkeys(NAMES, systems_of(study)) | ({} if study.tier.thin else {WIDE_LINK: SYSTEMS})
+        """Every system and form on both machines; two that wait for no prefetch on the A100 with a faster link, too."""
+        machines = dict.fromkeys(NAMES, systems_of(study)) | ({} if study.tier.thin else {WIDE_LINK: (FINEMOE, PROMOE)})
         return [
             case
             for machine, systems in machines.items()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sim.paper.case import Case
-from sim.paper.claim_values import COLUMNS, SUBJECT, changes, hit_gains, titles
+from sim.paper.claim_values import SUBJECT, changes, hit_gains
+from sim.paper.detailed_values import detailed
 from sim.paper.footings import FOOTINGS
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.study_traces import PaperTrace
@@ -15,6 +16,8 @@ from sim.paper.study_traces import PaperTrace
 if TYPE_CHECKING:
     from sim.paper.study import Study
 
+CLAIRVOYANT = PaperSystem(name="Clairvoyant", text="clairvoyant", is_main=False)
+"""Knows every demand to come: what no system without that knowledge can be expected to beat. Not of the paper."""
 LABELS = ["model", "prompts", "footing", "machine", "cache_gb", "system", "form"]
 HIT_RATES = ["hit_rate", "late_rate", "miss_rate"]
 
@@ -103,8 +106,19 @@ def _is_other(table: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
-    """FineMoE's change against the main form of a baseline; the mean change against its other form is the detail."""
-    return _with_other_form(changes(main_forms(table), column, baseline), table, column, baseline)
+    """FineMoE's change against the main form of a baseline.
+
+    The detail has two means: of the change against the baseline's other form, and of that which knowing every demand
+    would make, if there are such runs.
+    """
+    main = main_forms(table)
+    found = _with_other_form(changes(main, column, baseline), table, column, baseline)
+    if found.empty or CLAIRVOYANT.name not in set(table["system"]):
+        return found
+    means = changes(main, column, baseline, subject=CLAIRVOYANT.name).groupby("footing")["value"].mean()
+    return _with_detail(
+        found, [f"knowing every demand (first prompts): {means[footing]:+.0%}" for footing in found["footing"]]
+    )
 
 
 def hit_rate_gains(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -122,15 +136,17 @@ def _with_other_form(found: pd.DataFrame, table: pd.DataFrame, column: str, base
     both = pd.concat([table[table["system"] == SUBJECT], others])
     means = changes(both, column, baseline).groupby("footing")["value"].mean()
     texts = [f"against its other form ({form}): {means[footing]:+.0%}" for footing in found["footing"]]
-    details = ["; ".join(filter(None, pair)) for pair in zip(found["detail"], texts, strict=True)]
-    return found.assign(detail=details)
+    return _with_detail(found, texts)
+
+
+def _with_detail(found: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
+    """The rows with a further text each."""
+    return found.assign(detail=["; ".join(filter(None, pair)) for pair in zip(found["detail"], texts, strict=True)])
 
 
 def explained(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
     """A value and its detail from the main forms' rows of each footing and trace."""
-    rows = main_forms(table)
-    groups = rows.groupby([rows["footing"], titles(rows).rename("trace")], sort=False)
-    return pd.DataFrame([(*pair, *value(group)) for pair, group in groups], columns=COLUMNS)
+    return detailed(main_forms(table), value)
 
 
 def by_system(rows: pd.DataFrame, column: str, names: Sequence[str]) -> "pd.Series[float]":
