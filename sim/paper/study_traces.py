@@ -69,8 +69,9 @@ class PaperTrace:
 
 
 def twins(tier: Tier, folder: Path) -> list[PaperTrace]:
-    """The traces of every twin on both stand-ins, whether they have been recorded or not."""
-    return [_twin(published, stand_in, tier, folder) for stand_in in STAND_INS for published in MODELS]
+    """The traces of every twin on the stand-ins, whether they have been recorded or not."""
+    used = STAND_INS[: tier.prompt_sets]
+    return [_twin(published, stand_in, tier, folder) for stand_in in used for published in MODELS]
 
 
 def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -> None:

@@ -19,6 +19,8 @@ class Tier:
     """Prompts of each set that a twin reads, history included; None: the whole set."""
     new_tokens: int
     """At most so many tokens after the prefill."""
+    prompt_sets: int = 2
+    """How many of the two stand-ins for prompts the twins read."""
     thin: bool = False
     """Only two or three points of each axis."""
 
@@ -26,6 +28,8 @@ class Tier:
 FULL = Tier(
     name="full", test_requests=64, sweep_requests=16, prompts=None, new_tokens=127
 )  # the paper's 64 prompts per data set
-QUICK = Tier(name="quick", test_requests=8, sweep_requests=4, prompts=27, new_tokens=127)
-KICK_THE_TIRES = Tier(name="kick-the-tires", test_requests=2, sweep_requests=2, prompts=7, new_tokens=16, thin=True)
+QUICK = Tier(name="quick", test_requests=8, sweep_requests=2, prompts=27, new_tokens=127)
+KICK_THE_TIRES = Tier(
+    name="kick-the-tires", test_requests=1, sweep_requests=1, prompts=7, new_tokens=16, prompt_sets=1, thin=True
+)
 TIERS = (FULL, QUICK, KICK_THE_TIRES)

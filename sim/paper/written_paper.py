@@ -74,7 +74,8 @@ def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[
                 table.to_csv(partial, index=False, lineterminator="\n")
             drawn = figure.draw(table)
             width = drawn.get_size_inches()[0]
-            said = fill(f"{figure.settings} {provenance_line(study)}", int(width * 72 / _PRINT * 1.75))
+            text = f"{figure.settings} {provenance_line(study)}{_requests(study, figure)}"
+            said = fill(text, int(width * 72 / _PRINT * 1.75))
             drawn.supxlabel(said, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
             for suffix in PICTURES:
                 save(drawn, files[suffix], dpi=200)
@@ -110,8 +111,13 @@ def _prompts(study: Study) -> Iterator[str]:
     sets = dict.fromkeys(each.prompts for each in study.traces)
     said = [f"{each.name} stands in for {each.stands_for}" for each in STAND_INS if each.name in sets]
     said += [name for name in sets if name not in {each.name for each in STAND_INS}]
-    tested = f"at most {study.tier.test_requests} requests per trace ({study.tier.sweep_requests} in sweeps)"
-    yield f"Prompts: {', '.join(said)}; {tested}."
+    yield f"Prompts: {', '.join(said)}."
+
+
+def _requests(study: Study, figure: PaperFigure) -> str:
+    """How many requests the runs of a figure have at most."""
+    most = max((case.scenario.requests or 0 for case in figure.cases(study)), default=0)
+    return f" At most {most} requests per run." if most else ""
 
 
 def _warnings(study: Study) -> Iterator[str]:
