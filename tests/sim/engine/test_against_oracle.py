@@ -1,6 +1,6 @@
 """The simulator against a second one, which shares no rule with it and was written from `docs/` alone.
 
-300 random small instances: hits, late experts, misses and bytes of every iteration are equal, and all times within
+348 random small instances: hits, late experts, misses and bytes of every iteration are equal, and all times within
 1e-9. What an operation costs is drawn, the same for both, so that no two events coincide by chance: rooflines, links
 and profiles are checked in tests/sim/hardware, and how time is split among its parts is not compared here. Where two
 moments of the oracle, or two scores of one of its searches, differ by rounding alone, their order says nothing, and
@@ -53,8 +53,18 @@ FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {  # how many instances, and 
             "perfect-prefetch,prefetch_distance=2+finemoe",
         ),
     ),
+    "serial waits": (
+        42,
+        (PLANNER, "deepspeed", PLANNER, "mixtral-offloading", PLANNER, "moe-infinity,prefetch_distance=1"),
+    ),
+    "serial waits, chosen": (6, (PLANNER,)),
 }
-INSTANCES = 300
+SERIAL_WAITS = ("serial waits", "serial waits, chosen")
+"""Several GPUs whose links take turns under a policy that waits for its prefetches."""
+CHOSEN = (700713, 701301, 702795, 703576, 703636, 710423)
+"""Seeds where the order of the links that wait decides figures, and in the last two what they do when their layer is
+planned again."""
+INSTANCES = 348
 
 
 @cache
@@ -64,11 +74,15 @@ def drawn(family: str) -> tuple[list[tuple[Instance, Oracle]], int]:
     number, runs, doubtful = 1000 * list(FAMILIES).index(family), [], 0
     while len(runs) < count:
         policy, number = policies[len(runs) % len(policies)], number + 1
+        if family == "serial waits, chosen":
+            number = CHOSEN[len(runs)]
         instance = drawn_instance(number, f"{policy},seed={number}" if policy == PLANNER else policy)
+        if family in SERIAL_WAITS:
+            instance = replace(instance, demand_loading="serial")
         system = random_system(instance) if policy == PLANNER else system_named(policy, instance)
-        if system.blocking_prefetch and instance.gpus > 1:  # the oracle does not know yet in which turns these come
-            instance = replace(instance, demand_loading="parallel")
-            system = random_system(instance) if policy == PLANNER else system_named(policy, instance)
+        waits = system.blocking_prefetch and instance.prefetch and instance.gpus > 1
+        if family in SERIAL_WAITS and not waits:
+            continue
         oracle = Oracle(instance, system).run()
         if oracle.clock.near_misses or system.planner.doubts:
             doubtful += 1
@@ -142,6 +156,7 @@ def test_the_draw_covers_what_it_claims() -> None:
         seen["without prefetch"] += not instance.prefetch
         seen["no effect at all"] += instance.effects == type(effects)() and instance.demand_loading == "parallel"
         seen["evictions"] += oracle.copies.evictions > 0
+    serial_waits = Counter(what for family in SERIAL_WAITS for _, oracle in drawn(family)[0] for what in oracle.seen)
     least = {
         "several GPUs": 150,
         "prefills": 170,
@@ -163,8 +178,13 @@ def test_the_draw_covers_what_it_claims() -> None:
         "CPU time": 110,
         "no effect at all": 30,
         "without prefetch": 15,
+        "prefetch waited for its turn": 40,
+        "turn went on": 6,
+        "planned again while links wait": 2,
     }
     assert {what: seen[what] for what in least if seen[what] < least[what]} == {}
+    of_waits = {"prefetch wait": 40, "several chunks": 20, "prefetch to a replica": 12, "waves": 10, "cancelled": 1}
+    assert {what: serial_waits[what] for what in of_waits if serial_waits[what] < of_waits[what]} == {}
 
 
 def test_few_instances_are_doubtful() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.oracle.awaited_turns import AwaitedTurns
 from tests.support.oracle.clock import Clock
 from tests.support.oracle.placement import Expert, slots_of
 
@@ -44,6 +45,7 @@ class Copies:
         self.asked: list[int] = []  # links that something was put into the queue of, in this order
         self.stalled: list[int] = []  # links that found no slot when they chose last, in the order of stalling
         self.in_turn: Expert | None = None  # a demanded expert that moves, which has the turn of serial loading
+        self.turns = AwaitedTurns(saw)
         self.copied_bytes = self.evictions = 0
 
     # ---- demands and plans ----------------------------------------------------------------------------------------
@@ -89,6 +91,10 @@ class Copies:
         layer = wish["layer"]
         self.drop_plan(layer)
         self.plan[layer] = list(wish["experts"])
+        if layer == self.turns.layer:
+            if self.turns.waiting:
+                self.saw("planned again while links wait")
+            self.asked += self.turns.in_order()
         for expert, weight in zip(wish["experts"], wish["weights"], strict=True):
             key = (layer, expert)
             if key in self.there or any(key in demands for demands in self.demands):
@@ -130,15 +136,44 @@ class Copies:
         for gpu in dict.fromkeys([*self.asked, *self.stalled, *range(self.gpus)]):
             if gpu in but or self.moving[gpu] is not None:
                 continue
-            stalled = gpu in self.stalled
-            if self._choose(gpu):
-                if gpu in asked and stalled:
-                    self.stalled.remove(gpu)  # to the end
-                if gpu in asked or not stalled:
-                    self.stalled.append(gpu)
-            elif stalled:
-                self.stalled.remove(gpu)
+            idle = gpu in self.turns.waiting or (gpu in self.stalled and self.turns.layer is not None)
+            if idle and gpu not in asked:  # else a stalled link would ask for a turn that it does not want
+                continue
+            self._ask(gpu, asked=gpu in asked)
+            if self.turns.handing_over:  # the link of the piece that has just arrived has chosen
+                self._hand_over()
         self.asked = []
+
+    def _ask(self, gpu: int, *, asked: bool) -> None:
+        stalled = gpu in self.stalled
+        self.turns.waiting.pop(gpu, None)
+        if self._choose(gpu):
+            if asked and stalled:
+                self.stalled.remove(gpu)  # to the end
+            if asked or not stalled:
+                self.stalled.append(gpu)
+        elif stalled:
+            self.stalled.remove(gpu)
+
+    def _hand_over(self) -> None:
+        """The turn of awaited pieces goes to the first link that waits and begins one."""
+        self.turns.handing_over = False
+        while self.turns.waiting and self.turns.piece is None:
+            self.turns.given_to = self.turns.in_order()[0]
+            self._ask(self.turns.given_to, asked=True)
+            if self.turns.piece is None:
+                self.saw("turn went on")
+        self.turns.given_to = None
+
+    def wait_begins(self, layer: int) -> None:
+        """A layer begins that starts when its plan is there."""
+        if self.instance.demand_loading == "serial" and self.gpus > 1:
+            self.turns.layer = layer
+
+    def wait_ends(self) -> None:
+        """The layer starts."""
+        self.asked += self.turns.in_order()
+        self.turns = AwaitedTurns(self.saw)
 
     def layer_begins(self) -> None:
         """A link that found no slot is asked only if it hears of a plan; the others choose."""
@@ -152,7 +187,8 @@ class Copies:
             return self._choose_demand(gpu, rests)
         for key, copy in here.items():  # at most one: a begun prefetch
             if key[1] in self.plan.get(key[0], []):
-                self._move(key, min(copy["left"], self._chunk(key)))
+                if self._may_begin(gpu, key, begun=True):
+                    self._move(key, min(copy["left"], self._chunk(key)))
                 return False
             self.saw("cancelled")
             self._leave(key)
@@ -193,6 +229,8 @@ class Copies:
         for key in sorted(self.queue[gpu], key=urgency):
             if key[0] in without_slot:
                 continue
+            if not self._may_begin(gpu, key, begun=False):
+                return False
             if self._find_slot(gpu, key, demanded=False):
                 del self.queue[gpu][key]
                 self._take_slot(gpu, key, demanded=False)
@@ -202,6 +240,12 @@ class Copies:
             if self.system.refused_blocks:
                 break
         return bool(self.queue[gpu])
+
+    def _may_begin(self, gpu: int, key: Expert, *, begun: bool) -> bool:
+        """Under serial loading, the prefetches that a layer waits for move one at a time; else the link now waits."""
+        if key[0] != self.turns.layer or key[1] not in self.plan[key[0]]:
+            return True
+        return self.turns.may_begin(gpu, key, begun=begun)
 
     def distance(self, layer: int) -> int:
         return layer - self.layer_now if layer > self.layer_now else layer - self.layer_now + self.model.layers
@@ -259,6 +303,8 @@ class Copies:
         """A piece: its latency first, then its bytes."""
         gpu = self.there[key]["gpu"]
         self.moving[gpu] = key
+        if key[0] == self.turns.layer and not self.there[key]["demanded"]:
+            self.turns.piece = key
         latency_s = self.cost.copy_latency_s(size)
         alone_s = self.cost.copy_s(size) - latency_s
 
@@ -273,6 +319,8 @@ class Copies:
         self.moving[gpu] = None
         if key == self.in_turn:
             self.in_turn = None
+        if key == self.turns.piece:
+            self.turns.piece, self.turns.handing_over = None, True
         self.copied_bytes += size
         self.asked.append(gpu)
         if copy["left"]:

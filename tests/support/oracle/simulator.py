@@ -105,10 +105,13 @@ class Oracle:
         iteration, effects, copies = self.iteration, self.cost.effects, self.copies
         self._carry_out(self.planner.on_layer(iteration, layer))
         copies.pinned = set()  # of the layer before, if this one begins at the moment of its end
+        if self.blocking_prefetch:
+            copies.wait_begins(layer)
         copies.layer_begins()
         if self.blocking_prefetch and not copies.plan_is_there(layer):
             self.saw("prefetch wait")
             yield lambda: copies.plan_is_there(layer)
+        copies.wait_ends()
         if effects.layer_host_s:
             yield float(effects.layer_host_s)
         yield layer % self.gpus, self.cost.dense_s(iteration["tokens"], iteration["context"], iteration["attended"])
