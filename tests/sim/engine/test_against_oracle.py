@@ -183,7 +183,7 @@ def test_the_draw_covers_what_it_claims() -> None:
         "planned again while links wait": 2,
     }
     assert {what: seen[what] for what in least if seen[what] < least[what]} == {}
-    of_waits = {"prefetch wait": 40, "several chunks": 20, "prefetch to a replica": 12, "waves": 10, "cancelled": 1}
+    of_waits = {"prefetch wait": 40, "several chunks": 20, "prefetch to a replica": 8, "waves": 7, "cancelled": 1}
     assert {what: serial_waits[what] for what in of_waits if serial_waits[what] < of_waits[what]} == {}
 
 
