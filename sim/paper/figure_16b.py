@@ -31,15 +31,23 @@ class Figure16b:
     title = "TTFT and TPOT over the batch size"
     settings = (
         "Mixtral with the first set of prompts, without DeepSpeed, as in the paper; cache 12 GB (the paper does not "
-        "say). Requests of a batch begin together, and the next batch begins when the last of them has ended."
+        "say). Requests of a batch begin together, and the next batch begins when the last of them has ended. "
+        "No fewer requests run than the largest batch has."
     )
 
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per footing, batch size and system."""
+        """A run per footing, batch size and system, of as many requests as the largest batch has, at least."""
+        sizes = THIN_BATCH_SIZES if study.tier.thin else BATCH_SIZES
         return [
             study.case(
                 trace,
-                study.scenario(trace, system.policy(trace), footing=footing, batch_size=batch_size),
+                study.scenario(
+                    trace,
+                    system.policy(trace),
+                    footing=footing,
+                    batch_size=batch_size,
+                    requests=max(study.tier.sweep_requests, sizes[-1]),
+                ),
                 footing=footing.name,
                 cache_gb=CACHE_GB,
                 batch_size=batch_size,
@@ -48,13 +56,14 @@ class Figure16b:
             )
             for trace in _traces(study)
             for footing in study.footings
-            for batch_size in (THIN_BATCH_SIZES if study.tier.thin else BATCH_SIZES)
+            for batch_size in sizes
             for system in COMPARED
         ]
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Times in ms, and hit rates, by batch size and system."""
         table = runs.reindex(columns=[*LABELS, "status", "reason"])
+        table["requests"] = numbers(runs, "requests")
         table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
         table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
         table["counted_hit_rate"] = counted_hit_rates(runs)
@@ -90,8 +99,9 @@ class Figure16b:
 def mostly_lowest(rows: pd.DataFrame) -> tuple[float, str]:
     """1 where FineMoE has the lowest time in more than half of the cases; the fastest of each case is the detail."""
     fastest: dict[tuple[str, int], str] = {}
+    full = rows[rows["batch_size"] <= rows["requests"]]  # a smaller trace has no batch of so many requests
     for column, metric in METRICS.items():
-        times = rows.pivot(index="batch_size", columns="system", values=column)
+        times = full.pivot(index="batch_size", columns="system", values=column)
         times = times.reindex(columns=[system.name for system in COMPARED]).dropna()
         for size in times.index:
             fastest[metric, int(size)] = str(times.loc[size].idxmin())
