@@ -51,7 +51,7 @@ def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
 
 def _environment(folder: Path) -> dict[str, str]:
     """That of this process, but `python` is this Python, our packages are those beside us, and no store is set."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FINEMOE_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINEMOE_", "PYTEST_"))}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": str(HERE.parent),

@@ -12,7 +12,7 @@ NOTEBOOKS = notebooks()
 NUMBER = re.compile(r"[0-9a-f]{64}|[-+]?\d[\d,]*(\.\d*)?([eE][-+]?\d+)?(\+[a-z0-9]+)?")
 MACHINE = re.compile(r"/(tmp|root|home|Users|opt|usr|work|mnt|var)/|0x[0-9a-f]{6,}|\b\d{1,2}:\d{2}:\d{2}\b|\d+%\|")
 PICTURE, TABLE, TEXT = "image/png", "text/html", "text/plain"
-WITHOUT_OUTPUT = {"collect"}  # whose progress goes into a log
+WITHOUT_OUTPUT = {"collect", "collect-twin"}  # whose progress goes into a log
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -27,8 +27,12 @@ def forms(cell: nbformat.NotebookNode) -> list[tuple[str, ...]]:
 
 
 def texts(cell: nbformat.NotebookNode) -> list[str]:
-    """What a reader sees of a cell as words, without numbers and without the room that they take."""
-    said = [output.get("text") or output.get("data", {}).get(TEXT, "") for output in cell.outputs]
+    """What a reader sees of a cell as words, without numbers and the room that they take; of a table, its headers."""
+    said = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        table = " ".join(re.findall("<th[^>]*>(.*?)</th>", data.get(TABLE, "")))
+        said.append(table or output.get("text") or data.get(TEXT, ""))
     return [re.sub(r"[\s-]+", " ", NUMBER.sub("#", text)) for text in said]
 
 
