@@ -48,7 +48,9 @@ def _maps(drawn: Any, found: pd.DataFrame, table: pd.DataFrame, loadings: Sequen
             )
             panel.set_title(f"{title}\nat most {most.max().max():.0f} of {len(keys)}", fontsize=_SMALL)
             simulated = table[["link_gb_per_s", "layer_ms"]].drop_duplicates()
-            panel.plot(np.log2(simulated["link_gb_per_s"]), simulated["layer_ms"], "o", clip_on=False, **_SIMULATED)
+            panel.plot(
+                np.log2(simulated["link_gb_per_s"]), simulated["layer_ms"], "o", clip_on=False, zorder=5, **_SIMULATED
+            )
             links = np.sort(simulated["link_gb_per_s"].unique())
             panel.set_xticks(np.log2(links), [f"{link:g}" for link in links], fontsize=_SMALL)
             panel.set_yticks(np.sort(simulated["layer_ms"].unique()))

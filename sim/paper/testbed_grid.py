@@ -15,10 +15,11 @@ ON_ITS_GPU, OR_IN_FLIGHT = "on its GPU", "there or in flight"
 
 READINGS: Mapping[str, Sequence[str]] = {
     "MoE-Infinity": ("paper", "code"),
+    "Mixtral-Offloading": ("paper", "code"),
     "DeepSpeed": (WHOLE_LAYERS, ACTIVATED_EXPERTS),
     "a hit": (ON_ITS_GPU, OR_IN_FLIGHT),
 }
-"""What the words of the paper may stand for: two forms of two baselines, and which experts count as hits."""
+"""What the words of the paper may stand for: two forms of three baselines, and which experts count as hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from sim.paper.testbed_words import (
     percent,
     place_in_words,
     points_text,
+    region_in_words,
     short,
     value_text,
 )
@@ -83,17 +84,19 @@ def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> 
     rows = [
         ["rate of each of the six links [GB/s]", _listed(table[LINK]), "states 32"],
         ["CPU time of the framework per layer [ms]", _listed(table[LAYER]), "says nothing"],
-        ["what a layer waits for comes over all links", joined(table["loading"].unique(), "or"), "says nothing"],
+        ["loading of what a layer waits for", joined(table["loading"].unique(), "or"), "says nothing"],
         ["cache of figure 10 [GB]", _listed(table["cache_gb"]), f"says nothing; figure 12 has {FIGURE_12_GB:g} GB"],
         ["MoE-Infinity", joined(READINGS["MoE-Infinity"], "or"), "describes the first"],
+        ["Mixtral-Offloading", joined(READINGS["Mixtral-Offloading"], "or"), "describes the first"],
         ["DeepSpeed copies", joined(READINGS["DeepSpeed"], "or"), "describes the first"],
         ["a hit is", joined(READINGS["a hit"], "or"), "has hits and misses alone"],
     ]
     yield markdown_table(rows, ["what varies", "values", "the paper"], texts=3)
     yield paragraph(
-        "The forms of MoE-Infinity are in docs/systems.md. A DeepSpeed that copies activated experts alone (`lru`) is "
-        "not what the paper describes; it is tried because whole layers may be too slow for the numbers. An expert in "
-        "flight counts as a hit in two of three counters of the authors' demo, and the demo loads serially. All else "
+        "What a layer waits for comes over all links at once, or one expert after the other, as in the authors' demo. "
+        "The forms of MoE-Infinity and Mixtral-Offloading are in docs/systems.md. A DeepSpeed that copies activated "
+        "experts alone (`lru`) is not what the paper describes; it is tried because whole layers may be too slow for the numbers. An expert in "
+        "flight counts as a hit in two of three counters of the demo. All else "
         f"is `paper-rtx3090x6`. The {len(table):,} runs are in `testbed.csv`. Between rates, and between times per "
         f"layer, times and hit rates are interpolated, which makes {len(found):,} points."
     )
@@ -166,6 +169,10 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
         most = [f"{count.max()} ({(count == count.max()).mean() * 100:.1f} % of points)" for count in counts]
         rows.append([group, len(known), *most])
     yield markdown_table(rows, ["numbers", "how many", *(f"most within ±{t * 100:.0f}" for t in TOLERANCES)])
+    yield paragraph(
+        f"Where most are met within {REGION_TOLERANCE * 100:.0f} points; what is not named may be anything:"
+    )
+    yield "\n".join(item(f"- {line}") for line in _regions_of_groups(found))
     for tolerance in TOLERANCES:
         best = best_points(found, tolerance, _keys(found))
         point, first = best.index[0], best.iloc[0]
@@ -182,6 +189,17 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
         f"The least mean distance from all numbers, {points_text(closest['deviation'].iloc[0])}, is at "
         f"{place_in_words(closest.index[0])}."
     )
+
+
+def _regions_of_groups(found: pd.DataFrame) -> Iterator[str]:
+    for group, keys in groups().items():
+        known = [key for key in keys if key in found]
+        counts = best_points(found, REGION_TOLERANCE, known)["met"]
+        if len(known) and counts.max() > 0:
+            chosen = counts.index[counts == counts.max()]
+            yield f"**{group}**, {counts.max()} of {len(known)}: {region_in_words(chosen, found.index)}"
+        else:
+            yield f"**{group}**, none: nowhere"
 
 
 def _contradictions(found: pd.DataFrame) -> Iterator[str]:
@@ -223,12 +241,11 @@ def _limits(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
         "**Routing.** It is that of twins, or what was given in their place, with stand-ins for the paper's prompts. "
         "How well routing can be predicted decides the gains in hit rate, and much of TPOT. One test request of each "
         "model runs, of the first set of prompts; the paper averages over 64 prompts of each of two sets.",
-        "**Baselines.** They are our models of them, from their papers and code. ProMoE and Mixtral-Offloading have "
-        "one form here.",
+        "**Baselines.** They are our models of them, from their papers and code. ProMoE has one form here.",
         "**The grid.** A number that no point meets is outside this grid, not impossible. Rates beyond the grid's, "
         "more time per layer, time per expert (`framework.expert_s`), shared host memory (`host.memory_bytes_per_s`), "
         "contention, whole copies in place of chunks, other caches, and gains read as differences in percentage points "
-        "would widen it.",
+        "could widen it.",
         f"**Rate and time per layer.** {_products(found)}",
         f"**Interpolation.** {_interpolation(table)}",
         "**Means.** A point counts by its mean over the models, as the paper's numbers are means. Where the spread is "

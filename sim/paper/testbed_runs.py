@@ -17,23 +17,23 @@ from sim.paper.paper_systems import (
     PROMOE,
     PaperSystem,
 )
-from sim.paper.testbed_grid import ACTIVATED_EXPERTS, WHOLE_LAYERS, GridOfTestbeds
+from sim.paper.testbed_grid import ACTIVATED_EXPERTS, READINGS, WHOLE_LAYERS, GridOfTestbeds
 
 if TYPE_CHECKING:
     from sim.paper.study import Study
 
-FINEMOE_ALONE, PROMOE_ALONE, MIXTRAL_ALONE = (replace(each, form="") for each in (FINEMOE, PROMOE, MIXTRAL_OFFLOADING))
+FINEMOE_ALONE, PROMOE_ALONE = (replace(each, form="") for each in (FINEMOE, PROMOE))
 SYSTEMS: Sequence[PaperSystem] = (
     FINEMOE_ALONE,
     PROMOE_ALONE,
-    MIXTRAL_ALONE,
     MOE_INFINITY,
-    *(each for each in OTHER_FORMS if each.name == MOE_INFINITY.name),
+    MIXTRAL_OFFLOADING,
+    *(each for each in OTHER_FORMS if each.name in READINGS),
     replace(DEEPSPEED, form=WHOLE_LAYERS),
     # Not what the paper describes: it copies what the router asks for, and keeps it as long as there is room.
     PaperSystem(name=DEEPSPEED.name, form=ACTIVATED_EXPERTS, text="lru", is_main=False),
 )
-"""The paper's five systems, and the second forms of two; the others have one form here, which needs no name."""
+"""The paper's five systems, and the second forms of three; the others have one form here, which needs no name."""
 
 MACHINE = ["link_gb_per_s", "layer_ms", "loading"]
 TRACE = ["model", "prompts"]

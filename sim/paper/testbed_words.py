@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
+
 from common.tables import MISSING
 from sim.paper.testbed_fit import POINT
 from sim.paper.testbed_grid import READINGS
@@ -45,6 +47,25 @@ def short(number: PublishedNumber) -> str:
 def value_text(value: Any) -> str:
     """A value on an axis."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def region_in_words(chosen: pd.Index, every: pd.Index) -> str:
+    """Where chosen points lie among all: ranges of numbers, and of words those that occur, unless all of them do."""
+    link, layer = (chosen.get_level_values(name) for name in ("link_gb_per_s", "layer_ms"))
+    said = [_range(link, "GB/s"), f"{_range(layer, 'ms')} per layer", f"product {_range(link * layer, 'MB')}"]
+    for name in POINT[2:]:
+        values, known = (dict.fromkeys(index.get_level_values(name)) for index in (chosen, every))
+        if len(values) < len(known):
+            listed = " or ".join(value_text(value) for value in values)
+            said.append(
+                {"loading": f"{listed} loading", "cache_gb": f"{listed} GB in figure 10"}.get(name, f"{name}: {listed}")
+            )
+    return ", ".join(said)
+
+
+def _range(values: Any, unit: str) -> str:
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def place_in_words(point: Any) -> str:
