@@ -95,9 +95,9 @@ def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> 
     yield paragraph(
         "What a layer waits for comes over all links at once, or one expert after the other, as in the authors' demo. "
         "The forms of MoE-Infinity and Mixtral-Offloading are in docs/systems.md. A DeepSpeed that copies activated "
-        "experts alone (`lru`) is not what the paper describes; it is tried because whole layers may be too slow for the numbers. An expert in "
-        "flight counts as a hit in two of three counters of the demo. All else "
-        f"is `paper-rtx3090x6`. The {len(table):,} runs are in `testbed.csv`. Between rates, and between times per "
+        "experts alone (`lru`) is not what the paper describes; it is tried because whole layers may be too slow for "
+        "the numbers. An expert in flight counts as a hit in two of three counters of the demo. All else is "
+        f"`paper-rtx3090x6`. The {len(table):,} runs are in `testbed.csv`. Between rates, and between times per "
         f"layer, times and hit rates are interpolated, which makes {len(found):,} points."
     )
 
