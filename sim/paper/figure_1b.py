@@ -31,7 +31,7 @@ class Figure1b:
     title = "Latency against memory"
     settings = (
         "Figure 12's runs; pale: as released. The paper does not say at which latency memory is read; here (diamonds) "
-        f"it is where a system reaches {SLOWER:g} times no-offload's TPOT (dotted), on the line between two runs."
+        f"it is where a system's line reaches {SLOWER:g} times no-offload's TPOT (dotted)."
     )
 
     def cases(self, study: "Study") -> Sequence[Case]:
@@ -105,7 +105,10 @@ def _with_targets(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _memory_gb(points: pd.DataFrame, target_ms: float) -> float:
-    """The least memory with which a system's TPOT is at the target, on the line between runs; NaN if it never is."""
+    """The least memory with which a system's TPOT is at the target, as the picture's lines have it; NaN if it never is.
+
+    Between two runs, memory is linear and TPOT logarithmic.
+    """
     points = points.dropna(subset=["tpot_ms"]).sort_values("memory_gb")
     memory, times = points["memory_gb"].to_numpy(), points["tpot_ms"].to_numpy()
     enough = np.flatnonzero(times <= target_ms)
@@ -113,7 +116,7 @@ def _memory_gb(points: pd.DataFrame, target_ms: float) -> float:
         return math.nan
     place = int(enough[0])
     before = max(place - 1, 0)
-    return float(np.interp(-target_ms, -times[[before, place]], memory[[before, place]]))
+    return float(np.interp(-math.log(target_ms), -np.log(times[[before, place]]), memory[[before, place]]))
 
 
 def fast_and_large(table: pd.DataFrame) -> pd.DataFrame:
@@ -165,21 +168,23 @@ def least_memory(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(panel: Any, table: pd.DataFrame) -> None:
     for system in reversed(SHOWN):
-        for footing, look in (("released", {"alpha": 0.35}), ("even", {"label": system.title})):
+        for footing, shade in (("released", {"alpha": 0.35}), ("even", {"label": system.title})):
             rows = table[(table["system"] == system.name) & (table["footing"] == footing)].sort_values("memory_gb")
             runs, target = rows[rows["point"] == RUN], rows[rows["point"] == AT_TARGET]
-            style: dict[str, Any] = {"color": system.colour, "linewidth": 1.1, "marker": "o", "markersize": 2.5}
+            style: dict[str, Any] = {"color": system.colour, "linewidth": 1.1, "marker": "o", "markersize": 2}
             if system == NO_OFFLOAD:
-                style |= {"marker": "*", "markersize": 9, "linestyle": "none"}
+                style |= {"marker": "*", "markersize": 7, "linestyle": "none"}
             if system.name == SUBJECT:
-                style |= {"linewidth": 2, "markersize": 3.5}
-            panel.plot(runs["memory_gb"], runs["tpot_ms"], **style, **look)
+                style |= {"linewidth": 2, "markersize": 2.5}
+            panel.plot(runs["memory_gb"], runs["tpot_ms"], **style, **shade)
             if footing == "even" and system != NO_OFFLOAD:
-                panel.plot(target["memory_gb"], target["tpot_ms"], "D", color=system.colour, fillstyle="none")
+                look = {"marker": "D", "markersize": 4, "linestyle": "none", "markerfacecolor": "white"}
+                panel.plot(target["memory_gb"], target["tpot_ms"], color=system.colour, zorder=3, **look)
     target_ms = table[(table["point"] == AT_TARGET) & (table["footing"] == "even")]["tpot_ms"]
     for height in target_ms.unique():
         panel.axhline(height, color="black", linestyle=":", linewidth=0.8, zorder=0)
     panel.set_xlim(left=0)
-    panel.set_ylim(bottom=0)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.tick_params(labelsize=7)
     panel.grid(alpha=0.3, linewidth=0.5)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.figures import GREY, figure, panels
 from sim.paper.lineup import main_forms, other_forms
-from sim.paper.paper_systems import SYSTEMS
+from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
 
 ROWS = {"ttft_ms": "TTFT [ms]", "tpot_ms": "TPOT [ms]", "counted_hit_rate": "hit rate [%]"}
 PALE = 0.35
@@ -19,7 +19,7 @@ def draw_bars(table: pd.DataFrame, *, groups: str = "prompts") -> Any:
     """A row of panels per metric and a column per model; in each, a group of bars per set of prompts.
 
     The solid bar has the even footing, the pale one behind it the released code's, a black line another form of the
-    system on the even footing.
+    system on the even footing. Where DeepSpeed's bars are cut off, their values are written into them.
     """
     models = list(table["model"].unique())
     drawn = figure(7, 5.4)
@@ -31,6 +31,8 @@ def draw_bars(table: pd.DataFrame, *, groups: str = "prompts") -> Any:
             scale = 100 if metric == "counted_hit_rate" else 1
             _draw(panel, rows.assign(shown=rows[metric] * scale), names, groups)
             panel.tick_params(labelsize=7)
+            if metric != "counted_hit_rate":
+                _cut(panel, rows, metric, names, groups)
             panel.grid(axis="y", alpha=0.3, linewidth=0.5)
             panel.set_axisbelow(True)
         grid[0, column].set_title(model, fontsize=9)
@@ -54,6 +56,25 @@ def _draw(panel: Any, rows: pd.DataFrame, names: Sequence[str], groups: str) -> 
         others = other_forms(rows)
         heights = _heights(others[others["system"] == system.name], "even", names, groups)
         panel.hlines(heights, at - 0.5 * WIDTH, at + 0.5 * WIDTH, color="black", linewidth=1)
+
+
+def _cut(panel: Any, rows: pd.DataFrame, metric: str, names: Sequence[str], groups: str) -> None:
+    """End the axis where DeepSpeed would flatten the others; the values of its bars that go beyond are written."""
+    slow = rows["system"] == DEEPSPEED.name
+    highest = rows.loc[~slow, metric].max()
+    top = min(1.1 * rows[metric].max(), 1.6 * highest)
+    if not top > 0:
+        return
+    panel.set_ylim(0, top)
+    at = (SYSTEMS.index(DEEPSPEED) - (len(SYSTEMS) - 1) / 2) * WIDTH
+    shown = rows[slow].assign(shown=rows[metric])
+    pairs = zip(*(_heights(shown, footing, names, groups) for footing in ("even", "released")), strict=True)
+    for place, (even, released) in enumerate(pairs):
+        beyond = [f"{value:.0f}" for value in (even, released) if value > top]
+        if beyond:
+            look: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "fontsize": 5.5}
+            colour = "white" if even > top else "black"  # on the solid bar, or on the pale one
+            panel.text(place + at, 0.97 * top, ", ".join(dict.fromkeys(beyond)), color=colour, **look)
 
 
 def _heights(rows: pd.DataFrame, footing: str, names: Sequence[str], groups: str) -> list[float]:

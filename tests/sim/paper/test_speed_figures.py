@@ -117,7 +117,7 @@ def test_memory_is_read_on_the_line_between_two_runs() -> None:
     table = trade_off({6.0: scaled(1), 96.0: scaled(0.01)})
     needed = table[table["point"] == AT_TARGET].set_index("system")["memory_gb"]
     assert table[table["point"] == RUN]["memory_gb"].max() == 48
-    assert needed["FineMoE"] == pytest.approx(6 + 42 * (200 - 20) / (200 - 2))
+    assert needed["FineMoE"] == pytest.approx(6 + 42 * math.log(200 / 20) / math.log(200 / 2))
     assert least_memory(table)["value"].tolist() == [1]
     assert slow_and_small(table)["value"].tolist() == [1]
     assert fast_and_large(table)["value"].tolist() == [1]
@@ -175,3 +175,23 @@ def test_keys_of_claims_are_unique_and_name_their_figure() -> None:
     claims = [(claim, figure) for figure in figures for claim in figure.claims()]
     assert len({claim.key for claim, _ in claims}) == len(claims)
     assert all(claim.figure == figure.key and claim.key.startswith(f"{figure.key}-") for claim, figure in claims)
+
+
+def test_a_bar_that_would_flatten_the_others_is_cut_and_says_its_value() -> None:
+    rows = [row(system, footing=footing) for footing in ("even", "released") for system in SYSTEMS]
+    rows[-1]["tpot_s_mean"] = 7.0
+    drawn = Figure10().draw(lineup_table(runs_of(*rows)))
+    _, tpot, rates = drawn.axes
+    assert [text.get_text() for text in tpot.texts] == ["1000, 7000"]
+    assert tpot.get_ylim()[1] == pytest.approx(1.6 * 500)
+    assert rates.get_ylim()[1] == 105
+
+
+def test_lines_and_breakdowns_are_drawn_with_a_name_for_each_system_and_part() -> None:
+    sizes = {6.0: scaled(1), 96.0: scaled(0.01)}
+    lines = Figure12().draw(lineup_table(over_sizes(sizes)))
+    assert len(lines.legends[0].get_texts()) == len(SYSTEMS)
+    assert len(Figure1b().draw(trade_off(sizes)).legends[0].get_texts()) == len(SYSTEMS) + 1
+    runs = runs_of(*(split(system, 0.01) for system in (*SYSTEMS, WAITING)))
+    parts = Figure17().draw(Figure17().table(None, runs))  # type: ignore[arg-type]
+    assert [text.get_text() for text in parts.legends[0].get_texts()][-1] == "for searches"
