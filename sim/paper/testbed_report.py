@@ -125,10 +125,11 @@ def _each_number(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
     yield markdown_table(rows, [*columns, *(f"±{tolerance * 100:.0f}" for tolerance in TOLERANCES)])
     models = " / ".join(by_trace.index.get_level_values("model").unique())
     yield paragraph(
-        "*Reached*: the least and the most of all points. *Nearest run*: the simulated point that comes closest, with "
-        f"the values of its models ({models}), whose mean it is. *Spread*: how many percentage points the models lie "
-        "apart, largest minus smallest, in the median over machines and caches. The last columns: the share of points "
-        "that meet the number within so many percentage points."
+        "*Reached*: the least and the most of all points; not everything between them is reached. *Nearest run*: the "
+        f"simulated point that comes closest, with the values of its models ({models}), whose mean it is. *Spread*: "
+        "how many percentage points the models lie apart, largest minus smallest, in the median over machines and "
+        "caches, for the form in which that is widest. The last columns: the share of points that meet the number "
+        "within so many percentage points."
     )
 
 
