@@ -9,7 +9,7 @@ import pandas as pd
 from common.figures import GREY, figure, panels
 from sim.inputs import train_test_split
 from sim.paper.case import Case
-from sim.paper.claim import Claim
+from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.detailed_values import detailed
 from sim.paper.lineup import numbers
 from sim.paper.study import CACHE_GB, Study
@@ -26,6 +26,16 @@ FLAT = 0.5
 LABELS = ["model", "prompts", "cache_gb", "capacity"]
 SCORES = {"score_trajectory": "trajectory", "score_semantic": "semantic"}
 _STYLES = ("-", "--", ":", "-.")  # of sets of prompts
+
+SMALL_RISE = (
+    "The score rises in every trace, but on Phi by less than what counts as strong here: 0.0095 by trajectory (chat, 2 "
+    "requests; the detail has all). Stores of 500 maps already find trajectories with a mean score of 0.947 there"
+)
+NO_KNEE = (
+    "There is no knee at 1 K: with 2 requests of each chat trace, trajectory scores rise from 1000 to 1500 maps by 61, "
+    "52 and 82 % of their rise from 500 to 1000 (Mixtral, Qwen, Phi), semantic ones by 81, 37 and 110 %. Figure theory "
+    "follows similarity to more maps"
+)
 
 
 class Figure16a:
@@ -86,6 +96,7 @@ class Figure16a:
                 "or more, of both searches)",
                 rule="order",
                 ours=lambda tables: detailed(tables["16a"], rises),
+                reasons={NOT_REPRODUCED: SMALL_RISE, SAME_ORDER: SMALL_RISE},
             ),
             Claim(
                 key="16a-score-flat",
@@ -94,6 +105,7 @@ class Figure16a:
                 f"from {FIRST} to {KNEE}, of both searches; the logarithm, which has no knee, has 58 %)",
                 rule="order",
                 ours=lambda tables: detailed(tables["16a"], flattens),
+                reasons={NOT_REPRODUCED: NO_KNEE, SAME_ORDER: NO_KNEE},
             ),
         ]
 
