@@ -9,7 +9,9 @@ from common.commands import OUTPUT, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
-SIZE = Group("Size", "Without one of these, everything: 64 prompts per trace, within an hour or two.", sort_key=20)
+SIZE = Group(
+    "Size", "Without one of these: 32 prompts per trace (the paper has 64); about an hour on 2 processors.", sort_key=20
+)
 RUNS = Group("Runs", sort_key=40)
 
 

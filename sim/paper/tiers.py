@@ -25,9 +25,7 @@ class Tier:
     """Only two or three points of each axis."""
 
 
-FULL = Tier(
-    name="full", test_requests=64, sweep_requests=16, prompts=None, new_tokens=127
-)  # the paper's 64 prompts per data set
+FULL = Tier(name="full", test_requests=32, sweep_requests=8, prompts=None, new_tokens=127)  # the paper runs 64
 QUICK = Tier(name="quick", test_requests=8, sweep_requests=2, prompts=27, new_tokens=127)
 KICK_THE_TIRES = Tier(
     name="kick-the-tires", test_requests=1, sweep_requests=1, prompts=7, new_tokens=16, prompt_sets=1, thin=True
