@@ -56,6 +56,7 @@ def implied_testbed_document(table: pd.DataFrame, provenance: str) -> str:
     parts = [
         "# The testbed that the paper's numbers imply",
         *_introduction(table, found, provenance),
+        "![Numbers met over rate and time per layer](figures/testbed.png)",
         "## Each number alone",
         *_each_number(table, found),
         "## Where each number is met",
@@ -97,8 +98,9 @@ def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> 
         "The forms of MoE-Infinity and Mixtral-Offloading are in docs/systems.md. A DeepSpeed that copies activated "
         "experts alone (`lru`) is not what the paper describes; it is tried because whole layers may be too slow for "
         "the numbers. An expert in flight counts as a hit in two of three counters of the demo. All else is "
-        f"`paper-rtx3090x6`. The {len(table):,} runs are in `testbed.csv`. Between rates, and between times per "
-        f"layer, times and hit rates are interpolated, which makes {len(found):,} points."
+        f"`paper-rtx3090x6`. The {len(table):,} runs are in [figures/testbed.csv](figures/testbed.csv). Between rates, "
+        "and between times per layer, times and hit rates are interpolated, which makes "
+        f"{len(found):,} points."
     )
 
 
