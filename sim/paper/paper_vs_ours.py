@@ -158,7 +158,7 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
             cells += [ours(row), marked(row.verdict)]
         table.append(cells)
     yield markdown_table(table, headers, texts=len(headers))
-    if said := list(_reasons(rows, numbers)):
+    if said := list(_texts(rows, numbers, lambda row: row.reason)):
         yield "\n".join(map(item, said))
     if traces := titles_of(rows):
         body = markdown_table(
@@ -170,16 +170,17 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
             ["", "claim", "footing", *traces],
             texts=3,
         )
-        yield f"<details><summary>On each trace</summary>\n\n{body}\n\n</details>"
+        details = "\n".join(map(item, _texts(rows, numbers, lambda row: row.detail)))
+        parts = filter(None, ["<details><summary>On each trace</summary>", body, details, "</details>"])
+        yield "\n\n".join(parts)
 
 
-def _reasons(rows: Sequence[JudgedClaim], numbers: Mapping[str, int]) -> Iterator[str]:
+def _texts(rows: Sequence[JudgedClaim], numbers: Mapping[str, int], of: Callable[[JudgedClaim], str]) -> Iterator[str]:
     """Each text once, behind the numbers of the statements that it belongs to."""
     said: dict[str, list[JudgedClaim]] = {}
     for row in rows:
-        for text in (row.reason, row.detail):
-            if text:
-                said.setdefault(text, []).append(row)
+        if text := of(row):
+            said.setdefault(text, []).append(row)
     for text, those in said.items():
         yield f"- {_listed(those, lambda row: str(numbers[row.claim.key]))}: {text}."
 

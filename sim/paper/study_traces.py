@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
+from operator import attrgetter
 from pathlib import Path
 
 from common.errors import UserError
 from common.progress import bar
+from policies.types import ModelShape
 from sim.paper.tiers import Tier
 from sim.sweeps.workers import Workers
 from traces.format.reader import Trace
@@ -137,9 +139,15 @@ def _record(trace: PaperTrace, tier: Tier) -> None:
 
 def _user(path: Path) -> PaperTrace:
     meta = Trace.open(path).meta
-    published = meta.model.removesuffix(TWIN)
-    sizes = published if published in PUBLISHED and published != meta.model else None
+    published = _original(meta.shape) or meta.model.removesuffix(TWIN)
+    sizes = published if published in PUBLISHED and meta.model.endswith(TWIN) else None
     title, best_distance = MODELS.get(published, (meta.model, OTHER_DISTANCE))
     set_name = (meta.prompts or "").partition(" ")[0].rstrip(",")
     prompts = next((each.name for each in STAND_INS if each.prompts == set_name), set_name or path.stem)
     return PaperTrace(path=path, model=title, prompts=prompts, sizes=sizes, best_distance=best_distance)
+
+
+def _original(shape: ModelShape) -> str | None:
+    """The published model of this shape, whatever the repository of its weights is called."""
+    facts = attrgetter("layers", "experts", "top_k", "hidden", "expert_ffn")
+    return next((name for name, each in PUBLISHED.items() if facts(each) == facts(shape)), None)

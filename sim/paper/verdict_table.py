@@ -10,6 +10,7 @@ import pandas as pd
 
 from common.files import replacing
 from sim.paper.claim import BOTH, NOT_JUDGED, REPRODUCED, Claim, Tables, Verdict, figure_name
+from sim.paper.explanations import explanation
 from sim.paper.footings import FOOTINGS
 from sim.paper.verdicts import UNEXPLAINED, Judgement, judge
 
@@ -84,18 +85,17 @@ def _judged(claim: Claim, tables: Tables) -> Iterator[JudgedClaim]:
         if len(values) < len(own):
             raise ValueError(f"{claim.key}: two values on one trace and footing")
         judgement = judge(claim, list(values.values()))
+        detail = _detail(own)
+        reason = _reason(claim, footing, judgement.verdict, lacking)
+        if reason == UNEXPLAINED and judgement.verdict == NOT_JUDGED and detail:
+            reason, detail = detail, ""  # what our values come with says why there are none
         yield JudgedClaim(
-            claim=claim,
-            footing=footing,
-            values=values,
-            judgement=judgement,
-            reason=_reason(claim, footing, judgement.verdict, lacking),
-            detail=_detail(own),
+            claim=claim, footing=footing, values=values, judgement=judgement, reason=reason, detail=detail
         )
 
 
 def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str]) -> str:
-    own = claim.reason(footing, verdict)
+    own = claim.reason(footing, verdict) or explanation(claim.key, footing, verdict)
     if lacking and not (own and verdict == NOT_JUDGED):
         return f"needs the values of {', '.join(map(figure_name, lacking))}, which were not asked for"
     return own or ("" if verdict == REPRODUCED else UNEXPLAINED)
@@ -108,7 +108,7 @@ def _detail(own: pd.DataFrame) -> str:
         for trace, detail in zip(own["trace"], own["detail"], strict=True):
             if detail:
                 said.setdefault(str(detail), []).append(trace)
-    return "; ".join(f"{' and '.join(traces)}: {each}" if len(said) > 1 else each for each, traces in said.items())
+    return ". ".join(f"{' / '.join(traces)}: {each}" if len(said) > 1 else each for each, traces in said.items())
 
 
 def _number(value: float) -> float | str:

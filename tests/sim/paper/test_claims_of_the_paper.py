@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from sim.paper.catalogue_of_figures import FIGURES
-from sim.paper.claim import Claim
+from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.explanations import EXPLANATIONS
 from sim.paper.general_claims import ABOUT, general_claims
 
 NUMBERS = {
@@ -120,6 +121,17 @@ def test_a_claim_is_called_after_its_figure_and_reads_tables_that_are_made(claim
         assert claim.figure == "11" or set(claim.tables) <= keys
         assert "|" not in claim.says
         assert "|" not in "".join(claim.reasons.values())
+
+
+def test_every_explanation_is_of_a_claim_and_of_a_verdict_that_needs_one(claims: dict[str, Claim]) -> None:
+    assert sorted(set(EXPLANATIONS) - set(claims)) == []
+    for reasons in EXPLANATIONS.values():
+        for key, text in reasons.items():
+            footing, verdict = key if isinstance(key, tuple) else ("even", key)
+            assert footing in ("even", "released")
+            assert verdict in (SAME_ORDER, NOT_REPRODUCED)
+            assert "|" not in text
+            assert not text.endswith(".")
 
 
 def test_the_headline_is_what_figure_10s_numbers_have_on_average(claims: dict[str, Claim]) -> None:

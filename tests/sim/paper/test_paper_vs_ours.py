@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sim.paper.claim import NOT_REPRODUCED, REPRODUCED, SAME_ORDER, Claim, Tables
-from sim.paper.claim_values import changes, each_trace, hit_gains, rising
+from sim.paper.claim_values import COLUMNS, changes, each_trace, hit_gains, rising
 from sim.paper.general_claims import general_claims
 from sim.paper.paper_vs_ours import FILES, Section, verdict_counts, write_claims
 from tests.support.verdict_checks import document_checked, read, verdicts_checked
@@ -166,6 +166,13 @@ def test_a_trace_that_cannot_be_judged_has_an_empty_cell(tmp_path: Path) -> None
     assert verdicts_checked(tmp_path) == 20
     row = next(row for row in read(tmp_path) if row["claim"] == "10-tpot-promoe")
     assert (row["ours: Phi, chat"], row["holds_in"][-1]) == ("", "4")
+
+
+def test_what_cannot_be_judged_gives_the_reason_that_comes_with_its_values(tmp_path: Path) -> None:
+    none = pd.DataFrame([("both", "Qwen, chat", float("nan"), "too short")], columns=COLUMNS)
+    claim = Claim(key="x-y", figure="x", says="", rule="order", ours=lambda tables: none)
+    [row] = write_claims(tmp_path, [claim], {"x": none}, sections={}, notes=[])
+    assert (row.reason, row.detail, row.verdict) == ("too short", "", "cannot be judged here")
 
 
 def test_the_files_are_the_same_each_time(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which traces a reproduction is made from, and what tables call them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sim.paper.study_traces import twins, users
 from sim.paper.tiers import FULL, KICK_THE_TIRES, QUICK
 from sim.sweeps.workers import Workers
 from tests.support.trace_helpers import small_shape, small_trace
+from traces.published_models import PUBLISHED
 
 HERE = Workers(jobs=1)
 
@@ -30,6 +32,13 @@ def test_a_trace_of_the_users_is_called_by_its_model_and_the_set_of_its_prompts(
     trace = small_trace(tmp_path / "mine.trace", 4, shape=small_shape())
     (found,) = users([trace])
     assert (found.title, found.sizes, found.best_distance) == ("small, mine", None, 3)
+
+
+def test_the_papers_own_model_is_known_by_its_shape(tmp_path: Path) -> None:
+    shape = replace(PUBLISHED["qwen1.5-moe-a2.7b"], name="Qwen/Qwen1.5-MoE-A2.7B-Chat")
+    trace = small_trace(tmp_path / "lmsys.trace", 1, shape=shape)
+    (found,) = users([trace])
+    assert (found.model, found.sizes, found.best_distance) == ("Qwen", None, 6)
 
 
 def test_two_traces_of_one_model_and_set_are_refused(tmp_path: Path) -> None:
