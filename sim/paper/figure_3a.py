@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from common.figures import figure
 from sim.paper.case import Case
-from sim.paper.claim import Claim
+from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.routing_entropy import heat_maps
 from sim.paper.sampled_prompts import PROMPTS, SEED, with_detail
 
@@ -22,6 +23,11 @@ _SHOWN = {
 }
 HOT = 0.9  # the share of a layer's probability that its hot experts have together
 FEW = 0.5  # hot experts of an iteration, at most so many of those of the request
+
+_SPREAD = (
+    "A single token's probabilities have a long tail (lower row of the picture; entropy in table 3b): many of a "
+    "layer's experts are needed for 90 % of it, though only K are executed."
+)
 
 
 class Figure3a:
@@ -69,13 +75,18 @@ class Figure3a:
         """What the picture is to show."""
         return [
             Claim(
-                key="3a-heat-maps",
+                key=key,
                 figure="3a",
                 says="One iteration concentrates on few experts of a layer, a whole request spreads over many (here: "
-                f"the experts that have {HOT * 100:.0f} % of a layer's probability are at most half as many in each "
-                "shown iteration, mean over layers)",
+                f"the experts that have {HOT * 100:.0f} % of a layer's {of} are at most half as many in each shown "
+                "iteration, mean over layers)",
                 rule="order",
-                ours=lambda tables: with_detail(tables["3a"], _concentrates),
+                ours=partial(_concentrated, column=column),
+                reasons={NOT_REPRODUCED: _SPREAD},
+            )
+            for key, column, of in (
+                ("3a-heat-maps", "executed_share", "executions, as the released code counts,"),
+                ("3a-heat-maps-gates", "probability", "gate probability"),
             )
         ]
 
@@ -88,17 +99,19 @@ def _matrix(table: pd.DataFrame, iteration: int | None, column: str) -> Any:
 
 
 def hot_experts(probabilities: Any) -> float:
-    """How many experts of a layer have `HOT` of its probability together: the mean over the layers of `[L, J]`."""
+    """How many experts of a layer have `HOT` of its sum together: the mean over the layers of `[L, J]`."""
     most_first = -np.sort(-probabilities, axis=1)
     reached = most_first.cumsum(axis=1) < HOT * probabilities.sum(axis=1, keepdims=True)
     return float((reached.sum(axis=1) + 1).mean())
 
 
-def _concentrates(table: pd.DataFrame) -> tuple[float, str]:
-    coarse = hot_experts(_matrix(table, None, "probability"))
-    fine = [hot_experts(_matrix(table, each, "probability")) for each in table["iteration"].dropna().unique()]
-    if not fine:
-        return math.nan, ""
-    return float(
-        max(fine) <= FEW * coarse
-    ), f"hot experts: {coarse:.1f} coarse, {min(fine):.1f} to {max(fine):.1f} fine"
+def _concentrated(tables: Tables, *, column: str) -> pd.DataFrame:
+    def concentrates(rows: pd.DataFrame) -> tuple[float, str]:
+        coarse = hot_experts(_matrix(rows, None, column))
+        fine = [hot_experts(_matrix(rows, each, column)) for each in rows["iteration"].dropna().unique()]
+        if not fine:
+            return math.nan, ""
+        detail = f"hot experts: {coarse:.1f} coarse, {min(fine):.1f} to {max(fine):.1f} fine"
+        return float(max(fine) <= FEW * coarse), detail
+
+    return with_detail(tables["3a"], concentrates)

@@ -74,9 +74,9 @@ class Figure4:
                 panel.text(
                     (end + FARTHEST + 1.5) / 2, 50, "no such layer", rotation=90, ha="center", va="center", fontsize=7
                 )
-            panel.axvspan(-0.7, 0.5, color=GREY, alpha=0.15, linewidth=0)
-            panel.text(-0.1, 50, "undefined", rotation=90, ha="center", va="center", fontsize=6)
-            panel.set(xlim=(-0.7, FARTHEST + 1), ylim=(0, 100))
+            panel.axvspan(-2.2, 0.5, color=GREY, alpha=0.15, linewidth=0)
+            panel.text(-0.85, 50, "undefined", rotation=90, ha="center", va="center", fontsize=7)
+            panel.set(xlim=(-2.2, FARTHEST + 1), ylim=(0, 100))
             panel.set_title(f"{model}, {some['prompts'].iloc[0]}", fontsize=9)
             panel.set_xlabel("prefetch distance d [layers]", fontsize=8)
             panel.tick_params(labelsize=7)

@@ -15,7 +15,8 @@ of all pairs. It does not say what of a prompt is compared. What a similarity an
 From these, a data point is a *prompt* (its mean over all other prompts), a *pair* of prompts, or a prompt with the
 *nearest* other prompt. Three readings have no pairs of prompts: *search*, each decode step of a prompt with the most
 similar one of all other prompts, the mean per prompt, which is what FineMoE does; *iteration pairs*, a data point per
-pair of decode steps of different prompts; and the same of *unequal tokens* alone.
+pair of decode steps of different prompts; and the same of *unequal tokens* alone. *All iterations, entropy taken out*
+is the first reading, less what a line over the mean entropy of a prompt's maps explains: flat maps are like all others.
 
 Similarity is a cosine: *semantic* of embeddings (eq. 4), *trajectory* of whole expert maps (eq. 5).
 """
@@ -27,8 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from common.threads import one_thread
 from policies.types import Bool, Float, Int
 from sim.paper.sampled_prompts import sampled
+from traces.analysis.entropy import entropy_bits
 from traces.analysis.iterations import Array, Counts, iterations_of, top
 from traces.analysis.similarity import Single, cosines, overlaps, pearson
 from traces.format.reader import Trace
@@ -37,6 +40,7 @@ SEMANTIC, TRAJECTORY = "semantic", "trajectory"
 ALL_ITERATIONS = "all iterations"
 PROMPT, PAIR, NEAREST = "prompt", "pair", "nearest"
 SEARCHED = ("search", PROMPT)
+ENTROPY_OUT = "all iterations, entropy taken out"
 MAIN = (ALL_ITERATIONS, PROMPT)
 """What is compared and what a data point is, where one reading must count: it takes "one data point per prompt" and
 "all pairs" at their word, and iterations for what they are in the paper, the unit of maps and embeddings."""
@@ -56,6 +60,7 @@ class _Prompt:
     vectors: Mapping[str, Single]  # by similarity, [I, ·] of its decode steps, of length one
     demands: Single  # [I, L·J] 1 where a decode step executes an expert
     tokens: Int  # [I]
+    entropy: float  # of its decode steps' maps, the mean over steps and layers
     whole: Mapping[str, Mapping[str, Float]]  # by what is compared and similarity, [·]
     experts: Mapping[str, Bool]  # by what is compared, [L, J]
 
@@ -69,16 +74,8 @@ def similar_prompts(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
     shortest = min(len(prompt.tokens) for prompt in prompts)
     steps = np.unique(np.linspace(0, shortest - 1, min(settings["steps"], shortest)).round().astype(int))
     kinds = [SEMANTIC] * trace.meta.embedding + [TRAJECTORY]
-    rows: list[dict[str, Any]] = []
-    for kind in kinds:
-        for compared, of_pairs in _compared(prompts, kind, steps):
-            for point in (PROMPT, PAIR, NEAREST):
-                score, overlap = _points(of_pairs, point)
-                rows.append(_row(compared, point, kind, score, overlap))
-                if (compared, point) == MAIN:
-                    rows += _point_rows(compared, point, kind, score, overlap)
-        rows.append(_row(*SEARCHED, kind, *_searched(prompts, kind, steps)))
-        rows += _iteration_pairs(prompts, kind, steps)
+    with one_thread():
+        rows = [row for kind in kinds for row in _readings(prompts, kind, steps)]
     return pd.DataFrame(rows).assign(prompts_compared=len(prompts), steps=len(steps))
 
 
@@ -100,9 +97,23 @@ def _prompt(trace: Trace, request: int) -> _Prompt:
         vectors={kind: _unit(values[decode]) for kind, values in of_kind.items()},
         demands=its.demands[decode].reshape(len(its) - int(its.prefill), -1).astype(np.float32),
         tokens=recorded.token[recorded.iteration > 0],
+        entropy=float(entropy_bits(its.maps[decode]).mean()),
         whole=whole,
         experts=experts,
     )
+
+
+def _readings(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> Iterator[dict[str, Any]]:
+    for compared, of_pairs in _compared(prompts, kind, steps):
+        for point in (PROMPT, PAIR, NEAREST):
+            score, overlap = _points(of_pairs, point)
+            yield _row(compared, point, kind, score, overlap)
+            if (compared, point) == MAIN:
+                yield from _point_rows(compared, point, kind, score, overlap)
+                entropy = np.array([prompt.entropy for prompt in prompts])
+                yield _row(ENTROPY_OUT, point, kind, _left(score, entropy), _left(overlap, entropy))
+    yield _row(*SEARCHED, kind, *_searched(prompts, kind, steps))
+    yield from _iteration_pairs(prompts, kind, steps)
 
 
 def _marked(probabilities: Float, top_k: int) -> Bool:
@@ -176,6 +187,15 @@ def _points(of_pairs: _Compared, point: str) -> tuple[Array, Array]:
     nearest = np.where(others, score, -np.inf).argmax(axis=1)
     rows = np.arange(count)
     return score[rows, nearest], overlap[rows, nearest]
+
+
+def _left(values: Array, explained_by: Array) -> Array:
+    """What a straight line leaves of values, with their mean."""
+    if np.ptp(explained_by) == 0:
+        return values
+    slope = np.cov(explained_by, values)[0, 1] / explained_by.var(ddof=1)
+    found: Array = values - slope * (explained_by - explained_by.mean())
+    return found
 
 
 # ---- iterations by themselves ----------------------------------------------------------------------------------------

@@ -18,13 +18,14 @@ from sim.paper.figure_4 import COARSE, FINE, Figure4, recall_by_distance
 from sim.paper.figure_8 import Figure8
 from sim.paper.figure_9 import Figure9
 from sim.paper.paper_figure import PaperFigure
-from sim.paper.prompt_pairs import MAIN, TRAJECTORY, similar_prompts
+from sim.paper.prompt_pairs import ENTROPY_OUT, MAIN, TRAJECTORY, similar_prompts
 from sim.paper.routing_entropy import RANDOM, RELEASED, heat_maps, layer_entropies, plateau_share, running_entropies
 from sim.paper.sampled_prompts import sampled
 from sim.paper.similarity_scatter import coefficient
-from sim.paper.theory_of_coverage import TheoryOfCoverage, nearest_of_stored
+from sim.paper.theory_of_coverage import REPLACEMENT, TheoryOfCoverage, nearest_of_stored
 from sim.scenario import Scenario
 from tests.support.trace_helpers import random_request, small_meta, small_shape, write_trace
+from traces.analysis.entropy import entropy_bits
 from traces.analysis.iterations import iterations_of
 from traces.analysis.similarity import pearson
 from traces.format.reader import Trace
@@ -125,6 +126,11 @@ def test_the_main_reading_means_over_all_pairs_of_decode_steps(trace: Trace) -> 
     points = table[(table["row"] == "point") & (table["similarity"] == TRAJECTORY)]
     assert points["score"].to_numpy() == pytest.approx(np.array(score), rel=1e-5)
     assert points["hit_rate"].mean() == pytest.approx(np.mean(shared), rel=1e-5)
+    flat = np.array([entropy_bits(each.maps[1:]).mean() for each in its])
+    left = [np.polynomial.Polynomial.fit(flat, points[column], 1) for column in ("score", "hit_rate")]
+    residuals = [points[column] - line(flat) for column, line in zip(("score", "hit_rate"), left, strict=True)]
+    partial, _ = coefficient(table, TRAJECTORY, (ENTROPY_OUT, MAIN[1]))
+    assert partial == pytest.approx(pearson(residuals[0].to_numpy(), residuals[1].to_numpy()))
     found, _ = coefficient(table, TRAJECTORY, MAIN)
     assert found == pytest.approx(pearson(points["score"].to_numpy(), points["hit_rate"].to_numpy()))
 
@@ -148,6 +154,8 @@ def test_a_promise_for_more_maps_than_there_are_is_not_judged(trace: Trace) -> N
     assert asked == {0.75: 72, 0.98: 65}  # 2LJ and ½·LJ·ln(LJ) of 36 experts
     values = [claim.ours({"theory": table})["value"].iloc[0] for claim in TheoryOfCoverage().claims()]
     assert 0 <= values[0] <= 1
+    replaced = table[table["store"] == REPLACEMENT]
+    assert replaced["maps"].tolist() == [72]
     few = table.assign(maps=table["maps"].clip(upper=64))
     assert np.isnan([claim.ours({"theory": few})["value"].iloc[0] for claim in TheoryOfCoverage().claims()]).all()
 
