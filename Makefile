@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo comparison notebooks test test-slow lint types bench clean
+.PHONY: demo comparison paper notebooks test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,11 @@ demo: $(VENV)/.installed
 
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
 	$(BIN)/python -m sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs
+
+# All figures and verdicts: about an hour. `make paper TIER=--quick` takes about ten minutes.
+TIER ?=
+paper: $(VENV)/.installed
+	$(BIN)/python -m sim paper $(TIER) --store paper-out/store --jobs $(JOBS) --out paper-out
 
 $(ROUTING)/%-twin.trace: | $(VENV)/.installed
 	$(BIN)/python -m traces collect $*-twin --continue-text --chat-template --max-new-tokens 64 --lookahead 1,3 \
@@ -76,4 +81,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/capture_cost.py
 
 clean:
-	rm -rf demo-out comparison-out .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf demo-out comparison-out paper-out .pytest_cache .mypy_cache .ruff_cache *.egg-info

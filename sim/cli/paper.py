@@ -45,7 +45,10 @@ def paper(
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),
     out: Annotated[
-        Path, Parameter(group=OUTPUT, help="The folder for figures/, paper_vs_ours.md and .csv, and routing/.")
+        Path,
+        Parameter(
+            group=OUTPUT, help="The folder for figures/, paper_vs_ours.md and .csv, implied_testbed.md, and routing/."
+        ),
     ],
 ) -> int:
     """Make the tables and figures of the FineMoE paper from simulations, and judge each of its claims.

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import FieldError
+from common.files import replacing
 from common.tables import text_table
 from sim.paper.catalogue_of_figures import FIGURES
+from sim.paper.implied_testbed import ImpliedTestbed
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_vs_ours import FILES, verdict_counts, write_verdicts
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, record_missing, twins, users
+from sim.paper.testbed_report import implied_testbed_document
 from sim.paper.tiers import TIERS, Tier, TierName
 from sim.paper.verdict_table import judged
 from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
 
 TWINS = "twins"
+TESTBED, TESTBED_FILE = ImpliedTestbed.key, "implied_testbed.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,9 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
         rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes)
     else:
         rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
+    if TESTBED in shown.tables:
+        with replacing(out / TESTBED_FILE, "the report") as partial:
+            partial.write_text(implied_testbed_document(shown.tables[TESTBED], *notes), encoding="utf-8")
     parts = [*notes, _files(figures, out), verdict_counts(rows) if rows else "", *_not_run(shown)]
     failed = bool((shown.not_run["status"] == "failed").any())
     return Report(text="\n\n".join(filter(None, parts)), failed=failed)
@@ -52,7 +59,9 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
 
 def written(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
     """Every file that `reproduce` writes."""
-    return [*outputs(figures, out), *(out / name for name in FILES if len(figures) == len(FIGURES))]
+    verdicts = FILES if len(figures) == len(FIGURES) else ()
+    report = [TESTBED_FILE for each in figures if each.key == TESTBED]
+    return [*outputs(figures, out), *(out / name for name in (*verdicts, *report))]
 
 
 def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> Sequence[PaperTrace]:
