@@ -79,7 +79,7 @@ class Figure16a:
                 _draw(panel, table[table["model"] == model], column)
             row[0].set_ylabel(f"mean score of\n{search} searches", fontsize=8)
         for panel, model in zip(grid[0], models, strict=True):
-            panel.set_title(model, fontsize=9)
+            panel.set_title(model + _short_of_maps(table[table["model"] == model]), fontsize=9)
         for panel in grid[-1]:
             panel.set_xlabel("capacity of the store [maps]", fontsize=8)
         handles, names = grid[0, 0].get_legend_handles_labels()
@@ -149,6 +149,12 @@ def _history_maps(study: Study, trace: PaperTrace) -> int:
     return sum(opened.rows_of(request) for request in history)
 
 
+def _short_of_maps(rows: pd.DataFrame) -> str:
+    """What to say of a history that cannot fill every store."""
+    maps = rows["history_maps"].min()
+    return f": only {maps} maps in the history" if maps < rows["capacity"].max() else ""
+
+
 def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:
     for style, (prompts, of_prompts) in zip(_STYLES, rows.groupby("prompts", sort=False), strict=False):
         panel.plot(
@@ -161,10 +167,6 @@ def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:
             linewidth=1.2,
             label=prompts,
         )
-    short = rows[rows["history_maps"] < rows["capacity"]]
-    if len(short):
-        said = f"the history has {short['history_maps'].min()} maps"
-        panel.text(0.5, 0.03, said, transform=panel.transAxes, ha="center", color=GREY, fontsize=6)
     panel.axvline(KNEE, color=GREY, linewidth=0.8, zorder=0)
     panel.set_xticks(sorted(set(rows["capacity"])))
     panel.tick_params(labelsize=7)
