@@ -1,4 +1,4 @@
-"""Why verdicts on figures 1b, 10, 12, 13, 15, 17 and the headline came out, each with the experiment that shows it.
+"""Why verdicts on figures 1b, 10, 12, 13, 17 and the headline came out, each with the experiment that shows it.
 
 By claim, then as `Claim.reasons`: by verdict, or by footing and verdict. A claim's own reasons go first. Numbers are
 left to the tables that a reason names; the verdict decides whether it is shown.
@@ -113,10 +113,6 @@ EXPLANATIONS: Mapping[str, Mapping[Verdict | tuple[str, Verdict], str]] = {
             NOT_REPRODUCED,
         ): "Serial loading costs FineMoE most on six GPUs, where TTFT is larger than ProMoE's "
         "and MoE-Infinity's; on one GPU serial and parallel loading are the same (docs/simulator.md)"
-    },
-    "15-u-shape": {
-        NOT_REPRODUCED: "TTFT has no minimum inside: a prefill executes nearly all experts of a layer, however early "
-        "they are planned (figure 15's table, TTFT and TPOT apart)"
     },
     "17-overhead-share": {
         SAME_ORDER: "The time of searches is as small as the paper's limit asks for, but a prefill of Qwen takes "

@@ -35,7 +35,7 @@ def test_a_trace_of_the_users_is_called_by_its_model_and_the_set_of_its_prompts(
 
 
 def test_the_papers_own_model_is_known_by_its_shape(tmp_path: Path) -> None:
-    shape = replace(PUBLISHED["qwen1.5-moe-a2.7b"], name="Qwen/Qwen1.5-MoE-A2.7B-Chat")
+    shape = replace(PUBLISHED["qwen1.5-moe-a2.7b"], name="Qwen/Qwen1.5-MoE-A2.7B-Chat", vocab=50)
     trace = small_trace(tmp_path / "lmsys.trace", 1, shape=shape)
     (found,) = users([trace])
     assert (found.model, found.sizes, found.best_distance) == ("Qwen", None, 6)
