@@ -152,7 +152,7 @@ def _history_maps(study: Study, trace: PaperTrace) -> int:
 def _short_of_maps(rows: pd.DataFrame) -> str:
     """What to say of a history that cannot fill every store."""
     maps = rows["history_maps"].min()
-    return f": only {maps} maps in the history" if maps < rows["capacity"].max() else ""
+    return f"\n(history: {maps} maps)" if maps < rows["capacity"].max() else ""
 
 
 def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:
