@@ -81,4 +81,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/capture_cost.py
 
 clean:
-	rm -rf demo-out comparison-out paper-out .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf demo-out comparison-out paper-out notebooks/out .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -21,7 +21,7 @@ from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, sh
 from sim.sweeps.workers import Workers
 
 TWINS = "twins"
-TESTBED, TESTBED_FILE = ImpliedTestbed.key, "implied_testbed.md"
+REPORT = "implied_testbed.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,16 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
     shown = show(figures, study)
     write_figures(figures, study, shown.tables, out)
     notes = [provenance_line(study)]
-    if len(figures) == len(FIGURES):
+    documents = _documents(figures)
+    if documents.issuperset(FILES):
         pictures = {each.key: file_of(each.key, ".png") for each in figures}
         rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes)
     else:
         rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
-    if TESTBED in shown.tables:
-        with replacing(out / TESTBED_FILE, "the report") as partial:
-            partial.write_text(implied_testbed_document(shown.tables[TESTBED], *notes), encoding="utf-8")
+    if REPORT in documents:
+        report = implied_testbed_document(shown.tables[ImpliedTestbed.key], *notes)
+        with replacing(out / REPORT, "the report") as partial:
+            partial.write_text(report, encoding="utf-8")
     parts = [*notes, _files(figures, out), verdict_counts(rows) if rows else "", *_not_run(shown)]
     failed = bool((shown.not_run["status"] == "failed").any())
     return Report(text="\n\n".join(filter(None, parts)), failed=failed)
@@ -59,9 +61,13 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
 
 def written(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
     """Every file that `reproduce` writes."""
-    verdicts = FILES if len(figures) == len(FIGURES) else ()
-    report = [TESTBED_FILE for each in figures if each.key == TESTBED]
-    return [*outputs(figures, out), *(out / name for name in (*verdicts, *report))]
+    return [*outputs(figures, out), *(out / name for name in sorted(_documents(figures)))]
+
+
+def _documents(figures: Sequence[PaperFigure]) -> set[str]:
+    """What is written beside the figures: verdicts for all of them together, and the report of the implied testbed."""
+    report = {REPORT for each in figures if each.key == ImpliedTestbed.key}
+    return report | set(FILES if len(figures) == len(FIGURES) else ())
 
 
 def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> Sequence[PaperTrace]:

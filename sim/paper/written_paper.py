@@ -117,7 +117,7 @@ def _prompts(study: Study) -> Iterator[str]:
 def _requests(study: Study, figure: PaperFigure) -> str:
     """How many requests the runs of a figure have at most."""
     most = max((case.scenario.requests or 0 for case in figure.cases(study)), default=0)
-    return f" At most {most} requests per run." if most else ""
+    return f" At most {most} request{'s' if most > 1 else ''} per run." if most else ""
 
 
 def _warnings(study: Study) -> Iterator[str]:
