@@ -21,6 +21,8 @@ from sim.scenario import CacheSize, Scenario
 from sim.store.result_store import ResultStore
 from sim.sweeps.sweep_run import run_scenarios
 from sim.sweeps.workers import Workers
+from sim.trace_naturalness import naturalness
+from traces.analysis.naturalness import warning
 from traces.format.reader import Trace
 
 TESTBED = "paper-rtx3090x6"  # as the paper states it
@@ -115,6 +117,12 @@ class Study:
     def opened(self, trace: PaperTrace) -> Trace:
         """The trace, to be read."""
         return Trace.open(trace.path)
+
+    def warning(self, trace: PaperTrace) -> str | None:
+        """In what the trace is unlike text, if in anything; measured once, and kept where runs keep it."""
+        opened = self.opened(trace)
+        kept = ResultStore.open(self.store).artefacts(RunKeys().code)
+        return warning(naturalness(opened, kept), opened.meta.generation)
 
     def _artefacts(self) -> Artefacts:
         files = sorted(file for folder in _ANALYSING for file in (_ROOT / folder).rglob("*.py"))

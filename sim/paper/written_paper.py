@@ -4,6 +4,7 @@ OUT/figures/figure_10.png, .pdf      the picture
 OUT/figures/figure_10.parquet, .csv  the table behind it, tidy
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from common.parquet import write_frame
 from common.progress import bar
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
-from sim.paper.study_traces import STAND_INS, TWIN
+from sim.paper.study_traces import STAND_INS, TWIN, PaperTrace
+from traces.format.provenance import caution, label, routing
 
 PICTURES = (".png", ".pdf")
 SUFFIXES = (*PICTURES, ".parquet", ".csv")
@@ -64,17 +66,18 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
 
 def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
     """Put the pictures and tables of figures into a folder, in place of those that are there."""
+    facts = study_facts(study)
     with bar("pictures", len(figures), unit="figure") as done:
         for figure in figures:
             table, files = tables[figure.key], {suffix: out / file_of(figure.key, suffix) for suffix in SUFFIXES}
-            meta = {"figure": figure.key, "title": figure.title, "settings": figure.settings, **study_facts(study)}
+            meta = {"figure": figure.key, "title": figure.title, "settings": figure.settings, **facts}
             with replacing(files[".parquet"], "the table") as partial:
                 write_frame(partial, table, meta)
             with replacing(files[".csv"], "the table") as partial:
                 table.to_csv(partial, index=False, lineterminator="\n")
             drawn = figure.draw(table)
             width = drawn.get_size_inches()[0]
-            text = f"{figure.settings} {provenance_line(study)}{_requests(study, figure)}"
+            text = f"{figure.settings} {facts['provenance']}{_requests(study, figure)}"
             said = fill(text, int(width * 72 / _PRINT * 1.75))
             drawn.supxlabel(said, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
             for suffix in PICTURES:
@@ -88,16 +91,19 @@ def study_facts(study: Study) -> dict[str, Any]:
         "simulated": True,
         "tier": asdict(study.tier),
         "provenance": provenance_line(study),
-        "traces": [
-            {"model": each.model, "prompts": each.prompts, "sizes": each.sizes, "sha256": study.opened(each).digest}
-            for each in study.traces
-        ],
+        "traces": [_trace_facts(study, each) for each in study.traces],
         "footings": [asdict(footing) for footing in study.footings],
     }
 
 
+def _trace_facts(study: Study, trace: PaperTrace) -> dict[str, Any]:
+    opened = study.opened(trace)
+    said = {"model": trace.model, "prompts": trace.prompts, "sizes": trace.sizes, "sha256": opened.digest}
+    return said | {"kind": opened.meta.kind, "warning": study.warning(trace)}
+
+
 def provenance_line(study: Study) -> str:
-    """Where the routing is from, in one or two sentences."""
+    """Where the routing is from, and of which traces it is not that of text, in a few sentences."""
     return " ".join(["Simulated, not measured.", *_routing(study), *_prompts(study), *_warnings(study)])
 
 
@@ -121,7 +127,9 @@ def _requests(study: Study, figure: PaperFigure) -> str:
 
 
 def _warnings(study: Study) -> Iterator[str]:
+    """What every table and picture says of traces that were not recorded, or that repeat themselves."""
     for each in study.traces:
-        kind = study.opened(each).meta.kind
-        if kind in ("synthetic", "fitted"):
-            yield f"{each.title}: {kind.upper()} routing."
+        meta, unlike = study.opened(each).meta, study.warning(each)
+        if label(meta.kind, unlike) != meta.kind:
+            yield f"{each.title}: {routing(meta.kind, meta.model, unlike)}."
+        yield from (f"{line}." for line in caution(unlike, name=each.title, width=sys.maxsize))
