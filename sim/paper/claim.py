@@ -50,7 +50,9 @@ class Claim:
     """The figures whose tables `ours` reads; none stands for its own figure."""
     reasons: Mapping[Verdict | tuple[str, Verdict], str] = field(default_factory=dict)
     """Why a verdict came out, with the experiment that shows it: by verdict, or by footing and verdict, which goes
-    first. It is shown only beside that verdict."""
+    first. It is shown only beside that verdict. Written for the full study of the twins."""
+    reasons_are_general: bool = False
+    """Whether the reasons hold for any routing, as those from closed forms do."""
 
     def __post_init__(self) -> None:
         limits = sum(limit is not None for limit in (self.low, self.high))

@@ -107,6 +107,7 @@ class Figure18:
                 unit="MB",
                 ours=lambda tables: at_most_maps(tables, "maps and embeddings"),
                 reasons={NOT_REPRODUCED: with_embeddings},
+                reasons_are_general=True,
             ),
         ]
 

@@ -39,6 +39,7 @@ def general_claims(of_figures: Sequence[Claim]) -> list[Claim]:
             ours=lambda tables: nothing(),
             needs=(),
             reasons={NOT_JUDGED: "requests run in fixed batches here; online serving is a later step"},
+            reasons_are_general=True,
         ),
     ]
 

@@ -38,26 +38,40 @@ class Section:
 
 
 def write_verdicts(
-    out: Path, figures: Sequence["PaperFigure"], tables: Tables, *, pictures: Mapping[str, str], notes: Sequence[str]
+    out: Path,
+    figures: Sequence["PaperFigure"],
+    tables: Tables,
+    *,
+    pictures: Mapping[str, str],
+    notes: Sequence[str],
+    full_twins: bool = False,
 ) -> list[JudgedClaim]:
     """Judge what the paper says of these figures and in general, and write both files into a folder.
 
     `tables` and `pictures` are by the figure's key, the latter as paths seen from the folder. `notes`: what a reader
-    must know of the routing, a paragraph each.
+    must know of the routing, a paragraph each. `full_twins` is as in `judged`.
     """
     claims = [claim for figure in figures for claim in figure.claims()]
     sections = {key: Section(about=about) for key, about in ABOUT.items()}
     for figure in figures:
         about = f"{figure.title.removesuffix('.')}. {figure.settings}"
         sections[figure.key] = Section(about=about, picture=pictures.get(figure.key))
-    return write_claims(out, [*claims, *general_claims(claims)], tables, sections=sections, notes=notes)
+    return write_claims(
+        out, [*claims, *general_claims(claims)], tables, sections=sections, notes=notes, full_twins=full_twins
+    )
 
 
 def write_claims(
-    out: Path, claims: Sequence[Claim], tables: Tables, *, sections: Mapping[str, Section], notes: Sequence[str]
+    out: Path,
+    claims: Sequence[Claim],
+    tables: Tables,
+    *,
+    sections: Mapping[str, Section],
+    notes: Sequence[str],
+    full_twins: bool = False,
 ) -> list[JudgedClaim]:
     """As `write_verdicts`, with these claims and sections (by `Claim.figure`)."""
-    rows = judged(claims, tables)
+    rows = judged(claims, tables, full_twins=full_twins)
     write_rows(out / FILES[0], rows)
     with replacing(out / FILES[1], "the verdicts") as partial:
         partial.write_text(document(rows, sections=sections, notes=notes), encoding="utf-8")

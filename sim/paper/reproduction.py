@@ -13,9 +13,9 @@ from sim.paper.implied_testbed import ImpliedTestbed
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_vs_ours import FILES, verdict_counts, write_verdicts
 from sim.paper.study import Study
-from sim.paper.study_traces import PaperTrace, record_missing, twins, users
+from sim.paper.study_traces import PaperTrace, are_all_twins, record_missing, twins, users
 from sim.paper.testbed_report import implied_testbed_document
-from sim.paper.tiers import TIERS, Tier, TierName
+from sim.paper.tiers import FULL, TIERS, Tier, TierName
 from sim.paper.verdict_table import judged
 from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
@@ -43,11 +43,11 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
     """Run what the store lacks, and write the figures; of all figures together also the verdicts."""
     shown = show(figures, study)
     write_figures(figures, study, shown.tables, out)
-    notes = [provenance_line(study)]
+    notes, full_twins = [provenance_line(study)], study.tier == FULL and are_all_twins(study.traces)
     documents = _documents(figures)
     if documents.issuperset(FILES):
         pictures = {each.key: file_of(each.key, ".png") for each in figures}
-        rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes)
+        rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes, full_twins=full_twins)
     else:
         rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
     if REPORT in documents:

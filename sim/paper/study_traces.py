@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.progress import bar
 from policies.types import ModelShape
-from sim.paper.tiers import Tier
+from sim.paper.tiers import FULL, Tier
 from sim.sweeps.workers import Workers
 from traces.format.reader import Trace
 from traces.prompts.prompt_sets import PASSAGES
@@ -74,6 +74,13 @@ def twins(tier: Tier, folder: Path) -> list[PaperTrace]:
     """The traces of every twin on the stand-ins, whether they have been recorded or not."""
     used = STAND_INS[: tier.prompt_sets]
     return [_twin(published, stand_in, tier, folder) for stand_in in used for published in MODELS]
+
+
+def are_all_twins(traces: Sequence[PaperTrace]) -> bool:
+    """Whether these are the traces of every twin on both stand-ins, with all prompts, under the names they get here."""
+    every = {trace.path.name for trace in twins(FULL, Path())}
+    recorded = {trace.path.name for trace in traces if Trace.open(trace.path).meta.model.endswith(TWIN)}
+    return recorded == every and len(traces) == len(every)
 
 
 def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -> None:

@@ -12,7 +12,7 @@ from common.files import replacing
 from sim.paper.claim import BOTH, NOT_JUDGED, REPRODUCED, Claim, Tables, Verdict, figure_name
 from sim.paper.explanations import explanation
 from sim.paper.footings import FOOTINGS
-from sim.paper.verdicts import UNEXPLAINED, Judgement, judge
+from sim.paper.verdicts import ON_THE_TWINS, UNEXPLAINED, Judgement, judge
 
 OURS = "ours: "
 """Before the title of a trace, in the name of its column."""
@@ -56,9 +56,13 @@ class JudgedClaim:
         ]
 
 
-def judged(claims: Sequence[Claim], tables: Tables) -> list[JudgedClaim]:
-    """Every claim on each footing, in their order."""
-    return [row for claim in claims for row in _judged(claim, tables)]
+def judged(claims: Sequence[Claim], tables: Tables, *, full_twins: bool = False) -> list[JudgedClaim]:
+    """Every claim on each footing, in their order.
+
+    `full_twins`: the tables are of the full study of the twins, for which reasons were written. Otherwise each reason
+    says that it is the twins'.
+    """
+    return [row for claim in claims for row in _judged(claim, tables, full_twins)]
 
 
 def titles_of(rows: Sequence[JudgedClaim]) -> list[str]:
@@ -75,7 +79,7 @@ def write_rows(path: Path, rows: Sequence[JudgedClaim]) -> None:
         writer.writerows(row.cells(traces) for row in rows)
 
 
-def _judged(claim: Claim, tables: Tables) -> Iterator[JudgedClaim]:
+def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedClaim]:
     lacking = [key for key in claim.tables if key not in tables]
     found = claim.ours(tables) if not lacking else pd.DataFrame({"footing": []})
     there = list(dict.fromkeys(found["footing"]))
@@ -86,7 +90,7 @@ def _judged(claim: Claim, tables: Tables) -> Iterator[JudgedClaim]:
             raise ValueError(f"{claim.key}: two values on one trace and footing")
         judgement = judge(claim, list(values.values()))
         detail = _detail(own)
-        reason = _reason(claim, footing, judgement.verdict, lacking)
+        reason = _reason(claim, footing, judgement.verdict, lacking, full_twins)
         if reason == UNEXPLAINED and judgement.verdict == NOT_JUDGED and detail:
             reason, detail = detail, ""  # what our values come with says why there are none
         yield JudgedClaim(
@@ -94,10 +98,12 @@ def _judged(claim: Claim, tables: Tables) -> Iterator[JudgedClaim]:
         )
 
 
-def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str]) -> str:
+def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str], full_twins: bool) -> str:
     own = claim.reason(footing, verdict) or explanation(claim.key, footing, verdict)
     if lacking and not (own and verdict == NOT_JUDGED):
         return f"needs the values of {', '.join(map(figure_name, lacking))}, which were not asked for"
+    if own and not (full_twins or claim.reasons_are_general):
+        return ON_THE_TWINS + own
     return own or ("" if verdict == REPRODUCED else UNEXPLAINED)
 
 

@@ -19,6 +19,8 @@ FACTOR: Final = 2.0
 
 UNEXPLAINED: Final = "no experiment here explains it yet"
 """The reason of a verdict that has none."""
+ON_THE_TWINS: Final = "on the twins: "
+"""Before a reason in a study of other routing, or of fewer prompts: it may not be the reason there."""
 
 
 class Judgement(NamedTuple):
@@ -84,6 +86,7 @@ def rules_in_words() -> list[str]:
         f"*{SAME_ORDER}* if it holds in most (`holds_in` in the CSV has the count), else *{NOT_REPRODUCED}*.",
         f"*{NOT_JUDGED.capitalize()}*: there is no value, as nothing was run for it, or two sides are equal by "
         "construction.",
-        "A reason was written for a verdict and is shown only beside that one. A verdict other than "
-        f"*{REPRODUCED}* that nobody has explained says: {UNEXPLAINED}.",
+        "A reason was written for a verdict of the full study of the twins and is shown only beside that verdict. With "
+        f"other routing or fewer prompts it begins with “{ON_THE_TWINS.strip()}”, as it may not hold there. A verdict "
+        f"other than *{REPRODUCED}* that nobody has explained says: {UNEXPLAINED}.",
     ]

@@ -11,6 +11,8 @@ from sim.paper.claim import NOT_REPRODUCED, REPRODUCED, SAME_ORDER, Claim, Table
 from sim.paper.claim_values import COLUMNS, changes, each_trace, hit_gains, rising
 from sim.paper.general_claims import general_claims
 from sim.paper.paper_vs_ours import FILES, Section, verdict_counts, write_claims
+from sim.paper.verdict_table import judged
+from sim.paper.verdicts import UNEXPLAINED
 from tests.support.verdict_checks import document_checked, read, verdicts_checked
 
 SYSTEMS = ("FineMoE", "ProMoE", "DeepSpeed")
@@ -100,7 +102,7 @@ def drawn(seed: int) -> Tables:
 
 def written(folder: Path, tables: Tables) -> str:
     sections = {"10": Section(about="Settings.", picture="figures/figure_10.png")}
-    write_claims(folder, ALL, tables, sections=sections, notes=["SIMULATED."])
+    write_claims(folder, ALL, tables, sections=sections, notes=["SIMULATED."], full_twins=True)
     return (folder / FILES[1]).read_text(encoding="utf-8")
 
 
@@ -131,6 +133,16 @@ def test_a_reason_stands_beside_the_verdict_that_it_explains_only(folders: list[
         assert row["reason"] != "WHY THE SAME" or (row["footing"], row["verdict"]) == ("released", SAME_ORDER)
         assert row["reason"] != "WHY, EVEN" or (row["footing"], row["verdict"]) == ("even", "reproduced")
     assert {"WHY NOT", "WHY THE SAME", "WHY, EVEN", ""} < seen
+
+
+def test_on_other_routing_a_reason_says_that_it_is_the_twins() -> None:
+    tables = drawn(0)
+    of_twins, elsewhere = judged(ALL, tables, full_twins=True), judged(ALL, tables)
+    assert [row.verdict for row in elsewhere] == [row.verdict for row in of_twins]
+    for row, other in zip(of_twins, elsewhere, strict=True):
+        written = row.reason not in ("", UNEXPLAINED) and not row.claim.reasons_are_general
+        assert other.reason == ("on the twins: " if written else "") + row.reason
+    assert "on the twins: WHY NOT" in {row.reason for row in elsewhere}
 
 
 def test_verdicts_without_a_reason_are_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which traces a reproduction is made from, and what tables call them."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from common.errors import FieldError, UserError
 from sim.paper.reproduction import prepared_study
-from sim.paper.study_traces import twins, users
+from sim.paper.study_traces import are_all_twins, twins, users
 from sim.paper.tiers import FULL, KICK_THE_TIRES, QUICK
 from sim.sweeps.workers import Workers
 from tests.support.trace_helpers import small_shape, small_trace
@@ -26,6 +27,17 @@ def test_the_twins_are_three_models_on_two_sets_of_prompts_with_the_papers_dista
 def test_tiers_of_different_size_share_no_trace() -> None:
     names = [each.path.name for tier in (FULL, QUICK, KICK_THE_TIRES) for each in twins(tier, Path("routing"))]
     assert len(set(names)) == len(names) == 6 + 6 + 3
+
+
+def test_other_routing_is_not_the_twins_whatever_it_is_called(tmp_path: Path) -> None:
+    every = twins(FULL, tmp_path)
+    for trace in every:
+        small_trace(trace.path, 1, shape=small_shape(), model=f"{trace.sizes}-twin")
+    assert are_all_twins(every)
+    assert not are_all_twins(every[:3])
+    shutil.rmtree(every[0].path)
+    small_trace(every[0].path, 1, shape=small_shape(), model="mixtral-8x7b")
+    assert not are_all_twins(every)
 
 
 def test_a_trace_of_the_users_is_called_by_its_model_and_the_set_of_its_prompts(tmp_path: Path) -> None:
