@@ -151,9 +151,9 @@ MACHINES = (
     ComparedMachine(
         name="serial",
         machine="rtx3090x6,demand_loading=serial",
-        meaning="PCIe as measured; demanded experts are copied one at a time over all links; prefetches, also those "
-        "that a layer waits for (DeepSpeed, and MoE-Infinity and Mixtral-Offloading as in papers), over all links at "
-        "once",
+        meaning="PCIe as measured; what a layer waits for is copied one at a time over all links: demanded experts, "
+        "and the prefetches of systems that wait for them (DeepSpeed, and MoE-Infinity and Mixtral-Offloading as in "
+        "papers); other prefetches over all links at once",
     ),
 )
 
