@@ -12,7 +12,7 @@ from sim.paper.case import Case
 from sim.paper.detailed_values import detailed
 from sim.paper.footing_bars import draw_footing_bars, footing_legend, place_of
 from sim.paper.footings import EVEN
-from sim.paper.lineup import counted_hit_rates, numbers
+from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import PaperTrace
 
@@ -58,13 +58,12 @@ def ablation_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Also the copies that were begun as prefetches, and times in ms.
     """
-    table = runs.reindex(columns=[*LABELS, "status", "reason"])
+    table = labelled(runs, LABELS)
     table["counted_hit_rate"] = counted_hit_rates(runs)
-    for column in SHARES:
-        table[column] = numbers(runs, column)
-    table["prefetched_copies"] = numbers(runs, "prefetched_copies")
-    table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
-    table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+    for share in SHARES:
+        table[share] = summary_column(runs, share)
+    table["prefetched_copies"] = summary_column(runs, "prefetched_copies")
+    table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
     return table
 
 

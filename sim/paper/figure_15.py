@@ -11,7 +11,7 @@ from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.detailed_values import detailed
 from sim.paper.footings import EVEN, FOOTINGS, RELEASED
-from sim.paper.lineup import counted_hit_rates, numbers
+from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import MODELS
 from sim.system_colours import colour_of
@@ -68,12 +68,11 @@ class Figure15:
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Times in ms, and hit rates, by distance."""
-        table = runs.reindex(columns=[*LABELS, "status", "reason"])
-        table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
-        table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+        table = labelled(runs, LABELS)
+        table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
         table["counted_hit_rate"] = counted_hit_rates(runs)
-        table["hit_rate"] = numbers(runs, "hit_rate")
-        table["late_rate"] = numbers(runs, "late_rate")
+        table["hit_rate"] = summary_column(runs, "hit_rate")
+        table["late_rate"] = summary_column(runs, "late_rate")
         return table
 
     def draw(self, table: pd.DataFrame) -> Any:

@@ -11,7 +11,7 @@ from sim.inputs import train_test_split
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.detailed_values import detailed
-from sim.paper.lineup import numbers
+from sim.paper.run_columns import labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import PaperTrace
 from sim.system_colours import colour_of
@@ -60,13 +60,12 @@ class Figure16a:
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Scores by capacity, and times in ms on even footing; `history_maps` is what the store can be filled from."""
-        table = runs.reindex(columns=[*LABELS, "status", "reason"])
+        table = labelled(runs, LABELS)
         maps = {(trace.model, trace.prompts): _history_maps(study, trace) for trace in study.traces}
         table["history_maps"] = [maps[place] for place in zip(runs["model"], runs["prompts"], strict=True)]
-        for column, search in SCORES.items():
-            table[column] = numbers(runs, f"search_score_{search}_mean")
-        table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
-        table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+        for score, search in SCORES.items():
+            table[score] = summary_column(runs, f"search_score_{search}_mean")
+        table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
         return table
 
     def draw(self, table: pd.DataFrame) -> Any:

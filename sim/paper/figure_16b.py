@@ -13,8 +13,8 @@ from sim.paper.claim_values import SUBJECT
 from sim.paper.detailed_values import detailed
 from sim.paper.footing_bars import draw_footing_bars, footing_legend
 from sim.paper.footings import RELEASED
-from sim.paper.lineup import counted_hit_rates, numbers
 from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
+from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import PaperTrace
 
@@ -68,10 +68,9 @@ class Figure16b:
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Times in ms, and hit rates, by batch size and system."""
-        table = runs.reindex(columns=[*LABELS, "status", "reason"])
-        table["requests"] = numbers(runs, "requests")
-        table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
-        table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+        table = labelled(runs, LABELS)
+        table["requests"] = summary_column(runs, "requests")
+        table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
         table["counted_hit_rate"] = counted_hit_rates(runs)
         return table
 

@@ -1,7 +1,7 @@
 """Figure 17: what one iteration's latency is made of."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -10,12 +10,10 @@ from sim.engine.time_split import PARTS
 from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
-from sim.paper.lineup import explained, lineup, numbers
+from sim.paper.lineup import LABELS, explained, lineup
 from sim.paper.paper_systems import BASELINES, SYSTEMS, PaperSystem
-from sim.paper.study import CACHE_GB, TESTBED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.run_columns import labelled, summary_column
+from sim.paper.study import CACHE_GB, TESTBED, Study
 
 PHASES = {"prefill": "prefill", "decode": "decode iteration"}
 WAITING = PaperSystem(
@@ -58,22 +56,21 @@ class Figure17:
         "most that they could add. Collecting the context takes no time here."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """The five systems, and FineMoE with its searches on the critical path."""
         requests = study.tier.test_requests
         return lineup(
             study, study.of_first_prompts(), [*SYSTEMS, WAITING], cache_gb=CACHE_GB, machine=TESTBED, requests=requests
         )
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per part of a phase's mean iteration, in ms, and its share of all; `group` is what it counts as."""
-        labels = ["model", "prompts", "footing", "machine", "cache_gb", "system", "form", "status", "reason"]
         parts = []
         for phase in PHASES:
-            times = pd.DataFrame({part: numbers(runs, f"{phase}_{part}") * 1e3 for part in PARTS})
+            times = pd.DataFrame({part: summary_column(runs, f"{phase}_{part}") * 1e3 for part in PARTS})
             total_ms = times.sum(axis=1, skipna=False)
             parts += [
-                runs[labels].assign(
+                labelled(runs, LABELS).assign(
                     phase=phase,
                     part=part.removesuffix("_s"),
                     group=GROUPS[part],

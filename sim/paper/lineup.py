@@ -9,8 +9,8 @@ import pandas as pd
 from sim.paper.case import Case
 from sim.paper.claim_values import SUBJECT, changes, hit_gains
 from sim.paper.detailed_values import detailed
-from sim.paper.footings import FOOTINGS
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
+from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study_traces import PaperTrace
 
 if TYPE_CHECKING:
@@ -67,26 +67,13 @@ def lineup_table(runs: pd.DataFrame) -> pd.DataFrame:
     `counted_hit_rate` is what the footing counts as hits: `hit_rate`, or `hit_rate` and `late_rate`. `experts_gb` is
     the memory that the experts took at most.
     """
-    table = runs.reindex(columns=[*LABELS, "status", "reason"])
-    table["ttft_ms"] = numbers(runs, "ttft_s_mean") * 1e3
-    table["tpot_ms"] = numbers(runs, "tpot_s_mean") * 1e3
+    table = labelled(runs, LABELS)
+    table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
     table["counted_hit_rate"] = counted_hit_rates(runs)
-    for column in HIT_RATES:
-        table[column] = numbers(runs, column)
-    table["experts_gb"] = numbers(runs, "expert_memory_bytes") / 1e9
+    for rate in HIT_RATES:
+        table[rate] = summary_column(runs, rate)
+    table["experts_gb"] = summary_column(runs, "expert_memory_bytes") / 1e9
     return table
-
-
-def numbers(runs: pd.DataFrame, column: str) -> "pd.Series[float]":
-    """A column of the summaries as numbers; NaN where a run has none."""
-    return pd.to_numeric(runs.reindex(columns=[column])[column], errors="coerce").astype(float)
-
-
-def counted_hit_rates(runs: pd.DataFrame) -> "pd.Series[float]":
-    """The share of demands that each run's footing counts as hits."""
-    rates = {footing.name: numbers(runs, footing.hit_rate) for footing in FOOTINGS}
-    counted = [rates[footing].iloc[place] for place, footing in enumerate(runs["footing"])]
-    return pd.Series(counted, runs.index, dtype=float)
 
 
 def main_forms(table: pd.DataFrame) -> pd.DataFrame:

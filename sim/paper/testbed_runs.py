@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from sim.paper.case import Case
-from sim.paper.lineup import numbers
 from sim.paper.paper_systems import (
     DEEPSPEED,
     FINEMOE,
@@ -17,10 +15,9 @@ from sim.paper.paper_systems import (
     PROMOE,
     PaperSystem,
 )
+from sim.paper.run_columns import labelled, summary_column, times_ms
+from sim.paper.study import ENDS, Study
 from sim.paper.testbed_grid import ACTIVATED_EXPERTS, READINGS, WHOLE_LAYERS, GridOfTestbeds
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
 
 FINEMOE_ALONE, PROMOE_ALONE = (replace(each, form="") for each in (FINEMOE, PROMOE))
 SYSTEMS: Sequence[PaperSystem] = (
@@ -41,7 +38,7 @@ LABELS = [*MACHINE, "cache_gb", *TRACE, "system", "form"]
 FIGURES = ["ttft_ms", "tpot_ms", "hit_rate", "hit_or_late_rate"]
 
 
-def cases_of(study: "Study", grid: GridOfTestbeds) -> list[Case]:
+def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
     """A run per machine, cache, system and trace; of the traces those of the first set of prompts."""
     return [
         study.case(
@@ -66,9 +63,8 @@ def cases_of(study: "Study", grid: GridOfTestbeds) -> list[Case]:
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per run: `LABELS`, `FIGURES` (times in ms, hit rates as shares), `status`, `reason`; NaN is no figure."""
     table = runs.reindex(columns=LABELS)
-    for metric in ("ttft", "tpot"):
-        table[f"{metric}_ms"] = numbers(runs, f"{metric}_s_mean") * 1e3
+    table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
     for rate in ("hit_rate", "hit_or_late_rate"):
-        table[rate] = numbers(runs, rate)
-    table[["status", "reason"]] = runs.reindex(columns=["status", "reason"])
+        table[rate] = summary_column(runs, rate)
+    table[[*ENDS]] = labelled(runs, ())
     return table
