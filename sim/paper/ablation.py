@@ -1,6 +1,5 @@
 """Figures 14a and 14b: FineMoE with one part exchanged; their runs, the tidy table, the picture."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import pandas as pd
 
 from common.figures import figure, panels
 from sim.paper.case import Case
-from sim.paper.detailed_values import detailed
+from sim.paper.claim_values import rising
 from sim.paper.footing_bars import draw_footing_bars, footing_legend, place_of
 from sim.paper.footings import EVEN
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
@@ -106,12 +105,9 @@ def rising_variants(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
     NaN where a run is missing. Equal rates do not rise.
     """
+    main = table[table["form"] == ""]
+    return rising(main, "counted_hit_rate", names, by="variant", detail=_rates)
 
-    def rises(rows: pd.DataFrame) -> tuple[float, str]:
-        values = rows.set_index("variant")["counted_hit_rate"].reindex(list(names))
-        if values.isna().any():
-            return math.nan, ""
-        said = ", ".join(f"{name} {value:.2%}" for name, value in values.items())
-        return float(values.is_monotonic_increasing and values.is_unique), said
 
-    return detailed(table[table["form"] == ""], rises)
+def _rates(values: "pd.Series[float]") -> str:
+    return ", ".join(f"{name} {value:.2%}" for name, value in values.items())

@@ -4,9 +4,9 @@ Each answer has a row per footing and trace, as `Claim.ours` wants it. A table w
 routing alone and counts for both. Where a table has other columns that vary (cache, form), pass the rows that count.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from sim.paper.claim import BOTH
@@ -25,14 +25,22 @@ def nothing() -> pd.DataFrame:
     return pd.DataFrame(columns=COLUMNS)
 
 
-def each_trace(table: pd.DataFrame, value: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
+Value = float | tuple[float, str]
+"""A value, or a value with its detail."""
+
+
+def each_trace(table: pd.DataFrame, value: Callable[[pd.DataFrame], Value]) -> pd.DataFrame:
     """A value from the rows of each footing and trace, in the table's order. An order returns whether it holds."""
     if table.empty:
         return nothing()
     footings = table["footing"] if "footing" in table else pd.Series(BOTH, table.index)
     groups = table.groupby([footings.rename("footing"), titles(table).rename("trace")], sort=False)
-    rows = [(footing, trace, float(value(rows)), "") for (footing, trace), rows in groups]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame([(*pair, *_with_detail(value(rows))) for pair, rows in groups], columns=COLUMNS)
+
+
+def _with_detail(value: Value) -> tuple[float, str]:
+    number, detail = value if isinstance(value, tuple) else (value, "")
+    return float(number), detail
 
 
 def changes(table: pd.DataFrame, column: str, against: str, *, subject: str = SUBJECT) -> pd.DataFrame:
@@ -53,12 +61,28 @@ def hit_gains(table: pd.DataFrame, column: str, against: str, *, subject: str = 
     return found
 
 
-def rising(table: pd.DataFrame, column: str, names: Sequence[str], *, by: str = "system") -> pd.DataFrame:
-    """1 where the values of the names rise strictly, in this order; 0 where not; NaN where one is missing."""
+def _order_of(values: "pd.Series[float]") -> str:
+    return " < ".join(values.sort_values().index)
 
-    def holds(rows: pd.DataFrame) -> float:
-        values = np.array([_of(rows, column, name, by=by) for name in names])
-        return float("nan") if np.isnan(values).any() else float((np.diff(values) > 0).all())
+
+def rising(
+    table: pd.DataFrame,
+    column: str,
+    names: Sequence[str],
+    *,
+    by: str = "system",
+    detail: Callable[["pd.Series[float]"], str] = _order_of,
+) -> pd.DataFrame:
+    """1 where the values of the names rise strictly, as named; 0 where not; NaN without detail where one is missing.
+
+    `detail` makes it from the values by name; the usual one is the order that came out.
+    """
+
+    def holds(rows: pd.DataFrame) -> Value:
+        values = pd.Series({name: _of(rows, column, name, by=by) for name in names})
+        if values.isna().any():
+            return math.nan
+        return float(values.is_monotonic_increasing and values.is_unique), detail(values)
 
     return each_trace(table, holds)
 
@@ -68,4 +92,4 @@ def _of(rows: pd.DataFrame, column: str, name: str, *, by: str = "system") -> fl
     values = rows.loc[rows[by] == name, column].dropna()
     if len(values) > 1:
         raise ValueError(f"{len(values)} rows of {name} on one trace and footing: which of them counts?")
-    return float(values.iloc[0]) if len(values) else float("nan")
+    return float(values.iloc[0]) if len(values) else math.nan

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sim.paper.case import Case
 from sim.paper.claim import Claim
+from sim.paper.claim_values import rising
 from sim.paper.lineup import (
     CLAIRVOYANT,
     by_system,
@@ -16,8 +17,8 @@ from sim.paper.lineup import (
     hit_rate_gains,
     lineup,
     lineup_table,
+    main_forms,
     reductions,
-    rising_order,
     systems_of,
 )
 from sim.paper.lineup_bars import draw_bars
@@ -141,7 +142,7 @@ def _hit_rate_gain(tables: "Tables", *, baseline: str) -> pd.DataFrame:
 
 
 def _order(tables: "Tables", *, column: str, names: Sequence[str]) -> pd.DataFrame:
-    return rising_order(tables["10"], column, names)
+    return rising(main_forms(tables["10"]), column, names)
 
 
 def _slowest_without_misses(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from common.figures import GREY, figure, panels
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
-from sim.paper.detailed_values import detailed
+from sim.paper.claim_values import each_trace
 from sim.paper.footings import EVEN, FOOTINGS, RELEASED
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
@@ -105,7 +105,7 @@ class Figure15:
                 says="TTFT and TPOT are U-shaped over the distance (here: of each, the minimum is at neither end, and "
                 f"both ends lie {ENDS:.0%} above it or more)",
                 rule="order",
-                ours=lambda tables: detailed(_done(tables["15"]), u_shaped),
+                ours=lambda tables: each_trace(_done(tables["15"]), u_shaped),
                 reasons={
                     (EVEN.name, NOT_REPRODUCED): FLAT_TTFT,
                     (RELEASED.name, NOT_REPRODUCED): CROWDED_PREFILL,
@@ -125,7 +125,7 @@ def _minimum(model: str, best: int) -> Claim:
         rule="number",
         paper=best,
         unit="layers",
-        ours=lambda tables: detailed(_done(tables["15"], model), lambda rows: best_distance(rows, best)),
+        ours=lambda tables: each_trace(_done(tables["15"], model), lambda rows: best_distance(rows, best)),
         reasons={SAME_ORDER: FLAT_MINIMUM, NOT_REPRODUCED: FLAT_MINIMUM},
     )
 

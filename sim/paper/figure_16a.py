@@ -10,7 +10,7 @@ from common.figures import GREY, figure, panels
 from sim.inputs import train_test_split
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
-from sim.paper.detailed_values import detailed
+from sim.paper.claim_values import each_trace
 from sim.paper.run_columns import labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import PaperTrace
@@ -94,7 +94,7 @@ class Figure16a:
                 says=f"The mean search score rises strongly below 1 K maps (here: from {FIRST} to {KNEE} by {STRONG} "
                 "or more, of both searches)",
                 rule="order",
-                ours=lambda tables: detailed(tables["16a"], rises),
+                ours=lambda tables: each_trace(tables["16a"], rises),
                 reasons={NOT_REPRODUCED: SMALL_RISE, SAME_ORDER: SMALL_RISE},
             ),
             Claim(
@@ -103,7 +103,7 @@ class Figure16a:
                 says=f"Beyond 1 K it is flat (here: from {KNEE} to {LAST} it rises by less than {FLAT:.0%} of its rise "
                 f"from {FIRST} to {KNEE}, of both searches; the logarithm, which has no knee, has 58 %)",
                 rule="order",
-                ours=lambda tables: detailed(tables["16a"], flattens),
+                ours=lambda tables: each_trace(tables["16a"], flattens),
                 reasons={NOT_REPRODUCED: NO_KNEE, SAME_ORDER: NO_KNEE},
             ),
         ]

@@ -9,8 +9,7 @@ import pandas as pd
 from common.figures import figure, panels
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim
-from sim.paper.claim_values import SUBJECT
-from sim.paper.detailed_values import detailed
+from sim.paper.claim_values import SUBJECT, each_trace
 from sim.paper.footing_bars import draw_footing_bars, footing_legend
 from sim.paper.footings import RELEASED
 from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
@@ -96,7 +95,7 @@ class Figure16b:
                 says=f"{SUBJECT} has the lowest time in most cases (here: in more than half of the pairs of batch size "
                 "and metric, TTFT or TPOT)",
                 rule="order",
-                ours=lambda tables: detailed(tables["16b"], mostly_lowest),
+                ours=lambda tables: each_trace(tables["16b"], mostly_lowest),
                 reasons={(RELEASED.name, NOT_REPRODUCED): EVICTED_PREFILL},
             )
         ]

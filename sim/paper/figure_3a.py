@@ -11,8 +11,9 @@ import pandas as pd
 from common.figures import figure
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
+from sim.paper.claim_values import each_trace
 from sim.paper.routing_entropy import heat_maps
-from sim.paper.sampled_prompts import PROMPTS, SEED, with_detail
+from sim.paper.sampled_prompts import PROMPTS, SEED
 
 if TYPE_CHECKING:
     from sim.paper.study import Study
@@ -114,4 +115,4 @@ def _concentrated(tables: Tables, *, column: str) -> pd.DataFrame:
         detail = f"hot experts: {coarse:.1f} coarse, {min(fine):.1f} to {max(fine):.1f} fine"
         return float(max(fine) <= FEW * coarse), detail
 
-    return with_detail(tables["3a"], concentrates)
+    return each_trace(tables["3a"], concentrates)

@@ -11,8 +11,9 @@ import pandas as pd
 from common.figures import BLUE, GREY, RED, figure, panels
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
+from sim.paper.claim_values import each_trace
 from sim.paper.routing_entropy import layer_entropies
-from sim.paper.sampled_prompts import PROMPTS, SEED, with_detail
+from sim.paper.sampled_prompts import PROMPTS, SEED
 
 if TYPE_CHECKING:
     from sim.paper.study import Study
@@ -106,4 +107,4 @@ def _shares(tables: Tables, *, reading: str) -> pd.DataFrame:
         fine, coarse = some["fine"], some["coarse"]
         return (float(fine / coarse), f"{fine:.2f} of {coarse:.2f} nats") if coarse else (math.nan, "")
 
-    return with_detail(tables["3b"], share)
+    return each_trace(tables["3b"], share)

@@ -10,7 +10,7 @@ import pandas as pd
 from common.figures import BLUE, GREY, ORANGE, RED, SERIES, figure, panels
 from sim.paper.case import Case
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
-from sim.paper.claim_values import COLUMNS
+from sim.paper.claim_values import COLUMNS, each_trace
 from sim.paper.routing_entropy import (
     DECODED,
     GATES,
@@ -20,7 +20,7 @@ from sim.paper.routing_entropy import (
     plateau_share,
     running_entropies,
 )
-from sim.paper.sampled_prompts import PROMPTS, SEED, with_detail
+from sim.paper.sampled_prompts import PROMPTS, SEED
 
 if TYPE_CHECKING:
     from sim.paper.study import Study
@@ -120,7 +120,7 @@ def _plateaus(tables: Tables, *, reading: str) -> pd.DataFrame:
         detail = f"{REACHED * 100:.0f} % after {reached}; at random {random * 100:.0f} % after {PLATEAU}"
         return plateau_share(curve), "" if math.isnan(random) else detail
 
-    return with_detail(tables["3c"], plateau)
+    return each_trace(tables["3c"], plateau)
 
 
 def _orders(table: pd.DataFrame) -> pd.DataFrame:

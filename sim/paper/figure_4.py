@@ -13,7 +13,8 @@ from sim.forecast.tally import rates
 from sim.inputs import routing_of
 from sim.paper.case import Case
 from sim.paper.claim import Claim
-from sim.paper.sampled_prompts import SEED, with_detail
+from sim.paper.claim_values import each_trace
+from sim.paper.sampled_prompts import SEED
 from sim.scenario import Scenario
 from traces.format.reader import Trace
 
@@ -94,7 +95,7 @@ class Figure4:
                 figure="4",
                 says="Fine-grained patterns predict better than coarse-grained ones at every prefetch distance",
                 rule="order",
-                ours=lambda tables: with_detail(tables["4"], _above),
+                ours=lambda tables: each_trace(tables["4"], _above),
             ),
             Claim(
                 key="4-hit-distance",
@@ -105,7 +106,7 @@ class Figure4:
                 low=0.0,
                 high=SLOWLY,
                 unit="share",
-                ours=lambda tables: with_detail(tables["4"], _fall),
+                ours=lambda tables: each_trace(tables["4"], _fall),
             ),
         ]
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from sim.paper.case import Case
 from sim.paper.claim import SAME_ORDER, Claim, Tables
+from sim.paper.claim_values import each_trace
 from sim.paper.prompt_pairs import SEMANTIC, TRAJECTORY
-from sim.paper.sampled_prompts import with_detail
 from sim.paper.similarity_scatter import SETTINGS, coefficient, draw_similarity, similarity_table
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def _rising(tables: Tables, *, kind: str) -> pd.DataFrame:
         found, _ = coefficient(rows, kind)
         return (math.nan, "") if math.isnan(found) else (float(found > 0), f"r = {found:.2f}".replace("-", "−"))
 
-    return with_detail(tables["8"], rises)
+    return each_trace(tables["8"], rises)

@@ -8,9 +8,9 @@ import pandas as pd
 
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Tables, Verdict
-from sim.paper.claim_values import nothing
+from sim.paper.claim_values import each_trace, nothing
 from sim.paper.prompt_pairs import MAIN, SEARCHED, SEMANTIC, TRAJECTORY
-from sim.paper.sampled_prompts import of_second_prompts, with_detail
+from sim.paper.sampled_prompts import of_second_prompts
 from sim.paper.similarity_scatter import HIGHEST, LOWEST, SETTINGS, coefficient, draw_similarity, similarity_table
 
 if TYPE_CHECKING:
@@ -77,4 +77,4 @@ def _coefficients(tables: Tables, *, kind: str, reading: tuple[str, str]) -> pd.
     both = [tables[key] for key in ("8", "9") if len(tables[key])]
     if not both:
         return nothing()
-    return with_detail(pd.concat(both, ignore_index=True), lambda rows: coefficient(rows, kind, reading))
+    return each_trace(pd.concat(both, ignore_index=True), lambda rows: coefficient(rows, kind, reading))

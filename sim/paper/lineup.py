@@ -1,14 +1,12 @@
 """Systems side by side: their runs, the tidy table behind figures 1b, 10, 12 and 13, and what claims ask of it."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from sim.paper.case import Case
-from sim.paper.claim_values import SUBJECT, changes, hit_gains
-from sim.paper.detailed_values import detailed
+from sim.paper.claim_values import SUBJECT, changes, each_trace, hit_gains
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study_traces import PaperTrace
@@ -133,21 +131,9 @@ def _with_detail(found: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
 
 def explained(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
     """A value and its detail from the main forms' rows of each footing and trace."""
-    return detailed(main_forms(table), value)
+    return each_trace(main_forms(table), value)
 
 
 def by_system(rows: pd.DataFrame, column: str, names: Sequence[str]) -> "pd.Series[float]":
     """The values of the main forms of some systems, of one trace and footing; NaN where one has none."""
     return rows.set_index("system")[column].reindex(list(names))
-
-
-def rising_order(table: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
-    """1 where the column rises strictly over the systems as named; the order that came out is the detail."""
-
-    def order(rows: pd.DataFrame) -> tuple[float, str]:
-        values = by_system(rows, column, names)
-        if values.isna().any():
-            return math.nan, ""
-        return float(values.is_monotonic_increasing and values.is_unique), " < ".join(values.sort_values().index)
-
-    return explained(table, order)

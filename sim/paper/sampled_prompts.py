@@ -1,12 +1,10 @@
-"""Which requests of a trace the figures about routing are drawn from, and the statements that they end in."""
+"""Which requests of a trace the figures about routing are drawn from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from sim.paper.claim_values import each_trace, nothing
 from traces.format.reader import Trace
 
 if TYPE_CHECKING:
@@ -29,17 +27,3 @@ def of_second_prompts(study: "Study") -> "Sequence[PaperTrace]":
     """The traces of all sets of prompts but the first."""
     first = study.of_first_prompts()
     return [trace for trace in study.traces if trace not in first]
-
-
-def with_detail(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
-    """A value and a detail from the rows of each trace, as `Claim.ours` wants them."""
-    if table.empty:
-        return nothing()
-    details: list[str] = []
-
-    def noted(rows: pd.DataFrame) -> float:
-        found, detail = value(rows)
-        details.append(detail)
-        return found
-
-    return each_trace(table, noted).assign(detail=details)

@@ -14,7 +14,8 @@ from common.threads import one_thread
 from policies.prediction.expert_map_store import ExpertMapStore
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
-from sim.paper.sampled_prompts import SEED, with_detail
+from sim.paper.claim_values import each_trace
+from sim.paper.sampled_prompts import SEED
 from traces.analysis.iterations import iterations_of
 from traces.analysis.similarity import Sample, Sampler, coverage, draw, theory
 from traces.format.reader import Trace, split
@@ -160,7 +161,7 @@ def _sample(trace: Trace, requests: Sequence[int], count: int, rng: np.random.Ge
 
 
 def _all_kept(tables: Tables, *, promised: float) -> pd.DataFrame:
-    return with_detail(tables["theory"], lambda rows: _kept(rows, promised))
+    return each_trace(tables["theory"], lambda rows: _kept(rows, promised))
 
 
 def _kept(table: pd.DataFrame, promised: float) -> tuple[float, str]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
+from sim.paper.claim_values import rising
 from sim.paper.figure_1b import AT_TARGET, RUN, Figure1b, fast_and_large, least_memory, slow_and_small
 from sim.paper.figure_10 import Figure10
 from sim.paper.figure_12 import Figure12, narrowing
 from sim.paper.figure_13 import WIDE_LINK, Figure13, behind_moe_infinity, largest_change, smaller_gains
 from sim.paper.figure_17 import WAITING, Figure17, most_other
-from sim.paper.lineup import CLAIRVOYANT, hit_rate_gains, lineup_table, main_forms, reductions, rising_order
+from sim.paper.lineup import CLAIRVOYANT, hit_rate_gains, lineup_table, main_forms, reductions
 from sim.paper.paper_systems import NO_OFFLOAD, OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.study import SECOND_TESTBED, TESTBED
 
@@ -68,10 +69,10 @@ def test_a_gain_in_hit_rate_is_a_ratio_and_its_points_are_the_detail() -> None:
 def test_an_order_holds_only_as_a_whole_and_not_with_a_system_missing() -> None:
     table = lineup_table(runs_of(*map(row, SYSTEMS)))
     came_out = "FineMoE < ProMoE < MoE-Infinity < Mixtral-Offloading < DeepSpeed"
-    assert rising_order(table, "tpot_ms", came_out.split(" < "))["value"].tolist() == [1]
-    wrong = rising_order(table, "tpot_ms", NAMES)
+    assert rising(main_forms(table), "tpot_ms", came_out.split(" < "))["value"].tolist() == [1]
+    wrong = rising(main_forms(table), "tpot_ms", NAMES)
     assert (wrong["value"].tolist(), wrong["detail"].tolist()) == ([0], [came_out])
-    missing = rising_order(table[table["system"] != "ProMoE"], "tpot_ms", NAMES)
+    missing = rising(main_forms(table[table["system"] != "ProMoE"]), "tpot_ms", NAMES)
     assert math.isnan(missing["value"].item())
 
 
