@@ -9,8 +9,7 @@ import pandas as pd
 from common.figures import figure, panels
 from sim.paper.case import Case
 from sim.paper.claim_values import rising
-from sim.paper.footing_bars import draw_footing_bars, footing_legend, place_of
-from sim.paper.footings import EVEN
+from sim.paper.footing_bars import draw_footing_bars, footing_legend, mark_other_forms
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import CACHE_GB, Study
 from sim.paper.study_traces import PaperTrace
@@ -80,18 +79,13 @@ def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
         draw_footing_bars(panel, main, "shown", groups="prompts", bars="variant", colours=colours)
         panel.set_title(model, fontsize=9)
         panel.set_ylim(0, 105)
-        _mark_other_forms(panel, rows[rows["form"] != ""], list(dict.fromkeys(main["prompts"])), list(colours))
+        names, others = list(dict.fromkeys(main["prompts"])), rows[rows["form"] != ""]
+        mark_other_forms(panel, others, "shown", groups="prompts", bars="variant", names=names, colours=colours)
     drawn.axes[0].set_ylabel("hit rate [%]", fontsize=8)
     forms = {f"{name}, {form}" for name, form in zip(table["variant"], table["form"], strict=True) if form}
     others = [Line2D([], [], color="black", linewidth=1, label=said) for said in sorted(forms)]
     footing_legend(drawn, colours, *others, columns=4)
     return drawn
-
-
-def _mark_other_forms(panel: Any, rows: pd.DataFrame, groups: Sequence[str], bars: Sequence[str]) -> None:
-    for row in rows[rows["footing"] == EVEN.name].to_dict("records"):
-        at = place_of(groups.index(row["prompts"]), bars.index(row["variant"]), len(bars))
-        panel.hlines(row["shown"], at.left, at.right, color="black", linewidth=1)
 
 
 def lighter(colour: str, share: float) -> str:

@@ -1,6 +1,6 @@
 """Bars in groups: a solid one for the even footing, and behind it a pale, wider one for the released code's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -44,13 +44,23 @@ def draw_footing_bars(
         places = [place_of(group, bar, len(colours)) for group in range(len(names))]
         at, width = [place.centre for place in places], places[0].width
         of_bar = rows[rows[bars] == name]
-        panel.bar(at, _heights(of_bar, RELEASED.name, column, groups, names), 0.94 * width, color=colour, alpha=PALE)
-        panel.bar(at, _heights(of_bar, EVEN.name, column, groups, names), 0.62 * width, color=colour)
+        panel.bar(at, heights(of_bar, RELEASED.name, column, groups, names), 0.94 * width, color=colour, alpha=PALE)
+        panel.bar(at, heights(of_bar, EVEN.name, column, groups, names), 0.62 * width, color=colour)
     panel.set_xticks(range(len(names)), [str(name) for name in names], fontsize=8)
     panel.set_xlim(-0.55, len(names) - 0.45)
     panel.tick_params(axis="y", labelsize=7)
     panel.grid(axis="y", alpha=0.3, linewidth=0.5)
     panel.set_axisbelow(True)
+
+
+def mark_other_forms(
+    panel: Any, rows: pd.DataFrame, column: str, *, groups: str, bars: str, names: Sequence[Any], colours: Iterable[str]
+) -> None:
+    """A black line over the place of a bar, for another form of it on the even footing; `names` are of the groups."""
+    order = list(colours)
+    for row in rows[rows["footing"] == EVEN.name].to_dict("records"):
+        at = place_of(names.index(row[groups]), order.index(row[bars]), len(order))
+        panel.hlines(row[column], at.left, at.right, color="black", linewidth=1)
 
 
 def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns: int) -> None:
@@ -62,7 +72,7 @@ def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns
     drawn.legend(handles=[*handles, *others], frameon=False, fontsize=7, ncols=columns, loc="outside upper center")
 
 
-def _heights(rows: pd.DataFrame, footing: str, column: str, groups: str, names: Sequence[Any]) -> list[float]:
+def heights(rows: pd.DataFrame, footing: str, column: str, groups: str, names: Sequence[Any]) -> list[float]:
     """The value of each group on a footing; NaN without one."""
     values = rows[rows["footing"] == footing].set_index(groups)[column]
     return [float(values.get(name, float("nan"))) for name in names]
