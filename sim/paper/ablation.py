@@ -10,8 +10,9 @@ from common.figures import figure, panels
 from sim.paper.case import Case
 from sim.paper.claim_values import rising
 from sim.paper.footing_bars import draw_footing_bars, footing_legend, mark_other_forms
+from sim.paper.footings import FOOTINGS
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
-from sim.paper.study import CACHE_GB, Study
+from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 
 LABELS = ["model", "prompts", "footing", "cache_gb", "variant", "form"]
@@ -40,13 +41,12 @@ def ablation_cases(study: Study, trace: PaperTrace, variants: Sequence[Variant])
     return [
         study.case(
             trace,
-            study.scenario(trace, variant.policy(trace), footing=footing),
-            footing=footing.name,
-            cache_gb=CACHE_GB,
+            variant.policy(trace),
+            footing=footing,
             variant=variant.name,
             form=variant.form,
         )
-        for footing in study.footings
+        for footing in FOOTINGS
         for variant in variants
     ]
 

@@ -12,7 +12,7 @@ from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
 from sim.paper.footings import EVEN, FOOTINGS, RELEASED
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
-from sim.paper.study import CACHE_GB, Study
+from sim.paper.study import Study
 from sim.paper.study_traces import MODELS
 from sim.system_colours import colour_of
 
@@ -55,13 +55,12 @@ class Figure15:
         return [
             study.case(
                 trace,
-                study.scenario(trace, f"finemoe,prefetch_distance={distance}", footing=footing),
-                footing=footing.name,
-                cache_gb=CACHE_GB,
+                f"finemoe,prefetch_distance={distance}",
+                footing=footing,
                 prefetch_distance=distance,
             )
             for trace in study.traces
-            for footing in study.footings
+            for footing in FOOTINGS
             for distance in DISTANCES
             if not study.tier.thin or distance in (DISTANCES[0], trace.best_distance, DISTANCES[-1])
         ]

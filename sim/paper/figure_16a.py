@@ -12,7 +12,7 @@ from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
 from sim.paper.run_columns import labelled, summary_column, times_ms
-from sim.paper.study import CACHE_GB, Study
+from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 from sim.system_colours import colour_of
 
@@ -53,7 +53,7 @@ class Figure16a:
         """A run per trace and capacity, on even footing."""
         capacities = THIN_CAPACITIES if study.tier.thin else CAPACITIES
         return [
-            study.case(trace, study.scenario(trace, _policy(trace, capacity)), cache_gb=CACHE_GB, capacity=capacity)
+            study.case(trace, _policy(trace, capacity), capacity=capacity)
             for trace in study.traces
             for capacity in capacities
         ]
@@ -144,7 +144,7 @@ def _policy(trace: PaperTrace, capacity: int) -> str:
 def _history_maps(study: Study, trace: PaperTrace) -> int:
     """A map per token of the requests that FineMoE may learn from."""
     opened = study.opened(trace)
-    history, _ = train_test_split(opened.request_ids, study.scenario(trace, "finemoe"), where=trace.title)
+    history, _ = train_test_split(opened.request_ids, study.case(trace, "finemoe").scenario, where=trace.title)
     return sum(opened.rows_of(request) for request in history)
 
 

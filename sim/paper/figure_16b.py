@@ -11,10 +11,10 @@ from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim
 from sim.paper.claim_values import SUBJECT, each_trace
 from sim.paper.footing_bars import draw_footing_bars, footing_legend
-from sim.paper.footings import RELEASED
+from sim.paper.footings import FOOTINGS, RELEASED
 from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
-from sim.paper.study import CACHE_GB, Study
+from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 
 BATCH_SIZES = (1, 2, 4, 8)
@@ -46,21 +46,15 @@ class Figure16b:
         return [
             study.case(
                 trace,
-                study.scenario(
-                    trace,
-                    system.policy(trace),
-                    footing=footing,
-                    batch_size=batch_size,
-                    requests=max(study.tier.sweep_requests, sizes[-1]),
-                ),
-                footing=footing.name,
-                cache_gb=CACHE_GB,
+                system.policy(trace),
+                footing=footing,
+                requests=max(study.tier.sweep_requests, sizes[-1]),
                 batch_size=batch_size,
                 system=system.name,
                 form=system.form,
             )
             for trace in _traces(study)
-            for footing in study.footings
+            for footing in FOOTINGS
             for batch_size in sizes
             for system in COMPARED
         ]

@@ -10,6 +10,7 @@ from sim.engine.time_split import PARTS
 from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
+from sim.paper.footings import EVEN
 from sim.paper.lineup import LABELS, explained, lineup
 from sim.paper.paper_systems import BASELINES, SYSTEMS, PaperSystem
 from sim.paper.run_columns import labelled, summary_column
@@ -87,7 +88,7 @@ class Figure17:
         drawn = figure(7, 3.9)
         grid = panels(drawn, len(PHASES), len(models), sharey=True)
         names = [SUBJECT, WAITING.name, *(system.name for system in BASELINES)]
-        even = table[table["footing"] == "even"]
+        even = table[table["footing"] == EVEN.name]
         handles: dict[str, Any] = {}
         for row, (phase, title) in zip(grid, PHASES.items(), strict=True):
             for panel, model in zip(row, models, strict=True):

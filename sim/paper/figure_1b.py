@@ -12,6 +12,8 @@ from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.figure_12 import cases_over_sizes
+from sim.paper.footing_bars import PALE
+from sim.paper.footings import EVEN, RELEASED
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, main_forms
 from sim.paper.paper_systems import DEEPSPEED, NO_OFFLOAD, SYSTEMS
 from sim.paper.study import CACHE_GB, TESTBED
@@ -168,8 +170,8 @@ def least_memory(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(panel: Any, table: pd.DataFrame) -> None:
     for system in reversed(SHOWN):
-        for footing, shade in (("released", {"alpha": 0.35}), ("even", {"label": system.title})):
-            rows = table[(table["system"] == system.name) & (table["footing"] == footing)].sort_values("memory_gb")
+        for footing, shade in ((RELEASED, {"alpha": PALE}), (EVEN, {"label": system.title})):
+            rows = table[(table["system"] == system.name) & (table["footing"] == footing.name)].sort_values("memory_gb")
             runs, target = rows[rows["point"] == RUN], rows[rows["point"] == AT_TARGET]
             style: dict[str, Any] = {"color": system.colour, "linewidth": 1.1, "marker": "o", "markersize": 2}
             if system == NO_OFFLOAD:
@@ -177,10 +179,10 @@ def _draw(panel: Any, table: pd.DataFrame) -> None:
             if system.name == SUBJECT:
                 style |= {"linewidth": 2, "markersize": 2.5}
             panel.plot(runs["memory_gb"], runs["tpot_ms"], **style, **shade)
-            if footing == "even" and system != NO_OFFLOAD:
+            if footing == EVEN and system != NO_OFFLOAD:
                 look = {"marker": "D", "markersize": 4, "linestyle": "none", "markerfacecolor": "white"}
                 panel.plot(target["memory_gb"], target["tpot_ms"], color=system.colour, zorder=3, **look)
-    target_ms = table[(table["point"] == AT_TARGET) & (table["footing"] == "even")]["tpot_ms"]
+    target_ms = table[(table["point"] == AT_TARGET) & (table["footing"] == EVEN.name)]["tpot_ms"]
     for height in target_ms.unique():
         panel.axhline(height, color="black", linestyle=":", linewidth=0.8, zorder=0)
     panel.set_xlim(left=0)

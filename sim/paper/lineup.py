@@ -7,6 +7,7 @@ import pandas as pd
 
 from sim.paper.case import Case
 from sim.paper.claim_values import SUBJECT, changes, each_trace, hit_gains
+from sim.paper.footings import FOOTINGS
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study_traces import PaperTrace
@@ -30,26 +31,19 @@ def lineup(
     requests: int | None = None,
 ) -> list[Case]:
     """A run per trace, footing and system with one cache on one machine; `requests` in place of those of sweeps."""
-    count = requests or study.tier.sweep_requests
     return [
         study.case(
             trace,
-            study.scenario(
-                trace,
-                system.policy(trace),
-                machine=machine,
-                footing=footing,
-                cache_gb=cache_gb,
-                requests=count,
-            ),
-            footing=footing.name,
+            system.policy(trace),
             machine=machine,
+            footing=footing,
             cache_gb=cache_gb,
+            requests=requests,
             system=system.name,
             form=system.form,
         )
         for trace in traces
-        for footing in study.footings
+        for footing in FOOTINGS
         for system in systems
     ]
 

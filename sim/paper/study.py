@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from common.hashing import sha256_of, sha256_of_json
 from sim.artefacts import Artefacts
 from sim.content_hash import RunKeys
 from sim.paper.case import Case, Label
-from sim.paper.footings import EVEN, FOOTINGS, Footing
+from sim.paper.footings import EVEN, Footing
 from sim.paper.study_traces import PaperTrace
 from sim.paper.tiers import Tier
 from sim.scenario import CacheSize, Scenario
@@ -46,13 +46,12 @@ class Study:
     tier: Tier
     store: Path
     workers: Workers
-    footings: Sequence[Footing] = FOOTINGS
 
     def of_first_prompts(self) -> Sequence[PaperTrace]:
         """The traces of the first set of prompts, for figures that the paper draws for LMSYS-Chat-1M alone."""
         return [trace for trace in self.traces if trace.prompts == self.traces[0].prompts]
 
-    def scenario(
+    def case(
         self,
         trace: PaperTrace,
         policy: str,
@@ -60,23 +59,33 @@ class Study:
         machine: str = TESTBED,
         footing: Footing = EVEN,
         cache_gb: float = CACHE_GB,
-        **fields: Any,
-    ) -> Scenario:
-        """A run of a policy on a trace; `fields` are further fields of the scenario, in place of what is usual."""
+        requests: int | None = None,
+        batch_size: int = 1,
+        **labels: Label,
+    ) -> Case:
+        """A run of a policy on a trace, without `requests` of as many as usual.
+
+        What is given here, and the trace, are its labels, beside `labels`.
+        """
         scenario = Scenario(
             trace.path,
             policy=policy,
             sizes=trace.sizes,
             machine=footing.machine(machine),
             cache=CacheSize(gb=cache_gb),
-            requests=self.tier.sweep_requests,
+            requests=self.tier.sweep_requests if requests is None else requests,
+            batch_size=batch_size,
             detail="requests",
         )
-        return replace(scenario, **fields)
-
-    def case(self, trace: PaperTrace, scenario: Scenario, **labels: Label) -> Case:
-        """A case with the labels of its trace."""
-        return Case(labels={"model": trace.model, "prompts": trace.prompts, **labels}, scenario=scenario)
+        given: dict[str, Label] = {
+            "model": trace.model,
+            "prompts": trace.prompts,
+            "footing": footing.name,
+            "machine": machine,
+            "cache_gb": cache_gb,
+            "batch_size": batch_size,
+        }
+        return Case(labels=given | labels, scenario=scenario)
 
     def run(self, cases: Sequence[Case]) -> pd.DataFrame:
         """Carry out what the store lacks; a row per case, in order: labels, status, reason, the run's summary."""

@@ -43,13 +43,13 @@ def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
     return [
         study.case(
             trace,
-            study.scenario(
-                trace, system.policy(trace), machine=testbed.machine, cache_gb=cache_gb, requests=grid.requests
-            ),
+            system.policy(trace),
+            machine=testbed.machine,
+            cache_gb=cache_gb,
+            requests=grid.requests,
             link_gb_per_s=testbed.link_gb_per_s,
             layer_ms=testbed.layer_ms,
             loading=testbed.loading,
-            cache_gb=cache_gb,
             system=system.name,
             form=system.form,
         )

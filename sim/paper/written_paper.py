@@ -17,6 +17,7 @@ from common.figures import GREY, save
 from common.files import replacing
 from common.parquet import write_frame
 from common.progress import bar
+from sim.paper.footings import FOOTINGS
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import STAND_INS, TWIN, PaperTrace
@@ -92,7 +93,7 @@ def study_facts(study: Study) -> dict[str, Any]:
         "tier": asdict(study.tier),
         "provenance": provenance_line(study),
         "traces": [_trace_facts(study, each) for each in study.traces],
-        "footings": [asdict(footing) for footing in study.footings],
+        "footings": [asdict(footing) for footing in FOOTINGS],
     }
 
 

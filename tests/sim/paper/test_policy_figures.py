@@ -96,7 +96,9 @@ def test_figures_share_finemoes_runs(traces: list[PaperTrace]) -> None:
     study = study_of(traces)
     own = [{case.scenario for case in figure.cases(study)} for figure in FIGURES]
     for trace in traces:
-        assert study.scenario(trace, f"finemoe,prefetch_distance={trace.best_distance}") in set.intersection(*own[:4])
+        assert study.case(trace, f"finemoe,prefetch_distance={trace.best_distance}").scenario in set.intersection(
+            *own[:4]
+        )
 
 
 def distances(ttft: Sequence[float], tpot: Sequence[float]) -> pd.DataFrame:
