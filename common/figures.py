@@ -1,5 +1,6 @@
 """The look of all pictures: one palette, axes without a frame, files that appear whole."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def panels(drawn: Any, rows: int = 1, columns: int = 1, **shared: Any) -> Any:
 def legend(axis: Any, **where: Any) -> None:
     """A legend in small print, without a frame."""
     axis.legend(frameon=False, fontsize=8, **where)
+
+
+def legend_above(drawn: Any, handles: Iterable[Any], names: Iterable[str], *, columns: int) -> None:
+    """One legend for all panels of a figure, above them, in small print and without a frame."""
+    drawn.legend(list(handles), list(names), frameon=False, fontsize=7, ncols=columns, loc="outside upper center")
 
 
 def save(drawn: Any, path: Path, *, dpi: int = 150) -> None:

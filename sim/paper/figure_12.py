@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from common.figures import figure, panels
+from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT, rising
@@ -60,8 +60,7 @@ class Figure12:
             panel.set_title(model, fontsize=9)
         for panel in grid[-1]:
             panel.set_xlabel("limit of the expert cache [GB]", fontsize=8)
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=5, loc="outside upper center")
+        legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=5)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import GREY, figure, panels
+from common.figures import GREY, figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
@@ -92,7 +92,7 @@ class Figure15:
             panel.set_xticks(DISTANCES)
         handles = {line.get_label(): line for panel in grid.flat for line in panel.get_lines()}
         shown = {label: line for label, line in handles.items() if not str(label).startswith("_")}
-        drawn.legend(shown.values(), shown.keys(), frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        legend_above(drawn, shown.values(), shown.keys(), columns=4)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

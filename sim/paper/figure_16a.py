@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import GREY, figure, panels
+from common.figures import GREY, figure, legend_above, panels
 from sim.inputs import train_test_split
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
@@ -81,8 +81,7 @@ class Figure16a:
             panel.set_title(model + _short_of_maps(table[table["model"] == model]), fontsize=9)
         for panel in grid[-1]:
             panel.set_xlabel("capacity of the store [maps]", fontsize=8)
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=4)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, panels
+from common.figures import BLUE, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, legend_above, panels
 from sim.engine.time_split import PARTS
 from sim.paper.case import Case
 from sim.paper.claim import Claim
@@ -96,7 +96,7 @@ class Figure17:
                 panel.set_xlabel(f"{title} [ms]", fontsize=8)
         for panel, model in zip(grid[0], models, strict=True):
             panel.set_title(model, fontsize=9)
-        drawn.legend(handles.values(), handles.keys(), frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        legend_above(drawn, handles.values(), handles.keys(), columns=4)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from common.figures import figure, panels
+from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
@@ -60,8 +60,7 @@ class Figure1b:
             panel.set_title(model, fontsize=9)
             panel.set_xlabel("memory for experts [GB]", fontsize=8)
         row[0].set_ylabel("TPOT [ms]", fontsize=8)
-        handles, names = row[0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=4, loc="outside upper center")
+        legend_above(drawn, *row[0].get_legend_handles_labels(), columns=4)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure, panels
+from common.figures import BLUE, GREY, RED, figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import each_trace
@@ -77,8 +77,7 @@ class Figure3b:
             panel.set_title(prompts, fontsize=9)
             panel.tick_params(labelsize=7)
         grid[0, 0].set_ylabel("mean entropy [nats]", fontsize=8)
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=3, loc="outside upper center")
+        legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREY, ORANGE, RED, SERIES, figure, panels
+from common.figures import BLUE, GREY, ORANGE, RED, SERIES, figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import COLUMNS, each_trace
@@ -78,8 +78,7 @@ class Figure3c:
             grid[0, 0].plot([], [], color=colour, linewidth=1.8, label=model)
         for reading, stroke in _STYLES.items():
             grid[0, 0].plot([], [], color=GREY, linestyle=stroke, label=reading)
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=3, loc="outside upper center")
+        legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure, panels
+from common.figures import BLUE, GREY, RED, figure, legend_above, panels
 from common.threads import one_thread
 from sim.forecast.plan_scores import measure, tidy
 from sim.forecast.tally import rates
@@ -83,8 +83,7 @@ class Figure4:
             panel.tick_params(labelsize=7)
             panel.grid(alpha=0.25)
         grid[0, 0].set_ylabel("hit rate [%]", fontsize=8)
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=3, loc="outside upper center")
+        legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
     def claims(self) -> Sequence[Claim]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from common.figures import GREY
+from common.figures import GREY, legend_above
 from sim.paper.footings import EVEN, RELEASED
 
 PALE = 0.35
@@ -69,7 +69,8 @@ def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     handles.append(Patch(color=GREY, alpha=PALE, label="pale: as released"))
-    drawn.legend(handles=[*handles, *others], frameon=False, fontsize=7, ncols=columns, loc="outside upper center")
+    shown = [*handles, *others]
+    legend_above(drawn, shown, [each.get_label() for each in shown], columns=columns)
 
 
 def heights(rows: pd.DataFrame, footing: str, column: str, groups: str, names: Sequence[Any]) -> list[float]:

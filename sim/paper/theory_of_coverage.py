@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure, panels
+from common.figures import BLUE, GREY, RED, figure, legend_above, panels
 from common.threads import one_thread
 from policies.prediction.expert_map_store import ExpertMapStore
 from sim.paper.case import Case
@@ -100,8 +100,7 @@ class TheoryOfCoverage:
         for name, stroke in _LINES.values():
             first.plot([], [], stroke, color=GREY, label=name)
         first.plot([], [], "x", color="black", label="promised")
-        handles, names = first.get_legend_handles_labels()
-        drawn.legend(handles, names, frameon=False, fontsize=7, ncols=6, loc="outside upper center")
+        legend_above(drawn, *first.get_legend_handles_labels(), columns=6)
         return drawn
 
     def claims(self) -> Sequence[Claim]:
