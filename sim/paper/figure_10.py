@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from sim.paper.case import Case
-from sim.paper.claim import Claim
+from sim.paper.claim import Claim, Tables
 from sim.paper.claim_values import rising
 from sim.paper.lineup import (
     CLAIRVOYANT,
@@ -22,12 +22,9 @@ from sim.paper.lineup import (
     systems_of,
 )
 from sim.paper.lineup_bars import draw_bars
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import SYSTEMS
-from sim.paper.study import CACHE_GB, TESTBED
-
-if TYPE_CHECKING:
-    from sim.paper.claim import Tables
-    from sim.paper.study import Study
+from sim.paper.study import CACHE_GB, TESTBED, Study
 
 TTFT = {"DeepSpeed": -0.74, "Mixtral-Offloading": -0.67, "ProMoE": -0.56, "MoE-Infinity": -0.53}
 TPOT = {"DeepSpeed": -0.46, "Mixtral-Offloading": -0.38, "ProMoE": -0.27, "MoE-Infinity": -0.22}
@@ -41,7 +38,7 @@ FEWEST_HITS_FIRST = ("MoE-Infinity", "ProMoE", "Mixtral-Offloading", "FineMoE")
 OVER_ALL = "mean over models and data sets"
 
 
-class Figure10:
+class Figure10(PaperFigure):
     """TTFT, TPOT and hit rate of all systems."""
 
     key = "10"
@@ -51,7 +48,7 @@ class Figure10:
         "others). DeepSpeed waits for whole layers and has no misses by construction."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """Every system and form on every trace, and on the first prompts what knowing every demand would give."""
         requests, systems = study.tier.test_requests, systems_of(study)
         runs = lineup(study, study.traces, systems, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
@@ -60,7 +57,7 @@ class Figure10:
             runs += lineup(study, traces, known, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
         return runs
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, trace and footing."""
         return lineup_table(runs)
 
@@ -133,15 +130,15 @@ def _orders() -> list[Claim]:
     ]
 
 
-def _reduction(tables: "Tables", *, column: str, baseline: str) -> pd.DataFrame:
+def _reduction(tables: Tables, *, column: str, baseline: str) -> pd.DataFrame:
     return reductions(tables["10"], column, baseline)
 
 
-def _hit_rate_gain(tables: "Tables", *, baseline: str) -> pd.DataFrame:
+def _hit_rate_gain(tables: Tables, *, baseline: str) -> pd.DataFrame:
     return hit_rate_gains(tables["10"], baseline)
 
 
-def _order(tables: "Tables", *, column: str, names: Sequence[str]) -> pd.DataFrame:
+def _order(tables: Tables, *, column: str, names: Sequence[str]) -> pd.DataFrame:
     return rising(main_forms(tables["10"]), column, names)
 
 

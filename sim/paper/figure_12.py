@@ -3,22 +3,19 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
-from sim.paper.claim import Claim
+from sim.paper.claim import Claim, Tables
 from sim.paper.claim_values import SUBJECT, rising
 from sim.paper.footings import FOOTINGS
 from sim.paper.lineup import explained, lineup, lineup_table, main_forms, reductions
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import BASELINES, DEEPSPEED, OTHER_FORMS, SYSTEMS, PaperSystem
-from sim.paper.study import TESTBED
-
-if TYPE_CHECKING:
-    from sim.paper.claim import Tables
-    from sim.paper.study import Study
+from sim.paper.study import TESTBED, Study
 
 SIZES_GB = (6.0, 12.0, 24.0, 48.0, 96.0)
 THIN_SIZES_GB = (6.0, 24.0, 96.0)
@@ -26,7 +23,7 @@ TPOT_6_GB = {"DeepSpeed": -0.36, "Mixtral-Offloading": -0.25, "ProMoE": -0.16, "
 FASTEST_FIRST = ("FineMoE", "ProMoE", "Mixtral-Offloading", "MoE-Infinity", "DeepSpeed")
 
 
-class Figure12:
+class Figure12(PaperFigure):
     """TPOT over cache sizes."""
 
     key = "12"
@@ -36,11 +33,11 @@ class Figure12:
         "all experts of a model. Every cache is empty at the start, also where all experts fit."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """The five systems at every size, and their other forms at the smallest."""
         return cases_over_sizes(study)
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, size, trace and footing."""
         return lineup_table(runs)
 
@@ -96,7 +93,7 @@ class Figure12:
         ]
 
 
-def cases_over_sizes(study: "Study") -> list[Case]:
+def cases_over_sizes(study: Study) -> list[Case]:
     """The runs of figures 12 and 1b."""
     traces = study.of_first_prompts()
     sizes_gb = THIN_SIZES_GB if study.tier.thin else SIZES_GB
@@ -114,7 +111,7 @@ def cases_over_sizes(study: "Study") -> list[Case]:
     ]
 
 
-def _at_6_gb(tables: "Tables", *, baseline: str) -> pd.DataFrame:
+def _at_6_gb(tables: Tables, *, baseline: str) -> pd.DataFrame:
     return reductions(smallest(tables["12"]), "tpot_ms", baseline)
 
 

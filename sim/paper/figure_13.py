@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -11,11 +11,9 @@ from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, systems_of
 from sim.paper.lineup_bars import draw_bars
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import FINEMOE, MOE_INFINITY, PROMOE, SYSTEMS
-from sim.paper.study import CACHE_GB, SECOND_TESTBED, TESTBED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import CACHE_GB, SECOND_TESTBED, TESTBED, Study
 
 NAMES = {TESTBED: "six GPUs", SECOND_TESTBED: "one A100"}
 WIDE_LINK = f"{SECOND_TESTBED},host_link.bytes_per_s=192e9"
@@ -25,7 +23,7 @@ TIMES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 UNCHANGED = 0.05  # of a hit rate: what still counts as nearly unchanged
 
 
-class Figure13:
+class Figure13(PaperFigure):
     """Figure 10 on another machine."""
 
     key = "13"
@@ -35,7 +33,7 @@ class Figure13:
         "figure 10's six GPUs. The paper does not say which cache it is."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """Every system and form on both machines; two that wait for no prefetch on the A100 with a faster link, too."""
         machines = dict.fromkeys(NAMES, systems_of(study)) | ({} if study.tier.thin else {WIDE_LINK: (FINEMOE, PROMOE)})
         return [
@@ -44,7 +42,7 @@ class Figure13:
             for case in lineup(study, study.of_first_prompts(), systems, cache_gb=CACHE_GB, machine=machine)
         ]
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per machine, system, form, model and footing."""
         return lineup_table(runs)
 

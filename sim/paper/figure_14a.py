@@ -9,6 +9,7 @@ from sim.paper.ablation import Variant, ablation_cases, ablation_table, draw_hit
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.footings import EVEN
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 from sim.system_colours import colour_of
@@ -37,7 +38,7 @@ DELTA_ADDS_LITTLE = (
 )
 
 
-class Figure14a:
+class Figure14a(PaperFigure):
     """Hit rates of FineMoE when other trackers say what to prefetch."""
 
     key = "14a"

@@ -8,6 +8,7 @@ import pandas as pd
 from sim.paper.ablation import Variant, ablation_cases, ablation_table, draw_hit_rates, rising_variants
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.system_colours import colour_of
 
@@ -32,7 +33,7 @@ USED_UP_BELIEF = (
 )
 
 
-class Figure14b:
+class Figure14b(PaperFigure):
     """Hit rates of FineMoE when other rules say what to evict."""
 
     key = "14b"

@@ -11,6 +11,7 @@ from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
 from sim.paper.footings import EVEN, FOOTINGS, RELEASED
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import Study
 from sim.paper.study_traces import MODELS
@@ -40,7 +41,7 @@ CROWDED_PREFILL = (
 )
 
 
-class Figure15:
+class Figure15(PaperFigure):
     """TTFT and TPOT of FineMoE, distance by distance."""
 
     key = "15"

@@ -11,6 +11,7 @@ from sim.inputs import train_test_split
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.run_columns import labelled, summary_column, times_ms
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
@@ -38,7 +39,7 @@ NO_KNEE = (
 )
 
 
-class Figure16a:
+class Figure16a(PaperFigure):
     """Mean scores of FineMoE's searches, capacity by capacity."""
 
     key = "16a"

@@ -12,6 +12,7 @@ from sim.paper.claim import NOT_REPRODUCED, Claim
 from sim.paper.claim_values import SUBJECT, each_trace
 from sim.paper.footing_bars import draw_footing_bars, footing_legend
 from sim.paper.footings import FOOTINGS, RELEASED
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
 from sim.paper.study import Study
@@ -29,7 +30,7 @@ EVICTED_PREFILL = (
 )
 
 
-class Figure16b:
+class Figure16b(PaperFigure):
     """TTFT and TPOT of four systems, batch size by batch size."""
 
     key = "16b"

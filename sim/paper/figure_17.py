@@ -12,6 +12,7 @@ from sim.paper.claim import Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.footings import EVEN
 from sim.paper.lineup import LABELS, explained, lineup
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import BASELINES, SYSTEMS, PaperSystem
 from sim.paper.run_columns import labelled, summary_column
 from sim.paper.study import CACHE_GB, TESTBED, Study
@@ -46,7 +47,7 @@ SHOWN = {
 LIMIT_MS, LIMIT_SHARE = 50.0, 0.015
 
 
-class Figure17:
+class Figure17(PaperFigure):
     """The time of a mean iteration, split."""
 
     key = "17"

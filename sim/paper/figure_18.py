@@ -8,9 +8,9 @@ import pandas as pd
 
 from common.figures import GREY, figure, panels
 from policies.types import ModelShape
-from sim.paper.case import Case
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import COLUMNS
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import MODELS
 from traces.published_models import published
@@ -24,7 +24,7 @@ LIMIT_MB = 200.0
 _LOOKS = {"Mixtral": ("-", "o"), "Qwen": ("--", "s"), "Phi": (":", "^")}
 
 
-class Figure18:
+class Figure18(PaperFigure):
     """Memory of the store, in closed form, for the sizes of the published models."""
 
     key = "18"
@@ -34,10 +34,6 @@ class Figure18:
         "1 MB = 1e6 bytes. Not counted: the transposed copy that makes our search fast. The paper does not say whether "
         "embeddings count."
     )
-
-    def cases(self, study: Study) -> Sequence[Case]:
-        """None: nothing is run."""
-        return ()
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Megabytes by model, what is counted, and capacity."""

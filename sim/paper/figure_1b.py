@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,18 +15,16 @@ from sim.paper.figure_12 import cases_over_sizes
 from sim.paper.footing_bars import PALE
 from sim.paper.footings import EVEN, RELEASED
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, main_forms
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import DEEPSPEED, NO_OFFLOAD, SYSTEMS
-from sim.paper.study import CACHE_GB, TESTBED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import CACHE_GB, TESTBED, Study
 
 SHOWN = (*SYSTEMS, NO_OFFLOAD)
 RUN, AT_TARGET = "run", "at target"
 SLOWER = 2  # the TPOT at which memory is read, over no-offload's
 
 
-class Figure1b:
+class Figure1b(PaperFigure):
     """The trade-off of latency and memory."""
 
     key = "1b"
@@ -36,12 +34,12 @@ class Figure1b:
         f"it is where a system's line reaches {SLOWER:g} times no-offload's TPOT (dotted)."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """Figure 12's, and no-offload."""
         resident = lineup(study, study.of_first_prompts(), [NO_OFFLOAD], cache_gb=CACHE_GB, machine=TESTBED)
         return cases_over_sizes(study) + resident
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Of each system and footing a row per run, and one `at target` with the memory that it needs there.
 
         `memory_gb` is what the cache may hold, at most all experts. It is NaN if no run reaches the target.

@@ -3,20 +3,18 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from common.figures import figure
-from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.routing_entropy import heat_maps
 from sim.paper.sampled_prompts import PROMPTS, SEED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import Study
 
 _SHOWN = {
     "executed_share": "executed\n(released code)",
@@ -31,7 +29,7 @@ _SPREAD = (
 )
 
 
-class Figure3a:
+class Figure3a(PaperFigure):
     """A request's mean map beside maps of single iterations."""
 
     key = "3a"
@@ -42,11 +40,7 @@ class Figure3a:
         "speaks of probabilities."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per model, map, layer and expert."""
         settings = {"prompts": PROMPTS, "seed": SEED}
         return study.analysed("heat_maps", heat_maps, settings, study.of_first_prompts())

@@ -3,20 +3,18 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from common.figures import BLUE, GREY, RED, figure, legend_above, panels
-from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.routing_entropy import layer_entropies
 from sim.paper.sampled_prompts import PROMPTS, SEED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import Study
 
 FAR = 0.5  # far below: at most this share
 _BARS = (
@@ -33,7 +31,7 @@ _SPREAD = (
 )
 
 
-class Figure3b:
+class Figure3b(PaperFigure):
     """A group of bars per model."""
 
     key = "3b"
@@ -44,11 +42,7 @@ class Figure3b:
         "probabilities, of which the paper's text speaks."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading, grain and layer."""
         return study.analysed("layer_entropies", layer_entropies, {"prompts": PROMPTS, "seed": SEED})
 

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from common.figures import BLUE, GREY, ORANGE, RED, SERIES, figure, legend_above, panels
-from sim.paper.case import Case
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import COLUMNS, each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.routing_entropy import (
     DECODED,
     GATES,
@@ -21,9 +21,7 @@ from sim.paper.routing_entropy import (
     running_entropies,
 )
 from sim.paper.sampled_prompts import PROMPTS, SEED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import Study
 
 REACHED = 0.9  # a plateau: of the last value, at least this share
 HIGHEST_FIRST = ("Qwen", "Phi", "Mixtral")
@@ -36,7 +34,7 @@ _TOO_FEW = (
 )
 
 
-class Figure3c:
+class Figure3c(PaperFigure):
     """A line per model."""
 
     key = "3c"
@@ -47,11 +45,7 @@ class Figure3c:
         "at random."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and number of iterations."""
         return study.analysed("running_entropies", running_entropies, {"prompts": PROMPTS, "seed": SEED})
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -11,15 +11,13 @@ from common.threads import one_thread
 from sim.forecast.plan_scores import measure, tidy
 from sim.forecast.tally import rates
 from sim.inputs import routing_of
-from sim.paper.case import Case
 from sim.paper.claim import Claim
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.sampled_prompts import SEED
+from sim.paper.study import Study
 from sim.scenario import Scenario
 from traces.format.reader import Trace
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
 
 FARTHEST = 30  # layers, in the paper
 REQUESTS = 16
@@ -30,7 +28,7 @@ LONGEST_FALL = 16  # layers of distance over which it is measured: beyond, few l
 FINE, COARSE = "fine: nearest expert map", "coarse: nearest request's counts"
 
 
-class Figure4:
+class Figure4(PaperFigure):
     """A panel per model."""
 
     key = "4"
@@ -43,11 +41,7 @@ class Figure4:
         "predicted, and a model has no d beyond its last layer."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: predictions are counted without time."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per model, grain and distance."""
         settings = {
             "requests": min(REQUESTS, study.tier.test_requests),

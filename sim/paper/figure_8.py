@@ -3,18 +3,16 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from sim.paper.case import Case
 from sim.paper.claim import SAME_ORDER, Claim, Tables
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.prompt_pairs import SEMANTIC, TRAJECTORY
 from sim.paper.similarity_scatter import SETTINGS, coefficient, draw_similarity, similarity_table
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import Study
 
 _FLAT = (
     "Phi on chat alone falls. Flat maps are like all others: over its prompts, the trajectory score follows the "
@@ -23,18 +21,14 @@ _FLAT = (
 )
 
 
-class Figure8:
+class Figure8(PaperFigure):
     """A panel per model and similarity."""
 
     key = "8"
     title = "Hit rate over similarity score, first set of prompts"
     settings = SETTINGS
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and similarity, and of the main reading a row per prompt."""
         return similarity_table(study, study.of_first_prompts())
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Tables, Verdict
 from sim.paper.claim_values import each_trace, nothing
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.prompt_pairs import MAIN, SEARCHED, SEMANTIC, TRAJECTORY
 from sim.paper.sampled_prompts import of_second_prompts
 from sim.paper.similarity_scatter import HIGHEST, LOWEST, SETTINGS, coefficient, draw_similarity, similarity_table
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
+from sim.paper.study import Study
 
 _READING = (
     "It depends on the reading: as a search (the claim below) it is in the range on all six traces. In this one, Qwen "
@@ -31,18 +29,14 @@ _REASONS: Mapping[str, Mapping[Verdict | tuple[str, Verdict], str]] = {
 }
 
 
-class Figure9:
+class Figure9(PaperFigure):
     """A panel per model and similarity."""
 
     key = "9"
     title = "Hit rate over similarity score, second set of prompts"
     settings = SETTINGS
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and similarity, and of the main reading a row per prompt."""
         return similarity_table(study, of_second_prompts(study))
 

@@ -13,20 +13,18 @@
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from sim.paper.case import Case
-from sim.paper.claim import Claim
+from sim.paper.paper_figure import PaperFigure
+from sim.paper.study import Study
 from sim.paper.testbed_grid import grid_of
 from sim.paper.testbed_runs import cases_of, table_of
 
-if TYPE_CHECKING:
-    from sim.paper.study import Study
 
-
-class ImpliedTestbed:
+class ImpliedTestbed(PaperFigure):
     """The paper's figures 10 and 12 as questions: which testbed gives such numbers?"""
 
     key = "testbed"
@@ -36,11 +34,11 @@ class ImpliedTestbed:
         "simulated points (white) values are interpolated. Above, every cell takes its best cache and reading."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
+    def cases(self, study: Study) -> Sequence[Case]:
         """Every system on every machine and cache of the tier's grid."""
         return cases_of(study, grid_of(study.tier))
 
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per run: machine, cache, trace, system and form, times in ms, hit rates."""
         return table_of(runs)
 
@@ -49,7 +47,3 @@ class ImpliedTestbed:
         from sim.paper.testbed_figure import draw_testbed
 
         return draw_testbed(table)
-
-    def claims(self) -> Sequence[Claim]:
-        """None: it judges the paper's numbers together, not one by one."""
-        return ()

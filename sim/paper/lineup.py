@@ -1,7 +1,6 @@
 """Systems side by side: their runs, the tidy table behind figures 1b, 10, 12 and 13, and what claims ask of it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,10 +9,8 @@ from sim.paper.claim_values import SUBJECT, changes, each_trace, hit_gains
 from sim.paper.footings import FOOTINGS
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
+from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
 
 CLAIRVOYANT = PaperSystem(name="Clairvoyant", text="clairvoyant", is_main=False)
 """Knows every demand to come: what no system without that knowledge can be expected to beat. Not of the paper."""
@@ -22,7 +19,7 @@ HIT_RATES = ["hit_rate", "late_rate", "miss_rate"]
 
 
 def lineup(
-    study: "Study",
+    study: Study,
     traces: Iterable[PaperTrace],
     systems: Sequence[PaperSystem],
     *,
@@ -48,7 +45,7 @@ def lineup(
     ]
 
 
-def systems_of(study: "Study") -> tuple[PaperSystem, ...]:
+def systems_of(study: Study) -> tuple[PaperSystem, ...]:
     """The five systems, and their other forms unless the study is thin."""
     return SYSTEMS if study.tier.thin else SYSTEMS + OTHER_FORMS
 

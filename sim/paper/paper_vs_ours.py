@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.files import replacing
 from common.markdown_prose import item, paragraph
@@ -15,12 +14,10 @@ from common.tables import markdown_table, text_table
 from sim.paper.claim import BOTH, NOT_JUDGED, VERDICTS, Claim, Tables, figure_name
 from sim.paper.footings import FOOTINGS
 from sim.paper.general_claims import ABOUT, general_claims
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.verdict_cells import MARKS, marked, ours, papers, value
 from sim.paper.verdict_table import JudgedClaim, judged, titles_of, write_rows
 from sim.paper.verdicts import rules_in_words
-
-if TYPE_CHECKING:
-    from sim.paper.paper_figure import PaperFigure
 
 NAME = "paper_vs_ours"
 FILES = (f"{NAME}.csv", f"{NAME}.md")
@@ -39,7 +36,7 @@ class Section:
 
 def write_verdicts(
     out: Path,
-    figures: Sequence["PaperFigure"],
+    figures: Sequence[PaperFigure],
     tables: Tables,
     *,
     pictures: Mapping[str, str],

@@ -1,15 +1,13 @@
 """Which requests of a trace the figures about routing are drawn from."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from sim.paper.study import Study
+from sim.paper.study_traces import PaperTrace
 from traces.format.reader import Trace
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
-    from sim.paper.study_traces import PaperTrace
 
 PROMPTS = 64  # that the paper samples of each set (§6.1)
 SEED = 0
@@ -23,7 +21,7 @@ def sampled(trace: Trace, settings: Mapping[str, Any]) -> list[int]:
     return [ids[place] for place in sorted(chosen)]
 
 
-def of_second_prompts(study: "Study") -> "Sequence[PaperTrace]":
+def of_second_prompts(study: Study) -> Sequence[PaperTrace]:
     """The traces of all sets of prompts but the first."""
     first = study.of_first_prompts()
     return [trace for trace in study.traces if trace not in first]

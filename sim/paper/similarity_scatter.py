@@ -3,17 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from common.figures import BLUE, GREY, RED, figure
 from sim.paper.prompt_pairs import MAIN, SEMANTIC, TRAJECTORY, similar_prompts
 from sim.paper.sampled_prompts import PROMPTS, SEED
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
-    from sim.paper.study_traces import PaperTrace
+from sim.paper.study import Study
+from sim.paper.study_traces import PaperTrace
 
 STEPS = 16
 LOWEST, HIGHEST = 0.84, 0.97  # of the paper's coefficients
@@ -25,7 +23,7 @@ SETTINGS = (
 _COLOURS = {SEMANTIC: RED, TRAJECTORY: BLUE}
 
 
-def similarity_table(study: "Study", traces: "Sequence[PaperTrace]") -> pd.DataFrame:
+def similarity_table(study: Study, traces: Sequence[PaperTrace]) -> pd.DataFrame:
     """A row per trace, reading and similarity, and of the main reading a row per prompt."""
     if not traces:
         return pd.DataFrame(columns=["model", "prompts", "similarity", "row", "score", "hit_rate", "pearson"])

@@ -9,9 +9,9 @@ import pandas as pd
 from common.figures import figure
 from policies.types import ModelShape
 from sim.hardware.memory import dense_weights
-from sim.paper.case import Case
 from sim.paper.claim import BOTH, Claim, Tables
 from sim.paper.claim_values import COLUMNS
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import MODELS
 from traces.published_models import published
@@ -40,7 +40,7 @@ _NUMBERS = ("active_parameters_b", "total_parameters_b", "active_experts", "expe
 _HEADS = ("model", "from", "parameters\nactive / total [1e9]", "experts of a layer\nactive / total", "MoE\nlayers")
 
 
-class Table1:
+class Table1(PaperFigure):
     """Parameters, counted from the published configurations, and experts and layers, of the routing as well."""
 
     key = "table-1"
@@ -49,10 +49,6 @@ class Table1:
         "Counted: attention, routers, routed and shared experts, embedding and output matrices; not norms and biases "
         "(below 0.1 %). Shared experts are no routed experts. A trace has no parameters of its own here."
     )
-
-    def cases(self, study: Study) -> Sequence[Case]:
-        """None: nothing is run."""
-        return ()
 
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row for the paper and one for the configuration of each of its models, and one per trace."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,14 @@ import pandas as pd
 from common.figures import BLUE, GREY, RED, figure, legend_above, panels
 from common.threads import one_thread
 from policies.prediction.expert_map_store import ExpertMapStore
-from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import each_trace
+from sim.paper.paper_figure import PaperFigure
 from sim.paper.sampled_prompts import SEED
+from sim.paper.study import Study
 from traces.analysis.iterations import iterations_of
 from traces.analysis.similarity import Sample, Sampler, coverage, draw, theory
 from traces.format.reader import Trace, split
-
-if TYPE_CHECKING:
-    from sim.paper.study import Study
 
 RANDOM_SAMPLE, REPLACEMENT = "random sample", "replacement (eq. 9)"
 REPLACED_AT = 0.75  # the promise at which replacement is tried; it takes longer than all else here
@@ -49,7 +47,7 @@ _REASONS = {
 }
 
 
-class TheoryOfCoverage:
+class TheoryOfCoverage(PaperFigure):
     """Similarity of the nearest stored map over the number of stored maps, with what is promised."""
 
     key = "theory"
@@ -60,11 +58,7 @@ class TheoryOfCoverage:
         "paper gives no data here; crosses are its formulas."
     )
 
-    def cases(self, study: "Study") -> Sequence[Case]:
-        """None: this is about routing alone."""
-        return ()
-
-    def table(self, study: "Study", runs: pd.DataFrame) -> pd.DataFrame:
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace and number of stored maps."""
         return study.analysed("coverage", nearest_of_stored, {"tested": TESTED, "train_split": 0.7, "seed": SEED})
 
