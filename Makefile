@@ -43,7 +43,7 @@ comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORD
 # All figures and verdicts: about an hour. `make paper TIER=--quick` takes about ten minutes.
 TIER ?=
 paper: $(VENV)/.installed
-	$(BIN)/python -m sim paper $(TIER) --store paper-out/store --jobs $(JOBS) --out paper-out
+	$(BIN)/python -m sim paper $(TIER) --jobs $(JOBS) --out paper-out
 
 $(ROUTING)/%-twin.trace: | $(VENV)/.installed
 	$(BIN)/python -m traces collect $*-twin --continue-text --chat-template --max-new-tokens 64 --lookahead 1,3 \

@@ -64,6 +64,9 @@ def paper(
 
     if quick and kick_the_tires:
         raise FieldError("quick", "cannot be given together with `kick_the_tires`")
+    for name, given in (("figure", figure), ("routing", routing)):
+        if given is not None and not given:
+            raise FieldError(name, "needs a value")
     figures = figures_named(figure or [])
     tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
     with reserved(*map(replaced, written(figures, out))):

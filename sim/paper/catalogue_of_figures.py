@@ -49,12 +49,18 @@ FIGURES: tuple[PaperFigure, ...] = (
 )
 
 
+_WITHOUT = dict.fromkeys(("1a", "2", "5", "6", "7"), "is a diagram without data")
+_WITHOUT["11"] = "shows online serving, which is not simulated yet"
+
+
 def figures_named(keys: Sequence[str]) -> Sequence[PaperFigure]:
     """The figures with these keys, in the paper's order; all without keys. `3` names 3a, 3b and 3c."""
     if not keys:
         return FIGURES
     known = [figure.key for figure in FIGURES]
     for key in keys:
+        if key in _WITHOUT:
+            raise FieldError("figure", f"figure {key} {_WITHOUT[key]}")
         if not any(_names(key, each) for each in known):
             raise FieldError("figure", f"unknown figure {key!r}; {nearest(key, known)}")
     return [figure for figure in FIGURES if any(_names(key, figure.key) for key in keys)]

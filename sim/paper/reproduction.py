@@ -1,9 +1,10 @@
 """A reproduction from its routing to its report: what `python -m sim paper` does."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill, shorten
 
 from common.errors import FieldError
 from common.files import replacing
@@ -16,12 +17,14 @@ from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, are_all_twins, record_missing, twins, users
 from sim.paper.testbed_report import implied_testbed_document
 from sim.paper.tiers import FULL, TIERS, Tier, TierName
-from sim.paper.verdict_table import judged
+from sim.paper.verdict_cells import marked, ours, papers
+from sim.paper.verdict_table import JudgedClaim, judged
 from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
 
 TWINS = "twins"
 REPORT = "implied_testbed.md"
+WIDTH = 100  # columns of a terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,8 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
         report = implied_testbed_document(shown.tables[ImpliedTestbed.key], *notes)
         with replacing(out / REPORT, "the report") as partial:
             partial.write_text(report, encoding="utf-8")
-    parts = [*notes, _files(figures, out), verdict_counts(rows) if rows else "", *_not_run(shown)]
+    ended = [_files(figures, out, documents), _verdicts(rows, documents), *_not_run(shown)]
+    parts = [fill(note, WIDTH) for note in notes] + ended
     failed = bool((shown.not_run["status"] == "failed").any())
     return Report(text="\n\n".join(filter(None, parts)), failed=failed)
 
@@ -80,9 +84,19 @@ def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> 
     return found
 
 
-def _files(figures: Sequence[PaperFigure], out: Path) -> str:
-    rows = [[each.key, each.title, str(out / file_of(each.key, ".png"))] for each in figures]
-    return text_table(rows, ["figure", "shows", "picture"], texts=3)
+def _files(figures: Sequence[PaperFigure], out: Path, documents: Collection[str]) -> str:
+    rows = [[each.key, shorten(each.title, 60), Path(file_of(each.key, ".png")).name] for each in figures]
+    beside = [str(out / name) for name in sorted(documents)]
+    table = text_table(rows, ["figure", "shows", "picture"], texts=3)
+    return "\n".join([table, "", f"pictures and tables: {out / 'figures'}", *beside])
+
+
+def _verdicts(rows: Sequence[JudgedClaim], documents: Collection[str]) -> str:
+    """How many statements got which verdict; where no file has the verdicts, these themselves."""
+    if not rows or FILES[0] in documents:
+        return verdict_counts(rows) if rows else ""
+    cells = [[row.claim.key, row.footing, papers(row.claim), ours(row), marked(row.verdict)] for row in rows]
+    return text_table(cells, ["statement", "footing", "paper", "ours", "verdict"], texts=5)
 
 
 def _not_run(shown: Shown) -> Sequence[str]:

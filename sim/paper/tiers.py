@@ -23,11 +23,27 @@ class Tier:
     """How many of the two stand-ins for prompts the twins read."""
     thin: bool = False
     """Only two or three points of each axis."""
+    caution: str = ""
+    """What a reader of its verdicts must know, in a sentence."""
 
 
 FULL = Tier(name="full", test_requests=32, sweep_requests=8, prompts=None, new_tokens=127)  # the paper runs 64
-QUICK = Tier(name="quick", test_requests=8, sweep_requests=2, prompts=27, new_tokens=127)
+QUICK = Tier(
+    name="quick",
+    test_requests=8,
+    sweep_requests=2,
+    prompts=27,
+    new_tokens=127,
+    caution="QUICK: a draft, of few requests and a short history.",
+)
 KICK_THE_TIRES = Tier(
-    name="kick-the-tires", test_requests=1, sweep_requests=1, prompts=7, new_tokens=16, prompt_sets=1, thin=True
+    name="kick-the-tires",
+    test_requests=1,
+    sweep_requests=1,
+    prompts=7,
+    new_tokens=16,
+    prompt_sets=1,
+    thin=True,
+    caution="KICK-THE-TIRES: one short request per trace, so verdicts mean nothing.",
 )
 TIERS = (FULL, QUICK, KICK_THE_TIRES)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.errors import UserError
 from common.figures import GREY, save
 from common.files import replacing
 from common.parquet import write_frame
@@ -53,6 +54,7 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
     """Carry out what the store lacks, all runs of all figures as one sweep, and make the tables."""
     cases = {figure.key: list(figure.cases(study)) for figure in figures}
     runs = study.run([case for each in cases.values() for case in each])
+    _check_traces(study, runs)
     tables, first = {}, 0
     with bar("tables", len(figures), unit="figure") as done:
         for figure in figures:
@@ -63,6 +65,14 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
             first = last
             done(1)
     return Shown(tables=tables, not_run=runs[runs["status"] != "done"])
+
+
+def _check_traces(study: Study, runs: pd.DataFrame) -> None:
+    """A `UserError` if no run of a trace could be done, before anything takes the place of earlier figures."""
+    for trace in study.traces:
+        own = runs[(runs["model"] == trace.model) & (runs["prompts"] == trace.prompts)] if len(runs) else runs
+        if len(own) and not (own["status"] == "done").any():
+            raise UserError(f"{trace.path}: none of its {len(own)} runs could be done: {own['reason'].iloc[0]}")
 
 
 def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
@@ -105,7 +115,8 @@ def _trace_facts(study: Study, trace: PaperTrace) -> dict[str, Any]:
 
 def provenance_line(study: Study) -> str:
     """Where the routing is from, and of which traces it is not that of text, in a few sentences."""
-    return " ".join(["Simulated, not measured.", *_routing(study), *_prompts(study), *_warnings(study)])
+    cautions = [study.tier.caution] if study.tier.caution else []
+    return " ".join(["Simulated, not measured.", *cautions, *_routing(study), *_prompts(study), *_warnings(study)])
 
 
 def _routing(study: Study) -> Iterator[str]:

@@ -52,6 +52,9 @@ def test_killed_it_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(tmp_p
     ("change", "said"),
     [
         (["--figure", "99"], "--figure: unknown figure '99'; "),
+        (["--figure", "11"], "--figure: figure 11 shows online serving, which is not simulated yet"),
+        (["--figure", "1a"], "--figure: figure 1a is a diagram without data"),
+        (["--figure"], "--figure: needs a value"),
         (["--quick"], "--quick: cannot be given together with --kick-the-tires"),
         (["--routing", "twins"], "--routing: is either twins or traces"),
     ],
@@ -63,6 +66,21 @@ def test_a_mistake_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_of_which_nothing_can_run_leaves_earlier_figures_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tiny_trace(tmp_path)
+    assert main(words(trace, tmp_path, "10")) == 0
+    before = files_of(tmp_path)
+    damaged = trace / "tokens.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert main([*words(trace, tmp_path, "10"), "--store", str(tmp_path / "other store")]) == 2
+    assert "tiny.trace: none of its" in capsys.readouterr().err.splitlines()[-1]
+    assert files_of(tmp_path) == before
 
 
 def test_what_is_no_trace_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
