@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "anchors": Command(
         "sim.cli.anchors:anchors",
-        "Simulate what others have measured, and write docs/anchors.md: how far off is it?",
+        "Simulate published measurements and report the error, in docs/anchors.md.",
         "anchors --routing comparison-out/routing --out docs",
     ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),

@@ -1,4 +1,4 @@
-"""`python -m sim anchors`: simulate what others have measured, and write docs/anchors.md."""
+"""`python -m sim anchors`: simulate published measurements and report the error, in docs/anchors.md."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def anchors(
         Path, Parameter(group=OUTPUT, help="The folder for anchors.md, and for anchors/ with tables and the picture.")
     ],
 ) -> int:
-    """Simulate published measurements of others, and write how far off the simulator is.
+    """Simulate published measurements and report the error.
 
     What is simulated is a list in sim/anchors/published_anchors.py. Runs that the store has are not computed again;
     after an interruption, the same command goes on. The exit status is 1 if a run failed.

@@ -10,7 +10,10 @@ from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
 SIZE = Group(
-    "Size", "Without one of these: 32 prompts per trace (the paper has 64); about an hour on 2 processors.", sort_key=20
+    "Size",
+    "Without one of these: at most 32 prompts per run (the paper has 64), 8 in most sweeps; about an hour on 2 "
+    "processors.",
+    sort_key=20,
 )
 RUNS = Group("Runs", sort_key=40)
 
@@ -22,8 +25,8 @@ def paper(
         Parameter(
             negative="",
             consume_multiple=True,
-            help="Only these tables and figures, as 10, 14a or table-1; 3 stands for 3a, 3b and 3c. The files with "
-            "verdicts are written only with all of them.",
+            help="Only these tables and figures, such as 10, 14a, table-1, theory (paper §4.4) or testbed (the implied "
+            "testbed); 3 stands for 3a, 3b and 3c. Verdict files are written only when all figures are made.",
         ),
     ] = None,
     routing: Annotated[
@@ -36,11 +39,20 @@ def paper(
         ),
     ] = None,
     quick: Annotated[
-        bool, Parameter(group=SIZE, negative="", help="8 prompts per trace; about 10 minutes on 2 processors.")
+        bool,
+        Parameter(
+            group=SIZE,
+            negative="",
+            help="At most 8 prompts per run, 2 in most sweeps; about 10 minutes on 2 processors.",
+        ),
     ] = False,
     kick_the_tires: Annotated[
         bool,
-        Parameter(group=SIZE, negative="", help="2 prompts and few points per axis: does it work? About a minute."),
+        Parameter(
+            group=SIZE,
+            negative="",
+            help="1 or 2 prompts per run and few points per axis: does it work? About a minute.",
+        ),
     ] = False,
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),

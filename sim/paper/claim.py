@@ -16,6 +16,9 @@ NOT_REPRODUCED: Final = "not reproduced"
 NOT_JUDGED: Final = "cannot be judged here"
 VERDICTS: Final[tuple[Verdict, ...]] = (REPRODUCED, SAME_ORDER, NOT_REPRODUCED, NOT_JUDGED)
 
+Reasons: TypeAlias = Mapping[Verdict | tuple[str, Verdict], str]
+"""Why a verdict came out, by verdict, or by footing and verdict, which goes first."""
+
 Rule = Literal["number", "order", "range", "bound"]
 Unit = Literal["share", "ms", "MB", "layers", "iterations", "experts", "parameters", "bits", ""]
 
@@ -48,9 +51,10 @@ class Claim:
     trace, as where two sides are equal by construction. `sim/paper/claim_values.py` has the usual ones."""
     needs: tuple[str, ...] = ()
     """The figures whose tables `ours` reads; none stands for its own figure."""
-    reasons: Mapping[Verdict | tuple[str, Verdict], str] = field(default_factory=dict)
-    """Why a verdict came out, with the experiment that shows it: by verdict, or by footing and verdict, which goes
-    first. It is shown only beside that verdict. Written for the full study of the twins."""
+    reasons: Reasons = field(default_factory=dict)
+    """Each with the experiment that shows it, and shown only beside its verdict. Written for the full study of the
+    twins. No full stop at the end, and no number of a single run, which the next run would make false: `ours` computes
+    those as details."""
     reasons_are_general: bool = False
     """Whether the reasons hold for any routing, as those from closed forms do."""
 
@@ -60,6 +64,8 @@ class Claim:
             raise ValueError(f"{self.key}: a number, and nothing else, has the paper's number")
         if limits != {"number": 0, "order": 0, "range": 2, "bound": 1}[self.rule]:
             raise ValueError(f"{self.key}: a range has two limits, a bound one of them, the others none")
+        if any(text.endswith(".") for text in self.reasons.values()):
+            raise ValueError(f"{self.key}: a reason ends without a full stop, which the document adds")
 
     @property
     def tables(self) -> tuple[str, ...]:

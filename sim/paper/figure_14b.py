@@ -21,15 +21,13 @@ EVICTORS = (LRU, LFU, OWN)
 
 
 EARLIER_REQUESTS = (
-    "LFU counts the uses of earlier requests, too. On Qwen, chat, where it loses (12 GB, even footing, 4 requests), it "
-    "hits 72.5 % and LRU 76.1 %; an LFU whose counts begin anew with each request hits 76.1 %"
+    "LFU counts the uses of earlier requests, too. In runs of 4 requests of Qwen, chat, where it loses, an LFU whose "
+    "counts begin anew with each request hits as often as LRU"
 )
 USED_UP_BELIEF = (
     "Eq. 11 keeps p of a layer that has run until the layer is predicted anew, and so drops experts by a prediction "
-    "that is used up. In the four traces where LFU is ahead (12 GB, even footing, 2 requests), the rule with p back at "
-    "1/J as soon as a layer is gated hits more often than LFU: Mixtral, chat 53.8 against 52.8 % (52.0 % with p as it "
-    "is), Mixtral, text 55.1 against 54.8 % (54.0 %), Qwen, text 83.3 against 83.2 % (82.8 %), Phi, text 55.4 against "
-    "53.6 % (53.5 %)"
+    "that is used up. Where LFU is ahead on even footing, the rule with p back at 1/J as soon as a layer is gated hits "
+    "more often than LFU, in runs of 2 requests of each trace"
 )
 
 

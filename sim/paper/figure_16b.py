@@ -24,9 +24,9 @@ COMPARED = tuple(system for system in SYSTEMS if system != DEEPSPEED)
 LABELS = ["model", "prompts", "footing", "cache_gb", "batch_size", "system", "form"]
 METRICS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 EVICTED_PREFILL = (
-    "TTFT is lost to eq. 11's evictor. On Mixtral, chat, one request at a time (12 GB, serial demand, 2 requests), "
-    "FineMoE has 832 ms, MoE-Infinity 679 and ProMoE 683; FineMoE with LRU in place of its own rule has 623 ms, as 89 "
-    "instead of 78 % of a prefill's experts are there or on their way"
+    "TTFT is lost to eq. 11's evictor. In runs of 2 requests of Mixtral, chat, one at a time, FineMoE is behind "
+    "MoE-Infinity and ProMoE; with LRU in place of its own rule it is ahead of both, as more of a prefill's experts "
+    "are there or on their way"
 )
 
 

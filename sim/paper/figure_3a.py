@@ -25,7 +25,7 @@ FEW = 0.5  # hot experts of an iteration, at most so many of those of the reques
 
 _SPREAD = (
     "A single token's probabilities have a long tail (lower row of the picture; entropy in table 3b): many of a "
-    "layer's experts are needed for 90 % of it, though only K are executed."
+    "layer's experts are needed for 90 % of it, though only K are executed"
 )
 
 

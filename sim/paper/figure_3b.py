@@ -27,7 +27,7 @@ _WIDTH = 0.2
 
 _SPREAD = (
     "Fine lies below coarse everywhere, but a single token's probabilities are spread themselves (table 3b). The gap "
-    "of the released code is of other quantities: K executed experts have ln K nats, whatever the router says."
+    "of the released code is of other quantities: K executed experts have ln K nats, whatever the router says"
 )
 
 

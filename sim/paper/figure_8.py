@@ -16,8 +16,8 @@ from sim.paper.study import Study
 
 _FLAT = (
     "Phi on chat alone falls. Flat maps are like all others: over its prompts, the trajectory score follows the "
-    "entropy of their maps (r = 0.89) while hits fall with it (−0.73). With entropy taken out, a reading in table 8, "
-    "trajectory has 0.78; by search, semantic has 0.45 and trajectory 0.89."
+    "entropy of their maps, while hits fall with it. In table 8, the trajectory coefficient is positive with entropy "
+    "taken out, and both are by search"
 )
 
 

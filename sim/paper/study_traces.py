@@ -25,7 +25,7 @@ OTHER_DISTANCE = 3  # which the paper uses before its §6.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandIn:
-    """Prompts in place of a data set of the paper, with the mean lengths of that (paper §6.1)."""
+    """Prompts in place of one of the paper's data sets, with its mean lengths (paper §6.1)."""
 
     name: str
     """What the column `prompts` says."""
@@ -61,7 +61,7 @@ class PaperTrace:
     prompts: str
     """`chat` or `text`, the stand-ins; else the name of the set that was recorded, or of the trace."""
     sizes: str | None
-    """The published model whose sizes are simulated; None for the trace's own."""
+    """The published model that gives the simulated sizes; None for the trace's own."""
     best_distance: int
     """The paper's best prefetch distance for the model."""
 

@@ -76,9 +76,9 @@ def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> 
     yield paragraph(
         "The paper states the machines of its testbed. It does not state the rate that the links reach, the time that "
         "the serving framework takes, the cache of figure 10, or in every detail what its baselines do and what counts "
-        f"as a hit. Here all of these vary. Every combination, a *point*, is held against {len(found.columns)} numbers "
-        "of figures 10 and 12: FineMoE's reductions of TTFT and TPOT and its gains in hit rate, as shares of the "
-        "baseline's value. A point meets a number if the mean over the models lies within a tolerance: "
+        f"as a hit. Here all of these vary. Every combination, a *point*, is compared with {len(found.columns)} "
+        "numbers of figures 10 and 12: FineMoE's reductions of TTFT and TPOT and its gains in hit rate, as shares of "
+        "the baseline's value. A point meets a number if the mean over the models lies within a tolerance: "
         f"{joined(f'{tolerance * 100:.0f}' for tolerance in TOLERANCES)} percentage points. **Nothing is fitted: no "
         "other figure and no setting of this project depends on what is found here.**"
     )
@@ -173,7 +173,7 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
         rows.append([group, len(known), *most])
     yield markdown_table(rows, ["numbers", "how many", *(f"most within ±{t * 100:.0f}" for t in TOLERANCES)])
     yield paragraph(
-        f"Where most are met within {REGION_TOLERANCE * 100:.0f} points; what is not named may be anything:"
+        f"Where most are met within {REGION_TOLERANCE * 100:.0f} points; axes not listed are unconstrained:"
     )
     yield "\n".join(item(f"- {line}") for line in _regions_of_groups(found))
     for tolerance in TOLERANCES:

@@ -41,9 +41,9 @@ _LINES = {"similarity_mean": ("mean", "-"), "similarity_p05": ("5th percentile",
 
 _REASONS = {
     0.75: "The mean is above 75 % on every trace, but not every map finds one so similar. The paper's "
-    "replacement (eq. 9) changes that little: the detail has its share.",
-    0.98: "With so many maps the nearest has a similarity of 0.87 to 0.94 on average, and it grows by 0.02 to 0.04 "
-    "with each doubling (table of this figure).",
+    "replacement (eq. 9) changes that little: the detail has its share",
+    0.98: "With so many maps the nearest is less similar than that on average (see the detail), and its similarity "
+    "grows by little with each doubling (table of this figure)",
 }
 
 

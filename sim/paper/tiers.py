@@ -12,13 +12,15 @@ class Tier:
 
     name: TierName
     test_requests: int
-    """Requests that run, of each trace, outside the history: in figures 10 and 17, which give the paper's means."""
+    """Requests that run, of each trace, outside the history: in figures 10 and 17, which give the paper's means.
+    Figure 4 takes as many, at most 16."""
     sweep_requests: int
-    """The same in the other figures, each with many runs."""
+    """The same in the other figures with runs. Figure 16b takes at least as many as its largest batch, the implied
+    testbed one. Figures 3, 8 and 9 sample up to 64 requests of the whole trace."""
     prompts: int | None
     """Prompts of each set that a twin reads, history included; None: the whole set."""
     new_tokens: int
-    """At most so many tokens after the prefill."""
+    """Upper limit on generated tokens."""
     prompt_sets: int = 2
     """How many of the two stand-ins for prompts the twins read."""
     thin: bool = False

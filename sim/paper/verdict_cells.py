@@ -27,7 +27,7 @@ def papers(claim: Claim) -> str:
 
 
 def ours(row: JudgedClaim) -> str:
-    """Our mean, and in brackets in how many traces its sign, limits or order hold."""
+    """Our mean, and in brackets the number of traces in which its sign, limits or order hold."""
     judgement = row.judgement
     if not judgement.traces:
         return MISSING

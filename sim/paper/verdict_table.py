@@ -10,7 +10,6 @@ import pandas as pd
 
 from common.files import replacing
 from sim.paper.claim import BOTH, NOT_JUDGED, REPRODUCED, Claim, Tables, Verdict, figure_name
-from sim.paper.explanations import explanation
 from sim.paper.footings import FOOTINGS
 from sim.paper.verdicts import ON_THE_TWINS, UNEXPLAINED, Judgement, judge
 
@@ -99,7 +98,7 @@ def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedCl
 
 
 def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str], full_twins: bool) -> str:
-    own = claim.reason(footing, verdict) or explanation(claim.key, footing, verdict)
+    own = claim.reason(footing, verdict)
     if lacking and not (own and verdict == NOT_JUDGED):
         return f"needs the values of {', '.join(map(figure_name, lacking))}, which were not asked for"
     if own and not (full_twins or claim.reasons_are_general):

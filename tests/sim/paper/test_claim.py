@@ -67,6 +67,11 @@ def test_a_claim_has_what_its_rule_needs(wrong: dict) -> None:
         Claim(key="x", figure="1", says="", ours=lambda tables: nothing(), **wrong)
 
 
+def test_a_reason_ends_without_a_full_stop() -> None:
+    with pytest.raises(ValueError, match="x: a reason ends without a full stop"):
+        Claim(key="x", figure="1", says="", rule="order", ours=lambda tables: nothing(), reasons={SAME_ORDER: "Why."})
+
+
 def test_a_reason_of_one_footing_goes_before_that_of_its_verdict() -> None:
     reasons = {NOT_REPRODUCED: "in general", ("released", NOT_REPRODUCED): "serial demand"}
     claim = Claim(key="x", figure="1", says="", rule="order", ours=lambda tables: nothing(), reasons=reasons)
