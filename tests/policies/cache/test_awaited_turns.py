@@ -140,6 +140,31 @@ def test_when_the_layer_starts_nothing_has_the_turn():
     assert cache.devices[1].next_copy(2.0).number == 1
 
 
+def test_what_still_moves_when_its_layer_starts_takes_no_turn_from_the_next_layer():
+    """a0 is no longer planned: layer a starts while it moves, b1 begins beside it and keeps its turn when a0 lands."""
+    cache = watched((2, 2), serial_demand=True)
+    cache.hold(A)
+    cache.plan(Prefetch(A, [0], [1.0]), 0.0)
+    moving = cache.devices[0].next_copy(0.0)
+    cache.plan(Prefetch(A, [], []), 1.0)
+    cache.let_go()
+    cache.demand(A, [1], 1.0)
+    cache.devices[1].copied(cache.devices[1].next_copy(1.0), 2.0)
+    cache.release(A, [1], 2.0, 2.0)
+    cache.hold(B)
+    cache.plan(Prefetch(B, [1, 2], [1.0, 1.0]), 2.0)
+    following = cache.devices[1].next_copy(2.0)
+    assert following is not None
+    assert following.number == 4 + 1
+    cache.devices[0].copied(moving, 3.0)
+    assert cache.devices[0].next_copy(3.0) is None  # b2, while b1 moves
+    cache.wake.clear()
+    cache.devices[1].copied(following, 4.0)
+    assert cache.devices[1].next_copy(4.0) is None
+    assert cache.wake == [cache.devices[0]]
+    assert cache.devices[0].next_copy(4.0).number == 4 + 2
+
+
 def test_two_awaited_copies_at_a_time_break_invariant_11():
     cache = watched((2, 2), serial_demand=True)
     cache.hold(A)

@@ -1,5 +1,6 @@
 """Anchors from traces to the document, small: what is replayed, what is changed, and what is computed again."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_files_say_what_the_runs_said(done: tuple[AnchorTable, Path], tmp_path: 
     assert written == AnchorTable.read(tmp_path / "anchors")
     assert written.rows == done[0].rows
     assert document(written, (REPLAYED, MADE), beside="anchors") == (tmp_path / "anchors.md").read_text("utf-8")
+
+
+def test_times_and_errors_follow_from_the_numbers_and_units(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:
+    """0.5 s per token are 0.5 s, 20 tokens/s are 0.05 s; an error is the simulated time over that, less 1."""
+    write_anchors(done[0], (REPLAYED, MADE), tmp_path)
+    with (tmp_path / "anchors" / "runs.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+    seconds = {("s per token", "0.5"): 0.5, ("tokens/s", "20.0"): 0.05}
+    assert {(row["unit"], row["measured"]) for row in rows} == set(seconds)
+    for row in rows:
+        measured_s = seconds[row["unit"], row["measured"]]
+        assert float(row["measured_s_per_token"]) == pytest.approx(measured_s)
+        assert float(row["error"]) * measured_s == pytest.approx(float(row["simulated_s_per_token"]) - measured_s)
 
 
 def test_a_variation_changes_what_it_says(done: tuple[AnchorTable, Path]) -> None:

@@ -53,6 +53,14 @@ def test_errors_are_those_of_the_times(table: AnchorTable) -> None:
         assert row["error"] == pytest.approx(row["simulated_s_per_token"] / seconds - 1)
 
 
+def test_units_mean_the_same_to_the_anchors_and_to_their_table(table: AnchorTable) -> None:
+    anchors = {anchor.key: anchor for anchor in ANCHORS}
+    for row in table.rows:
+        unit, seconds = anchors[row["anchor"]].unit, anchors[row["anchor"]].seconds(row["measured"])
+        assert unit == row["unit"]
+        assert row["measured"] == pytest.approx(seconds if unit == "s per token" else 1 / seconds)
+
+
 def test_what_is_replayed_hits_as_often_as_published(table: AnchorTable) -> None:
     replayed = [row for row in table.rows if row["published_hit_rate"] is not None]
     assert len(replayed) == 4 * 7
