@@ -7,7 +7,8 @@ from statistics import median
 
 from common.tables import MISSING, markdown_table, number
 from sim.anchors.anchor import Anchor, AnchorPoint
-from sim.anchors.anchor_table import BASE, AnchorTable, Row
+from sim.anchors.anchor_table import BASE, AnchorTable
+from sim.sweeps.run_table import Row
 
 WIDTH = 110
 COMMAND = "python -m sim anchors --routing ROUTING --out docs"

@@ -9,12 +9,13 @@ from common.errors import UserError
 from common.settings import to_data
 from policies.types import ModelShape
 from sim.anchors.anchor import Anchor, AnchorPoint, Variation
-from sim.anchors.anchor_table import BASE, AnchorTable, Row
+from sim.anchors.anchor_table import BASE, AnchorTable
 from sim.anchors.anchor_traces import quantised, resized, with_hit_rate
 from sim.axes import flattened
 from sim.experiment import Experiment
 from sim.hardware.presets import read_data_sheet
 from sim.scenario import CacheSize, Scenario
+from sim.sweeps.run_table import Row
 from sim.sweeps.sweep_columns import plain_rows
 from sim.sweeps.sweep_run import run_sweep
 from sim.sweeps.workers import Workers

@@ -6,19 +6,13 @@
 Everything that the document says of numbers is computed from these two and the anchors.
 """
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import ClassVar
 
-from common.files import replacing, write_json
+from sim.sweeps.run_table import Row, RunTable
 
-RUNS, INPUTS = "runs.csv", "inputs.json"
 BASE = "as assumed"
 """The variation that changes nothing."""
-Row: TypeAlias = Mapping[str, Any]
 
 COLUMNS = (
     *("anchor", "point", "variation", "policy", "measured", "unit", "measured_s_per_token", "simulated_s_per_token"),
@@ -29,14 +23,11 @@ _TEXTS = ("anchor", "point", "variation", "policy", "unit", "status", "reason", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnchorTable:
+class AnchorTable(RunTable):
     """What the runs gave. `simulated_s_per_token` is the mean TPOT; `error` is it over the measured one, less 1."""
 
-    rows: Sequence[Row]
-    inputs: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", tuple(map(_typed, self.rows)))
+    columns: ClassVar = COLUMNS
+    texts: ClassVar = _TEXTS
 
     def of(self, anchor: str, *, variation: str = BASE) -> list[Row]:
         """The runs of an anchor under one variation, in the order of its points."""
@@ -46,28 +37,3 @@ class AnchorTable:
         """All runs of a point that have an error."""
         of_point = (row for row in self.rows if row["anchor"] == anchor and row["point"] == point)
         return [row for row in of_point if row["error"] is not None]
-
-    def write(self, folder: Path) -> None:
-        """Put both files into a folder, in place of those that are there."""
-        with replacing(folder / RUNS, "the table") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        with replacing(folder / INPUTS, "the inputs") as partial:
-            write_json(partial, self.inputs, sort=False)
-
-    @classmethod
-    def read(cls, folder: Path) -> "AnchorTable":
-        """What `write` put there."""
-        with (folder / RUNS).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return cls(rows=rows, inputs=json.loads((folder / INPUTS).read_text(encoding="utf-8")))
-
-
-def _typed(row: Row) -> dict[str, Any]:
-    """All columns, numbers as `float`, and None for what is not there."""
-    found: dict[str, Any] = {}
-    for name in COLUMNS:
-        value = row.get(name)
-        found[name] = None if value is None or value == "" else value if name in _TEXTS else float(value)
-    return found

@@ -12,7 +12,8 @@ from common.files import replacing
 from sim.anchors.anchor import Anchor
 from sim.anchors.anchor_document import document
 from sim.anchors.anchor_figure import draw_anchors
-from sim.anchors.anchor_table import INPUTS, RUNS, AnchorTable
+from sim.anchors.anchor_table import AnchorTable
+from sim.sweeps.run_table import INPUTS, RUNS
 
 NAME = "anchors"
 PICTURE = "anchors.png"

@@ -6,20 +6,15 @@
 Everything that the document says is computed from these two, so it can be made again from them alone.
 """
 
-import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple
 
-from common.files import replacing, write_json
 from common.tables import MISSING
+from sim.sweeps.run_table import RunTable
 
-RUNS, INPUTS = "runs.csv", "inputs.json"
 Metric = Literal["tpot", "ttft"]
 METRICS: tuple[Metric, ...] = ("tpot", "ttft")
-Row: TypeAlias = Mapping[str, Any]
 
 KEYS = ("trace", "cache_gb", "machine", "system")
 FIGURES = (
@@ -48,17 +43,15 @@ class Times(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonTable:
-    """What the runs of a comparison gave. All times are simulated."""
+class ComparisonTable(RunTable):
+    """What the runs of a comparison gave, in the order in which they were asked for. All times are simulated.
 
-    rows: Sequence[Row]
-    """`COLUMNS`, in the order in which they were asked for; `status` is done, refused, failed, or lacking, where the
-    trace does not have what the system needs."""
-    inputs: Mapping[str, Any]
-    """Of each trace and each machine in it, by name, what readers must know."""
+    `status` is done, refused, failed, or lacking, where the trace does not have what the system needs. `inputs` has of
+    each trace and each machine, by name, what readers must know.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", tuple(map(_typed, self.rows)))
+    columns: ClassVar = COLUMNS
+    texts: ClassVar = _TEXTS
 
     @property
     def traces(self) -> list[str]:
@@ -79,22 +72,6 @@ class ComparisonTable:
                 found.setdefault(setting, {})[row["system"]] = Times(mean, _seconds(row[f"request_{metric}_ms"]))
         return found
 
-    def write(self, folder: Path) -> None:
-        """Put both files into a folder, in place of those that are there."""
-        with replacing(folder / RUNS, "the table") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        with replacing(folder / INPUTS, "the inputs") as partial:
-            write_json(partial, self.inputs, sort=False)
-
-    @classmethod
-    def read(cls, folder: Path) -> "ComparisonTable":
-        """What `write` put there."""
-        with (folder / RUNS).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return cls(rows=rows, inputs=json.loads((folder / INPUTS).read_text(encoding="utf-8")))
-
 
 def milliseconds(seconds: Iterable[float]) -> str:
     """The times of requests as one text, in ms to 0.1 µs; a dash for a request without one."""
@@ -103,12 +80,3 @@ def milliseconds(seconds: Iterable[float]) -> str:
 
 def _seconds(text: str) -> tuple[float, ...]:
     return tuple(float("nan") if each == MISSING else float(each) / 1e3 for each in text.split())
-
-
-def _typed(row: Row) -> dict[str, Any]:
-    """All columns, numbers as `float`, and None for what is not there."""
-    found: dict[str, Any] = {}
-    for name in COLUMNS:
-        value = row.get(name)
-        found[name] = None if value is None or value == "" else value if name in _TEXTS else float(value)
-    return found

@@ -12,10 +12,11 @@ from pathlib import Path
 from common.files import replacing
 from sim.ranking.compared import Compared
 from sim.ranking.comparison_document import document
-from sim.ranking.comparison_table import INPUTS, RUNS, ComparisonTable
+from sim.ranking.comparison_table import ComparisonTable
 from sim.ranking.order_figure import draw_orders
 from sim.ranking.order_tables import OrderTables
 from sim.ranking.orders import Flip
+from sim.sweeps.run_table import INPUTS, RUNS
 
 NAME = "comparison"
 FLIPS, PICTURE = "flips.csv", "comparison.png"
