@@ -46,6 +46,11 @@ def number(value: float | None, form: str, factor: float = 1, *, unit: str = "")
     return f"{text}{unit}"
 
 
+def percent(share: float | None, digits: int = 0, *, signed: bool = True) -> str:
+    """A share of 1 in percent, as `−48 %`, by the rules of `number`."""
+    return number(share, f"{'+' if signed else ''}.{digits}f", 100, unit=" %").replace("-", "−")
+
+
 def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str:
     """Several numbers in one cell."""
     return " / ".join(number(value, form, factor) for value in values)

@@ -1,16 +1,15 @@
 """The document of anchors, in Markdown: its numbers follow from the table of runs, its words from the anchors."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import median
 
-from common.tables import MISSING, markdown_table, number
+from common.markdown_prose import item, paragraph
+from common.tables import MISSING, markdown_table, number, percent
 from sim.anchors.anchor import Anchor, AnchorPoint
 from sim.anchors.anchor_table import BASE, AnchorTable
 from sim.sweeps.run_table import Row
 
-WIDTH = 110
 COMMAND = "python -m sim anchors --routing ROUTING --out docs"
 _TIMES = ("measured_s_per_token", "simulated_s_per_token")
 NEAR = 0.25
@@ -26,26 +25,21 @@ def document(table: AnchorTable, anchors: Sequence[Anchor], *, beside: str) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def percent(error: float | None) -> str:
-    """An error as tables have it."""
-    return number(error, "+.0f", 100, unit=" %")
-
-
 def _opening(table: AnchorTable, anchors: Sequence[Anchor], beside: str) -> Iterator[str]:
-    yield _paragraph(
+    yield paragraph(
         "Published measurements that are not ours, and that nothing here was fitted to, beside what the simulator says "
         "of the same set-ups. **Measured** numbers are those of the sources; **simulated** ones are computed. What a "
         "source does not say is assumed, and each assumption is then changed alone to show what hangs on it. The error "
-        "is the simulated time per token over the measured one, less 1: at +100 % it is twice as long, at -50 % half "
+        "is the simulated time per token over the measured one, less 1: at +100 % it is twice as long, at −50 % half "
         "as long."
     )
-    yield _paragraph(
+    yield paragraph(
         f"The whole file is written by `{COMMAND}`: do not edit it. The routing is `mixtral-8x7b-twin.trace` of that "
         "folder ([comparison.md](comparison.md) says how it is made), or a trace of your own. The runs are in "
         f"[{beside}/runs.csv]({beside}/runs.csv)."
     )
     rows = [(anchor, point, row) for anchor in anchors for point, row in _pairs(table, anchor)]
-    yield _paragraph(_verdict(table, [row for _, _, row in rows]))
+    yield paragraph(_verdict(table, [row for _, _, row in rows]))
     yield _markdown(
         ["anchor", "what", "measured", "simulated", "error", "error over all variations"],
         [
@@ -67,9 +61,10 @@ def _verdict(table: AnchorTable, rows: Sequence[Row]) -> str:
     worst = max((row for row in rows if row["error"] is not None), key=lambda row: abs(row["error"]))
     orders = [_orders([row for row in rows if row["anchor"] == name]) for name in dict.fromkeys(_anchors(rows))]
     pairs, wrong = sum(count for count, _ in orders), sum(len(found) for _, found in orders)
+    limit, middle = (percent(share, signed=False) for share in (NEAR, median(map(abs, errors))))
     return (
-        f"**Of {len(errors)} numbers, {near} are within {NEAR * 100:.0f} %.** The median error, without its sign, is "
-        f"{median(map(abs, errors)) * 100:.0f} %, the largest {percent(worst['error'])} ({worst['point']}). "
+        f"**Of {len(errors)} numbers, {near} are within {limit}.** The median error, without its sign, is {middle}, "
+        f"the largest {percent(worst['error'])} ({worst['point']}). "
         f"{fast} are simulated too fast, {len(errors) - fast} too slow. Of {pairs} pairs of numbers from one source, "
         f"{pairs - wrong} come in the measured order. For {within} numbers the measured value lies within what the "
         f"variations span; for the other {len(errors) - within} no assumption that was varied explains the error "
@@ -79,19 +74,19 @@ def _verdict(table: AnchorTable, rows: Sequence[Row]) -> str:
 
 
 def _section(table: AnchorTable, anchor: Anchor) -> Iterator[str]:
-    yield _paragraph(f"Source: [{anchor.source}]({anchor.url}).")
+    yield paragraph(f"Source: [{anchor.source}]({anchor.url}).")
     lines = [f"- **Known:** {each}." for each in anchor.known] + [f"- **Assumed:** {each}." for each in anchor.assumed]
     machine = f"- **The machine** is `sim/anchors/machines/{anchor.machine}.toml`; its figures are listed below."
-    yield "\n".join(map(_item, [*lines, machine]))
+    yield "\n".join(map(item, [*lines, machine]))
     pairs = list(_pairs(table, anchor))
     replayed = any(point.hit_rate is not None for point, _ in pairs)
     headers = ["what", "policy", "measured", "simulated", "error", "hit rate", "GB copied per token", "assumed"]
     if replayed:
         headers.insert(5, "published hit rate")
     yield _markdown(headers, [_point_cells(anchor, point, row, replayed) for point, row in pairs], texts=2)
-    yield _paragraph(_order([row for _, row in pairs]))
-    yield _paragraph("The error with one assumption changed at a time:")
-    yield "\n".join(_item(f"- *{each.name}*: {each.meaning}.") for each in anchor.variations)
+    yield paragraph(_order([row for _, row in pairs]))
+    yield paragraph("The error with one assumption changed at a time:")
+    yield "\n".join(item(f"- *{each.name}*: {each.meaning}.") for each in anchor.variations)
     names = [BASE, *(each.name for each in anchor.variations)]
     found = {(row["point"], row["variation"]): row for row in table.rows if row["anchor"] == anchor.key}
     yield _markdown(
@@ -101,20 +96,20 @@ def _section(table: AnchorTable, anchor: Anchor) -> Iterator[str]:
     )
     for row in found.values():
         if row["status"] not in ("done", None):
-            yield _paragraph(f"No run of {row['point']}, {row['variation']}: {row['reason']}.")
-    yield _paragraph("What may explain an error:")
-    yield "\n".join(_item(f"- {each}") for each in anchor.reading)
+            yield paragraph(f"No run of {row['point']}, {row['variation']}: {row['reason']}.")
+    yield paragraph("What may explain an error:")
+    yield "\n".join(item(f"- {each}") for each in anchor.reading)
 
 
 def _point_cells(anchor: Anchor, point: AnchorPoint, row: Row, replayed: bool) -> list[str]:
-    hits = [number(row["published_hit_rate"], ".1f", 100, unit=" %")] if replayed else []
+    hits = [percent(row["published_hit_rate"], 1, signed=False)] if replayed else []
     return [
         point.name,
         f"`{point.policy}`",
         *_both(anchor, row),
         percent(row["error"]),
         *hits,
-        number(row["hit_rate"], ".1f", 100, unit=" %"),
+        percent(row["hit_rate"], 1, signed=False),
         number(row["bytes_per_token"], ".2f", 1e-9),
         point.assumed,
     ]
@@ -148,7 +143,7 @@ def _anchors(rows: Sequence[Row]) -> list[str]:
 
 
 def _machines(table: AnchorTable) -> Iterator[str]:
-    yield _paragraph(
+    yield paragraph(
         "Figures of the machines and where they are from. One whose source begins with *assumption* is a guess; "
         "`framework` is CPU time that the GPU waits for ([machines.md](machines.md))."
     )
@@ -157,7 +152,7 @@ def _machines(table: AnchorTable) -> Iterator[str]:
         rows = [[f"`{key}`", each["value"], each["source"]] for key, each in machine["figures"].items()]
         yield _markdown(["figure", "value", "source"], rows, texts=1)
     routing = table.inputs["routing"]
-    yield _paragraph(
+    yield paragraph(
         f"Routing: {routing['routing']} (prompts: {routing['prompts'] or 'not stated'}; digest "
         f"`{routing['digest'][:12]}`), at most {routing['requests']} requests, batch 1, the others as history. The "
         "demands of anchors with a published hit rate are SYNTHETIC."
@@ -198,11 +193,3 @@ def _machine_name(table: AnchorTable, anchor: Anchor) -> str:
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
     return markdown_table([list(row) for row in rows], headers, texts=texts)
-
-
-def _paragraph(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _item(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

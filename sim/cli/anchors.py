@@ -33,8 +33,7 @@ def anchors(
     after an interruption, the same command goes on. The exit status is 1 if a run failed.
     """
     from common.outputs import replaced, reserved
-    from common.tables import text_table
-    from sim.anchors.anchor_document import percent
+    from common.tables import percent, text_table
     from sim.anchors.anchor_runs import run_anchors
     from sim.anchors.anchor_table import BASE
     from sim.anchors.published_anchors import ANCHORS

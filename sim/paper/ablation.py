@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.figures import figure, panels
+from common.tables import percent
 from sim.paper.case import Case
 from sim.paper.claim_values import rising
 from sim.paper.footing_bars import draw_footing_bars, footing_legend, mark_other_forms
@@ -104,4 +105,4 @@ def rising_variants(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def _rates(values: "pd.Series[float]") -> str:
-    return ", ".join(f"{name} {value:.2%}" for name, value in values.items())
+    return ", ".join(f"{name} {percent(value, 2, signed=False)}" for name, value in values.items())

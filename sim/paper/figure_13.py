@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.tables import percent
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim
 from sim.paper.claim_values import SUBJECT
@@ -110,7 +111,9 @@ def smaller_gains(table: pd.DataFrame) -> pd.DataFrame:
         six, one = (_mean_changes(_on(rows, machine)) for machine in NAMES)
         if six.isna().any() or one.isna().any():
             return math.nan, ""
-        details = [f"{name} {one[column]:+.0%}, on six GPUs {six[column]:+.0%}" for column, name in TIMES.items()]
+        details = [
+            f"{name} {percent(one[column])}, on six GPUs {percent(six[column])}" for column, name in TIMES.items()
+        ]
         return float((one > six).all()), "; ".join(details)
 
     return explained(table, smaller)
@@ -155,6 +158,6 @@ def behind_moe_infinity(table: pd.DataFrame) -> pd.DataFrame:
         if values.isna().any():
             return math.nan, ""
         change = values[SUBJECT] / values[MOE_INFINITY.name] - 1
-        return float(change > 0), f"{change:+.0%} against MoE-Infinity"
+        return float(change > 0), f"{percent(change)} against MoE-Infinity"
 
     return explained(_on(table[table["model"] == "Mixtral"], SECOND_TESTBED), behind)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.figures import GREY, figure, legend_above, panels
+from common.tables import percent
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
 from sim.paper.claim_values import each_trace
@@ -102,7 +103,7 @@ class Figure15(PaperFigure):
                 key="15-u-shape",
                 figure="15",
                 says="TTFT and TPOT are U-shaped over the distance (here: of each, the minimum is at neither end, and "
-                f"both ends lie {ENDS:.0%} above it or more)",
+                f"both ends lie {percent(ENDS, signed=False)} above it or more)",
                 rule="order",
                 ours=lambda tables: each_trace(_done(tables["15"]), u_shaped),
                 reasons={
@@ -149,7 +150,7 @@ def best_distance(rows: pd.DataFrame, paper: int) -> tuple[float, str]:
     over = by_distance / by_distance.min()
     said = ", ".join(f"{metric} alone: {by_distance[column].idxmin():g}" for column, metric in METRICS.items())
     if paper in over.index:
-        costs = ", ".join(f"{metric} {over[column][paper] - 1:+.1%}" for column, metric in METRICS.items())
+        costs = ", ".join(f"{metric} {percent(over[column][paper] - 1, 1)}" for column, metric in METRICS.items())
         said += f"; at the paper's {paper}: {costs} over the minimum"
     return float(over.index[int(over.sum(axis=1).argmin())]), said
 
@@ -157,7 +158,7 @@ def best_distance(rows: pd.DataFrame, paper: int) -> tuple[float, str]:
 def _shape(values: "pd.Series[float]", metric: str) -> tuple[bool, str]:
     ends = values.iloc[[0, -1]] / values.min() - 1
     is_u = bool((ends >= ENDS).all())
-    first, last = (f"{end:+.1%} at {distance:g}" for distance, end in ends.items())
+    first, last = (f"{percent(end, 1)} at {distance:g}" for distance, end in ends.items())
     return is_u, f"{metric} is {'a U' if is_u else 'none'}: {first}, {last}"
 
 

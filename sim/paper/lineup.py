@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
+from common.tables import percent
 from sim.paper.case import Case
 from sim.paper.claim_values import SUBJECT, changes, each_trace, hit_gains
 from sim.paper.footings import FOOTINGS
@@ -93,7 +94,7 @@ def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
         return found
     means = changes(main, column, baseline, subject=CLAIRVOYANT.name).groupby("footing")["value"].mean()
     return _with_detail(
-        found, [f"knowing every demand (first prompts): {means[footing]:+.0%}" for footing in found["footing"]]
+        found, [f"knowing every demand (first prompts): {percent(means[footing])}" for footing in found["footing"]]
     )
 
 
@@ -111,7 +112,7 @@ def _with_other_form(found: pd.DataFrame, table: pd.DataFrame, column: str, base
     form = others["form"].iloc[0]
     both = pd.concat([table[table["system"] == SUBJECT], others])
     means = changes(both, column, baseline).groupby("footing")["value"].mean()
-    texts = [f"against its other form ({form}): {means[footing]:+.0%}" for footing in found["footing"]]
+    texts = [f"against its other form ({form}): {percent(means[footing])}" for footing in found["footing"]]
     return _with_detail(found, texts)
 
 

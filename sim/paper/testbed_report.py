@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.markdown_prose import item, paragraph
-from common.tables import markdown_table
+from common.tables import markdown_table, percent
 from sim.paper.testbed_between import LAYER, LINK, left_out, refined
 from sim.paper.testbed_fit import (
     POINT,
@@ -29,7 +29,6 @@ from sim.paper.testbed_words import (
     counted,
     joined,
     named,
-    percent,
     place_in_words,
     points_text,
     region_in_words,
@@ -120,7 +119,7 @@ def _each_number(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
                 percent(float(runs[nearest])),
                 " / ".join(map(percent, _models_at(by_trace, number.key, simulated.index[nearest]))),
                 f"{apart[number.key] * 100:.0f}",
-                *(f"{met(found, tolerance)[number.key].mean() * 100:.0f} %" for tolerance in TOLERANCES),
+                *(percent(met(found, tolerance)[number.key].mean(), signed=False) for tolerance in TOLERANCES),
             ]
         )
     columns = ["number", "fig.", "paper", "reached", "nearest run", "its models", "spread"]
@@ -169,7 +168,9 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
     for group, keys in groups().items():
         known = [key for key in keys if key in found]
         counts = [best_points(found, tolerance, known)["met"] for tolerance in TOLERANCES]
-        most = [f"{count.max()} ({(count == count.max()).mean() * 100:.1f} % of points)" for count in counts]
+        most = [
+            f"{count.max()} ({percent((count == count.max()).mean(), 1, signed=False)} of points)" for count in counts
+        ]
         rows.append([group, len(known), *most])
     yield markdown_table(rows, ["numbers", "how many", *(f"most within ±{t * 100:.0f}" for t in TOLERANCES)])
     yield paragraph(
@@ -274,9 +275,10 @@ def _interpolation(table: pd.DataFrame) -> str:
         return "The grid has edges alone, which leaves nothing to check it with."
     times = pd.concat([(checked[f"{name}_interpolated"] / checked[name] - 1).abs() for name in FIGURES[:2]])
     rates = pd.concat([(checked[f"{name}_interpolated"] - checked[name]).abs() for name in FIGURES[2:]])
+    median, high = (percent(times.quantile(share), 1, signed=False) for share in (0.5, 0.95))
     return (
         "Each simulated point between others was left out in turn and interpolated over twice the distance: times are "
-        f"off by {times.median() * 100:.1f} % in the median and {times.quantile(0.95) * 100:.1f} % at the 95th "
+        f"off by {median} in the median and {high} at the 95th "
         f"percentile, hit rates by {points_text(float(rates.median()))} and {points_text(float(rates.quantile(0.95)))}."
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.tables import MISSING
+from common.tables import percent
 from sim.paper.testbed_fit import POINT
 from sim.paper.testbed_grid import READINGS
 from sim.paper.testbed_numbers import PublishedNumber
@@ -22,11 +22,6 @@ def joined(words: Iterable[str], last: str = "and") -> str:
 def counted(count: int, what: str) -> str:
     """`1 pair`, `2 pairs`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def percent(share: float) -> str:
-    """A change, with its sign."""
-    return f"{share * 100:+.0f} %".replace("-", "−") if share == share else MISSING
 
 
 def points_text(share: float) -> str:

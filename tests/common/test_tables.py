@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from common.tables import MISSING, byte_unit, name_table, number, numbers, record_table, size, text_table, time_unit
+from common.tables import (
+    MISSING,
+    byte_unit,
+    name_table,
+    number,
+    numbers,
+    percent,
+    record_table,
+    size,
+    text_table,
+    time_unit,
+)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.nan, np.float32("nan")])
@@ -18,6 +29,12 @@ def test_numbers_have_the_unit_and_the_digits_asked_for() -> None:
     assert number(0.12345, ".1f", 1e3) == "123.5"
     assert number(-0.25, "+.0%") == "-25%"
     assert number(0, "+.0f") == "+0"
+
+
+def test_shares_are_written_in_percent_with_a_true_minus() -> None:
+    assert [percent(share) for share in (-0.479, 0.25, 0.0, None)] == ["−48 %", "+25 %", "+0 %", MISSING]
+    assert percent(-0.1234, 1, signed=False) == "−12.3 %"
+    assert percent(0.725, 2, signed=False) == "72.50 %"
 
 
 @pytest.mark.parametrize("form", [".0f", ".2f", "+.1f", ".0%", "+.1%"])

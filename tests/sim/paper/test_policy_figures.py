@@ -120,7 +120,7 @@ def test_a_u_has_its_minimum_inside_and_both_ends_above_it(ttft: list[float], tp
 def test_the_best_distance_weighs_ttft_and_tpot_alike() -> None:
     best, said = best_distance(distances([20, 10, 11, 20], [1.5, 1.3, 1.0, 2.0]), 2)
     assert best == 3
-    assert said == "TTFT alone: 2, TPOT alone: 3; at the paper's 2: TTFT +0.0%, TPOT +30.0% over the minimum"
+    assert said == "TTFT alone: 2, TPOT alone: 3; at the paper's 2: TTFT +0.0 %, TPOT +30.0 % over the minimum"
     assert math.isnan(best_distance(distances([1, 2], [1, 2]), 2)[0])
 
 

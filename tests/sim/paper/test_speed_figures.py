@@ -50,13 +50,13 @@ def test_claims_count_the_main_form_and_show_the_other() -> None:
     assert other.form not in main_forms(table)["form"].tolist()
     (found,) = reductions(table, "tpot_ms", other.name).to_dict("records")
     assert (found["footing"], found["trace"], found["value"]) == ("even", "Mixtral, chat", pytest.approx(-0.5))
-    assert found["detail"] == "against its other form (code): +100%"
+    assert found["detail"] == "against its other form (code): +100 %"
 
 
 def test_a_reduction_stands_beside_that_of_knowing_every_demand() -> None:
     table = lineup_table(runs_of(*map(row, SYSTEMS), row(CLAIRVOYANT, tpot_s_mean=0.1)))
     (found,) = reductions(table, "tpot_ms", "DeepSpeed").to_dict("records")
-    assert (found["value"], found["detail"]) == (pytest.approx(-0.8), "knowing every demand (first prompts): -90%")
+    assert (found["value"], found["detail"]) == (pytest.approx(-0.8), "knowing every demand (first prompts): −90 %")
 
 
 def test_a_gain_in_hit_rate_is_a_ratio_and_its_points_are_the_detail() -> None:
