@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo comparison paper notebooks test test-slow lint types bench clean
+.PHONY: demo comparison anchors paper notebooks test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ demo: $(VENV)/.installed
 
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
 	$(BIN)/python -m sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs
+
+# Measurements of others beside simulations of them.
+anchors: $(VENV)/.installed $(ROUTING)/mixtral-8x7b-twin.trace
+	$(BIN)/python -m sim anchors --routing $(ROUTING) --out docs --store $(COMPARISON)/store --jobs $(JOBS)
 
 # All figures and verdicts: about an hour. `make paper TIER=--quick` takes about ten minutes.
 TIER ?=

@@ -1,10 +1,12 @@
 """The anchors in the documentation follow from their own files, and every published number is there."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from sim.anchors.anchor_document import document
+from sim.anchors.anchor_document import COMMAND, document
 from sim.anchors.anchor_table import BASE, AnchorTable
 from sim.anchors.published_anchors import ANCHORS, SIZE_GIB, bits_of_experts
 from sim.hardware.origins import NO_SOURCE
@@ -44,6 +46,15 @@ def test_every_published_number_is_there_with_its_source(table: AnchorTable) -> 
     for source, _, number, _ in PUBLISHED:
         assert f"]({source})" in " ".join(text.split())
         assert f" {number:g} s |" in text or f" {number:g}/s |" in text
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_its_command_is_the_makefiles() -> None:
+    words = ["make", "--dry-run", "--always-make", "VENV=there", "anchors"]
+    printed = subprocess.run(words, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
+    commands = printed.replace("\\\n", " ").replace("there/bin/", "").replace("comparison-out/routing", "ROUTING")
+    assert COMMAND in commands
+    assert "--out ROUTING/mixtral-8x7b-twin.trace" in commands  # which it replays
 
 
 def test_errors_are_those_of_the_times(table: AnchorTable) -> None:
