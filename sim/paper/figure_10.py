@@ -78,6 +78,10 @@ _SWAPPED = (
     "MoE-Infinity ranks below ProMoE on every trace, as it waits for its prefetches (figure 17). The paper's own "
     "numbers of figure 12 rank it there, too"
 )
+_WHOLE_PREFILL = (
+    "A prefill executes nearly all experts of a layer, so moving whole layers wastes little: on Phi another system "
+    "that waits is slower by TTFT (docs/comparison.md has the same order)"
+)
 _FIRST_PREFILLS: Reasons = {(EVEN.name, SAME_ORDER): PREFILL, (RELEASED.name, SAME_ORDER): _SERIAL_PREFILL}
 _CHANGES: Mapping[tuple[str, str], Reasons] = {
     ("ttft", "DeepSpeed"): _FIRST_PREFILLS,
@@ -200,13 +204,7 @@ def _orders() -> list[Claim]:
             says="DeepSpeed loads whole layers: it has no expert misses but the highest TTFT and TPOT",
             rule="order",
             ours=lambda tables: _slowest_without_misses(tables["10"]),
-            reasons={
-                (
-                    EVEN.name,
-                    SAME_ORDER,
-                ): "A prefill executes nearly all experts of a layer, so moving whole layers wastes "
-                "little: on Phi another system that waits is slower by TTFT (docs/comparison.md has the same order)"
-            },
+            reasons={(EVEN.name, SAME_ORDER): _WHOLE_PREFILL},
         ),
     ]
 

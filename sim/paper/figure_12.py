@@ -23,6 +23,7 @@ THIN_SIZES_GB = (6.0, 24.0, 96.0)
 TPOT_6_GB = {"DeepSpeed": -0.36, "Mixtral-Offloading": -0.25, "ProMoE": -0.16, "MoE-Infinity": -0.29}
 FASTEST_FIRST = ("FineMoE", "ProMoE", "Mixtral-Offloading", "MoE-Infinity", "DeepSpeed")
 _REASONS: Mapping[str, Reasons] = {"DeepSpeed": {SAME_ORDER: WHOLE_LAYERS}, "ProMoE": {SAME_ORDER: GOOD_SPECULATION}}
+_PROMOE_ON_QWEN = "On Qwen, ProMoE is as fast or faster (figure 12's table): its speculation predicts as well there"
 _LITTLE_IS_REUSED = (
     "FineMoE's TPOT falls from the smallest cache on; that of systems that keep what ran last hardly does before "
     "nearly all experts fit, as layers run in turn (figure 12's table)"
@@ -88,13 +89,7 @@ class Figure12(PaperFigure):
                 says=f"With 6 GB, by TPOT, from the reductions: {' < '.join(FASTEST_FIRST)}",
                 rule="order",
                 ours=lambda tables: rising(main_forms(smallest(tables["12"])), "tpot_ms", FASTEST_FIRST),
-                reasons={
-                    (
-                        EVEN.name,
-                        SAME_ORDER,
-                    ): "On Qwen, ProMoE is as fast or faster (figure 12's table): its speculation "
-                    "predicts as well there"
-                },
+                reasons={(EVEN.name, SAME_ORDER): _PROMOE_ON_QWEN},
             ),
             Claim(
                 key="12-gaps",

@@ -44,7 +44,7 @@ def test_every_picture_and_table_says_it(
     kind: str, repetitive: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(tmp_path, kind, repetitive=repetitive)
-    line = f"Simulated, not measured. Routing: small. Prompts: some.{said}"
+    line = f"Simulated, not measured. {study.tier.caution} Routing: small. Prompts: some.{said}"
     assert provenance_line(study) == line
     below: list[str] = []
     monkeypatch.setattr(written_paper, "save", lambda drawn, *_, **__: below.append(drawn.get_supxlabel()))
