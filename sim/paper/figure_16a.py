@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.figures import GREY, figure, legend_above, panels
+from common.tables import percent
 from sim.inputs import train_test_split
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
@@ -99,7 +100,8 @@ class Figure16a(PaperFigure):
             Claim(
                 key="16a-score-flat",
                 figure="16a",
-                says=f"The score is flat beyond 1 K (here: from {KNEE} to {LAST} it rises by less than {FLAT:.0%} of "
+                says=f"The score is flat beyond 1 K (here: from {KNEE} to {LAST} it rises by less than "
+                f"{percent(FLAT, signed=False)} of "
                 f"its rise from {FIRST} to {KNEE}, of both searches; a logarithmic curve, which has no knee, would "
                 "rise by 58 %)",
                 rule="order",
