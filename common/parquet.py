@@ -4,11 +4,12 @@ Equal rows give equal bytes. Checksums of pages let a reader notice a flipped bi
 file.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -30,18 +31,7 @@ _REPEATED = ("policy", "request", "iteration", "source", "split", "call", "gpu",
 def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A Parquet file to write tables of a schema to, on the disk when the block has ended."""
     with path.open("wb") as raw:
-        writer = pq.ParquetWriter(
-            raw,
-            schema,
-            version="2.6",
-            data_page_version="1.0",
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=[name for name in _REPEATED if name in schema.names],
-            write_statistics=[name for name in _SELECTED_BY if name in schema.names],
-            write_page_checksum=True,
-            store_schema=True,
-        )
+        writer = _writer(raw, schema)
         try:
             yield writer
         except BaseException:
@@ -50,6 +40,21 @@ def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
             raise
         writer.close()
     sync_file(path)
+
+
+def frame_to_bytes(frame: pd.DataFrame) -> bytes:
+    """A table as the content of a Parquet file, for whoever keeps it elsewhere than in a file of its own."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    sink = io.BytesIO()
+    with _writer(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def frame_from_bytes(content: bytes) -> pd.DataFrame:
+    """The table that `frame_to_bytes` was given."""
+    frame: pd.DataFrame = pq.read_table(io.BytesIO(content), page_checksum_verification=True).to_pandas()
+    return frame
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], schema: pa.Schema | None = None) -> None:
@@ -78,3 +83,18 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not isinstance(meta, dict):
         raise UserError(f"{path} cannot be read: its metadata have no {META_KEY.decode()!r}, so no command wrote it")
     return frame, meta
+
+
+def _writer(sink: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[name for name in _REPEATED if name in schema.names],
+        write_statistics=[name for name in _SELECTED_BY if name in schema.names],
+        write_page_checksum=True,
+        store_schema=True,
+    )

@@ -1,6 +1,5 @@
 """A study: the traces, the size and the result store of a reproduction, which all figures share."""
 
-import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from common.hashing import sha256_of, sha256_of_json
-from sim.artefacts import Artefacts
+from common.parquet import frame_from_bytes, frame_to_bytes
+from sim.artefacts import Arrays, Artefacts
 from sim.content_hash import RunKeys
 from sim.paper.case import Case, Label
 from sim.paper.footings import EVEN, Footing
@@ -119,7 +118,8 @@ class Study:
             kept.put("figures", keys[missing[place]], {"table": np.frombuffer(table, np.uint8)})
         frames = []
         for trace in chosen:
-            frame = _frame(made[trace] if trace in made else kept.get("figures", keys[trace]))
+            table = made.get(trace) or _kept(kept.get("figures", keys[trace]))
+            frame = frame_from_bytes(table)
             frame.insert(0, "prompts", trace.prompts)
             frame.insert(0, "model", trace.model)
             frames.append(frame)
@@ -142,12 +142,9 @@ class Study:
 
 
 def _analysed(analysis: Analysis, trace: Path, settings: Mapping[str, Any], place: int) -> tuple[int, bytes]:
-    sink = io.BytesIO()
-    analysis(Trace.open(trace), settings).to_parquet(sink, index=False)
-    return place, sink.getvalue()
+    return place, frame_to_bytes(analysis(Trace.open(trace), settings))
 
 
-def _frame(table: Any) -> pd.DataFrame:
-    raw = table if isinstance(table, bytes) else table["table"].tobytes()
-    frame: pd.DataFrame = pq.read_table(io.BytesIO(raw)).to_pandas()
-    return frame
+def _kept(arrays: Arrays | None) -> bytes:
+    assert arrays is not None  # it was there, or has been made
+    return arrays["table"].tobytes()
