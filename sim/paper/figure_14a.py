@@ -32,9 +32,9 @@ LATE_COPIES = (
     "counts as a hit (as released), the order holds more often"
 )
 DELTA_ADDS_LITTLE = (
-    "figure_14a.csv, prefetched_copies: δ brings hardly a copy more. It adds an expert only where δ = 1 − score "
-    "exceeds the sum of the K largest probabilities, which is at least K/J: 0.25, 0.07 and 0.13 for Mixtral, Qwen and "
-    "Phi. Figure 16a has the scores"
+    "figure_14a.csv, prefetched_copies: δ adds few copies, and next to none on Mixtral. It adds an expert only where "
+    "1 − score exceeds the sum of the K largest probabilities, which is at least K/J: 0.25, 0.07 and 0.13 for Mixtral, "
+    "Qwen and Phi. Figure 16a has the scores"
 )
 
 

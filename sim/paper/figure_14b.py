@@ -7,7 +7,7 @@ import pandas as pd
 
 from sim.paper.ablation import Variant, ablation_cases, ablation_table, draw_hit_rates, rising_variants
 from sim.paper.case import Case
-from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.claim import Claim
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.system_colours import colour_of
@@ -18,17 +18,6 @@ LRU = Variant(name="LRU", text=f"{_FINEMOE}+lru", colour=colour_of("lru"))
 LFU = Variant(name="LFU", text=f"{_FINEMOE}+lfu", colour=colour_of("lfu"))
 OWN = Variant(name="FineMoE", text=_FINEMOE, colour=colour_of("finemoe"))
 EVICTORS = (LRU, LFU, OWN)
-
-
-EARLIER_REQUESTS = (
-    "LFU counts the uses of earlier requests, too. In runs of 4 requests of Qwen, chat, where it loses, an LFU whose "
-    "counts begin anew with each request hits as often as LRU"
-)
-USED_UP_BELIEF = (
-    "Eq. 11 keeps p of a layer that has run until the layer is predicted anew, and so drops experts by a prediction "
-    "that is used up. Where LFU is ahead on even footing, the rule with p back at 1/J as soon as a layer is gated hits "
-    "more often than LFU, in runs of 2 requests of each trace"
-)
 
 
 class Figure14b(PaperFigure):
@@ -62,7 +51,6 @@ class Figure14b(PaperFigure):
                 says="LRU hits less often than LFU",
                 rule="order",
                 ours=lambda tables: rising_variants(tables["14b"], LRU.name, LFU.name),
-                reasons={SAME_ORDER: EARLIER_REQUESTS},
             ),
             Claim(
                 key="14b-lfu-finemoe",
@@ -70,6 +58,5 @@ class Figure14b(PaperFigure):
                 says="LFU hits less often than FineMoE's own rule",
                 rule="order",
                 ours=lambda tables: rising_variants(tables["14b"], LFU.name, OWN.name),
-                reasons={NOT_REPRODUCED: USED_UP_BELIEF, SAME_ORDER: USED_UP_BELIEF},
             ),
         ]

@@ -8,7 +8,7 @@ import pandas as pd
 from common.figures import BLUE, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, legend_above, panels
 from sim.engine.time_split import PARTS
 from sim.paper.case import Case
-from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.claim import SAME_ORDER, Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.footings import EVEN
 from sim.paper.lineup import LABELS, explained, lineup
@@ -45,7 +45,10 @@ SHOWN = {
     "search": ("for searches", NAVY),
 }
 LIMIT_MS, LIMIT_SHARE = 50.0, 0.015
-_SHORT_ITERATIONS = "50 ms are 1 % of an iteration of 5 s, longer than any here (figure 17's table)"
+_SHORT_ITERATIONS = (
+    "The time of searches is as small as the paper's limit asks for, but a prefill of Qwen takes little, too. 50 ms "
+    "are 1 % of an iteration of 5 s, longer than any here (figure 17's table)"
+)
 
 
 class Figure17(PaperFigure):
@@ -123,12 +126,7 @@ class Figure17(PaperFigure):
                 unit="share",
                 high=LIMIT_SHARE,
                 ours=lambda tables: most_other(tables["17"], "share"),
-                reasons={
-                    SAME_ORDER: "The time of searches is as small as the paper's limit asks for, but a prefill of Qwen "
-                    f"takes little, too. {_SHORT_ITERATIONS}",
-                    NOT_REPRODUCED: "The time of searches is as small as the paper's limit asks for, but iterations "
-                    f"are shorter, too. {_SHORT_ITERATIONS}",
-                },
+                reasons={(EVEN.name, SAME_ORDER): _SHORT_ITERATIONS},
             ),
         ]
 

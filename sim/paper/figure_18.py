@@ -74,8 +74,8 @@ class Figure18(PaperFigure):
     def claims(self) -> Sequence[Claim]:
         """Below 200 MB at 32 K, and Qwen's the largest: by maps alone, and with embeddings."""
         with_embeddings = (
-            "figure_18.csv: an embedding has h numbers (Mixtral and Phi 4096, Qwen 2048), a map L·J (1024, 512, 1440), "
-            "so with the pairs that the paper's store holds it takes 570, 457 and 604 MB, and Phi's is the largest"
+            "An embedding has h numbers (Mixtral 4096, Qwen 2048, Phi 4096), a map L·J (256, 1440, 512). So the pairs "
+            "that the paper's store holds take 570, 457 and 604 MB, and Phi's are the largest (figure 18's table)"
         )
         return [
             Claim(

@@ -11,7 +11,7 @@ from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
 from sim.paper.claim import SAME_ORDER, Claim
 from sim.paper.claim_values import SUBJECT
-from sim.paper.figure_12 import cases_over_sizes
+from sim.paper.figure_12 import FAST_ON_QWEN, cases_over_sizes
 from sim.paper.footing_bars import PALE
 from sim.paper.footings import EVEN, RELEASED
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, main_forms
@@ -86,10 +86,7 @@ class Figure1b(PaperFigure):
                 "no-offload's TPOT)",
                 rule="order",
                 ours=lambda tables: least_memory(tables["1b"]),
-                reasons={
-                    SAME_ORDER: "On Qwen, ProMoE needs nearly as little memory: its learned predictor is as fast there "
-                    "(figure 12)"
-                },
+                reasons={SAME_ORDER: FAST_ON_QWEN},
             ),
         ]
 

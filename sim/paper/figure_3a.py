@@ -77,7 +77,7 @@ class Figure3a(PaperFigure):
                 "iteration, mean over layers)",
                 rule="order",
                 ours=partial(_concentrated, column=column),
-                reasons={NOT_REPRODUCED: _SPREAD},
+                reasons={NOT_REPRODUCED: _SPREAD} if column == "probability" else {},
             )
             for key, column, of in (
                 ("3a-heat-maps", "executed_share", "executions, as the released code counts,"),

@@ -85,7 +85,7 @@ class Figure3b(PaperFigure):
                 high=FAR,
                 unit="share",
                 ours=partial(_shares, reading=reading),
-                reasons={NOT_REPRODUCED: _SPREAD},
+                reasons={NOT_REPRODUCED: _SPREAD} if reading == "gates" else {},
             )
             for key, reading, of in (
                 ("3b-entropy-coarse", "executed", "executed experts, as the released code counts"),

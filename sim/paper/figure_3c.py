@@ -29,8 +29,8 @@ _COLOURS = {"Mixtral": BLUE, "Qwen": ORANGE, "Phi": RED}
 _STYLES = {RELEASED: "-", DECODED: "--", GATES: "-.", RANDOM: ":"}
 
 _TOO_FEW = (
-    "Ten tokens execute too few experts: the detail has what tokens with experts drawn evenly at random, the control "
-    "in table 3c, reach by then"
+    "Ten tokens execute too few experts: on Qwen and Phi, not even experts drawn evenly at random, the control in "
+    "table 3c, reach that share by then (see the detail)"
 )
 
 

@@ -15,9 +15,9 @@ from sim.paper.similarity_scatter import SETTINGS, coefficient, draw_similarity,
 from sim.paper.study import Study
 
 _FLAT = (
-    "Phi on chat alone falls. Flat maps are like all others: over its prompts, the trajectory score follows the "
-    "entropy of their maps, while hits fall with it. In table 8, the trajectory coefficient is positive with entropy "
-    "taken out, and both are by search"
+    "Phi on chat alone falls, and it depends on the reading (table 8): both coefficients are positive there as a "
+    "search. Flat maps are like all others: with the entropy of a prompt's maps taken out, the trajectory coefficient "
+    "is positive, too"
 )
 
 

@@ -16,12 +16,13 @@ from sim.paper.study import Study
 
 _READING = (
     "It depends on the reading: the claim below has it as a search. In this one, Qwen on text lies above the range, "
-    "and Phi on chat far below: flat maps are like all others, so the score follows the entropy of a prompt's maps "
-    "while hits fall with it. With entropy taken out, a reading in table 8, Phi's is positive"
+    "and Phi on chat far below: flat maps are like all others, and with the entropy of a prompt's maps taken out, a "
+    "reading in table 8, Phi's is positive"
 )
 _FAR_PAIRS = (
     "No reading in tables 8 and 9 has it in the range on any trace (see the detail). What an embedding layer gives for "
-    "a decode step depends on its token alone: among pairs of unequal tokens, a reading there, it is far lower"
+    "a decode step depends on its token alone: among pairs of unequal tokens, a reading there, it is far below the "
+    "range"
 )
 _REASONS: Mapping[tuple[str, tuple[str, str]], Reasons] = {
     (SEMANTIC, MAIN): {NOT_REPRODUCED: _FAR_PAIRS},
