@@ -28,7 +28,9 @@ def document(table: AnchorTable, anchors: Sequence[Anchor], *, beside: str) -> s
 def _opening(table: AnchorTable, anchors: Sequence[Anchor], beside: str) -> Iterator[str]:
     yield paragraph(
         "Published measurements that are not ours, and that nothing here was fitted to, beside what the simulator says "
-        "of the same set-ups. **Measured** numbers are those of the sources; **simulated** ones are computed. What a "
+        "of the same set-ups. One figure of a machine comes from a run of an anchor's author: the RTX 5090's CPU time "
+        "per layer, from the same model with everything on the GPU, which is none of the numbers below. "
+        "**Measured** numbers are those of the sources; **simulated** ones are computed. What a "
         "source does not say is assumed, and each assumption is then changed alone to show what hangs on it. The error "
         "is the simulated time per token over the measured one, less 1: at +100 % it is twice as long, at −50 % half "
         "as long."

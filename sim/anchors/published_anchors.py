@@ -44,10 +44,11 @@ MOE_INFINITY = Anchor(
     machine="a5000",
     known=(
         "one RTX A5000 with 24 GB; prompts of LongBench, GSM8K, FLAN, BIG-Bench and MMLU mixed; MoE-Infinity in FP16, "
-        "with three quarters of the GPU's memory for experts by default; decode time per token, without the prefill "
-        "(its benchmark guide)",
+        "with three quarters of the GPU's memory for experts by default; per-token latency",
     ),
     assumed=(
+        "that latency is the decode time per token, without the prefill: so the guide of MoE-Infinity's newer "
+        "benchmark measures it; for Mixtral-Offloading, DeepSpeed and Accelerate nothing says so",
         "experts in FP16; 18 GB of them on the GPU, as MoE-Infinity's default gives, also for Mixtral-Offloading; all "
         "weights in host memory, none on a disk; batch 1; the link of a PCIe 4.0 x16 slot; 1 ms of CPU time per layer, "
         "since all four systems are driven by Transformers or PyTorch",
@@ -252,7 +253,7 @@ IMP = Anchor(
     ),
     points=tuple(
         AnchorPoint(
-            name=f"{slots} slots per layer",
+            name=f"{slots} slots per layer (three per expert)",
             measured=measured,
             policy="mixtral-offloading-released",
             cache_experts=round(slots * 48 / 3),
