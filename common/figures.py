@@ -22,11 +22,23 @@ CYAN, NAVY, GREEN, MAROON = "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a"
 # Of lines that stand for nothing else, in this order.
 SERIES = (BLUE, RED, ORANGE, CYAN, NAVY, GREEN, MAROON, GREY)
 
+_PALE_MAROON = "#dda3b5"
+
 
 def check_picture(path: Path) -> None:
     """A `UserError` unless the name of a picture ends in a format that can be drawn."""
     if path.suffix not in PICTURES:
         raise UserError(f"{path}: the name must end in {' or '.join(PICTURES)}")
+
+
+def shades(count: int) -> list[str]:
+    """So many colours from dark to light maroon, told apart by lightness: for lines that are no systems."""
+    ends = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in (MAROON, _PALE_MAROON)]
+    parts = [place / max(count - 1, 1) for place in range(count)]
+    return [
+        "#" + "".join(f"{round(dark + (light - dark) * part):02x}" for dark, light in zip(*ends, strict=True))
+        for part in parts
+    ]
 
 
 def figure(width: float, height: float) -> Any:

@@ -22,7 +22,7 @@ from sim.paper.lineup import (
     reductions,
     systems_of,
 )
-from sim.paper.lineup_bars import draw_bars
+from sim.paper.lineup_bars import BEYOND, draw_bars
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import SYSTEMS
 from sim.paper.study import CACHE_GB, TESTBED, Study
@@ -114,7 +114,8 @@ class Figure10(PaperFigure):
     title = "TTFT, TPOT and hit rate of five systems"
     settings = (
         f"Batch 1, {CACHE_GB:g} GB of experts on six GPUs; the paper does not say which cache it is (figure 12 has "
-        "others). DeepSpeed waits for whole layers and has no misses by construction."
+        "others). DeepSpeed waits for whole layers and has no misses by construction. "
+        f"{BEYOND}"
     )
 
     def cases(self, study: Study) -> Sequence[Case]:

@@ -187,6 +187,5 @@ def _draw(panel: Any, rows: pd.DataFrame) -> None:
     panel.set_xticks([], minor=True)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    panel.tick_params(labelsize=7)
-    panel.tick_params(which="minor", labelsize=6)
+    panel.tick_params(which="both", labelsize=7)
     panel.grid(alpha=0.3, linewidth=0.5)

@@ -11,7 +11,7 @@ from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, Claim
 from sim.paper.claim_values import SUBJECT
 from sim.paper.lineup import by_system, explained, lineup, lineup_table, systems_of
-from sim.paper.lineup_bars import draw_bars
+from sim.paper.lineup_bars import BEYOND, draw_bars
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.paper_systems import FINEMOE, MOE_INFINITY, PROMOE, SYSTEMS
 from sim.paper.study import CACHE_GB, SECOND_TESTBED, TESTBED, Study
@@ -40,7 +40,8 @@ class Figure13(PaperFigure):
     title = "TTFT, TPOT and hit rate on one A100"
     settings = (
         f"Batch 1, {CACHE_GB:g} GB of experts, the first set of prompts, on one A100 as the paper states it, beside "
-        "figure 10's six GPUs. The paper does not say which cache it is."
+        "figure 10's six GPUs. The paper does not say which cache it is. "
+        f"{BEYOND}"
     )
 
     def cases(self, study: Study) -> Sequence[Case]:

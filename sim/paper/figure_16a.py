@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ FLAT = 0.5
 """The rise from the knee to the last capacity counts as flat below this share of the rise before the knee."""
 LABELS = ["model", "prompts", "cache_gb", "capacity"]
 SCORES = {"score_trajectory": "trajectory", "score_semantic": "semantic"}
+_TITLES = 75  # letters of all titles of a row, side by side
 _STYLES = ("-", "--", ":", "-.")  # of sets of prompts
 
 
@@ -70,7 +72,8 @@ class Figure16a(PaperFigure):
                 _draw(panel, table[table["model"] == model], column)
             row[0].set_ylabel(f"mean score of\n{search} searches", fontsize=8)
         for panel, model in zip(grid[0], models, strict=True):
-            panel.set_title(model + _short_of_maps(table[table["model"] == model]), fontsize=9)
+            lines = [model, *_short_of_maps(table[table["model"] == model])]
+            panel.set_title("\n".join(fill(line, _TITLES // len(models)) for line in lines), fontsize=9)
         for panel in grid[-1]:
             panel.set_xlabel("capacity of the store [maps]", fontsize=8)
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=4)
@@ -139,10 +142,10 @@ def _history_maps(study: Study, trace: PaperTrace) -> int:
     return sum(opened.rows_of(request) for request in history)
 
 
-def _short_of_maps(rows: pd.DataFrame) -> str:
+def _short_of_maps(rows: pd.DataFrame) -> list[str]:
     """What to say of a history that cannot fill every store."""
     maps = rows["history_maps"].min()
-    return f"\n(history: {maps} maps)" if maps < rows["capacity"].max() else ""
+    return [f"(history: {maps} maps)"] if maps < rows["capacity"].max() else []
 
 
 def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:

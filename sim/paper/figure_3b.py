@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure, legend_above, panels
+from common.figures import GREY, figure, legend_above, panels
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import each_trace
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.routing_entropy import layer_entropies
 from sim.paper.sampled_prompts import PROMPTS, SEED
 from sim.paper.study import Study
+from sim.system_colours import colour_of
 
 FAR = 0.5  # far below: at most this share
+_COARSE, _FINE = colour_of("moe-infinity"), colour_of("finemoe")  # whose grains they are, as in figure 4
 _BARS = (
-    ("executed", "coarse", RED, "", "coarse, executed experts"),
-    ("executed", "fine", BLUE, "", "fine, executed experts (ln K)"),
-    ("gates", "coarse", RED, "////", "coarse, gate probabilities"),
-    ("gates", "fine", BLUE, "////", "fine, gate probabilities"),
+    ("executed", "coarse", _COARSE, "", "coarse, executed experts"),
+    ("executed", "fine", _FINE, "", "fine, executed experts (ln K)"),
+    ("gates", "coarse", _COARSE, "////", "coarse, gate probabilities"),
+    ("gates", "fine", _FINE, "////", "fine, gate probabilities"),
 )
 _WIDTH = 0.2
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREY, ORANGE, RED, SERIES, figure, legend_above, panels
+from common.figures import GREY, figure, legend_above, panels, shades
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
 from sim.paper.claim_values import COLUMNS, each_trace
 from sim.paper.paper_figure import PaperFigure
@@ -25,7 +25,6 @@ from sim.paper.study import Study
 
 REACHED = 0.9  # a plateau: of the last value, at least this share
 HIGHEST_FIRST = ("Qwen", "Phi", "Mixtral")
-_COLOURS = {"Mixtral": BLUE, "Qwen": ORANGE, "Phi": RED}
 _STYLES = {RELEASED: "-", DECODED: "--", GATES: "-.", RANDOM: ":"}
 
 _TOO_FEW = (
@@ -50,10 +49,9 @@ class Figure3c(PaperFigure):
         return study.analysed("running_entropies", running_entropies, {"prompts": PROMPTS, "seed": SEED})
 
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per set of prompts; colours are models, strokes readings."""
+        """A panel per set of prompts; shades are models, strokes readings."""
         sets, models = list(table["prompts"].unique()), list(table["model"].unique())
-        spare = iter(colour for colour in SERIES if colour not in _COLOURS.values())
-        colours = {model: _COLOURS.get(model) or next(spare, GREY) for model in models}
+        colours = dict(zip(models, shades(len(models)), strict=True))
         drawn = figure(7, 3.1)
         grid = panels(drawn, 1, len(sets), sharey=True)
         for panel, prompts in zip(grid[0], sets, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure, legend_above, panels
+from common.figures import GREY, figure, legend_above, panels
 from common.threads import one_thread
 from sim.forecast.plan_scores import measure, tidy
 from sim.forecast.tally import rates
@@ -17,6 +17,7 @@ from sim.paper.paper_figure import PaperFigure
 from sim.paper.sampled_prompts import SEED
 from sim.paper.study import Study
 from sim.scenario import Scenario
+from sim.system_colours import colour_of
 from traces.format.reader import Trace
 
 FARTHEST = 30  # layers, in the paper
@@ -57,7 +58,7 @@ class Figure4(PaperFigure):
         grid = panels(drawn, 1, len(models), sharey=True)
         for panel, model in zip(grid[0], models, strict=True):
             some = table[table["model"] == model]
-            for grain, colour in ((COARSE, RED), (FINE, BLUE)):
+            for grain, colour in ((COARSE, colour_of("moe-infinity")), (FINE, colour_of("finemoe"))):
                 line = some[some["grain"] == grain]
                 panel.plot(
                     line["distance_layers"], line["hit_rate"] * 100, "o-", color=colour, markersize=2.5, label=grain

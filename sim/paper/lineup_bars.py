@@ -12,6 +12,11 @@ from sim.paper.lineup import main_forms, other_forms
 from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
 
 ROWS = {"ttft_ms": "TTFT [ms]", "tpot_ms": "TPOT [ms]", "counted_hit_rate": "hit rate [%]"}
+BEYOND = (
+    "DeepSpeed's bars that leave the panel carry their values: even, as released; one number is that as released, or "
+    "both."
+)
+"""What figures that `draw_bars` say below."""
 COLOURS = {system.name: system.colour for system in SYSTEMS}
 
 
