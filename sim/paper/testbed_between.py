@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.paper.testbed_runs import FIGURES, LABELS
+from sim.paper.testbed_runs import CHECK, FIGURES, LABELS, of_grid
 
 LINK, LAYER = "link_gb_per_s", "layer_ms"
 _REST = [name for name in LABELS if name not in (LINK, LAYER)]
@@ -20,11 +20,30 @@ _REST = [name for name in LABELS if name not in (LINK, LAYER)]
 def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
     """The table with `steps` intervals in place of each one between neighbouring rates, and times per layer.
 
-    Rates are spaced evenly in 1 / rate. The columns are `LABELS` and `FIGURES`; nothing lies outside the grid.
+    Rates are spaced evenly in 1 / rate. The columns are `LABELS` and `FIGURES`; nothing lies outside the grid. Checks
+    are left out.
     """
-    links, layers = (np.sort(table[name].unique()) for name in (LINK, LAYER))
-    fine_links, fine_layers = 1 / _between(1 / links, steps), _between(layers, steps)
-    by_link, by_layer = _weights(-1 / links, -1 / fine_links), _weights(layers, fine_layers)
+    grid = of_grid(table)
+    links, layers = _axes(grid)
+    return _interpolated(grid, 1 / _between(1 / links, steps), _between(layers, steps))
+
+
+def checks_of_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """The checks, which lie between the rates of the grid, with what the grid says there: `FIGURE_interpolated`."""
+    grid, checks = of_grid(table), table[table[CHECK]]
+    said = _interpolated(grid, *_axes(checks)) if len(checks) else grid.head(0)
+    return checks.merge(said[[*LABELS, *FIGURES]], on=LABELS, suffixes=("", "_interpolated"))
+
+
+def _axes(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Its rates and times per layer, rising."""
+    return np.sort(table[LINK].unique()), np.sort(table[LAYER].unique())
+
+
+def _interpolated(table: pd.DataFrame, at_links: NDArray[np.float64], at_layers: NDArray[np.float64]) -> pd.DataFrame:
+    """What a whole grid says at these rates and times per layer, every combination of them."""
+    links, layers = _axes(table)
+    by_link, by_layer = _weights(-1 / links, -1 / at_links), _weights(layers, at_layers)
     frames = []
     for labels, rows in table.groupby(_REST, sort=False, dropna=False):
         grids = {
@@ -32,7 +51,7 @@ def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
             for name in FIGURES
         }
         fine = {name: (by_link @ grid @ by_layer.T).ravel() for name, grid in grids.items()}
-        places = {LINK: np.repeat(fine_links, len(fine_layers)), LAYER: np.tile(fine_layers, len(fine_links))}
+        places = {LINK: np.repeat(at_links, len(at_layers)), LAYER: np.tile(at_layers, len(at_links))}
         frames.append(pd.DataFrame({**dict(zip(_REST, labels, strict=True)), **places, **fine}))
     return pd.concat(frames, ignore_index=True)[[*LABELS, *FIGURES]]
 
@@ -41,9 +60,9 @@ def left_out(table: pd.DataFrame) -> pd.DataFrame:
     """The simulated rows that are not at the edge of the grid in rate or time per layer, with what the rest says there.
 
     Each figure has a column more, `FIGURE_interpolated`: from the two neighbours in the direction in which the point
-    has two, the mean of both directions where it has four. Empty if the grid has only edges.
+    has two, the mean of both directions where it has four. Empty if the grid has only edges. Checks do not count.
     """
-    frames = []
+    table, frames = of_grid(table), []
     for axis, other in ((LINK, LAYER), (LAYER, LINK)):
         values = np.sort(table[axis].unique())
         for before, at, after in zip(values, values[1:], values[2:], strict=False):

@@ -10,6 +10,7 @@ from common.figures import BLUE, GREY, NAVY, ORANGE, figure, legend
 from sim.paper.testbed_between import refined
 from sim.paper.testbed_fit import best_points, points
 from sim.paper.testbed_numbers import NUMBERS, groups
+from sim.paper.testbed_runs import of_grid
 
 SHOWN_TOLERANCE = 0.10
 HIGHEST = 1.5  # of the changes that are drawn; a gain over few hits may be many times as large
@@ -30,6 +31,7 @@ def draw_testbed(table: pd.DataFrame, *, tolerance: float = SHOWN_TOLERANCE) -> 
 
     `table` is that of `sim.paper.testbed_runs.table_of`.
     """
+    table = of_grid(table)
     found = points(refined(table))
     loadings = list(table["loading"].unique())
     drawn = figure(7, 2.3 + 1.35 * len(loadings) + 0.15 * len(NUMBERS))

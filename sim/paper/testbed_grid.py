@@ -51,17 +51,34 @@ class GridOfTestbeds:
     """Of figure 10, which does not state its cache; figure 12 has 6 GB, which must be among them."""
     requests: int
     """Test requests of each trace."""
+    check_link_gb_per_s: Sequence[float] = ()
+    """Rates between those of the grid, simulated with the least and the most time per layer and the smallest cache.
+    They are no points: interpolation is held against them."""
 
     def testbeds(self) -> list[PossibleTestbed]:
         """Every machine."""
+        return self._machines(self.link_gb_per_s, self.layer_ms)
+
+    def checks(self) -> list[PossibleTestbed]:
+        """The machines between them."""
+        return self._machines(self.check_link_gb_per_s, sorted({min(self.layer_ms), max(self.layer_ms)}))
+
+    def _machines(self, links: Sequence[float], layers: Sequence[float]) -> list[PossibleTestbed]:
         return [
             PossibleTestbed(link_gb_per_s=link, layer_ms=layer, loading=loading)
-            for link, layer, loading in product(self.link_gb_per_s, self.layer_ms, self.loadings)
+            for link, layer, loading in product(links, layers, self.loadings)
         ]
 
 
-FULL = GridOfTestbeds(link_gb_per_s=(8.0, 32.0), layer_ms=(0.0, 4.0, 8.0), cache_gb=(6.0, 12.0, 24.0), requests=1)
-"""Times are nearly straight in 1 / rate and in time per layer, so few of them do (`sim/paper/testbed_between.py`)."""
+FULL = GridOfTestbeds(
+    link_gb_per_s=(8.0, 32.0),
+    layer_ms=(0.0, 4.0, 8.0),
+    cache_gb=(6.0, 12.0, 24.0),
+    requests=1,
+    check_link_gb_per_s=(12.8,),  # half-way in 1 / rate, where interpolation is farthest from what it knows
+)
+"""Times are nearly straight in 1 / rate and in time per layer, so few of them do (`sim/paper/testbed_between.py`); the
+report says how far off that is."""
 QUICK = GridOfTestbeds(link_gb_per_s=(8.0, 32.0), layer_ms=(0.0, 8.0), cache_gb=(6.0,), requests=1)
 KICK_THE_TIRES = GridOfTestbeds(link_gb_per_s=(32.0,), layer_ms=(0.0,), cache_gb=(6.0,), requests=1)
 

@@ -36,10 +36,14 @@ MACHINE = ["link_gb_per_s", "layer_ms", "loading"]
 TRACE = ["model", "prompts"]
 LABELS = [*MACHINE, "cache_gb", *TRACE, "system", "form"]
 FIGURES = ["ttft_ms", "tpot_ms", "hit_rate", "hit_or_late_rate"]
+CHECK = "check"
+"""The column that says whether a row is no point of the grid, but what interpolation is held against."""
 
 
 def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
-    """A run per machine, cache, system and trace; of the traces those of the first set of prompts."""
+    """A run per machine, cache, system and trace, then the checks; of the traces those of the first set of prompts."""
+    points = [(testbed, cache_gb, False) for testbed in grid.testbeds() for cache_gb in grid.cache_gb]
+    checks = [(testbed, min(grid.cache_gb), True) for testbed in grid.checks()]
     return [
         study.case(
             trace,
@@ -52,19 +56,25 @@ def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
             loading=testbed.loading,
             system=system.name,
             form=system.form,
+            check=check,
         )
         for trace in study.of_first_prompts()
-        for testbed in grid.testbeds()
-        for cache_gb in grid.cache_gb
+        for testbed, cache_gb, check in points + checks
         for system in SYSTEMS
     ]
 
 
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: `LABELS`, `FIGURES` (times in ms, hit rates as shares), `status`, `reason`; NaN is no figure."""
+    """A row per run: `LABELS`, `FIGURES` (times in ms, hit rates as shares), how it ended, `CHECK`; NaN: no figure."""
     table = runs.reindex(columns=LABELS)
     table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
     for rate in ("hit_rate", "hit_or_late_rate"):
         table[rate] = summary_column(runs, rate)
     table[[*ENDS]] = labelled(runs, ())
+    table[CHECK] = runs[CHECK].astype(bool)
     return table
+
+
+def of_grid(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are points of the grid."""
+    return table[~table[CHECK]]

@@ -30,9 +30,12 @@ def table_from(formula: Formula, grid: GridOfTestbeds = SMALL) -> pd.DataFrame:
             **formula(testbed, cache_gb, model, system.name, system.form),
             "status": "done",
             "reason": None,
+            "check": check,
         }
-        for testbed in grid.testbeds()
-        for cache_gb in grid.cache_gb
+        for testbed, cache_gb, check in [
+            *((testbed, cache_gb, False) for testbed in grid.testbeds() for cache_gb in grid.cache_gb),
+            *((testbed, min(grid.cache_gb), True) for testbed in grid.checks()),
+        ]
         for model in MODELS
         for system in SYSTEMS
     )

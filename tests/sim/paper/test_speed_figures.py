@@ -102,10 +102,21 @@ def test_gaps_narrow_if_none_is_larger_than_the_one_before() -> None:
     narrower = lineup_table(over_sizes({6.0: scaled(1), 12.0: scaled(0.5), 24.0: scaled(0.5)}))
     assert narrowing(narrower)["value"].tolist() == [1]
     gaps = "6 GB 338 ms, 12 GB 169 ms, 24 GB 169 ms; without DeepSpeed 6 GB 183 ms, 12 GB 92 ms, 24 GB 92 ms"
-    assert narrowing(narrower)["detail"].tolist() == [gaps]
+    shares = "as shares of the baselines' TPOT it does not hold: 6 GB 52.5 %, 12 GB 52.5 %, 24 GB 52.5 %"
+    assert narrowing(narrower)["detail"].tolist() == [f"{gaps}; {shares}"]
     wider = lineup_table(over_sizes({6.0: scaled(0.4), 12.0: scaled(0.5), 24.0: scaled(0.1)}))
     assert narrowing(wider)["value"].tolist() == [0]
     assert math.isnan(narrowing(lineup_table(over_sizes({6.0: scaled(1)})))["value"].item())
+
+
+def test_gaps_may_narrow_in_ms_and_widen_as_shares() -> None:
+    without_finemoe = {name: seconds for name, seconds in scaled(0.5).items() if name != "FineMoE"}
+    table = lineup_table(over_sizes({6.0: scaled(1), 12.0: {"FineMoE": 0.02, **without_finemoe}}))
+    (found,) = narrowing(table).to_dict("records")
+    assert found["value"] == 1
+    assert "it does not hold: 6 GB 52.5 %, 12 GB 90.5 %" in found["detail"]
+    back = lineup_table(over_sizes({6.0: scaled(1), 12.0: {"FineMoE": 0.15, **without_finemoe}}))
+    assert "it holds: 6 GB 52.5 %, 12 GB 28.8 %" in narrowing(back)["detail"].item()
 
 
 def trade_off(sizes: Mapping[float, Mapping[str, float]]) -> pd.DataFrame:

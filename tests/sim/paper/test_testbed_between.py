@@ -1,10 +1,12 @@
 """Between simulated points: what is straight in 1 / rate and time per layer is met exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from sim.paper.testbed_between import left_out, refined
-from sim.paper.testbed_runs import FIGURES, LABELS
+from sim.paper.testbed_between import checks_of_rate, left_out, refined
+from sim.paper.testbed_runs import FIGURES, LABELS, SYSTEMS
 from tests.support.testbed_tables import SMALL, table_from
 
 
@@ -37,6 +39,28 @@ def test_what_is_left_out_shows_how_far_interpolation_is_off():
     np.testing.assert_allclose(exact["tpot_ms_interpolated"], exact["tpot_ms"], rtol=1e-12)
     bent = left_out(table_from(lambda testbed, *_: dict.fromkeys(FIGURES, 1 / testbed.link_gb_per_s**2)))
     assert bent["tpot_ms_interpolated"].to_numpy() == pytest.approx((2 / 32**2 + 1 / 8**2) / 3)
+
+
+CHECKED = replace(SMALL, check_link_gb_per_s=(12.8,))
+
+
+def test_checks_are_no_points_of_the_grid():
+    assert {testbed.layer_ms for testbed in CHECKED.checks()} == {0.0, 4.0}
+    table = table_from(copies_and_framework, CHECKED)
+    assert len(table) > len(table_from(copies_and_framework))
+    assert refined(table).equals(refined(table_from(copies_and_framework)))
+    assert left_out(table).equals(left_out(table_from(copies_and_framework)))
+
+
+def test_checks_stand_beside_what_the_grid_says_there():
+    exact = checks_of_rate(table_from(copies_and_framework, CHECKED))
+    assert len(exact) == 2 * 2 * 3 * len(SYSTEMS)
+    assert (exact["cache_gb"] == 6).all()
+    np.testing.assert_allclose(exact["tpot_ms_interpolated"], exact["tpot_ms"], rtol=1e-12)
+    bent = checks_of_rate(table_from(lambda testbed, *_: dict.fromkeys(FIGURES, 1 / testbed.link_gb_per_s**2), CHECKED))
+    share = (1 / 8 - 1 / 12.8) / (1 / 8 - 1 / 16)
+    assert bent["tpot_ms_interpolated"].to_numpy() == pytest.approx((1 - share) / 8**2 + share / 16**2)
+    assert checks_of_rate(table_from(copies_and_framework)).empty
 
 
 def test_a_grid_of_edges_alone_checks_nothing():
