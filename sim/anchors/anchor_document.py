@@ -9,6 +9,7 @@ from common.tables import MISSING, markdown_table, number, percent
 from sim.anchors.anchor import Anchor, AnchorPoint
 from sim.anchors.anchor_table import BASE, AnchorTable
 from sim.sweeps.run_table import Row
+from traces.format.provenance import label
 
 COMMAND = "python -m sim anchors --routing ROUTING --out docs"
 _TIMES = ("measured_s_per_token", "simulated_s_per_token")
@@ -157,7 +158,7 @@ def _machines(table: AnchorTable) -> Iterator[str]:
     yield paragraph(
         f"Routing: {routing['routing']} (prompts: {routing['prompts'] or 'not stated'}; digest "
         f"`{routing['digest'][:12]}`), at most {routing['requests']} requests, batch 1, the others as history. The "
-        "demands of anchors with a published hit rate are SYNTHETIC."
+        f"demands of anchors with a published hit rate are {label('synthetic')}."
     )
 
 

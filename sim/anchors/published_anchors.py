@@ -247,7 +247,7 @@ IMP = Anchor(
         "of this model with everything on the GPU and without CUDA graphs (#1368), which sets the CPU time per layer",
     ),
     assumed=(
-        "the demands are SYNTHETIC: they have no routing in them, and are made so that an LRU cache of that size hits "
+        "no routing is behind the demands: they are drawn so that an LRU cache of that size hits "
         "exactly as often as published; the curve from hit rate to tokens/s is what is tested",
         "each expert is one copy, not three; all weights are read with the bits of the experts, as its kernels do",
     ),
