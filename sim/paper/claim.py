@@ -58,6 +58,10 @@ class Claim:
     reasons_are_general: bool = False
     """Whether the reasons hold for any routing, as those from closed forms do."""
 
+    given: str = ""
+    """Why the value follows from a model's shape or published configuration alone, so that no run could change it; ""
+    if it does not. Such verdicts are counted apart: they are no evidence for the simulator."""
+
     def __post_init__(self) -> None:
         limits = sum(limit is not None for limit in (self.low, self.high))
         if (self.paper is not None) != (self.rule == "number"):

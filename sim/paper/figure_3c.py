@@ -33,6 +33,9 @@ _TOO_FEW = (
 )
 
 
+_MOST_EXPERTS = "the most that the entropy can be is ln J for J experts, 60, 16 and 8 of Qwen, Phi and Mixtral"
+
+
 class Figure3c(PaperFigure):
     """A line per model."""
 
@@ -99,6 +102,7 @@ class Figure3c(PaperFigure):
                 says=f"By the entropy of all iterations: {' > '.join(HIGHEST_FIRST)}",
                 rule="order",
                 ours=lambda tables: _orders(tables["3c"]),
+                given=_MOST_EXPERTS,
             ),
         ]
 

@@ -1,4 +1,4 @@
-"""The two footings on which systems are compared: all alike, and as the FineMoE authors' released code does it."""
+"""The two footings on which systems are compared: all alike, and close to the FineMoE authors' released code."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,5 +26,6 @@ EVEN = Footing(name="even", title="even footing", hit_rate="hit_rate")
 """Demanded experts come over all links at once. A hit is on its GPU when the router has spoken."""
 RELEASED = Footing(name="released", title="as released", hit_rate="hit_or_late_rate", figures="demand_loading=serial")
 """What a layer waits for moves one after the other. An expert in flight counts as a hit, as in two of the three
-counters of the released demo."""
+counters of the released demo. Of the demo's loading only demanded experts are known to come in turn; that prefetches
+that a layer waits for do, too, is our extension (docs/simulator.md)."""
 FOOTINGS = (EVEN, RELEASED)

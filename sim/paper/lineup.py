@@ -6,7 +6,7 @@ import pandas as pd
 
 from common.tables import percent
 from sim.paper.case import Case
-from sim.paper.claim_values import SUBJECT, changes, each_trace, hit_gains
+from sim.paper.claim_values import changes, each_trace, hit_gains
 from sim.paper.footings import FOOTINGS
 from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
 from sim.paper.run_columns import counted_hit_rates, labelled, summary_column, times_ms
@@ -85,40 +85,20 @@ def _is_other(table: pd.DataFrame) -> "pd.Series[bool]":
 def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
     """FineMoE's change against the main form of a baseline.
 
-    The detail has two means: of the change against the baseline's other form, and of that which knowing every demand
-    would make, if there are such runs.
+    The detail is the mean change that knowing every demand would make, if there are such runs.
     """
     main = main_forms(table)
-    found = _with_other_form(changes(main, column, baseline), table, column, baseline)
+    found = changes(main, column, baseline)
     if found.empty or CLAIRVOYANT.name not in set(table["system"]):
         return found
     means = changes(main, column, baseline, subject=CLAIRVOYANT.name).groupby("footing")["value"].mean()
-    return _with_detail(
-        found, [f"knowing every demand (first prompts): {percent(means[footing])}" for footing in found["footing"]]
-    )
+    known = [f"knowing every demand (first prompts): {percent(means[footing])}" for footing in found["footing"]]
+    return found.assign(detail=known)
 
 
 def hit_rate_gains(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """As `reductions`, of the hit rate that the footing counts; the gain in points is in the detail, too."""
-    found = hit_gains(main_forms(table), "counted_hit_rate", baseline)
-    return _with_other_form(found, table, "counted_hit_rate", baseline)
-
-
-def _with_other_form(found: pd.DataFrame, table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
-    others = other_forms(table)
-    others = others[others["system"] == baseline]
-    if found.empty or others.empty:
-        return found
-    form = others["form"].iloc[0]
-    both = pd.concat([table[table["system"] == SUBJECT], others])
-    means = changes(both, column, baseline).groupby("footing")["value"].mean()
-    texts = [f"against its other form ({form}): {percent(means[footing])}" for footing in found["footing"]]
-    return _with_detail(found, texts)
-
-
-def _with_detail(found: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
-    """The rows with a further text each."""
-    return found.assign(detail=["; ".join(filter(None, pair)) for pair in zip(found["detail"], texts, strict=True)])
+    """FineMoE's change of the hit rate that the footing counts; the detail is the gain in points."""
+    return hit_gains(main_forms(table), "counted_hit_rate", baseline)
 
 
 def explained(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:

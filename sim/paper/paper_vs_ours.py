@@ -3,6 +3,7 @@
 The document says nothing that the rows do not: verdicts, counts, reasons, and the rules by which they came out.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,18 @@ from pathlib import Path
 from common.files import replacing
 from common.markdown_prose import item, paragraph
 from common.tables import markdown_table, text_table
-from sim.paper.claim import BOTH, NOT_JUDGED, VERDICTS, Claim, Tables, figure_name
+from sim.paper.claim import BOTH, NOT_JUDGED, REPRODUCED, VERDICTS, Claim, Tables, figure_name
 from sim.paper.footings import FOOTINGS
 from sim.paper.general_claims import ABOUT, general_claims
 from sim.paper.paper_figure import PaperFigure
 from sim.paper.verdict_cells import MARKS, marked, ours, papers, value
 from sim.paper.verdict_table import JudgedClaim, judged, titles_of, write_rows
-from sim.paper.verdicts import rules_in_words
+from sim.paper.verdicts import Judgement, rules_in_words
 
 NAME = "paper_vs_ours"
 FILES = (f"{NAME}.csv", f"{NAME}.md")
+BY_CONSTRUCTION = "∎"
+"""Behind a verdict whose value is given (`Claim.given`)."""
 _WITHOUT_DATA = "Figures 1a, 2, 5, 6 and 7 are diagrams without data, so they have no row."
 
 
@@ -79,6 +82,12 @@ def verdict_counts(rows: Sequence[JudgedClaim]) -> str:
     """How many statements got which verdict, as text."""
     of = [[row.verdict for row in rows if row.footing in (footing.name, BOTH)] for footing in FOOTINGS]
     table = [[marked(verdict), *(found.count(verdict) for found in of)] for verdict in VERDICTS]
+    if any(row.claim.given for row in rows):
+        given = [
+            sum(row.verdict == REPRODUCED and bool(row.claim.given) for row in rows if row.footing in (each.name, BOTH))
+            for each in FOOTINGS
+        ]
+        table.insert(1, ["of these by construction", *given])
     return text_table(table, [f"{len(_first_of_each(rows))} statements", *(footing.title for footing in FOOTINGS)])
 
 
@@ -105,8 +114,10 @@ def _opening(rows: Sequence[JudgedClaim], notes: Sequence[str]) -> Iterator[str]
         for line in (
             "- *even* footing: whatever a layer waits for comes over all links at once; a hit is an expert that is on "
             "its GPU when the router has spoken.",
-            "- *released* footing, as in the authors' released demo: whatever a layer waits for comes one after the "
-            "other, and an expert whose copy is under way counts as a hit.",
+            "- *released* footing: whatever a layer waits for comes one after the other, and an expert whose copy is "
+            "under way counts as a hit. Of the authors' released demo only this is known: demanded experts come one "
+            "after the other, and two of three counters count so. That prefetches that a layer waits for come one "
+            "after the other, too, is our extension; it slows the baselines that wait for theirs.",
         )
     )
 
@@ -123,7 +134,14 @@ def _summary(rows: Sequence[JudgedClaim]) -> Iterator[str]:
         own = [row for row in rows if row.claim.figure == key]
         table.append([f"[{_heading(key)}](#{_anchor(key)})", *_counts(own)])
     table.append(["**all**", *_counts(rows)])
+    if given := [row for row in rows if row.claim.given]:
+        table.append(["**of these by construction**", *_counts(given)])
     yield markdown_table(table, headers)
+    if given:
+        yield paragraph(
+            f"*By construction* ({BY_CONSTRUCTION}): our value follows from a model's shape or published configuration "
+            "alone. No run could have changed such a verdict, so it is no evidence for the simulator."
+        )
     if unexplained := [row for row in rows if row.unexplained]:
         names = _listed(unexplained, lambda row: f"`{row.claim.key}`")
         yield paragraph(f"{len(unexplained)} of these verdicts have no reason yet: {names}.")
@@ -131,6 +149,10 @@ def _summary(rows: Sequence[JudgedClaim]) -> Iterator[str]:
         yield "Where the footing decides:"
         headers = ["statement", *(footing.name for footing in FOOTINGS)]
         yield markdown_table(decided, headers, texts=len(headers))
+    if changed := _decided_by_form(rows):
+        yield "Where the other form of a baseline changes the verdict:"
+        headers = ["statement", "footing", "as above", "other form", "with it"]
+        yield markdown_table(changed, headers, texts=len(headers))
 
 
 def _counts(rows: Sequence[JudgedClaim]) -> list[str]:
@@ -146,10 +168,32 @@ def _decided_by_footing(rows: Sequence[JudgedClaim]) -> list[list[str]]:
     for row in rows:
         found.setdefault(row.claim.key, {})[row.footing] = row
     return [
-        [f"`{key}`", *(f"{marked(row.verdict)}: {ours(row)}" for row in by.values())]
+        [f"`{key}`", *(_cell(row.claim, row.judgement) for row in by.values())]
         for key, by in found.items()
         if len({row.verdict for row in by.values()} - {NOT_JUDGED}) > 1
     ]
+
+
+def _decided_by_form(rows: Sequence[JudgedClaim]) -> list[list[str]]:
+    return [
+        [f"`{row.claim.key}`", row.footing, _cell(row.claim, row.judgement), form.title, _cell(row.claim, judgement)]
+        for row in rows
+        for form, judgement in row.other_forms
+        if judgement.verdict != row.verdict
+    ]
+
+
+def _cell(claim: Claim, judgement: Judgement) -> str:
+    return f"{marked(judgement.verdict)}: {ours(claim, judgement)}"
+
+
+def _marked(row: JudgedClaim) -> str:
+    """The verdict, and whether it comes by construction."""
+    return f"{marked(row.verdict)} {BY_CONSTRUCTION}" if row.claim.given else marked(row.verdict)
+
+
+def _values(row: JudgedClaim, traces: Sequence[str]) -> list[str]:
+    return [value(row.claim, row.values.get(trace, math.nan)) for trace in traces]
 
 
 def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[str]:
@@ -166,15 +210,16 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
         cells = [str(numbers[first.claim.key]), first.claim.says, papers(first.claim)]
         for footing in footings:
             row = next(row for row in rows if row.claim is first.claim and row.footing in (footing, BOTH))
-            cells += [ours(row), marked(row.verdict)]
+            cells += [ours(row.claim, row.judgement), _marked(row)]
         table.append(cells)
     yield markdown_table(table, headers, texts=len(headers))
-    if said := list(_texts(rows, numbers, lambda row: row.reason)):
+    said = list(_texts(rows, numbers, lambda row: f"{BY_CONSTRUCTION} {row.claim.given}" if row.claim.given else ""))
+    if said := [*said, *_texts(rows, numbers, lambda row: row.reason)]:
         yield "\n".join(map(item, said))
     if traces := titles_of(rows):
         body = markdown_table(
             [
-                [str(numbers[row.claim.key]), f"`{row.claim.key}`", row.footing, *(value(row, each) for each in traces)]
+                [str(numbers[row.claim.key]), f"`{row.claim.key}`", row.footing, *_values(row, traces)]
                 for row in rows
                 if row.values
             ],

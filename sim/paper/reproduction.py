@@ -95,7 +95,10 @@ def _verdicts(rows: Sequence[JudgedClaim], documents: Collection[str]) -> str:
     """How many statements got which verdict; where no file has the verdicts, these themselves."""
     if not rows or FILES[0] in documents:
         return verdict_counts(rows) if rows else ""
-    cells = [[row.claim.key, row.footing, papers(row.claim), ours(row), marked(row.verdict)] for row in rows]
+    cells = [
+        [row.claim.key, row.footing, papers(row.claim), ours(row.claim, row.judgement), marked(row.verdict)]
+        for row in rows
+    ]
     return text_table(cells, ["statement", "footing", "paper", "ours", "verdict"], texts=5)
 
 

@@ -4,7 +4,7 @@ import math
 
 from common.tables import MISSING, number
 from sim.paper.claim import NOT_JUDGED, NOT_REPRODUCED, REPRODUCED, SAME_ORDER, Claim, Verdict
-from sim.paper.verdict_table import JudgedClaim
+from sim.paper.verdicts import Judgement
 
 MARKS: dict[Verdict, str] = {REPRODUCED: "✓", SAME_ORDER: "≈", NOT_REPRODUCED: "✗", NOT_JUDGED: "?"}
 
@@ -26,22 +26,20 @@ def papers(claim: Claim) -> str:
     return f"at least {low}" if low else f"at most {high}" if high else claim.rule
 
 
-def ours(row: JudgedClaim) -> str:
+def ours(claim: Claim, judgement: Judgement) -> str:
     """Our mean, and in brackets the number of traces in which its sign, limits or order hold."""
-    judgement = row.judgement
     if not judgement.traces:
         return MISSING
-    if row.claim.rule == "order":
+    if claim.rule == "order":
         return judgement.holds_in
-    return f"{amount(row.claim, judgement.mean)} ({judgement.holds_in})"
+    return f"{amount(claim, judgement.mean)} ({judgement.holds_in})"
 
 
-def value(row: JudgedClaim, trace: str) -> str:
+def value(claim: Claim, found: float) -> str:
     """Our value on one trace; of an order, whether it holds."""
-    found = row.values.get(trace, math.nan)
-    if row.claim.rule == "order" and not math.isnan(found):
+    if claim.rule == "order" and not math.isnan(found):
         return "yes" if found == 1 else "no"
-    return amount(row.claim, found)
+    return amount(claim, found)
 
 
 def amount(claim: Claim, value: float, *, form: str = ".1f") -> str:

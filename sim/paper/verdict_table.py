@@ -11,12 +11,14 @@ import pandas as pd
 from common.files import replacing
 from sim.paper.claim import BOTH, NOT_JUDGED, REPRODUCED, Claim, Tables, Verdict, figure_name
 from sim.paper.footings import FOOTINGS
+from sim.paper.other_forms import WithOtherForm, with_other_forms
+from sim.paper.verdict_cells import ours
 from sim.paper.verdicts import ON_THE_TWINS, UNEXPLAINED, Judgement, judge
 
 OURS = "ours: "
 """Before the title of a trace, in the name of its column."""
 _FIRST = ("claim", "figure", "says", "rule", "paper", "low", "high", "unit", "footing", "ours")
-_LAST = ("holds_in", "verdict", "reason", "detail")
+_LAST = ("holds_in", "verdict", "given", "reason", "detail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class JudgedClaim:
     """"" only if it is reproduced."""
     detail: str
     """What else is to be known of our value, such as another reading of the paper's number."""
+    other_forms: Sequence[WithOtherForm] = ()
+    """What would be judged with the other form of a baseline, where that changes a value."""
 
     @property
     def verdict(self) -> Verdict:
@@ -51,7 +55,7 @@ class JudgedClaim:
         return [
             *(claim.key, claim.figure, claim.says, claim.rule, *limits, claim.unit, self.footing, _number(mean)),
             *(_number(self.values.get(trace, math.nan)) for trace in traces),
-            *(self.judgement.holds_in, self.verdict, self.reason, self.detail),
+            *(self.judgement.holds_in, self.verdict, self.claim.given, self.reason, self.detail),
         ]
 
 
@@ -81,6 +85,7 @@ def write_rows(path: Path, rows: Sequence[JudgedClaim]) -> None:
 def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedClaim]:
     lacking = [key for key in claim.tables if key not in tables]
     found = claim.ours(tables) if not lacking else pd.DataFrame({"footing": []})
+    other_forms = with_other_forms(claim, tables) if len(found) else {}
     there = list(dict.fromkeys(found["footing"]))
     for footing in [BOTH] if there in ([], [BOTH]) else [each.name for each in FOOTINGS]:
         own = found[found["footing"] == footing]
@@ -88,12 +93,19 @@ def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedCl
         if len(values) < len(own):
             raise ValueError(f"{claim.key}: two values on one trace and footing")
         judgement = judge(claim, list(values.values()))
-        detail = _detail(own)
+        forms = other_forms.get(footing, [])
+        detail = ". ".join(filter(None, [_detail(own), _with_other_forms(claim, forms)]))
         reason = _reason(claim, footing, judgement.verdict, lacking, full_twins)
         if reason == UNEXPLAINED and judgement.verdict == NOT_JUDGED and detail:
             reason, detail = detail, ""  # what our values come with says why there are none
         yield JudgedClaim(
-            claim=claim, footing=footing, values=values, judgement=judgement, reason=reason, detail=detail
+            claim=claim,
+            footing=footing,
+            values=values,
+            judgement=judgement,
+            reason=reason,
+            detail=detail,
+            other_forms=forms,
         )
 
 
@@ -114,6 +126,11 @@ def _detail(own: pd.DataFrame) -> str:
             if detail:
                 said.setdefault(str(detail), []).append(trace)
     return ". ".join(f"{' / '.join(traces)}: {each}" if len(said) > 1 else each for each, traces in said.items())
+
+
+def _with_other_forms(claim: Claim, forms: Sequence[WithOtherForm]) -> str:
+    """Our value and the verdict with each: "with ProMoE (lookahead) +8.0 % (1 of 3), not reproduced"."""
+    return "; ".join(f"with {form.title} {ours(claim, judged)}, {judged.verdict}" for form, judged in forms)
 
 
 def _number(value: float) -> float | str:

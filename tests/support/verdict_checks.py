@@ -41,6 +41,11 @@ def document_checked(folder: Path) -> int:
         own = [row for row in rows if row["figure"] == figure]
         assert _counts(text, rf"\[{name}\]\(#{name.lower().replace(' ', '-')}\)") == _expected(own), figure
     assert _counts(text, r"\*\*all\*\*") == _expected(rows)
+    given = [row for row in rows if row["given"]]
+    assert ("**of these by construction**" in text) == bool(given)
+    if given:
+        assert _counts(text, r"\*\*of these by construction\*\*") == _expected(given)
+    assert len(re.findall(r"^\|.*∎ +\|", text, re.MULTILINE)) == len({row["claim"] for row in given})
     for rule in ("5 percentage points", "within 20 %", "factor of 2", "more than half", "in every trace"):
         assert rule in re.sub(r"\s+", " ", text)
     return len({row["claim"] for row in rows})

@@ -69,6 +69,7 @@ CLAIMS = [
         high=200,
         unit="MB",
         ours=lambda tables: each_trace(tables["18"], lambda rows: rows["mb"].iloc[0]),
+        given="FROM SIZES ALONE",
     ),
     Claim(
         key="15-minimum",
@@ -205,6 +206,15 @@ def test_the_counts_for_the_terminal_are_those_of_the_file(tmp_path: Path) -> No
             for footing in ("even", "released")
         ]
         assert re.search(rf"{verdict} +{counts[0]} +{counts[1]}$", printed, re.MULTILINE), printed
+
+
+def test_what_follows_from_the_model_alone_is_marked_and_counted_apart(folders: list[Path]) -> None:
+    for folder in folders:
+        text = (folder / FILES[1]).read_text(encoding="utf-8")
+        assert "- 1: ∎ FROM SIZES ALONE." in text
+        assert {row["claim"] for row in read(folder) if row["given"]} == {"18-memory"}
+    rows = judged([claim for claim in ALL if claim.key == "18-memory"], {"18": drawn(0)["18"].assign(mb=1.0)})
+    assert re.search(r"✓ reproduced +1 +1\nof these by construction +1 +1\n", verdict_counts(rows))
 
 
 def test_lines_of_prose_fit_a_page_and_cells_have_no_bar(tmp_path: Path) -> None:
