@@ -339,7 +339,7 @@ def _off(checked: pd.DataFrame) -> str:
     """How far interpolated times and hit rates are off, in words."""
     times = pd.concat([(checked[f"{name}_interpolated"] / checked[name] - 1).abs() for name in FIGURES[:2]])
     rates = pd.concat([(checked[f"{name}_interpolated"] - checked[name]).abs() for name in FIGURES[2:]])
-    median, high, most = (percent(times.quantile(share), 1, signed=False) for share in (0.5, 0.95, 1))
+    median, high, most = (percent(round(times.quantile(share), 3), 1, signed=False) for share in (0.5, 0.95, 1))
     return (
         f"times are off by {median} in the median, {high} at the 95th percentile and {most} at most, hit rates by "
         f"{points_text(float(rates.median()))}, {points_text(float(rates.quantile(0.95)))} and "
