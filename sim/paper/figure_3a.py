@@ -27,6 +27,7 @@ _SPREAD = (
     "A single token's probabilities have a long tail (lower row of the picture; entropy in table 3b): many of a "
     "layer's experts are needed for 90 % of it, though only K are executed"
 )
+_COUNTED = "an iteration executes exactly K of the J experts of a layer, and a request nearly all of them"
 
 
 class Figure3a(PaperFigure):
@@ -78,6 +79,7 @@ class Figure3a(PaperFigure):
                 rule="order",
                 ours=partial(_concentrated, column=column),
                 reasons={NOT_REPRODUCED: _SPREAD} if column == "probability" else {},
+                given=_COUNTED if column == "executed_share" else "",
             )
             for key, column, of in (
                 ("3a-heat-maps", "executed_share", "executions, as the released code counts,"),
