@@ -1,6 +1,5 @@
 """A study: the traces, the size and the result store of a reproduction, which all figures share."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +89,6 @@ class Study:
     def run(self, cases: Sequence[Case]) -> pd.DataFrame:
         """Carry out what the store lacks; a row per case, in order: labels, status, reason, the run's summary."""
         scenarios = list(dict.fromkeys(case.scenario for case in cases))
-        print(f"{len(scenarios)} runs, of which the store may have some", file=sys.stderr)
         rows = run_scenarios(scenarios, store=self.store, workers=self.workers)
         found = dict(zip(scenarios, rows, strict=True))
         return pd.DataFrame(

@@ -1,6 +1,5 @@
 """The routing that the paper's figures are drawn from: recordings of the twins, or the user's own traces."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -87,8 +86,6 @@ def are_all_twins(traces: Sequence[PaperTrace]) -> bool:
 def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -> None:
     """Record the twins' traces that are not there, each in a process; one that was interrupted goes on."""
     missing = [trace for trace in traces if not trace.path.exists()]
-    if missing:
-        print(f"recording {len(missing)} traces of twins into {missing[0].path.parent}", file=sys.stderr)
     with bar("recording twins", len(missing), unit="trace") as done:
         for _ in workers.each(_record, [(trace, tier) for trace in missing]):
             done(1)
