@@ -16,6 +16,7 @@ MISS = DEMANDED = RED = "#c8553d"
 WAITS = "#c3d9e6"
 DEMANDED_EDGE, PREFETCHED_EDGE = "#7a2f20", "#96631a"  # of bars that may be too short to show their colour
 GREY = "#8a8a8a"
+WHITE = "#ffffff"
 
 CYAN, NAVY, GREEN, MAROON = "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a"
 
@@ -31,14 +32,15 @@ def check_picture(path: Path) -> None:
         raise UserError(f"{path}: the name must end in {' or '.join(PICTURES)}")
 
 
+def mixed(colour: str, other: str, share: float) -> str:
+    """A colour `#rrggbb` with so much of another in it: 0 is the one, 1 the other."""
+    pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(one + (two - one) * share):02x}" for one, two in pairs)
+
+
 def shades(count: int) -> list[str]:
     """So many colours from dark to light maroon, told apart by lightness: for lines that are no systems."""
-    ends = [[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in (MAROON, _PALE_MAROON)]
-    parts = [place / max(count - 1, 1) for place in range(count)]
-    return [
-        "#" + "".join(f"{round(dark + (light - dark) * part):02x}" for dark, light in zip(*ends, strict=True))
-        for part in parts
-    ]
+    return [mixed(MAROON, _PALE_MAROON, place / max(count - 1, 1)) for place in range(count)]
 
 
 def figure(width: float, height: float) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import figure, panels
+from common.figures import WHITE, figure, mixed, panels
 from common.tables import percent
 from sim.paper.case import Case
 from sim.paper.claim_values import rising
@@ -91,8 +91,7 @@ def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
 
 def lighter(colour: str, share: float) -> str:
     """A colour `#rrggbb` mixed with white, which makes so much of it."""
-    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+    return mixed(colour, WHITE, share)
 
 
 def rising_variants(table: pd.DataFrame, *names: str) -> pd.DataFrame:
