@@ -158,6 +158,10 @@ class SweepFolder:
             time.sleep(0.02)
         raise TimeoutError("the sweep does not get on")
 
+    def stored(self, store: str) -> list[str]:
+        """The keys of the runs whose results are in the store."""
+        return [path.parent.name for path in Path(self.path, store, "runs").glob("**/meta.json")]
+
     def bytes_of(self, store: str, table: str) -> dict[str, bytes]:
         """Every file of the runs in a store, and the table of the sweep."""
         runs = self.path / store / "runs"
