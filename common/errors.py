@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 
 class UserError(Exception):
     """A mistake in what the user gave; its text is one line that names the file, field and value.
@@ -23,6 +25,7 @@ class FieldError(UserError):
         self.field = field
         self.problem = problem
 
+    @override
     def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
         return FieldError, (self.field, self.problem)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+from typing_extensions import override
 
 from common.errors import UserError, one_line
 from policies.base import CopyKey, Evictor, Policy, Prefetcher
@@ -124,40 +125,48 @@ class CheckedPrefetcher(Prefetcher):
         self.requires = prefetcher.requires
         self.block = prefetcher.block if blame.own else 0  # which sees iterations to come
 
+    @override
     def overridden(self) -> set[str]:
         """Of the prefetcher."""
         return self._prefetcher.overridden()
 
     @property
+    @override
     def note(self) -> str:  # type: ignore[override]
         """Of the prefetcher."""
         return self._prefetcher.note
 
+    @override
     def start(self, setup: Setup) -> None:
         """Checked."""
         self._model = setup.model
         with self._blame.on("start"):
             self._prefetcher.start(_with_checked_learning(setup))
 
+    @override
     def on_request_start(self, request: int) -> None:
         """Checked."""
         with self._blame.on("on_request_start", f", request {request}"):
             self._prefetcher.on_request_start(request)
 
+    @override
     def on_request_end(self, request: int) -> None:
         """Checked."""
         with self._blame.on("on_request_end", f", request {request}"):
             self._prefetcher.on_request_end(request)
 
+    @override
     def on_batch(self, batch: Batch) -> Iterator[Prefetch | Search]:
         """Checked."""
         return self._actions("on_batch", f", iteration {batch.iteration}", self._shown.batch(batch))
 
+    @override
     def on_layer(self, batch: Batch, layer: int) -> Iterator[Prefetch | Search]:
         """Checked."""
         where = f", iteration {batch.iteration}, layer {layer}"
         return self._actions("on_layer", where, self._shown.batch(batch), layer)
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterator[Prefetch | Search]:
         """Checked."""
         where = f", iteration {batch.iteration}, layer {gate.layer}"
@@ -165,23 +174,27 @@ class CheckedPrefetcher(Prefetcher):
         shown = Gate(gate.layer, _sealed(gate.probs), _sealed(gate.experts), lookahead)
         return self._actions("on_gate", where, self._shown.batch(batch), shown)
 
+    @override
     def search(self, search: Search) -> Found:
         """Checked."""
         with self._blame.on("search", f", layer {search.layer}"):
             return valid_found(self._prefetcher.search(copy(search)), search, self._model)
 
+    @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterator[Prefetch]:
         """Checked."""
         where = f", iteration {batch.iteration}, layer {search.layer}"
         given = self._shown.batch(batch), layer_now, copy(search), found
         return self._each("on_found", where, valid_plan, "Prefetch", *given)
 
+    @override
     def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterator[Search]:
         """Checked."""
         where = f", iteration {batch.iteration}"
         given = self._shown.batch(batch), _sealed(maps), _sealed(experts)
         return self._each("on_batch_end", where, valid_update, "Search", *given)
 
+    @override
     def predict_block(self, iterations: Sequence[Iteration]) -> None:
         """Checked."""
         with self._blame.on("predict_block", f", iteration {iterations[0].batch.iteration}"):
@@ -238,6 +251,7 @@ class CheckedEvictor(Evictor):
         self._shown = _Shown()
         self.requires, self.distinct, self.guards = evictor.requires, evictor.distinct, evictor.guards
 
+    @override
     def start(self, setup: Setup) -> None:
         """Checked; then the evictor has scores."""
         self._model = setup.model
@@ -248,16 +262,19 @@ class CheckedEvictor(Evictor):
             self._valid()
 
     @property
+    @override
     def patience(self) -> int:  # type: ignore[override]
         """Of the evictor."""
         return self._evictor.patience
 
     @property
+    @override
     def scores(self) -> Any:  # type: ignore[override]
         """Checked."""
         with self._blame.on("scores"):
             return self._valid()
 
+    @override
     def on_batch(self, batch: Batch) -> list[Search]:
         """Checked."""
         where = f", iteration {batch.iteration}"
@@ -266,6 +283,7 @@ class CheckedEvictor(Evictor):
             self._valid()
         return updates
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> list[Search]:
         """Checked."""
         with self._blame.on("touched", f", layer {layer}"):
@@ -273,18 +291,21 @@ class CheckedEvictor(Evictor):
             self._valid()
         return updates
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """Checked."""
         with self._blame.on("loaded", f", layer {layer}"):
             self._evictor.loaded(layer, expert, now_s)
             self._valid()
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """Checked."""
         with self._blame.on("evicted", f", layer {layer}"):
             self._evictor.evicted(layer, expert, now_s)
             self._valid()
 
+    @override
     def foreseen(self, fetched: int, occupants: Int) -> Float:
         """Checked."""
         layer = fetched // self._model.experts
@@ -292,6 +313,7 @@ class CheckedEvictor(Evictor):
             scores = self._evictor.foreseen(fetched, occupants.copy())
             return valid_scores(scores, "the scores foreseen", occupants, self._model).copy()
 
+    @override
     def believe(self, layer: int, probs: Float) -> None:
         """Checked."""
         with self._blame.on("believe", f", layer {layer}"):

@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from annotated_types import Ge
+from typing_extensions import override
 
 from common.settings import check
 from traces.capture.capture_settings import ModelChoice
@@ -23,6 +24,7 @@ class TestbedSettings(ModelChoice):
     threads: Annotated[int, Ge(1)] | None = None
     """Threads of the CPU (default: torch's choice); small models want 1."""
 
+    @override
     def __post_init__(self) -> None:
         check(self)
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from policies.base import Evictor
 from policies.cache.device import Device, Shared
 from policies.cache.expert_cache import ExpertCache
@@ -24,22 +26,26 @@ class ObservedCache(ExpertCache):
         super().__init__(model, evictor, **choices)
         self._observers = observers
 
+    @override
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
         """Observed."""
         super().begin_iteration(batch, now_s)
         self.tell(now_s, "begin_iteration", batch, None)
 
+    @override
     def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
         """Observed."""
         answer = super().demand(layer, experts, now_s)
         self.tell(now_s, "demand", (layer, experts), answer)
         return answer
 
+    @override
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
         """Observed; it is told with the time from which it holds."""
         super().release(layer, experts, at_s, now_s)
         self.tell(at_s, "release", (layer, experts), None)
 
+    @override
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
         """Observed."""
         super().plan(prefetch, now_s)
@@ -50,6 +56,7 @@ class ObservedCache(ExpertCache):
         for observer in self._observers:
             observer.called(self, now_s, call, given, answer)
 
+    @override
     def _device(self, gpu: int, slots: int, shared: Shared) -> Device:
         return _ObservedDevice(self, gpu, slots, shared)
 
@@ -61,6 +68,7 @@ class _ObservedDevice(Device):
         super().__init__(gpu, slots, shared)
         self._cache = cache
 
+    @override
     def next_copy(self, now_s: float) -> Copy | None:
         """Observed, unless there is nothing to move."""
         answer = super().next_copy(now_s)
@@ -68,6 +76,7 @@ class _ObservedDevice(Device):
             self._cache.tell(now_s, "next_copy", self.gpu, answer)
         return answer
 
+    @override
     def copied(self, copy: Copy, now_s: float) -> bool:
         """Observed."""
         answer = super().copied(copy, now_s)

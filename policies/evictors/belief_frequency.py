@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from policies.base import Evictor, items
 from policies.types import Float, Setup
@@ -17,6 +18,7 @@ class BeliefAndFrequency(Evictor):
     demanded it. An expert that nothing has demanded yet scores 0.
     """
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing has been predicted or demanded."""
         model = setup.model
@@ -27,6 +29,7 @@ class BeliefAndFrequency(Evictor):
         self._items = items(belief), items(frequency), items(self.scores)
         self._floor = np.full(model.experts, BELIEF_FLOOR)
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Count the event for each expert."""
         belief, frequency, scores = self._items
@@ -37,6 +40,7 @@ class BeliefAndFrequency(Evictor):
             frequency[x] = count
             scores[x] = belief[x] * count
 
+    @override
     def believe(self, layer: int, probs: Float) -> None:
         """Overwrite what was believed of the layer."""
         belief, frequency, scores = self._rows[layer]
@@ -55,12 +59,14 @@ class InCacheFrequency(BeliefAndFrequency):
         self.count_misses = count_misses
         self.reset_on_evict = reset_on_evict
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing is there."""
         model = setup.model
         super().start(setup)
         self._present = bytearray(model.total_experts)  # 1 from its arrival, or its demand, on
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Count the event for each expert, or each that is there."""
         base, present = layer * self.experts, self._present
@@ -68,10 +74,12 @@ class InCacheFrequency(BeliefAndFrequency):
         for expert in experts:
             present[base + expert] = 1
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """It is there."""
         self._present[layer * self.experts + expert] = 1
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """It is not there any more."""
         x = layer * self.experts + expert

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from policies.evictors.belady import Belady
 from policies.prediction.next_use import NextUse, Uses
@@ -29,6 +30,7 @@ class FarthestNextUse(Belady):
     def __init__(self, next_use: NextUse) -> None:
         self._next = next_use
 
+    @override
     def start(self, setup: Setup) -> None:
         """Be told; no time has been measured."""
         super().start(setup)
@@ -37,6 +39,7 @@ class FarthestNextUse(Belady):
         self._gated_s = self._layer_s = self._copy_s = np.inf
         self._awaited_s = -np.inf
 
+    @override
     def on_batch(self, batch: Batch) -> None:
         """Score each expert by its next use."""
         super().on_batch(batch)
@@ -45,6 +48,7 @@ class FarthestNextUse(Belady):
         if 0 < self._layer_s < np.inf and self._copy_s < np.inf:
             self.patience = min(round(self._copy_s / self._layer_s / LAYERS_OF_A_COPY), LONGEST_WAIT)
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """This iteration's use has happened."""
         super().touched(layer, experts, now_s)
@@ -56,6 +60,7 @@ class FarthestNextUse(Belady):
         begun = [self._begun.pop(base + expert) for expert in experts if base + expert in self._begun]
         self._awaited_s = max(begun, default=-np.inf)
 
+    @override
     def foreseen(self, fetched: int, occupants: Int) -> Float:
         """What is used while the prefetch may wait is scored by the use after that."""
         self._fetched = fetched
@@ -72,12 +77,14 @@ class FarthestNextUse(Belady):
             scores[near] = np.where(passed, self._after(iteration + 1)[some], self._after(iteration)[some])
         return scores
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """A copy begins; if it is the prefetch that was asked for last, note when."""
         if self._fetched >= 0:
             self._begun[self._fetched] = now_s
             self._fetched = -1
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch has ended."""
         begun_s = self._begun.pop(layer * self.experts + expert, None)

@@ -7,6 +7,7 @@ cache, which an evictor that serves several GPUs does not know.
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.base import Evictor
@@ -40,6 +41,7 @@ class LeCaR(Evictor):
     def __init__(self, *, learning_rate: float = 0.45) -> None:
         self.learning_rate = learning_rate
 
+    @override
     def start(self, setup: Setup) -> None:
         """Both are trusted alike."""
         model = setup.model
@@ -54,6 +56,7 @@ class LeCaR(Evictor):
         self._uses = self._drops = 0
         self._dropped: dict[int, tuple[int, bool]] = {}  # when, and whether by frequency
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Count the uses, and regret what was dropped."""
         self._uses += 1
@@ -65,6 +68,7 @@ class LeCaR(Evictor):
             if dropped is not None:
                 self._regret(*dropped)
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch counts as a use of this moment; nobody regrets it."""
         x = layer * self.experts + expert
@@ -73,6 +77,7 @@ class LeCaR(Evictor):
         self._frequency[x] += 1
         self._dropped.pop(x, None)
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """Note who dropped it, and whose turn is next."""
         self._drops += 1

@@ -7,6 +7,7 @@ recency gets wrong.
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.base import Evictor
@@ -30,6 +31,7 @@ class LeastHitDensity(Evictor):
         self.classes = classes
         self.decay = decay
 
+    @override
     def start(self, setup: Setup) -> None:
         """As long as little is known, the older, the less."""
         model = setup.model
@@ -47,6 +49,7 @@ class LeastHitDensity(Evictor):
         self._event = self._iterations = 0
         self._learn()
 
+    @override
     def on_batch(self, batch: Batch) -> None:
         """Learn from the iterations before, now and then."""
         self._iterations += 1
@@ -56,6 +59,7 @@ class LeastHitDensity(Evictor):
         self._drops *= self.decay
         self._learn()
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Count hits by age, and let all grow older by an event."""
         self._event += 1
@@ -69,6 +73,7 @@ class LeastHitDensity(Evictor):
             self._last[x] = self._event
         self._score()
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch begins a new life."""
         x = layer * self.experts + expert
@@ -76,6 +81,7 @@ class LeastHitDensity(Evictor):
         self._last[x] = self._event
         self.scores[x] = self._density[self._class[x], 0]
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """Count the end of a life without a hit."""
         x = layer * self.experts + expert

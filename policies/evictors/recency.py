@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from policies.base import Evictor, items
 from policies.types import Setup
@@ -17,6 +18,7 @@ class LeastRecentlyUsed(Evictor):
 
     distinct = True
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing has been used yet."""
         super().start(setup)
@@ -24,6 +26,7 @@ class LeastRecentlyUsed(Evictor):
         self._scores = items(self.scores)
         self._uses = 0
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Number the uses."""
         scores, base = self._scores, layer * self.experts
@@ -31,6 +34,7 @@ class LeastRecentlyUsed(Evictor):
         for expert in experts:
             scores[base + expert] = uses + expert
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch counts as a use when it arrives; otherwise it would be the first to go."""
         self._uses += self.experts

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from policies.base import Evictor
 from policies.types import Setup
@@ -21,6 +22,7 @@ class LeastRecentlyUsedByLayer(Evictor):
 
     distinct = True
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing is there."""
         super().start(setup)
@@ -32,15 +34,18 @@ class LeastRecentlyUsedByLayer(Evictor):
         self._uses = 0
         self._running = 0
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """Number the uses; this layer runs now."""
         self._running = layer
         self._use(layer, experts)
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch counts as a use when it arrives."""
         self._use(layer, [expert])
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """The layer holds one less."""
         self._present[layer * self.experts + expert] = False

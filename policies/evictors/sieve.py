@@ -8,6 +8,7 @@ does not know.
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from policies.base import Evictor
 from policies.types import Setup
@@ -33,6 +34,7 @@ class Sieve(Evictor):
     def __init__(self, *, event_atomic: bool = False) -> None:
         self.event_atomic = event_atomic
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing has arrived yet."""
         model = setup.model
@@ -45,6 +47,7 @@ class Sieve(Evictor):
         self._visits: list[tuple[int, int]] = []  # of the running event: (arrivals before it, expert's number)
         self._hand = 0.0  # arrival of the last one dropped
 
+    @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
         """A visit to what is there, the arrival of what is not."""
         self._settled = self._arrivals
@@ -62,12 +65,14 @@ class Sieve(Evictor):
         if not self.event_atomic:  # the first ones to arrive need nobody's slot
             self._settled = min(self._settled + open_slots, self._arrivals)
 
+    @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
         """A prefetch arrives; it has not been visited."""
         self._insert(layer * self.experts + expert)
         if not self.event_atomic and self._settled == self._arrivals - 1:
             self._settled = self._arrivals
 
+    @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
         """Move the hand to what was dropped; all that it passed on its way must be visited again."""
         x = layer * self.experts + expert

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from policies.base import Prefetcher
 from policies.prediction.plan_arrays import Arrays
@@ -20,18 +21,22 @@ class BlockPrefetcher(Prefetcher, Generic[A]):
 
     block = 64
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing is prepared."""
         self.prepared: dict[int, A] = {}  # by iteration
 
+    @override
     def predict_block(self, iterations: Sequence[Iteration]) -> None:
         """Prepare the answers for these iterations."""
         self._prepare(iterations, self.predicted(iterations))
 
+    @override
     def predictions(self) -> dict[str, NDArray[Any]]:
         """What will be planned and charged."""
         return self.packed(list(self.prepared.values()))
 
+    @override
     def replay(self, iterations: Sequence[Iteration], predictions: Mapping[str, NDArray[Any]]) -> None:
         """Take the answers as they are; nothing is learned or searched."""
         self._prepare(iterations, self.unpacked(predictions))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.executed import scattered
@@ -124,6 +125,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         self.regularisation = regularisation
         self.train_tokens = train_tokens
 
+    @override
     def start(self, setup: Setup) -> None:
         """Learn from the history."""
         super().start(setup)
@@ -155,6 +157,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         predictor.learn(setup.history, self._model, pairs, setup.rng)
         return predictor.arrays()
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Ask what the layers ahead will run."""
         self._gate = gate
@@ -167,6 +170,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         if mapped:
             yield Search("speculate", gate.layer, tokens, model.experts + 1, model.experts * len(mapped))
 
+    @override
     def search(self, search: Search) -> Found:
         """The lookahead gates, or what the learned maps make of the gate; for each layer that is asked about."""
         ahead, mapped = self._strides
@@ -176,6 +180,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         found = self._answers.found.get((search.kind, search.layer))
         return found or Likely(search.layer + np.array(strides), _NOT_KEPT)
 
+    @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that have not been gated meanwhile."""
         assert isinstance(found, Likely)
@@ -227,6 +232,7 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     # ---- prediction of whole iterations, which other runs share --------------------------------------------------
 
+    @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
         """Search and plan gate by gate, as the callbacks do: another order of adding would change the last bits."""
         return map(self._answered, iterations)
@@ -245,10 +251,12 @@ class Speculator(BlockPrefetcher[_Answers]):
                         answers.plans[plan.layer] = plan
         return answers
 
+    @override
     def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
         """The plans; the searches that are charged follow from them."""
         return packed_plans([each.plans for each in answers], self._model.experts)
 
+    @override
     def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
         """Without what was found."""
         return (_Answers({}, plans) for plans in unpacked_plans(arrays, range(self._model.layers)))

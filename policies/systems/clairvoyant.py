@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from policies.base import Policy, Prefetcher
 from policies.evictors.farthest_next_use import FarthestNextUse
 from policies.prediction.next_use import NextUse
@@ -24,6 +26,7 @@ class NextUsePrefetcher(Prefetcher):
     def __init__(self, next_use: NextUse) -> None:
         self._next = next_use
 
+    @override
     def start(self, setup: Setup) -> None:
         """Be told."""
         model = setup.model
@@ -34,6 +37,7 @@ class NextUsePrefetcher(Prefetcher):
         self._horizon = _EXPONENTS // bits
         self._weight = [2.0 ** -(bits * turns) for turns in range(self._horizon)]
 
+    @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
         """Plan all layers for this iteration, and prepare the plans for those after it."""
         self._next.advance(batch)
@@ -48,6 +52,7 @@ class NextUsePrefetcher(Prefetcher):
             return [self._plan(layer, order[layer], turns[layer], 0) for layer in range(self._shape[0])]
         return [self._plans[layer] for layer in range(self._shape[0])]  # as they were made in the iteration before
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
         """Plan the layer for its next turns."""
         layer = gate.layer

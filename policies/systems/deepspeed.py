@@ -11,6 +11,8 @@ on demand.
 
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from policies.base import Evictor, Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.types import Batch, Prefetch, Search, Setup
@@ -19,11 +21,13 @@ from policies.types import Batch, Prefetch, Search, Setup
 class WholeLayers(Prefetcher):
     """Fetch all experts of a layer when it begins."""
 
+    @override
     def start(self, setup: Setup) -> None:
         """Nothing to learn."""
         model = setup.model
         self._experts, self._weights = range(model.experts), [1.0] * model.experts
 
+    @override
     def on_layer(self, batch: Batch, layer: int) -> Iterable[Prefetch | Search]:
         """Ask for the whole layer."""
         return (Prefetch(layer, self._experts, self._weights),)

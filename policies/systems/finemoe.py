@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.base import Policy
@@ -92,6 +93,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
         self.queue = queue
         self.reach = reach
 
+    @override
     def start(self, setup: Setup) -> None:
         """Fill the store from the history."""
         super().start(setup)
@@ -136,6 +138,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     # ---- prediction ----------------------------------------------------------------------------------------------
 
+    @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Search by embedding, for the layers that no trajectory can guide in time."""
         self._answers = answers = self.prepared.get(batch.iteration)
@@ -153,6 +156,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
             return ()
         return (Search("semantic", -1, self._rows, self._model.hidden, self._entries),)
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Search with the layers seen so far, for the layer that is `prefetch_distance` ahead."""
         if not self._entries:
@@ -164,6 +168,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
             return ()
         return (Search("trajectory", gate.layer, self._rows, self._model.experts, self._entries),)
 
+    @override
     def search(self, search: Search) -> Found:
         """Eq. 4 or eq. 5 on what has been observed so far."""
         if self._answers is not None:
@@ -176,6 +181,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
         assert self._trajectory is not None
         return self._trajectory.best()
 
+    @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers that the search was for and that have not been gated meanwhile."""
         assert isinstance(found, Nearest)
@@ -190,6 +196,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     # ---- prediction of whole iterations at once ------------------------------------------------------------------
 
+    @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[Answers]:
         """Search, plan and learn iterations to come; at their ends there is nothing left to do."""
         batches = [each.batch for each in iterations]
@@ -219,20 +226,24 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
     # ---- predictions that other runs share -----------------------------------------------------------------------
 
     @property
+    @override
     def shares_predictions(self) -> bool:
         """Unless it plans all layers beyond the distance: these plans are too many to keep."""
         return self.reach == "layer"
 
+    @override
     def packed(self, answers: Sequence[Answers]) -> dict[str, NDArray[Any]]:
         """All that will be planned and charged, and how near was what was found."""
         return packed(answers, self._model.layers, self._model.experts)
 
+    @override
     def unpacked(self, arrays: Arrays) -> Iterable[Answers]:
         """Without the entries that were found."""
         return unpacked(arrays, self.prefetch_distance)
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
+    @override
     def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterable[Search]:
         """Store the iteration's records."""
         if not self.learn:

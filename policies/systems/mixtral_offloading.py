@@ -22,6 +22,8 @@ up to 1.2 points more (demo, one GPU, 24 slots). Layer 0 has no layer before it 
 
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
@@ -38,6 +40,7 @@ class NextLayerRouter(Speculator):
     def __init__(self) -> None:
         super().__init__(stride=1, learned=False)
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Apply the next layer's router."""
         if 1 not in gate.lookahead:

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.base import Policy
@@ -95,6 +96,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         self.as_code = as_code
 
     @property
+    @override
     def shares_predictions(self) -> bool:
         """Yes for short plans: a search counts as a match when it is issued, whenever it ends.
 
@@ -102,6 +104,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         """
         return not self.as_code
 
+    @override
     def start(self, setup: Setup) -> None:
         """Collect the matrices of the history."""
         super().start(setup)
@@ -137,16 +140,19 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         counts = [tokens_by_expert(recorded.experts, self._model.experts).astype(np.float32) for recorded in history]
         return {"counts": np.stack(counts) if counts else np.zeros((0, *self._shape), np.float32)}
 
+    @override
     def on_request_start(self, request: int) -> None:
         """Nothing has been counted."""
         if not self.prepared:
             self._begin(request)
 
+    @override
     def on_request_end(self, request: int) -> None:
         """Its matrix joins the collection."""
         if not self.prepared:
             self._end(request)
 
+    @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
         """Plan the first layers by popularity."""
         if not self.prepared:
@@ -154,6 +160,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         self._answers = self.prepared[batch.iteration]
         return self._planned(0, self._guided)
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
         """Count, and look for the nearest past request of each."""
         layer = gate.layer
@@ -166,12 +173,14 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
             return ()
         return (Search("match", layer, len(batch.request), self._model.total_experts, entries),)
 
+    @override
     def search(self, search: Search) -> Found:
         """The nearest matrix to each running request, by cosine."""
         if self._answers is None:
             return self._nearest()
         return self._answers.found[search.layer] if self._answers.found else NOT_KEPT
 
+    @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
         """Plan the layers ahead that have not been gated meanwhile."""
         assert isinstance(found, Nearest)
@@ -281,6 +290,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     # ---- prediction of whole iterations, which other runs share --------------------------------------------------
 
+    @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
         """Count, search and plan gate by gate, as the callbacks do: another order of adding would change bits."""
         return map(self._answered, iterations)
@@ -307,11 +317,13 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         assert self._answers is not None
         return [plan for plan in self._answers.plans[begin:end] if plan is not None]
 
+    @override
     def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
         """All that will be planned and charged."""
         entries = np.array([each.entries for each in answers], np.int32)
         return {"entries": entries, **packed_plans([each.plans for each in answers], self._model.experts)}
 
+    @override
     def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
         """Without what was found."""
         charged = zip(arrays["entries"].tolist(), unpacked_plans(arrays, self._places), strict=True)

@@ -6,6 +6,7 @@
 from collections.abc import Iterable
 
 import numpy as np
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.base import Policy, Prefetcher
@@ -25,6 +26,7 @@ class PerfectPrefetcher(Prefetcher):
     def __init__(self, *, prefetch_distance: int = 3) -> None:
         self.prefetch_distance = prefetch_distance
 
+    @override
     def start(self, setup: Setup) -> None:
         """Be told."""
         model = setup.model
@@ -36,6 +38,7 @@ class PerfectPrefetcher(Prefetcher):
         self._next = NextUse()
         self._next.start(setup)
 
+    @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
         """Plan the first layers, and look up what the others and those of the next iteration will demand."""
         self._next.advance(batch)
@@ -43,6 +46,7 @@ class PerfectPrefetcher(Prefetcher):
         self._demands += _used(self._next.later.reshape(self._shape) == 1)
         return [self._plan(layer) for layer in range(self.prefetch_distance)]
 
+    @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
         """Plan the layer that has come within the distance."""
         return (self._plan(gate.layer + self.prefetch_distance),)

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from typing_extensions import override
+
 from policies.base import Policy
 from sim.engine.contended_work import ContendedWork
 from sim.engine.engine import Engine
@@ -18,6 +20,7 @@ def engine_for(cost: Cost) -> type[Engine]:
 class ContendedEngine(Engine):
     """As `Engine`. The attention of layer l runs on GPU l mod G, the head on the GPU of the last layer's attention."""
 
+    @override
     def _work_of(self, policy: Policy) -> ExpertWork:
         assert self._shared is not None
         self._attention_event = Event(self._env, self._attention_begins)
@@ -32,9 +35,11 @@ class ContendedEngine(Engine):
             wake=self._links.wake,
         )
 
+    @override
     def _begin_first_layer(self) -> None:
         self._begin_layer_after(0.0)
 
+    @override
     def _begin_next_layer(self, end_s: float, now_s: float) -> None:
         self._begin_layer_after(end_s - now_s + self._after_s)
 
@@ -44,9 +49,11 @@ class ContendedEngine(Engine):
         else:
             self._attention_event.after(delay_s + self._layer_host_s)
 
+    @override
     def _attend(self) -> None:
         self._attention_event.after(self._layer_host_s)
 
+    @override
     def _finish(self, end_s: float, now_s: float) -> None:
         self._head_event.after(end_s - now_s + self._after_s)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import simpy
+from typing_extensions import override
 
 from policies.cache.expert_cache import ExpertCache
 from policies.types import Copy, Demand
@@ -41,6 +42,7 @@ class ContendedWork(ExpertWork):
         self._computing = [False] * self._gpus
         self._waiting: list[int] = []  # experts that are there and have not been queued
 
+    @override
     def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
         """Compute what is there, from `start_s` on, and the others when they arrive."""
         self._demand, self._start_s = demand, start_s
@@ -56,6 +58,7 @@ class ContendedWork(ExpertWork):
         else:
             self._start_event.after(start_s - now_s)
 
+    @override
     def arrived(self, copy: Copy, now_s: float) -> None:
         """An expert that the layer misses is there."""
         expert = copy.number % self._total

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import simpy
+from typing_extensions import override
 
 from policies.cache.expert_cache import ExpertCache
 from policies.types import Copy
@@ -24,6 +25,7 @@ class SharedLinks(Links):
         self._latency_s = {size: cost.copy_latency_s(size) for size in cache.copy_bytes}
         self._bytes_per_s = {size: peak_bytes_per_s(cost, size) for size in cache.copy_bytes}
 
+    @override
     def _set_off(self, copy: Copy) -> Flight:
         flight = self._spare.pop() if self._spare else Flight(self._env, self._bytes_move)
         flight.bytes, flight.copies = _ALONE, [copy]

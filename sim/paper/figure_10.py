@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.case import Case
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Reasons, Tables
@@ -118,6 +119,7 @@ class Figure10(PaperFigure):
         f"{BEYOND}"
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """Every system and form on every trace, and on the first prompts what knowing every demand would give."""
         requests, systems = study.tier.test_requests, systems_of(study)
@@ -127,14 +129,17 @@ class Figure10(PaperFigure):
             runs += lineup(study, traces, known, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
         return runs
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, trace and footing."""
         return lineup_table(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Bars by model, metric and set of prompts."""
         return draw_bars(table)
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """Every reduction, every gain, and the orders that they state."""
         return [*_reductions(), *_hit_rates(), *_orders()]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
@@ -52,14 +53,17 @@ class Figure12(PaperFigure):
         "all experts of a model. Every cache is empty at the start, also where all experts fit."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """The five systems at every size, and their other forms at the smallest."""
         return cases_over_sizes(study)
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per system, form, size, trace and footing."""
         return lineup_table(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A row of panels per footing and a column per model; a line per system."""
         main = main_forms(table)
@@ -79,6 +83,7 @@ class Figure12(PaperFigure):
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=5)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The reductions at 6 GB, their order, and how the gaps change with the cache."""
         return [

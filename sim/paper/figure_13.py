@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.tables import percent
 from sim.paper.case import Case
@@ -44,6 +45,7 @@ class Figure13(PaperFigure):
         f"{BEYOND}"
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """Every system and form on both machines; two that wait for no prefetch on the A100 with a faster link, too."""
         machines = dict.fromkeys(NAMES, systems_of(study)) | ({} if study.tier.thin else {WIDE_LINK: (FINEMOE, PROMOE)})
@@ -53,15 +55,18 @@ class Figure13(PaperFigure):
             for case in lineup(study, study.of_first_prompts(), systems, cache_gb=CACHE_GB, machine=machine)
         ]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per machine, system, form, model and footing."""
         return lineup_table(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Bars by model, metric and machine."""
         shown = table[table["machine"].isin(NAMES)]
         return draw_bars(shown.assign(machine=shown["machine"].map(NAMES)), groups="machine")
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """What changes with the machine, and the paper's weak spot."""
         return [

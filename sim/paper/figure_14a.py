@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.ablation import Variant, ablation_cases, ablation_table, draw_hit_rates, lighter, rising_variants
 from sim.paper.case import Case
@@ -49,18 +50,22 @@ class Figure14a(PaperFigure):
         "earlier layer's input, where the trace has that for this distance."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """A run per trace, footing and tracker."""
         return [case for trace in study.traces for case in ablation_cases(study, trace, _trackers(study, trace))]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Hit rates by tracker."""
         return ablation_table(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per model."""
         return draw_hit_rates(table, TRACKERS)
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The order of the trackers."""
         return [

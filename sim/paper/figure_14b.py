@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.ablation import Variant, ablation_cases, ablation_table, draw_hit_rates, rising_variants
 from sim.paper.case import Case
@@ -30,18 +31,22 @@ class Figure14b(PaperFigure):
         "say). With every rule, a prefetch evicts nothing that a nearer layer is planned to use."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """A run per trace, footing and evictor."""
         return [case for trace in study.traces for case in ablation_cases(study, trace, EVICTORS)]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Hit rates by evictor."""
         return ablation_table(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per model."""
         return draw_hit_rates(table, EVICTORS)
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The order of the evictors."""
         return [

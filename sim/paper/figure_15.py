@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, legend_above, panels
 from common.tables import percent
@@ -57,6 +58,7 @@ class Figure15(PaperFigure):
         "the grey line is the paper's."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """A run per trace, footing and distance."""
         return [
@@ -72,6 +74,7 @@ class Figure15(PaperFigure):
             if not study.tier.thin or distance in (DISTANCES[0], trace.best_distance, DISTANCES[-1])
         ]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Times in ms, and hit rates, by distance."""
         table = labelled(runs, LABELS)
@@ -81,6 +84,7 @@ class Figure15(PaperFigure):
         table["late_rate"] = summary_column(runs, "late_rate")
         return table
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A row of panels per metric, a column per model."""
         models = list(dict.fromkeys(table["model"]))
@@ -102,6 +106,7 @@ class Figure15(PaperFigure):
         legend_above(drawn, shown.values(), shown.keys(), columns=4)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The shape, and the best distance of each model."""
         return [

@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, legend_above, panels
 from common.tables import percent
@@ -43,6 +44,7 @@ class Figure16a(PaperFigure):
         "sample of the history and learns."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """A run per trace and capacity, on even footing."""
         capacities = THIN_CAPACITIES if study.tier.thin else CAPACITIES
@@ -52,6 +54,7 @@ class Figure16a(PaperFigure):
             for capacity in capacities
         ]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Scores by capacity, and times in ms on even footing; `history_maps` is what the store can be filled from."""
         table = labelled(runs, LABELS)
@@ -62,6 +65,7 @@ class Figure16a(PaperFigure):
         table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
         return table
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A row of panels per search, a column per model."""
         models = list(dict.fromkeys(table["model"]))
@@ -79,6 +83,7 @@ class Figure16a(PaperFigure):
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=4)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """A strong rise, then none."""
         return [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import figure, panels
 from sim.paper.case import Case
@@ -41,6 +42,7 @@ class Figure16b(PaperFigure):
         "No fewer requests run than the largest batch has."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """A run per footing, batch size and system, of as many requests as the largest batch has, at least."""
         sizes = THIN_BATCH_SIZES if study.tier.thin else BATCH_SIZES
@@ -60,6 +62,7 @@ class Figure16b(PaperFigure):
             for system in COMPARED
         ]
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Times in ms, and hit rates, by batch size and system."""
         table = labelled(runs, LABELS)
@@ -68,6 +71,7 @@ class Figure16b(PaperFigure):
         table["counted_hit_rate"] = counted_hit_rates(runs)
         return table
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per metric."""
         colours = {system.title: system.colour for system in COMPARED}
@@ -81,6 +85,7 @@ class Figure16b(PaperFigure):
         footing_legend(drawn, colours, columns=3)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """FineMoE is the fastest in most cases."""
         return [

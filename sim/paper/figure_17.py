@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import BLUE, GREEN, GREY, MAROON, NAVY, ORANGE, RED, figure, legend_above, panels
 from sim.engine.time_split import PARTS
@@ -62,6 +63,7 @@ class Figure17(PaperFigure):
         "most that they could add. Collecting the context takes no time here."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """The five systems, and FineMoE with its searches on the critical path."""
         requests = study.tier.test_requests
@@ -69,6 +71,7 @@ class Figure17(PaperFigure):
             study, study.of_first_prompts(), [*SYSTEMS, WAITING], cache_gb=CACHE_GB, machine=TESTBED, requests=requests
         )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per part of a phase's mean iteration, in ms, and its share of all; `group` is what it counts as."""
         parts = []
@@ -87,6 +90,7 @@ class Figure17(PaperFigure):
             ]
         return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A row of panels per phase and a column per model, a bar per system, on the even footing."""
         models = list(table["model"].unique())
@@ -104,6 +108,7 @@ class Figure17(PaperFigure):
         legend_above(drawn, handles.values(), handles.keys(), columns=4)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The two bounds on what is neither inference nor loading."""
         return [

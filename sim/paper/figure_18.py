@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, panels
 from policies.types import ModelShape
@@ -36,10 +37,12 @@ class Figure18(PaperFigure):
         "embeddings count."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Megabytes by model, what is counted, and capacity."""
         return store_memory()
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel for maps alone and one with embeddings."""
         drawn = figure(7, 2.9)
@@ -72,6 +75,7 @@ class Figure18(PaperFigure):
         grid[1].legend(frameon=False, fontsize=7, loc="lower right")
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """Below 200 MB at 32 K, and Qwen's the largest: by maps alone, and with embeddings."""
         with_embeddings = (

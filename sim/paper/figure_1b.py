@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import figure, legend_above, panels
 from sim.paper.case import Case
@@ -34,11 +35,13 @@ class Figure1b(PaperFigure):
         f"it is where a system's line reaches {SLOWER:g} times no-offload's TPOT (dotted)."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """Figure 12's, and no-offload."""
         resident = lineup(study, study.of_first_prompts(), [NO_OFFLOAD], cache_gb=CACHE_GB, machine=TESTBED)
         return cases_over_sizes(study) + resident
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """Of each system and footing a row per run, and one `at target` with the memory that it needs there.
 
@@ -48,6 +51,7 @@ class Figure1b(PaperFigure):
         groups = rows.groupby(["model", "prompts", "footing"], sort=False)
         return pd.concat([_with_targets(group) for _, group in groups], ignore_index=True)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per model, with a line per system; solid on the even footing, pale as released."""
         models = list(table["model"].unique())
@@ -61,6 +65,7 @@ class Figure1b(PaperFigure):
         legend_above(drawn, *row[0].get_legend_handles_labels(), columns=4)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The two corners, and who is near the origin."""
         return [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import figure
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
@@ -41,11 +42,13 @@ class Figure3a(PaperFigure):
         "speaks of probabilities."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per model, map, layer and expert."""
         settings = {"prompts": PROMPTS, "seed": SEED}
         return study.analysed("heat_maps", heat_maps, settings, study.of_first_prompts())
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """The first model: a row per measure, the coarse map at the left."""
         model = table["model"].iloc[0]
@@ -67,6 +70,7 @@ class Figure3a(PaperFigure):
         drawn.suptitle(f"{shown['model'].iloc[0]}, {shown['prompts'].iloc[0]}", fontsize=9)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """What the picture is to show."""
         return [

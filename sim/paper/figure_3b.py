@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, legend_above, panels
 from sim.paper.claim import NOT_REPRODUCED, Claim, Tables
@@ -50,10 +51,12 @@ class Figure3b(PaperFigure):
         "probabilities, of which the paper's text speaks."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading, grain and layer."""
         return study.analysed("layer_entropies", layer_entropies, {"prompts": PROMPTS, "seed": SEED})
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per set of prompts, a group of bars per model."""
         sets = list(table["prompts"].unique())
@@ -82,6 +85,7 @@ class Figure3b(PaperFigure):
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """In both readings."""
         return [

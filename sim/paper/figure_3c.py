@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, legend_above, panels, shades
 from sim.paper.claim import BOTH, NOT_REPRODUCED, Claim, Tables
@@ -47,10 +48,12 @@ class Figure3c(PaperFigure):
         "at random."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and number of iterations."""
         return study.analysed("running_entropies", running_entropies, {"prompts": PROMPTS, "seed": SEED})
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per set of prompts; shades are models, strokes readings."""
         sets, models = list(table["prompts"].unique()), list(table["model"].unique())
@@ -76,6 +79,7 @@ class Figure3c(PaperFigure):
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The plateau, and the order of the models."""
         return [

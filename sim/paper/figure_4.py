@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, legend_above, panels
 from common.threads import one_thread
@@ -42,6 +43,7 @@ class Figure4(PaperFigure):
         "predicted, and a model has no d beyond its last layer."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per model, grain and distance."""
         settings = {
@@ -51,6 +53,7 @@ class Figure4(PaperFigure):
         }
         return study.analysed("recall_by_distance", recall_by_distance, settings, study.of_first_prompts())
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Lines over distance."""
         models = list(table["model"].unique())
@@ -81,6 +84,7 @@ class Figure4(PaperFigure):
         legend_above(drawn, *grid[0, 0].get_legend_handles_labels(), columns=3)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """Fine against coarse, and how fine falls."""
         return [

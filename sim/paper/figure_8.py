@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.claim import SAME_ORDER, Claim, Tables
 from sim.paper.claim_values import each_trace
@@ -28,14 +29,17 @@ class Figure8(PaperFigure):
     title = "Hit rate over similarity score, first set of prompts"
     settings = SETTINGS
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and similarity, and of the main reading a row per prompt."""
         return similarity_table(study, study.of_first_prompts())
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Points, and the coefficients of all readings."""
         return draw_similarity(table)
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """That the hit rate rises with the score."""
         return [

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Reasons, Tables
 from sim.paper.claim_values import each_trace, nothing
@@ -38,14 +39,17 @@ class Figure9(PaperFigure):
     title = "Hit rate over similarity score, second set of prompts"
     settings = SETTINGS
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace, reading and similarity, and of the main reading a row per prompt."""
         return similarity_table(study, of_second_prompts(study))
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Points, and the coefficients of all readings."""
         return draw_similarity(table)
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """The range of the coefficients, on both sets of prompts; in the main reading, and in that of a search."""
         return [

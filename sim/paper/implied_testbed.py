@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from sim.paper.case import Case
 from sim.paper.paper_figure import PaperFigure
@@ -34,14 +35,17 @@ class ImpliedTestbed(PaperFigure):
         "simulated points (white) values are interpolated. Above, every cell takes its best cache and reading."
     )
 
+    @override
     def cases(self, study: Study) -> Sequence[Case]:
         """Every system on every machine and cache of the tier's grid."""
         return cases_of(study, grid_of(study.tier))
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per run: machine, cache, trace, system and form, times in ms, hit rates."""
         return table_of(runs)
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """Maps of the numbers that are met, and the range of each number."""
         from sim.paper.testbed_figure import draw_testbed

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import figure
 from policies.types import ModelShape
@@ -51,6 +52,7 @@ class Table1(PaperFigure):
         "(below 0.1 %). Shared experts are no routed experts. A trace has no parameters of its own here."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row for the paper and one for the configuration of each of its models, and one per trace."""
         rows = [
@@ -63,6 +65,7 @@ class Table1(PaperFigure):
             rows.append({"model": trace.model, "prompts": trace.prompts, "source": TRACE, **counted})
         return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS[:2], float))
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """The table itself."""
         cells = [_cells(row) for row in table.sort_values("model", kind="stable", key=_places).to_dict("records")]
@@ -78,6 +81,7 @@ class Table1(PaperFigure):
             cell.set_height((2.2 if row == 0 else 1.1) / (len(cells) * 1.1 + 2.2))
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """A statement per model and column."""
         return [claim for model, row in PAPERS.items() for claim in _claims(model, row)]

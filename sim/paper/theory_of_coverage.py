@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import BLUE, GREY, RED, figure, legend_above, panels
 from common.threads import one_thread
@@ -58,10 +59,12 @@ class TheoryOfCoverage(PaperFigure):
         "paper gives no data here; crosses are its formulas."
     )
 
+    @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         """A row per trace and number of stored maps."""
         return study.analysed("coverage", nearest_of_stored, {"tested": TESTED, "train_split": 0.7, "seed": SEED})
 
+    @override
     def draw(self, table: pd.DataFrame) -> Any:
         """A panel per model; colours are sets of prompts."""
         models, sets = list(table["model"].unique()), list(table["prompts"].unique())
@@ -97,6 +100,7 @@ class TheoryOfCoverage(PaperFigure):
         legend_above(drawn, *first.get_legend_handles_labels(), columns=6)
         return drawn
 
+    @override
     def claims(self) -> Sequence[Claim]:
         """Both promises."""
         return [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
+from typing_extensions import override
 
 from common.errors import FieldError, UserError, one_line
 from common.files import new_folder, write_json
@@ -70,6 +71,7 @@ class Result:
         left_out: dict[str, Any] = dict.fromkeys(_finer_than(scenario.detail))
         return replace(self, scenario=scenario, summary=summary, **left_out)
 
+    @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):
             return NotImplemented
@@ -79,6 +81,7 @@ class Result:
             one is other if one is None or other is None else one.equals(other) for one, other in pairs
         )
 
+    @override
     def __repr__(self) -> str:
         kind = "simulated" if self.summary["simulated"] else "measured"
         tpot_ms = number(self.summary["tpot_s_mean"], ".2f", 1e3)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.errors import UserError
 from common.files import new_folder
@@ -51,6 +52,7 @@ class Sweep:
         rows = json.loads(self.frame.to_json(orient="records", double_precision=15))
         return json.dumps(rows, indent=2)
 
+    @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sweep):
             return NotImplemented
@@ -58,6 +60,7 @@ class Sweep:
 
     __hash__ = None  # type: ignore[assignment]  # frames have none
 
+    @override
     def __repr__(self) -> str:
         counts = self.frame["status"].value_counts()
         outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts)

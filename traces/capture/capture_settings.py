@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
+from typing_extensions import override
 
 from common.errors import FieldError
 from common.settings import check
@@ -49,6 +50,7 @@ class PlacedModel(ModelChoice):
     trust_remote_code: bool = False
     """Run model code that the repository brings."""
 
+    @override
     def __post_init__(self) -> None:
         check(self)
         _not_both(self, "device", "device_map")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+from typing_extensions import override
 
 
 class SeededSampling(LogitsProcessor):
@@ -19,6 +20,7 @@ class SeededSampling(LogitsProcessor):
         self.temperature = temperature
         self.generators = [_generator(seed, request) for request in requests]
 
+    @override
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """`scores` `[B, vocabulary]` of the next tokens, one row per request."""
         drawn = [torch.empty(scores.shape[1]).exponential_(generator=one) for one in self.generators]

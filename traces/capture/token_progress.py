@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+from typing_extensions import override
 
 _LOG_PACE_S = 30.0  # between two lines where stderr is no terminal
 
@@ -58,6 +59,7 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
 class _Lines(io.TextIOBase):
     """stderr as a log: each state of a bar is a line of its own, instead of being overwritten by the next."""
 
+    @override
     def write(self, text: str) -> int:
         line = text.strip()
         if line:

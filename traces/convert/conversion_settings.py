@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
+from typing_extensions import override
 
 from common.errors import FieldError, nearest
 from common.settings import Suffix, check
@@ -121,6 +122,7 @@ class LogReading(LayerNumbers):
     warmup_passes: Annotated[int, Ge(0)] = 0
     """Drop the first N forward passes; needs index pass."""
 
+    @override
     def __post_init__(self) -> None:
         check(self)
         for name in self.names:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from typing_extensions import override
 
 from common.errors import UserError
 from policies.executed import demands_of
@@ -63,6 +64,7 @@ class Trace:
             open_parquet(path / EMBEDDINGS, meta.schemas[EMBEDDINGS]).close()
         return cls(path, meta, infos, tokens)
 
+    @override
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace.open, (self.path.absolute(),)
 

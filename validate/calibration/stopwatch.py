@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from typing_extensions import override
+
 from policies.types import Batch, Float, Gate, Int
 from validate.driver.threaded_driver import Driver
 
@@ -38,6 +40,7 @@ class Stopwatch(Driver):
         super().__init__(**given)
         self.passes = passes
 
+    @override
     def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> None:
         """Timed."""
         self.passes.append(
@@ -45,6 +48,7 @@ class Stopwatch(Driver):
         )
         super().begin_iteration(batch, starting)
 
+    @override
     def gated(self, gate: Gate, experts: Sequence[int]) -> Iterator[int]:
         """Timed."""
         now_s = self._clock.now_s
@@ -58,6 +62,7 @@ class Stopwatch(Driver):
         times.over_s = now_s()
         self.passes[-1].layers.append(times)
 
+    @override
     def end_iteration(self, maps: Float, experts: Int, ending: Sequence[int]) -> None:
         """Timed."""
         super().end_iteration(maps, experts, ending)
