@@ -1,4 +1,4 @@
-"""The glue of `python -m PACKAGE COMMAND`: one cyclopts application per package, one exit status per kind of end.
+"""The glue of `finemoe PACKAGE COMMAND`: one cyclopts application per package, one exit status per kind of end.
 
 A command is a function in a file of `cli/`; its parameters are the options, its docstring the help. Settings of a
 library are a frozen dataclass, which the function takes whole:
@@ -69,13 +69,15 @@ def application(
     *,
     example: str = "",
     words: Sequence[str] = (),
+    nested: bool = False,
 ) -> App:
-    """`python -m PROGRAM`; the module of a command is imported only when the `words` call it.
+    """The application that is called by `program`, for example `finemoe sim` or `finemoe sim store`.
 
-    With a `program` of two words, `PACKAGE COMMAND`, it is the application of a command with commands of its own.
+    The module of a command is imported only when the `words` call it. An application that is `nested` is a command of
+    another and shows its last word alone.
     """
     app = App(
-        name=program.split()[-1] if " " in program else f"python -m {program}",
+        name=program.split()[-1] if nested else program,
         help=description,
         help_epilogue=_example(program, example),
         version_flags=[],
@@ -93,7 +95,7 @@ def application(
 
 
 def _example(program: str, words: str) -> str | None:
-    return f"Example: python -m {program} {words}" if words else None
+    return f"Example: {program} {words}" if words else None
 
 
 def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:

@@ -1,4 +1,4 @@
-"""`python -m sim COMMAND`: simulate policies on traces."""
+"""`finemoe sim COMMAND`: simulate policies on traces."""
 
 import sys
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    return call("sim", "Simulate offloading policies on routing traces.", COMMANDS, argv)
+    return call("finemoe sim", "Simulate offloading policies on routing traces.", COMMANDS, argv)
 
 
 if __name__ == "__main__":

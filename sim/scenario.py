@@ -65,7 +65,7 @@ class Scenario:
     _: KW_ONLY
     policy: str = "finemoe"
     """NAME[,setting=value…][+EVICTOR]: a policy and its evictor, each perhaps a module:callable of your own; see
-    `python -m sim policies`."""
+    `finemoe sim policies`."""
     sizes: str | None = None
     """Simulate the sizes of a published model with the traced routing: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
     gpt-oss-20b. Experts per layer and top-k must be those of the trace."""

@@ -1,4 +1,4 @@
-"""`python -m traces COMMAND`: collect, look at, check, analyse and convert traces."""
+"""`finemoe traces COMMAND`: collect, look at, check, analyse and convert traces."""
 
 import sys
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    return call("traces", "Routing traces of Mixture-of-Experts models.", COMMANDS, argv)
+    return call("finemoe traces", "Routing traces of Mixture-of-Experts models.", COMMANDS, argv)
 
 
 if __name__ == "__main__":

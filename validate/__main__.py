@@ -1,4 +1,4 @@
-"""`python -m validate COMMAND`: run policies on real devices and compare with the simulation."""
+"""`finemoe validate COMMAND`: run policies on real devices and compare with the simulation."""
 
 import sys
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    return call("validate", "Offload experts on real devices and compare with the simulation.", COMMANDS, argv)
+    return call("finemoe validate", "Offload experts on real devices and compare with the simulation.", COMMANDS, argv)
 
 
 if __name__ == "__main__":

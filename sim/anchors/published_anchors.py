@@ -302,4 +302,4 @@ IMP = Anchor(
 )
 
 ANCHORS = (MOE_INFINITY, MIXTRAL_OFFLOADING, IMP)
-"""What `python -m sim anchors` simulates."""
+"""What `finemoe sim anchors` simulates."""

@@ -1,1 +1,1 @@
-"""The commands of `python -m sim`, one file each."""
+"""The commands of `finemoe sim`, one file each."""

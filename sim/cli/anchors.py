@@ -1,4 +1,4 @@
-"""`python -m sim anchors`: simulate published measurements and report the error, in docs/anchors.md."""
+"""`finemoe sim anchors`: simulate published measurements and report the error, in docs/anchors.md."""
 
 from pathlib import Path
 from typing import Annotated

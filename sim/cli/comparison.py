@@ -1,4 +1,4 @@
-"""`python -m sim comparison`: rank the systems on many traces, caches and machines, and write docs/comparison.md."""
+"""`finemoe sim comparison`: rank the systems on many traces, caches and machines, and write docs/comparison.md."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`python -m sim machines`: what there is to simulate, and where its figures are from."""
+"""`finemoe sim machines`: what there is to simulate, and where its figures are from."""
 
 import json as json_text
 import math

@@ -1,4 +1,4 @@
-"""`python -m sim paper`: the paper's tables and figures, and a verdict on each of its claims."""
+"""`finemoe sim paper`: the paper's tables and figures, and a verdict on each of its claims."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`python -m sim plot`: draw the comparison that a folder of results holds, or a sweep."""
+"""`finemoe sim plot`: draw the comparison that a folder of results holds, or a sweep."""
 
 from pathlib import Path
 from typing import Annotated

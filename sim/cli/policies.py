@@ -1,4 +1,4 @@
-"""`python -m sim policies`: what there is to choose from."""
+"""`finemoe sim policies`: what there is to choose from."""
 
 import json as json_text
 from textwrap import fill

@@ -1,4 +1,4 @@
-"""`python -m sim predict`: how well policies predict, apart from time and caches."""
+"""`finemoe sim predict`: how well policies predict, apart from time and caches."""
 
 import json as json_text
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m sim run`: compare policies on a trace."""
+"""`finemoe sim run`: compare policies on a trace."""
 
 import json as json_text
 import os

@@ -1,4 +1,4 @@
-"""`python -m sim store COMMAND`: look at a result store, and clean it up."""
+"""`finemoe sim store COMMAND`: look at a result store, and clean it up."""
 
 import json as json_text
 from pathlib import Path
@@ -24,7 +24,13 @@ COMMANDS = {
         "gc finemoe-store --unused-days 30 --dry-run",
     ),
 }
-app = application("sim store", "Look at a result store, and clean it up.", COMMANDS, example="info finemoe-store")
+app = application(
+    "finemoe sim store",
+    "Look at a result store, and clean it up.",
+    COMMANDS,
+    example="info finemoe-store",
+    nested=True,
+)
 
 
 def ls(

@@ -1,4 +1,4 @@
-"""`python -m sim sweep`: run every combination of an experiment, or say what that would be."""
+"""`finemoe sim sweep`: run every combination of an experiment, or say what that would be."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`python -m sim whatif`: what more or less of each resource would change."""
+"""`finemoe sim whatif`: what more or less of each resource would change."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
 """What one machine was measured to take for one model: a `Machine`, and the costs that follow from it.
 
-A profile is a TOML file that `python -m validate calibrate` writes. Between its points times are interpolated linearly;
+A profile is a TOML file that `finemoe validate calibrate` writes. Between its points times are interpolated linearly;
 beyond them there is no answer but an error, because nothing was measured there.
 """
 

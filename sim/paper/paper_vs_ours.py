@@ -106,7 +106,7 @@ def _opening(rows: Sequence[JudgedClaim], notes: Sequence[str]) -> Iterator[str]
     claims = len({row.claim.key for row in rows})
     yield paragraph(
         f"{claims} statements of the paper's text, numbers and orders, each beside what the simulator gives. This file "
-        f"and [{FILES[0]}]({FILES[0]}), which has every value of every trace, are written by `python -m sim paper`: do "
+        f"and [{FILES[0]}]({FILES[0]}), which has every value of every trace, are written by `finemoe sim paper`: do "
         f"not edit them. {_WITHOUT_DATA}"
     )
     yield "\n".join(

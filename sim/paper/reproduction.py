@@ -1,4 +1,4 @@
-"""A reproduction from its routing to its report: what `python -m sim paper` does."""
+"""A reproduction from its routing to its report: what `finemoe sim paper` does."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -117,7 +117,7 @@ def _new_tokens(stand_in: StandIn, tier: Tier) -> int:
 
 
 def _record(trace: PaperTrace, tier: Tier) -> None:
-    """What `python -m traces collect` does, in a process that Ctrl-C and a killed command end."""
+    """What `finemoe traces collect` does, in a process that Ctrl-C and a killed command end."""
     from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
     from traces.format.target import TraceTarget
     from traces.prompts.prompt_sets import PromptChoice, read_prompts

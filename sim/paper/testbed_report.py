@@ -72,7 +72,7 @@ def implied_testbed_document(table: pd.DataFrame, provenance: str) -> str:
 
 
 def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> Iterator[str]:
-    yield paragraph(f"**{provenance}** The whole file is written by `python -m sim paper`: do not edit it.")
+    yield paragraph(f"**{provenance}** The whole file is written by `finemoe sim paper`: do not edit it.")
     yield paragraph(
         "The paper states the machines of its testbed. It does not state the rate that the links reach, the time that "
         "the serving framework takes, the cache of figure 10, or in every detail what its baselines do and what counts "

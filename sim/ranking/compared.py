@@ -97,7 +97,7 @@ ANCHORS = (
 
 
 def _twin(published: str, title: str) -> ComparedTrace:
-    collect = f"python -m traces collect {published}-twin --continue-text --chat-template --max-new-tokens 64"
+    collect = f"finemoe traces collect {published}-twin --continue-text --chat-template --max-new-tokens 64"
     return ComparedTrace(
         name=f"{published}-twin",
         title=f"{title} twin",
@@ -117,7 +117,7 @@ TRACES = (
         sizes=None,
         source="AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting on Hugging Face, Apache-2.0",
         made_by=(
-            "python -m traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
+            "finemoe traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
             "--max-tokens 64 --out ROUTING/gpt-oss-20b.trace",
         ),
     ),
@@ -127,8 +127,7 @@ TRACES = (
         sizes=None,
         source="Helldez/BigMoeOnEdge on GitHub, Apache-2.0",
         made_by=(
-            "python -m traces convert route-trace DATA/bigmoeonedge/gemma.route.csv "
-            "--out ROUTING/gemma-4-26b-a4b.trace",
+            "finemoe traces convert route-trace DATA/bigmoeonedge/gemma.route.csv --out ROUTING/gemma-4-26b-a4b.trace",
         ),
         train_split=0.0,
     ),
@@ -165,4 +164,4 @@ COMPARED = Compared(
     base="PCIe",
     subject="FineMoE",
 )
-"""What `python -m sim comparison` compares."""
+"""What `finemoe sim comparison` compares."""

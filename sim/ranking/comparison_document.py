@@ -11,7 +11,7 @@ from sim.ranking.order_tables import NAMES, TIES, OrderTables, Rows, gigabytes, 
 from sim.ranking.orders import TIE
 from traces.format.provenance import caution
 
-COMMAND = "python -m sim comparison --routing ROUTING --store STORE --out docs"
+COMMAND = "finemoe sim comparison --routing ROUTING --store STORE --out docs"
 
 
 def document(orders: OrderTables, *, beside: str) -> str:
@@ -181,7 +181,7 @@ class _Document:
         yield markdown_table([[name, *_natural_cells(each)] for name, each in self._traces.items()], headers)
         yield _markdown(self._figures.cache_rows())
         yield paragraph(
-            "`python -m sim machines TEXT` lists every figure of a machine with its source "
+            "`finemoe sim machines TEXT` lists every figure of a machine with its source "
             "([machines.md](machines.md)). [systems.md](systems.md) says what each system plans, waits for and is "
             "charged."
         )

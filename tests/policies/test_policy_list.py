@@ -1,4 +1,4 @@
-"""`python -m sim policies`: what there is to choose from, and what the command line understands of one's own."""
+"""`finemoe sim policies`: what there is to choose from, and what the command line understands of one's own."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""`python -m sim machines`: what there is to simulate, and where every figure of it is from."""
+"""`finemoe sim machines`: what there is to simulate, and where every figure of it is from."""
 
 import json
 from pathlib import Path

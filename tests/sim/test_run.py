@@ -1,4 +1,4 @@
-"""`python -m sim run`: what it prints, and what its settings do."""
+"""`finemoe sim run`: what it prints, and what its settings do."""
 
 import json
 import subprocess

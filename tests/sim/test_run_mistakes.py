@@ -1,4 +1,4 @@
-"""Mistakes of a user of `python -m sim run`: one clear line, exit status 2, nothing left behind."""
+"""Mistakes of a user of `finemoe sim run`: one clear line, exit status 2, nothing left behind."""
 
 import errno
 import json

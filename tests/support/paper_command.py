@@ -1,4 +1,4 @@
-"""`python -m sim paper` on tiny traces, in seconds."""
+"""`finemoe sim paper` on tiny traces, in seconds."""
 
 from pathlib import Path
 

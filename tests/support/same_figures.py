@@ -11,11 +11,11 @@ object or a cell of a Parquet table; a list in a cell is one figure.
 Both recordings need the same traces, so these are made once, with the code before the change, on one core:
 
     export OMP_NUM_THREADS=1
-    python -m traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
+    finemoe traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
         --lookahead 1 --out TRACES/pocket.trace
-    python -m traces collect pocket --prompts built-in --sample 32 --seed 1 --max-new-tokens 32 --threads 1 \
+    finemoe traces collect pocket --prompts built-in --sample 32 --seed 1 --max-new-tokens 32 --threads 1 \
         --lookahead 1 --out TRACES/other.trace
-    python -m traces convert npz ../shared/data/gpt-oss-20b/routing.npz --model gpt-oss-20b --out TRACES/gpt-oss.trace
+    finemoe traces convert npz ../shared/data/gpt-oss-20b/routing.npz --model gpt-oss-20b --out TRACES/gpt-oss.trace
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a trace tells about routing: all tables of `python -m traces analyse`, in one pass over the requests.
+"""What a trace tells about routing: all tables of `finemoe traces analyse`, in one pass over the requests.
 
 Requests are streamed: what is held are sums, a sample of iterations for the similarities, and one request for the
 heat map.

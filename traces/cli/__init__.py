@@ -1,1 +1,1 @@
-"""The commands of `python -m traces`, one file each."""
+"""The commands of `finemoe traces`, one file each."""

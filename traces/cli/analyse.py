@@ -1,4 +1,4 @@
-"""`python -m traces analyse`: tabulate and draw what a trace tells about routing."""
+"""`finemoe traces analyse`: tabulate and draw what a trace tells about routing."""
 
 import json as json_module
 import sys

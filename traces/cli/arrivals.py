@@ -1,4 +1,4 @@
-"""`python -m traces arrivals`: look at a workload, sample one, draw one."""
+"""`finemoe traces arrivals`: look at a workload, sample one, draw one."""
 
 import json as json_module
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`python -m traces check`: whether a trace is whole."""
+"""`finemoe traces check`: whether a trace is whole."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m traces collect`: run a model on prompts or texts and record its routing."""
+"""`finemoe traces collect`: run a model on prompts or texts and record its routing."""
 
 from typing import Annotated
 

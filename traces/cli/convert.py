@@ -1,4 +1,4 @@
-"""`python -m traces convert FORMAT`: other people's recordings in our format, a function for each."""
+"""`finemoe traces convert FORMAT`: other people's recordings in our format, a function for each."""
 
 from pathlib import Path
 from typing import Annotated
@@ -53,10 +53,11 @@ FORMATS = {
     ),
 }
 app = application(
-    "traces convert",
+    "finemoe traces convert",
     "Make a trace of somebody else's recording.",
     FORMATS,
     example="npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
+    nested=True,
 )
 
 Model = Annotated[TracedModel, under(MODEL)]

@@ -1,4 +1,4 @@
-"""`python -m traces fit`: give recorded requests the lengths and arrivals of a workload."""
+"""`finemoe traces fit`: give recorded requests the lengths and arrivals of a workload."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m traces info`: what is in a trace."""
+"""`finemoe traces info`: what is in a trace."""
 
 import json as json_text
 from pathlib import Path

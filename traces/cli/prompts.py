@@ -1,4 +1,4 @@
-"""`python -m traces prompts`: the sets of prompts there are, and what is in one."""
+"""`finemoe traces prompts`: the sets of prompts there are, and what is in one."""
 
 import json as json_text
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`python -m traces synthetic`: draw a trace from stated statistics, or from those of another trace."""
+"""`finemoe traces synthetic`: draw a trace from stated statistics, or from those of another trace."""
 
 from typing import Annotated
 

@@ -32,7 +32,9 @@ STEPS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step; its exit status."""
     try:
-        return call("traces.pocket_training", "Make one of the committed models anew, step by step.", STEPS, argv)
+        return call(
+            "python -m traces.pocket_training", "Make one of the committed models anew, step by step.", STEPS, argv
+        )
     except ModuleNotFoundError as error:
         print(f"error: this step needs {error.name}: pip install 'finemoe-lab[models]'", file=sys.stderr)
         return 2

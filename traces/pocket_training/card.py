@@ -281,7 +281,7 @@ python -m traces.pocket_training corpus --model {name} --cache pocket-cache --fe
 python -m traces.pocket_training train --model {name} --cache pocket-cache --out new-model
 python -m traces.pocket_training evaluate --model {name} --cache pocket-cache --folder new-model --card
 python -m traces.pocket_training naturalness {name} --cache pocket-cache --card  # that section alone
-python -m traces collect {name} --continue-text --chat-template --max-new-tokens 64 --out {name}.trace
+finemoe traces collect {name} --continue-text --chat-template --max-new-tokens 64 --out {name}.trace
 ~~~
 
 ~~~python

@@ -1,1 +1,1 @@
-"""The commands of `python -m validate`, one file each."""
+"""The commands of `finemoe validate`, one file each."""

@@ -1,4 +1,4 @@
-"""`python -m validate calibrate`: measure this machine for a model, as a profile to simulate with."""
+"""`finemoe validate calibrate`: measure this machine for a model, as a profile to simulate with."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`python -m validate compare`: simulated beside measured results, with the simulation's errors."""
+"""`finemoe validate compare`: simulated beside measured results, with the simulation's errors."""
 
 import json as json_text
 import sys

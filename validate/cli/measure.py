@@ -1,4 +1,4 @@
-"""`python -m validate measure`: measure the figures of this machine, as a data sheet to simulate any model with."""
+"""`finemoe validate measure`: measure the figures of this machine, as a data sheet to simulate any model with."""
 
 from pathlib import Path
 from typing import Annotated

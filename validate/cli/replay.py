@@ -1,4 +1,4 @@
-"""`python -m validate replay`: run a model with its experts really offloaded, and measure it."""
+"""`finemoe validate replay`: run a model with its experts really offloaded, and measure it."""
 
 import json as json_text
 import tempfile

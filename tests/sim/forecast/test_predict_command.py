@@ -1,4 +1,4 @@
-"""`python -m sim predict`: what it takes, what it writes, and the mistakes that it tells."""
+"""`finemoe sim predict`: what it takes, what it writes, and the mistakes that it tells."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`python -m sim plot`: what the picture says."""
+"""`finemoe sim plot`: what the picture says."""
 
 from pathlib import Path
 

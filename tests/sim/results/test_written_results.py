@@ -1,4 +1,4 @@
-"""What `python -m sim run --out` writes."""
+"""What `finemoe sim run --out` writes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`python -m sim plot SWEEP`."""
+"""`finemoe sim plot SWEEP`."""
 
 from pathlib import Path
 

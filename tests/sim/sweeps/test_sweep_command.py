@@ -1,4 +1,4 @@
-"""`python -m sim sweep` and `sim store`, as a user types them."""
+"""`finemoe sim sweep` and `sim store`, as a user types them."""
 
 import json
 import os

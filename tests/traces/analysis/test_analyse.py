@@ -1,4 +1,4 @@
-"""The command `python -m traces analyse`."""
+"""The command `finemoe traces analyse`."""
 
 import json
 import subprocess

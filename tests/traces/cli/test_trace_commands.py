@@ -78,7 +78,7 @@ def test_help_is_grouped_and_has_an_example(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = help_of(words, capsys)
-    assert f"Example: python -m traces {' '.join(words)} " in " ".join(shown.split())
+    assert f"Example: finemoe traces {' '.join(words)} " in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 100
     if words != ["convert"]:
         assert "─ Output ─" in shown

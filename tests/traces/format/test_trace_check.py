@@ -233,4 +233,4 @@ def test_an_interruption_is_one_line_and_130(
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("info", "check", "convert"):
         assert main([command, "--help"]) == 0
-        assert f"Example: python -m traces {command} " in capsys.readouterr().out
+        assert f"Example: finemoe traces {command} " in capsys.readouterr().out

@@ -87,7 +87,7 @@ def hub(lmsys: Path, sharegpt: Path) -> Iterator[Hub]:
 
 
 def ours(url: str, cache: Path, *arguments: str, token: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """`python -m traces prompts` with another hub than the public one, which must be known before the libraries are."""
+    """`finemoe traces prompts` with another hub than the public one, which must be known before the libraries are."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     more = {"HF_ENDPOINT": url, "HF_HOME": str(cache)} | ({"HF_TOKEN": token} if token else {})
     line = [sys.executable, "-m", "traces", "prompts", *arguments]

@@ -1,4 +1,4 @@
-"""`python -m validate compare`: simulated beside measured."""
+"""`finemoe validate compare`: simulated beside measured."""
 
 import json
 import math

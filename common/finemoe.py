@@ -1,0 +1,27 @@
+"""`finemoe PACKAGE COMMAND`: the commands of all packages behind one console script.
+
+Unlike `python -m sim`, a console script does not look for modules in the current folder first, so a user's file `sim.py`
+there does not replace the package.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from common.commands import Command, call
+
+PACKAGES = {
+    "traces": Command("traces.__main__:main", "Collect, look at, check, analyse and convert routing traces."),
+    "sim": Command("sim.__main__:main", "Simulate offloading policies on traces."),
+    "validate": Command("validate.__main__:main", "Offload experts on real devices and compare with the simulation."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command of one of the packages; its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in PACKAGES:
+        package = import_module(f"{words[0]}.__main__")
+        return int(package.main(words[1:]))
+    description = "FineMoE Lab: how to serve Mixture-of-Experts models whose experts do not all fit on the GPU."
+    return call("finemoe", description, PACKAGES, words)
