@@ -1,7 +1,7 @@
 """`finemoe PACKAGE COMMAND`: the commands of all packages behind one console script.
 
-Unlike `python -m sim`, a console script does not look for modules in the current folder first, so a user's file `sim.py`
-there does not replace the package.
+Unlike `python -m sim`, a console script does not look for modules in the current folder first, so a user's own `sim.py`
+does not replace the package.
 """
 
 import sys

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.finemoe import PACKAGES, main
+from common.console import PACKAGES, main
 from sim.__main__ import main as sim
 
 SCRIPT = Path(sys.executable).with_name("finemoe")
