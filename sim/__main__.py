@@ -18,7 +18,7 @@ COMMANDS = {
     ),
     "whatif": Command(
         "sim.cli.whatif:whatif",
-        "Vary link, memory, cache, compute and more of a scenario, one at a time: what matters, and how much?",
+        "Vary link, memory, cache, compute and more, one at a time, and show how much each matters.",
         "whatif NAME.trace --policy finemoe --policy lru --cache-share 0.25 --plot whatif.png",
     ),
     "comparison": Command(
@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "paper": Command(
         "sim.cli.paper:paper",
-        "Make the figures of the FineMoE paper, and judge each of its claims.",
+        "Make the figures of the FineMoE paper, and check each of its claims.",
         "paper --quick --out paper-out",
     ),
     "anchors": Command(
@@ -37,29 +37,27 @@ COMMANDS = {
         "anchors --routing comparison-out/routing --out docs",
     ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
-    "policies": Command(
-        "sim.cli.policies:policies", "List policies and evictors, what they need and their settings.", "policies"
-    ),
+    "policies": Command("sim.cli.policies:policies", "List policies and evictors, and their settings.", "policies"),
     "machines": Command(
         "sim.cli.machines:machines",
-        "List machines, and where their figures are from.",
+        "List machines, or show the source of each of their figures.",
         "machines rtx3090x6,framework=transformers",
     ),
     "predict": Command(
         "sim.cli.predict:predict",
-        "Measure how well policies predict, apart from time and caches.",
+        "Measure how well policies predict, without time or caches.",
         "predict NAME.trace --policy finemoe --policy hit-count --plot recall.png",
     ),
     "plot": Command(
         "sim.cli.plot:plot",
-        "Draw the comparison that a folder of results holds, or a sweep.",
+        "Draw a folder of results, or a sweep.",
         "plot RESULTS --out policies.png",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command, and return its exit status."""
     return call("finemoe sim", "Simulate offloading policies on routing traces.", COMMANDS, argv)
 
 

@@ -1,7 +1,7 @@
 """A scenario: everything that one run depends on, as one frozen dataclass.
 
-It is the Python API, the `[scenario]` table of a TOML file and the options of the command line; `sim.content_hash`
-makes a key of it.
+The same fields are the Python API, the `[scenario]` table of a TOML file and the options of the command line.
+`sim.content_hash` turns a scenario into the key of its result.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -16,20 +16,20 @@ from policies.cache.placement import Placement
 from policies.types import ModelShape
 
 Detail = Literal["requests", "iterations", "events"]
-CHUNK_BYTES = 16_000_000  # half a millisecond over PCIe 4.0, the longest that a demand waits for a prefetch
-NO_EFFECT = ("detail", "check", "label")  # fields of a scenario that change no figure
+CHUNK_BYTES = 16_000_000  # half a millisecond over PCIe 4.0: a demand waits no longer than that for a prefetch
+NO_EFFECT = ("detail", "check", "label")  # fields of a scenario that do not change any number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSize:
-    """How many experts all GPUs together can hold; exactly one of the three is set."""
+    """The size of the expert cache, over all GPUs together. Set exactly one of the three fields."""
 
     experts: Annotated[int, Ge(1)] | None = None
-    """Experts that fit on all GPUs together."""
+    """Cache size over all GPUs, as a number of experts."""
     share: Annotated[float, Interval(gt=0, le=1)] | None = None
-    """Share of all experts that fit on all GPUs together, rounded down."""
+    """Cache size over all GPUs, as a share of all experts (0 to 1), rounded down to whole experts."""
     gb: Annotated[float, Gt(0)] | None = None
-    """Gigabytes (1e9 bytes) of experts that fit on all GPUs together, rounded down."""
+    """Cache size over all GPUs in gigabytes (1e9 bytes), rounded down to whole experts."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -45,7 +45,7 @@ class CacheSize:
         return next(name for name in ("experts", "share", "gb") if getattr(self, name) is not None)
 
     def slots(self, model: ModelShape) -> int:
-        """Slots of all GPUs together for a model; a share or gigabytes never give more than it has experts."""
+        """The number of slots over all GPUs for a model; a share or gigabytes never give more slots than experts."""
         if self.experts is not None:
             return self.experts
         if self.gb is not None:
@@ -53,65 +53,69 @@ class CacheSize:
         else:
             assert self.share is not None
             fitting = self.share * model.total_experts
-        return int(min(fitting + 1e-6, model.total_experts))  # 35 % of 1440 is 504, whatever binary fractions say
+        return int(min(fitting + 1e-6, model.total_experts))  # 0.35 * 1440 is slightly below 504 in binary
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is run: routing, policy, sizes, machine, cache. A `FieldError` says which field cannot have its value."""
+    """Everything that one run depends on: routing, policy, model sizes, machine and cache.
+
+    Raises a `FieldError` that names the field if a value is not allowed.
+    """
 
     trace: Path
-    """The routing: a NAME.trace folder."""
+    """The trace whose routing is replayed: a NAME.trace folder."""
     _: KW_ONLY
     policy: str = "finemoe"
-    """NAME[,setting=value…][+EVICTOR]: a policy and its evictor, each perhaps a module:callable of your own; see
-    `finemoe sim policies`."""
+    """NAME[,setting=value…][+EVICTOR]: a policy, and optionally another evictor. Either may be your own
+    module:callable. `finemoe sim policies` lists the names."""
     sizes: str | None = None
-    """Simulate the sizes of a published model with the traced routing: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
-    gpt-oss-20b. Experts per layer and top-k must be those of the trace."""
+    """Combine the traced routing with the sizes of a published model: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
+    gpt-oss-20b. The trace must have the same experts per layer and top-k."""
     machine: str = "rtx3090x6"
     """A preset (rtx3090x6, rtx3090, rtx4090, a100-80gb, h100-80gb, h200-141gb; paper-rtx3090x6, paper-rtx3090,
-    paper-a100), or a FILE.toml: a machine of your own, or a profile that `validate calibrate` wrote. Figures may
-    follow: rtx3090x6,host.memory_bytes_per_s=96e9."""
+    paper-a100), or a FILE.toml: a machine of your own, or a profile from `finemoe validate calibrate`. Append
+    ,key=value to change a figure: rtx3090x6,host.memory_bytes_per_s=96e9."""
     cache: CacheSize = CacheSize(share=0.25)
-    """How many experts all GPUs together can hold."""
+    """The size of the expert cache, over all GPUs together."""
     history: Path | None = None
-    """Learn from this trace instead of a share of the other. Does not change which requests run; add a train split of 0
-    to run all."""
+    """Learn from this trace, not from a share of the other trace. Does not change which requests run; set the train
+    split to 0 to run all."""
     train_split: Annotated[float, Interval(ge=0, lt=1)] = 0.7
-    """Share of the requests that the policy may learn from; the others are run."""
+    """Share of the requests that the policy may learn from (its history). The other requests run."""
     requests: Annotated[int, Ge(1)] | None = None
-    """Run at most N of the requests outside the history."""
+    """Run at most N requests of those outside the history."""
     batch_size: Annotated[int, Ge(1)] = 1
-    """Requests that run together, until the last of them has ended."""
+    """Requests per batch. The next batch starts when the last request of a batch has ended."""
     placement: Placement = "round-robin"
-    """Which GPU each expert lives on: dealt in turn, or so that each layer's demands in the history fall evenly."""
+    """How experts are assigned to GPUs: round-robin deals them in turn; balanced spreads each layer's demands in the
+    history evenly."""
     counts: Path | None = None
-    """A table of expert counts for balanced placement, in place of the history's demands."""
+    """For balanced placement: a table of expert counts to use in place of the history's demands."""
     replicas: Annotated[int, Ge(1)] = 1
-    """How many GPUs may host an expert, one at a time: the one that placement chose and those after it. A copy goes
-    over the least busy link."""
+    """How many GPUs may host an expert, one at a time: its own GPU and the next ones. A copy takes the least busy
+    link."""
     chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
-    """Move prefetches in chunks of N bytes, or whole. Demands are served between two chunks, and move whole. A policy
-    may have a setting of its own."""
+    """Split prefetches into chunks of N bytes, or copy them whole. A demanded expert is copied whole, and waits for at
+    most one chunk of a prefetch. A policy's own chunk size takes precedence."""
     prefetch: bool = True
-    """Copy what the policy plans. Otherwise experts are copied on demand only: plans still reach an evictor that reads
-    predictions, and nothing waits for them."""
+    """Copy what the policy plans. If off, experts are copied on demand only: an evictor that reads predictions still
+    gets the plans, but nothing waits for them."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the split and of the policy."""
+    """Seed of the split into history and requests to run, and of the policy."""
     detail: Detail = "iterations"
-    """The finest rows to keep; events is the decision log."""
+    """The finest rows to keep in the result; events adds the decision log."""
     check: bool = False
-    """Check what the policy says, and the invariants of the cache after every call; slower."""
+    """Check every answer of the policy, and the cache's invariants after every call; slower."""
     label: str | None = None
-    """What tables and figures call the run; without it, its policy."""
+    """The run's name in tables and figures; default: its policy."""
 
     def __post_init__(self) -> None:
         check(self)
         if self.counts is not None and self.placement != "balanced":
-            raise FieldError("counts", f"is for placement balanced, not {self.placement}, value {self.counts}")
+            raise FieldError("counts", f"needs placement balanced, not {self.placement}, value {self.counts}")
 
     @property
     def name(self) -> str:
-        """What tables and figures call the run."""
+        """The run's name in tables and figures."""
         return self.label or self.policy

@@ -1,4 +1,4 @@
-"""Scenarios on the command line: an option for each field, and beneath the options a file that they override."""
+"""Scenarios on the command line: an option per field, and a scenario file whose values the options override."""
 
 import functools
 import inspect
@@ -32,11 +32,11 @@ _Command: TypeAlias = Callable[..., int | None]  # its exit status, if it is not
 
 
 def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Command], _Command]:
-    """Give a command, a function of an `Experiment` and of its own options, an option for each of these fields.
+    """Decorate a command, a function of an `Experiment` and its own options, with an option for each of these fields.
 
-    It also gets `--scenario FILE.toml` to start from, which may stand in the trace's place too, `--save-scenario
-    FILE.toml`, and `--traceback` for authors of policies. Several policies are an axis. A command that records the
-    trace itself has an option of its own, `recorded_by`, that says where.
+    The command also gets `--scenario FILE.toml` (a file to start from, also accepted in place of the trace),
+    `--save-scenario FILE.toml`, and `--traceback` for authors of policies. Several policies become an axis of the
+    experiment. A command that records the trace itself names its own option for the trace's place in `recorded_by`.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -48,7 +48,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
         @functools.wraps(command)
         def called(*arguments: Any, **options: Any) -> int | None:
             given = signature.bind(*arguments, **options).arguments
-            if (file := given.get("trace")) and file.suffix == ".toml":  # no trace: these are folders
+            if (file := given.get("trace")) and file.suffix == ".toml":  # a scenario, since traces are folders
                 if _FILE.name in given:
                     raise FieldError(_FILE.name, f"is given twice, value {given[_FILE.name]} and {file}")
                 given[_FILE.name] = given.pop("trace")
@@ -75,7 +75,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
 
 
 def _paths(names: tuple[str, ...]) -> Iterator[FieldPath]:
-    """The fields, and the fields of those that are settings themselves."""
+    """The paths of fields; a field that is itself a group of settings gives a path for each of its own fields."""
     hints = get_type_hints(Scenario)
     for name in names:
         if is_dataclass(hints[name]):
@@ -85,7 +85,7 @@ def _paths(names: tuple[str, ...]) -> Iterator[FieldPath]:
 
 
 def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
-    """What the command line shows of a field; its default is the scenario's and shown only."""
+    """The option of a field. Its default is only shown: the scenario fills it in."""
     kind: Any = Scenario
     shown: Any = MISSING
     for part in path:
@@ -96,7 +96,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
     group = next(group for group, names in _GROUPS.items() if path[0] in names)
     positional = path == ("trace",)
     several = path == ("policy",)
-    more = " Or a scenario, FILE.toml." if positional else " May be given several times." if several else ""
+    more = " Or a scenario FILE.toml." if positional else " Repeat to compare several policies." if several else ""
     about = Parameter(
         name=None if positional else option(name),
         group=group,
@@ -114,7 +114,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
 
 
 def _says(default: object) -> Callable[[Any], str] | bool:
-    """What the help has as a default: nothing for a switch, and for what is not set."""
+    """How the help shows a default; not at all for a switch or an unset value."""
     if default is None or isinstance(default, bool) or default is MISSING:
         return False
     return lambda value: str(default)
@@ -128,7 +128,8 @@ _FILE = inspect.Parameter(
         Path | None,
         Parameter(
             group=RUN,
-            help="A scenario to start from, FILE.toml; options override it. Its paths count from the current folder.",
+            help="Start from the scenario in FILE.toml; options override it. Its paths are relative to the current "
+            "folder.",
         ),
     ],
 )
@@ -137,7 +138,7 @@ _SAVE = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Write the scenario to a new FILE.toml before it runs.")
+        Path | None, Parameter(group=OUTPUT, help="Write the scenario to a new FILE.toml, then run it.")
     ],
 )
 _TRACEBACK = inspect.Parameter(
@@ -145,6 +146,6 @@ _TRACEBACK = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     default=False,
     annotation=Annotated[
-        bool, Parameter(group=OUTPUT, help="Print where in a policy of your own an error came from, above its line.")
+        bool, Parameter(group=OUTPUT, help="If your own policy raises an error, print its traceback above the message.")
     ],
 )

@@ -16,21 +16,19 @@ def comparison(
     *,
     routing: Annotated[
         Path,
-        Parameter(
-            help="The folder of the traces. Those that it lacks are left out; the document says how to add them."
-        ),
+        Parameter(help="The folder of the traces. Missing traces are left out; the document says how to add them."),
     ],
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),
     out: Annotated[
         Path,
-        Parameter(group=OUTPUT, help="The folder for comparison.md, and for comparison/ with tables and the picture."),
+        Parameter(group=OUTPUT, help="The folder to write comparison.md and comparison/ (tables, picture) into."),
     ],
 ) -> int:
     """Run every system on every trace, cache and machine, and write which is fastest where, and where the order flips.
 
-    What is compared is a list in sim/ranking/compared.py. Runs that the store has are not computed again; after an
-    interruption, the same command goes on. The exit status is 1 if a run failed.
+    sim/ranking/compared.py lists what is compared. Runs in the store are not computed again, so the same command
+    resumes after an interruption. The exit status is 1 if a run failed.
     """
     from textwrap import fill
 
@@ -50,7 +48,7 @@ def comparison(
             raise UserError(f"{routing} has none of {names}")
         orders = write_comparison(table, COMPARED, out)
     letters = ", ".join(f"{each.letter} {each.name}" for each in COMPARED.of_role("system"))
-    reading = f"The fastest first, in brackets neighbours that tie; ⇅: pairs that flip against {COMPARED.base}."
+    reading = f"Fastest first; neighbours in brackets tie; ⇅: pairs that swap places compared with {COMPARED.base}."
     print(fill(f"Simulated, not measured. {reading} {letters}", 100))
     for metric in orders.metrics:
         found = orders.order_rows([metric])

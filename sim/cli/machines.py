@@ -1,4 +1,4 @@
-"""`finemoe sim machines`: what there is to simulate, and where its figures are from."""
+"""`finemoe sim machines`: list the machines, and show the source of each of their figures."""
 
 import json as json_text
 import math
@@ -21,10 +21,10 @@ _KEY, _VALUE, _ORIGIN = 27, 16, 9  # columns of the table of figures
 
 
 def machines(
-    *names: Annotated[str, Parameter(help="Show every figure of these: NAME_OR_FILE[,key=value…].")],
+    *names: Annotated[str, Parameter(help="Machines to show in full: NAME_OR_FILE[,key=value…].")],
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects with all figures.")] = False,
 ) -> None:
-    """List machines, or show each figure of some with its unit, its kind and its source."""
+    """List the machines, or show every figure of the named ones with its unit, kind and source."""
     found = [machine_named(name) for name in names] or [preset(name) for name in preset_names()]
     if json:
         print(json_text.dumps([_data(machine) for machine in found], indent=2, allow_nan=False))
@@ -52,8 +52,8 @@ def _table(presets: list[DataSheetMachine]) -> str:
             ]
         )
     notes = (
-        "--machine NAME_OR_FILE[,key=value…]; `sim machines NAME` shows every figure with its source. Host memory "
-        f"{MISSING}: it sets no limit. Frameworks: {', '.join(framework_names())}."
+        "Use one with --machine NAME_OR_FILE[,key=value…]. `finemoe sim machines NAME` shows every figure with its "
+        f"source. Host memory {MISSING}: not modelled as a limit. Frameworks: {', '.join(framework_names())}."
     )
     return f"{text_table(rows, headers, texts=2)}\n\n{folded(notes)}"
 

@@ -1,4 +1,4 @@
-"""`finemoe sim plot`: draw the comparison that a folder of results holds, or a sweep."""
+"""`finemoe sim plot`: draw a folder of results, or of a sweep."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,24 +7,26 @@ from cyclopts import Group, Parameter
 
 SWEEP = Group("Of a sweep", sort_key=10)
 
-_UNUSED = {"metric": "metrics of its own", "over": "no axis to go over", "pareto": "no fronts"}
+_UNUSED = {"metric": "fixed metrics", "over": "no axis to go over", "pareto": "no fronts"}
 
 
 def plot(
     results: Annotated[
         Path,
-        Parameter(help="A folder that `sim run --out` or `validate replay --out` wrote, or one of a sweep."),
+        Parameter(
+            help="A folder from `finemoe sim run --out`, `finemoe validate replay --out` or `finemoe sim sweep --out`."
+        ),
     ],
     /,
     *,
     out: Annotated[Path, Parameter(help="The picture to write: .png, .svg or .pdf.")],
     metric: Annotated[
         str | None,
-        Parameter(group=SWEEP, help="The column of sweep.parquet to draw (default: tpot_s_mean)."),
+        Parameter(group=SWEEP, help="Draw this column of sweep.parquet (default: tpot_s_mean)."),
     ] = None,
     over: Annotated[
         str | None,
-        Parameter(group=SWEEP, help="The axis to draw it over, such as cache.share (default: the first with numbers)."),
+        Parameter(group=SWEEP, help="Draw it over this axis, such as cache.share (default: the first numeric axis)."),
     ] = None,
     pareto: Annotated[
         bool,
@@ -32,14 +34,14 @@ def plot(
     ] = False,
     stalls: Annotated[
         bool,
-        Parameter(help="Draw where the time of a mean iteration goes: computing, overhead and five kinds of waiting."),
+        Parameter(help="Draw where a mean iteration's time goes: computing, overhead and five kinds of waiting."),
     ] = False,
 ) -> None:
-    """Draw a folder of results, and print where the picture is.
+    """Draw a folder of results, and print the path of the picture.
 
-    Results of one scenario: time per output token and the outcome of every demand, a bar per policy. A sweep: a metric
-    over an axis, a line per policy with a band over seeds, or its Pareto fronts; other axes are panels. Of both,
-    `--stalls` draws where the time goes.
+    For the results of one scenario, draw time per output token and the outcome of every demand, a bar per policy. For a
+    sweep, draw a metric over an axis, with a line per policy and a band over seeds, or its Pareto fronts; each setting
+    of the other axes is a panel. For both, `--stalls` draws where the time goes.
     """
     from common.errors import FieldError
     from common.outputs import picture, reserved
@@ -58,7 +60,7 @@ def plot(
     with reserved(picture(out)):
         if not holds_sweep(results):
             if given:
-                raise FieldError(given[0], f"is for the folder of a sweep, which {results} is not")
+                raise FieldError(given[0], f"needs the folder of a sweep; {results} is not one")
             (draw_split if stalls else draw)(read_compared(results), out)
         elif stalls:
             draw_stalls(Sweep.read(results), out)

@@ -1,4 +1,4 @@
-"""`finemoe sim policies`: what there is to choose from."""
+"""`finemoe sim policies`: list policies and evictors, and their settings."""
 
 import json as json_text
 from textwrap import fill
@@ -13,17 +13,17 @@ INDENT = " " * 22
 
 
 def policies(
-    *names: Annotated[str, Parameter(help="Show only these, your own module:callable among them.")],
-    json: Annotated[bool, Parameter(help="Print an object with a list of policies and one of evictors.")] = False,
+    *names: Annotated[str, Parameter(help="Show only these; your own module:callable works, too.")],
+    json: Annotated[bool, Parameter(help="Print a JSON object with a list of policies and one of evictors.")] = False,
 ) -> None:
-    """List policies and evictors, what they need and their settings."""
+    """List policies and evictors, what they need from a trace, and their settings."""
     found = catalogue(names)
     if json:
         print(json_text.dumps(found, indent=2))
         return
     heads = {
-        "policies": "Policies: --policy NAME[,setting=value…], or module:callable of your own",
-        "evictors": "Evictors, in place of a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
+        "policies": "Policies: --policy NAME[,setting=value…], or your own module:callable",
+        "evictors": "Evictors, to replace a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
     }
     print("\n\n".join("\n".join([f"{heads[kind]}\n", *map(_lines, each)]) for kind, each in found.items() if each))
 
@@ -45,7 +45,7 @@ def _filled(text: str) -> str:
 
 
 def _needed(what: str) -> str:
-    """What of a trace a requirement stands for."""
+    """The part of a trace that a requirement names."""
     others = {"embedding": "embeddings.parquet", "future": "the future (read from the trace)"}
     return others.get(what, f"column {what}")
 

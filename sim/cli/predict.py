@@ -1,4 +1,4 @@
-"""`finemoe sim predict`: how well policies predict, apart from time and caches."""
+"""`finemoe sim predict`: measure how well policies predict, without time or caches."""
 
 import json as json_text
 from pathlib import Path
@@ -22,25 +22,29 @@ def predict(
         str | None,
         Parameter(
             group=RUN,
-            help="Prefetch distances, as 3, 1,2,4 or 1..8 (default: 1..8, or as many as there are layers). A policy "
-            "whose distance is fixed, by itself or by a setting, is shown at every distance for which it plans.",
+            help="Prefetch distances, such as 3, 1,2,4 or 1..8 (default: 1..8, or all layers if fewer). A policy "
+            "with a fixed distance, of its own or from a setting, is shown at every distance for which it plans.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        Parameter(group=OUTPUT, help="Write a new Parquet file, a row per policy, distance, kind of iteration, layer."),
+        Parameter(
+            group=OUTPUT,
+            help="Write a new Parquet file with a row per policy, distance, kind of iteration and layer.",
+        ),
     ] = None,
     plot: Annotated[Path | None, Parameter(group=OUTPUT, help="Draw recall over distance: .png, .svg or .pdf.")] = None,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out, a list of objects.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
-    """Feed policies a trace, with an infinitely fast predictor and without a cache, and count what they predict.
+    """Replay a trace to policies and count how many executed experts they predicted.
 
-    At a distance, the prediction for an (iteration, layer) event is the last plan that was made at least so many layers
-    before; the first layers, which have not as many before them, are judged by their last plan. Recall is the share of
-    the executed experts that were planned, precision the share of the planned that were executed, recall@K the recall
-    of the first as many as were executed, coverage the share of events with a plan. The lead is the mean of the plans
-    that count.
+    Searches are instantaneous; no cache is modelled. At distance d, the prediction for a layer of an iteration is the
+    last plan made at least d layers before it. A layer with fewer than d layers before it is judged by its last plan.
+
+    Recall is the share of executed experts that were planned. Precision is the share of planned experts that were
+    executed. Recall@K counts only the first K planned experts, where K experts were executed. Coverage is the share of
+    (iteration, layer) events with a plan. Lead is how many layers ahead the judged plans were made, on average.
     """
     from common.outputs import new, picture, reserved, then_printed
     from sim.forecast import recall_figure

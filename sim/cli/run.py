@@ -20,8 +20,8 @@ def run(
         str | None,
         Parameter(
             group=RUN,
-            help="What the policies are measured against: no-offload, best-known, own-cache, lower-bound, separated by "
-            "commas, or none. Default: those that the output shows.",
+            help="Reference runs to compare with: no-offload, best-known, own-cache, lower-bound, separated by commas; "
+            "or none. Default: those that the output shows.",
         ),
     ] = None,
     jobs: Annotated[
@@ -32,12 +32,12 @@ def run(
     ] = None,
     store: Annotated[
         Path | None,
-        Parameter(group=OUTPUT, help="A result store to read runs from and keep them in (default: $FINEMOE_STORE)."),
+        Parameter(group=OUTPUT, help="Read runs from this result store, and keep new ones (default: $FINEMOE_STORE)."),
     ] = None,
     out: Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Write tidy Parquet results into this new folder.")
+        Path | None, Parameter(group=OUTPUT, help="Write the results as Parquet tables into this new folder.")
     ] = None,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per policy.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per policy.")] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
     """Simulate policies on the requests of a trace, and compare them."""

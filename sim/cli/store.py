@@ -14,13 +14,13 @@ _FOLDER = Annotated[
 ]
 
 COMMANDS = {
-    "ls": Command("sim.cli.store:ls", "List the runs that a store has.", "ls finemoe-store"),
+    "ls": Command("sim.cli.store:ls", "List the runs in a store.", "ls finemoe-store"),
     "info": Command(
         "sim.cli.store:info", "Show the number and size of runs, bounds and artefacts.", "info finemoe-store"
     ),
     "gc": Command(
         "sim.cli.store:gc",
-        "Delete broken runs, and runs of other code or libraries.",
+        "Delete broken runs, and runs of other versions of the code or libraries.",
         "gc finemoe-store --unused-days 30 --dry-run",
     ),
 }
@@ -37,9 +37,9 @@ def ls(
     store: _FOLDER = None,
     /,
     *,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, with all figures.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, with all figures.")] = False,
 ) -> None:
-    """List the runs that a store has, by policy."""
+    """List the runs in a store, by policy."""
     from sim.store.inventory import listed, run_table
     from sim.store.result_store import ResultStore
 
@@ -51,9 +51,9 @@ def info(
     store: _FOLDER = None,
     /,
     *,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print JSON, for programs.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON object.")] = False,
 ) -> None:
-    """Show how many runs, bounds, failures and artefacts a store has, their size, and what they took to compute."""
+    """Show the number, size and computing time of the runs, bounds, failures and artefacts in a store."""
     from sim.store.inventory import facts, facts_table
     from sim.store.result_store import ResultStore
 
@@ -70,9 +70,9 @@ def gc(
     ] = None,
     dry_run: Annotated[bool, Parameter(help="Say what would be deleted, and delete nothing.")] = False,
 ) -> None:
-    """Delete broken runs, runs made by other versions of the code or libraries, and what killed processes left.
+    """Delete broken runs, runs of other versions of the code or libraries, and leftovers of killed processes.
 
-    A run that another process is computing is not touched.
+    Runs that another process is computing are left alone.
     """
     from common.errors import FieldError
     from sim.store.inventory import collected

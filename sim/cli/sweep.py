@@ -1,4 +1,4 @@
-"""`finemoe sim sweep`: run every combination of an experiment, or say what that would be."""
+"""`finemoe sim sweep`: run every combination of an experiment, or show what would run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ SWEEP = Group("Sweep", sort_key=40)
 
 
 def sweep(
-    experiment: Annotated[Path, Parameter(help="A file with a scenario and the axes along which it varies.")],
+    experiment: Annotated[Path, Parameter(help="A TOML file with a scenario and the axes along which it varies.")],
     /,
     *,
     store: Annotated[Path | None, STORE] = None,
@@ -21,30 +21,30 @@ def sweep(
         str,
         Parameter(
             group=SWEEP,
-            help="What to measure the runs against, separated by commas: no-offload, best-known (clairvoyant and "
-            "perfect prefetch, of which the fastest counts), own-cache (each policy's cache without prefetch), "
-            "lower-bound, regret (each policy with perfect prediction, and with perfect eviction); or none. Each is "
-            "run once, if the store does not have it.",
+            help="Reference runs to compare with, separated by commas: no-offload, best-known (the fastest of "
+            "clairvoyant and perfect prefetch), own-cache (each policy's cache without prefetching), lower-bound, "
+            "regret (each policy with perfect prediction, and with perfect eviction); or none. Each runs once, unless "
+            "it is in the store.",
         ),
     ] = "no-offload,best-known,own-cache",
     workers: Annotated[Workers, under(SWEEP)] = Workers(),
     dry_run: Annotated[
         bool,
-        Parameter(group=SWEEP, help="Print the planned runs, those that are refused and why, and a time estimate."),
+        Parameter(group=SWEEP, help="Print the planned runs, the refused ones with the reason, and a time estimate."),
     ] = False,
     status: Annotated[
         bool,
-        Parameter(group=SWEEP, help="Print the progress of this sweep, also from another terminal."),
+        Parameter(group=SWEEP, help="Print the progress of this sweep; works from another terminal, too."),
     ] = False,
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the table, a row per run, into this new folder.")
     ] = None,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects, one per run.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per run.")] = False,
 ) -> int:
-    """Run every combination of an experiment that the store does not have yet, and compare the policies.
+    """Run every combination of an experiment that is not in the store yet, and compare the policies.
 
     A refused or failed run is reported at the end and does not stop the others. Run the same command again to resume.
-    The exit status is 1 if a run failed, and 2 if none is done.
+    The exit status is 1 if a run failed, and 2 if no run finished.
     """
     from common.errors import FieldError, UserError
     from common.outputs import new, reserved, then_printed
@@ -67,7 +67,7 @@ def sweep(
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else found.report()):
             if "done" not in outcomes:
-                raise UserError("no run is done, so nothing is written" if out else "no run is done")
+                raise UserError("no run finished, so nothing is written" if out else "no run finished")
             if out:
                 found.write(out)
     return 1 if "failed" in outcomes else 0

@@ -1,4 +1,4 @@
-"""`finemoe sim whatif`: what more or less of each resource would change."""
+"""`finemoe sim whatif`: show what more or less of each resource would change."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,24 +24,24 @@ def whatif(
         Path | None,
         Parameter(
             group=OUTPUT,
-            help="Write the table, a row per policy, resource and factor, into this new folder of a sweep.",
+            help="Write the table, a row per policy, resource and factor, as a sweep into this new folder.",
         ),
     ] = None,
     plot: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Draw TPOT over the factors: .png, .svg or .pdf.")
     ] = None,
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out, a list of objects.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
 ) -> int:
-    """Vary each resource of a scenario from ½× to 4×, the others as they are, and say what matters.
+    """Vary one resource of a scenario at a time, from ½× to 4×, and show how much each matters.
 
-    The resources: link (host to GPU), host memory bandwidth, slots of the cache, compute, CPU time of the framework,
-    search, and number of GPUs. The table has TPOT, and TTFT where there is a prefill, at ½×, 1×, 2× and 4×; the
-    elasticity, by how many % the time changes with 1% more of the resource; and the largest part of an iteration, with
-    the factors between which it becomes another. What cannot be (too few slots, more than the memory holds, half a
-    GPU) is left out with its reason.
+    The resources are link (host to GPU), host memory bandwidth, cache slots, compute, the framework's CPU time,
+    search, and the number of GPUs. The tables show TPOT (and TTFT if the trace has prefills) at ½×, 1×, 2× and 4×; the
+    elasticity, by how many percent the time changes with 1% more of the resource; and the largest part of an
+    iteration, with the factors between which it changes. Impossible factors (too few slots, more than the memory
+    holds, half a GPU) are left out, and the reason is printed.
 
-    All runs go through the result store, so the same command goes on where it was interrupted. The exit status is 1 if
-    a run failed, and 2 if none is done.
+    All runs go through the result store, so the same command resumes after an interruption. The exit status is 1 if a
+    run failed, and 2 if no run finished.
     """
     from common.errors import UserError
     from common.outputs import new, picture, reserved, then_printed
@@ -54,7 +54,7 @@ def whatif(
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else report(found)):
             if "done" not in outcomes:
-                raise UserError("no run is done, so nothing is written" if out or plot else "no run is done")
+                raise UserError("no run finished, so nothing is written" if out or plot else "no run finished")
             if out:
                 found.write(out)
             if plot:

@@ -51,7 +51,7 @@ def _routing(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
         return _listed(done, lambda run: f"{_last(run['trace'])} ({_kind_of(run)})")
     scenario = experiment.get("scenario", {})
     trace = scenario.get("trace") if isinstance(scenario, Mapping) else None
-    return f"{_last(trace)}, of which no run is done" if trace else "no run is done"
+    return f"{_last(trace)}; no run finished" if trace else "no run finished"
 
 
 def _kind_of(run: Mapping[str, Any]) -> str:

@@ -55,7 +55,7 @@ def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pyt
     )
     names = [f"{name}:{each}" for each in ("again", "open_ended", "bad", "Mine")]
     assert listed(capsys, *names, "lru").splitlines() == [
-        "Policies: --policy NAME[,setting=value…], or module:callable of your own",
+        "Policies: --policy NAME[,setting=value…], or your own module:callable",
         "",
         f"  {names[0]}  FineMoE by trajectory search alone and without δ:",
         "                      nothing guides the first layers.",
@@ -68,7 +68,7 @@ def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pyt
         "                      return a Policy or an Evictor, not int",
         "  lru                 Copy on demand only, drop the least recently used.",
         "",
-        "Evictors, in place of a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
+        "Evictors, to replace a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
         "",
         f"  {names[3]}  Keep what will bring the most hits for the time that",
         "                      it occupies its slot, judged by its age.",

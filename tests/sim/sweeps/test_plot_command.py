@@ -67,7 +67,7 @@ def test_results_of_one_scenario_have_no_axes(trace: Path, out: Path, capsys: py
     capsys.readouterr()
     for words in (["--metric", "hit_rate"], ["--over", "seed"], ["--pareto"]):
         assert main(["plot", str(out), "--out", "a.svg", *words]) == 2
-        assert capsys.readouterr().err == f"error: {words[0]}: is for the folder of a sweep, which {out} is not\n"
+        assert capsys.readouterr().err == f"error: {words[0]}: needs the folder of a sweep; {out} is not one\n"
 
 
 def test_a_damaged_sweep_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,7 +228,7 @@ def test_a_sweep_of_which_nothing_can_run_prints_why_writes_nothing_and_fails(
     assert sweep(file, store, "--out", tmp_path / "out") == 2
     printed = capsys.readouterr()
     assert "small.trase: is not the folder of a trace" in " ".join(printed.out.split())
-    assert printed.err == "error: no run is done, so nothing is written\n"
+    assert printed.err == "error: no run finished, so nothing is written\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -246,7 +246,7 @@ def test_those_who_are_no_candidates_come_last() -> None:
 def test_a_sweep_without_a_finished_run_says_why(status: str) -> None:
     table = [{**row, "status": status, "reason": "no room"} for row in runs()]
     lines = hand_made(table, "policy").report().splitlines()
-    assert lines[0] == "Simulated, not measured: no run is done"
+    assert lines[0] == "Simulated, not measured: no run finished"
     assert lines[2] == f"2 runs: 2 {status}"
     assert lines[-2:] == ["  2 × no room", "      every policy; seed 0"]
 

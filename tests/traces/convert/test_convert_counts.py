@@ -243,6 +243,6 @@ def test_counts_without_the_placement_that_uses_them_are_refused(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = told(capsys, lambda: sim(arguments(trace, "--counts", tmp_path / "x", policies=("lru",))))
-    assert line == f"--counts: is for placement balanced, not round-robin, value {tmp_path}/x"
+    assert line == f"--counts: needs placement balanced, not round-robin, value {tmp_path}/x"
     options = ["--placement", "balanced", "--counts", tmp_path / "x"]
     assert "x: is missing" in told(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))
