@@ -127,48 +127,40 @@ class CheckedPrefetcher(Prefetcher):
 
     @override
     def overridden(self) -> set[str]:
-        """Of the prefetcher."""
         return self._prefetcher.overridden()
 
     @property
     @override
     def note(self) -> str:  # type: ignore[override]
-        """Of the prefetcher."""
         return self._prefetcher.note
 
     @override
     def start(self, setup: Setup) -> None:
-        """Checked."""
         self._model = setup.model
         with self._blame.on("start"):
             self._prefetcher.start(_with_checked_learning(setup))
 
     @override
     def on_request_start(self, request: int) -> None:
-        """Checked."""
         with self._blame.on("on_request_start", f", request {request}"):
             self._prefetcher.on_request_start(request)
 
     @override
     def on_request_end(self, request: int) -> None:
-        """Checked."""
         with self._blame.on("on_request_end", f", request {request}"):
             self._prefetcher.on_request_end(request)
 
     @override
     def on_batch(self, batch: Batch) -> Iterator[Prefetch | Search]:
-        """Checked."""
         return self._actions("on_batch", f", iteration {batch.iteration}", self._shown.batch(batch))
 
     @override
     def on_layer(self, batch: Batch, layer: int) -> Iterator[Prefetch | Search]:
-        """Checked."""
         where = f", iteration {batch.iteration}, layer {layer}"
         return self._actions("on_layer", where, self._shown.batch(batch), layer)
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterator[Prefetch | Search]:
-        """Checked."""
         where = f", iteration {batch.iteration}, layer {gate.layer}"
         lookahead = {distance: _sealed(probs) for distance, probs in gate.lookahead.items()}
         shown = Gate(gate.layer, _sealed(gate.probs), _sealed(gate.experts), lookahead)
@@ -176,27 +168,23 @@ class CheckedPrefetcher(Prefetcher):
 
     @override
     def search(self, search: Search) -> Found:
-        """Checked."""
         with self._blame.on("search", f", layer {search.layer}"):
             return valid_found(self._prefetcher.search(copy(search)), search, self._model)
 
     @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterator[Prefetch]:
-        """Checked."""
         where = f", iteration {batch.iteration}, layer {search.layer}"
         given = self._shown.batch(batch), layer_now, copy(search), found
         return self._each("on_found", where, valid_plan, "Prefetch", *given)
 
     @override
     def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterator[Search]:
-        """Checked."""
         where = f", iteration {batch.iteration}"
         given = self._shown.batch(batch), _sealed(maps), _sealed(experts)
         return self._each("on_batch_end", where, valid_update, "Search", *given)
 
     @override
     def predict_block(self, iterations: Sequence[Iteration]) -> None:
-        """Checked."""
         with self._blame.on("predict_block", f", iteration {iterations[0].batch.iteration}"):
             self._prefetcher.predict_block(iterations)
 
@@ -253,7 +241,6 @@ class CheckedEvictor(Evictor):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Checked; then the evictor has scores."""
         self._model = setup.model
         self.experts = setup.model.experts
         self._numbers = np.arange(setup.model.total_experts)
@@ -264,19 +251,16 @@ class CheckedEvictor(Evictor):
     @property
     @override
     def patience(self) -> int:  # type: ignore[override]
-        """Of the evictor."""
         return self._evictor.patience
 
     @property
     @override
     def scores(self) -> Any:  # type: ignore[override]
-        """Checked."""
         with self._blame.on("scores"):
             return self._valid()
 
     @override
     def on_batch(self, batch: Batch) -> list[Search]:
-        """Checked."""
         where = f", iteration {batch.iteration}"
         with self._blame.on("evictor's on_batch", where):
             updates = valid_updates(self._evictor.on_batch(self._shown.batch(batch)), self._model)
@@ -285,7 +269,6 @@ class CheckedEvictor(Evictor):
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> list[Search]:
-        """Checked."""
         with self._blame.on("touched", f", layer {layer}"):
             updates = valid_updates(self._evictor.touched(layer, list(experts), now_s), self._model)
             self._valid()
@@ -293,21 +276,18 @@ class CheckedEvictor(Evictor):
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """Checked."""
         with self._blame.on("loaded", f", layer {layer}"):
             self._evictor.loaded(layer, expert, now_s)
             self._valid()
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """Checked."""
         with self._blame.on("evicted", f", layer {layer}"):
             self._evictor.evicted(layer, expert, now_s)
             self._valid()
 
     @override
     def foreseen(self, fetched: int, occupants: Int) -> Float:
-        """Checked."""
         layer = fetched // self._model.experts
         with self._blame.on("foreseen", f", layer {layer}"):
             scores = self._evictor.foreseen(fetched, occupants.copy())
@@ -315,7 +295,6 @@ class CheckedEvictor(Evictor):
 
     @override
     def believe(self, layer: int, probs: Float) -> None:
-        """Checked."""
         with self._blame.on("believe", f", layer {layer}"):
             self._evictor.believe(layer, _sealed(probs))
             self._valid()

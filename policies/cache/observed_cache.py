@@ -28,13 +28,11 @@ class ObservedCache(ExpertCache):
 
     @override
     def begin_iteration(self, batch: Batch, now_s: float) -> None:
-        """Observed."""
         super().begin_iteration(batch, now_s)
         self.tell(now_s, "begin_iteration", batch, None)
 
     @override
     def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
-        """Observed."""
         answer = super().demand(layer, experts, now_s)
         self.tell(now_s, "demand", (layer, experts), answer)
         return answer
@@ -47,7 +45,6 @@ class ObservedCache(ExpertCache):
 
     @override
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
-        """Observed."""
         super().plan(prefetch, now_s)
         self.tell(now_s, "plan", prefetch, None)
 
@@ -78,7 +75,6 @@ class _ObservedDevice(Device):
 
     @override
     def copied(self, copy: Copy, now_s: float) -> bool:
-        """Observed."""
         answer = super().copied(copy, now_s)
         self._cache.tell(now_s, "copied", copy, answer)
         return answer

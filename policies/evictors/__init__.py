@@ -1,1 +1,1 @@
-"""Rules for what to drop when a slot is needed, one file each."""
+"""Eviction rules, one file each."""

@@ -1,4 +1,4 @@
-"""Belady's rule: what is demanded again last goes first."""
+"""Belady's rule: evict what is demanded again last."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from policies.types import Batch, Setup
 
 
 class Belady(Evictor):
-    """Drop what is demanded again last; told the future of every request.
+    """Evict what is demanded again last, by the known future of every request.
 
-    Exact when requests are served one after the other: no on-demand policy misses less. An estimate in a batch (see
-    `NextUse`). Experts that are there and those that are not are scored alike.
+    Exact when requests are served one after the other: no on-demand policy misses less. In a batch it is an estimate
+    (see `NextUse`). Absent experts are scored like resident ones.
     """
 
     requires = frozenset({"future"})
@@ -24,7 +24,6 @@ class Belady(Evictor):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Find each expert's first use in the requests to come."""
         model = setup.model
         super().start(setup)
         self._next.start(setup)
@@ -33,14 +32,13 @@ class Belady(Evictor):
 
     @override
     def on_batch(self, batch: Batch) -> None:
-        """Score each expert by its next use, in layers from the beginning of this iteration."""
         self._next.advance(batch)
         self._use_later = -(self._next.later * self._layers + self._layer)
         self.scores[:] = -(self._next.now * self._layers + self._layer)
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """This iteration's use has happened; the next one counts from here."""
+        """Score the experts by their next use, since that of this iteration has happened."""
         for expert in experts:
             x = layer * self.experts + expert
             self.scores[x] = self._use_later[x]

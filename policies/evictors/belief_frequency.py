@@ -8,19 +8,18 @@ from typing_extensions import override
 from policies.base import Evictor, items
 from policies.types import Float, Setup
 
-BELIEF_FLOOR = 1e-6  # so that frequency decides among the improbable
+BELIEF_FLOOR = 1e-6  # so that frequency decides between improbable experts
 
 
 class BeliefAndFrequency(Evictor):
-    """Eq. 11: drop the largest 1 / (p · freq) first, that is the smallest p · freq.
+    """Eq. 11: evict the largest 1 / (p · freq) first, that is, the smallest p · freq.
 
-    p is the last prediction for the expert, 1/J before the first; freq counts the (iteration, layer) events that
-    demanded it. An expert that nothing has demanded yet scores 0.
+    p is the last prediction for the expert, 1/J before the first. freq counts the (iteration, layer) events that
+    demanded it. An expert that has never been demanded scores 0.
     """
 
     @override
     def start(self, setup: Setup) -> None:
-        """Nothing has been predicted or demanded."""
         model = setup.model
         super().start(setup)
         shape = model.layers, model.experts
@@ -31,7 +30,6 @@ class BeliefAndFrequency(Evictor):
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Count the event for each expert."""
         belief, frequency, scores = self._items
         base = layer * self.experts
         for expert in experts:
@@ -42,17 +40,16 @@ class BeliefAndFrequency(Evictor):
 
     @override
     def believe(self, layer: int, probs: Float) -> None:
-        """Overwrite what was believed of the layer."""
         belief, frequency, scores = self._rows[layer]
         np.maximum(probs, self._floor, out=belief)
         np.multiply(belief, frequency, out=scores)
 
 
 class InCacheFrequency(BeliefAndFrequency):
-    """Eq. 11 as the authors' demo has it, in either of two ways.
+    """Eq. 11 with either or both of two rules of the authors' demo.
 
-    `count_misses`: freq counts also the events that did not find the expert on its GPU. `reset_on_evict`: freq and p of
-    an expert that is dropped start anew.
+    Without `count_misses`, freq counts only events that found the expert on its GPU. With `reset_on_evict`, freq and p
+    of an evicted expert start anew.
     """
 
     def __init__(self, *, count_misses: bool, reset_on_evict: bool) -> None:
@@ -61,14 +58,12 @@ class InCacheFrequency(BeliefAndFrequency):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Nothing is there."""
         model = setup.model
         super().start(setup)
-        self._present = bytearray(model.total_experts)  # 1 from its arrival, or its demand, on
+        self._present = bytearray(model.total_experts)  # 1 from an expert's arrival or demand until its eviction
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Count the event for each expert, or each that is there."""
         base, present = layer * self.experts, self._present
         super().touched(layer, [j for j in experts if self.count_misses or present[base + j]], now_s)
         for expert in experts:
@@ -76,12 +71,10 @@ class InCacheFrequency(BeliefAndFrequency):
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """It is there."""
         self._present[layer * self.experts + expert] = 1
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """It is not there any more."""
         x = layer * self.experts + expert
         self._present[x] = 0
         if self.reset_on_evict:

@@ -9,20 +9,19 @@ from policies.evictors.belady import Belady
 from policies.prediction.next_use import NextUse, Uses
 from policies.types import Batch, Float, Int, Setup
 
-LAYERS_OF_A_COPY = 16  # that it takes for one layer of patience
-
-
+LAYERS_OF_A_COPY = 16  # a copy that takes this many layers earns one layer of patience
 LONGEST_WAIT = 4  # layers
 
 
 class FarthestNextUse(Belady):
-    """Belady's rule that refuses a prefetch a victim which is needed before what is fetched.
+    """Belady's rule for prefetches, which never evict what is needed before the expert fetched.
 
-    The farthest next use of this moment ("Aggressive") loads more than Belady's rule would: an expert that is about to
-    be used may be the better victim afterwards. Where copies take much longer than layers it pays to wait for it
-    ("Delay"): the victim is the farthest next use after the next `patience` layers, and a prefetch waits until that one
-    has been used. Best was, with gpt-oss-20b and the pocket model, a wait of a sixteenth of a copy, and of no
-    more layers than four or than half the slots. Both times are measured during the run, each as the shortest seen.
+    Evicting the farthest next use of this moment ("Aggressive") copies more than Belady's rule would: an expert that is
+    about to be used may be the better victim afterwards. If copies take much longer than layers, it pays to wait for
+    that expert ("Delay"): the victim is the farthest next use after the next `patience` layers, and the prefetch waits
+    until it has been used. With gpt-oss-20b and the pocket model, the best wait was a sixteenth of a copy, but at most
+    four layers and at most as many as half the slots. Both times, of a copy and of a layer, are measured during the
+    run, each as the shortest seen.
     """
 
     guards = True
@@ -32,25 +31,22 @@ class FarthestNextUse(Belady):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Be told; no time has been measured."""
         super().start(setup)
-        self._begun: dict[int, float] = {}  # prefetches under way
+        self._begun: dict[int, float] = {}  # when each prefetch under way began
         self._fetched = -1
         self._gated_s = self._layer_s = self._copy_s = np.inf
         self._awaited_s = -np.inf
 
     @override
     def on_batch(self, batch: Batch) -> None:
-        """Score each expert by its next use."""
         super().on_batch(batch)
         self._layer_now = -1
-        self._ahead: dict[int, Uses] = {}  # scores after so many iterations
+        self._ahead: dict[int, Uses] = {}  # scores, by the number of iterations from now
         if 0 < self._layer_s < np.inf and self._copy_s < np.inf:
             self.patience = min(round(self._copy_s / self._layer_s / LAYERS_OF_A_COPY), LONGEST_WAIT)
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """This iteration's use has happened."""
         super().touched(layer, experts, now_s)
         if layer:
             self._layer_s = min(self._layer_s, now_s - self._gated_s)
@@ -62,7 +58,7 @@ class FarthestNextUse(Belady):
 
     @override
     def foreseen(self, fetched: int, occupants: Int) -> Float:
-        """What is used while the prefetch may wait is scored by the use after that."""
+        """Score experts that are used while the prefetch may wait by the use after that."""
         self._fetched = fetched
         scores: Float = self.scores[occupants]
         wait = min(self.patience, len(occupants) // 2)
@@ -79,14 +75,13 @@ class FarthestNextUse(Belady):
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """A copy begins; if it is the prefetch that was asked for last, note when."""
+        """Note the time, since this is when the prefetch that was asked for last begins."""
         if self._fetched >= 0:
             self._begun[self._fetched] = now_s
             self._fetched = -1
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """A prefetch has ended."""
         begun_s = self._begun.pop(layer * self.experts + expert, None)
         if begun_s is not None:
             self._copy_s = min(self._copy_s, now_s - begun_s)

@@ -1,4 +1,4 @@
-"""Frequency: the least frequently used goes first."""
+"""Frequency: evict the least frequently used."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,13 @@ from policies.types import Setup
 
 
 class LeastFrequentlyUsed(Evictor):
-    """Keep what was used most often, in (iteration, layer) events since the start; ties by recency.
+    """Keep what was used most often, in (iteration, layer) events since the start; ties go by recency.
 
-    A prefetched expert counts as used once more until it is used or dropped. Counts outlive the stay in the cache.
+    A prefetched expert counts as used once more until it is used or evicted. Counts survive an eviction.
     """
 
     @override
     def start(self, setup: Setup) -> None:
-        """Nothing has been used yet."""
         model = setup.model
         super().start(setup)
         self._count = [0] * model.total_experts
@@ -24,19 +23,17 @@ class LeastFrequentlyUsed(Evictor):
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Count the event for each expert."""
         base = layer * self.experts
         for expert in experts:
             self._count[base + expert] = self._scores[base + expert] = self._count[base + expert] + 1
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """Credit the use that is expected; half a use more wins the tie, as it has no recency yet."""
+        """Credit the expected use; half a use more wins ties, as the expert has no recency yet."""
         x = layer * self.experts + expert
         self._scores[x] = self._count[x] + 1.5
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """What was credited did not come."""
         x = layer * self.experts + expert
         self._scores[x] = self._count[x]

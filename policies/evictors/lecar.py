@@ -1,7 +1,7 @@
-"""LeCaR: recency against frequency, settled by regret while it runs.
+"""LeCaR: recency against frequency, decided by regret at run time.
 
-That is the question of the paper's figure 14b. ARC follows the same idea, but its lists have sizes in proportion to the
-cache, which an evictor that serves several GPUs does not know.
+Recency or frequency is the question of the paper's figure 14b. ARC follows the same idea, but the sizes of its lists
+are in proportion to a cache, while an evictor here serves the caches of several GPUs.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from policies.types import Setup
 
 
 class LeCaR(Evictor):
-    """Let recency and frequency vote, and trust less the one that dropped what is demanded now.
+    """Let recency and frequency take turns, and trust the one less that evicted what is demanded now.
 
-    Vietri et al.: Driving cache replacement with ML-based LeCaR (HotStorage 2018). A demand for what one of them has
-    dropped multiplies the weight of the other by exp(`learning_rate` · r), where r falls with the time since the drop.
+    Vietri et al.: Driving cache replacement with ML-based LeCaR (HotStorage 2018). A demand for an expert that one rule
+    evicted multiplies the weight of the other by exp(`learning_rate` · r), where r falls with the time since then.
 
         what                        the paper and its authors' code     ours
         ----                        -------------------------------     ----
-        who drops next              drawn by the weights                dealt in proportion to the weights
-        time in r = d^t             requests                            drops
+        the rule that evicts next   is drawn by the weights             gets turns in proportion to its weight
+        time in r = d^t             requests                            evictions
         d                           0.005^(1 / slots)                   0.005^(1 / experts), which forgets later
-        what was dropped            as many per rule as there are       all are remembered until they come back
+        evicted experts             as many per rule as there are       are all remembered until they come back
                                     slots, the oldest is forgotten
         uses are counted            in the cache and those lists        since the start
-        a demand                    one page                            the experts of an event at once; none of them is
-                                                                        dropped, nor what a nearer plan holds
-        equal frequencies           by number                           the least recently used goes
-        a victim that both name     paper: blamed on the rule drawn;    blamed on the rule whose turn it was
+        a demand                    is for one page                     is for all experts of an event; none of them is
+                                                                        evicted, nor is one planned for a nearer layer
+        equal frequencies           by number                           the least recently used is evicted
+        a victim of both rules      paper: blamed on the rule drawn;    blamed on the rule whose turn it was
                                     code: on neither
         a weight                    paper: up to 1; code: up to 0.99    from 0.01 to 0.99
-        a prefetch that arrives     –                                   is a use, and no regret
+        a prefetch that arrives     –                                   is a use, without regret
         several GPUs                –                                   share weights, turns and memory
     """
 
@@ -43,22 +43,21 @@ class LeCaR(Evictor):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Both are trusted alike."""
         model = setup.model
         if not 0 <= self.learning_rate < np.inf:
-            raise UserError(f"lecar: learning_rate {self.learning_rate} is not a number from 0 on")
+            raise UserError(f"lecar: learning_rate {self.learning_rate} is not a finite number of at least 0")
         super().start(setup)
         self._recency = self.scores
         self._frequency = np.zeros(model.total_experts)
         self._discount = 0.005 ** (1 / model.total_experts)
-        self._share = 0.5  # the weight of frequency, of 1
-        self._dealt = 0.0
+        self._share = 0.5  # the weight of frequency; that of recency is the rest to 1
+        self._due = 0.0  # turns that frequency has not had yet
         self._uses = self._drops = 0
         self._dropped: dict[int, tuple[int, bool]] = {}  # when, and whether by frequency
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Count the uses, and regret what was dropped."""
+        """Count the uses, and regret the evictions of these experts."""
         self._uses += 1
         for expert in experts:
             x = layer * self.experts + expert
@@ -70,7 +69,7 @@ class LeCaR(Evictor):
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """A prefetch counts as a use of this moment; nobody regrets it."""
+        """Count a prefetch as a use, without regret."""
         x = layer * self.experts + expert
         self._uses += 1
         self._recency[x] = self._uses
@@ -79,12 +78,12 @@ class LeCaR(Evictor):
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """Note who dropped it, and whose turn is next."""
+        """Note which rule evicted it, and whose turn is next."""
         self._drops += 1
         self._dropped[layer * self.experts + expert] = self._drops, self.scores is self._frequency
-        self._dealt += self._share
-        by_frequency = self._dealt >= 1
-        self._dealt -= by_frequency
+        self._due += self._share
+        by_frequency = self._due >= 1
+        self._due -= by_frequency
         self.scores = self._frequency if by_frequency else self._recency
 
     def _regret(self, when: int, by_frequency: bool) -> None:

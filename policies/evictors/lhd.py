@@ -1,7 +1,7 @@
 """LHD: least hit density.
 
-It learns at which age experts are used again, so it can see that the one just used is the last to come round, which
-recency gets wrong.
+It learns at which age experts are used again. So it can learn that the expert just used will be the last to come round,
+which recency gets wrong.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from common.errors import UserError
 from policies.base import Evictor
 from policies.types import Batch, Setup
 
-_OLDEST = 512  # iterations; beyond them LHD sees no difference
+_OLDEST = 512  # iterations; greater ages count as this one
 _RELEARN = 16  # iterations
 
 
@@ -21,10 +21,10 @@ class LeastHitDensity(Evictor):
     """Keep what will bring the most hits for the time that it occupies its slot, judged by its age.
 
     Beckmann, Chen, Cidon: LHD: improving cache hit rate by maximizing hit density (NSDI 2018). Age is the number of
-    (iteration, layer) events since the last use, so that each layer comes round at multiples of L; the density at an
-    age is hits to come over time to be spent, counted over experts of the same class that grew that old. A class is how
-    long ago, in octaves of iterations, an expert had been used at its last use. Every 16 iterations the densities are
-    learned anew and what was counted fades by `decay`.
+    (iteration, layer) events since the last use, so each layer comes round at multiples of L. The density at an age is
+    the hits to come divided by the time to be spent, counted over experts of the same class that reached that age. The
+    class says how long before its last use an expert had been used, in octaves of iterations. Every 16 iterations the
+    densities are learned anew, and earlier counts fade by `decay`.
     """
 
     def __init__(self, *, classes: int = 4, decay: float = 0.9) -> None:
@@ -33,7 +33,6 @@ class LeastHitDensity(Evictor):
 
     @override
     def start(self, setup: Setup) -> None:
-        """As long as little is known, the older, the less."""
         model = setup.model
         if self.classes < 1 or not 0 < self.decay <= 1:
             raise UserError(f"lhd: classes {self.classes} must be at least 1 and decay {self.decay} in 0 … 1")
@@ -41,7 +40,7 @@ class LeastHitDensity(Evictor):
         self._layers = model.layers
         self._oldest = _OLDEST * model.layers - 1
         shape = self.classes, self._oldest + 1
-        self._hits = np.broadcast_to(1e-3 / np.arange(1, shape[1] + 1), shape).copy()  # at each age
+        self._hits = np.broadcast_to(1e-3 / np.arange(1, shape[1] + 1), shape).copy()  # by class and age
         self._drops = np.zeros(shape)
         self._last = np.zeros(model.total_experts, np.int64)  # event of the last use or arrival
         self._class = np.full(model.total_experts, self.classes - 1)
@@ -51,7 +50,6 @@ class LeastHitDensity(Evictor):
 
     @override
     def on_batch(self, batch: Batch) -> None:
-        """Learn from the iterations before, now and then."""
         self._iterations += 1
         if self._iterations % _RELEARN:
             return
@@ -61,7 +59,7 @@ class LeastHitDensity(Evictor):
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Count hits by age, and let all grow older by an event."""
+        """Count hits by age, and let all experts grow older by one event."""
         self._event += 1
         for expert in experts:
             x = layer * self.experts + expert
@@ -75,7 +73,7 @@ class LeastHitDensity(Evictor):
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """A prefetch begins a new life."""
+        """Start a prefetched expert at age 0."""
         x = layer * self.experts + expert
         self._present[x] = True
         self._last[x] = self._event
@@ -83,7 +81,6 @@ class LeastHitDensity(Evictor):
 
     @override
     def evicted(self, layer: int, expert: int, now_s: float) -> None:
-        """Count the end of a life without a hit."""
         x = layer * self.experts + expert
         self._present[x] = False
         self._drops[self._class[x], self._age(x)] += 1
@@ -92,7 +89,7 @@ class LeastHitDensity(Evictor):
         return min(self._event - int(self._last[x]), self._oldest)
 
     def _learn(self) -> None:
-        """Hits to come over time to come, both summed from the oldest age down."""
+        """Divide hits to come by time to come, both summed from the oldest age down."""
         hits = self._hits[:, ::-1].cumsum(axis=1)
         lives = hits + self._drops[:, ::-1].cumsum(axis=1)
         self._density = (hits / lives.cumsum(axis=1))[:, ::-1]

@@ -1,4 +1,4 @@
-"""Recency: the least recently used goes first."""
+"""Recency: evict the least recently used."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,16 @@ from policies.types import Setup
 
 
 class LeastRecentlyUsed(Evictor):
-    """Keep what was used, or prefetched, last.
+    """Keep what was used or prefetched last.
 
-    Baseline of Mixtral-Offloading (paper §6.1); loses on layer-wise access (paper §4.5). Among the experts of one event
-    the higher id counts as used later, so that scores never tie.
+    Baseline of Mixtral-Offloading (paper §6.1); weak on layer-by-layer access (paper §4.5). Of the experts of one
+    event, the higher id counts as used later, so scores never tie.
     """
 
     distinct = True
 
     @override
     def start(self, setup: Setup) -> None:
-        """Nothing has been used yet."""
         super().start(setup)
         self.scores[:] = -np.inf  # number of the last use
         self._scores = items(self.scores)
@@ -28,14 +27,13 @@ class LeastRecentlyUsed(Evictor):
 
     @override
     def touched(self, layer: int, experts: Sequence[int], now_s: float) -> None:
-        """Number the uses."""
         scores, base = self._scores, layer * self.experts
-        self._uses = uses = self._uses + self.experts  # above all numbers of the events before
+        self._uses = uses = self._uses + self.experts  # above all numbers of earlier events
         for expert in experts:
             scores[base + expert] = uses + expert
 
     @override
     def loaded(self, layer: int, expert: int, now_s: float) -> None:
-        """A prefetch counts as a use when it arrives; otherwise it would be the first to go."""
+        """Count the arrival of a prefetch as a use; otherwise it would be evicted first."""
         self._uses += self.experts
         self._scores[layer * self.experts + expert] = self._uses + expert

@@ -1,1 +1,1 @@
-"""How experts are predicted: the expert-map store and its search, selection, speculation, next use."""
+"""How experts are predicted: the expert-map store and its search, selection, speculation and next use."""

@@ -1,4 +1,4 @@
-"""Activation matrices: how often each past request ran each expert, and how near a running request is to them.
+"""Activation matrices: how often each past request ran each expert, and how similar a running request is to them.
 
 Source: Xue et al., "MoE-Infinity: Activation-Aware Expert Offloading for Efficient MoE Serving", arXiv 2401.14361.
 """
@@ -16,7 +16,7 @@ class ActivationMatrices:
         self.capacity = capacity
         self.count = 0
         self.rows: Single = np.zeros((capacity, layers, experts), np.float32)
-        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of length one, entries innermost
+        self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # of unit length, entries innermost
         self._matched = np.zeros(capacity, np.int64)
 
     def add(self, counts: Single) -> None:
@@ -28,13 +28,13 @@ class ActivationMatrices:
         self._matched[slot] = 0
 
     def products(self, counts: Single, layer: int | slice = slice(None)) -> Single:
-        """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each matrix there."""
+        """`[count]` scalar products of counts, of one layer `[J]` or all `[L, J]`, with each stored matrix."""
         columns = self._columns[layer, :, : self.count].reshape(counts.size, self.count)
         answer: Single = counts.reshape(-1) @ columns
         return answer
 
     def matched(self, index: Int) -> None:
-        """These were the nearest to a request."""
+        """Count a match of each of these matrices."""
         if len(index) == 1:
             self._matched[index] += 1
         else:
@@ -42,13 +42,13 @@ class ActivationMatrices:
 
 
 class RunningRequest:
-    """A request that runs: what it has demanded so far, and how near that is to each stored matrix."""
+    """A running request: its counts of executed experts so far, and their product with each stored matrix."""
 
     def __init__(self, shape: tuple[int, int], matrices: ActivationMatrices) -> None:
         self.counts: Single = np.zeros(shape, np.float32)
         self.products = matrices.products(self.counts)
 
-    def saw(self, layer: int, fresh: Single, matrices: ActivationMatrices) -> None:
+    def add(self, layer: int, fresh: Single, matrices: ActivationMatrices) -> None:
         """Add the counts `[J]` of an event."""
         self.counts[layer] += fresh
         self.products += matrices.products(fresh, layer)

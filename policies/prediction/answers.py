@@ -1,4 +1,4 @@
-"""What the searches of whole iterations will say, as objects for the hooks and as arrays to be kept."""
+"""The answers to the searches of whole iterations, as objects for the hooks and as arrays to store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from policies.prediction.plan_arrays import Arrays, Plans, packed_plans, unpacke
 from policies.types import Nearest, Prefetch
 
 _NO_ENTRIES = np.zeros(0, np.intp)
-NOT_KEPT = Nearest(_NO_ENTRIES, np.zeros(0, np.float32))  # found by an earlier run; only plans are replayed
+NOT_KEPT = Nearest(_NO_ENTRIES, np.zeros(0, np.float32))  # in a replay: only plans are stored, not what was found
 
 
 @dataclass(slots=True)
 class Answers:
-    """What the searches of one iteration will say, and what is charged for them."""
+    """The answers to the searches of one iteration, and what is charged for them."""
 
     rows: int  # records
-    entries: int  # of the store when the iteration begins; 0: nothing is searched
-    stored: int  # and when it has ended
+    entries: int  # in the store when the iteration begins; 0: nothing is searched
+    stored: int  # in the store when it has ended
     embedded: bool  # whether the records have embeddings
-    found: list[Nearest]  # by the layer of the search; a semantic one is the last, its layer is −1
-    plans: list[list[Prefetch]]  # likewise, of the layers that the search guides
+    found: list[Nearest]  # by the layer of the search; a semantic one comes last, its layer is −1
+    plans: list[list[Prefetch]]  # likewise, for the layers that the search guides
 
 
 def packed(answers: Sequence[Answers], layers: int, experts: int) -> dict[str, NDArray[Any]]:
-    """Answers as arrays, of searches that guide one layer each, a semantic one the layers before those.
+    """Pack answers as arrays; each search must guide one layer, a semantic one the layers before those.
 
-    A row per iteration: `rows`, `entries`, `stored`, `embedded`, and the mean `scores` `[L + 1]` of what searches have
-    found, NaN where there is no search. The plans are packed by layer.
+    A row per iteration: `rows`, `entries`, `stored`, `embedded`, and `scores` `[L + 1]`, the mean score of each search,
+    NaN where there is no search. The plans are packed by layer.
     """
     plans: list[Plans] = []
     scores = np.full((len(answers), layers + 1), np.nan)
@@ -52,7 +52,7 @@ def packed(answers: Sequence[Answers], layers: int, experts: int) -> dict[str, N
 
 
 def unpacked(arrays: Arrays, distance: int) -> list[Answers]:
-    """The answers that `packed` was given; of what was found, only the mean score is left.
+    """The answers that `packed` received; of what was found, only the mean score is left.
 
     `distance` is the first layer that a trajectory search guides.
     """

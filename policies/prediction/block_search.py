@@ -1,6 +1,6 @@
-"""The search of an expert-map store for whole iterations at once, each on the store as the ones before it leave it.
+"""Search an expert-map store for whole iterations at once, each on the store as the earlier ones leave it.
 
-Sums of products are exact in float64, since maps and embeddings lie on a grid; so no bit depends on how iterations are
+Maps and embeddings lie on a grid, so sums of products are exact in float64, and no bit depends on how iterations are
 grouped into blocks.
 """
 
@@ -16,7 +16,7 @@ from policies.types import Float, Int, Nearest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entries:
-    """What a store of `C` entries holds, for a search."""
+    """The `C` entries of a store, as a search reads them."""
 
     capacity: int
     columns: Single  # [L, J, C] the maps, on the grid
@@ -26,7 +26,7 @@ class Entries:
 
     @property
     def count(self) -> int:
-        """C."""
+        """The number of entries, C."""
         return len(self.columns[0, 0])
 
 
@@ -43,7 +43,7 @@ class BlockRecords:
 
     @classmethod
     def of(cls, maps: Float, embeddings: Float | None, starts: Sequence[int]) -> "BlockRecords":
-        """Those of maps `[R, L, J]` and embeddings `[R, h]`."""
+        """The records with these maps `[R, L, J]` and embeddings `[R, h]`."""
         exact = on_grid(maps, MAP_GRID)
         norms = prefix_norms(exact)
         return cls(
@@ -58,19 +58,19 @@ class BlockRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Iterations that were searched at once, and what was found."""
+    """Iterations that were searched at once, and what the searches found."""
 
     records: BlockRecords
     index: Int  # [R, L] the nearest entry after each layer
     score: Single  # [R, L] its cosine
-    entry: Int  # [R, L] by which `maps` of the store still has it: another record may be there now
+    entry: Int  # [R, L] its index in the store's `maps`, which has it even if its slot has been overwritten
     nearest: Nearest | None  # by embedding
     nearest_entry: Int  # [R] likewise; empty without embeddings
-    slots: Sequence[int]  # [R] where the records go; empty if they are not to be learned
+    slots: Sequence[int]  # [R] where the records go; empty if they are not learned
 
 
 def search_block(entries: Entries, records: BlockRecords, *, learn: bool, part: int) -> Block:
-    """Eq. 5 and eq. 4 for all records, `part` of them at a time; several iterations that learn must be one part."""
+    """Eq. 4 and eq. 5 for all records, `part` of them at a time; several iterations that learn must be one part."""
     rows, before, layers = len(records.maps), entries.count, records.norms.shape[1]
     width = min(entries.capacity, before + rows) if learn else before
     near = _nearness(entries, records, width)
@@ -99,10 +99,10 @@ def search_block(entries: Entries, records: BlockRecords, *, learn: bool, part: 
     entry: Int = index
     nearest_entry: Int = np.zeros(0, np.intp) if by_embedding is None else by_embedding.index
     if source is not None:
-        everyone = np.arange(rows)
-        entry = source[everyone[:, None], index]
+        every_row = np.arange(rows)
+        entry = source[every_row[:, None], index]
         if by_embedding is not None:
-            nearest_entry = source[everyone, by_embedding.index]
+            nearest_entry = source[every_row, by_embedding.index]
     return Block(
         records=records,
         index=index,
@@ -115,22 +115,22 @@ def search_block(entries: Entries, records: BlockRecords, *, learn: bool, part: 
 
 
 def slots_of(redundancy: Float, among: Float, *, count: int, capacity: int) -> list[int]:
-    """Where new entries go, one after the other: free slots first, then those of the most redundant.
+    """The slots of new entries, one after the other: free slots first, then those of the most redundant entries.
 
-    `redundancy` `[R, width]` of the `count` that are stored, to each of them (overwritten), and `among` `[R, R]` of
-    each other.
+    `redundancy` `[R, width]` compares the new entries with the `count` stored ones (it is overwritten), `among`
+    `[R, R]` with each other.
     """
     slots: list[int] = []
     for row in range(len(redundancy)):
         free = count + row
         slot = free if free < capacity else int(redundancy[row].argmax())
         slots.append(slot)
-        redundancy[row + 1 :, slot] = among[row + 1 :, row]  # the rows to come see what has just been stored
+        redundancy[row + 1 :, slot] = among[row + 1 :, row]  # later rows see what has just been stored
     return slots
 
 
 def _nearness(entries: Entries, records: BlockRecords, width: int) -> Double:
-    """`[R, width]` cosine of the embeddings; what is not stored yet is not found. `[0, width]` without embeddings."""
+    """`[R, width]` cosine of the embeddings, −∞ for entries not stored yet; `[0, width]` without embeddings."""
     if records.units is None:
         return np.zeros((0, width))
     assert entries.embeddings is not None
@@ -140,7 +140,7 @@ def _nearness(entries: Entries, records: BlockRecords, width: int) -> Double:
 
 
 def _projected(entries: Entries, exact: Double, width: int) -> Double:
-    """`[L, R, width]` cosine of the prefixes of `exact` `[R, L, J]` with those of entries, × their own norm."""
+    """`[L, R, width]` cosine of the prefixes of `exact` `[R, L, J]` with those of the entries, times their own norm."""
     count = entries.count
     answer = np.empty((exact.shape[1], len(exact), width))
     answer[:, :, count:] = -np.inf
@@ -152,7 +152,7 @@ def _projected(entries: Entries, exact: Double, width: int) -> Double:
 
 
 def _slots(entries: Entries, records: BlockRecords, whole: Double, near: Double, alike: Double | None) -> list[int]:
-    """The slot of each record: eq. 9, in order, on similarities `[R, count]` with what is stored."""
+    """The slot of each record by eq. 9, in order, from the similarities `[R, count]` with stored entries."""
     rows, count = whole.shape
     flat = records.exact.reshape(rows, -1)
     among = flat @ flat.T * records.inverse_norms[:, -1] / records.norms[:, -1:]
@@ -173,9 +173,9 @@ def _patched(
     near: Double,
     alike: Double | None,
 ) -> Int:
-    """Let each iteration see the records that the ones before it in the block have stored.
+    """Let each iteration see the records that earlier ones of the block have stored.
 
-    Writes their `projections` and `near`; returns `[R, width]` by which `maps` has what each record finds in a slot.
+    Writes their `projections` and `near`. Returns `[R, width]`, the index in `maps` of what a record finds in a slot.
     """
     exact = records.exact.transpose(1, 0, 2)  # [L, R, J]
     among = (exact @ exact.transpose(0, 2, 1)).cumsum(axis=0)  # [L, R, R]

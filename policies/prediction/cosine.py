@@ -1,8 +1,8 @@
 """Cosines whose bits do not depend on how many vectors are compared together.
 
 The last bits of a matrix product depend on its shape and on the processor, but iterations are searched in blocks of any
-size. So vectors can be put on a grid: rounded to multiples of 1/2^23 (maps) or 1/2^24 (embeddings of length one). Their
-products and the sums of these then fit into the 53 bits of a float64, and every order of adding gives the same.
+size. So vectors can be put on a grid: rounded to multiples of 1/2^23 (maps) or 1/2^24 (unit embeddings). Their products
+and the sums of these then fit into the 53 bits of a float64, and every order of addition gives the same result.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ UNIT_GRID = 2.0**24
 
 
 def nearest(scores: Float) -> Nearest:
-    """The best of the entries by their scores `[R, count]`."""
+    """The entry with the highest score in each row of `scores` `[R, count]`."""
     index = scores.argmax(axis=1)
     return Nearest(index, scores[np.arange(len(scores)), index])
 
@@ -32,7 +32,7 @@ def unit(vectors: Float) -> Single:
 
 
 def on_grid(values: Float, grid: float) -> Double:
-    """The values, rounded to multiples of 1 / `grid`."""
+    """Round the values to multiples of 1 / `grid`."""
     scaled = np.multiply(values, grid, dtype=np.float64)
     np.rint(scaled, out=scaled)
     scaled /= grid
@@ -40,6 +40,6 @@ def on_grid(values: Float, grid: float) -> Double:
 
 
 def prefix_norms(exact: Double) -> Double:
-    """`[R, L]` the lengths of the prefixes of maps `[R, L, J]`."""
+    """`[R, L]` the norms of the prefixes of maps `[R, L, J]`."""
     norms: Double = np.sqrt(np.einsum("rlj,rlj->rl", exact, exact).cumsum(axis=1))
     return norms

@@ -1,4 +1,4 @@
-"""Plans by the expert maps that searches have found, of single searches and of whole iterations at once."""
+"""Make plans from the expert maps that searches found, for single searches and for whole iterations at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from policies.types import Float, Int, ModelShape, Nearest, Prefetch
 Queue = Literal["selected", "all"]
 Reach = Literal["layer", "rest"]
 
-QUEUED_WEIGHT = 1e-6  # of the demo's experts that are not selected
-PLANNED_NUMBERS = 2_000_000  # probabilities that are planned from at once, at most
+QUEUED_WEIGHT = 1e-6  # of experts that the demo queues without selecting them
+PLANNED_NUMBERS = 2_000_000  # at most so many probabilities are processed at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertMapPlanner:
-    """Selects experts of the maps that were found, each record by its own δ."""
+    """Selects experts from the maps found, with the δ of each record."""
 
     model: ModelShape
     prefetch_distance: int
@@ -31,14 +31,14 @@ class ExpertMapPlanner:
     reach: Reach
 
     def guided(self, layer: int) -> range:
-        """The layers that the search after the gate of `layer` guides; the semantic one, before the first, has −1."""
+        """The layers that the search after the gate of `layer` guides; −1 is the semantic search, before layer 0."""
         if layer < 0:
             return range(self.prefetch_distance)
         first = layer + self.prefetch_distance
         return range(first, first + 1 if self.reach == "layer" else self.model.layers)
 
     def plans(self, store: ExpertMapStore, found: Nearest, layers: range) -> list[Prefetch]:
-        """Plans of these layers by what one search has found."""
+        """Plans of these layers from what one search found."""
         if len(found.index) == 1 and len(layers) == 1 and self.queue == "selected":
             row = store.maps(found.index[0], layers.start)
             return [plan(layers.start, row, found.score[0], self.model.top_k, self.threshold)]
@@ -48,7 +48,7 @@ class ExpertMapPlanner:
     def answers(
         self, store: ExpertMapStore, maps: Float, embeddings: Float | None, counts: Sequence[int], *, learn: bool
     ) -> list[Answers]:
-        """The answers for iterations that have so many records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`.
+        """The answers for iterations with `counts` records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`.
 
         With `learn`, each iteration enters the store when it ends.
         """
@@ -72,7 +72,7 @@ class ExpertMapPlanner:
         """Plans by search and iteration; the semantic search is the last."""
         distance, last = self.prefetch_distance, self.model.layers - self.prefetch_distance
 
-        def alone(entry: Int, score: Float, layers: range) -> list[list[Prefetch]]:
+        def of_one_search(entry: Int, score: Float, layers: range) -> list[list[Prefetch]]:
             wide = len(layers)
             entry, score = entry[:, None].repeat(wide, axis=1), score[:, None].repeat(wide, axis=1)
             return self._plans_of(store, entry, score, layers.start, starts)
@@ -81,16 +81,18 @@ class ExpertMapPlanner:
             together = self._plans_of(store, block.entry[:, :last], block.score[:, :last], distance, starts)
             answer = [[[own[layer]] for own in together] for layer in range(last)]
         else:
-            answer = [alone(block.entry[:, layer], block.score[:, layer], self.guided(layer)) for layer in range(last)]
+            answer = [
+                of_one_search(block.entry[:, layer], block.score[:, layer], self.guided(layer)) for layer in range(last)
+            ]
         if block.nearest is not None:
-            answer.append(alone(block.nearest_entry, block.nearest.score, self.guided(-1)))
+            answer.append(of_one_search(block.nearest_entry, block.nearest.score, self.guided(-1)))
         return answer
 
     def _plans(self, probs: Float, score: Float, first: int, starts: Sequence[int]) -> list[Prefetch]:
         """Plans of the layers from `first` on, one iteration after the other.
 
-        `probs` `[R, layers, J]` and `score` `[R, layers]` are the found maps of all records, and `starts` the first
-        record of each iteration.
+        `probs` `[R, layers, J]` and `score` `[R, layers]` are of the maps found for all records; `starts` lists the
+        first record of each iteration.
         """
         selected = select(probs, score, self.model.top_k, self.threshold)
         if self.queue == "all":
@@ -100,7 +102,7 @@ class ExpertMapPlanner:
     def _plans_of(
         self, store: ExpertMapStore, entry: Int, score: Float, begin: int, starts: Sequence[int]
     ) -> list[list[Prefetch]]:
-        """Per iteration its plans of the `n` layers from `begin` on, by the entries found `[R, n]` and their scores."""
+        """Per iteration, the plans of `n` layers from `begin` on, from the entries found `[R, n]` and their scores."""
         answer: list[list[Prefetch]] = [[] for _ in starts[1:]]
         rows, layers = entry.shape
         step = max(PLANNED_NUMBERS // (rows * self.model.experts), 1)

@@ -1,8 +1,8 @@
-"""The expert-map store: what earlier iterations routed to, searched by cosine similarity.
+"""The expert-map store: the routing of earlier iterations, searched by cosine similarity.
 
-Paper §4.2-4.4: entries are pairs of a semantic embedding `[h]` and an expert map `[L, J]`; semantic search (eq. 4)
-compares embeddings, trajectory search (eq. 5) the part of the map seen so far, and when the store is full a new entry
-replaces the most redundant one (eq. 9). Among equal scores the lowest index wins.
+Paper §4.2-4.4: an entry is a pair of a semantic embedding `[h]` and an expert map `[L, J]`. Semantic search (eq. 4)
+compares embeddings; trajectory search (eq. 5) compares the part of the map seen so far. In a full store, a new entry
+replaces the most redundant one (eq. 9). Of equal scores, the lowest index wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from policies.prediction.block_search import Block, BlockRecords, Entries, searc
 from policies.prediction.cosine import MAP_GRID, Double, Single, on_grid, prefix_norms, unit
 from policies.types import Float, Int, Nearest
 
-BLOCK_ROWS = 32  # records that are searched at once, at most
+BLOCK_ROWS = 32  # at most so many records are searched at once
 BLOCK_BYTES = 64e6  # of their similarities with every entry after each layer
 
 
 class ExpertMapStore:
     """Up to `capacity` expert maps `[L, J]`, with their embeddings `[h]` if `hidden` is given.
 
-    It must hold something before it is searched.
-    `prefetch_distance` weighs the two similarities of eq. 9: the first d layers are guided by the embedding.
+    It must not be empty when it is searched. `prefetch_distance` = d weighs the two similarities of eq. 9, since
+    embeddings guide the first d layers.
     """
 
     def __init__(
@@ -32,21 +32,23 @@ class ExpertMapStore:
         self.count = 0
         self._layers = layers
         self._semantic_share = min(prefetch_distance, layers) / layers if hidden is not None else 0.0
-        self._rows: Single = np.zeros((capacity + BLOCK_ROWS, layers, experts), np.float32)  # the last: of a block
+        self._rows: Single = np.zeros(
+            (capacity + BLOCK_ROWS, layers, experts), np.float32
+        )  # the last rows are those of a block
         self._columns: Single = np.zeros((layers, experts, capacity), np.float32)  # on the grid, entries innermost
         self._inverse_norms: Single = np.zeros((layers, capacity), np.float32)  # of the prefixes ending at each layer
         self._embeddings: Single | None = None if hidden is None else np.zeros((capacity, hidden), np.float32)  # unit
         self._block_rows = int(min(max(BLOCK_BYTES // (layers * capacity * 8), 1), BLOCK_ROWS))
 
     def arrays(self) -> dict[str, Single]:
-        """Its entries, for `restore`."""
-        held = {"maps": self._rows, "inverse_norms": self._inverse_norms.T}
+        """Its entries, as `restore` reads them."""
+        entries = {"maps": self._rows, "inverse_norms": self._inverse_norms.T}
         if self._embeddings is not None:
-            held["embeddings"] = self._embeddings
-        return {name: np.ascontiguousarray(array[: self.count]) for name, array in held.items()}
+            entries["embeddings"] = self._embeddings
+        return {name: np.ascontiguousarray(array[: self.count]) for name, array in entries.items()}
 
     def restore(self, arrays: Mapping[str, Single]) -> None:
-        """Hold the entries of another store, of the same sizes and no more than the capacity."""
+        """Take over the entries of another store of the same sizes; they must fit into the capacity."""
         maps = arrays["maps"]
         self.count = count = len(maps)
         self._rows[:count] = maps
@@ -57,7 +59,7 @@ class ExpertMapStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the stored maps and embeddings (fig. 18), without the transposed copy that makes searching fast."""
+        """Bytes of the stored maps and embeddings (fig. 18), without the transposed copy that speeds up searches."""
         return self._rows[: self.capacity].nbytes + (0 if self._embeddings is None else self._embeddings.nbytes)
 
     def maps(self, index: Int, layers: Int | int) -> Single:
@@ -81,16 +83,16 @@ class ExpertMapStore:
         return Trajectory(self, rows)
 
     def together(self, counts: Sequence[int]) -> int:
-        """How many iterations, the first of which have so many records each, `block` can search at once: at least 1."""
+        """How many of these iterations, with `counts` records each, `block` can search at once: at least 1."""
         ends = np.cumsum(counts)
         return max(int(ends.searchsorted(self._block_rows, side="right")), 1)
 
     def block(self, maps: Float, embeddings: Float | None, starts: Sequence[int], *, learn: bool) -> Block:
-        """Eq. 5 and eq. 4 for whole iterations at once, each on the store as the ones before it leave it.
+        """Eq. 4 and eq. 5 for whole iterations at once, each on the store as the earlier ones leave it.
 
-        Of all records, one iteration after the other: maps `[R, L, J]` and embeddings `[R, h]`; `starts` is the first
-        record of each iteration. With `learn`, the records of an iteration enter the store when it ends (eq. 9). The
-        entries themselves change only when `keep` is called.
+        Maps `[R, L, J]` and embeddings `[R, h]` are those of all records, one iteration after the other; `starts` lists
+        the first record of each iteration. With `learn`, the records of an iteration enter the store when it ends
+        (eq. 9). The entries themselves change only when `keep` is called.
         """
         count = self.count
         entries = Entries(
@@ -105,7 +107,7 @@ class ExpertMapStore:
         return search_block(entries, BlockRecords.of(maps, embeddings, starts), learn=learn, part=self._block_rows)
 
     def keep(self, block: Block) -> None:
-        """Store what a block that learns has found slots for."""
+        """Store the records of a block that learns in the slots found for them."""
         records = block.records
         self._write(block.slots, records.maps, records.exact, records.norms, records.units)
 
@@ -120,8 +122,8 @@ class ExpertMapStore:
     ) -> None:
         """Store `R` entries one after the other, maps `[R, L, J]`; when full, each replaces the most redundant (eq. 9).
 
-        `similarity` and `nearness`, both `[R, count]`: the cosine of the whole maps, and of the embeddings, with every
-        entry, where a search has them already.
+        `similarity` and `nearness`, both `[R, count]`, are the cosines of the whole maps and of the embeddings with
+        every entry, if a search has computed them already.
         """
         maps = np.ascontiguousarray(maps, np.float32)
         rows, before = len(maps), self.count
@@ -155,14 +157,14 @@ class ExpertMapStore:
         return products * self._inverse_norms[-1, : self.count]
 
     def _write(self, slots: Sequence[int], maps: Float, exact: Double, norms: Double, units: Single | None) -> None:
-        last = {slot: row for row, slot in enumerate(slots)}  # what was overwritten at once need not be written
+        last = {slot: row for row, slot in enumerate(slots)}  # an entry that another of these overwrites is not written
         slot, row = list(last), list(last.values())
         self._rows[slot] = maps[row]
         self._columns[:, :, slot] = exact[row].transpose(1, 2, 0)
         self._inverse_norms[:, slot] = 1 / norms[row].T
         if self._embeddings is not None:
             if units is None:
-                raise UserError("expert-map store: it was set up with embeddings, but an entry comes without one")
+                raise UserError("expert-map store: its entries have embeddings, but a new one has none")
             self._embeddings[slot] = units[row]
         self.count = min(self.count + len(slots), self.capacity)
 
@@ -181,21 +183,21 @@ class Trajectory:
         self._layer = -1
 
     def extend(self, probs: Float) -> None:
-        """Add what the router of the next layer said, `[T, J]`."""
+        """Add the gate `[T, J]` of the next layer."""
         self._layer += 1
         store = self._store
         self._dots += probs @ store._columns[self._layer, :, : store.count]
         self._squares += np.vecdot(probs, probs)
 
     def scores(self) -> Single:
-        """`[T, count]` cosine of what was seen with the same prefix of every entry."""
+        """`[T, count]` cosine of the layers seen so far with the same prefix of every entry."""
         norms: Single = np.sqrt(self._squares)
         scores: Single = self._projections() / norms[:, None]
         return scores
 
     def best(self) -> Nearest:
         """Eq. 5: the nearest entry to each row."""
-        projections = self._projections()  # which of them is the largest does not depend on the row's own norm
+        projections = self._projections()  # a row's own norm does not change which is the largest
         index = projections.argmax(axis=1)
         return Nearest(index, projections[self._rows, index] / np.sqrt(self._squares))
 

@@ -1,4 +1,4 @@
-"""When each expert will be demanded next: what the bounds know and no real policy can."""
+"""When each expert will be demanded next: known to oracles, never to a real policy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,15 @@ Uses = NDArray[np.float64]
 
 
 class NextUse:
-    """Iterations from the running one to the next use of each expert, told the future of every request.
+    """Iterations from the running one to the next use of each expert, by the known future of every request.
 
-    Exact when requests are served one after the other in the order of the future. In a batch the nearest use by any of
-    its requests counts, and what they leave unused is thought to be next used by the requests after them, one at a
-    time: an estimate. Several parts of a policy may share one and call it alike.
+    Exact when requests are served one after the other, in the order of the future. In a batch it is an estimate: the
+    nearest use by any of its requests counts, and an expert that none of them uses again is assumed to be used next by
+    the requests after them, served one at a time. Several parts of a policy may share one object; each may call it.
     """
 
-    now: Uses  # [L·J] from the beginning of this iteration on: 0 for what it demands itself
-    later: Uses  # [L·J] from its end on: at least 1
+    now: Uses  # [L·J] counted from the beginning of this iteration: 0 for what it demands itself
+    later: Uses  # [L·J] the next use after this iteration: at least 1
     left: int  # iterations to the end of the longest running request, counting this one
     exact = True  # whether all batches so far had one request
 
@@ -30,13 +30,13 @@ class NextUse:
     def start(self, setup: Setup) -> None:
         """Find each expert's first use in the requests to come."""
         model, future = setup.model, setup.future
-        assert future is not None  # whoever uses this requires it
+        assert future is not None  # policies that use this require it
         if future is self._future:
             return
         self._future = future
         self._total = total = model.total_experts
         self._order = {request: place for place, request in enumerate(future.requests)}
-        # What follows a request: iterations from its end to the next use of each expert, [requests, L·J].
+        # Iterations from the end of each request to the next use of each expert, [requests, L·J].
         self._after = np.full((len(self._order), total), _NEVER)
         following = np.full(total, _NEVER)
         for request in reversed(future.requests):
@@ -48,15 +48,15 @@ class NextUse:
         self._last = -1  # place of the last request that has begun: in a batch it may end before others
 
     def advance(self, batch: Batch) -> None:
-        """An iteration begins: look up each expert's next use from it on, and from the one after it on."""
+        """Begin an iteration: look up each expert's next use, from this iteration on and from the next one on."""
         if self._batch is not None and batch.iteration <= self._batch.iteration:
-            return  # in a real run a part of the policy may hear of an iteration when the next one has begun
+            return  # in a real run, a part of the policy may hear of an iteration after the next one has begun
         self._batch = batch
         requests = batch.request.tolist()
         self.exact = self.exact and len(requests) == 1
         for ended in self._tables.keys() - set(requests):
             del self._tables[ended]
-        self._rows = []  # of the running requests: their tables, and the iteration that each is at
+        self._rows = []  # of the running requests: their tables, and the current iteration of each
         for request in requests:
             if request not in self._tables:
                 self._tables[request] = self._table(request)
@@ -70,7 +70,7 @@ class NextUse:
         self.now, self.later = self.after(0), self.after(1)
 
     def after(self, iterations: int) -> Uses:
-        """`[L·J]` iterations from now to the next use that is at least so many iterations away, `left` at most."""
+        """`[L·J]` iterations from now to the next use that is at least `iterations` away; `iterations` ≤ `left`."""
         rows = [table[min(step + iterations, len(table) - 1)] - step for table, step in self._rows]
         nearest: Uses = np.minimum(rows[0] if len(rows) == 1 else np.min(rows, axis=0), self._beyond)
         return nearest

@@ -1,4 +1,4 @@
-"""Records of past tokens or iterations: what predictors learn from."""
+"""Records of past tokens or iterations, from which predictors learn."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -8,13 +8,13 @@ import numpy as np
 from policies.types import Batch, Float, Int, RecordedRequest
 
 PrefillRecords = Literal["token", "iteration"]
-Records = tuple[Float, Float | None]  # [R, …] and what goes with each: of expert maps [R, L, J], embeddings [R, h]
+Records = tuple[Float, Float | None]  # [R, …] and a companion of each, for expert maps [R, L, J] the embeddings [R, h]
 
 
 class RecordMaker:
     """Makes the records of expert-map search: one per token, or one per "iteration", the mean of a prefill's tokens.
 
-    They have embeddings where the trace has and they are to be `embedded`.
+    With `embedded`, they have embeddings if the trace has.
     """
 
     def __init__(self, prefill_records: PrefillRecords, *, embedded: bool) -> None:
@@ -26,9 +26,9 @@ class RecordMaker:
         return len(batch.token if self._per_token else batch.request)
 
     def of(self, values: Float, group: Int) -> Float:
-        """Per token `[T, …]` to per record `[R, …]`: the same, or the mean of each group; `group` `[T]` rises.
+        """Per token `[T, …]` to per record `[R, …]`: unchanged, or the mean of each group; `group` `[T]` rises.
 
-        Maps `[T, L, J]` are zero where a token passed a layer by; it does not count in the mean of that layer.
+        Maps `[T, L, J]` are zero where a token skipped a layer; it does not count in the mean of that layer.
         """
         if self._per_token or len(group) == 1:
             return values
@@ -41,7 +41,7 @@ class RecordMaker:
         return means
 
     def embeddings(self, embedding: Float | None, group: Int) -> Float | None:
-        """Those of the records `[R, h]`, if they are to have any."""
+        """The embeddings `[R, h]` of the records, if they have any."""
         return self.of(embedding, group) if self._embedded and embedding is not None else None
 
     def of_request(self, recorded: RecordedRequest) -> Records:
@@ -51,7 +51,7 @@ class RecordMaker:
 
 
 def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> list[Records]:
-    """Up to `count` of the records, each as likely as any other; they are read once and only the sample is held."""
+    """A random sample of up to `count` records; all are read once, and only the sample is kept in memory."""
     maps: list[Float] = []
     embeddings: list[Float] = []
     seen = 0
@@ -63,7 +63,7 @@ def sample(records: Iterable[Records], count: int, rng: np.random.Generator) -> 
                 maps.append(some[row])
                 embeddings += () if vectors is None else (vectors[row],)
             elif place < count:
-                maps[place] = some[row].copy()  # not a view, which would hold the whole request
+                maps[place] = some[row].copy()  # a view would keep the whole request in memory
                 if vectors is not None:
                     embeddings[place] = vectors[row].copy()
         seen += len(some)

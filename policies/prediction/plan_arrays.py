@@ -1,4 +1,4 @@
-"""The plans of whole iterations as arrays, so that one run can keep them for others."""
+"""The plans of whole iterations as arrays, so that one run can store them for others."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -12,11 +12,11 @@ from policies.types import Prefetch
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Plans: TypeAlias = list[Prefetch | None]  # of one iteration, by place
 
-_NONE, _SAME = -1, -2  # sizes of a place without a plan, and of one with the plan of the iteration before
+_NONE, _SAME = -1, -2  # sizes: no plan in this place; the same plan as in the iteration before
 
 
 class PackedIterations:
-    """Arrays with a row per iteration, and the plans of these iterations as `packed_plans` makes them."""
+    """Arrays with a row per iteration, and the plans of these iterations as `packed_plans` returns them."""
 
     def __init__(self, arrays: Arrays) -> None:
         sizes = arrays["sizes"]
@@ -29,17 +29,17 @@ class PackedIterations:
         return len(self._arrays["sizes"])
 
     def sliced(self, first: int, end: int) -> dict[str, NDArray[Any]]:
-        """The arrays of iterations `first` … `end` - 1; `packed_plans` must have been called for `first` anew."""
+        """The arrays of iterations `first` … `end` - 1; a call of `packed_plans` must have begun with `first`."""
         rows = range(len(self) + 1)
         begins = {name: self._begins.get(name, rows) for name in self._arrays}
         return {name: array[begins[name][first] : begins[name][end]] for name, array in self._arrays.items()}
 
 
 def packed_plans(plans: Sequence[Plans], experts: int) -> dict[str, NDArray[Any]]:
-    """The plans of `N` iterations as arrays; each iteration has the same `S` places for them, each of one layer.
+    """Pack the plans of `N` iterations as arrays; each iteration has the same `S` places for plans, each of one layer.
 
-    `sizes` `[N, S]` are negative where there is no plan, or the very object that the iteration before has there. The
-    `beliefs` `[P, J]` of the other `P` plans follow one another, and so do their `experts` and `weights`.
+    `sizes` `[N, S]` are negative where there is no plan, or the same object as in the iteration before. The `beliefs`
+    `[P, J]` of the other `P` plans follow one another, and so do their `experts` and `weights`.
     """
     sizes = np.full((len(plans), len(plans[0])), _NONE, np.int32)
     made: list[Prefetch] = []
@@ -62,7 +62,7 @@ def packed_plans(plans: Sequence[Plans], experts: int) -> dict[str, NDArray[Any]
 
 
 def unpacked_plans(arrays: Arrays, layers: Sequence[int]) -> list[Plans]:
-    """The plans that `packed_plans` was given; `layers` `[S]` are those of the places."""
+    """The plans that `packed_plans` received; `layers` `[S]` are the layers of the places."""
     experts, weights = arrays["experts"].tolist(), arrays["weights"].tolist()
     beliefs = iter(arrays["beliefs"].astype(np.float64))
     answer: list[Plans] = []

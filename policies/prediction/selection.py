@@ -1,4 +1,4 @@
-"""Which experts a prediction calls for (paper eq. 6-8), and the plans that this makes."""
+"""Which experts a prediction selects (paper eq. 6-8), and the plans made from them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,9 +14,9 @@ def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "excee
     """The experts to prefetch from distributions `[…, J]` that were found with similarity `score` `[…]`.
 
     Eq. 6: δ = clip(1 − score, 0, 1). Eq. 7, 8: experts in falling probability (ties by id) until their sum exceeds δ,
-    and at least `top_k` of them. The authors' "demo" leaves out the expert with which the sum exceeds δ, and "top-k"
-    does without δ. A distribution that is zero, of a layer that was passed by, calls for none. The answer is a mask of
-    the shape of `probs`.
+    and at least `top_k` of them. The authors' "demo" leaves out the expert with which the sum exceeds δ; "top-k"
+    ignores δ. A distribution of zeros, from a layer that was skipped, selects none. Returns a mask of the shape of
+    `probs`.
     """
     total = probs.shape[-1]
     rows = probs.reshape(-1, total)
@@ -28,7 +28,7 @@ def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "excee
     else:
         running = rows.reshape(-1)[order].cumsum(axis=1)
         delta = np.minimum(np.maximum(1 - score, 0), 1).reshape(-1, 1)
-        # The sum up to an expert, which must not pass δ: without it, so that one expert passes, or with it.
+        # An expert is chosen while the sum is at most δ: "demo" adds its own probability, others only those before it.
         chosen[:, top_k:] = (running[:, top_k:] if threshold == "demo" else running[:, top_k - 1 : -1]) <= delta
     mask = np.empty(rows.size, bool)
     mask[order] = chosen
@@ -36,7 +36,7 @@ def select(probs: Float, score: Float, top_k: int, threshold: Threshold = "excee
 
 
 def plan(layer: int, probs: Float, score: np.floating, top_k: int, threshold: Threshold = "exceed") -> Prefetch:
-    """What `plans` makes of `select` for one record and one layer, `probs` `[J]`, in a fifth of the time."""
+    """The same as `plans` from `select`, for one record and one layer, `probs` `[J]`, in a fifth of the time."""
     order = (-probs).argsort(kind="stable")
     count = top_k
     if threshold != "top-k":
@@ -62,7 +62,7 @@ def highest(probs: Float, count: int) -> Float:
 
 
 def highest_plan(layer: int, probs: Float, count: int) -> Prefetch:
-    """What `plans` makes of `highest` for one record and one layer, `probs` `[J]`, in a fraction of the time."""
+    """The same as `plans` from `highest`, for one record and one layer, `probs` `[J]`, in a fraction of the time."""
     chosen = (-probs).argsort(kind="stable")[:count]
     chosen.sort()
     weights = probs[chosen]
@@ -75,8 +75,8 @@ def highest_plan(layer: int, probs: Float, count: int) -> Prefetch:
 def plans(weights: Float, probs: Float, first: int, starts: Sequence[int] = (0,)) -> list[Prefetch]:
     """Plans of the layers from `first` on, one iteration after the other.
 
-    Each record gives each expert a weight, negative unless it selects it, and a probability, both `[R, layers, J]`;
-    `starts` are the first records of the iterations. The maximum over an iteration's records counts.
+    Each record gives each expert a weight, negative if not selected, and a probability, both `[R, layers, J]`; `starts`
+    lists the first record of each iteration. The maximum over an iteration's records counts.
     """
     layers, experts = probs.shape[1:]
     if len(starts) < len(probs):

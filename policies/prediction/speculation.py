@@ -1,6 +1,6 @@
-"""Speculation: from what the router of one layer says to what a layer further on will run.
+"""Speculation: predict the experts of a later layer from the router of an earlier one.
 
-Either the trace has the later router's own answer to the earlier layer's hidden state (`Gate.lookahead`), or a linear
+Either the trace has the later router's own output for the earlier layer's hidden state (`Gate.lookahead`), or a linear
 map from the earlier gate is learned from the history.
 """
 
@@ -35,16 +35,16 @@ from policies.types import (
     Setup,
 )
 
-_NOT_KEPT: Single = np.zeros((0, 0, 0), np.float32)  # probabilities in an earlier run; only plans are replayed
+_NOT_KEPT: Single = np.zeros((0, 0, 0), np.float32)  # in a replay: only plans are stored, not probabilities
 
 
 class StridePredictor:
-    """For each (layer, stride) a ridge regression from square roots of the gate `[J]` to the executed experts `[J]`.
+    """For each (layer, stride), a ridge regression from square roots of the gate `[J]` to the executed experts `[J]`.
 
-    Ridge has a closed form, so that all layers of a 24 × 32 or 32 × 8 model take seconds; logistic regression would
-    iterate for each of the L·J experts. On gpt-oss-20b it recalls 0.64 of the executed experts at stride 1 and 0.60 at
-    stride 3, and more than `train_tokens` = 20,000 do not help. Square roots make small probabilities count: they raise
-    the recall on the pocket model from 0.51 to 0.54 at stride 1.
+    Ridge has a closed form, so all layers of a 24 × 32 or 32 × 8 model take seconds; logistic regression would iterate
+    for each of the L·J experts. On gpt-oss-20b it recalls 0.64 of the executed experts at stride 1 and 0.60 at stride
+    3; more than `train_tokens` = 20,000 do not help. Square roots give small probabilities more weight: they raise the
+    recall on the pocket model from 0.51 to 0.54 at stride 1.
     """
 
     def __init__(self, *, regularisation: float, train_tokens: int) -> None:
@@ -56,7 +56,7 @@ class StridePredictor:
         self, history: History, model: ModelShape, pairs: Iterable[tuple[int, int]], rng: np.random.Generator
     ) -> None:
         """Fit each of the `pairs` (layer, stride) on a sample of the history's tokens; nothing if it has none."""
-        from sklearn.linear_model import Ridge  # takes a second, and lookahead gates need none of it
+        from sklearn.linear_model import Ridge  # importing it takes a second, and lookahead gates do not need it
 
         records = ((recorded.gate, recorded.experts.astype(np.float32)) for recorded in history)
         for gates, executed in sample(records, self.train_tokens, rng):
@@ -71,7 +71,7 @@ class StridePredictor:
                 self.learned[layer, stride] = slopes, np.asarray(ridge.intercept_, np.float32)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The learned maps, for `restore`; nothing if there are none."""
+        """The learned maps, as `restore` reads them; empty if there are none."""
         if not self.learned:
             return {}
         slopes, offsets = zip(*self.learned.values(), strict=True)
@@ -85,7 +85,7 @@ class StridePredictor:
             self.learned = dict(zip(pairs, maps, strict=True))
 
     def probabilities(self, layer: int, stride: int, gate: Float) -> Single:
-        """`[T, J]` from the gate `[T, J]` of `layer`: how probable it is that `layer + stride` runs each expert."""
+        """`[T, J]` probabilities that `layer + stride` runs each expert, from the gate `[T, J]` of `layer`."""
         slopes, offsets = self.learned[layer, stride]
         likely: Single = np.sqrt(gate) @ slopes + offsets
         np.maximum(likely, 0, out=likely)
@@ -94,18 +94,18 @@ class StridePredictor:
 
 @dataclass(slots=True)
 class _Answers:
-    """What the searches of one iteration will say."""
+    """The answers to the searches of one iteration."""
 
-    found: dict[tuple[SearchKind, int], Likely]  # by kind and layer of the search; empty where predictions are replayed
+    found: dict[tuple[SearchKind, int], Likely]  # by kind and layer of the search; empty in a replay
     plans: Plans  # by the layer that is planned: one search guides it
 
 
 class Speculator(BlockPrefetcher[_Answers]):
-    """Prefetch for the layer that is `stride` ahead what the gate of this one, or its lookahead, makes probable.
+    """Prefetch what this layer's gate, or a lookahead gate, predicts for the layer `stride` ahead.
 
-    From layer 0 also for the layers before, by shorter strides; nothing guides layer 0 itself. Each token asks for the
-    `top_k` most probable experts. `lookahead` takes lookahead gates where there are some, `learned` learns a map for
-    where there are none.
+    Layer 0 also predicts the layers in between, by shorter strides; nothing guides layer 0 itself. Each token selects
+    its `top_k` most probable experts. `lookahead` uses lookahead gates if there are any; `learned` learns a map for
+    strides without one.
     """
 
     shares_predictions = True
@@ -127,15 +127,14 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Learn from the history."""
         super().start(setup)
         model = setup.model
         if not 1 <= self.stride <= model.layers:
-            raise UserError(f"speculation: distance {self.stride} is not in 1 … {model.layers}")
+            raise UserError(f"speculation: prefetch_distance {self.stride} is not in 1 … {model.layers}")
         if not 0 < self.regularisation < float("inf"):
-            raise UserError(f"speculation: regularisation {self.regularisation} is not a number above 0")
+            raise UserError(f"speculation: regularisation {self.regularisation} is not a finite number above 0")
         if self.train_tokens < 1:
-            raise UserError(f"speculation: train_tokens {self.train_tokens}: at least 1 is needed")
+            raise UserError(f"speculation: train_tokens {self.train_tokens}: must be at least 1")
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
         self._answers: _Answers | None = None
@@ -150,7 +149,7 @@ class Speculator(BlockPrefetcher[_Answers]):
             )
 
     def _trained(self, setup: Setup) -> Learned:
-        """The maps for all strides that are wanted, as arrays."""
+        """The maps of all strides in use, as arrays."""
         assert setup.history is not None
         predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
         pairs = [(layer, stride) for layer in range(self._model.layers) for stride in self._wanted(layer)]
@@ -159,7 +158,6 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
-        """Ask what the layers ahead will run."""
         self._gate = gate
         self._answers = self.prepared.get(batch.iteration)
         self._strides = ahead, mapped = self._sources(gate)
@@ -172,7 +170,6 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def search(self, search: Search) -> Found:
-        """The lookahead gates, or what the learned maps make of the gate; for each layer that is asked about."""
         ahead, mapped = self._strides
         strides = ahead if search.kind == "lookahead" else mapped
         if self._answers is None:
@@ -182,7 +179,6 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
-        """Plan the layers that have not been gated meanwhile."""
         assert isinstance(found, Likely)
         layers = [layer for layer in found.layers.tolist() if layer > layer_now]
         if self._answers is None or not layers:
@@ -190,7 +186,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         return [plan for plan in map(self._answers.plans.__getitem__, layers) if plan is not None]
 
     def _likely(self, kind: SearchKind, gate: Gate, strides: Sequence[int]) -> Likely:
-        """What is probable along the strides by the lookahead gates, or else by the learned maps."""
+        """The probabilities along the strides, from the lookahead gates or from the learned maps."""
         if kind == "lookahead":
             scores = [gate.lookahead[stride] for stride in strides]
         else:
@@ -200,7 +196,7 @@ class Speculator(BlockPrefetcher[_Answers]):
         return Likely(gate.layer + np.array(strides), probs)
 
     def _plans(self, found: Likely, layers: Sequence[int]) -> list[Prefetch]:
-        """Plans of those of the found layers; the maximum over the tokens counts."""
+        """Plans of these of the found layers; the maximum over the tokens counts."""
         answer, top_k = [], self._model.top_k
         for place, layer in enumerate(found.layers.tolist()):
             if layer in layers:
@@ -212,13 +208,13 @@ class Speculator(BlockPrefetcher[_Answers]):
         return answer
 
     def _sources(self, gate: Gate) -> tuple[list[int], list[int]]:
-        """Strides to look along from this gate: those with a lookahead gate, and the others with a learned map."""
+        """The strides to predict from this gate: those with a lookahead gate, and others with a learned map."""
         wanted = self._wanted(gate.layer)
         ahead = [stride for stride in wanted if self.lookahead and stride in gate.lookahead]
         return ahead, [stride for stride in wanted if stride not in ahead and self._mapped(gate.layer, stride)]
 
     def _mapped(self, layer: int, stride: int) -> bool:
-        """Whether there is a learned map; where predictions are replayed, only its plans are there."""
+        """Whether there is a learned map; in a replay, whether there is a plan made with it."""
         if self._replayed:
             assert self._answers is not None
             return self._answers.plans[layer + stride] is not None
@@ -234,7 +230,7 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
-        """Search and plan gate by gate, as the callbacks do: another order of adding would change the last bits."""
+        """Search and plan gate by gate, as the callbacks do: another order of addition would change the last bits."""
         return map(self._answered, iterations)
 
     def _answered(self, iteration: Iteration) -> _Answers:
@@ -253,10 +249,9 @@ class Speculator(BlockPrefetcher[_Answers]):
 
     @override
     def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
-        """The plans; the searches that are charged follow from them."""
+        """Only the plans; the searches to charge follow from them."""
         return packed_plans([each.plans for each in answers], self._model.experts)
 
     @override
     def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
-        """Without what was found."""
         return (_Answers({}, plans) for plans in unpacked_plans(arrays, range(self._model.layers)))

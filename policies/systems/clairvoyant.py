@@ -1,4 +1,4 @@
-"""The policy that knows all that will be demanded, and uses it by a strong heuristic. It is no bound."""
+"""The `clairvoyant` policy: it knows all future demand and applies a strong heuristic. It is not a bound."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,12 @@ _EXPONENTS = 1022  # of normal floats, below 1
 
 
 class NextUsePrefetcher(Prefetcher):
-    """Fetches what is absent in the order of its next use, across iterations and requests.
+    """Fetch absent experts in the order of their next use, across iterations and requests.
 
-    The next use of an expert is `distance + n · L` layers away, `distance` (1 … L) to its layer's next turn and n turns
-    after that. Copies go by weight / distance (eq. 10), so weights ε^n with a power of two ε < 1/L give just that
-    order, and only the layer that was gated has to be planned anew. Uses beyond the smallest float are not planned:
-    204 iterations ahead at 24 layers, 127 at 128.
+    The next use of an expert is `distance + n · L` layers away: `distance` (1 … L) to its layer's next turn, and n more
+    turns after that. Copies go by weight / distance (eq. 10), so weights ε^n, with a power of two ε < 1/L, give exactly
+    that order, and only the layer just gated has to be planned anew. Uses whose weight would be below the smallest
+    normal float are not planned: 204 iterations ahead at 24 layers, 127 at 128.
     """
 
     requires = frozenset({"future"})
@@ -28,11 +28,10 @@ class NextUsePrefetcher(Prefetcher):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Be told."""
         model = setup.model
         self._next.start(setup)
         self._shape = model.layers, model.experts
-        self._plans: dict[int, Prefetch] = {}  # of each layer since it was gated
+        self._plans: dict[int, Prefetch] = {}  # by layer, as made when it was last gated
         bits = model.layers.bit_length()
         self._horizon = _EXPONENTS // bits
         self._weight = [2.0 ** -(bits * turns) for turns in range(self._horizon)]
@@ -44,7 +43,9 @@ class NextUsePrefetcher(Prefetcher):
         if not self._next.exact:
             self.note = "in a batch the future is an estimate: a policy may do better than clairvoyant"
         later = self._next.later.reshape(self._shape)
-        self._order = (-later).argsort(axis=1, kind="stable").tolist()  # the last first: plans are kept in rising order
+        self._order = (
+            (-later).argsort(axis=1, kind="stable").tolist()
+        )  # the last use first: plans list weights in rising order
         self._turns = later.tolist()
         if len(self._plans) < self._shape[0] or not self._next.exact:
             now = self._next.now.reshape(self._shape)
@@ -54,7 +55,6 @@ class NextUsePrefetcher(Prefetcher):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
-        """Plan the layer for its next turns."""
         layer = gate.layer
         self._plans[layer] = self._plan(layer, self._order[layer], self._turns[layer], 1)
         return (self._plans[layer],)
@@ -66,18 +66,18 @@ class NextUsePrefetcher(Prefetcher):
 
 
 def clairvoyant(chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Know every demand to come: fetch in the order of next use, drop the farthest, never one needed sooner.
+    """Know all future demand: fetch in the order of next use, evict the farthest, never one needed sooner.
 
-    The rules "Aggressive" of Cao, Felten, Karlin and Li (SIGMETRICS 1995) and "Delay" of its successors: not optimal.
-    On one GPU it is near: `tests/policies/systems/test_clairvoyant.py` compares it with brute force. On several GPUs
-    with few slots, or in batches, perfect prefetch at a fixed distance beats it by up to 13 %, which is why tables
-    measure policies against the best known (`sim.sweeps.reference_runs`). What no policy can pass is in
-    `sim.results.bounds`.
+    Follows the rules "Aggressive" (Cao, Felten, Karlin and Li, SIGMETRICS 1995) and "Delay" (its successors), which are
+    not optimal. On one GPU it comes close: `tests/policies/systems/test_clairvoyant.py` compares it with brute force.
+    On several GPUs with few slots, or in batches, perfect prefetch at a fixed distance beats it by up to 13 %. Tables
+    therefore measure policies against the best known run (`sim.sweeps.reference_runs`). `sim.results.bounds` has the
+    bounds that no policy can pass.
     """
     next_use = NextUse()
     return Policy(
         prefetcher=NextUsePrefetcher(next_use),
         evictor=FarthestNextUse(next_use),
-        refused_blocks=True,  # what is needed later may take even less
+        refused_blocks=True,  # a less urgent prefetch may evict even fewer experts
         chunk_bytes=chunk_bytes,
     )

@@ -1,12 +1,12 @@
-"""DeepSpeed-Inference: whole layers, fetched when they begin (baseline of paper §6.1).
+"""DeepSpeed-Inference: fetch whole layers when they begin (baseline of paper §6.1).
 
 Source: Aminabadi et al., "DeepSpeed-Inference", SC '22, with its ZeRO-Inference. Parameters are fetched by layer,
-whatever the router will choose, and nothing is fetched before its layer begins: no expert misses, the worst latency.
+whatever the router will choose, and nothing is fetched before its layer begins. No expert misses, but latency is worst.
 
-How ours differs: as in the paper's comparison it is given an expert cache, so that only the experts of a layer that are
-not there are copied. The paper names no eviction; ours keeps what ran last, as plain LRU would keep nothing: every
-expert comes in turn. A cache with less room than a layer takes what fits, and what else the router asks for is copied
-on demand.
+How ours differs: as in the paper's comparison it has an expert cache, so only a layer's absent experts are copied. The
+paper names no eviction rule. Ours keeps what ran last: plain LRU would keep nothing, since every expert arrives in
+turn. If a cache has less room than a layer, the layer takes what fits, and the router's other experts are copied on
+demand.
 """
 
 from collections.abc import Iterable
@@ -23,28 +23,26 @@ class WholeLayers(Prefetcher):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Nothing to learn."""
         model = setup.model
         self._experts, self._weights = range(model.experts), [1.0] * model.experts
 
     @override
     def on_layer(self, batch: Batch, layer: int) -> Iterable[Prefetch | Search]:
-        """Ask for the whole layer."""
         return (Prefetch(layer, self._experts, self._weights),)
 
 
 class LastRun(LeastRecentlyUsed):
-    """Keep what ran last; an expert that has only come with its layer goes first."""
+    """Evict first what arrived with its layer but did not run, then what ran longest ago."""
 
     steady = True
 
-    # Having come is no use: all experts come, in turn, and a cache smaller than the model would keep none.
+    # Arriving does not count as a use: all experts arrive in turn, and a cache smaller than the model would keep none.
     loaded = Evictor.loaded
 
 
 def deepspeed() -> Policy:
-    """Whole layers before they run, nothing ahead of them, LRU.
+    """Fetch each layer whole when it begins and nothing earlier, evict by LRU.
 
-    Its experts are needed as they are copied, so they move whole, as demanded ones do.
+    Its experts are needed as soon as they are copied, so they move whole, as demanded ones do.
     """
     return Policy(prefetcher=WholeLayers(), evictor=LastRun(), blocking_prefetch=True, chunk_bytes="whole")

@@ -1,24 +1,25 @@
 """FineMoE: prefetch by expert-map search, evict by belief and frequency (paper §4).
 
-Where paper and authors' demo differ, the default follows the paper and a setting of `finemoe` has the other way:
+Where the paper and the authors' demo differ, the default follows the paper, and a setting of `finemoe` follows the
+demo:
 
     what                                    paper                       demo                          ours
     ----                                    -----                       ----                          ----
-    selected of a found map (eq. 7, 8)      until the sum exceeds δ     while the sum is ≤ δ          `threshold`
-    queued                                  the selected                every expert; δ orders only   `queue`
-    a trajectory match guides               the layer d ahead           all layers beyond d           `reach`
-    the first layer that it guides          d                           d + 1: nothing guides d       as the paper
+    experts selected of a map (eq. 7, 8)    until the sum exceeds δ     while the sum is ≤ δ          `threshold`
+    experts queued                          the selected                all; δ only orders them       `queue`
+    layers that a trajectory match guides   the layer d ahead           all layers beyond d           `reach`
+    first layer that it guides              d                           d + 1: nothing guides d       as the paper
     weight by layer (eq. 10)                p / distance when copied    linear, fixed when queued     as the paper
-    a prefill is                            one record, unsaid how      a record per prompt token     `prefill_records`
-    of which a trajectory search sees       not said                    the last                      all its records
-    and which are planned                   not said                    each, in turn                 their maximum
+    records of a prefill                    one; not said how           one per prompt token          `prefill_records`
+    of these, a trajectory search uses      not said                    the last                      all
+    of these, plans come from               not said                    each, in turn                 their maximum
     freq (eq. 11) counts                    cache visits                visits that hit               `count_misses`
-    freq and p of what is dropped           not said                    start anew                    `reset_on_evict`
+    freq and p of an evicted expert         not said                    start anew                    `reset_on_evict`
     p · freq                                a real number               truncated to an integer       as the paper
     the store offline                       learns                      is not updated                `learn`
 
-Order of this file: the prefetcher (prediction, prediction of whole blocks, predictions that runs share, learning), the
-policy. How found maps become plans is in `policies/prediction/expert_map_plans.py`, the evictor in
+Order of this file: the prefetcher (prediction, prediction of whole blocks, predictions that runs share, learning), then
+the policy. `policies/prediction/expert_map_plans.py` makes plans of the maps found; the evictor is in
 `policies/evictors/belief_frequency.py`.
 """
 
@@ -57,17 +58,17 @@ from policies.types import (
 
 Fill = Literal["random", "redundancy"]
 
-FILL_ROWS = 256  # records of the history that enter the store at once
+FILL_ROWS = 256  # records of the history that enter the store in one call
 
 
 class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
-    """Semantic search guides the first `prefetch_distance` layers d, trajectory search each later one from d before it.
+    """Guide the first `prefetch_distance` = d layers by semantic search, the others by trajectory search d before.
 
-    The store begins with a "random" sample of the history, or with all of it in order under "redundancy" replacement
-    (`fill`; the paper does not say, and the sample predicts better); with `learn`, each iteration enters when it ends
-    (eq. 9). Without embeddings, or without `semantic`, the trajectory guides alone. `prefill_records` says what a
-    prefill is made of: one record per "token" (as the authors' demo), or one per "iteration", the mean of its tokens.
-    `threshold`, `queue` and `reach`: see the table above.
+    `fill` says how the store begins: with a "random" sample of the history, or with all of it in order under
+    "redundancy" replacement. The paper does not say; the sample predicts better. With `learn`, each iteration enters
+    the store when it ends (eq. 9). Without embeddings, or without `semantic`, only trajectory search guides.
+    `prefill_records` says what a prefill leaves: one record per "token" (as in the authors' demo), or one per
+    "iteration", the mean of its tokens. `threshold`, `queue` and `reach`: see the table above.
     """
 
     def __init__(
@@ -95,7 +96,6 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Fill the store from the history."""
         super().start(setup)
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
@@ -124,7 +124,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
             self._store.restore(learned)
 
     def _filled(self, setup: Setup) -> Learned:
-        """What the store holds of the history; nothing without one."""
+        """The entries of a store filled from the history; empty without one."""
         store: ExpertMapStore | None = None
         records: Iterable[Records] = map(self._records.of_request, setup.history or ())
         if self.fill == "random":
@@ -140,7 +140,6 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
-        """Search by embedding, for the layers that no trajectory can guide in time."""
         self._answers = answers = self.prepared.get(batch.iteration)
         if answers is not None:
             self._rows, self._entries, embedded = answers.rows, answers.entries, answers.embedded
@@ -158,7 +157,6 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
-        """Search with the layers seen so far, for the layer that is `prefetch_distance` ahead."""
         if not self._entries:
             return ()
         if self._answers is None:
@@ -170,7 +168,6 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def search(self, search: Search) -> Found:
-        """Eq. 4 or eq. 5 on what has been observed so far."""
         if self._answers is not None:
             return self._answers.found[search.layer]
         if search.kind == "semantic":
@@ -183,7 +180,6 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
-        """Plan the layers that the search was for and that have not been gated meanwhile."""
         assert isinstance(found, Nearest)
         guided = self._planner.guided(search.layer)
         layers = range(max(guided.start, layer_now + 1), guided.stop)
@@ -198,7 +194,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
 
     @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[Answers]:
-        """Search, plan and learn iterations to come; at their ends there is nothing left to do."""
+        """Search, plan and learn for coming iterations, so nothing is left to do when they end."""
         batches = [each.batch for each in iterations]
         records = [self._records.of(each.maps, each.batch.row) for each in iterations]
         embeddings = [self._records.embeddings(batch.embedding, batch.row) for batch in batches]
@@ -213,10 +209,10 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
             done = end
 
     def _answered(self, maps: Float, embeddings: Float | None, counts: list[int]) -> list[Answers]:
-        """The answers for iterations that have so many records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`."""
+        """The answers for iterations with `counts` records each, `maps` `[R, L, J]` and `embeddings` `[R, h]`."""
         if self._store is not None:
             return self._planner.answers(self._store, maps, embeddings, counts, learn=self.learn)
-        if self.learn:  # from the first iteration of all, without a history
+        if self.learn:  # without a history, learning starts with the very first iteration
             self._remember(maps, embeddings)
         return [Answers(counts[0], 0, self._stored(), embeddings is not None, [], [])]
 
@@ -228,24 +224,21 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
     @property
     @override
     def shares_predictions(self) -> bool:
-        """Unless it plans all layers beyond the distance: these plans are too many to keep."""
+        """False if it plans all layers beyond the distance: these plans are too many to keep."""
         return self.reach == "layer"
 
     @override
     def packed(self, answers: Sequence[Answers]) -> dict[str, NDArray[Any]]:
-        """All that will be planned and charged, and how near was what was found."""
         return packed(answers, self._model.layers, self._model.experts)
 
     @override
     def unpacked(self, arrays: Arrays) -> Iterable[Answers]:
-        """Without the entries that were found."""
         return unpacked(arrays, self.prefetch_distance)
 
     # ---- learning ------------------------------------------------------------------------------------------------
 
     @override
     def on_batch_end(self, batch: Batch, maps: Float, experts: Int) -> Iterable[Search]:
-        """Store the iteration's records."""
         if not self.learn:
             return ()
         if self._answers is None:
@@ -283,7 +276,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
                 prefetch_distance=self.prefetch_distance,
                 hidden=hidden,
             )
-        except (MemoryError, ValueError):  # numpy's words for too much and for far too much
+        except (MemoryError, ValueError):  # numpy raises one for too much, the other for far too much
             raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
 
 
@@ -305,7 +298,7 @@ def finemoe(
     reset_on_evict: bool = False,
     chunk_bytes: ChunkBytes | None = None,
 ) -> Policy:
-    """The paper's policy: asynchronous map search and prefetch, belief and frequency for eviction."""
+    """The paper's policy: search expert maps and prefetch asynchronously, evict by belief and frequency."""
     prefetcher = ExpertMapPrefetcher(
         prefetch_distance=prefetch_distance,
         capacity=capacity,

@@ -1,23 +1,23 @@
 """Mixtral-Offloading: the next layer's router, applied one layer early (baseline of paper §6.1).
 
 Source: Eliseev, Mazur, "Fast Inference of Mixture-of-Experts Language Models with Offloading", arXiv 2312.17238. While
-a layer runs, the next layer's router is applied to the hidden state that this one began with; its top-k experts are
-copied, and the least recently used go.
+a layer runs, the next layer's router is applied to the hidden state that this layer began with. Its top-k experts are
+copied, and the least recently used ones are evicted.
 
-There are two systems of that name, and both are here:
+Two systems have that name, and both are here:
 
     what                 `mixtral-offloading`: as papers compare it     `mixtral-offloading-released`: as published
     ----                 ------------------------------------------     -------------------------------------------
-    prefetches           the next layer's experts, in the way of        nothing: speculation is announced, but is not in
-                         inference: the early router holds up the       the code
-                         experts of its layer, and the next layer
-                         starts when what was predicted is there
+    prefetches           the next layer's experts, synchronously: a     nothing: speculation is announced, but is not in
+                         layer's experts wait for the early router,     the code
+                         and the next layer starts when its
+                         predicted experts have arrived
     cache                one LRU cache for all layers                   an LRU cache of the same size for each layer
 
-How ours differs from both: the published code quantises experts; ours copies them as they are. It fills its cache
-before the first token and has a few slots more, through which experts pass while they are exchanged; ours begins empty.
-A layer of a prefill that needs more experts than its share borrows slots of others (`lru-by-layer`); a strict share hit
-up to 1.2 points more (demo, one GPU, 24 slots). Layer 0 has no layer before it and is copied on demand.
+How ours differs from both: the published code quantises experts; ours copies them as they are. The published code fills
+its cache before the first token and has a few spare slots for exchanging experts; ours starts empty. If a layer of a
+prefill needs more experts than its share, it borrows slots of other layers (`lru-by-layer`); a strict share hit up to
+1.2 points more (demo, one GPU, 24 slots). No layer comes before layer 0, so its experts are copied on demand.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ from policies.types import Batch, ChunkBytes, Gate, Prefetch, Search
 
 
 class NextLayerRouter(Speculator):
-    """Prefetch the top-k of what the next layer's router says to this layer's hidden state."""
+    """Prefetch the top-k experts that the next layer's router chooses for this layer's hidden state."""
 
     requires = frozenset({"lookahead_1"})
 
@@ -42,14 +42,13 @@ class NextLayerRouter(Speculator):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
-        """Apply the next layer's router."""
         if 1 not in gate.lookahead:
             raise UserError("mixtral-offloading needs a column lookahead_1, which the trace does not have")
         return super().on_gate(batch, gate)
 
 
 def mixtral_offloading(chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """The next layer's router applied early, synchronous prefetch, LRU: as papers compare it."""
+    """Apply the next layer's router early, prefetch synchronously, evict by LRU: as papers compare it."""
     return Policy(
         prefetcher=NextLayerRouter(),
         evictor=LeastRecentlyUsed(),
@@ -60,5 +59,5 @@ def mixtral_offloading(chunk_bytes: ChunkBytes | None = None) -> Policy:
 
 
 def mixtral_offloading_released() -> Policy:
-    """As its code was released: copy on demand only, with an LRU cache of the same size for each layer."""
+    """Copy on demand only, with an LRU cache of the same size for each layer: as its code was released."""
     return Policy(prefetcher=Prefetcher(), evictor=LeastRecentlyUsedByLayer())

@@ -1,30 +1,30 @@
 """MoE-Infinity: prefetch by the activation matrix of the whole request (baseline of paper §6.1).
 
 Source: Xue et al., "MoE-Infinity: Activation-Aware Expert Offloading for Efficient MoE Serving", arXiv 2401.14361.
-Counts of the experts that a request has run so far, `[L, J]`, are compared with those of past requests; the nearest
-matrix says what the next layers will run, nearer layers first.
+A request's counts of executed experts so far, `[L, J]`, are compared with those of past requests. The nearest matrix
+predicts what the next layers will run; nearer layers are copied first.
 
-There are two systems of that name, and both are here:
+Two systems have that name, and both are here:
 
     what                     `moe-infinity`: as papers compare it     `moe-infinity-code`: as its authors' code runs
     ----                     ------------------------------------     ----------------------------------------------
-    a layer waits for        all that is planned for it               its own experts
+    a layer waits for        all experts planned for it               its own experts
     planned at each gate     the next `prefetch_distance` layers      all layers ahead
-    of each layer            top_k per request; in a prefill all      every expert with a count
+    planned of each layer    top_k per request; in a prefill all      every expert with a count
                              experts with a count
     order of copies          share of the counts / distance           share × linear decay, 1 − distance / (L + 1)
     the first layers         by popularity (paper §4.2)               nothing
-    prediction               in the way of inference                  in the way of inference
+    prediction               inference waits for it                   inference waits for it
 
-How ours differs from both: of its two published priorities ours is akin to the one by which its C++ evicts (fewest
-visits while in the cache), not to the Python one (frequency × activation ratio × layer decay); visits are counted since
-the start, the LFU of paper §6.1, which keeps more here. Matrices are compared as wholes, by cosine; its code takes the
-mean cosine of the layers to come, of which a request has nothing to compare in its prefill. Its code queues experts
-without a count too, behind all others, and of requests in a batch one after the other; ours leaves out the former and
-takes the largest share of the latter. What it costs to enter a matrix is not charged.
+How ours differs from both: the authors publish two eviction priorities. Ours resembles that of their C++ code (fewest
+visits while in the cache), not that of their Python code (frequency × activation ratio × layer decay). It counts visits
+since the start, as the LFU of paper §6.1, which works better here. We compare whole matrices by cosine; their code
+averages the cosines of the layers ahead, of which a request has no counts yet in its prefill. Their code also queues
+experts without a count, behind all others, and plans the requests of a batch one after the other. Ours leaves out such
+experts, and an expert's weight is its largest share over the requests. Entering a matrix is not charged.
 
-Order of this file: the prefetcher (callbacks, counting and planning, prediction of whole iterations), the policy. The
-collection of matrices is in `policies/prediction/activation_matrices.py`.
+Order of this file: the prefetcher (callbacks, counting and planning, prediction of whole iterations), then the
+policies. The collection of matrices is in `policies/prediction/activation_matrices.py`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,20 +64,20 @@ from policies.types import (
 
 @dataclass(slots=True)
 class _Answers:
-    """What the searches of one iteration will say."""
+    """The answers to the searches of one iteration."""
 
     entries: int  # matrices; 0: nothing is searched
     found: list[Nearest]  # by layer
-    plans: Plans  # those by popularity, then what follows each search, layer by layer
+    plans: Plans  # those by popularity, then those that follow each search, layer by layer
 
 
 class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
-    """Per request: the nearest past request says what the layers ahead will run.
+    """Predict the layers ahead of each request from the nearest past request.
 
-    Planned are `top_k` experts per request and layer, and in a prefill, whose tokens run most of a layer, all experts
-    with a count. With `own_counts`, what the request has itself run so far counts as much. `every_layer_ahead`: plan
-    all of the next `prefetch_distance` layers at each gate, or only the one that is just so far ahead. With `as_code`,
-    each gate plans all layers ahead and all experts with a count, and nothing guides the first layers.
+    It plans `top_k` experts per request and layer; in a prefill, whose tokens run most of a layer, all experts with a
+    count. With `own_counts`, the request's own counts so far weigh as much as those of the past request. With
+    `every_layer_ahead`, each gate plans all of the next `prefetch_distance` layers, otherwise only the last of them.
+    With `as_code`, each gate plans all layers ahead and all experts with a count, and nothing guides the first layers.
     """
 
     def __init__(
@@ -98,27 +98,28 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
     @property
     @override
     def shares_predictions(self) -> bool:
-        """Yes for short plans: a search counts as a match when it is issued, whenever it ends.
+        """True for short plans: a match counts when its search is issued, whenever that ends.
 
-        Plans of all layers ahead cost more memory to keep than time to repeat.
+        Plans of all layers ahead cost more memory to keep than time to make again.
         """
         return not self.as_code
 
     @override
     def start(self, setup: Setup) -> None:
-        """Collect the matrices of the history."""
         super().start(setup)
         model = setup.model
         self._distance = model.layers if self.as_code else self.prefetch_distance
-        self._guided = 0 if self.as_code else self._distance  # first layers, by popularity
+        self._guided = 0 if self.as_code else self._distance  # number of first layers planned by popularity
         if not 1 <= self._distance <= model.layers:
-            raise UserError(f"activation matrices: distance {self.prefetch_distance} is not in 1 … {model.layers}")
+            raise UserError(
+                f"activation matrices: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}"
+            )
         if self.capacity < 1:
-            raise UserError(f"activation matrices: capacity {self.capacity}: room for at least 1 is needed")
+            raise UserError(f"activation matrices: capacity {self.capacity}: must have room for at least 1 matrix")
         self._model = model
         self._shape = model.layers, model.experts
         self._answers: _Answers | None = None
-        # The layers of the plans of an iteration, and where those that follow the search of each layer begin.
+        # The layers of an iteration's plans, and where the plans that follow each layer's search begin.
         ahead = [self._ahead(layer, layer) for layer in range(model.layers)]
         self._places = [*range(self._guided), *chain.from_iterable(ahead)]
         self._first = [*accumulate(map(len, ahead), initial=self._guided)]
@@ -126,8 +127,8 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
             return
         self._matrices = ActivationMatrices(*self._shape, self.capacity)
         self._popularity: Single = np.zeros(self._shape, np.float32)
-        self._popular: dict[bool, list[Prefetch]] = {}  # plans of the first layers by popularity, in a prefill or not
-        # Plans of all layers by what was found for which requests: for hundreds of gates in a row that stays the same.
+        self._popular: dict[bool, list[Prefetch]] = {}  # plans of the first layers, by whether it is a prefill
+        # Plans of all layers, by the matrices found: the same ones are found for hundreds of gates in a row.
         self._of_matrices: dict[tuple[int | bool, ...], list[Prefetch]] = {}
         self._running: dict[int, RunningRequest] = {}
         for counts in setup.learned(lambda: self._counted(setup.history or ()))["counts"]:
@@ -142,19 +143,16 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @override
     def on_request_start(self, request: int) -> None:
-        """Nothing has been counted."""
         if not self.prepared:
             self._begin(request)
 
     @override
     def on_request_end(self, request: int) -> None:
-        """Its matrix joins the collection."""
         if not self.prepared:
             self._end(request)
 
     @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch | Search]:
-        """Plan the first layers by popularity."""
         if not self.prepared:
             return self._by_popularity(batch)
         self._answers = self.prepared[batch.iteration]
@@ -162,7 +160,6 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch | Search]:
-        """Count, and look for the nearest past request of each."""
         layer = gate.layer
         if self._answers is None:
             self._count(batch, layer, gate.experts)
@@ -175,14 +172,12 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @override
     def search(self, search: Search) -> Found:
-        """The nearest matrix to each running request, by cosine."""
         if self._answers is None:
             return self._nearest()
         return self._answers.found[search.layer] if self._answers.found else NOT_KEPT
 
     @override
     def on_found(self, batch: Batch, layer_now: int, search: Search, found: Found) -> Iterable[Prefetch]:
-        """Plan the layers ahead that have not been gated meanwhile."""
         assert isinstance(found, Nearest)
         layers = self._ahead(search.layer, layer_now)
         if not layers:
@@ -193,7 +188,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         return self._planned(end - len(layers), end)
 
     def decayed(self, layer: int, expert: int, weight: float, distance: int) -> float:
-        """The order of copies of its code: the share of the counts, less for farther layers."""
+        """The order of copies in the authors' code: the share of the counts, less for farther layers."""
         return weight * (1 - distance / (self._model.layers + 1))
 
     # ---- counting and planning -----------------------------------------------------------------------------------
@@ -219,9 +214,9 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         return made
 
     def _wanted(self, probs: Single, all_counted: Sequence[bool]) -> Single:
-        """The weights `[R, layers, J]` of what is planned, negative for all else.
+        """The weights `[R, layers, J]` of planned experts, negative for all others.
 
-        That is the top-k of a row, and every expert with a count where `all_counted` `[R]`.
+        Planned are the top-k of a row, or every expert with a count where `all_counted` `[R]` is set.
         """
         weights: Single = highest(probs, self._model.top_k)
         if any(all_counted):
@@ -230,7 +225,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         return weights
 
     def _count(self, batch: Batch, layer: int, experts: Int) -> None:
-        """Count the `experts` `[T, K]` that a layer runs, each for its request."""
+        """Count the `experts` `[T, K]` that a layer runs for each request."""
         if layer == 0:
             self._batch = [self._running[request] for request in batch.request.tolist()]
             self._plan_all_counted = [True] * len(self._batch) if self.as_code else batch.prefill.tolist()
@@ -238,7 +233,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         for row, running in enumerate(requests):
             own = experts if len(requests) == 1 else experts[batch.row == row]
             fresh = tokens_by_expert(own[:, None], self._model.experts)[0]
-            running.saw(layer, fresh.astype(np.float32), self._matrices)
+            running.add(layer, fresh.astype(np.float32), self._matrices)
 
     def _nearest(self) -> Nearest:
         """The nearest matrix to each running request, by cosine."""
@@ -255,7 +250,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         return Nearest(index, products[np.arange(len(index)), index] / norms)
 
     def _by(self, found: Nearest, layers: range) -> list[Prefetch]:
-        """Plans of these layers by the matrices that were found."""
+        """Plans of these layers from the matrices found."""
         if self.own_counts:
             return self._by_own_counts_too(found, layers)
         key = (*found.index.tolist(), *self._plan_all_counted)
@@ -292,7 +287,7 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @override
     def predicted(self, iterations: Sequence[Iteration]) -> Iterable[_Answers]:
-        """Count, search and plan gate by gate, as the callbacks do: another order of adding would change bits."""
+        """Count, search and plan gate by gate, as the callbacks do: another order of addition would change bits."""
         return map(self._answered, iterations)
 
     def _answered(self, iteration: Iteration) -> _Answers:
@@ -319,13 +314,11 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
 
     @override
     def packed(self, answers: Sequence[_Answers]) -> dict[str, NDArray[Any]]:
-        """All that will be planned and charged."""
         entries = np.array([each.entries for each in answers], np.int32)
         return {"entries": entries, **packed_plans([each.plans for each in answers], self._model.experts)}
 
     @override
     def unpacked(self, arrays: Arrays) -> Iterable[_Answers]:
-        """Without what was found."""
         charged = zip(arrays["entries"].tolist(), unpacked_plans(arrays, self._places), strict=True)
         return (_Answers(entries, [], plans) for entries, plans in charged)
 
@@ -336,7 +329,7 @@ def moe_infinity(
     blocking_prefetch: bool = True,
     chunk_bytes: ChunkBytes | None = None,
 ) -> Policy:
-    """The nearest past request's activation matrix, synchronous, LFU: as papers compare it."""
+    """Predict by the most similar past request, prefetch synchronously, evict by LFU: as papers compare it."""
     return Policy(
         prefetcher=ActivationMatrixPrefetcher(prefetch_distance=prefetch_distance, capacity=capacity),
         evictor=LeastFrequentlyUsed(),
@@ -347,7 +340,7 @@ def moe_infinity(
 
 
 def moe_infinity_code(capacity: int = 1000, chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """As its authors' code runs: each gate queues all layers ahead, and a layer waits for its own experts only."""
+    """Queue all layers ahead at each gate, wait only for a layer's own experts: as its authors' code runs."""
     prefetcher = ActivationMatrixPrefetcher(capacity=capacity, as_code=True)
     return Policy(
         prefetcher=prefetcher,

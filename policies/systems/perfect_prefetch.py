@@ -1,6 +1,6 @@
 """Perfect prediction with LRU eviction: the counterpart of `belady`, which evicts perfectly and predicts nothing.
 
-`policies.systems.clairvoyant` does both.
+`policies.systems.clairvoyant` combines both.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ from policies.types import Batch, ChunkBytes, Float, Gate, Prefetch, Setup
 
 
 class PerfectPrefetcher(Prefetcher):
-    """Knows what the next `prefetch_distance` layers will demand, in this iteration and the next one.
+    """Prefetch exactly what the next `prefetch_distance` layers will demand, in this iteration and the next one.
 
-    Nearest layer first. In a batch the next iteration is an estimate (see `NextUse`).
+    The nearest layer goes first. In a batch, demands of the next iteration are estimates (see `NextUse`).
     """
 
     requires = frozenset({"future"})
@@ -28,7 +28,6 @@ class PerfectPrefetcher(Prefetcher):
 
     @override
     def start(self, setup: Setup) -> None:
-        """Be told."""
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(
@@ -40,7 +39,6 @@ class PerfectPrefetcher(Prefetcher):
 
     @override
     def on_batch(self, batch: Batch) -> Iterable[Prefetch]:
-        """Plan the first layers, and look up what the others and those of the next iteration will demand."""
         self._next.advance(batch)
         self._demands = _used(self._next.now.reshape(self._shape) == 0)
         self._demands += _used(self._next.later.reshape(self._shape) == 1)
@@ -48,11 +46,10 @@ class PerfectPrefetcher(Prefetcher):
 
     @override
     def on_gate(self, batch: Batch, gate: Gate) -> Iterable[Prefetch]:
-        """Plan the layer that has come within the distance."""
         return (self._plan(gate.layer + self.prefetch_distance),)
 
     def _plan(self, place: int) -> Prefetch:
-        """`place` counts layers from the first one of this iteration."""
+        """The plan of a layer; `place` counts on beyond L, into the next iteration."""
         experts = self._demands[place]
         return Prefetch(place % self._shape[0], experts, [1.0] * len(experts))
 
@@ -62,6 +59,6 @@ def _used(demands: Float) -> list[list[int]]:
 
 
 def perfect_prefetch(prefetch_distance: int = 3, chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Prefetch exactly what the next layers will demand, drop the least recently used: perfect prediction."""
+    """Prefetch exactly what the next layers will demand, evict the least recently used: perfect prediction."""
     prefetcher = PerfectPrefetcher(prefetch_distance=prefetch_distance)
     return Policy(prefetcher=prefetcher, evictor=LeastRecentlyUsed(), chunk_bytes=chunk_bytes)

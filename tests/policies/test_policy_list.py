@@ -57,7 +57,7 @@ def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pyt
     assert listed(capsys, *names, "lru").splitlines() == [
         "Policies: --policy NAME[,setting=value…], or your own module:callable",
         "",
-        f"  {names[0]}  FineMoE by trajectory search alone and without δ:",
+        f"  {names[0]}  FineMoE with trajectory search only and without δ:",
         "                      nothing guides the first layers.",
         "                      settings: prefetch_distance=3 (int), capacity=1000 (int), learn=true (bool)",
         f"  {names[1]}",
@@ -66,14 +66,14 @@ def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pyt
         "                      settings: a=3 (int)",
         f"                      without settings: policy {names[2]}: must",
         "                      return a Policy or an Evictor, not int",
-        "  lru                 Copy on demand only, drop the least recently used.",
+        "  lru                 Copy on demand only, evict the least recently used.",
         "",
         "Evictors, to replace a policy's own: --policy NAME…+EVICTOR[,setting=value…]",
         "",
         f"  {names[3]}  Keep what will bring the most hits for the time that",
         "                      it occupies its slot, judged by its age.",
         "                      settings: classes=4 (int), decay=0.9 (float)",
-        "  lru                 Keep what was used, or prefetched, last.",
+        "  lru                 Keep what was used or prefetched last.",
     ]
     settings = json.loads(listed(capsys, names[1], "--json"))["policies"][0]["settings"]
     assert settings == {

@@ -42,7 +42,6 @@ class Stopwatch(Driver):
 
     @override
     def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> None:
-        """Timed."""
         self.passes.append(
             PassTimes(len(batch.request), len(batch.token), bool(batch.prefill.any()), self._clock.now_s())
         )
@@ -50,7 +49,6 @@ class Stopwatch(Driver):
 
     @override
     def gated(self, gate: Gate, experts: Sequence[int]) -> Iterator[int]:
-        """Timed."""
         now_s = self._clock.now_s
         gated_s, hits = now_s(), self.cache.counts.hits
         times = LayerTimes(gated_s, [], [], 0)
@@ -64,6 +62,5 @@ class Stopwatch(Driver):
 
     @override
     def end_iteration(self, maps: Float, experts: Int, ending: Sequence[int]) -> None:
-        """Timed."""
         super().end_iteration(maps, experts, ending)
         self.passes[-1].ended_s = self._clock.now_s()

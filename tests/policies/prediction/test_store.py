@@ -181,7 +181,7 @@ def test_memory_is_that_of_maps_and_embeddings_in_float32_fig_18():
 
 def test_an_entry_without_its_embedding_is_an_error():
     store = ExpertMapStore(1, 2, capacity=2, prefetch_distance=1, hidden=3)
-    with pytest.raises(UserError, match="without one"):
+    with pytest.raises(UserError, match="a new one has none"):
         store.add(np.ones((1, 1, 2), np.float32), None)
 
 
