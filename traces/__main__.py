@@ -1,4 +1,4 @@
-"""`finemoe traces COMMAND`: collect, look at, check, analyse and convert traces."""
+"""`finemoe traces COMMAND`: collect, describe, check, analyse, convert and generate traces."""
 
 import sys
 from collections.abc import Sequence
@@ -11,20 +11,18 @@ COMMANDS = {
         "Run a model on prompts and record its routing.",
         "collect pocket --continue-text --max-new-tokens 64 --out A.trace",
     ),
-    "prompts": Command(
-        "traces.cli.prompts:prompts", "List the sets of prompts, or show what is in one.", "prompts built-in"
-    ),
-    "info": Command("traces.cli.info:info", "Show what is in a trace.", "info NAME.trace"),
+    "prompts": Command("traces.cli.prompts:prompts", "List the prompt sets, or describe one.", "prompts built-in"),
+    "info": Command("traces.cli.info:info", "Describe a trace.", "info NAME.trace"),
     "check": Command("traces.cli.check:check", "Verify every hash and every row of a trace.", "check NAME.trace"),
     "analyse": Command(
         "traces.cli.analyse:analyse",
-        "Tabulate and draw what a trace tells about routing.",
+        "Tabulate and plot routing statistics of a trace.",
         "analyse NAME.trace --out analysis",
     ),
-    "convert": Command("traces.cli.convert:app", "Make a trace of somebody else's recording."),
+    "convert": Command("traces.cli.convert:app", "Convert a recording made by another tool to a trace."),
     "arrivals": Command(
         "traces.cli.arrivals:arrivals",
-        "Look at a workload, sample one, or draw one.",
+        "Describe, sample or generate a workload.",
         "arrivals azure.csv --requests 256 --rate 2.91 --out azure.parquet",
     ),
     "fit": Command(
@@ -34,14 +32,14 @@ COMMANDS = {
     ),
     "synthetic": Command(
         "traces.cli.synthetic:synthetic",
-        "Draw a trace from stated statistics.",
+        "Generate a trace with given statistics.",
         "synthetic --model mixtral-8x7b --overlap 0.5 --out NAME.trace",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     return call("finemoe traces", "Routing traces of Mixture-of-Experts models.", COMMANDS, argv)
 
 

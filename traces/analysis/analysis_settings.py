@@ -1,4 +1,4 @@
-"""What an analysis of a trace depends on."""
+"""Settings of an analysis."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,20 +10,20 @@ from common.settings import check
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisSettings:
-    """What is analysed, and how. All tables but similarities and coverage are of history and test requests alike."""
+    """What to analyse, and how. Only similarities and coverage split the requests into history and test requests."""
 
     train_split: Annotated[float, Interval(ge=0, le=1)] = 0.7
-    """Share of the requests that similarities and coverage take as history; the others are tested."""
+    """Share of the requests used as history for similarities and coverage; the others are test requests."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of all draws."""
+    """Random seed."""
     requests: Annotated[int, Ge(1)] | None = None
-    """Analyse N requests drawn at random. By default all."""
+    """Analyse N requests drawn at random. Default: all."""
     sample: Annotated[int, Ge(1)] = 400
-    """Pair all of N test iterations with all of N stored ones."""
+    """Compare N test iterations with N history iterations, every pair."""
     request: int | None = None
-    """Number of the request whose heat maps are drawn. By default the first."""
+    """Number of the request to draw heat maps of. Default: the first."""
     shared_cache: bool = False
-    """Also draw curves of one cache for all layers (takes minutes)."""
+    """Also draw hit-rate curves of one cache shared by all layers (takes minutes)."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""What a recording depends on. Needs no torch, so that help and mistakes come at once."""
+"""Settings of a recording. Imports no torch, so help and error messages appear at once."""
 
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -24,13 +24,13 @@ class ModelChoice:
     """The model to run."""
 
     model: str
-    """pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin, phi-3.5-moe-twin, a folder, or a repository of the Hugging
-    Face hub."""
+    """A model shipped with the project (pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin or phi-3.5-moe-twin), a
+    folder, or a Hugging Face repository."""
     _: KW_ONLY
     revision: str | None = None
-    """Branch, tag or commit of a repository of the hub."""
+    """Branch, tag or commit of the Hugging Face repository."""
     dtype: Dtype = "auto"
-    """Type of the weights; auto is the checkpoint's own."""
+    """Data type of the weights. auto: as in the checkpoint; float32 for shipped models."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -42,13 +42,13 @@ class PlacedModel(ModelChoice):
 
     _: KW_ONLY
     device: str | None = None
-    """cpu, cuda, cuda:1 … (default: cuda if there is one)."""
+    """cpu, cuda, cuda:1 … Default: cuda if available."""
     device_map: DeviceMap | None = None
-    """Spread the model over all GPUs; replaces the device."""
+    """Spread the model over all GPUs, instead of using one device."""
     threads: Annotated[int, Ge(1)] | None = None
-    """Threads of the CPU (default: torch's choice); small models want 1."""
+    """CPU threads. Default: PyTorch's choice; use 1 for small models."""
     trust_remote_code: bool = False
-    """Run model code that the repository brings."""
+    """Run model code from the repository."""
 
     @override
     def __post_init__(self) -> None:
@@ -58,17 +58,18 @@ class PlacedModel(ModelChoice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """How many tokens a prompt has and how many are generated for it."""
+    """Number of tokens per prompt and per output."""
 
     max_new_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate at most N tokens for each prompt; of a text that is continued, take at most N after the prefill."""
+    """Generate at most N tokens per prompt. When continuing texts: read at most N tokens after the prefill."""
     output_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate exactly N tokens: those that end a generation are never chosen. Shorter texts are left out."""
+    """Generate exactly N tokens per prompt: end-of-sequence tokens are never chosen. When continuing texts: read
+    exactly N tokens after the prefill and skip shorter texts."""
     prompt_tokens: Annotated[int, Ge(1)] | None = None
-    """Give every prompt exactly N tokens, start token and template included. A long prompt is cut, a short one is
-    continued with the text of the next. Of a text that is continued, the first N are the prefill (default: 37)."""
+    """Make every prompt exactly N tokens long, start token and template included: cut long prompts, extend short ones
+    with the text of the next prompt. When continuing texts: the first N tokens are the prefill (default: 37)."""
     chat_template: bool = False
-    """Give each prompt, or text, as a user's turn in the tokenizer's chat template."""
+    """Wrap each prompt or text as a user turn in the tokenizer's chat template."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -76,12 +77,12 @@ class Lengths:
 
     @property
     def most_new_tokens(self) -> int | None:
-        """The most tokens that follow a prompt; None if no number was given."""
+        """Maximum number of tokens after a prompt; None if not set."""
         return self.output_tokens or self.max_new_tokens
 
     @property
     def new_tokens(self) -> int:
-        """The most tokens that are generated for a prompt; a `FieldError` if no number was given."""
+        """Maximum number of tokens generated per prompt; raises `FieldError` if not set."""
         number = self.most_new_tokens
         if number is None:
             raise FieldError("max_new_tokens", "is required, or `output_tokens`")
@@ -89,16 +90,16 @@ class Lengths:
 
     @property
     def prefill_tokens(self) -> int:
-        """How many tokens of a text that is continued are the prefill."""
+        """Length of the prefill when a text is continued, in tokens."""
         return self.prompt_tokens or PREFILL_TOKENS
 
     @property
     def exactly(self) -> bool:
-        """Whether every prompt gets `new_tokens`, and not fewer."""
+        """Whether every prompt gets exactly `new_tokens`."""
         return self.output_tokens is not None
 
     def or_at_most(self, new_tokens: int) -> "Lengths":
-        """These lengths, with `max_new_tokens` where no number of new tokens was given."""
+        """These lengths, with `max_new_tokens` set to `new_tokens` if no number of new tokens was given."""
         if self.most_new_tokens:
             return self
         return replace(self, max_new_tokens=new_tokens)
@@ -106,18 +107,19 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """How batches are cut and tokens chosen."""
+    """How batches are formed and tokens are chosen."""
 
     batch_size: Annotated[int, Ge(1)] | None = None
-    """Prompts that run together (default: 8)."""
+    """Prompts per batch. Default: 8."""
     batch_tokens: Annotated[int, Ge(1)] | None = None
-    """Fill a batch up to N tokens instead; each prompt counts as the longest one, with its new tokens."""
+    """Limit the tokens per batch instead: number of prompts × (longest prompt + new tokens) is at most N."""
     continue_text: bool = False
-    """Take each text's own tokens: its first part is the prefill, and each token after it a decode step."""
+    """Do not generate; read each text's own tokens. The first tokens are the prefill, each later token is one decode
+    step."""
     temperature: Annotated[float, Gt(0)] | None = None
-    """Sample at this temperature (default: take the likeliest token)."""
+    """Sample at this temperature. Default: greedy."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of whatever is drawn: the sample of prompts, and tokens at a temperature."""
+    """Random seed for drawing prompts and sampling tokens."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -127,25 +129,25 @@ class Generation:
 
     @property
     def mode(self) -> Mode:
-        """Where the tokens of decode steps come from."""
+        """How the tokens of decode steps are chosen."""
         if self.continue_text:
             return "text"
         return "greedy" if self.temperature is None else "sampled"
 
     @property
     def prompts_per_batch(self) -> int | None:
-        """None where batches are cut by `batch_tokens`."""
+        """None if `batch_tokens` limits batches instead."""
         return (self.batch_size or _BATCH_SIZE) if self.batch_tokens is None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What is recorded besides the routing."""
+    """What to record besides the routing."""
 
     lookahead: tuple[Annotated[int, Ge(1)], ...] = ()
-    """Also apply the router of layer l+D to what router l sees, for each distance D; several as in 1,3."""
+    """Also apply the router of layer l+D to the input of router l, for each distance D, e.g. 1,3."""
     keep_prompts: bool = False
-    """Store the text of the prompts, not only its hash."""
+    """Store the text of the prompts, not only their hashes."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -154,7 +156,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectSettings:
-    """How prompts are run, what is recorded of it, and where."""
+    """How prompts run, what is recorded, and where the trace is written."""
 
     model: PlacedModel
     lengths: Lengths
@@ -164,11 +166,11 @@ class CollectSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        self.generated_tokens  # noqa: B018  # which is an error if there is no number
+        self.generated_tokens  # noqa: B018  # raises an error if no number of tokens is set
 
     @property
     def generated_tokens(self) -> int:
-        """The most tokens that the model generates for a prompt; none where the text itself goes on."""
+        """Maximum number of tokens that the model generates per prompt; 0 when it continues texts."""
         return 0 if self.generation.continue_text else self.lengths.new_tokens
 
 

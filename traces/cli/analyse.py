@@ -1,4 +1,4 @@
-"""`finemoe traces analyse`: tabulate and draw what a trace tells about routing."""
+"""`finemoe traces analyse`: tabulate and plot routing statistics of a trace."""
 
 import json as json_module
 import sys
@@ -23,16 +23,16 @@ def analyse(
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> None:
-    """Tabulate and draw what a trace tells about routing.
+    """Tabulate and plot routing statistics of a trace.
 
     Parameters
     ----------
     trace
-        A folder NAME.trace.
+        Trace to analyse: a folder NAME.trace.
     out
-        Write tables (Parquet) and pictures (PNG) into this new folder.
+        Write tables (Parquet) and figures (PNG) into this new folder.
     json
-        Print the figures as JSON.
+        Print JSON instead of tables.
     """
     from common.outputs import new, reserved, then_printed
 
@@ -55,7 +55,7 @@ def analyse(
 
                 write_folder(out, found)
     if out is not None:
-        print(f"tables and pictures: {out}", file=sys.stderr)
+        print(f"tables and figures: {out}", file=sys.stderr)
 
 
 def _bar(ids: Sequence[int]) -> Iterable[int]:

@@ -1,4 +1,4 @@
-"""`finemoe traces arrivals`: look at a workload, sample one, draw one."""
+"""`finemoe traces arrivals`: describe, sample or generate a workload."""
 
 import json as json_module
 from typing import TYPE_CHECKING, Annotated
@@ -20,12 +20,12 @@ def arrivals(
     target: Annotated[WorkloadTarget, under(OUTPUT)] = WorkloadTarget(),
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> None:
-    """Show rates and lengths of a workload, and write and draw it if asked to.
+    """Show the arrival rates and lengths of a workload, and optionally write and plot it.
 
     Parameters
     ----------
     json
-        Print the figures as JSON.
+        Print JSON instead of a table.
     """
     from common.outputs import picture, replaced, reserved, then_printed
 
@@ -46,7 +46,7 @@ def arrivals(
 
 
 def table(workload: "Workload") -> str:
-    """Rates and lengths for people."""
+    """Table of the rates and lengths of a workload."""
     from common.tables import name_table, text_table
     from traces.workloads.arrivals import describe
 

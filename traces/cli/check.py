@@ -1,4 +1,4 @@
-"""`finemoe traces check`: whether a trace is whole."""
+"""`finemoe traces check`: verify that a trace is complete and valid."""
 
 import sys
 from pathlib import Path
@@ -6,24 +6,24 @@ from pathlib import Path
 from common.errors import FieldError
 
 
-def check(trace: Path, /, *, limit: int = 100) -> int:
+def check(trace: Path, /, *, max_problems: int = 100) -> int:
     """Verify every hash and every row of a trace. The exit status is 2 if anything is wrong.
 
     Parameters
     ----------
     trace
-        The folder NAME.trace.
-    limit
+        Trace to verify: a folder NAME.trace.
+    max_problems
         Print at most N problems.
     """
-    if limit < 1:
-        raise FieldError("limit", f"must be at least 1, value {limit}")
+    if max_problems < 1:
+        raise FieldError("max_problems", f"must be at least 1, value {max_problems}")
     from traces.format.checks import outcome, problems
 
     count = 0
     for count, line in enumerate(problems(trace), start=1):
-        if count > limit:
-            print(f"{trace}: there are more problems; --limit {2 * limit} shows more", file=sys.stderr)
+        if count > max_problems:
+            print(f"{trace}: there are more problems; --max-problems {2 * max_problems} shows more", file=sys.stderr)
             return 2
         print(line, file=sys.stderr)
     if count:

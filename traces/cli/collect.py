@@ -31,15 +31,15 @@ def collect(
 ) -> None:
     """Run a model on prompts or texts and record its routing.
 
-    After an interruption, the same command goes on where it stopped and ends with the same bytes.
+    After an interruption, run the same command again: it resumes, and the trace is the same byte for byte.
 
     Parameters
     ----------
     prompts
-        built-in, lmsys-chat-1m, a file, a folder … (see `traces prompts`). Default with --continue-text:
-        built-in-passages.
+        A prompt set, such as built-in or lmsys-chat-1m (`finemoe traces prompts` lists them), a file or a folder.
+        Required, except with --continue-text (default: built-in-passages).
     greedy
-        Take the likeliest token (the default).
+        Always choose the most likely token (the default).
     """
     if greedy and generation.mode != "greedy":
         other = "continue_text" if generation.continue_text else "temperature"

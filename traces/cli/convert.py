@@ -1,4 +1,4 @@
-"""`finemoe traces convert FORMAT`: other people's recordings in our format, a function for each."""
+"""`finemoe traces convert FORMAT`: convert recordings of other tools to traces, one function per format."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,38 +23,38 @@ READING = Group("Reading", sort_key=2)
 FORMATS = {
     "npz": Command(
         "traces.cli.convert:npz",
-        "Arrays of executed experts and their weights.",
+        "NumPy arrays of executed experts and their weights.",
         "npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
     ),
     "jsonl": Command(
         "traces.cli.convert:jsonl",
-        "A line per token and layer, token, or response: route logs of vLLM and alike.",
+        "Route logs of vLLM and similar: one line per token and layer, per token, or per response.",
         "jsonl routes.jsonl --model qwen1.5-moe-a2.7b --index pass --warmup-passes 1 --out vllm.trace",
     ),
     "policylang": Command(
         "traces.cli.convert:policylang",
-        "What moe-policylang's recorder wrote, .jsonl or .parquet.",
+        "Recordings of moe-policylang, .jsonl or .parquet.",
         "policylang trace.parquet --model mixtral-8x7b --out policylang.trace",
     ),
     "route-trace": Command(
         "traces.cli.convert:route_trace",
-        "What BigMoeOnEdge measured: routing, and the hits of its own cache.",
+        "Route traces of BigMoeOnEdge: routing, and the hits of its own cache.",
         "route-trace gemma.route.csv --out gemma.trace",
     ),
     "store": Command(
         "traces.cli.convert:store",
-        "The expert-map store of FineMoE's authors, for `sim run --history`.",
+        "The expert-map store of FineMoE's authors, for `finemoe sim run --history`.",
         "store states/qwen~traj~1000.npy --model qwen1.5-moe-a2.7b --out store.trace",
     ),
     "counts": Command(
         "traces.cli.convert:counts",
-        "How often each expert was used (SGLang, vLLM), for `sim run --counts`.",
+        "How often each expert was used (SGLang, vLLM), for `finemoe sim run --counts`.",
         "counts expert_distribution_recorder_1.pt --model qwen1.5-moe-a2.7b --out counts.parquet",
     ),
 }
 app = application(
     "finemoe traces convert",
-    "Make a trace of somebody else's recording.",
+    "Convert a recording made by another tool to a trace.",
     FORMATS,
     example="npz routing.npz --model gpt-oss-20b --out gpt-oss.trace",
     nested=True,
@@ -73,12 +73,12 @@ def npz(
     beginnings: Annotated[Beginnings, under(OUTPUT)] = Beginnings(),
     target: Target,
 ) -> None:
-    """Make a trace of the arrays experts, probs, offsets, token and source.
+    """Convert the NumPy arrays experts, probs, offsets, token and source.
 
     Parameters
     ----------
     source
-        The file routing.npz, or the folder that holds it.
+        The file routing.npz, or the folder that contains it.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.npz import convert_npz
@@ -94,12 +94,12 @@ def jsonl(
     how: Annotated[LogReading, under(READING)] = LogReading(),
     target: Target,
 ) -> None:
-    """Make a trace of a route log.
+    """Convert a route log: one line per token and layer, per token, or per response.
 
     Parameters
     ----------
     source
-        The rows as JSON Lines, those of each request together.
+        JSON Lines; the rows of a request must be adjacent.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.jsonl import convert_jsonl
@@ -108,7 +108,7 @@ def jsonl(
 
 
 def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers(), target: Target) -> None:
-    """Make a trace of what moe-policylang recorded.
+    """Convert a recording of moe-policylang.
 
     Parameters
     ----------
@@ -128,12 +128,12 @@ def route_trace(
     model: Annotated[PerhapsTracedModel, under(MODEL)] = PerhapsTracedModel(),
     target: Target,
 ) -> None:
-    """Make a trace of a route trace of BigMoeOnEdge, and say how often the engine's own cache hit.
+    """Convert a route trace of BigMoeOnEdge, and print the hit rate of the engine's own cache.
 
     Parameters
     ----------
     source
-        FILE.csv, as the engine wrote it with --route-trace.
+        FILE.csv that the engine wrote with its option --route-trace.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.route_trace import convert_route_trace
@@ -153,14 +153,14 @@ def store(
     embeddings: Annotated[Path | None, Parameter(group=READING)] = None,
     target: Target,
 ) -> None:
-    """Make a trace to learn from of an expert-map store.
+    """Convert an expert-map store to a trace that policies learn from (`finemoe sim run --history`).
 
     Parameters
     ----------
     source
         NAME~traj~C.npy, or NAME.npz with the arrays maps and embeds.
     embeddings
-        The embeddings, if they are not beside it as NAME~embed~C.npy.
+        File of the embeddings, if it is not NAME~embed~C.npy in the same folder.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.authors_store import convert_store
@@ -176,12 +176,12 @@ def counts(
     numbers: Numbers = LayerNumbers(),
     target: Annotated[CountsTarget, under(OUTPUT)],
 ) -> None:
-    """Make a table of how often each expert was used.
+    """Convert counts of how often each expert was used to a table.
 
     Parameters
     ----------
     source
-        A .pt of SGLang, or counts as .npy, .npz or .json.
+        A .pt file of SGLang, or counts as .npy, .npz or .json.
     """
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.convert.count_dumps import convert_counts

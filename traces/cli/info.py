@@ -1,18 +1,18 @@
-"""`finemoe traces info`: what is in a trace."""
+"""`finemoe traces info`: describe a trace."""
 
 import json as json_text
 from pathlib import Path
 
 
 def info(trace: Path, /, *, json: bool = False) -> None:
-    """Show what is in a trace.
+    """Describe a trace: its model, requests, columns, naturalness and origin.
 
     Parameters
     ----------
     trace
-        The folder NAME.trace.
+        Trace to describe: a folder NAME.trace.
     json
-        Print JSON, for programs.
+        Print JSON instead of a table.
     """
     from traces.analysis import naturalness_report
     from traces.analysis.naturalness import naturalness_of, warning

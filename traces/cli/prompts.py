@@ -1,4 +1,4 @@
-"""`finemoe traces prompts`: the sets of prompts there are, and what is in one."""
+"""`finemoe traces prompts`: list the prompt sets, or describe one."""
 
 import json as json_text
 from typing import Annotated
@@ -19,16 +19,16 @@ def prompts(
     seed: Annotated[int, Parameter(group=PROMPTS)] = 0,
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> None:
-    """List the sets of prompts, or show what is in one: sources, lengths and examples.
+    """List the prompt sets, or describe one: sources, lengths and examples.
 
     Parameters
     ----------
     prompts
-        A name of the list, also as NAME@REVISION, a file, or a folder (default: show the list).
+        A name from the list (Hugging Face sets also as NAME@REVISION), a file or a folder. Default: print the list.
     seed
-        Seed of the sample.
+        Random seed for drawing the sample.
     json
-        Print JSON, for programs.
+        Print JSON instead of tables.
     """
     if prompts is None:
         rows = known_sets()

@@ -1,4 +1,4 @@
-"""`finemoe traces synthetic`: draw a trace from stated statistics, or from those of another trace."""
+"""`finemoe traces synthetic`: generate a trace with given statistics, or with those of another trace."""
 
 from typing import Annotated
 
@@ -9,14 +9,16 @@ from common.outputs import new, reserved
 from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
-SHAPE = Group("Shape", sort_key=1, help="Of another trace, of a published model, or of the sizes given here.")
+SHAPE = Group(
+    "Shape", sort_key=1, help="Taken from another trace, from a published model, or from the sizes given here."
+)
 STATISTICS = Group(
     "Statistics",
     sort_key=2,
-    help="FLOAT... is one number for all layers, or one for each with commas. "
-    "Overlaps are shares of the executed experts.",
+    help="FLOAT... is one number for all layers, or one per layer, separated by commas. "
+    "An overlap is the share of executed experts that two iterations have in common; chance is top-k / experts.",
 )
-LENGTHS = Group("Lengths", sort_key=3, help="By default those of the trace that --like names, each once.")
+LENGTHS = Group("Lengths", sort_key=3, help="With --like, the default is that trace's lengths, each used once.")
 
 
 def synthetic(
@@ -26,7 +28,7 @@ def synthetic(
     lengths: Annotated[LengthSettings, under(LENGTHS)] = LengthSettings(),
     target: Annotated[TraceTarget, under(OUTPUT)],
 ) -> None:
-    """Draw a trace, and show what was asked for and what came out."""
+    """Generate a trace, and compare its statistics with those requested."""
     with reserved(new(target.out, overwrite=target.overwrite)):
         from traces.synthetic.synthesis import synthesise
         from traces.synthetic.synthesis_report import report

@@ -1,4 +1,4 @@
-"""What converting a recording depends on: the traced model, how lines are read, and the trace to be made."""
+"""Settings of a conversion: the traced model, how to read the recording, and the trace to write."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
@@ -22,40 +22,40 @@ _REQUIRED = [one.name for one in fields(ModelShape) if one.name in _SIZES and on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedModel:
-    """Which model was traced."""
+    """The model that was traced."""
 
     model: str
     """Name of the traced model, e.g. gpt-oss-20b."""
     shape: str | None = None
-    """Its sizes, if it is not known here:
-    layers=N,experts=N,top_k=N,hidden=N,expert_ffn=N,attention_heads=N,kv_heads=N,head_dim=N,vocab=N."""
+    """Sizes of the model, if its name is unknown, as SIZE=N,SIZE=N,… with layers, experts, top_k, hidden, expert_ffn,
+    attention_heads, kv_heads, head_dim and vocab."""
 
     def __post_init__(self) -> None:
         check(self)
         self.sizes()
 
     def sizes(self) -> ModelShape:
-        """The sizes that `shape` spells out, or those of the published model."""
+        """The sizes given in `shape`, or those of the published model."""
         return published(self.model) if self.shape is None else _spelled(self.model, self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerhapsTracedModel:
-    """Which model was traced, for recordings that say so themselves."""
+    """The model that was traced, for recordings that may name it themselves."""
 
     model: str | None = None
-    """Name of the traced model (default: the recording's). A published one gives hidden size and attention; any other
-    needs a shape."""
+    """Name of the traced model. Default: as in the recording. Published models supply hidden size and attention; any
+    other needs a shape."""
     shape: str | None = None
-    """Sizes of a model that is not known here, as for the other formats. Without model and shape, sizes are guessed
-    from the bytes in the recording."""
+    """Sizes of the model, if its name is unknown, written as for the other formats. Without model and shape, sizes are
+    estimated from the bytes in the recording."""
 
     def __post_init__(self) -> None:
         check(self)
         self.sizes()
 
     def sizes(self) -> ModelShape | None:
-        """The sizes that `shape` spells out, or those of the published model; None if neither is given."""
+        """The sizes given in `shape`, or those of the published model; None without both."""
         if self.shape is not None:
             return _spelled(self.model or "traced", self.shape)
         return None if self.model is None else published(self.model)
@@ -63,17 +63,17 @@ class PerhapsTracedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportTarget(TraceTarget):
-    """The trace to be made of a recording."""
+    """The trace to write, and how much of the recording it takes."""
 
-    limit: Annotated[int, Ge(1)] | None = None
+    max_requests: Annotated[int, Ge(1)] | None = None
     """Convert only the first N requests."""
     license: str | None = None
-    """Licence of the data, to be noted in the trace."""
+    """Licence of the data, stored in the trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginnings:
-    """How much of each request is converted."""
+    """How much of each request to convert."""
 
     max_tokens: Annotated[int, Ge(1)] | None = None
     """Convert only the first N tokens of each request."""
@@ -84,12 +84,12 @@ class Beginnings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountsTarget:
-    """The table to be made of counts."""
+    """The table of counts to write."""
 
     out: Annotated[Path, Suffix(".parquet")]
-    """The table to write: FILE.parquet."""
+    """Table to write: FILE.parquet."""
     overwrite: bool = False
-    """Replace a table that is there."""
+    """Replace an existing table."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -97,10 +97,10 @@ class CountsTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNumbers:
-    """How the source numbers layers."""
+    """How the recording numbers layers."""
 
     first_layer: Annotated[int, Ge(0)] = 0
-    """Number that the source gives to the first MoE layer, if dense layers come before it."""
+    """The recording's number for the first MoE layer, if dense layers come before it."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -108,19 +108,19 @@ class LayerNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogReading(LayerNumbers):
-    """How the lines of a route log are read."""
+    """How to read the lines of a route log."""
 
     field: tuple[str, ...] = ()
-    """What the log calls a part of a row, if that is not known here, as NAME=KEY; NAME= leaves the part out. NAME is
-    one of request, position, iteration, phase, layer, experts, weights, gate, token, source. Can be repeated."""
+    """The log's KEY for a part of a row, if it is not recognised, as NAME=KEY; NAME= ignores the part. NAME is request,
+    position, iteration, phase, layer, experts, weights, gate, token or source. Repeatable."""
     warmup: tuple[str, ...] = ()
-    """Drop rows with this value, as KEY=VALUE, e.g. phase=profile. Can be repeated. Rows with "warmup": true are always
+    """Drop rows with this value, as KEY=VALUE, e.g. phase=profile. Repeatable. Rows with "warmup": true are always
     dropped."""
     index: Literal["request", "pass"] = "request"
-    """Where positions begin anew. With pass, requests must have run one at a time, and a forward pass of several tokens
-    begins the next request."""
+    """Whether positions restart at 0 with each request or with each forward pass. With pass, requests must have run one
+    at a time; a forward pass of several tokens starts a new request."""
     warmup_passes: Annotated[int, Ge(0)] = 0
-    """Drop the first N forward passes; needs index pass."""
+    """Drop the first N forward passes; only with index pass."""
 
     @override
     def __post_init__(self) -> None:
@@ -134,17 +134,17 @@ class LogReading(LayerNumbers):
 
     @property
     def names(self) -> dict[str, str]:
-        """The field that holds a part of a row; an empty text where the part is not to be read."""
+        """The log's key for each part of a row; an empty string if the part is ignored."""
         return dict(_pairs("field", self.field, empty=True))
 
     @property
     def warmup_rows(self) -> tuple[tuple[str, str], ...]:
-        """Rows to drop, by field and value, a text or JSON."""
+        """Key and value (a string or JSON) of the rows to drop."""
         return tuple(_pairs("warmup", self.warmup))
 
 
 def _spelled(model: str, shape: str) -> ModelShape:
-    """The model of this name with the sizes that a text spells out."""
+    """The model with this name and the sizes in `shape`, written `layers=N,experts=N,…`."""
     sizes: dict[str, float] = {}
     for part in shape.split(","):
         name, _, value = part.partition("=")
@@ -156,8 +156,8 @@ def _spelled(model: str, shape: str) -> ModelShape:
             raise FieldError("shape", f"{name} must be a number, value {value!r}") from None
     missing = [name for name in _REQUIRED if name not in sizes]
     if missing:
-        raise FieldError("shape", f"{', '.join(missing)} must be given too, since times depend on all sizes")
-    return ModelShape(name=model, **sizes)  # type: ignore[arg-type]  # weight_bytes alone is a float
+        raise FieldError("shape", f"missing {', '.join(missing)}; times depend on all sizes")
+    return ModelShape(name=model, **sizes)  # type: ignore[arg-type]  # only weight_bytes is a float
 
 
 def _pairs(field: str, texts: tuple[str, ...], *, empty: bool = False) -> Iterator[tuple[str, str]]:

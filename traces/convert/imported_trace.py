@@ -72,16 +72,16 @@ def write_trace(
     `notes` are asked for at the end: what is known only when all has been read. After a `TraceError`, nothing is
     left: with the mistake mended the source is another one.
     """
-    plan = {**plan, "limit": target.limit}
-    if total is not None and target.limit is not None:
-        total = min(total, target.limit)
+    plan = {**plan, "max_requests": target.max_requests}
+    if total is not None and target.max_requests is not None:
+        total = min(total, target.max_requests)
     options = {"restart": target.restart, "overwrite": target.overwrite}
     with (
         TraceWriter(target.out, meta, plan=plan, **options) as writer,
         tqdm(total=total, unit="request", file=sys.stderr, disable=None) as bar,
     ):
         try:
-            for number, part in enumerate(_parts(islice(requests, target.limit), meta.shape)):
+            for number, part in enumerate(_parts(islice(requests, target.max_requests), meta.shape)):
                 if number not in writer.finished:
                     writer.write_part(number, [info for info, _ in part], [recorded for _, recorded in part])
                 bar.update(len(part))

@@ -1,4 +1,4 @@
-"""Where a trace is written to, as commands and settings have it."""
+"""Where a command writes its trace."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +9,25 @@ from common.settings import Suffix, check
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceTarget:
-    """The trace to be written, and what becomes of one that is there."""
+    """The trace to write, and what to do if part or all of it exists."""
 
     out: Annotated[Path, Suffix(".trace")]
-    """The trace to write: a folder NAME.trace."""
+    """Trace to write: a folder NAME.trace."""
     restart: bool = False
-    """Throw away what an interrupted run has left."""
+    """Discard the work of an interrupted run instead of resuming it."""
     overwrite: bool = False
-    """Replace a trace that is there."""
+    """Replace an existing trace."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
 def check_target(target: TraceTarget) -> None:
-    """Refuse a trace that may not be overwritten, before a model is loaded; first end what a killed writer left."""
+    """Reject an existing trace before a model is loaded, unless it may be overwritten.
+
+    If a writer was killed while it put the trace in place, finish that first.
+    """
     if target.out.exists() and not target.overwrite:
-        from traces.format.resumable_folder import PartialFolder  # which brings pyarrow
+        from traces.format.resumable_folder import PartialFolder  # imports pyarrow
 
         PartialFolder(target.out).settle()

@@ -1,4 +1,4 @@
-"""Sets of prompts: those that have names, and which prompts to take of one."""
+"""Prompt sets: the named ones, and which prompts to take from a set."""
 
 import importlib
 import sys
@@ -48,19 +48,20 @@ HUB_SETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptChoice:
-    """Which prompts of a set to take, and where they are in its rows."""
+    """Which prompts to take from a set, and where its rows store them."""
 
     prompt_field: str | None = None
-    """Where the prompt is in a JSON row, as in text or data.question or turns.1 (default: prompt, turns, conversation,
-    conversations or messages)."""
+    """Field of a JSON row that contains the prompt, e.g. text, data.question or turns.1. Default: the first present of
+    prompt, turns, conversation, conversations, messages."""
     source_name: str | None = None
-    """Source of prompts that do not name their own (default: the name of the set)."""
+    """Source label for prompts without one. Default: the name of the set."""
     max_prompt_chars: Annotated[int, Ge(1)] | None = None
-    """Leave longer prompts out; a token has about 4 characters."""
+    """Skip prompts of more than N characters; a token has about 4."""
     limit: Annotated[int, Ge(1)] | None = None
-    """Take only the first N prompts."""
+    """Take only the first N prompts that are not skipped."""
     sample: Annotated[int, Ge(1)] | None = None
-    """Draw N prompts at random: of those up to the limit, or else of all (of a set of the hub, of the first 10,000)."""
+    """Draw N prompts at random: from the first prompts up to the limit, or without a limit from all (Hugging Face
+    sets: from the first 10,000)."""
 
     def __post_init__(self) -> None:
         check(self)

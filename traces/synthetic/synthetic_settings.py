@@ -1,4 +1,4 @@
-"""What a synthetic trace is asked to be: its shape, its statistics, and the lengths of its requests."""
+"""Settings of a synthetic trace: its shape, its statistics, and the lengths of its requests."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,22 +18,22 @@ _SIZES = {"layers": 32, "experts": 8, "top_k": 2, "hidden": 64, "vocab": 32000}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeSettings:
-    """The model whose routing is drawn: like another trace's, a published one, or one of stated sizes."""
+    """The model whose routing is generated: that of another trace, a published one, or one of given sizes."""
 
     like: Path | None = None
-    """Take shape, lengths, columns and every statistic that is not given from this trace."""
+    """Imitate this trace: take its shape, lengths, columns and every statistic that is not given."""
     model: str | None = None
     """Published model: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or gpt-oss-20b."""
     layers: Annotated[int, Ge(1)] | None = None
-    """Number of MoE layers; a published model may be drawn with fewer or more. By default 32."""
+    """Number of MoE layers; may differ from the published model's. Default: 32."""
     experts: Annotated[int, Ge(1)] | None = None
-    """Experts of a layer. By default 8."""
+    """Experts per layer. Default: 8."""
     top_k: Annotated[int, Ge(1)] | None = None
-    """Experts that a token executes in a layer. By default 2."""
+    """Experts that a token executes per layer. Default: 2."""
     hidden: Annotated[int, Ge(1)] | None = None
-    """Size of an embedding. By default 64."""
+    """Embedding size. Default: 64."""
     vocab: Annotated[int, Ge(1)] | None = None
-    """Tokens of the vocabulary. By default 32000."""
+    """Vocabulary size in tokens. Default: 32000."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -43,7 +43,7 @@ class ShapeSettings:
             self.sizes()
 
     def sizes(self, like: ModelShape | None = None) -> ModelShape:
-        """The shape of `like`, of the published model, or of the sizes that are stated."""
+        """The shape of `like`, of the published model, or of the given sizes."""
         own = {name: size for name in _SIZES if (size := getattr(self, name)) is not None}
         base = like if like is not None else published(self.model) if self.model is not None else None
         if base is not None:
@@ -62,45 +62,45 @@ class ShapeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatisticsSettings:
-    """The statistics that are asked for, and which columns the trace has.
+    """The statistics to reach, and the columns of the trace.
 
-    One that varies by layer has one number for all layers or one for each; without any it is that of `like`, or the
-    default.
+    A statistic that varies by layer takes one number for all layers or one per layer. An empty tuple means the value of
+    `like`, or the default.
     """
 
     entropy: Annotated[tuple[float, ...], Ge(0)] = ()
-    """Mean entropy of single decode iterations, in bits. By default 0.6 · log2(experts)."""
+    """Mean entropy of the gates of one decode iteration, in bits. Default: 0.6 · log2(experts)."""
     overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of a decode iteration with the one before. By default chance + 30 %."""
+    """Overlap of successive decode iterations. Default: 30 % of the way from chance to 1."""
     request_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of iterations of one request and topic, far apart. By default chance + 22 %."""
+    """Overlap of distant iterations of one request and topic. Default: 22 % of the way."""
     cluster_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of iterations of two requests of a cluster. By default chance + 15 %."""
+    """Overlap of iterations of two requests in one cluster. Default: 15 % of the way."""
     token_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of iterations of two requests with the same token. By default chance + 45 %."""
+    """Overlap of iterations of two requests with the same token. Default: 45 % of the way."""
     load_cv: Annotated[tuple[float, ...], Ge(0)] = ()
-    """Popularity of experts: standard deviation of their load over its mean. By default 0.3."""
+    """Coefficient of variation (standard deviation / mean) of the experts' load. Default: 0.3."""
     trajectory_recall: Annotated[float, SHARE] | None = None
-    """Share of the executed experts in the top K of the nearest map, 3 layers ahead, among 1,000 maps of other requests
-    and those before in the request. By default what 32 phrases of tokens in each cluster give."""
+    """Share of the executed experts in the top K of the nearest expert map, 3 layers ahead, among 1,000 maps of other
+    requests and the request's own earlier maps. Default: what 32 phrases of tokens per cluster give."""
     clusters: Annotated[int, Ge(1)] | None = None
-    """Semantic clusters; a request belongs to one. By default 16."""
+    """Number of semantic clusters; each request belongs to one. Default: 16."""
     topic_change: Annotated[float, SHARE] = 0.0
     """Probability per iteration that the topic moves to another cluster."""
     drift: Annotated[float, SHARE] = 0.0
-    """How far popularity and clusters move: those of the last request correlate by 1 − drift with the first one's."""
+    """Drift of popularity and clusters: the first and the last request's correlate by 1 − drift."""
     token_similarity: Annotated[float, SHARE] = 0.6
-    """Mean cosine of the embeddings of two tokens of a cluster."""
+    """Mean cosine similarity of the embeddings of two tokens in a cluster."""
     lookahead: Annotated[tuple[int, ...], Ge(1)] = ()
-    """Also draw what routers this many layers ahead would say, e.g. 1,3."""
+    """Also generate early predictions of the routers this many layers ahead, e.g. 1,3."""
     lookahead_recall: Annotated[float, SHARE] | None = None
-    """Share of the executed experts in the top K of what they would say. By default 0.8."""
+    """Share of the executed experts in the top K of those predictions. Default: 0.8."""
     no_prefill: bool = False
-    """Draw decode iterations only."""
+    """Generate decode iterations only."""
     no_embeddings: bool = False
-    """Draw no embeddings of tokens."""
+    """Generate no token embeddings."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of all draws."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -108,16 +108,16 @@ class StatisticsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthSettings:
-    """How many requests there are, and how long they are. By default as in `like`, each once."""
+    """Number and lengths of the requests. Default: those of `like`, each used once."""
 
     requests: Annotated[int, Ge(1)] | None = None
-    """Number of requests. By default 100, or all of the workload."""
+    """Number of requests. Default: all of the workload or of the imitated trace, else 100."""
     prompt_tokens: Annotated[int, Ge(1)] | None = None
-    """Length of every prompt. By default 64."""
+    """Length of every prompt. Default: 64."""
     output_tokens: Annotated[int, Ge(1)] | None = None
-    """Length of every output. By default 128."""
+    """Length of every output. Default: 128."""
     workload: Path | None = None
-    """Take lengths and arrivals from this file, as `traces fit` does."""
+    """Take lengths and arrivals from this file, as `finemoe traces fit` does."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,7 +33,17 @@ def experts() -> list[Any]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     path = tmp_path_factory.mktemp("gpt-oss") / "gpt-oss.trace"
-    words = ["convert", "npz", str(GPT_OSS), "--model", "gpt-oss-20b", "--limit", str(REQUESTS), "--out", str(path)]
+    words = [
+        "convert",
+        "npz",
+        str(GPT_OSS),
+        "--model",
+        "gpt-oss-20b",
+        "--max-requests",
+        str(REQUESTS),
+        "--out",
+        str(path),
+    ]
     assert traces(words) == 0
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

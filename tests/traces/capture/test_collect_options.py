@@ -52,7 +52,7 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
         ("collect", "pocket", *NAMED, "--lookahead", "0"),
         ("collect", "pocket", *NAMED, "--lookahed", "1"),
         ("collect", "pocket", *NAMED[:2], *NAMED[4:]),
-        ("check", "a.trace", "--limit", "0"),
+        ("check", "a.trace", "--max-problems", "0"),
     ]
     assert imported("traces", *mistakes) == (set(), [2] * len(mistakes))
     assert imported("traces.pocket_training", ("train", "--cache", "none", "--out", "none")) == (set(), [2])

@@ -74,7 +74,9 @@ def test_the_folder_does_as_well_as_the_file_and_limit_takes_the_first(tmp_path:
     arrays = small_arrays()
     np.savez(tmp_path / "routing.npz", **arrays)
     out = tmp_path / "two.trace"
-    assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss-20b", "--out", str(out), "--limit", "2"]) == 0
+    assert (
+        main(["convert", "npz", str(tmp_path), "--model", "gpt-oss-20b", "--out", str(out), "--max-requests", "2"]) == 0
+    )
     assert_holds(Trace.open(out), arrays, 2)
 
 
@@ -188,8 +190,8 @@ def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == f"error: {tmp_path}/no.npz: is missing\n"
     assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss", *out]) == 2
     assert capsys.readouterr().err == "error: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'?\n"
-    assert convert(tmp_path, small_arrays(), "--limit", "0") == 2
-    assert capsys.readouterr().err == "error: --limit: must be at least 1, value 0\n"
+    assert convert(tmp_path, small_arrays(), "--max-requests", "0") == 2
+    assert capsys.readouterr().err == "error: --max-requests: must be at least 1, value 0\n"
     assert convert(tmp_path, small_arrays()) == 0
     assert convert(tmp_path, small_arrays()) == 2
     assert "out.trace exists already; overwrite to replace it" in capsys.readouterr().err

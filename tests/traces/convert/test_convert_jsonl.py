@@ -362,8 +362,8 @@ def test_what_is_no_log_is_one_line(
         (["--field", "experts"], "--field: expected NAME=KEY, value 'experts'"),
         (["--field", "experts=e"], "line 1, field e: is missing; it has "),
         (["--warmup-passes", "2"], "--warmup-passes: needs index pass, value 2"),
-        (["--limit", "0"], "--limit: must be at least 1, value 0"),
-        (["--shape", "layers=3"], "--shape: experts, top_k, hidden, "),
+        (["--max-requests", "0"], "--max-requests: must be at least 1, value 0"),
+        (["--shape", "layers=3"], "--shape: missing experts, top_k, hidden, "),
         (["--shape", "layer=3"], "--shape: unknown size 'layer'; did you mean 'layers'?"),
         (["--shape", "layers=x"], "--shape: layers must be a number, value 'x'"),
     ],
@@ -423,7 +423,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(tmp_path: Path, mon
 
 def test_limit_takes_the_first_requests(tmp_path: Path) -> None:
     pairs = recorded_pairs(5)
-    trace = converted("jsonl", write_lines(tmp_path / "log.jsonl", rows_of(pairs)), "--limit", "2")
+    trace = converted("jsonl", write_lines(tmp_path / "log.jsonl", rows_of(pairs)), "--max-requests", "2")
     assert trace.request_ids == [0, 1]
 
 

@@ -157,11 +157,11 @@ def test_a_file_that_the_description_does_not_know_is_told(trace: Path) -> None:
 
 def test_many_problems_are_cut_off(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_values(trace, "tokens.parquet", "token", lambda values: values.__setitem__(slice(None), [99] * 32))
-    assert main(["check", str(trace), "--limit", "3"]) == 2
+    assert main(["check", str(trace), "--max-problems", "3"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     assert "(8 such rows in this request)" in lines[0]
-    assert lines[3].endswith("there are more problems; --limit 6 shows more")
+    assert lines[3].endswith("there are more problems; --max-problems 6 shows more")
 
 
 @pytest.mark.parametrize(

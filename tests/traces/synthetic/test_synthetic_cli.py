@@ -284,7 +284,7 @@ def test_pocket_statistics_come_back(tmp_path: Path) -> None:
 @pytest.mark.skipif(not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place")
 def test_the_overlaps_of_gpt_oss_come_back_layer_by_layer(tmp_path: Path) -> None:
     source = tmp_path / "gpt-oss.trace"
-    words = ["convert", "npz", GPT_OSS, "--model", "gpt-oss-20b", "--limit", 40, "--out", source]
+    words = ["convert", "npz", GPT_OSS, "--model", "gpt-oss-20b", "--max-requests", 40, "--out", source]
     assert main([str(word) for word in words]) == 0
     trace = like(source, tmp_path / "like.trace", "--output-tokens", 150)
     assert not trace.meta.gate_complete
