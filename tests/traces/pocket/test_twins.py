@@ -128,9 +128,9 @@ def test_the_card_says_whether_fine_or_coarse_recall_is_higher(twin: Recipe) -> 
         assert "In this model, fine beats coarse at every distance" not in card
 
 
-def test_the_readme_repeats_what_the_cards_say(twin: Recipe) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| `{re.escape(twin.name)}` \|.*$", readme, re.MULTILINE)
+def test_the_documentation_repeats_what_the_cards_say(twin: Recipe) -> None:
+    document = (Path(__file__).parents[3] / "docs" / "pocket-models.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(twin.name)}` \|.*$", document, re.MULTILINE)
     *_, loss, entropy, recalls, same = (cell.strip() for cell in row.strip("|").split("|"))
     card = " ".join(card_of(twin).split())
     (told,) = re.findall(r"\| all \| [\d,]+ \| ([\d.]+) \|", card)
