@@ -3,27 +3,27 @@
 from collections.abc import Sequence
 
 from common.errors import FieldError, nearest
-from sim.paper.figure_1b import Figure1b
-from sim.paper.figure_3a import Figure3a
-from sim.paper.figure_3b import Figure3b
-from sim.paper.figure_3c import Figure3c
-from sim.paper.figure_4 import Figure4
-from sim.paper.figure_8 import Figure8
-from sim.paper.figure_9 import Figure9
-from sim.paper.figure_10 import Figure10
-from sim.paper.figure_12 import Figure12
-from sim.paper.figure_13 import Figure13
-from sim.paper.figure_14a import Figure14a
-from sim.paper.figure_14b import Figure14b
-from sim.paper.figure_15 import Figure15
-from sim.paper.figure_16a import Figure16a
-from sim.paper.figure_16b import Figure16b
-from sim.paper.figure_17 import Figure17
-from sim.paper.figure_18 import Figure18
-from sim.paper.implied_testbed import ImpliedTestbed
-from sim.paper.paper_figure import PaperFigure
-from sim.paper.table_1 import Table1
-from sim.paper.theory_of_coverage import TheoryOfCoverage
+from sim.paper.figures.figure_1b import Figure1b
+from sim.paper.figures.figure_3a import Figure3a
+from sim.paper.figures.figure_3b import Figure3b
+from sim.paper.figures.figure_3c import Figure3c
+from sim.paper.figures.figure_4 import Figure4
+from sim.paper.figures.figure_8 import Figure8
+from sim.paper.figures.figure_9 import Figure9
+from sim.paper.figures.figure_10 import Figure10
+from sim.paper.figures.figure_12 import Figure12
+from sim.paper.figures.figure_13 import Figure13
+from sim.paper.figures.figure_14a import Figure14a
+from sim.paper.figures.figure_14b import Figure14b
+from sim.paper.figures.figure_15 import Figure15
+from sim.paper.figures.figure_16a import Figure16a
+from sim.paper.figures.figure_16b import Figure16b
+from sim.paper.figures.figure_17 import Figure17
+from sim.paper.figures.figure_18 import Figure18
+from sim.paper.figures.paper_figure import PaperFigure
+from sim.paper.figures.table_1 import Table1
+from sim.paper.figures.theory_of_coverage import TheoryOfCoverage
+from sim.paper.testbed.implied_testbed import ImpliedTestbed
 
 FIGURES: tuple[PaperFigure, ...] = (
     Table1(),

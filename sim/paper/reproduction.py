@@ -10,15 +10,15 @@ from common.errors import FieldError
 from common.files import replacing
 from common.tables import text_table
 from sim.paper.catalogue_of_figures import FIGURES
-from sim.paper.implied_testbed import ImpliedTestbed
-from sim.paper.paper_figure import PaperFigure
-from sim.paper.paper_vs_ours import FILES, verdict_counts, write_verdicts
+from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, are_all_twins, record_missing, twins, users
-from sim.paper.testbed_report import implied_testbed_document
+from sim.paper.testbed.implied_testbed import ImpliedTestbed
+from sim.paper.testbed.testbed_report import implied_testbed_document
 from sim.paper.tiers import FULL, TIERS, Tier, TierName
-from sim.paper.verdict_cells import marked, ours, papers
-from sim.paper.verdict_table import JudgedClaim, judged
+from sim.paper.verdicts.paper_vs_ours import FILES, verdict_counts, write_verdicts
+from sim.paper.verdicts.verdict_cells import marked, ours, papers
+from sim.paper.verdicts.verdict_table import JudgedClaim, judged
 from sim.paper.written_paper import Shown, file_of, outputs, provenance_line, show, write_figures
 from sim.sweeps.workers import Workers
 

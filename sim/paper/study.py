@@ -34,7 +34,7 @@ Analysis = Callable[[Trace, Mapping[str, Any]], pd.DataFrame]
 """From a trace and settings to a table; importable by other processes."""
 
 _ROOT = Path(__file__).parents[2]
-_ANALYSING = ("sim/paper", "sim/forecast", "traces/analysis")  # whose code can change an analysis
+_ANALYSING = ("sim/paper/analyses", "sim/forecast", "traces/analysis")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,10 @@ class Study:
     def of_first_prompts(self) -> Sequence[PaperTrace]:
         """The traces of the first set of prompts, for figures that the paper draws for LMSYS-Chat-1M alone."""
         return [trace for trace in self.traces if trace.prompts == self.traces[0].prompts]
+
+    def of_other_prompts(self) -> Sequence[PaperTrace]:
+        """The traces of every other set of prompts."""
+        return [trace for trace in self.traces if trace.prompts != self.traces[0].prompts]
 
     def case(
         self,
@@ -134,9 +138,13 @@ class Study:
         return warning(naturalness(opened, kept), opened.meta.generation)
 
     def _artefacts(self) -> Artefacts:
-        files = sorted(file for folder in _ANALYSING for file in (_ROOT / folder).rglob("*.py"))
-        analysing = sha256_of_json({file.relative_to(_ROOT).as_posix(): sha256_of(file) for file in files})
+        analysing = sha256_of_json({file.relative_to(_ROOT).as_posix(): sha256_of(file) for file in analysis_files()})
         return ResultStore.open(self.store).artefacts({**RunKeys().code, "analysing": analysing})
+
+
+def analysis_files() -> list[Path]:
+    """The sources that can change an analysis, beside those in the key of every run. Figures are not among them."""
+    return sorted(file for folder in _ANALYSING for file in (_ROOT / folder).rglob("*.py"))
 
 
 def _analysed(analysis: Analysis, trace: Path, settings: Mapping[str, Any], place: int) -> tuple[int, bytes]:

@@ -18,8 +18,8 @@ from common.figures import GREY, save
 from common.files import replacing
 from common.parquet import write_frame
 from common.progress import bar
+from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.footings import FOOTINGS
-from sim.paper.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import STAND_INS, TWIN, PaperTrace
 from traces.format.provenance import caution, label, routing

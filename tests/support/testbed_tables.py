@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from sim.paper.testbed_grid import GridOfTestbeds, PossibleTestbed
-from sim.paper.testbed_runs import SYSTEMS
+from sim.paper.testbed.testbed_grid import GridOfTestbeds, PossibleTestbed
+from sim.paper.testbed.testbed_runs import SYSTEMS
 
 Figures = Mapping[str, float]
 Formula = Callable[[PossibleTestbed, float, str, str, str], Figures]
@@ -16,7 +16,7 @@ SMALL = GridOfTestbeds(link_gb_per_s=(8.0, 16.0, 32.0), layer_ms=(0.0, 4.0), cac
 
 
 def table_from(formula: Formula, grid: GridOfTestbeds = SMALL) -> pd.DataFrame:
-    """A row per run of a grid, as `sim.paper.testbed_runs.table_of` gives it."""
+    """A row per run of a grid, as `sim.paper.testbed.testbed_runs.table_of` gives it."""
     return pd.DataFrame(
         {
             "link_gb_per_s": testbed.link_gb_per_s,

@@ -98,7 +98,7 @@ class Sampler:
 
 def cosines(some: Float, others: Float) -> Single:
     """`[Q, S]` cosines of `[Q, …]` with `[S, …]`; a zero vector is like nothing."""
-    one, other = (_unit(values.reshape(len(values), -1)) for values in (some, others))
+    one, other = (unit_vectors(values.reshape(len(values), -1)) for values in (some, others))
     products: Single = one @ other.T
     return products
 
@@ -223,7 +223,8 @@ def coverage(test: Sample, stored: Sample, guaranteed: Mapping[float, int]) -> p
     return pd.DataFrame(rows)
 
 
-def _unit(vectors: Float) -> Single:
+def unit_vectors(vectors: Float) -> Single:
+    """`[n, ·]` rows scaled to length one; a zero row stays zero."""
     lengths = np.sqrt(np.vecdot(vectors, vectors))[:, None]
     unit: Single = np.divide(vectors, lengths, out=np.zeros(vectors.shape, np.float32), where=lengths > 0)
     return unit

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from sim.paper.catalogue_of_figures import FIGURES
-from sim.paper.claim import NOT_JUDGED, NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.claims.claim import NOT_JUDGED, NOT_REPRODUCED, SAME_ORDER, Claim
+from sim.paper.claims.general_claims import ABOUT, general_claims
 from sim.paper.footings import FOOTINGS
-from sim.paper.general_claims import ABOUT, general_claims
 
 NUMBERS = {
     # table 1

@@ -4,7 +4,7 @@ import csv
 import re
 from pathlib import Path
 
-from sim.paper.claim import VERDICTS
+from sim.paper.claims.claim import VERDICTS
 from tests.support.verdict_checks import document_checked, verdicts_checked
 
 ROOT = Path(__file__).parents[3]

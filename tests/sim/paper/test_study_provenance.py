@@ -9,10 +9,10 @@ import pytest
 
 from common.parquet import META_KEY
 from sim.paper import reproduction, written_paper
-from sim.paper.figure_18 import Figure18
-from sim.paper.implied_testbed import ImpliedTestbed
+from sim.paper.figures.figure_18 import Figure18
 from sim.paper.study import Study
 from sim.paper.study_traces import users
+from sim.paper.testbed.implied_testbed import ImpliedTestbed
 from sim.paper.tiers import KICK_THE_TIRES
 from sim.paper.written_paper import provenance_line, write_figures
 from sim.sweeps.workers import Workers

@@ -1,0 +1,1 @@
+"""What is computed from routing alone; figures are drawn from its tables."""

@@ -1,0 +1,95 @@
+"""Our values of a claim from a figure's tidy table, with columns model, prompts, footing, system and what is compared.
+
+Each answer has a row per footing and trace, as `Claim.ours` wants it. A table without a column `footing` comes from
+routing alone and counts for both. Where a table has other columns that vary (cache, form), pass the rows that count.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from sim.paper.claims.claim import BOTH
+
+COLUMNS = ["footing", "trace", "value", "detail"]
+SUBJECT = "FineMoE"
+
+
+def titles(table: pd.DataFrame) -> pd.Series:
+    """The title of each row's trace, as `PaperTrace.title` has it."""
+    return table["model"] + ", " + table["prompts"]
+
+
+def nothing() -> pd.DataFrame:
+    """No value at all: the claim cannot be judged here."""
+    return pd.DataFrame(columns=COLUMNS)
+
+
+Value = float | tuple[float, str]
+"""A value, or a value with its detail."""
+
+
+def each_trace(table: pd.DataFrame, value: Callable[[pd.DataFrame], Value]) -> pd.DataFrame:
+    """A value from the rows of each footing and trace, in the table's order. An order returns whether it holds."""
+    if table.empty:
+        return nothing()
+    footings = table["footing"] if "footing" in table else pd.Series(BOTH, table.index)
+    groups = table.groupby([footings.rename("footing"), titles(table).rename("trace")], sort=False)
+    return pd.DataFrame([(*pair, *_with_detail(value(rows))) for pair, rows in groups], columns=COLUMNS)
+
+
+def _with_detail(value: Value) -> tuple[float, str]:
+    number, detail = value if isinstance(value, tuple) else (value, "")
+    return float(number), detail
+
+
+def changes(table: pd.DataFrame, column: str, against: str, *, subject: str = SUBJECT) -> pd.DataFrame:
+    """By how much the subject's value differs from that of another system, a share of the latter: negative if less."""
+    return each_trace(table, lambda rows: _of(rows, column, subject) / _of(rows, column, against) - 1)
+
+
+def hit_gains(table: pd.DataFrame, column: str, against: str, *, subject: str = SUBJECT) -> pd.DataFrame:
+    """As `changes`, of a hit rate, a share; the other reading, in percentage points, is the detail."""
+    found = changes(table, column, against, subject=subject)
+    if found.empty:
+        return found
+    points = each_trace(table, lambda rows: _of(rows, column, subject) - _of(rows, column, against))
+    mean = points.groupby("footing")["value"].mean()
+    found["detail"] = [
+        f"as a difference: {mean[footing] * 100:+.1f} points".replace("-", "−") for footing in found["footing"]
+    ]
+    return found
+
+
+def _order_of(values: "pd.Series[float]") -> str:
+    return " < ".join(values.sort_values().index)
+
+
+def rising(
+    table: pd.DataFrame,
+    column: str,
+    names: Sequence[str],
+    *,
+    by: str = "system",
+    detail: Callable[["pd.Series[float]"], str] = _order_of,
+) -> pd.DataFrame:
+    """1 where the values of the names rise strictly, as named; 0 where not; NaN without detail where one is missing.
+
+    `detail` makes it from the values by name; the usual one is the order that came out.
+    """
+
+    def holds(rows: pd.DataFrame) -> Value:
+        values = pd.Series({name: _of(rows, column, name, by=by) for name in names})
+        if values.isna().any():
+            return math.nan
+        return float(values.is_monotonic_increasing and values.is_unique), detail(values)
+
+    return each_trace(table, holds)
+
+
+def _of(rows: pd.DataFrame, column: str, name: str, *, by: str = "system") -> float:
+    """The one value of a name; NaN if it has none."""
+    values = rows.loc[rows[by] == name, column].dropna()
+    if len(values) > 1:
+        raise ValueError(f"{len(values)} rows of {name} on one trace and footing: which of them counts?")
+    return float(values.iloc[0]) if len(values) else math.nan

@@ -1,0 +1,86 @@
+"""Figure 9: hit rate over similarity, second set of prompts; and the coefficients of both sets."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from typing_extensions import override
+
+from sim.paper.analyses.prompt_pairs import MAIN, SEARCHED, SEMANTIC, TRAJECTORY
+from sim.paper.claims.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Reasons, Tables
+from sim.paper.claims.claim_values import each_trace, nothing
+from sim.paper.figures.paper_figure import PaperFigure
+from sim.paper.figures.similarity_scatter import (
+    HIGHEST,
+    LOWEST,
+    SETTINGS,
+    coefficient,
+    draw_similarity,
+    similarity_table,
+)
+from sim.paper.study import Study
+
+_READING = (
+    "It depends on the reading: the claim below has it as a search. In this one, Qwen on text lies above the range, "
+    "and Phi on chat far below: flat maps are like all others, and with the entropy of a prompt's maps taken out, a "
+    "reading in table 8, Phi's is positive"
+)
+_FAR_PAIRS = (
+    "No reading in tables 8 and 9 has it in the range on any trace (see the detail). What an embedding layer gives for "
+    "a decode step depends on its token alone: among pairs of unequal tokens, a reading there, it is far below the "
+    "range"
+)
+_REASONS: Mapping[tuple[str, tuple[str, str]], Reasons] = {
+    (SEMANTIC, MAIN): {NOT_REPRODUCED: _FAR_PAIRS},
+    (SEMANTIC, SEARCHED): {NOT_REPRODUCED: _FAR_PAIRS},
+    (TRAJECTORY, MAIN): dict.fromkeys((NOT_REPRODUCED, SAME_ORDER), _READING),
+}
+
+
+class Figure9(PaperFigure):
+    """A panel per model and similarity."""
+
+    key = "9"
+    title = "Hit rate over similarity score, second set of prompts"
+    settings = SETTINGS
+
+    @override
+    def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+        """A row per trace, reading and similarity, and of the main reading a row per prompt."""
+        return similarity_table(study, study.of_other_prompts())
+
+    @override
+    def draw(self, table: pd.DataFrame) -> Any:
+        """Points, and the coefficients of all readings."""
+        return draw_similarity(table)
+
+    @override
+    def claims(self) -> Sequence[Claim]:
+        """The range of the coefficients, on both sets of prompts; in the main reading, and in that of a search."""
+        return [
+            Claim(
+                key=f"9-pearson-{kind}{suffix}",
+                figure="9",
+                says=f"Pearson's coefficient of {kind} similarity and hit rate lies between {LOWEST} and {HIGHEST} "
+                f"for every model and both sets of prompts (here: {of})",
+                rule="range",
+                low=LOWEST,
+                high=HIGHEST,
+                ours=partial(_coefficients, kind=kind, reading=reading),
+                needs=("8", "9"),
+                reasons=_REASONS.get((kind, reading), {}),
+            )
+            for kind in (SEMANTIC, TRAJECTORY)
+            for suffix, reading, of in (
+                ("", MAIN, "a prompt with all others, all pairs of decode steps"),
+                ("-search", SEARCHED, "each decode step with the most similar of all other prompts, mean per prompt"),
+            )
+        ]
+
+
+def _coefficients(tables: Tables, *, kind: str, reading: tuple[str, str]) -> pd.DataFrame:
+    both = [tables[key] for key in ("8", "9") if len(tables[key])]
+    if not both:
+        return nothing()
+    return each_trace(pd.concat(both, ignore_index=True), lambda rows: coefficient(rows, kind, reading))

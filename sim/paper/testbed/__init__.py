@@ -1,0 +1,1 @@
+"""The testbeds that the paper's numbers imply."""

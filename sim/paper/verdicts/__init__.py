@@ -1,0 +1,1 @@
+"""Our value beside each claim, the rules that judge it, and the two files that show both."""

@@ -1,0 +1,53 @@
+"""What would be judged if the other form of a baseline stood for it in the paper's statements.
+
+Three baselines have two forms (docs/systems.md), of which one stands for the baseline in claims. Here the two change
+places in the tables, one baseline at a time, so every claim is computed and judged as it always is.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from sim.paper.claims.claim import NOT_JUDGED, Claim, Tables
+from sim.paper.paper_systems import OTHER_FORMS, SYSTEMS, PaperSystem
+from sim.paper.verdicts.judgement import Judgement, judge
+
+_MAIN = {system.name: system.form for system in SYSTEMS}
+
+
+class WithOtherForm(NamedTuple):
+    """The judgement with the other form of one baseline."""
+
+    form: PaperSystem
+    judgement: Judgement
+
+
+def exchanged(tables: Tables, other: PaperSystem) -> Tables:
+    """The tables with this form in the place of the baseline's main one, and the main one in its place."""
+    forms = {_MAIN[other.name]: other.form, other.form: _MAIN[other.name]}
+    found = {}
+    for key, table in tables.items():
+        if {"system", "form"} <= set(table):
+            own = table["system"] == other.name
+            table = table.assign(form=table["form"].mask(own, table["form"].replace(forms)))
+        found[key] = table
+    return found
+
+
+def with_other_forms(claim: Claim, tables: Tables) -> dict[str, list[WithOtherForm]]:
+    """The judgements by footing, of each form that changes a value of the claim and leaves it one."""
+    found: dict[str, list[WithOtherForm]] = {}
+    there = _values(claim, tables)
+    for other in OTHER_FORMS:
+        values = _values(claim, exchanged(tables, other))
+        for footing, own in values.groupby(level="footing", sort=False):
+            judgement = judge(claim, own.tolist())
+            if judgement.verdict != NOT_JUDGED and not own.equals(there[there.index.isin([footing], "footing")]):
+                found.setdefault(str(footing), []).append(WithOtherForm(other, judgement))
+    return found
+
+
+def _values(claim: Claim, tables: Tables) -> "pd.Series[float]":
+    """Ours by footing and trace."""
+    values: pd.Series[float] = claim.ours(tables).set_index(["footing", "trace"])["value"].astype(float)
+    return values
