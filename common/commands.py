@@ -1,4 +1,4 @@
-"""The glue of `finemoe PACKAGE COMMAND`: one cyclopts application per package, one exit status per kind of end.
+"""The glue of `finemoe PACKAGE COMMAND`: one cyclopts application per package.
 
 A command is a function in a file of `cli/`; its parameters are the options, its docstring the help. Settings of a
 library are a frozen dataclass, which the function takes whole:
@@ -12,16 +12,11 @@ Errors of libraries speak of fields; here, and only here, a field is called by i
 every field that a message has in backticks.
 """
 
-import os
 import re
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from cyclopts import (
     App,
@@ -36,6 +31,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from common.command import Command
 from common.errors import FieldError, UserError
 
 FLAT = Parameter(name="*")  # the fields of a dataclass as options of the command itself
@@ -49,17 +45,6 @@ OUTPUT = Group("Output", sort_key=90)
 def under(group: Group) -> Parameter:
     """As `FLAT`, with the options under the heading of the group."""
     return Parameter(name="*", group=group)
-
-
-class Command(NamedTuple):
-    """A command: its function as `module:function`, its line in the list, and an example.
-
-    A command with commands of its own is `module:app`, another `application`, and shows its own example.
-    """
-
-    function: str
-    help: str
-    example: str = ""
 
 
 def application(
@@ -98,51 +83,18 @@ def _example(program: str, words: str) -> str | None:
     return f"Example: {program} {words}" if words else None
 
 
-def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run a command. Status 2 is a user's mistake, printed as one line; 130 an interruption.
-
-    SIGTERM ends it as Ctrl-C does, so that nothing half-written stays, with the status 143 as without us.
-    """
-    words = sys.argv[1:] if argv is None else list(argv)
+def run(program: str, description: str, commands: Mapping[str, Command], words: Sequence[str]) -> int:
+    """Run the command that the words call; its exit status. Mistakes are `UserError`s that speak of options."""
     app = application(program, description, commands, words=words[:1])
     try:
-        with _unwound_by_sigterm():
-            status = app(words, exit_on_error=False, print_error=False)
-            sys.stdout.flush()
+        status = app(words, exit_on_error=False, print_error=False)
     except FieldError as error:
-        return _mistake(f"{option(error.field)}: {_spelled(error.problem, _options(app, words))}")
+        raise UserError(f"{option(error.field)}: {_spelled(error.problem, _options(app, words))}") from error
     except UserError as error:
-        return _mistake(_spelled(str(error), _options(app, words)))
+        raise UserError(_spelled(str(error), _options(app, words))) from error
     except CycloptsError as error:
-        return _mistake(_said(error))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
-        if isinstance(error, BrokenPipeError):  # whoever reads has had enough
-            return 0
-        return _mistake(f"standard output cannot be written: {error.strerror}")
+        raise UserError(_said(error)) from error
     return status if isinstance(status, int) else 0
-
-
-@contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises `SystemExit` in the block; only the main thread of a process can have it so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def option(field: str) -> str:
@@ -177,11 +129,6 @@ def _said(error: CycloptsError) -> str:
         positional = error.argument.index is not None
         return f"{error.argument.name.lstrip('-').upper() if positional else error.argument.name} is required"
     return " ".join(str(error).split())
-
-
-def _mistake(text: str) -> int:
-    print(f"error: {' '.join(text.splitlines())}", file=sys.stderr)
-    return 2
 
 
 def _default(value: object) -> str | None:

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from common.commands import Command, call
+from common.command import Command
+from common.command_line import call
+from common.interruptions import end
 
 PACKAGES = {
     "traces": Command("traces.__main__:main", "Collect, look at, check, analyse and convert routing traces."),
     "sim": Command("sim.__main__:main", "Simulate offloading policies on traces."),
     "validate": Command("validate.__main__:main", "Offload experts on real devices and compare with the simulation."),
 }
+DESCRIPTION = "FineMoE Lab: how to serve Mixture-of-Experts models whose experts do not all fit on the GPU."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in PACKAGES:
         package = import_module(f"{words[0]}.__main__")
-        return int(package.main(words[1:]))
-    description = "FineMoE Lab: how to serve Mixture-of-Experts models whose experts do not all fit on the GPU."
-    return call("finemoe", description, PACKAGES, words)
+        status = int(package.main(words[1:]))
+    else:
+        status = call("finemoe", DESCRIPTION, PACKAGES, words)
+    if argv is None:
+        end(status)
+    return status

@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
+from common.interruptions import unwound
 
 
 @contextmanager
@@ -104,6 +106,18 @@ def move(source: Path, target: Path) -> None:
         sync_folder(source.parent)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for temporary files, which is removed with all that is in it when the block ends."""
+    with unwound():
+        try:
+            scratch = tempfile.TemporaryDirectory(prefix="finemoe-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise UserError(f"{tempfile.gettempdir()}: no temporary folder: {error.strerror or error}") from error
+        with scratch as folder:
+            yield Path(folder)
+
+
 def fresh_folder(path: Path) -> Path:
     """An empty folder, whatever was there before."""
     remove(path)
@@ -178,7 +192,8 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        yield partial
+        with unwound():
+            yield partial
     except OSError as error:
         raise UserError(f"{path}: {what} could not be written: {error.strerror or error}") from error
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.figures import check_picture
 from common.files import host, name_beside, refuse_existing
+from common.interruptions import undone
 
 _TRIES = 100  # until a claim is taken whose owners come and go
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -97,16 +98,16 @@ def then_printed(text: Callable[[], str]) -> Iterator[None]:
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
     claim = path.with_name(f"{path.name}.claim")
-    with ExitStack() as undo:
+    folders = ExitStack()
+    with undone(folders.close):
         try:
-            handle = _locked(path, claim, undo)
+            handle = _locked(path, claim, folders)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
         try:
-            yield
+            with undone(claim.unlink):  # while it is locked, so that nobody else's is removed
+                yield
         finally:
-            with suppress(OSError):
-                claim.unlink()  # while it is locked, so that nobody else's is removed
             os.close(handle)
 
 

@@ -1,9 +1,10 @@
 """`finemoe traces COMMAND`: collect, describe, check, analyse, convert and generate traces."""
 
-import sys
 from collections.abc import Sequence
 
-from common.commands import Command, call
+from common.command import Command
+from common.command_line import call
+from common.interruptions import end
 
 COMMANDS = {
     "collect": Command(
@@ -44,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

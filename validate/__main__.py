@@ -1,9 +1,10 @@
 """`finemoe validate COMMAND`: run policies on real devices and compare with the simulation."""
 
-import sys
 from collections.abc import Sequence
 
-from common.commands import Command, call
+from common.command import Command
+from common.command_line import call
+from common.interruptions import end
 
 COMMANDS = {
     "calibrate": Command(
@@ -35,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

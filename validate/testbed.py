@@ -1,14 +1,13 @@
 """A testbed: a model whose experts are offloaded, and the devices that they are copied to."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from common.errors import UserError
+from common.files import scratch_folder
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
 from sim.hardware.effects import DemandLoading
@@ -77,7 +76,7 @@ def devices_as_machine(settings: TestbedSettings, demand_loading: DemandLoading 
 
 @contextmanager
 def open_testbed(settings: TestbedSettings, loaded: LoadedModel, *, lookahead: Sequence[int] = ()) -> Iterator[Testbed]:
-    """A testbed of a loaded model. Its experts lie in a record file, which is removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
-        model = offload(loaded, Path(scratch) / "experts.records", lookahead=lookahead)
-        yield Testbed(loaded, model, devices_of(settings.device, settings.devices))
+    """A testbed of a loaded model. Its experts lie in a record file that has no name, so none is left behind."""
+    with scratch_folder() as scratch:
+        model = offload(loaded, scratch / "experts.records", lookahead=lookahead)
+    yield Testbed(loaded, model, devices_of(settings.device, settings.devices))

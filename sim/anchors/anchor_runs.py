@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from common.errors import UserError
+from common.files import scratch_folder
 from common.settings import to_data
 from policies.types import ModelShape
 from sim.anchors.anchor import Anchor, AnchorPoint, Variation
@@ -42,8 +42,8 @@ def run_anchors(anchors: Sequence[Anchor], routing: Path, *, store: Path, worker
     rows: list[Row] = []
     for anchor in anchors:
         # Traces are made anew each time: keys of runs cover their content, not where they lie.
-        with TemporaryDirectory(prefix="anchors-") as folder:
-            rows += _AnchorRuns(anchor, trace, Path(folder)).rows(store, workers)
+        with scratch_folder() as folder:
+            rows += _AnchorRuns(anchor, trace, folder).rows(store, workers)
     return AnchorTable(
         rows=rows, inputs={"simulated": True, "routing": _described(trace), "machines": _sheets(anchors)}
     )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT, Command, application
+from common.command import Command
+from common.commands import OUTPUT, application
 from sim.store_options import place_of_store
 
 _FOLDER = Annotated[

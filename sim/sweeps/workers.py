@@ -15,6 +15,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from common.errors import UserError
+from common.interruptions import unwound
 from common.settings import check
 from sim.sweeps.ray_cluster import OnCluster, connected_processors
 
@@ -42,7 +43,7 @@ class Workers:
         if not calls:
             return
         jobs = self.processes(len(calls))
-        with self._backend(function, jobs) as called:
+        with unwound(), self._backend(function, jobs) as called:
             parallel = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
             try:
                 with _without_interrupts():

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import pytest
 
-from common.commands import OUTPUT, Command, call, under
+from common.command import Command
+from common.command_line import call
+from common.commands import OUTPUT, under
 from common.errors import FieldError
 from common.settings import Suffix, check
 

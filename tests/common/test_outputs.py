@@ -23,7 +23,8 @@ COMMAND = """
 import sys
 from itertools import count
 from pathlib import Path
-from common.commands import Command, call
+from common.command import Command
+from common.command_line import call
 from common.files import new_file
 from common.outputs import new, reserved
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, Command, application, under
+from common.command import Command
+from common.commands import OUTPUT, application, under
 from common.outputs import new, reserved
 from traces.convert.conversion_settings import (
     Beginnings,

@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from common.errors import UserError
 from common.files import fresh_folder, move, remove, sync_folder, write_json
 from common.hashing import canonical_json
+from common.interruptions import unwound
 from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
@@ -45,6 +46,7 @@ class TraceWriter:
         self.meta = meta
         self.finished: set[int] = set()
         self._place: dict[int, tuple[int, int]] = {}  # request -> part, row group
+        self._unwound = ExitStack()
         if self.path.suffix != ".trace":
             raise UserError(f"{self.path}: the name of a trace must end in .trace")
         self._partial = PartialFolder(self.path, overwrite=overwrite)
@@ -54,10 +56,12 @@ class TraceWriter:
                 self._remember(number, self._requests_of(part)["request"].to_pylist())
 
     def __enter__(self) -> "TraceWriter":
+        self._unwound.enter_context(unwound())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        with self._unwound:
+            self.close()
 
     def close(self) -> None:
         """Let other processes write; what is on the disk stays. `finish` does it too."""

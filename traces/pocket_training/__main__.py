@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from common.commands import Command, call
+from common.command import Command
+from common.command_line import call
+from common.interruptions import end
 
 STEPS = {
     "corpus": Command(
@@ -41,4 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

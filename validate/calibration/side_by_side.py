@@ -41,7 +41,8 @@ def calls_per_s(calls: Sequence[Call]) -> list[float]:
             now_s = time.perf_counter()
         rates[number] = count / (now_s - begun_s)
 
-    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(1, len(calls))]
+    # Daemons, since they wait for ever if this thread is interrupted before all have begun.
+    threads = [threading.Thread(target=repeat, args=(number,), daemon=True) for number in range(1, len(calls))]
     for thread in threads:
         thread.start()
     repeat(0)

@@ -1,7 +1,6 @@
 """`finemoe validate replay`: run a model with its experts really offloaded, and measure it."""
 
 import json as json_text
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +68,7 @@ def replay(
     wide
         Print all columns, in lines of any width.
     """
+    from common.files import scratch_folder
     from common.outputs import new, reserved, then_printed
     from sim.results.report import report
 
@@ -79,16 +79,16 @@ def replay(
     scenario = experiment.scenario
     with reserved(new(out), new(record, overwrite=overwrite)):
         found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
-        with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
+        from validate.replay import replay as measure
+
+        with scratch_folder() as scratch:
             collection = CollectSettings(
                 model=PlacedModel(testbed.model, revision=testbed.revision, dtype=testbed.dtype, device=testbed.device),
                 lengths=lengths.or_at_most(_NEW_TOKENS),
                 generation=Generation(batch_size=scenario.batch_size, seed=scenario.seed),
                 recording=Recording(lookahead=lookahead),
-                target=TraceTarget(out=record or Path(scratch) / "routing.trace", overwrite=overwrite),
+                target=TraceTarget(out=record or scratch / "routing.trace", overwrite=overwrite),
             )
-            from validate.replay import replay as measure
-
             comparison = measure(experiment, testbed, collection, found, profile=profile, demand_loading=demand_loading)
 
         def printed() -> str:

@@ -1,0 +1,14 @@
+"""What a program says of a command before it imports it."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command: its function as `module:function`, its line in the list, and an example.
+
+    A command with commands of its own is `module:app`, another `application`, and shows its own example.
+    """
+
+    function: str
+    help: str
+    example: str = ""

@@ -1,0 +1,102 @@
+"""What a program does with its command line: the one place where every way of ending gets its line and its status.
+
+| ends by | line on stderr | status |
+|---|---|---|
+| success | | 0, or what the command returns |
+| a mistake in what the user gave | `error: …` | 2 |
+| a file or disk that the system refuses, memory that is not there | `error: …` | 2 |
+| Ctrl-C, SIGTERM, SIGHUP | `interrupted; …` | 130, 143, 129 |
+| a reader of standard output that has had enough | | 0 |
+
+Only errors in the code itself show a traceback. Libraries for commands are imported within `call`, where an
+interruption is clean.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import IO, Any, cast
+
+from common.command import Command
+from common.errors import UserError, one_line
+from common.interruptions import Interruption, interruptible
+
+
+def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
+    """Run a command of `program`, for example `finemoe sim`, and return its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        with interruptible(), _watched_output():
+            from common.commands import run
+
+            return run(program, description, commands, words)
+    except UserError as error:
+        return _refused(str(error))
+    except KeyboardInterrupt as error:
+        interruption = error if isinstance(error, Interruption) else Interruption()
+        _say(interruption.line)
+        return interruption.status
+    except _OutputError as error:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        if isinstance(error.__cause__, BrokenPipeError):
+            return 0
+        return _refused(f"standard output cannot be written: {error.strerror}")
+    except MemoryError as error:
+        return _refused(f"out of memory: {one_line(error)}" if str(error) else "out of memory")
+    except OSError as error:
+        what = error.strerror or one_line(error)
+        return _refused(what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}")
+
+
+class _OutputError(OSError):
+    """Standard output cannot be written."""
+
+
+class _Output:
+    """A stream whose errors can be told from those of other files."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _told_apart():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _told_apart():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _OutputError(error.errno, error.strerror) from error
+
+
+@contextmanager
+def _watched_output() -> Iterator[None]:
+    """Within the block standard output is written to the end, or raises an `_OutputError`."""
+    if sys.stdout is None:  # closed by whoever called us
+        yield
+        return
+    output = cast("IO[str]", _Output(sys.stdout))
+    with redirect_stdout(output):
+        yield
+        output.flush()
+
+
+def _refused(text: str) -> int:
+    _say(f"error: {' '.join(text.splitlines())}")
+    return 2
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody listens
+        print(line, file=sys.stderr, flush=True)

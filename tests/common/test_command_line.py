@@ -1,0 +1,84 @@
+"""Whatever ends a command, the user reads one line, and a script sees it from the status."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from common.command import Command
+from common.command_line import call
+from common.errors import FieldError, UserError
+
+SIM = [sys.executable, "-m", "sim"]
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[BaseException], str]:
+    """The line of a command that raises an error, which ends with status 2."""
+
+    def ends(error: BaseException) -> str:
+        def command() -> None:
+            raise error
+
+        module = ModuleType("example_commands")
+        module.command = command  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "example_commands", module)
+        assert call("example", "", {"command": Command("example_commands:command", "")}, ["command"]) == 2
+        out, line = capsys.readouterr()
+        assert (out, line.count("\n")) == ("", 1)
+        return line
+
+    return ends
+
+
+def test_every_error_that_a_user_can_mend_is_one_line(ends: Callable[[BaseException], str]) -> None:
+    assert ends(UserError("a.trace: a mistake\nin two lines")) == "error: a.trace: a mistake in two lines\n"
+    assert ends(FieldError("cache.gb", "must be above 0, value 0")) == "error: --cache-gb: must be above 0, value 0\n"
+
+
+def test_what_the_system_refuses_names_the_file(ends: Callable[[BaseException], str]) -> None:
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO):
+        said = os.strerror(number)
+        assert ends(OSError(number, said, "results/a.parquet")) == f"error: results/a.parquet: {said}\n"
+        assert ends(OSError(number, said)) == f"error: {said}\n"
+
+
+def test_memory_that_is_not_there_is_one_line(ends: Callable[[BaseException], str]) -> None:
+    assert ends(MemoryError()) == "error: out of memory\n"
+    assert ends(MemoryError("Unable to allocate 3 TiB")) == "error: out of memory: Unable to allocate 3 TiB\n"
+
+
+def test_a_mistake_in_the_code_shows_where_it_is(ends: Callable[[BaseException], str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        ends(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["machines"], ["--help"], ["run", "--help"]])
+def test_a_full_disk_behind_standard_output_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([*SIM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert (ran.stderr, ran.returncode) == (
+        "error: standard output cannot be written: No space left on device\n",
+        2,
+    )
+
+
+@pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["run", "--help"]])
+def test_a_reader_that_has_had_enough_is_no_mistake(words: list[str]) -> None:
+    read, write = os.pipe()
+    process = subprocess.Popen([*SIM, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    os.close(read)
+    assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
+
+
+def test_standard_output_may_be_closed() -> None:
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *SIM, "policies"], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (ran.stderr, ran.returncode) == ("", 0)
