@@ -113,7 +113,7 @@ class Artefacts:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 _REFUSED.add(self.folder)
-                print(f"{error}; the run goes on, but nothing more is kept there", file=sys.stderr)
+                print(f"{error}; the run continues, but keeps nothing more there", file=sys.stderr)
             # Otherwise another process was faster.
 
     def __iter__(self) -> Iterator[StoredArtefact]:

@@ -47,7 +47,7 @@ def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
         setting = name.removeprefix(SETTING)
         known = {each for policy in policies for each in _settings(policy)}
         if setting not in known:
-            hint = nearest(setting, known) if known else "none of them has settings"
+            hint = nearest(setting, known) if known else "none of the policies has settings"
             raise FieldError(field, f"no policy of this experiment has a setting {setting!r}; {hint}")
         return
     if name.startswith(FIGURE):
@@ -58,7 +58,7 @@ def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
         raise FieldError(field, f"does not affect results and cannot be an axis; set it in `scenario.{name}`")
     known = set(_field_names())
     if name not in known:
-        raise FieldError(field, f"is no field of a scenario; {nearest(name, known)}")
+        raise FieldError(field, f"is not a field of a scenario; {nearest(name, known)}")
 
 
 def check_value(value: Any, field: str) -> Value:
@@ -139,14 +139,14 @@ def _with_setting(policy: str, setting: str, value: Value) -> str:
     text = _text(value)
     first, *others = parts_of(policy)
     if any(word.partition("=")[0] == setting for word in first.split(",")[1:]):
-        raise FieldError(f"{SETTING}{setting}", f"policy {policy} has it set already, value {text}")
+        raise FieldError(f"{SETTING}{setting}", f"policy {policy} already sets it, value {text}")
     return "+".join([f"{first},{setting}={text}", *others])
 
 
 def _check_not_set(machine: str, name: str, value: Value) -> None:
     """A `FieldError` on the axis `name` if the text of the machine has this figure already."""
     if name.removeprefix(FIGURE) in figures_set(machine):
-        raise FieldError(name, f"machine {machine} has it set already, value {_text(value)}")
+        raise FieldError(name, f"machine {machine} already sets it, value {_text(value)}")
 
 
 def _text(value: Value) -> str:

@@ -139,7 +139,7 @@ class Experiment:
         """One for each policy, for comparisons on even terms; a `UserError` if anything else varies."""
         for name in self.axes:
             if name != "policy" and not name.startswith(SETTING):
-                raise FieldError(name, "is an axis; a comparison varies the policy only, `sim sweep` varies the rest")
+                raise FieldError(name, "is an axis, but a comparison varies only the policy; use `finemoe sim sweep`")
         runs = self.matrix()
         for run in runs:
             if run.problem:
@@ -182,7 +182,7 @@ def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experi
     data = read_toml(file) if file else {}
     scenario, grid = (_table(file, data, name) for name in ("scenario", "grid"))
     if "policy" in scenario and "policy" in grid:
-        raise UserError(f"{file}: scenario.policy and grid.policy: give one of them")
+        raise UserError(f"{file}: scenario.policy and grid.policy: give only one of them")
     scenario |= {outer: {} for outer, *inner in given if inner}  # one size in place of another
     for (outer, *inner), value in given.items():
         if outer == "policy":

@@ -10,11 +10,11 @@ from common.commands import OUTPUT
 DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(
     group=OUTPUT,
-    help="The result store: a folder of finished runs, made if there is none. Default: $FINEMOE_STORE, or "
+    help="The result store: a folder of finished runs, created if missing. Default: $FINEMOE_STORE, or "
     f"{DEFAULT_STORE} in the current folder.",
 )
 
 
 def place_of_store(chosen: Path | None) -> Path:
-    """The store that was chosen, or the usual one."""
+    """The chosen store, or the default one."""
     return chosen or Path(os.environ.get("FINEMOE_STORE") or DEFAULT_STORE)

@@ -56,7 +56,7 @@ def distances_of(text: str | None, layers: int) -> list[int]:
         match = re.fullmatch(r"(\d{1,6})(?:\.\.(\d{1,6}))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last <= layers:
-            raise FieldError("distance", f"{part!r} is neither a number nor A..B with numbers from 1 to {layers}")
+            raise FieldError("distance", f"{part!r} is neither a number nor a range A..B between 1 and {layers}")
         chosen.update(range(first, last + 1))
     return sorted(chosen)
 

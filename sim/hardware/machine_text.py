@@ -23,7 +23,7 @@ def parts_of(text: str) -> tuple[str, dict[str, str]]:
     for word in words:
         key, equals, value = (each.strip() for each in word.partition("="))
         if not equals or not _KEY.fullmatch(key):
-            raise FieldError(key or word or "behind a comma", "expected KEY=VALUE")
+            raise FieldError(key or word or "after a comma", "expected KEY=VALUE")
         if key in found:
             raise FieldError(key, "is set twice")
         found[key] = value
@@ -54,9 +54,9 @@ def tables_of(values: dict[str, Any]) -> dict[str, Any]:
         for name in outer:
             inner = inner.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise FieldError(key, f"{name} is set as a whole, too")
+                raise FieldError(key, f"{name} is also set as a whole")
         if last in inner:
-            raise FieldError(key, "is set as a whole and in part")
+            raise FieldError(key, "is set both as a whole and in part")
         inner[last] = value
     return tables
 

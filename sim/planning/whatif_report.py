@@ -25,15 +25,14 @@ Row = Mapping[str, Any]
 
 ELASTICITY = (
     "elasticity: by how many % the time changes with 1% more of the resource, d ln(time) / d ln(factor). -1: twice as "
-    "much halves it; 0: it stays. Estimated from 0.71×, 1× and 1.41×, in logarithms."
+    "much halves the time; 0: no change. Estimated from 0.71×, 1× and 1.41×, in logarithms."
 )
 ALONE = (
-    "Each resource varies alone. Slots are those of all GPUs together, which more GPUs divide among them; each GPU has "
-    "its own link."
+    "Each resource varies alone. Slots are counted over all GPUs: more GPUs share the same slots, but each adds a link."
 )
 PARTS = (
-    "copies: waiting for experts, whether missed, late, of a later wave or prefetched; search: waiting for "
-    "predictions; overhead: starting operations, and CPU time. A change lies between two factors that ran."
+    "copies: waiting for experts (missed, late, of a later wave, or prefetched); search: waiting for predictions; "
+    "overhead: starting operations, and CPU time. A change lies between two simulated factors."
 )
 
 
@@ -167,8 +166,8 @@ def _checked(tables: Sequence[_Tables]) -> Iterator[str]:
     said = [f"{value:+.2f} for {name}" for name, value in sums.items() if value is not None]
     if said:
         yield (
-            f"The elasticities of the speeds ({', '.join(SPEEDS)}) add up to {', '.join(said)}. Twice every speed "
-            "halves every time, so without the error of the estimate they would add up to -1."
+            f"The elasticities of the speeds ({', '.join(SPEEDS)}) add up to {', '.join(said)}. Doubling every speed "
+            "halves every time, so without estimation error they would add up to -1."
         )
 
 

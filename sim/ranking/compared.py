@@ -1,4 +1,4 @@
-"""What is compared: rows (systems), columns (machines), and the traces and caches between them, as data."""
+"""What the comparison compares, as data: systems, machines, traces and cache sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ class ComparedSystem:
     name: str
     policy: str
     role: Role = "system"
-    """Systems are ranked, ablations are held against FineMoE, anchors are shown for scale."""
+    """Systems are ranked, ablations are compared with FineMoE, anchors are shown for scale."""
     letter: str = ""
-    """Of a system, in orders. Two forms of one system share a letter."""
+    """How orders call a system. Two forms of one system share a letter."""
     needs: tuple[Need, ...] = ()
-    """What a trace must have to show it."""
-    told_the_future: bool = False
-    """It knows what will be demanded, and is not called the fastest."""
+    """What a trace must have for this system."""
+    knows_the_future: bool = False
+    """It knows all future demands, so it does not count as the fastest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedTrace:
-    """Routing, in NAME.trace of the routing folder, and the sizes it is simulated with."""
+    """Routing, from NAME.trace in the routing folder, and the model sizes to simulate it with."""
 
     name: str
     title: str
     sizes: str | None
-    """Of a published model; None for the trace's own."""
+    """A published model whose sizes to use; None for the trace's own sizes."""
     source: str
     """Where the routing comes from."""
     made_by: tuple[str, ...]
-    """Commands that make it, with ROUTING for the folder and DATA for data that is not part of the project."""
+    """Commands that make it; ROUTING stands for the folder, DATA for data that is not part of the project."""
     requests: int = 4
-    """At most so many are run, of those outside the history."""
+    """The most requests to run, of those outside the history."""
     train_split: float = 0.7
 
 
@@ -52,19 +52,19 @@ class ComparedMachine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Everything that is combined with everything, as far as a trace can show it."""
+    """What to compare: all combinations of these run, except systems that a trace lacks the data for."""
 
     systems: Sequence[ComparedSystem]
     traces: Sequence[ComparedTrace]
     cache_gb: Sequence[float]
     machines: Sequence[ComparedMachine]
     base: str
-    """The machine that others are held against."""
+    """The machine that the other machines are compared with."""
     subject: str
-    """The system that others are held against, and whose ablations are shown."""
+    """The system that the other systems are compared with, and whose ablations are shown."""
 
     def of_role(self, role: Role) -> list[ComparedSystem]:
-        """Systems, ablations or anchors."""
+        """The systems, the ablations or the anchors."""
         return [each for each in self.systems if each.role == role]
 
 
@@ -78,7 +78,7 @@ SYSTEMS = (
     ComparedSystem(name="Mixtral-Offloading (released)", letter="m", policy="mixtral-offloading-released"),
     ComparedSystem(name="DeepSpeed", letter="D", policy="deepspeed"),
     ComparedSystem(name="LRU", letter="L", policy="lru"),
-    ComparedSystem(name="Belady", letter="B", policy="belady", told_the_future=True),
+    ComparedSystem(name="Belady", letter="B", policy="belady", knows_the_future=True),
 )
 
 ABLATIONS = (
@@ -135,24 +135,24 @@ TRACES = (
 
 MACHINES = (
     ComparedMachine(name="stated", machine="paper-rtx3090x6", meaning="the testbed as the paper states it"),
-    ComparedMachine(name="PCIe", machine="rtx3090x6", meaning="the same, with PCIe rates as they were measured"),
+    ComparedMachine(name="PCIe", machine="rtx3090x6", meaning="the same, with measured PCIe rates"),
     ComparedMachine(
         name="host",
         machine="rtx3090x6,host.memory_bytes_per_s=96e9",
-        meaning="PCIe as measured; the six links share 96 GB/s of host memory",
+        meaning="measured PCIe rates; the six links share 96 GB/s of host memory",
     ),
     ComparedMachine(
         name="CPU",
         machine="rtx3090x6,framework.layer_s=1e-3",
-        meaning="PCIe as measured; the serving framework takes 1 ms of CPU time per layer",
+        meaning="measured PCIe rates; the serving framework takes 1 ms of CPU time per layer",
     ),
     ComparedMachine(name="A100", machine="a100-80gb", meaning="one A100 with 80 GB and one link"),
     ComparedMachine(
         name="serial",
         machine="rtx3090x6,demand_loading=serial",
-        meaning="PCIe as measured; what a layer waits for is copied one at a time over all links: demanded experts, "
-        "and the prefetches of systems that wait for them (DeepSpeed, and MoE-Infinity and Mixtral-Offloading as in "
-        "papers); other prefetches over all links at once",
+        meaning="measured PCIe rates; experts that a layer waits for are copied one at a time over all links. These "
+        "are demanded experts, and the prefetches of systems that wait for them (DeepSpeed, and MoE-Infinity and "
+        "Mixtral-Offloading as in their papers). Other prefetches use all links at once",
     ),
 )
 

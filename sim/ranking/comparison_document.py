@@ -38,7 +38,7 @@ class _Document:
             *self._first_section(),
             "## Where the order flips",
             *self._flip_section(),
-            "## What held everywhere",
+            "## Pairs with one winner everywhere",
             *self._constant_section(),
             f"## {self._compared.subject}'s parts",
             *self._ablation_section(),
@@ -55,16 +55,16 @@ class _Document:
         systems = len(self._compared.of_role("system"))
         places, machines = len(self._table.places("tpot")), len(self._compared.machines)
         yield paragraph(
-            f"All times here are **simulated**, none is measured. {done:,} runs: {systems} forms of "
+            f"All times here are **simulated**, not measured. {done:,} runs: {systems} forms of "
             f"systems, and variants of {subject}, on {len(self._traces)} traces with caches of "
             f"{_listed(map(gigabytes, self._compared.cache_gb))} GB of experts, on {machines} machines. That makes "
-            f"{places * machines} settings (trace, cache, machine). An order holds for its setting; what is said of "
-            "several counts them."
+            f"{places * machines} settings (trace, cache, machine). Each order is the order of one setting; statements "
+            "about several settings count them."
         )
         yield paragraph(
-            f"The whole file is written by `{COMMAND}` (`make comparison` also collects the traces): do not edit it. "
-            f"The runs behind it are in [{self._beside}/runs.csv]({self._beside}/runs.csv), every flip in "
-            f"[{self._beside}/flips.csv]({self._beside}/flips.csv)."
+            f"`{COMMAND}` writes this whole file (`make comparison` also collects the traces): do not edit it. "
+            f"[{self._beside}/runs.csv]({self._beside}/runs.csv) has the runs behind it, "
+            f"[{self._beside}/flips.csv]({self._beside}/flips.csv) every flip."
         )
         for name, facts in self._traces.items():
             yield from map(paragraph, caution(facts["warning"], name=name, width=10_000))
@@ -72,20 +72,20 @@ class _Document:
         yield f"![Time of each system over that of LRU]({self._beside}/comparison.png)"
 
     def _left_out(self) -> Iterator[str]:
-        """The traces that were not there, and how to get them."""
+        """The missing traces, and how to make them."""
         for each in self._compared.traces:
             if each.title not in self._traces:
-                yield paragraph(f"**Left out: {each.title}**, as `{each.name}.trace` was not there. To add it:")
+                yield paragraph(f"**Left out: {each.title}**, because `{each.name}.trace` is missing. To add it:")
                 yield "```sh\n" + "\n".join(each.made_by) + "\n```"
 
     def _order_section(self) -> Iterator[str]:
         letters = [f"**{each.letter}** {each.name}" for each in self._compared.of_role("system")]
-        told = [each.name for each in self._compared.of_role("system") if each.told_the_future]
+        oracles = [each.name for each in self._compared.of_role("system") if each.knows_the_future]
         yield paragraph(
-            f"The fastest first, in brackets neighbours that tie. {', '.join(letters)}; {_listed(told)} knows the "
-            f"future. ⇅ counts the pairs that have changed places against *{self._compared.base}*. Two systems tie if "
-            f"their means differ by less than {TIE * 100:.0f} %, or if the difference, paired by request, has a "
-            "95 % bootstrap interval over the requests that includes 0."
+            f"Fastest first; neighbours in brackets tie. {', '.join(letters)}; {_listed(oracles)} knows the "
+            f"future. ⇅ counts the pairs that flip compared with *{self._compared.base}*. Two systems tie if their "
+            f"means differ by less than {TIE * 100:.0f} %, or if the 95 % bootstrap interval of their difference, "
+            "paired by request and resampled over requests, includes 0."
         )
         yield "\n".join(item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
         table = self._orders.order_rows(self._metrics, "`{}`")
@@ -97,9 +97,10 @@ class _Document:
     def _first_section(self) -> Iterator[str]:
         subject = self._compared.subject
         yield paragraph(
-            "In how many settings each system is the fastest of those that are not told the future, or ties with it. "
-            f"Then {subject} against each other system: settings in which it is faster / ties / is slower, and the "
-            "median of its time over the other's, less 1. All cells count traces and caches."
+            "First table: the number of settings in which a system is the fastest, or ties with the fastest; systems "
+            f"that know the future are left out. Second table: {subject} against each other system, as the number of "
+            "settings in which it is faster / ties / is slower, and the median of its time divided by the other's, "
+            "minus 1. All cells count traces and caches."
         )
         for metric in self._metrics:
             count = len(self._table.places(metric))
@@ -110,17 +111,17 @@ class _Document:
     def _flip_section(self) -> Iterator[str]:
         base, subject = self._compared.base, self._compared.subject
         yield paragraph(
-            f"A pair flips if one system is faster on *{base}*, the other is faster on another machine, with the same "
-            "trace and cache, and neither is a tie. Cells count traces and caches in which it does. The largest flip "
-            "is the one with the largest change: the system that is named takes so much less time than the other of "
-            f"its pair on *{base}*, and so much more there."
+            f"A pair flips if one system is faster on *{base}* and the other is faster on another machine, with the "
+            "same trace and cache, and neither result is a tie. Cells count the traces and caches in which the pair "
+            "flips. The largest flip is the one with the largest change. It shows the time of the named system "
+            f"relative to the other one of its pair, on *{base}* → on the machine of the flip."
         )
         for metric in self._metrics:
             flips, rows = self._orders.flips[metric], self._orders.flip_rows(metric)
             pairs = self._orders.pairs(metric)
             changed = ", ".join(f"{count} on *{name}*" for name, count in self._orders.changed(metric))
             yield paragraph(
-                f"By {NAMES[metric]}, {len(flips)} flips of {len(rows.rows)} of {pairs} pairs. Of the "
+                f"By {NAMES[metric]}, {len(rows.rows)} of {pairs} pairs flip, {len(flips)} times in all. Of the "
                 f"{len(self._table.places(metric))} orders on *{base}*, {changed} have at least one flip."
             )
             if rows.rows:
@@ -128,17 +129,17 @@ class _Document:
             own = self._orders.subject_flip_rows(metric)
             if own.rows:
                 yield paragraph(
-                    f"Where {subject} is part of one: its {NAMES[metric]} over the other's, less 1, in % (negative: "
-                    f"{subject} is faster; `{TIES}`: a tie); in bold where the pair has flipped against *{base}*:"
+                    f"Flips of {subject}: its {NAMES[metric]} divided by the other system's, minus 1, in % (negative: "
+                    f"{subject} is faster; `{TIES}`: a tie). Bold: the pair flips compared with *{base}*."
                 )
                 yield markdown_table(with_groups(own.rows), own.headers, texts=2)
             else:
-                yield f"{subject} is part of none."
+                yield f"{subject} is not part of any flip."
 
     def _constant_section(self) -> Iterator[str]:
         yield paragraph(
-            "Faster, and no tie, in every setting that shows both. In brackets: in how many. It says nothing of other "
-            "traces, caches and machines."
+            "These systems are faster, without a tie, in every setting that shows both. In brackets: the number of "
+            "settings. Other traces, caches and machines may differ."
         )
         for metric in self._metrics:
             lines = [
@@ -150,8 +151,8 @@ class _Document:
 
     def _ablation_section(self) -> Iterator[str]:
         yield paragraph(
-            f"By how many percent times are longer (+) or shorter (−) than {self._compared.subject}'s if one thing is "
-            f"done otherwise, at {self._figures.caches} GB; `{TIES}` is a tie. "
+            f"Change of {self._compared.subject}'s times in percent (+ longer, − shorter) when one part is replaced, "
+            f"at {self._figures.caches} GB; `{TIES}` is a tie. "
             + "; ".join(f"*{each.name}*: `{each.policy}`" for each in self._compared.of_role("ablation"))
             + "."
         )
@@ -166,24 +167,24 @@ class _Document:
         if facts:
             yield paragraph(
                 f"Requests run one after the other in batches of {facts[0]['batch_size']}; seed {facts[0]['seed']} "
-                "decides which requests are history and what policies draw. The intervals behind ties cover which "
-                "requests run, and nothing else: neither other seeds, traces and machines, nor what the model of time "
+                "decides which requests are history and what policies draw. The intervals behind ties cover only the "
+                "choice of requests. They do not cover other seeds, traces or machines, nor what the model of time "
                 "leaves out."
             )
-        headers = ["trace", "routing", "decoded tokens", "sizes", "learnt from", "requests run", "output tokens"]
+        headers = ["trace", "routing", "decoded tokens", "sizes", "learned from", "requests run", "output tokens"]
         yield markdown_table([[name, *_trace_cells(each)] for name, each in self._traces.items()], headers, texts=4)
         yield "\n".join(item(f"- {name}: {_origin(each)}.") for name, each in self._traces.items())
         headers = ["", "distinct tokens", "repeated 4-grams", "repeated rows", "nearest-map recall"]
         yield paragraph(
-            "How natural their decode tokens are ([naturalness.md](naturalness.md)), and what share of the experts "
-            "each cache holds:"
+            "How natural the traces' decode tokens are ([naturalness.md](naturalness.md)), and the share of the "
+            "experts that each cache holds:"
         )
         yield markdown_table([[name, *_natural_cells(each)] for name, each in self._traces.items()], headers)
         yield _markdown(self._figures.cache_rows())
         yield paragraph(
             "`finemoe sim machines TEXT` lists every figure of a machine with its source "
-            "([machines.md](machines.md)). [systems.md](systems.md) says what each system plans, waits for and is "
-            "charged."
+            "([machines.md](machines.md)). [systems.md](systems.md) describes what each system plans, what it waits "
+            "for, and what its predictions cost."
         )
         headers = ["machine", "text", "is"]
         machines = self._table.inputs["machines"].items()
@@ -198,7 +199,7 @@ class _Document:
     def _figure_section(self) -> Iterator[str]:
         not_charged = [each.name for each in self._compared.systems if each.name in self._figures.not_charged]
         charged = f" {NOT_CHARGED}: predictions take no time ({', '.join(not_charged)})." if not_charged else ""
-        yield paragraph(f"In each cell: at {self._figures.caches} GB.{charged}")
+        yield paragraph(f"Each cell has one number per cache: {self._figures.caches} GB.{charged}")
         for trace in self._figures.traces:
             for metric in self._metrics:
                 if any(trace == name for name, _ in self._table.places(metric)):
@@ -206,8 +207,8 @@ class _Document:
                     yield _markdown(self._figures.time_rows(trace, metric))
         yield f"### Hit rates on {self._compared.base}, %"
         yield paragraph(
-            "Hit: on its GPU when its router spoke. Hit + late: there, or its copy had begun. Rates of systems that "
-            "wait for their prefetches before a layer starts are bought with waiting."
+            "Hit: the expert was on its GPU when the router chose it. Hit + late: it was there, or its copy had begun. "
+            "Systems that wait for their prefetches before a layer starts pay for their rates with that waiting."
         )
         yield _markdown(self._figures.hit_rows(), texts=2)
 
@@ -218,7 +219,7 @@ def _trace_cells(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _origin(facts: Mapping[str, Any]) -> str:
-    """Where a trace comes from, and what its makers say of it."""
+    """Where a trace comes from, with the notes of its maker."""
     prompts = f"prompts: {facts['prompts']}" if facts["prompts"] else None
     return "; ".join(filter(None, (facts["source"], prompts, facts["notes"])))
 

@@ -23,17 +23,17 @@ from traces.format.reader import Trace
 LACKS: Mapping[Need, str] = {
     "history": "one request, so no history to learn from",
     "embedding": "no embeddings, so no semantic search",
-    "lookahead_1": "does not say what the next layer's router would have said",
-    "lookahead_3": "does not say what the router three layers ahead would have said",
+    "lookahead_1": "the trace lacks the guesses of the next layer's router",
+    "lookahead_3": "the trace lacks the guesses of the router three layers ahead",
 }
 
 Row = dict[str, Any]
 
 
 def run_comparison(compared: Compared, routing: Path, *, store: Path, workers: Workers) -> ComparisonTable:
-    """Run what the store does not have yet, a trace after the other; traces that the folder lacks are left out.
+    """Run what the store does not have yet, one trace after another; traces missing from the folder are left out.
 
-    A `UserError` if the store cannot be used, or a trace cannot be read.
+    Raises a `UserError` if the store cannot be used or a trace cannot be read.
     """
     rows: list[Row] = []
     traces = {}
@@ -50,7 +50,7 @@ def run_comparison(compared: Compared, routing: Path, *, store: Path, workers: W
 
 
 class _TraceRuns:
-    """What is compared on one trace."""
+    """The runs of a comparison on one trace."""
 
     def __init__(self, compared: Compared, of: ComparedTrace, trace: Trace, store: Path) -> None:
         self._compared, self._of, self._trace, self._store = compared, of, trace, store
@@ -87,7 +87,7 @@ class _TraceRuns:
                     yield {**named, "policy": system.policy, **said}
 
     def facts(self) -> Row:
-        """What readers must know of the trace; of its sizes nothing if no run is done."""
+        """Facts about the trace for readers; without model sizes if no run is done."""
         done: Row = next((row for row in self._found.values() if row["status"] == "done"), {})
         meta = self._trace.meta
         return {
@@ -111,7 +111,7 @@ class _TraceRuns:
         }
 
     def _lacking(self, system: ComparedSystem) -> str | None:
-        """Why the trace cannot show a system."""
+        """What the trace lacks for a system, as a sentence; None if nothing."""
         meta = self._trace.meta
         there = {f"lookahead_{distance}" for distance in meta.lookahead}
         there |= {"embedding"} if meta.embedding else set()
@@ -120,7 +120,7 @@ class _TraceRuns:
 
 
 def _figures(row: Row, store: ResultStore) -> Row:
-    """The figures of a run, or why there are none."""
+    """The numbers of a run, or the reason why it has none."""
     said: Row = {"status": row["status"], "reason": row["reason"]}
     if row["status"] != "done":
         return said

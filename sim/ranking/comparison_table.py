@@ -1,9 +1,9 @@
-"""The table behind a comparison: a row for each system, trace, cache and machine, and what is known of the traces.
+"""The table behind a comparison: a row per system, trace, cache and machine, and facts about the traces.
 
-    runs.csv       a row per combination, with the figures of its run or the reason why there is none
-    inputs.json    traces and machines: what they are, and digests
+    runs.csv       a row per combination: the numbers of its run, or the reason why it has none
+    inputs.json    descriptions and digests of traces and machines
 
-Everything that the document says is computed from these two, so it can be made again from them alone.
+The document is computed from these two files alone, so it can be written again without running anything.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ _TEXTS = ("trace", "machine", "system", "policy", "status", "reason", "note", "r
 
 
 class Setting(NamedTuple):
-    """Where systems are compared, and by what."""
+    """One comparison of systems: a trace, a cache, a machine and a metric."""
 
     trace: str
     cache_gb: float
@@ -35,19 +35,19 @@ class Setting(NamedTuple):
 
 
 class Times(NamedTuple):
-    """What a metric is in one run, in seconds."""
+    """The values of a metric in one run, in seconds."""
 
     mean: float
     requests: tuple[float, ...]
-    """Of each request, in the order in which they ran."""
+    """One value per request, in the order in which they ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonTable(RunTable):
-    """What the runs of a comparison gave, in the order in which they were asked for. All times are simulated.
+    """The results of a comparison's runs, in the order in which they were planned. All times are simulated.
 
-    `status` is done, refused, failed, or lacking, where the trace does not have what the system needs. `inputs` has of
-    each trace and each machine, by name, what readers must know.
+    `status` is done, refused, failed, or lacking (the trace lacks something that the system needs). `inputs` describes
+    each trace and each machine, by name.
     """
 
     columns: ClassVar = COLUMNS
@@ -59,12 +59,12 @@ class ComparisonTable(RunTable):
         return list(dict.fromkeys(row["trace"] for row in self.rows))
 
     def places(self, metric: Metric) -> list[tuple[str, float]]:
-        """Traces and caches in which anything has a value of a metric, in their order."""
+        """The traces and caches with at least one value of a metric, in their order."""
         there = (row for row in self.rows if row[f"{metric}_s_mean"] is not None)
         return list(dict.fromkeys((row["trace"], row["cache_gb"]) for row in there))
 
     def times(self, metric: Metric) -> dict[Setting, dict[str, Times]]:
-        """By setting and system, what a metric is; what is not known is left out."""
+        """The values of a metric by setting and system; unknown ones are left out."""
         found: dict[Setting, dict[str, Times]] = {}
         for row in self.rows:
             if (mean := row[f"{metric}_s_mean"]) is not None:
@@ -74,7 +74,7 @@ class ComparisonTable(RunTable):
 
 
 def milliseconds(seconds: Iterable[float]) -> str:
-    """The times of requests as one text, in ms to 0.1 µs; a dash for a request without one."""
+    """The times of requests as one text, in ms to 0.1 µs; a dash for a request without a time."""
     return " ".join(f"{value * 1e3:.4f}" if value == value else MISSING for value in seconds)
 
 

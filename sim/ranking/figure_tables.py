@@ -1,4 +1,4 @@
-"""The figures of a comparison as tables: times, hit rates, and what each part of the subject is worth."""
+"""The numbers of a comparison as tables: times, hit rates, and what each part of the subject contributes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,11 +6,11 @@ from common.tables import MISSING
 from sim.ranking.comparison_table import Metric, Setting
 from sim.ranking.order_tables import OrderTables, Rows, gigabytes, lead_text
 
-NOT_CHARGED = "†"  # behind the name of a system whose prediction takes no time
+NOT_CHARGED = "†"  # marks a system whose predictions take no time
 
 
 class FigureTables:
-    """Tables of figures; a cell has one for each cache, from the smallest to the largest."""
+    """Tables of numbers; a cell has one per cache, from the smallest to the largest."""
 
     def __init__(self, orders: OrderTables) -> None:
         self._orders, self._compared, self._table = orders, orders.compared, orders.table
@@ -20,7 +20,7 @@ class FigureTables:
 
     @property
     def caches(self) -> str:
-        """The sizes, as the cells have them."""
+        """The cache sizes, in the order of a cell's numbers."""
         return " / ".join(map(gigabytes, self._compared.cache_gb))
 
     def time_rows(self, trace: str, metric: Metric) -> Rows:
@@ -42,7 +42,7 @@ class FigureTables:
         return Rows([f"on {self._compared.base}, %", "", *self.traces], rows)
 
     def ablation_rows(self, metric: Metric) -> Rows:
-        """What a metric is longer or shorter without each part of the subject."""
+        """How much a metric grows or shrinks when a part of the subject is replaced."""
         rows = []
         for trace in self.traces:
             for each in self._compared.of_role("ablation"):
@@ -52,7 +52,7 @@ class FigureTables:
         return Rows(["trace", f"{self._compared.subject}, but", *self._orders.machines], rows)
 
     def cache_rows(self) -> Rows:
-        """What share of the experts each cache holds."""
+        """The share of the experts that each cache holds."""
         rows = []
         for trace in self.traces:
             total = self._table.inputs["traces"][trace]["experts"]
@@ -66,7 +66,7 @@ class FigureTables:
         return self._compared.cache_gb
 
     def _value(self, trace: str, gb: float, system: str | None, column: str) -> float | None:
-        """A figure of a run on the base machine; without a system, that of any that is not preloaded."""
+        """A number from a run on the base machine; without a system, from any system that has this number."""
         for each in self._compared.systems:
             row = self._rows.get((trace, gb, self._compared.base, each.name))
             if row and row[column] is not None and system in (None, each.name):
@@ -88,13 +88,13 @@ class FigureTables:
 
 
 def _cell(texts: Iterable[str]) -> str:
-    """One text for all caches; a single dash if none has a figure."""
+    """One text for all caches; a single dash if none has a number."""
     found = list(texts)
     return " / ".join(found) if set(found) != {MISSING} else MISSING
 
 
 def milliseconds_text(seconds: float | None) -> str:
-    """Seconds in ms with three digits, or more in front of the point; a dash for none."""
+    """Seconds in ms with three significant digits, at least whole ms; a dash for None."""
     if seconds is None:
         return MISSING
     value = seconds * 1e3

@@ -31,22 +31,22 @@ class Footnotes:
             self._add(trace, f"{trace}, {self._named(list(those))}: {note}")
         for trace, facts in table.inputs["traces"].items():
             if not facts["prefill"]:
-                self._add(trace, f"{trace}: recorded without prefills, so without TTFT")
+                self._add(trace, f"{trace}: recorded without prefills, so there is no TTFT")
 
     def marked(self, trace: str) -> str:
-        """The trace with the numbers of its footnotes."""
+        """The name of a trace with the numbers of its footnotes."""
         numbers = ",".join(map(str, self._of[trace]))
         return f"{trace} <sup>{numbers}</sup>" if numbers else trace
 
     def texts(self) -> Iterator[str]:
-        """All of them, with their numbers."""
+        """All footnotes with their numbers."""
         return (f"{number}. {text}." for text, number in self._numbers.items())
 
     def _add(self, trace: str, text: str) -> None:
         self._of[trace].append(self._numbers.setdefault(text, len(self._numbers) + 1))
 
     def _named(self, systems: Sequence[str]) -> str:
-        """The systems of a footnote; parts of the subject are counted."""
+        """The names of a footnote's systems; variants of the subject are counted, not named."""
         ablations = {each.name for each in self._compared.of_role("ablation")}
         if set(systems) == {each.name for each in self._compared.systems}:
             return "any system"

@@ -1,6 +1,6 @@
-"""The picture of a comparison: each system's time over that of a reference, from machine to machine.
+"""The picture of a comparison: each system's time over that of a reference, machine by machine.
 
-Where two lines cross, two systems change places.
+Where two lines cross, two systems swap places.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from sim.ranking.order_tables import NAMES, gigabytes
 from sim.system_colours import colour_of
 
 REFERENCE = "LRU"
-HIGHEST = 2.0  # of the ratios that are drawn; which lines go beyond is written into the panel
+HIGHEST = 2.0  # the top of each panel; a text in the panel names the lines that go beyond it
 
 
 def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
-    """A row of panels per trace; in each, a panel per metric and cache, with the machines from left to right."""
+    """Draw a row of panels per trace, with a panel per metric and cache; machines go from left to right."""
     columns = [(metric, gb) for metric in METRICS if table.places(metric) for gb in compared.cache_gb]
     times = {metric: table.times(metric) for metric in METRICS}
     traces, machines = table.traces, [each.name for each in compared.machines]
@@ -32,7 +32,7 @@ def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
             drawn_lines = _draw(panel, compared, [times[metric].get(setting, {}) for setting in settings])
             lowest = min([lowest, *(min(line.get_ydata()) for line in drawn_lines.values())])
             handles |= drawn_lines
-        grid[row, 0].set_ylim(lowest / 1.08, HIGHEST)  # of all panels of the row
+        grid[row, 0].set_ylim(lowest / 1.08, HIGHEST)  # panels of a row share it
         grid[row, 0].set_ylabel(trace, fontsize=9)
     for panel, (metric, gb) in zip(grid[0], columns, strict=True):
         panel.set_title(f"{NAMES[metric]}, {gigabytes(gb)} GB", fontsize=9)
@@ -45,7 +45,7 @@ def draw_orders(table: ComparisonTable, compared: Compared, path: Path) -> None:
     )
     drawn.suptitle(
         f"Simulated time of each system over that of {REFERENCE} on the same machine (lower is faster); "
-        f"where lines cross, systems change places; beyond {HIGHEST:g} they are cut off",
+        f"where lines cross, systems swap places; lines above {HIGHEST:g} are cut off",
         fontsize=10,
     )
     save(drawn, path, dpi=110)

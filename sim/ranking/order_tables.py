@@ -1,4 +1,4 @@
-"""The tables of a comparison that are about orders: orders, first places, leads and flips, as texts."""
+"""The tables of orders in a comparison: orders, first places, leads and flips, as texts."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 class OrderTables:
-    """What is said of the orders in a table of runs."""
+    """The orders in a table of runs, and the tables made from them."""
 
     def __init__(self, table: ComparisonTable, compared: Compared) -> None:
         self.table, self.compared = table, compared
@@ -40,7 +40,7 @@ class OrderTables:
         self._flipped = Counter(flip.setting for found in self.flips.values() for flip in found)
 
     def order_text(self, setting: Setting) -> str:
-        """The systems of a setting by their letters, the fastest first, neighbours that tie in brackets."""
+        """The letters of a setting's systems, fastest first; neighbours in brackets tie."""
         groups: list[str] = []
         for name, tie in self.orders.order(setting):
             if tie:
@@ -50,7 +50,7 @@ class OrderTables:
         return "".join(group if len(group) == 1 else f"({group})" for group in groups) or MISSING
 
     def order_rows(self, metrics: Sequence[Metric], form: str = "{}") -> Rows:
-        """An order per trace and machine (rows), metric and cache (columns); behind it how many pairs have flipped."""
+        """An order per trace and machine (rows), metric and cache (columns), followed by its number of flips."""
         columns = [(metric, gb) for metric in metrics for gb in self.compared.cache_gb]
         rows = []
         for trace in self.table.traces:
@@ -60,8 +60,8 @@ class OrderTables:
         return Rows(["trace", "machine", *(f"{NAMES[metric]}, {gigabytes(gb)} GB" for metric, gb in columns)], rows)
 
     def first_rows(self, metric: Metric) -> Rows:
-        """In how many traces and caches each system is the fastest, or ties with it, of those told no future."""
-        candidates = [each.name for each in self.compared.of_role("system") if not each.told_the_future]
+        """In how many traces and caches each system without knowledge of the future is the fastest or ties with it."""
+        candidates = [each.name for each in self.compared.of_role("system") if not each.knows_the_future]
         counts = {machine: Counter[str]() for machine in self.machines}
         for machine in self.machines:
             for trace, gb in self.table.places(metric):
@@ -73,7 +73,7 @@ class OrderTables:
         return Rows(["fastest, or a tie with it", *self.machines], rows)
 
     def subject_rows(self, metric: Metric) -> Rows:
-        """The subject against each system: in how many settings faster, a tie, slower; and the median difference."""
+        """The subject against each system: settings in which it is faster, ties or is slower; the median difference."""
         subject, rows = self.compared.subject, []
         for other in self.systems:
             cells = [_standing(self.leads(metric, machine, subject, other)) for machine in self.machines]
@@ -87,7 +87,7 @@ class OrderTables:
         return [(name, sum(setting.machine == name for setting in settings)) for name in self.others]
 
     def flip_rows(self, metric: Metric) -> Rows:
-        """The pairs that flip anywhere, those that do most often first, and the largest flip of each."""
+        """The pairs that flip anywhere, most frequent first, with the largest flip of each."""
         pairs: dict[frozenset[str], list[Flip]] = {}
         for flip in self.flips[metric]:
             pairs.setdefault(frozenset((flip.faster_on_base, flip.faster_there)), []).append(flip)
@@ -98,10 +98,10 @@ class OrderTables:
             largest = max(flips, key=lambda flip: flip.there - flip.base)
             counts = [str(there[machine] or MISSING) for machine in self.others]
             rows.append([" / ".join(names), *counts, _where(largest), _by_how_much(largest)])
-        return Rows(["pair", *self.others, "largest", f"there, from {self.compared.base} on"], rows)
+        return Rows(["pair", *self.others, "largest flip", f"{self.compared.base} → there"], rows)
 
     def subject_flip_rows(self, metric: Metric) -> Rows:
-        """Where the subject flips with another system: its lead over that on each machine, in bold where it flips."""
+        """Flips between the subject and another system: its lead on each machine, bold where the pair flips."""
         subject = self.compared.subject
         flipped: dict[tuple[str, str, float], set[str]] = {}
         for flip in self.flips[metric]:
@@ -120,7 +120,7 @@ class OrderTables:
         return Rows([f"{subject}, % of", "in", *self.machines], rows)
 
     def constant(self, metric: Metric) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-        """Each system with those that it beats in every setting that shows both, and in how many."""
+        """Each system with those that it beats in every setting that shows both, and the number of settings."""
         for one in self.systems:
             beaten = []
             for other in self.systems:
@@ -138,7 +138,7 @@ class OrderTables:
         )
 
     def leads(self, metric: Metric, machine: str, one: str, other: str) -> list[Lead]:
-        """How one system stands to another on a machine, in each trace and cache that shows both."""
+        """The leads of one system over another on a machine, for each trace and cache that shows both."""
         settings = (Setting(trace, gb, machine, metric) for trace, gb in self.table.places(metric))
         return [lead for setting in settings if (lead := self.orders.lead(setting, one, other))]
 
@@ -150,7 +150,7 @@ class OrderTables:
 
 
 def with_groups(rows: Sequence[list[str]]) -> list[list[str]]:
-    """The same rows, the first cell only where it differs from that of the row before."""
+    """The same rows; the first cell is empty where it repeats the row before."""
     return [
         [name if place == 0 else "", *rest]
         for _, group in groupby(rows, key=lambda row: row[0])
@@ -159,7 +159,7 @@ def with_groups(rows: Sequence[list[str]]) -> list[list[str]]:
 
 
 def gigabytes(value: float) -> str:
-    """Without a point where there is nothing behind it."""
+    """The number without trailing zeros."""
     return f"{value:g}"
 
 

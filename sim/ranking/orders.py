@@ -1,11 +1,11 @@
-"""Orders of systems, and pairs that change places from one machine to another.
+"""Orders of systems, and pairs that swap places from one machine to another.
 
-**Ties.** Two systems of one setting tie if their means differ by less than `TIE` of the smaller one, or if the
-difference, paired by request, has a 95 % bootstrap interval over the requests that includes 0. With one request there
-is no interval, and the first rule alone decides.
+**Ties.** Two systems of one setting tie if their means differ by less than `TIE` of the smaller one, or if the 95 %
+bootstrap interval of their difference, paired by request and resampled over requests, includes 0. With one request
+there is no interval, so only the first rule applies.
 
-**Flips.** A pair flips between two machines, on one trace and with one cache, if one system is faster on the one
-machine, the other is faster on the other, and neither is a tie.
+**Flips.** A pair flips between two machines, for one trace and one cache, if one system is faster on the first machine,
+the other is faster on the second, and neither is a tie.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,30 +22,30 @@ TIE = 0.01  # of the smaller mean
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """How one system stands to another in one setting."""
+    """The time of one system relative to another in one setting."""
 
     share: float
-    """By how much longer it takes, a share of the other's time; negative if it is faster."""
+    """How much longer it takes, as a share of the other's time; negative if it is faster."""
     sign: int
     """−1 if it is faster, 1 if it is slower, 0 for a tie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """A pair of systems that changes places between the base and another machine."""
+    """A pair of systems that swaps places between the base and another machine."""
 
     setting: Setting
-    """On the other machine."""
+    """The setting on the other machine."""
     faster_on_base: str
     faster_there: str
     base: float
-    """How `faster_on_base` stands to `faster_there` on the base: a negative share of the latter's time."""
+    """The lead of `faster_on_base` over `faster_there` on the base, as a share of the latter's time; negative."""
     there: float
-    """The same on the other machine: a positive share."""
+    """The same on the other machine; positive."""
 
 
 class Orders:
-    """The orders that a table holds."""
+    """The orders in a table of runs."""
 
     def __init__(self, table: ComparisonTable, systems: Sequence[str]) -> None:
         self._table, self._systems = table, systems
@@ -54,11 +54,11 @@ class Orders:
         self._leads: dict[tuple[Setting, str, str], Lead | None] = {}
 
     def times(self, setting: Setting) -> Mapping[str, Times]:
-        """By system, what the metric of a setting is."""
+        """The values of the setting's metric, by system."""
         return self._times.get(setting, {})
 
     def lead(self, setting: Setting, one: str, other: str) -> Lead | None:
-        """How one system stands to another in a setting; None if either is missing."""
+        """The lead of one system over another in a setting; None if either is missing."""
         key = (setting, one, other)
         if key not in self._leads:
             times = self.times(setting)
@@ -67,14 +67,14 @@ class Orders:
         return self._leads[key]
 
     def order(self, setting: Setting) -> list[tuple[str, bool]]:
-        """The systems of a setting, the fastest first, and whether each ties with the one before it."""
+        """The systems of a setting, fastest first, and whether each ties with the one before it."""
         times = self.times(setting)
         there = sorted((name for name in self._systems if name in times), key=lambda name: times[name].mean)
         ties = [self._compared(times[one], times[other]).sign == 0 for one, other in pairwise(there)]
         return list(zip(there, [False, *ties], strict=True)) if there else []
 
     def flips(self, metric: Metric, base: str, machines: Sequence[str]) -> Iterator[Flip]:
-        """Every flip between the base and the other machines: by trace, cache, machine, and the order of systems."""
+        """Every flip between the base and the other machines, ordered by trace, cache, machine and systems."""
         for trace, gb in self._table.places(metric):
             for machine in machines:
                 on_base, elsewhere = (Setting(trace, gb, each, metric) for each in (base, machine))
@@ -100,7 +100,7 @@ class Orders:
 
     def _sign(self, differences: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> int:
         """The sign of the mean difference if its interval does not include 0, else 0."""
-        if (differences > 0).all() or (differences < 0).all():  # as in every resample, then
+        if (differences > 0).all() or (differences < 0).all():  # then every resample has this sign, too
             return int(np.sign(differences.sum()))
         estimate = self._bootstrap.estimate(differences.tolist())
         return estimate.sign if estimate else 0

@@ -2,7 +2,7 @@
 
 NAME.md           the document
 NAME/runs.csv     a row per combination; NAME/inputs.json: traces and machines
-NAME/flips.csv    a row per pair that changes places
+NAME/flips.csv    a row per flip
 NAME/comparison.png
 """
 
@@ -32,11 +32,11 @@ def outputs(out: Path) -> list[Path]:
 
 
 def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> OrderTables:
-    """Write all files into a folder, in place of those that are there; the answer is what they say of the orders."""
+    """Write all files into a folder, replacing older ones, and return the orders that they show."""
     beside = out / NAME
     beside.mkdir(parents=True, exist_ok=True)
     table.write(beside)
-    table = ComparisonTable.read(beside)  # so the document says what the files say, to the last digit
+    table = ComparisonTable.read(beside)  # so the document agrees with the files to the last digit
     orders = OrderTables(table, compared)
     with replacing(beside / FLIPS, "the flips") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -13,8 +13,8 @@ from sim.started_policy import Outcome
 
 Summary = dict[str, Any]
 
-WITHOUT_PREFETCH = "no plan is carried out: all copies are made on demand"
-ARRIVALS_IGNORED = "the trace says when requests arrive, which fixed batches ignore"
+WITHOUT_PREFETCH = "plans are not carried out: experts are copied on demand only"
+ARRIVALS_IGNORED = "fixed batches ignore the arrival times in the trace"
 
 
 def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:

@@ -100,11 +100,11 @@ def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str,
             if not store.is_sound(run.key):  # still, and not just being replaced
                 yield "broken runs", run.path
         elif run.code != code:
-            yield "runs of other code or libraries", run.path
+            yield "runs of other versions of the code or libraries", run.path
     for path in sorted(store.folder.rglob("*.partial*")):
         if is_abandoned(path):
-            yield "files that killed processes left", path
+            yield "leftover files of killed processes", path
     artefacts = store.artefacts(code)
     for each in artefacts:
         if unused_days is not None and each.used_s < time.time() - unused_days * DAY_S:
-            yield "artefacts that nobody used", artefacts.path(each.kind, each.key)
+            yield "unused artefacts", artefacts.path(each.kind, each.key)

@@ -259,7 +259,7 @@ def _make(folder: Path) -> None:
             (folder / ABOUT).hardlink_to(made)
         made.unlink()
     except OSError as error:
-        raise StoreError(f"{folder}: a store cannot be made here: {error.strerror or error}") from error
+        raise StoreError(f"{folder}: cannot make a store here: {error.strerror or error}") from error
 
 
 def _without_names(result: Result, facts: dict[str, Any]) -> Result:

@@ -45,11 +45,11 @@ class OnCluster:
             raise error.cause from None
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
             raise UserError(
-                f"a process that ran scenarios died, {RETRIES + 1} times in a row, perhaps for want of memory; run the "
-                "same command again to go on"
+                f"a process that ran scenarios died, {RETRIES + 1} times in a row, possibly out of memory; run the "
+                "same command again to resume"
             ) from error
         except ray.exceptions.RayError as error:
-            raise UserError(f"the Ray cluster could not carry a run out: {one_line(error)}") from error
+            raise UserError(f"the Ray cluster could not execute a run: {one_line(error)}") from error
         finally:
             self._running.discard(call)
 

@@ -164,7 +164,7 @@ class _Desk:
             self._prepare()  # a file may have changed between two sweeps
         raise WorkerError(
             f"worker on {host()}: {task.scenario.trace.absolute()}, or another file that {task.scenario.name} needs, "
-            "is not what the sweep was planned with"
+            "differs from the one that the sweep was planned with"
         )
 
 
@@ -178,7 +178,7 @@ def _check_code(workplace: Workplace) -> None:
         if here.get(name) == wanted:
             continue
         if name == "sources":
-            raise WorkerError(f"worker on {host()}: the code in {ROOT} is not that of the sweep")
+            raise WorkerError(f"worker on {host()}: the code in {ROOT} differs from the sweep's")
         raise WorkerError(f"worker on {host()}: {sys.prefix} has {name} {here.get(name)}, the sweep has {wanted}")
 
 
@@ -188,9 +188,7 @@ def _open(workplace: Workplace) -> ResultStore:
     except StoreError as error:
         raise WorkerError(f"worker on {host()}: {error}") from error
     if store.identity != workplace.identity:
-        raise WorkerError(
-            f"worker on {host()}: {workplace.store} is a different store than the one that the sweep uses"
-        )
+        raise WorkerError(f"worker on {host()}: {workplace.store} is not the store that the sweep uses")
     return store
 
 
@@ -201,7 +199,7 @@ def at_folder(folder: Path) -> Iterator[None]:
         change = contextlib.chdir(folder)
         change.__enter__()
     except OSError as error:
-        raise WorkerError(f"worker on {host()}: {folder} cannot be entered: {error.strerror or error}") from error
+        raise WorkerError(f"worker on {host()}: cannot enter {folder}: {error.strerror or error}") from error
     try:
         yield
     finally:

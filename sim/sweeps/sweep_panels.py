@@ -44,7 +44,7 @@ def done_runs(sweep: Sweep, path: Path) -> pd.DataFrame:
     """The runs with figures; a `UserError` that names the picture if there are none."""
     done = sweep.frame[sweep.frame["status"] == "done"]
     if done.empty:
-        raise UserError(f"{path}: nothing to draw: none of the {len(sweep.frame)} runs is done")
+        raise UserError(f"{path}: nothing to draw: none of the {len(sweep.frame)} runs finished")
     return done
 
 
@@ -85,7 +85,7 @@ def legend_name(policy: str, runs: pd.DataFrame) -> str:
     if slower := int((~pays).sum()):
         said.append(f"prefetching does not pay in {slower} of {len(runs)} runs")
     if knows_the_future(policy):
-        said.append("told what will be demanded")
+        said.append("knows future demands")
     return "\n".join([folded_name(policy, 30), *said])
 
 

@@ -109,7 +109,7 @@ class _Planner:
             key = self._keys.of(scenario, inputs)
             if key is None:
                 raise UserError(
-                    f"policy {scenario.policy} is defined in a script, where no other process can import it"
+                    f"policy {scenario.policy} is defined in a script, from which other processes cannot import it"
                 )
             self._known[scenario] = RunTask(scenario=scenario, key=key), inputs
         return self._known[scenario]

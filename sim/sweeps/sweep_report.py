@@ -88,7 +88,7 @@ class _Report:
             if rate := _false_alarms(count):
                 said += f" With {count} seeds two equal policies look different in {rate:.0%} of cases, not in 5%."
         else:
-            said += "One seed says nothing of the spread: no intervals, and only equal values tie."
+            said += "With one seed there are no intervals, and only equal values tie."
         return f"{table}\n{folded(said, WIDTH)}"
 
     def matrix(
@@ -127,7 +127,7 @@ class _Report:
                 tpot = number(standing.figure.mean, f".{self.digits}f", 1e3)
                 rows.append((setting, [self.policies[standing.best], folded(ties, TIES), tpot]))
         if not rows:
-            return "No candidate for the best policy is among the runs that are done."
+            return "No candidate for the best policy has a finished run."
         lines = ["Best policy of each setting", self._by_setting(rows, ["best", "ties with it", "TPOT ms"], texts=2)]
         if len(rows) > 1:
             found = [policy for each in self.standings.values() if each for policy in (each.best, *each.ties)]
@@ -200,10 +200,10 @@ class _Report:
             return ""
         headers = ["policy", "prediction\nms (share)", "eviction\nms (share)", "both\nms"]
         said = (
-            "What would be saved per output token: by perfect prediction with the policy's own evictor, by Belady's "
-            "evictor with the policy's own prefetching, and by the best known, which has both. Shares are of the last. "
-            "The parts need not add up, because the two interact. Perfect prediction also does without the policy's "
-            "blocking, chunks and search time."
+            "Time saved per output token by perfect prediction (with the policy's own evictor), by Belady's evictor "
+            "(with the policy's own prefetching), and by the best known, which has both. Shares are of the last. The "
+            "parts need not add up, because the two interact. Perfect prediction also avoids the policy's blocking, "
+            "chunks and search time."
         )
         return f"Regret\n{self._by_setting(rows, headers, texts=1)}\n{folded(said, WIDTH)}"
 

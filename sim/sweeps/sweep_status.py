@@ -32,7 +32,7 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
     own = {each.task.key for each in plan.runs if each.task}
     twice = len(plan.runs) - _refused(plan) - len(own)
     said = (
-        f"{len(plan.runs)} runs ({_refused(plan)} cannot run, {twice} are the same as another) and "
+        f"{len(plan.runs)} runs ({_refused(plan)} cannot run, {twice} duplicates) and "
         f"{len(tasks) - len(own)} reference runs and bounds: {len(stored)} stored in {store}, {len(missing)} to compute"
     )
     lines = [_matrix(experiment, plan, stored), "", *wrap(said, WIDTH)]
@@ -40,7 +40,7 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
         lines.append(
             f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
-            f"({duration(alone_s)} of work), by timed runs of a few requests, without lower bounds"
+            f"({duration(alone_s)} of work), estimated from runs of a few requests, without lower bounds"
         )
     return "\n".join([*lines, *_refusals(plan)])
 
@@ -62,7 +62,7 @@ def status_report(experiment: Experiment, store: Path, wanted: Collection[Refere
     ]
     left = TimeLeft(_waiting(missing, failed), journal.mean_seconds(), len(running) or workers.processes(len(tasks)))
     if missing and left.seconds() is not None:
-        lines.append(f"about {left.text()}" + ("" if running else ", once it is started again"))
+        lines.append(f"about {left.text()}" + ("" if running else " once the sweep is started again"))
     lines += [f"running on {line.process}: {_described(tasks[key], experiment)}" for key, line in running.items()]
     lines += [f"failed: {_described(tasks[key], experiment)}: {error}" for key, error in failed.items()]
     return "\n".join([*lines, *_refusals(plan)])

@@ -85,7 +85,7 @@ def test_a_figure_of_the_machine_goes_into_its_text() -> None:
 def test_a_figure_that_the_machine_has_set_already_is_refused() -> None:
     grid = {"machine": ["rtx3090,gpus=2", "rtx3090"], "machine.gpus": [4]}
     assert [run.problem for run in Experiment(scenario=BASE, grid=grid).matrix()] == [
-        "machine.gpus: machine rtx3090,gpus=2 has it set already, value 4",
+        "machine.gpus: machine rtx3090,gpus=2 already sets it, value 4",
         None,
     ]
 
@@ -104,7 +104,7 @@ def test_one_and_true_are_different_values() -> None:
 
 def test_a_comparison_varies_the_policy_only() -> None:
     experiment = Experiment(scenario=BASE, grid={"policy": ["lru", "lfu"], "seed": [0, 1]})
-    with pytest.raises(FieldError, match=r"^seed: is an axis; a comparison varies the policy only"):
+    with pytest.raises(FieldError, match=r"^seed: is an axis, but a comparison varies only the policy"):
         experiment.scenarios()
 
 
@@ -125,8 +125,8 @@ def test_a_file_gives_the_same_matrix(tmp_path: Path, tables: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[grid]\nsede = [1]", "grid.sede: is no field of a scenario; did you mean 'seed'?"),
-        ("[grid]\ncache = [1]", "grid.cache: is no field of a scenario; did you mean 'cache.gb'?"),
+        ("[grid]\nsede = [1]", "grid.sede: is not a field of a scenario; did you mean 'seed'?"),
+        ("[grid]\ncache = [1]", "grid.cache: is not a field of a scenario; did you mean 'cache.gb'?"),
         ("[grid]\nseed = []", "grid.seed: is empty; an axis has at least one value"),
         ("[grid]\nseed = 3", "grid.seed: must be a list, value 3"),
         ("[grid]\nseed = [[1]]", "grid.seed: must be a text, a number, true or false, value [1]"),

@@ -124,7 +124,7 @@ def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
         ("[scenario", "is not TOML: "),
         (
             "[scenario]\ntrace = 'a'\npolicy = 'lru'\n[grid]\npolicy = ['lfu']",
-            "scenario.policy and grid.policy: give one of them",
+            "scenario.policy and grid.policy: give only one of them",
         ),
         (
             "[scenario]\ntrace = 'a'\nlabel = 'mine'\n[grid]\npolicy = ['lru', 'lfu']",

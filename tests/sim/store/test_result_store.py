@@ -151,7 +151,7 @@ def test_a_broken_description_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_a_store_where_nothing_can_be_written_says_so(tmp_path: Path, store: ResultStore) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="a store cannot be made here: "):
+    with pytest.raises(StoreError, match="cannot make a store here: "):
         ResultStore.open(tmp_path / "file" / "store")
     shutil.rmtree(store.folder / "runs", ignore_errors=True)
     (store.folder / "runs").write_text("in the way")

@@ -112,8 +112,8 @@ def test_a_run_whose_process_dies_every_time_ends_the_sweep_in_one_line(
     status, out, errors = sweep.run("--store", "store", address=cluster.address)
     assert (status, out) == (2, "")
     assert errors == (
-        "error: a process that ran scenarios died, 6 times in a row, perhaps for want of memory; run the same command "
-        "again to go on\n"
+        "error: a process that ran scenarios died, 6 times in a row, possibly out of memory; run the same command "
+        "again to resume\n"
     )
     assert len(sweep.counts("store")["finished"]) == 1
 
@@ -134,9 +134,9 @@ def test_what_a_node_does_not_see_is_one_line_that_names_host_and_path(trace: Pa
     beside = str(tmp_path / "seen" / "usual")
     cases = [
         (plain, str(hidden / "store"), f": {hidden}/store/store.json is missing; "),
-        (plain, str(store), f": {store} is a different store than the one that the sweep uses"),
+        (plain, str(store), f": {store} is not the store that the sweep uses"),
         (far, beside, f", in {far.path}: {hidden_trace}"),
-        (unseen, beside, f": {unseen.path} cannot be entered: No such file or directory"),
+        (unseen, beside, f": cannot enter {unseen.path}: No such file or directory"),
     ]
     with two_nodes(within=["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh"]) as cluster:
         for sweep, place, said in cases:

@@ -118,7 +118,7 @@ def test_without_prefetch_an_evictor_still_hears_what_is_believed(scenario: Scen
     believing = simulate(replace(scenario, policy="finemoe", prefetch=False), inputs)
     unbelieving = simulate(replace(scenario, policy="lru+finemoe"), inputs)
     assert believing.summary["misses"] != unbelieving.summary["misses"]
-    assert believing.summary["note"].startswith("no plan is carried out: all copies are made on demand; ")
+    assert believing.summary["note"].startswith("plans are not carried out: experts are copied on demand only; ")
 
 
 def test_no_offload_gives_the_same_figures_at_every_size(scenario: Scenario) -> None:

@@ -146,7 +146,7 @@ def test_more_panels_than_fit_are_one_line(draw: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("draw", [draw_axis, draw_pareto])
 def test_a_sweep_without_a_finished_run_cannot_be_drawn(draw: Any) -> None:
     sweep = hand_made([row | {"status": "failed", "reason": "broke"} for row in rows()], *AXES)
-    with pytest.raises(UserError, match=r"^a\.png: nothing to draw: none of the 18 runs is done$"):
+    with pytest.raises(UserError, match=r"^a\.png: nothing to draw: none of the 18 runs finished$"):
         draw(sweep, Path("a.png"))
 
 
@@ -179,7 +179,7 @@ def test_fronts_leave_out_who_knows_the_future_or_keeps_all(drawn: list[Any]) ->
         assert line.get_ydata().tolist() == pytest.approx((front[y] * (1e3 if sign == 1 else 100)).tolist())
         assert line.get_xdata().tolist() == pytest.approx((front[x] / 1e6).astype(float).tolist())
         assert [len(points.get_facecolors()) > 0 for points in panel.collections] == [True, True, False, False]
-    assert {"belady\ntold what will be demanded\n(not on the front)", "no-offload\n(not on the front)"} <= set(
+    assert {"belady\nknows future demands\n(not on the front)", "no-offload\n(not on the front)"} <= set(
         names(drawn[0])
     )
     assert [panel.get_ylabel().partition("\n")[2] for panel in drawn[0].axes] == [
@@ -222,7 +222,7 @@ def test_a_picture_says_what_it_was_made_from(draw: Any, trace: Path, tmp_path: 
         "Simulated: small.trace (SYNTHETIC routing in the shape of small) with the sizes of small",
         "on rtx3090x6 (6 × RTX 3090); the cache holds 8 to 16 of 32 experts (25% to 50%)",
         "simulated TPOT, mean [ms]",
-        "told what will be demanded",
+        "knows future demands",
     ):
         assert text in picture
     assert "easured" not in picture

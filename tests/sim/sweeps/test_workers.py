@@ -117,14 +117,14 @@ SEEN = {
         lambda place, other: replace(place, store=other),
         "{other}/store.json is missing; {other} is not a store of results",
     ),
-    "another store": (another_store, "{other} is a different store than the one that the sweep uses"),
+    "another store": (another_store, "{other} is not the store that the sweep uses"),
     "no folder": (
         lambda place, other: replace(place, folder=other),
-        "{other} cannot be entered: No such file or directory",
+        "cannot enter {other}: No such file or directory",
     ),
     "no trace": (empty_folder, "small.trace"),
-    "another trace": (another_trace, "{other}/small.trace, or another file that lru needs, is not what the sweep"),
-    "other code": (another("sources"), f"the code in {ROOT} is not that of the sweep"),
+    "another trace": (another_trace, "{other}/small.trace, or another file that lru needs, differs from the one that"),
+    "other code": (another("sources"), f"the code in {ROOT} differs from the sweep's"),
     "other libraries": (another("numpy"), f"{sys.prefix} has numpy "),
 }
 
