@@ -40,7 +40,7 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
         lines.append(
             f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
-            f"({duration(alone_s)} of work), estimated from runs of a few requests, without lower bounds"
+            f"({duration(alone_s)} of work), from timed runs of a few requests, without lower bounds"
         )
     return "\n".join([*lines, *_refusals(plan)])
 

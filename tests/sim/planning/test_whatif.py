@@ -213,4 +213,4 @@ def test_only_policies_may_vary_beside_the_resources(
 ) -> None:
     (folder / "seeds.toml").write_text(scenario.read_text() + "[grid]\nseed = [0, 1]\n")
     assert whatif(folder, folder / "seeds.toml") == 2
-    assert "error: --seed: is an axis; " in capsys.readouterr().err
+    assert "error: --seed: is an axis, but " in capsys.readouterr().err
