@@ -1,4 +1,4 @@
 """Everything that decides: the expert cache, the expert-map store and the offloading policies.
 
-Plain code without a clock, a file or a GPU; the simulator and the real runtime drive the very same objects.
+Plain code without a clock, a file or a GPU; the simulator and real runs drive the same objects.
 """

@@ -1,4 +1,4 @@
-"""What there is to choose from: policies and evictors, what each needs of a trace, and its settings."""
+"""The list of policies and evictors, with what each needs from a trace and its settings."""
 
 import inspect
 import re
@@ -14,9 +14,10 @@ Entry = dict[str, Any]
 
 
 def catalogue(names: Sequence[str] = ()) -> dict[str, list[Entry]]:
-    """An entry for each policy and each evictor; with `names`, for these only, `module:callable` among them.
+    """An entry for each policy and each evictor, or only for `names`, which may include `module:callable`.
 
-    A class of evictors from outside is among the evictors, and so is a function that gives one without settings.
+    An evictor class from outside is listed with the evictors, and so is a function that returns an evictor when it is
+    called without settings.
     """
     policies = policy_names()
     for name in names:
@@ -39,7 +40,7 @@ def catalogue(names: Sequence[str] = ()) -> dict[str, list[Entry]]:
 def _entry(
     name: str, kind: str, factory: Callable[..., object], make_it: Callable[[str], Policy | Evictor]
 ) -> tuple[Policy | Evictor | None, Entry]:
-    """What a name stands for without settings, and what the list says of it."""
+    """What a name makes without settings, and its entry in the list."""
     settings = settings_of(factory, f"{kind} {name}")
     made, problem = None, None
     if not any(setting.required for setting in settings.values()):
@@ -57,7 +58,7 @@ def _entry(
 
 
 def _described(setting: Setting) -> Entry:
-    """A setting as plain data: its type (`choice` if it has choices alone), whether it may be none, its default."""
+    """A setting as plain data: its type (`choice` if it only has choices), whether it may be none, its default."""
     default = None if setting.required else setting.default
     return {
         "type": setting.kind.__name__ if setting.kind else "choice",

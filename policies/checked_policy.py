@@ -1,6 +1,6 @@
-"""Checks all that a policy returns or raises; a mistake is one line with policy, hook, layer and value.
+"""Checks everything that a policy returns or raises; a mistake is one line with policy, hook, layer and value.
 
-Policies from outside are always checked, our own under `--check`. What a hook raises becomes such a line too, with
+Policies from outside are always checked, our own under `--check`. An exception in a hook becomes such a line too, with
 the exception as its cause.
 """
 
@@ -33,30 +33,30 @@ from policies.validity import (
 
 T = TypeVar("T")
 
-MOST_ACTIONS = 100_000  # of one call of a hook: more is a loop without end
+MOST_ACTIONS = 100_000  # from one call of a hook: more is taken for an endless loop
 
 _END = object()
 
 
 def to_run(policy: Policy, name: str, *, check: bool) -> Policy:
-    """The policy that is called `name`: checked if it is from outside, or if `check` asks for it."""
+    """The policy to run under this name: checked if it is from outside or if `check` is set."""
     return policy if is_own(name) and not check else checked(policy, name)
 
 
 def checked(policy: Policy, name: str) -> Policy:
     """The same policy, checked."""
-    held = copy(policy)  # of the same class: it may have a start of its own
+    same = copy(policy)  # of the same class, which may override `start`
     blame = _Blame(name)
-    object.__setattr__(held, "prefetcher", CheckedPrefetcher(policy.prefetcher, blame))
-    object.__setattr__(held, "evictor", CheckedEvictor(policy.evictor, blame))
-    object.__setattr__(held, "copy_key", None if policy.copy_key is None else _CheckedKey(policy.copy_key, blame))
-    return held
+    object.__setattr__(same, "prefetcher", CheckedPrefetcher(policy.prefetcher, blame))
+    object.__setattr__(same, "evictor", CheckedEvictor(policy.evictor, blame))
+    object.__setattr__(same, "copy_key", None if policy.copy_key is None else _CheckedKey(policy.copy_key, blame))
+    return same
 
 
 class _Blame:
-    """Turns what a policy does wrong into a `UserError` that names it.
+    """Turns a policy's mistakes into a `UserError` that names the policy.
 
-    A `UserError` of one of our own passes as it is: it says what it is about.
+    A `UserError` from one of our own policies passes unchanged, since it names its subject itself.
     """
 
     def __init__(self, name: str) -> None:
@@ -66,20 +66,20 @@ class _Blame:
 
     @contextmanager
     def on(self, hook: str, where: str = "") -> Iterator[None]:
-        """Whatever is raised inside is the fault of this hook."""
+        """Blame this hook for whatever is raised in the block."""
         try:
             yield
         except self._passed:
             raise
         except (Exception, SystemExit) as error:
             plain = isinstance(error, MisuseError | UserError | NotImplementedError)
-            said = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
+            problem = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
             cause = None if isinstance(error, MisuseError) else error
-            raise UserError(f"policy {self._name}: {hook}{where}: {said}") from cause
+            raise UserError(f"policy {self._name}: {hook}{where}: {problem}") from cause
 
 
 class _Shown:
-    """Batches as policies are shown them; of an iteration, always the same."""
+    """Batches as policies see them: one copy per iteration."""
 
     def __init__(self) -> None:
         self._batches: dict[int, Batch] = {}
@@ -87,7 +87,7 @@ class _Shown:
     def batch(self, batch: Batch) -> Batch:
         """A copy whose arrays cannot be written."""
         if batch.iteration not in self._batches:
-            if len(self._batches) > 8:  # a search may end some iterations later
+            if len(self._batches) > 8:  # keep some, since a search may end a few iterations later
                 del self._batches[min(self._batches)]
             self._batches[batch.iteration] = Batch(
                 iteration=batch.iteration,
@@ -115,7 +115,7 @@ def _with_checked_learning(setup: Setup) -> Setup:
 class CheckedPrefetcher(Prefetcher):
     """A prefetcher whose hooks are checked.
 
-    What it is given are copies that cannot be written: it can change no run by them, and see nothing behind them.
+    It receives copies that cannot be written to, so it can neither change a run nor look at other data behind them.
     """
 
     def __init__(self, prefetcher: Prefetcher, blame: _Blame) -> None:
@@ -123,7 +123,7 @@ class CheckedPrefetcher(Prefetcher):
         self._blame = blame
         self._shown = _Shown()
         self.requires = prefetcher.requires
-        self.block = prefetcher.block if blame.own else 0  # which sees iterations to come
+        self.block = prefetcher.block if blame.own else 0  # others must not see coming iterations
 
     @override
     def overridden(self) -> set[str]:
@@ -194,11 +194,11 @@ class CheckedPrefetcher(Prefetcher):
     def _each(
         self, hook: str, where: str, valid: Callable[[Any, ModelShape], T], kinds: str, *given: Any
     ) -> Iterator[T]:
-        """What the hook returns, each in plain numbers; called at once, read as it is asked for."""
+        """What the hook returns, in plain numbers; it is called at once, and its answer is read item by item."""
         with self._blame.on(hook, where):
             returned = getattr(self._prefetcher, hook)(*given)
             if not isinstance(returned, Iterable):
-                raise MisuseError(f"returned {shown(returned)}; it must return a list of {kinds}, () for nothing")
+                raise MisuseError(f"returned {shown(returned)}; it must return a list of {kinds}, or () for nothing")
         return self._read(hook, where, valid, iter(returned))
 
     def _read(
@@ -212,11 +212,11 @@ class CheckedPrefetcher(Prefetcher):
                 plain = valid(each, self._model)
             yield plain
         with self._blame.on(hook, where):
-            raise MisuseError(f"returned more than {MOST_ACTIONS} things")
+            raise MisuseError(f"returned more than {MOST_ACTIONS} items")
 
 
 class _CheckedKey:
-    """An order of copies whose keys are checked."""
+    """A `copy_key` whose values are checked."""
 
     def __init__(self, key: CopyKey, blame: _Blame) -> None:
         self._key = key
@@ -231,7 +231,7 @@ class _CheckedKey:
 
 
 class CheckedEvictor(Evictor):
-    """An evictor whose hooks are checked, and its scores after each hook and whenever they are read."""
+    """An evictor whose hooks are checked; its scores are checked after each hook and whenever they are read."""
 
     def __init__(self, evictor: Evictor, blame: _Blame) -> None:
         self._evictor = evictor
@@ -291,7 +291,7 @@ class CheckedEvictor(Evictor):
         layer = fetched // self._model.experts
         with self._blame.on("foreseen", f", layer {layer}"):
             scores = self._evictor.foreseen(fetched, occupants.copy())
-            return valid_scores(scores, "the scores foreseen", occupants, self._model).copy()
+            return valid_scores(scores, "the foreseen scores", occupants, self._model).copy()
 
     @override
     def believe(self, layer: int, probs: Float) -> None:

@@ -1,4 +1,4 @@
-"""Which experts tokens execute, as counts and masks. In recordings -1 stands for an expert that was not executed."""
+"""Which experts tokens execute, as counts and masks. In recordings, -1 stands for no expert."""
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -7,7 +7,7 @@ from policies.types import Bool, Float, Int
 
 
 def tokens_by_expert(executed: Int, experts: int) -> NDArray[np.int64]:
-    """`[L, J]` how many tokens execute each expert, from `[N, L, K]`."""
+    """`[L, J]` number of tokens that execute each expert, from `[N, L, K]`."""
     layers = executed.shape[1]
     numbers = executed + (np.arange(layers)[:, None] * (experts + 1) + 1)  # the first of each layer is -1
     counts: NDArray[np.int64] = np.bincount(numbers.ravel(), minlength=layers * (experts + 1)).reshape(layers, -1)
@@ -15,7 +15,7 @@ def tokens_by_expert(executed: Int, experts: int) -> NDArray[np.int64]:
 
 
 def demands_of(executed: Int, iteration: Int, experts: int) -> Bool:
-    """`[I, L, J]` which experts each iteration executes, from `[N, L, K]` and each token's iteration, from 0 on."""
+    """`[I, L, J]` which experts each iteration executes, from `[N, L, K]` and the iteration of each token, from 0."""
     layers = executed.shape[1]
     demanded = np.zeros((int(iteration[-1]) + 1, layers, experts + 1), bool)  # the last of each layer is -1
     demanded[iteration[:, None, None], np.arange(layers)[:, None], executed] = True

@@ -6,8 +6,8 @@
     gated              on_gate
     end_iteration      on_batch_end, on_request_end for each request that ends
 
-`search` answers each search when it is issued, and `found` delivers the answer when the search has ended. The hooks of
-the evictor are called by the expert cache; at each moment it hears first. docs/policies.md describes hook by hook.
+`search` answers each search when it is issued; `found` delivers the answer when the search has ended. The expert cache
+calls the hooks of the evictor, at each moment before the prefetcher's. docs/policies.md describes every hook.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,31 +29,31 @@ _CALLED_BY = {
 
 @dataclass(slots=True)
 class SearchScores:
-    """How near the entries are that searches of one kind have found (fig. 16a)."""
+    """How similar the entries are that searches of one kind found (fig. 16a)."""
 
     searches: int = 0
     total: float = 0.0  # cosine of the entry found, averaged over the rows of each search
 
     @property
     def mean(self) -> float | None:
-        """Of all searches; None without any."""
+        """The mean over all searches; None without any."""
         return self.total / self.searches if self.searches else None
 
 
 class Hooks:
     """Calls the hooks of a policy's prefetcher.
 
-    `heard` names those of `begin_iteration`, `begin_layer`, `gated` and `end_iteration` that reach a hook which the
-    prefetcher has: a driver may leave out the others. `charged` says whether the prefetcher has issued a search or an
-    update, so that its time counts. `scores` are those of searches of expert maps, by kind.
+    `heard` names those of `begin_iteration`, `begin_layer`, `gated` and `end_iteration` that call a hook which the
+    prefetcher overrides; a driver may skip the others. `charged` says whether the prefetcher has issued a search or an
+    update, so that prediction takes time. `scores` are those of expert-map searches, by kind.
     """
 
     begin_layer: Callable[[Batch, int], Actions]
     """A layer begins."""
     gated: Callable[[Batch, Gate], Actions]
-    """A router has spoken, and its experts have been demanded."""
+    """A router has run, and its experts have been demanded."""
     found: Callable[[Batch, int, Search, Found], Iterable[Prefetch]]
-    """A search has ended; with the last gated layer, the search and what it found."""
+    """A search has ended; takes the last gated layer, the search and what it found."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -62,7 +62,7 @@ class Hooks:
         self._prefetcher = prefetcher = policy.prefetcher
         overridden = prefetcher.overridden()
         self.heard = {method for method, hooks in _CALLED_BY.items() if hooks & overridden}
-        # Called for each layer, so without a detour.
+        # Bound directly, since they are called for each layer.
         self.begin_layer, self.gated, self.found = prefetcher.on_layer, prefetcher.on_gate, prefetcher.on_found
 
     def begin_iteration(self, batch: Batch, starting: Sequence[int]) -> Actions:
@@ -72,7 +72,7 @@ class Hooks:
         return self._prefetcher.on_batch(batch)
 
     def search(self, search: Search) -> Found:
-        """What a search will find, asked when it is issued."""
+        """What a search finds; called when it is issued."""
         self.charged = True
         found = self._prefetcher.search(search)
         scores = self.scores.get(search.kind)
@@ -82,7 +82,7 @@ class Hooks:
         return found
 
     def end_iteration(self, batch: Batch, maps: Float, experts: Int, ending: Sequence[int]) -> list[Search]:
-        """An iteration has ended, the last of the requests `ending`; the answer is what has to be charged."""
+        """An iteration has ended, the last of the requests `ending`; returns the updates to charge."""
         updates = list(self._prefetcher.on_batch_end(batch, maps, experts))
         self.charged |= bool(updates)
         for request in ending:

@@ -1,6 +1,6 @@
-"""How policies and evictors are named: the parts of a name, tables of `module:callable`, modules from outside.
+"""Names of policies and evictors: the parts of a name, and imports of `module:callable` from here or from outside.
 
-Mistakes are a `UserError` of one line that names the nearest known name.
+A mistake is a `UserError` of one line that offers the nearest known name.
 """
 
 import ast
@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import UserError, one_line, unknown
 
 OWN_PACKAGES = {"common", "policies", "traces", "sim", "validate"}  # whose sources are hashed elsewhere
-_SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: what its sources were when it was imported
+_SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: its sources when it was imported
 _PLUS = re.compile(r"\+(?=[^\W\d])")  # between two parts; not the sign of a number
 
 
@@ -37,9 +37,9 @@ def inside(place: str) -> Callable[..., Any]:
 
 
 def outside(place: str, kind: str) -> Callable[..., object]:
-    """What makes a policy or evictor (the `kind`) in a module that is not ours, or lies in the current directory.
+    """The factory of a policy or evictor (the `kind`) in a module that is not ours, perhaps in the current directory.
 
-    A module that has been edited since it was imported is imported anew, with all of its package.
+    A module that has been edited since it was imported is imported again, with its whole package.
     """
     module_name, _, name = place.partition(":")
     try:
@@ -48,7 +48,9 @@ def outside(place: str, kind: str) -> Callable[..., object]:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
-        raise UserError(f"{kind} {place}: there is no module {error.name!r}, here or installed") from error
+        raise UserError(
+            f"{kind} {place}: there is no module {error.name!r} in the current folder or installed"
+        ) from error
     except (Exception, SystemExit) as error:  # whatever a module from outside may raise
         raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
     found: object = getattr(module, name, None)
@@ -62,10 +64,10 @@ def outside(place: str, kind: str) -> Callable[..., object]:
 
 
 def sources_of(module_name: str) -> dict[str, str]:
-    """SHA-256 of the sources of a module from outside, by path from its folder on.
+    """SHA-256 of the sources of a module from outside, by path within its folder.
 
-    These are its file, or its package whole, and what they import that lies in the same folder, unless that is where
-    packages are installed.
+    The sources are its file or its whole package, and whatever they import from the same folder, unless packages are
+    installed there.
     """
     found: dict[str, str] = {}
     installed = {Path(get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -87,7 +89,7 @@ def sources_of(module_name: str) -> dict[str, str]:
 
 
 def _places_of(package: str) -> list[Path]:
-    """The folder of a package, or the file of a module; nothing for what is built in or not there."""
+    """The folder of a package, or the file of a module; empty for what is built in or missing."""
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
@@ -98,12 +100,12 @@ def _places_of(package: str) -> list[Path]:
     return [Path(place) for place in places if Path(place).is_dir() or place.endswith(".py")]
 
 
-@cache  # of a large package, this is what takes time
+@cache  # for a large package, parsing takes most of the time
 def _imported(source: bytes) -> frozenset[str]:
-    """The packages that a source imports by name, anywhere in it."""
+    """The packages that a source imports anywhere by name."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):  # to be reported when it is imported
+    except (SyntaxError, ValueError):  # reported when it is imported
         return frozenset()
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
@@ -111,7 +113,7 @@ def _imported(source: bytes) -> frozenset[str]:
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:
-    if module_name == "__main__":  # a script or a notebook, which runs already
+    if module_name == "__main__":  # a script or notebook that is running
         return sys.modules[module_name]
     package = module_name.partition(".")[0]
     now = sources_of(module_name)
@@ -133,7 +135,7 @@ def _import_as_it_is_now(module_name: str) -> ModuleType:
 
 @contextmanager
 def _current_directory() -> Iterator[None]:
-    """Modules of the current directory can be imported, after all that is installed."""
+    """Make modules of the current directory importable; installed ones take precedence."""
     here = str(Path.cwd())
     sys.path.append(here)
     try:

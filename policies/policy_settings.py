@@ -1,7 +1,7 @@
 """Settings of policies and evictors: declared by the parameters of their factory, given as text.
 
-A factory is the function or class that makes a policy or evictor. The annotation of a parameter says how its text is
-read:
+A factory is the function or class that makes a policy or evictor. The annotation of a parameter decides how its text
+is read:
 
     annotation          text
     ----------          ----
@@ -12,9 +12,9 @@ read:
     int | Literal[...]  a whole number, or one of its strings; a float likewise
     X | None            as X; `none` is None
 
-A parameter without annotation has the type of its default, if that is one of the four. Positional-only parameters,
-`*args` and `**kwargs` are no settings and get nothing: a misspelt setting would vanish in them. No text holds a comma,
-or a plus before a letter.
+A parameter without annotation has the type of its default, if that is one of the first four. Positional-only
+parameters, `*args` and `**kwargs` are not settings and receive nothing: a misspelt setting would vanish in them. A text
+cannot contain a comma, or a plus before a letter.
 """
 
 import inspect
@@ -34,7 +34,7 @@ UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, a numb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A parameter of a factory, as a user may set it."""
+    """A parameter of a factory that a user may set."""
 
     kind: type | None  # bool, int, float or str; None: one of the choices
     choices: tuple[str | int, ...] = ()  # in place of a value of the kind
@@ -47,7 +47,7 @@ class Setting:
         return self.default is inspect.Parameter.empty
 
     def read(self, text: str, where: str) -> object:
-        """The value of a text; a `UserError` that begins with `where` if it has none."""
+        """The value that a text stands for; if it does not fit, a `UserError` that begins with `where`."""
         if self.nullable and text.lower() == "none":
             return None
         try:
@@ -78,7 +78,7 @@ class Setting:
 
 
 def settings_of(factory: Callable[..., object], what: str) -> dict[str, Setting]:
-    """The settings of a factory by name; `what` it makes, such as `policy mine:again`, begins each `UserError`."""
+    """The settings of a factory by name; each `UserError` begins with `what` it makes, such as `policy mine:again`."""
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
@@ -89,7 +89,7 @@ def settings_of(factory: Callable[..., object], what: str) -> dict[str, Setting]
 
 
 def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
-    """What the factory of a policy or evictor (the `kind`) makes of `NAME,setting=value,…`."""
+    """Call the factory of a policy or evictor (the `kind`) with the settings in `NAME,setting=value,…`."""
     name, *words = part.split(",")
     what, where = f"{kind} {name}", f"{kind} {part!r}"
     known = settings_of(factory, what)
@@ -97,9 +97,9 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise UserError(f"{where}: {word!r} is not of the form setting=value")
+            raise UserError(f"{where}: expected setting=value, value {word!r}")
         if not known:
-            raise UserError(f"{what} has no settings, so not {key!r} either")
+            raise UserError(f"{what} has no settings; remove {key!r}")
         if key not in known:
             raise unknown(f"setting of {what}", key, known)
         if key in values:

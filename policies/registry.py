@@ -1,8 +1,8 @@
 """The tables of named policies and evictors, and how a name becomes a policy.
 
-A new policy is one class in one file and one line in `NAMED`, a new evictor one line in `EVICTORS`. Packages outside
+A new policy is one class in one file and one line in `NAMED`; a new evictor is one line in `EVICTORS`. Outside packages
 register their policies through the entry point group `finemoe_lab.policies`. The form is always `module:callable`, and
-the callable returns a `Policy`, or an `Evictor`.
+the callable returns a `Policy` or an `Evictor`.
 """
 
 from collections.abc import Callable, Iterable
@@ -61,9 +61,9 @@ def policy_names() -> list[str]:
 def make_policy(spec: str) -> Policy:
     """A fresh policy from `NAME` or `NAME,setting=value,…`, for example `finemoe,prefetch_distance=6`.
 
-    With `+EVICTOR` behind it, another evictor takes the place of its own: `finemoe,prefetch_distance=6+lhd,classes=8`.
-    A name with a colon, `module:callable`, is from outside, on either side of the `+`. An evictor from outside that
-    stands alone copies on demand. An unknown name or setting is a `UserError` that offers the nearest.
+    `+EVICTOR` replaces the policy's own evictor: `finemoe,prefetch_distance=6+lhd,classes=8`. A name with a colon,
+    `module:callable`, is from outside, on either side of the `+`. An evictor from outside on its own makes a policy
+    that copies on demand. An unknown name or setting is a `UserError` that offers the nearest.
     """
     part, *others = parts_of(spec)
     name = part.partition(",")[0]
@@ -75,18 +75,18 @@ def make_policy(spec: str) -> Policy:
     if len(others) > 1:
         raise UserError(f"policy {spec!r}: a policy has one evictor, not {len(others)}")
     if policy.preloaded:
-        raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
-    composed = copy(policy)  # of the same class: its constructor may take something else than the fields
+        raise UserError(f"policy {spec!r}: {name} keeps every expert, so it never evicts")
+    composed = copy(policy)  # not a new one: the constructor of a subclass may take other arguments than the fields
     evictor = make_evictor(others[0])
     object.__setattr__(composed, "evictor", evictor)
-    # Only an evictor that guards says of a refused prefetch that those after it can wait.
+    # Only if the evictor guards does one refused prefetch mean that less urgent ones can wait.
     object.__setattr__(composed, "refused_blocks", policy.refused_blocks and evictor.guards)
     check_policy(composed, spec)
     return composed
 
 
 def make(part: str) -> Policy | Evictor:
-    """What `NAME,setting=value,…` stands for in front of any `+`."""
+    """The policy, or the evictor from outside, that `NAME,setting=value,…` names before any `+`."""
     name = part.partition(",")[0]
     factory = policy_factory(name)
     if isinstance(factory, type) and issubclass(factory, Prefetcher):
@@ -98,7 +98,7 @@ def make(part: str) -> Policy | Evictor:
 
 
 def make_evictor(part: str) -> Evictor:
-    """What `NAME,setting=value,…` stands for behind a `+`."""
+    """The evictor that `NAME,setting=value,…` names after a `+`."""
     name = part.partition(",")[0]
     made: object = called(evictor_factory(name), "evictor", part)
     if not isinstance(made, Evictor):
@@ -107,16 +107,16 @@ def make_evictor(part: str) -> Evictor:
 
 
 def policy_factory(name: str) -> Callable[..., object]:
-    """What makes the policy of a name, or of `module:callable`; of a name from outside it may make an evictor."""
+    """The factory of a policy by name or `module:callable`; one from outside may make an evictor."""
     if name in NAMED:
         return inside(NAMED[name])
     if name in EVICTORS:
-        raise UserError(f"policy {name}: is an evictor; lru+{name} copies on demand and evicts by it")
+        raise UserError(f"policy {name}: is an evictor; use lru+{name} to copy on demand and evict by it")
     return _outside_factory(name, "policy", policy_names())
 
 
 def evictor_factory(name: str) -> Callable[..., object]:
-    """What makes the evictor of a name, or of `module:callable`; of a name from outside it may make something else."""
+    """The factory of an evictor by name or `module:callable`; one from outside may make something else."""
     if name in EVICTORS:
         return inside(EVICTORS[name])
     if name in NAMED:
@@ -140,5 +140,5 @@ def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[...
 
 
 def is_own(spec: str) -> bool:
-    """Whether all parts of a policy's name are of this project."""
+    """Whether all parts of a policy's name belong to this project."""
     return all(part.partition(",")[0] in NAMED.keys() | EVICTORS.keys() for part in parts_of(spec))

@@ -1,4 +1,4 @@
-"""The words that policies, traces and both drivers speak.
+"""The types that policies, traces and both drivers share.
 
 Shapes use the letters of the paper: `L` MoE layers, `J` routed experts per layer, `K` experts per token, `h` hidden
 size, `B` requests in the batch, `T` tokens in the iteration. Layers and experts count from 0.
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 Int: TypeAlias = NDArray[np.integer]
 Float: TypeAlias = NDArray[np.floating]
 Bool: TypeAlias = NDArray[np.bool_]
-Learned: TypeAlias = Mapping[str, NDArray[Any]]  # named arrays that a policy made of its history
-ChunkBytes: TypeAlias = int | Literal["whole"]  # of the pieces in which a prefetched expert is copied
+Learned: TypeAlias = Mapping[str, NDArray[Any]]  # named arrays that a policy learned from its history
+ChunkBytes: TypeAlias = int | Literal["whole"]  # size of the pieces in which a prefetched expert is copied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes of a Mixture-of-Experts model that routing and costs depend on.
+    """The sizes of a Mixture-of-Experts model on which routing and costs depend.
 
-    `shared_ffn` is the total width of the shared experts of a layer (never offloaded), 0 without any;
-    `weight_bytes` is the size of one parameter in memory. `expert_bytes_by_layer` is the size of an expert in each
-    layer where they differ, as under mixed quantisation; None where all are equal. Copies and traffic count it; slots
-    are equal all the same, each of the mean size, and computing counts `weight_bytes`.
+    `shared_ffn` is the total width of the shared experts of a layer (never offloaded), 0 without any. `weight_bytes` is
+    the size of one parameter in memory. `expert_bytes_by_layer` is the size of an expert in each layer if layers
+    differ, as under mixed quantisation, otherwise None. Copies and traffic use it. Slots are still equal, each of the
+    mean size, and computation uses `weight_bytes`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ModelShape:
 
     @property
     def expert_bytes(self) -> int:
-        """Bytes of one routed expert, three matrices of hidden × FFN; of all layers the mean, where they differ."""
+        """Bytes of one routed expert, three matrices of hidden × FFN; the mean over layers if they differ."""
         if self.expert_bytes_by_layer is not None:
             return round(sum(self.expert_bytes_by_layer) / self.layers)
         return round(3 * self.hidden * self.expert_ffn * self.weight_bytes)
@@ -56,7 +56,7 @@ class ModelShape:
 
     @property
     def total_experts(self) -> int:
-        """L·J."""
+        """The number of experts in all layers, L·J."""
         return self.layers * self.experts
 
 
@@ -73,14 +73,14 @@ class RecordedRequest:
     position: Int  # [N] int32, place of the token in its sequence
     token: Int  # [N] int32
     gate: Float  # [N, L, J] float16, softmax over all experts (or the router's normalised scores)
-    experts: Int  # [N, L, K] int16, experts really executed, in the router's order; -1 where none was
+    experts: Int  # [N, L, K] int16, executed experts in the router's order; -1 where none was
     embedding: Float | None = None  # [N, h] float16, output of the embedding layer
     lookahead: dict[int, Float] = field(default_factory=dict)  # distance d -> [N, L, J]: router l+d at layer l's input
-    residency: Int | None = None  # [N, L, K] int8, where the recording engine had each expert, as the trace says
+    residency: Int | None = None  # [N, L, K] int8, where the recording engine had each expert; codes as in the trace
 
 
 class History(Protocol):
-    """Requests that were served before: what a policy may learn from at its start."""
+    """Requests that were served before, from which a policy may learn at its start."""
 
     def __len__(self) -> int: ...
 
@@ -88,7 +88,7 @@ class History(Protocol):
 
 
 class PastRequests:
-    """A history that shows its requests and nothing else, whatever they are read from."""
+    """A history that exposes its requests and nothing else, whatever they are read from."""
 
     __slots__ = ("_requests",)
 
@@ -103,9 +103,9 @@ class PastRequests:
 
 
 class Future(Protocol):
-    """What the requests to come will demand, for policies that ask for it: oracles.
+    """What coming requests will demand, for policies that ask for it: oracles.
 
-    It is known per request, in the order of service, never which requests will share a batch.
+    It is known per request, in the order of service. Which requests will share a batch is not known.
     """
 
     @property
@@ -132,16 +132,16 @@ class Batch:
 
 @dataclass(slots=True)
 class Gate:
-    """What the router of one layer said."""
+    """The output of the router of one layer."""
 
     layer: int
     probs: Float  # [T, J] float32, softmax over all experts; zero for a token that executes none here
-    experts: Int  # [T, K] experts really executed: not always the top-k of probs; -1 where none was
+    experts: Int  # [T, K] executed experts, not always the top-k of probs; -1 where none was
     lookahead: dict[int, Float] = field(default_factory=dict)  # {distance: [T, J]}
 
 
 class Iteration(Protocol):
-    """An iteration to come, as the trace recorded it: only a simulator has it."""
+    """A coming iteration, as the trace recorded it: only a simulator has it."""
 
     batch: Batch
     maps: Float  # [T, L, J] float32
@@ -153,9 +153,9 @@ class Iteration(Protocol):
 
 @dataclass(slots=True)
 class Prefetch:
-    """A wish to have `experts` of `layer` on their GPUs; it replaces what was pending for that layer.
+    """A plan to copy `experts` of `layer` to their GPUs; it replaces the earlier plan for that layer.
 
-    For a layer that the running iteration has already gated it means the next iteration.
+    If the running iteration has already gated the layer, the plan is for the next iteration.
     """
 
     layer: int
@@ -169,10 +169,10 @@ SearchKind = Literal["semantic", "trajectory", "match", "lookahead", "speculate"
 
 @dataclass(slots=True)
 class Search:
-    """A piece of predictor work that takes time beside inference; data, so that it can be logged and replayed.
+    """A piece of predictor work that takes time beside inference; plain data, so it can be logged and replayed.
 
-    `rows` queries are compared with stored vectors of `dims` numbers each; `entries` is how many are stored. Work of
-    another form is charged by the numbers that it reads: `entries` × `dims`, once for all rows.
+    `rows` queries are compared with `entries` stored vectors of `dims` numbers each. Work of another form is charged
+    by the numbers that it reads: `entries` × `dims`, once for all rows.
     """
 
     kind: SearchKind
@@ -190,7 +190,7 @@ class Nearest:
     score: Float  # [R] its cosine similarity
 
     def mean_score(self) -> float:
-        """The score of a mean row."""
+        """The mean score of the rows."""
         score = self.score
         return float(score[0]) if len(score) == 1 else float(score.mean(dtype=np.float64))
 
@@ -199,7 +199,7 @@ class Nearest:
 class Likely:
     """What a "lookahead" or "speculate" search found, for each of its `R` rows (tokens, or requests)."""
 
-    layers: Int  # [n] the layers that it is about
+    layers: Int  # [n] the predicted layers
     probs: Float  # [R, n, J] how probable each expert is there, non-negative
 
 
@@ -208,7 +208,7 @@ Found: TypeAlias = Nearest | Likely  # an "update" finds nothing
 
 @dataclass(slots=True)
 class Demand:
-    """What one (iteration, layer) event found: each of its distinct experts is a hit, late or a miss."""
+    """The outcome of one (iteration, layer) event: each of its distinct experts is a hit, late or a miss."""
 
     layer: int
     hits: list[int]
@@ -230,7 +230,7 @@ class Copy:
     chunk: int
     bytes: int
     slot: int
-    victim: int  # what was dropped for it, -1 if nothing was
+    victim: int  # the expert evicted for it, -1 if none was
     demanded: bool
     chunks: int = 1
 
@@ -253,32 +253,32 @@ class ResidencyView(Protocol):
 
     @property
     def planned(self) -> Bool:
-        """`[L, J]`: which experts the plan of their layer holds."""
+        """`[L, J]`: which experts are in the plan of their layer."""
         ...
 
     @property
     def queued_bytes(self) -> Int:
-        """`[G]` int64: bytes that the link of each GPU has still to move.
+        """`[G]` int64: bytes that the link of each GPU still has to move.
 
-        The rest of copies that have begun (a chunk in flight counts in full), and all of what waits.
+        These are the rest of copies that have begun (a chunk in flight counts in full) and all waiting copies.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What things take on the machine in seconds, as far as it is known before the run.
+    """How long things take on the machine, in seconds, as far as known before the run.
 
-    A profile refuses sizes that it was not measured for, by a `UserError`.
+    A profile raises a `UserError` for sizes that it was not measured for.
     """
 
-    copy_s: Callable[[int], float]  # so many bytes over one link, in one piece
-    layer_s: Callable[[int], float]  # one layer of so many tokens, its experts resident, tokens spread evenly over them
+    copy_s: Callable[[int], float]  # of so many bytes over one link, in one piece
+    layer_s: Callable[[int], float]  # of one layer with so many tokens, spread evenly over its experts, all resident
     search_s: Callable[[Search], float]
 
 
 def learned_at_once(learn: Callable[[], Learned]) -> Learned:
-    """What `learn` returns, read-only."""
+    """Call `learn` now; its arrays, read-only."""
     arrays = {name: array.view() for name, array in learn().items()}
     for array in arrays.values():
         array.flags.writeable = False
@@ -291,10 +291,12 @@ class Setup:
 
     model: ModelShape
     slots: Sequence[int]  # [G] experts that fit on each GPU
-    rng: np.random.Generator  # whatever a policy draws comes from here
+    rng: np.random.Generator  # the only source of a policy's random numbers
     residency: ResidencyView
-    history: History | None = None  # requests that it may learn from
+    history: History | None = None  # requests to learn from
     rates: Rates | None = None  # of the simulated machine, or of a profile of the real one; None without a profile
     future: Future | None = None  # of the requests that run, if the policy requires it
-    learned: Callable[[Callable[[], Learned]], Learned] = learned_at_once  # calls what learns, unless it did so before
+    learned: Callable[[Callable[[], Learned]], Learned] = (
+        learned_at_once  # calls the function, or returns its earlier result
+    )
     replayed: bool = False  # whether all predictions come from an earlier run, by `Prefetcher.replay`

@@ -1,6 +1,6 @@
-"""Checks of what a policy is made of, and of what its hooks return; these answer the checked value in plain numbers.
+"""Checks of a policy's parts and of what its hooks return; the latter return the checked value in plain numbers.
 
-What a hook may not return is a `MisuseError`; `policies.checked_policy` adds which policy and hook it was.
+A wrong value is a `MisuseError`; `policies.checked_policy` adds the policy and the hook.
 """
 
 import re
@@ -25,7 +25,7 @@ _FOUND_BY: dict[str, type[Nearest] | type[Likely]] = {
 
 
 class MisuseError(Exception):
-    """What is wrong with something that a policy said."""
+    """A policy returned something wrong."""
 
 
 LARGEST = 2**63 - 1
@@ -41,37 +41,37 @@ _SWITCHES = (
     "refused_blocks",
     "preloaded",
 )
-_WORDS = {bool: "True or False", int: "a whole number", str: "a text", Set: "a set of names"}
+_WORDS = {bool: "True or False", int: "a whole number", str: "a string", Set: "a set of names"}
 
 
 def check_policy(policy: Policy, name: str) -> None:
-    """A `UserError` if a policy is made of something else, or requires what nobody can tell it."""
+    """Raise a `UserError` if a part of a policy has the wrong type, or requires something unknown."""
 
-    def hold(what: str, value: Any, kind: type) -> None:
+    def check_type(what: str, value: Any, kind: type) -> None:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, value {shown(value)}")
 
     for part, (kind, attributes) in _PARTS.items():
         made: Any = getattr(policy, part)
         if not isinstance(made, kind):
-            raise UserError(f"policy {name}: {part}: must be of a class of {kind.__name__}, not {type(made).__name__}")
+            raise UserError(f"policy {name}: {part}: must be a {kind.__name__}, not {type(made).__name__}")
         for attribute, its_kind in attributes.items():
             what = f"{part}.{attribute}"
             try:
                 value = getattr(made, attribute)
-            except Exception as error:  # one of somebody else's may be computed
+            except Exception as error:  # an attribute from outside may be a property
                 raise UserError(f"policy {name}: {what}: {type(error).__name__}: {one_line(error)}") from error
-            hold(what, value, its_kind)
+            check_type(what, value, its_kind)
             if its_kind is int and value < 0:
                 raise UserError(f"policy {name}: {what}: must be at least 0, value {value}")
         for need in sorted(map(str, made.requires)):
             if not re.fullmatch("embedding|future|lookahead_[1-9][0-9]*", need):
                 known = nearest(need, ("embedding", "future", "lookahead_1"))
-                raise UserError(f"policy {name}: {part}.requires: nothing has {need!r}; {known}")
+                raise UserError(f"policy {name}: {part}.requires: unknown requirement {need!r}; {known}")
     if policy.evictor.guards and type(policy.evictor).foreseen is Evictor.foreseen:
         raise UserError(f"policy {name}: evictor.guards: is set, but {type(policy.evictor).__name__} has no foreseen")
     for switch in _SWITCHES:
-        hold(switch, getattr(policy, switch), bool)
+        check_type(switch, getattr(policy, switch), bool)
     chunk: Any = policy.chunk_bytes
     if not (chunk is None or chunk == "whole" or (type(chunk) is int and chunk >= 1)):
         raise UserError(
@@ -90,116 +90,120 @@ def future_for(policy: Policy, name: str, future: Future | None) -> Future | Non
     return future
 
 
-def valid_action(said: Any, model: ModelShape) -> Prefetch | Search:
-    """What most hooks return."""
-    if isinstance(said, Prefetch):
-        return valid_prefetch(said, model)
-    if isinstance(said, Search):
-        return valid_search(said, model, update=False)
-    raise MisuseError(f"returned {shown(said)}, which is neither a Prefetch nor a Search")
+def valid_action(value: Any, model: ModelShape) -> Prefetch | Search:
+    """Check what most hooks return."""
+    if isinstance(value, Prefetch):
+        return valid_prefetch(value, model)
+    if isinstance(value, Search):
+        return valid_search(value, model, update=False)
+    raise MisuseError(f"returned {shown(value)}, which is neither a Prefetch nor a Search")
 
 
-def valid_plan(said: Any, model: ModelShape) -> Prefetch:
-    """What `on_found` returns."""
-    if not isinstance(said, Prefetch):
-        raise MisuseError(f"returned {shown(said)}, which is no Prefetch")
-    return valid_prefetch(said, model)
+def valid_plan(value: Any, model: ModelShape) -> Prefetch:
+    """Check what `on_found` returns."""
+    if not isinstance(value, Prefetch):
+        raise MisuseError(f"returned {shown(value)}, which is not a Prefetch")
+    return valid_prefetch(value, model)
 
 
-def valid_prefetch(said: Any, model: ModelShape) -> Prefetch:
+def valid_prefetch(value: Any, model: ModelShape) -> Prefetch:
     """The same plan, in plain numbers."""
-    layer = _whole(said.layer, "the layer of a Prefetch", 0, model.layers - 1)
+    layer = _whole(value.layer, "the layer of a Prefetch", 0, model.layers - 1)
     what = f"a Prefetch of layer {layer}"
     experts = [
-        _whole(each, f"an expert of {what}", 0, model.experts - 1) for each in _sequence(said.experts, "experts")
+        _whole(each, f"an expert of {what}", 0, model.experts - 1) for each in _sequence(value.experts, "experts")
     ]
-    weights = [_weight(each, f"a weight of {what}") for each in _sequence(said.weights, "weights")]
+    weights = [_weight(each, f"a weight of {what}") for each in _sequence(value.weights, "weights")]
     if len(set(experts)) < len(experts):
         twice = next(each for each in experts if experts.count(each) > 1)
         raise MisuseError(f"{what} has expert {twice} twice")
     if len(weights) != len(experts):
         raise MisuseError(f"{what} has {len(experts)} experts and {len(weights)} weights")
-    belief = None if said.belief is None else _array(said.belief, f"the belief of {what}", (model.experts,))
+    belief = None if value.belief is None else _array(value.belief, f"the belief of {what}", (model.experts,))
     return Prefetch(layer, experts, weights, belief)
 
 
-def valid_search(said: Search, model: ModelShape, *, update: bool) -> Search:
-    """The same search, in plain numbers. With `update` it is work that nothing answers."""
-    if said.kind not in get_args(SearchKind):
-        raise MisuseError(f"a Search has the kind {said.kind!r}; {nearest(str(said.kind), get_args(SearchKind))}")
-    if update != (said.kind == "update"):
-        where = "which is answered by nobody here; its kind must be 'update'"
+def valid_search(value: Search, model: ModelShape, *, update: bool) -> Search:
+    """The same search, in plain numbers. With `update`, it must be work that nothing answers."""
+    if value.kind not in get_args(SearchKind):
+        raise MisuseError(f"a Search has the kind {value.kind!r}; {nearest(str(value.kind), get_args(SearchKind))}")
+    if update != (value.kind == "update"):
+        where = "but nothing answers it here; its kind must be 'update'"
         if not update:
-            where = "which finds nothing; only on_batch_end and an evictor may return it"
-        raise MisuseError(f"a Search has the kind {said.kind!r}, {where}")
-    layer = _whole(said.layer, "the layer of a Search", -1, model.layers - 1)
-    sizes = [_whole(getattr(said, size), f"the {size} of a Search", 1, LARGEST) for size in ("rows", "dims", "entries")]
-    return Search(said.kind, layer, *sizes)
+            where = "which only on_batch_end and an evictor may return"
+        raise MisuseError(f"a Search has the kind {value.kind!r}, {where}")
+    layer = _whole(value.layer, "the layer of a Search", -1, model.layers - 1)
+    sizes = [
+        _whole(getattr(value, size), f"the {size} of a Search", 1, LARGEST) for size in ("rows", "dims", "entries")
+    ]
+    return Search(value.kind, layer, *sizes)
 
 
-def valid_found(said: Any, search: Search, model: ModelShape) -> Found:
-    """The same answer, as arrays of the shapes that its kind has."""
+def valid_found(value: Any, search: Search, model: ModelShape) -> Found:
+    """The same answer, its arrays checked for the shapes of its kind."""
     expected = _FOUND_BY[search.kind]
-    if not isinstance(said, expected):
-        raise MisuseError(f"returned {shown(said)}; a {search.kind!r} search finds a {expected.__name__}")
-    if isinstance(said, Nearest):
-        index = _indices(said.index, "index")
+    if not isinstance(value, expected):
+        raise MisuseError(
+            f"returned {shown(value)}; the answer to a {search.kind!r} search must be a {expected.__name__}"
+        )
+    if isinstance(value, Nearest):
+        index = _indices(value.index, "index")
         if len(index) != search.rows:
-            raise MisuseError(f"index of what was found has {len(index)} rows, the search has {search.rows}")
-        return Nearest(index, _array(said.score, "score of what was found", (search.rows,), least=-np.inf))
-    assert isinstance(said, Likely)
-    layers = _indices(said.layers, "layers")
+            raise MisuseError(f"index of the answer has {len(index)} rows, the search has {search.rows}")
+        return Nearest(index, _array(value.score, "score of the answer", (search.rows,), least=-np.inf))
+    assert isinstance(value, Likely)
+    layers = _indices(value.layers, "layers")
     for layer in layers.tolist():
-        _whole(layer, "a layer of what was found", 0, model.layers - 1)
+        _whole(layer, "a layer of the answer", 0, model.layers - 1)
     shape = search.rows, len(layers), model.experts
-    return Likely(layers, _array(said.probs, "probs of what was found", shape))
+    return Likely(layers, _array(value.probs, "probs of the answer", shape))
 
 
-def valid_updates(said: Any, model: ModelShape) -> list[Search]:
-    """What an evictor charges; it may return nothing."""
-    if said is None:
+def valid_updates(value: Any, model: ModelShape) -> list[Search]:
+    """Check the updates that an evictor's hook returns; it may return nothing."""
+    if value is None:
         return []
-    if not isinstance(said, Iterable):
-        raise MisuseError(f"returned {shown(said)}; it may return a list of Search, or nothing")
-    return [valid_update(each, model) for each in said]
+    if not isinstance(value, Iterable):
+        raise MisuseError(f"returned {shown(value)}; it may return a list of Search, or nothing")
+    return [valid_update(each, model) for each in value]
 
 
-def valid_update(said: Any, model: ModelShape) -> Search:
-    """Work that nothing answers."""
-    if not isinstance(said, Search):
-        raise MisuseError(f"returned {shown(said)}, which is no Search")
-    return valid_search(said, model, update=True)
+def valid_update(value: Any, model: ModelShape) -> Search:
+    """Check an update: work that nothing answers."""
+    if not isinstance(value, Search):
+        raise MisuseError(f"returned {shown(value)}, which is not a Search")
+    return valid_search(value, model, update=True)
 
 
-def valid_scores(said: Any, what: str, numbers: Int, model: ModelShape) -> Float:
-    """The scores of an evictor; `numbers` are the experts that are scored, as layer · J + expert."""
-    if not isinstance(said, np.ndarray) or said.dtype.kind != "f":
-        raise MisuseError(f"{what} must be an array of floats, value {shown(said)}")
-    if said.shape != numbers.shape:
-        raise MisuseError(f"{what} must have the shape {numbers.shape}, value of shape {said.shape}")
-    if not (said < np.inf).all():
-        place = int(np.flatnonzero(~(said < np.inf))[0])
+def valid_scores(value: Any, what: str, numbers: Int, model: ModelShape) -> Float:
+    """Check the scores of an evictor; `numbers` are the scored experts, as layer · J + expert."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise MisuseError(f"{what} must be an array of floats, value {shown(value)}")
+    if value.shape != numbers.shape:
+        raise MisuseError(f"{what} must have the shape {numbers.shape}, value of shape {value.shape}")
+    if not (value < np.inf).all():
+        place = int(np.flatnonzero(~(value < np.inf))[0])
         layer, expert = divmod(int(numbers[place]), model.experts)
         raise MisuseError(
-            f"{what} must be finite or -inf, value {float(said[place])} for expert {expert} of layer {layer}"
+            f"{what} must be finite or -inf, value {float(value[place])} for expert {expert} of layer {layer}"
         )
-    return said
+    return value
 
 
-def valid_learned(said: Any) -> dict[str, NDArray[Any]]:
-    """What a policy learns, in C order and sorted by name, as it is when it is read again."""
-    if not isinstance(said, Mapping):
-        raise MisuseError(f"what is learned must be a dict of named arrays, value {shown(said)}")
-    for name, array in said.items():
+def valid_learned(value: Any) -> dict[str, NDArray[Any]]:
+    """Check what a policy learns; in C order and sorted by name, as it will be when it is read again."""
+    if not isinstance(value, Mapping):
+        raise MisuseError(f"the result of learning must be a dict of named arrays, value {shown(value)}")
+    for name, array in value.items():
         if not isinstance(name, str):
-            raise MisuseError(f"what is learned must be named by text, value {shown(name)}")
+            raise MisuseError(f"arrays in the result of learning must be named by strings, value {shown(name)}")
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
-            raise MisuseError(f"{name!r} of what is learned must be an array of numbers, value {shown(array)}")
-    return {name: np.asarray(array, order="C") for name, array in sorted(said.items())}
+            raise MisuseError(f"{name!r} in the result of learning must be an array of numbers, value {shown(array)}")
+    return {name: np.asarray(array, order="C") for name, array in sorted(value.items())}
 
 
 def valid_number(value: Any, what: str) -> float:
-    """A number, which may be infinite or none."""
+    """Check that a value is a number, possibly infinite or NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise MisuseError(f"{what} must be a number, value {shown(value)}")
     return float(value)
@@ -248,7 +252,7 @@ def _array(value: Any, what: str, shape: tuple[int, ...], *, least: float = 0.0)
 def _indices(value: Any, what: str) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.ndim != 1:
         raise MisuseError(
-            f"{what} of what was found must be an array of whole numbers in one dimension, value {shown(value)}"
+            f"{what} of the answer must be an array of whole numbers in one dimension, value {shown(value)}"
         )
     return value
 

@@ -87,9 +87,9 @@ SETTINGS = {
     "count=2,kount=3": "unknown setting of policy {0}:mine 'kount'; did you mean 'count'?",
     "count=2,order=best": "policy '{0}:mine,count=2,order=best': order: must be one of up, down, value 'best'",
     "count=2,needs=lookahead": "policy {0}:mine,count=2,needs=lookahead: prefetcher.requires: "
-    "nothing has 'lookahead'; did you mean 'lookahead_1'?",
+    "unknown requirement 'lookahead'; did you mean 'lookahead_1'?",
     "count=2,needs=futur": "policy {0}:mine,count=2,needs=futur: prefetcher.requires: "
-    "nothing has 'futur'; did you mean 'future'?",
+    "unknown requirement 'futur'; did you mean 'future'?",
     "count=2,chunk=0": "policy {0}:mine,count=2,chunk=0: chunk_bytes: "
     "must be a whole number from 1, 'whole', or None, value 0",
     "count=2,chunk=all": "policy '{0}:mine,count=2,chunk=all': chunk: "
@@ -151,7 +151,7 @@ def test_traceback_shows_an_author_where_it_came_from(mine, capsys, trace, shown
 # ---- what a policy is made of, and what it is shown ---------------------------------------------------------------
 
 PARTS = [
-    ("prefetcher", {"note": 3}, "prefetcher.note: must be a text, value 3"),
+    ("prefetcher", {"note": 3}, "prefetcher.note: must be a string, value 3"),
     ("prefetcher", {"block": "x"}, "prefetcher.block: must be a whole number, value 'x'"),
     ("prefetcher", {"requires": ["embedding"]}, "prefetcher.requires: must be a set of names, value ['embedding']"),
     ("evictor", {"patience": "long"}, "evictor.patience: must be a whole number, value 'long'"),
@@ -159,7 +159,7 @@ PARTS = [
     ("evictor", {"guards": True}, "evictor.guards: is set, but Evictor has no foreseen"),
     ("policy", {"blocking_prefetch": "no"}, "blocking_prefetch: must be True or False, value 'no'"),
     ("policy", {"copy_key": 3}, "copy_key: must be a function, or None, value 3"),
-    ("policy", {"prefetcher": 3}, "prefetcher: must be of a class of Prefetcher, not int"),
+    ("policy", {"prefetcher": 3}, "prefetcher: must be a Prefetcher, not int"),
 ]
 
 
@@ -236,5 +236,5 @@ def test_what_is_no_policy_says_what_it_is(mine):
     name = mine("from policies.base import Prefetcher\nclass Mine(Prefetcher): ...\n")
     with pytest.raises(UserError, match=r"is a Prefetcher; name a function that returns Policy\("):
         make_policy(f"{name}:Mine")
-    with pytest.raises(UserError, match=r"^policy lhd: is an evictor; lru\+lhd copies on demand and evicts by it$"):
+    with pytest.raises(UserError, match=r"^policy lhd: is an evictor; use lru\+lhd to copy on demand and evict by it$"):
         make_policy("lhd")

@@ -69,14 +69,14 @@ def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
         ("finemo+lru", "unknown policy 'finemo'; did you mean 'finemoe'?"),
         ("finemoe+seive", "unknown evictor 'seive'; did you mean 'sieve'?"),
         ("finemoe+no-offload", "evictor no-offload: is a policy; evictors are " + ", ".join(sorted(EVICTORS))),
-        ("finemoe+lru,classes=2", "evictor lru has no settings, so not 'classes' either"),
+        ("finemoe+lru,classes=2", "evictor lru has no settings; remove 'classes'"),
         ("finemoe+lhd,clases=2", "unknown setting of evictor lhd 'clases'; did you mean 'classes'?"),
         ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: must be a whole number, value 'two'"),
         ("finemoe+lhd,classes=2,classes=3", "evictor 'lhd,classes=2,classes=3': classes: is set twice"),
         ("finemoe+", "unknown policy 'finemoe+'; did you mean 'finemoe'?"),
-        ("finemoe+lhd,classes", "evictor 'lhd,classes': 'classes' is not of the form setting=value"),
+        ("finemoe+lhd,classes", "evictor 'lhd,classes': expected setting=value, value 'classes'"),
         ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
-        ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
+        ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so it never evicts"),
     ],
 )
 def test_a_mistake_in_a_composition_is_told_in_one_line(spec: str, said: str) -> None:
@@ -117,7 +117,11 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "spec", "said"),
     [
-        ("", "nowhere_at_all:x", "policy nowhere_at_all:x: there is no module 'nowhere_at_all', here or installed"),
+        (
+            "",
+            "nowhere_at_all:x",
+            "policy nowhere_at_all:x: there is no module 'nowhere_at_all' in the current folder or installed",
+        ),
         ("import nothing_such", "{}:x", "policy {0}:x: module {0} cannot be imported: No module named 'nothing_such'"),
         ("1 / 0", "{}:x", "policy {0}:x: module {0} cannot be imported: division by zero"),
         ("def lastly(): ...", "{}:lasty", "unknown policy in module {0} 'lasty'; did you mean 'lastly'?"),
@@ -129,7 +133,7 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
         (
             "",
             "lru+nowhere_at_all:x",
-            "evictor nowhere_at_all:x: there is no module 'nowhere_at_all', here or installed",
+            "evictor nowhere_at_all:x: there is no module 'nowhere_at_all' in the current folder or installed",
         ),
         ("1 / 0", "lru+{}:x", "evictor {0}:x: module {0} cannot be imported: division by zero"),
         ("def lastly(): ...", "lru+{}:lasty", "unknown evictor in module {0} 'lasty'; did you mean 'lastly'?"),

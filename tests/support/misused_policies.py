@@ -130,7 +130,7 @@ PLANS = {
     ),
     "an update that should be answered": (
         Search("update", 0, 1, 4, 1),
-        "a Search has the kind 'update', which finds nothing; only on_batch_end and an evictor may return it",
+        "a Search has the kind 'update', which only on_batch_end and an evictor may return",
     ),
     "something else": (3, "returned 3, which is neither a Prefetch nor a Search"),
 }
@@ -138,16 +138,17 @@ PLANS = {
 HOOKS = {
     "on_batch returns nothing": (
         {"on_batch": returns(None)},
-        "on_batch, iteration 0: returned None; it must return a list of Prefetch and Search, () for nothing",
+        "on_batch, iteration 0: returned None; it must return a list of Prefetch and Search, or () for nothing",
     ),
     "on_layer returns nothing": (
         {"on_layer": returns(None)},
-        "on_layer, iteration 0, layer 0: returned None; it must return a list of Prefetch and Search, () for nothing",
+        "on_layer, iteration 0, layer 0: returned None; "
+        "it must return a list of Prefetch and Search, or () for nothing",
     ),
     "on_gate returns a plan alone": (
         {"on_gate": returns(Prefetch(1, [0], [1.0]))},
         "on_gate, iteration 0, layer 0: returned Prefetch(layer=1, experts=[0], weights=[1.0], belief=None); "
-        "it must return a list of Prefetch and Search, () for nothing",
+        "it must return a list of Prefetch and Search, or () for nothing",
     ),
     "on_gate returns a tuple": (
         {"on_gate": returns((1, [0], [1.0]))},
@@ -160,7 +161,7 @@ HOOKS = {
     "on_gate gives up": ({"on_gate": gives_up}, "on_gate, iteration 0, layer 0: SystemExit: 3"),
     "on_gate never ends": (
         {"on_gate": without_end},
-        "on_gate, iteration 0, layer 0: returned more than 100000 things",
+        "on_gate, iteration 0, layer 0: returned more than 100000 items",
     ),
     "a batch is written to": (
         {"on_batch": writes_to("request")},
@@ -176,15 +177,15 @@ HOOKS = {
     ),
     "it learns no arrays": (
         {"start": learns([1, 2])},
-        "start: what is learned must be a dict of named arrays, value [1, 2]",
+        "start: the result of learning must be a dict of named arrays, value [1, 2]",
     ),
     "what it learns has no name": (
         {"start": learns({3: np.zeros(2)})},
-        "start: what is learned must be named by text, value 3",
+        "start: arrays in the result of learning must be named by strings, value 3",
     ),
     "it learns objects": (
         {"start": learns({"table": np.array([{}])})},
-        "start: 'table' of what is learned must be an array of numbers, value array([{}], dtype=object)",
+        "start: 'table' in the result of learning must be an array of numbers, value array([{}], dtype=object)",
     ),
     "it writes to what it learned": (
         {"start": writes_to_learned},
@@ -205,23 +206,24 @@ HOOKS = {
     ),
     "a search finds nothing": (
         {"on_batch": says(*ASKS), "search": returns(None)},
-        "search, layer 0: returned None; a 'speculate' search finds a Likely",
+        "search, layer 0: returned None; the answer to a 'speculate' search must be a Likely",
     ),
     "a search finds something else": (
         {"on_batch": says(*ASKS), "search": returns(Nearest(np.array([0]), np.ones(1)))},
-        "search, layer 0: returned Nearest(index=array([0]), score=array([1.])); a 'speculate' search finds a Likely",
+        "search, layer 0: returned Nearest(index=array([0]), score=array([1.])); "
+        "the answer to a 'speculate' search must be a Likely",
     ),
     "what was found has another shape": (
         {"on_batch": says(*ASKS), "search": returns(Likely(np.array([1]), np.ones((1, 6))))},
-        "search, layer 0: probs of what was found must have the shape (1, 1, 6), value of shape (1, 6)",
+        "search, layer 0: probs of the answer must have the shape (1, 1, 6), value of shape (1, 6)",
     ),
     "what was found is of another layer": (
         {"on_batch": says(*ASKS), "search": returns(Likely(np.array([4]), np.ones((1, 1, 6))))},
-        "search, layer 0: a layer of what was found must be from 0 to 3, value 4",
+        "search, layer 0: a layer of the answer must be from 0 to 3, value 4",
     ),
     "what was found is not a number": (
         {"on_batch": says(Search("match", -1, 1, 4, 1)), "search": returns(Nearest(np.array([0]), np.array([NAN])))},
-        "search, layer -1: score of what was found must be finite, value nan at [0]",
+        "search, layer -1: score of the answer must be finite, value nan at [0]",
     ),
     "on_found returns nothing": (
         {
@@ -229,7 +231,7 @@ HOOKS = {
             "search": returns(Likely(np.array([1]), np.ones((1, 1, 6)))),
             "on_found": returns(None),
         },
-        "on_found, iteration 0, layer 0: returned None; it must return a list of Prefetch, () for nothing",
+        "on_found, iteration 0, layer 0: returned None; it must return a list of Prefetch, or () for nothing",
     ),
     "on_found returns a search": (
         {
@@ -238,20 +240,20 @@ HOOKS = {
             "on_found": says(*ASKS),
         },
         "on_found, iteration 0, layer 0: returned "
-        "Search(kind='speculate', layer=0, rows=1, dims=4, entries=1), which is no Prefetch",
+        "Search(kind='speculate', layer=0, rows=1, dims=4, entries=1), which is not a Prefetch",
     ),
     "on_batch_end returns nothing": (
         {"on_batch_end": returns(None)},
-        "on_batch_end, iteration 0: returned None; it must return a list of Search, () for nothing",
+        "on_batch_end, iteration 0: returned None; it must return a list of Search, or () for nothing",
     ),
     "on_batch_end plans": (
         {"on_batch_end": says(Prefetch(0, [0], [1.0]))},
         "on_batch_end, iteration 0: returned Prefetch(layer=0, experts=[0], weights=[1.0], belief=None), "
-        "which is no Search",
+        "which is not a Search",
     ),
     "on_batch_end searches": (
         {"on_batch_end": says(*ASKS)},
-        "on_batch_end, iteration 0: a Search has the kind 'speculate', which is answered by nobody here; "
+        "on_batch_end, iteration 0: a Search has the kind 'speculate', but nothing answers it here; "
         "its kind must be 'update'",
     ),
 }
@@ -289,7 +291,7 @@ EVICTORS = {
     "an evictor that plans": (
         {"on_batch": says(Prefetch(0, [0], [1.0]))},
         "evictor's on_batch, iteration 0: returned Prefetch(layer=0, experts=[0], weights=[1.0], belief=None), "
-        "which is no Search",
+        "which is not a Search",
     ),
 }
 
@@ -309,7 +311,7 @@ SPOILT = {
     "loaded": "loaded, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
     "evicted": r"evicted, layer \d: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
     "believe": "believe, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
-    "foreseen": "foreseen, layer 3: the scores foreseen must be finite or -inf, value nan for expert",
+    "foreseen": "foreseen, layer 3: the foreseen scores must be finite or -inf, value nan for expert",
 }
 
 LINES = {

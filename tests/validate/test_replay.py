@@ -339,7 +339,7 @@ MISUSED = {
     "an expert twice": "on_batch, iteration 0: a Prefetch of layer 0 has expert 1 twice",
     "on_gate returns a tuple": "on_gate, iteration 0, layer 0: returned 1, which is neither a Prefetch nor a Search",
     "on_layer returns nothing": "on_layer, iteration 0, layer 0: returned None; "
-    "it must return a list of Prefetch and Search, () for nothing",
+    "it must return a list of Prefetch and Search, or () for nothing",
     "touched fails": "touched, layer 0: ZeroDivisionError: integer division or modulo by zero",
 }
 
