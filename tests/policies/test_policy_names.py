@@ -18,10 +18,10 @@ from sim.__main__ import main
 from tests.support.run_helpers import arguments
 
 
-def snippet() -> str:
-    """The policy that the README shows."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (shown,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "def again(" in code]
+def snippet(document: str = "README.md") -> str:
+    """The policy that a document shows."""
+    text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
+    (shown,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def again(" in code]
     return shown
 
 
@@ -88,6 +88,10 @@ def test_oracle_is_another_name_of_belady() -> None:
 
 
 # ---- policies from outside -------------------------------------------------------------------------------------------
+
+
+def test_the_readme_and_the_guide_show_the_same_policy() -> None:
+    assert snippet("docs/write-a-policy.md") == snippet()
 
 
 def test_the_readmes_policy_runs_as_it_stands(mine: Any, simulate: Any, trace: Path) -> None:
