@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo comparison anchors paper notebooks test test-slow lint types bench clean
+.PHONY: demo docs comparison anchors paper notebooks test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +68,9 @@ test: $(VENV)/.installed lint types
 # Runs them from scratch and writes what they show into them.
 notebooks: $(VENV)/.installed
 	$(BIN)/python notebooks/fresh_outputs.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m docs.write_commands
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -q
