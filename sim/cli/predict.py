@@ -43,8 +43,8 @@ def predict(
     last plan made at least d layers before it. A layer with fewer than d layers before it is judged by its last plan.
 
     Recall is the share of executed experts that were planned. Precision is the share of planned experts that were
-    executed. Recall@K counts only the first K planned experts, where K experts were executed. Coverage is the share of
-    (iteration, layer) events with a plan. Lead is how many layers ahead the judged plans were made, on average.
+    executed. Recall@K is the recall of the K highest-ranked experts, where K is the number executed. Coverage is the
+    share of (iteration, layer) events with a plan. Lead is how many layers ahead the judged plans were made, as a mean.
     """
     from common.outputs import new, picture, reserved, then_printed
     from sim.forecast import recall_figure

@@ -1,4 +1,4 @@
-"""Which requests run together, and what each iteration of theirs demands."""
+"""Batches of requests, and the experts that each of their iterations demands."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Step:
 
     batch: Batch
     maps: Float  # [T, L, J] float32
-    experts: Int  # [T, L, K] as executed, -1 where none was
+    experts: Int  # [T, L, K] executed experts, -1 for none
     lookahead: dict[int, Float]  # {distance: [T, L, J]}
-    demands: list[list[int]]  # per layer the distinct experts, in rising order
-    loads: list[list[int]] | None  # per layer the tokens of each of them; None: one token each
+    demands: list[list[int]]  # the distinct experts of each layer, in rising order
+    loads: list[list[int]] | None  # the tokens of each of these experts; None: one token each
     context: int  # cached positions of all requests after this iteration
     attended: int  # (token, position) pairs
     starting: Sequence[int]  # requests whose first iteration this is
@@ -32,7 +32,7 @@ class Step:
 
 
 def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[Step]:
-    """The paper's offline runs: requests in order, `size` at a time, each group until its last request has ended."""
+    """The steps of offline runs as in the paper: `size` requests at a time, until the last of them has ended."""
     pending = iter(requests)
     number = 0
     while group := [_Replay(recorded) for recorded in islice(pending, size)]:
@@ -47,9 +47,9 @@ def fixed_batches(requests: Iterable[RecordedRequest], size: int) -> Iterator[St
 
 
 def predicted(steps: Iterator[Step], prefetcher: Prefetcher, tape: PredictionTape | None = None) -> Iterator[Step]:
-    """The same steps; a prefetcher that predicts whole blocks of them does so before the first of each.
+    """The same steps. A prefetcher that predicts in blocks does so before the first step of each block.
 
-    A tape records what it predicts, or replays it.
+    A tape records the predictions, or replays them.
     """
     if not prefetcher.block:
         yield from steps
@@ -62,7 +62,7 @@ def predicted(steps: Iterator[Step], prefetcher: Prefetcher, tape: PredictionTap
 
 
 def gates_of(step: Step) -> list[Gate]:
-    """What the routers say, layer by layer."""
+    """The gates of all layers, in order."""
     gates = list(map(Gate, count(), step.maps.swapaxes(0, 1), step.experts.swapaxes(0, 1)))
     for distance, probs in step.lookahead.items():
         for gate, seen in zip(gates, probs.swapaxes(0, 1), strict=True):
@@ -71,7 +71,7 @@ def gates_of(step: Step) -> list[Gate]:
 
 
 class _Replay:
-    """A request's rows, cut into iterations."""
+    """A request's rows, split into iterations."""
 
     def __init__(self, recorded: RecordedRequest) -> None:
         self.recorded = recorded
@@ -94,7 +94,7 @@ class _Replay:
 
 
 class _Together:
-    """Requests that run together, and what is the same in each of their decode steps."""
+    """Requests that run together, and the arrays that all their decode steps share."""
 
     def __init__(self, replays: Sequence[_Replay]) -> None:
         self.replays = replays
@@ -141,14 +141,14 @@ def _step(number: int, step: int, together: _Together) -> Step:
 
 
 def _join(arrays: list[Array], rows: list[slice]) -> Array:
-    """The rows of each array, one below the other."""
+    """The selected rows of all arrays, concatenated."""
     if len(arrays) == 1:
         return arrays[0][rows[0]]
     return np.concatenate([array[some] for array, some in zip(arrays, rows, strict=True)])
 
 
 def _distinct(experts: Int, total: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Per layer, from `[T, L, K]`: the distinct experts in rising order, and how many tokens each serves."""
+    """From experts `[T, L, K]`, for each layer: the distinct experts in rising order, and the tokens of each."""
     tokens = tokens_by_expert(experts, total)
     demands = [np.flatnonzero(row).tolist() for row in tokens]
     return demands, [row[row > 0].tolist() for row in tokens]

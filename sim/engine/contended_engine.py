@@ -1,4 +1,4 @@
-"""The engine where copies and computing slow each other down: attention and head, too, end when they end."""
+"""The engine for contention: copies and computing slow each other down, so no end is known in advance."""
 
 from functools import partial
 
@@ -13,12 +13,12 @@ from sim.hardware.costs import Cost
 
 
 def engine_for(cost: Cost) -> type[Engine]:
-    """The engine that these costs need; the one of closed forms is faster."""
+    """The engine class for these costs; the one without contention is faster."""
     return ContendedEngine if cost.effects.contended else Engine
 
 
 class ContendedEngine(Engine):
-    """As `Engine`. The attention of layer l runs on GPU l mod G, the head on the GPU of the last layer's attention."""
+    """`Engine` with contention. Attention of layer l runs on GPU l mod G, the head on the GPU of the last layer."""
 
     @override
     def _work_of(self, policy: Policy) -> ExpertWork:
@@ -64,6 +64,6 @@ class ContendedEngine(Engine):
         self._compute(self._layers - 1, self._cost.head_s(len(self._batch.request)), self._end_event)
 
     def _compute(self, layer: int, seconds: float, then: Event) -> None:
-        """Compute on the GPU of a layer's attention; the event happens when that ends."""
+        """Compute on the GPU of a layer's attention, and trigger the event at the end."""
         assert self._shared is not None
         self._shared.compute(layer % len(self._cache.devices), seconds, partial(then.after, 0.0))

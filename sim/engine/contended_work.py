@@ -1,4 +1,4 @@
-"""Experts on GPUs that compute more slowly while bytes move to them: no end is known before it comes."""
+"""Experts on GPUs that compute more slowly while bytes move to them, so no end is known in advance."""
 
 import math
 from collections import deque
@@ -18,7 +18,7 @@ from sim.hardware.costs import Cost
 
 
 class ContendedWork(ExpertWork):
-    """As `ExpertWork`, but computing takes place in `SharedTime`; `done` is called when a layer's last expert is."""
+    """`ExpertWork` with computing in `SharedTime`; `done` is called when a layer's last expert has been computed."""
 
     closed_form = False
 
@@ -40,11 +40,10 @@ class ContendedWork(ExpertWork):
         self._start_event = Event(env, self._started)
         self._queues: list[deque[int]] = [deque() for _ in range(self._gpus)]  # experts to compute next
         self._computing = [False] * self._gpus
-        self._waiting: list[int] = []  # experts that are there and have not been queued
+        self._waiting: list[int] = []  # present experts that have not been queued
 
     @override
     def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
-        """Compute what is there, from `start_s` on, and the others when they arrive."""
         self._demand, self._start_s = demand, start_s
         self._missing = len(self._experts) - len(demand.hits)
         self._uncomputed = len(self._experts)
@@ -60,7 +59,6 @@ class ContendedWork(ExpertWork):
 
     @override
     def arrived(self, copy: Copy, now_s: float) -> None:
-        """An expert that the layer misses is there."""
         expert = copy.number % self._total
         self._missing -= 1
         self._waiting.append(expert)
@@ -69,12 +67,12 @@ class ContendedWork(ExpertWork):
             self._queue_waiting(now_s)
 
     def _started(self, event: Event) -> None:
-        """The host has launched the layer's experts, and no search keeps them waiting."""
+        """The host has launched the layer's experts, and the search wait is over."""
         self._running = True
         self._queue_waiting(self._env.now)
 
     def _queue_waiting(self, now_s: float) -> None:
-        """Let the GPUs compute what is there, or, if the policy wants that, all experts once they are there."""
+        """Queue the present experts, or, without `compute_on_arrival`, all experts once they have arrived."""
         if self._missing and not self._at_once:
             return
         experts: Sequence[int] = self._waiting if self._at_once else self._experts
@@ -99,7 +97,7 @@ class ContendedWork(ExpertWork):
         self._uncomputed -= 1
         if not self._uncomputed:
             self._times.ended(self._demand, self._start_s, at_once=self._at_once)
-            # As in `ExpertWork`, a layer in one wave ends before its pins do, if only by the last bit.
+            # As in `ExpertWork`, a layer in one wave ends before its pins do, by at least one bit.
             end_s = now_s if self._in_waves else math.nextafter(now_s, math.inf)
             self._done(end_s, now_s)
         elif self._in_waves:

@@ -1,10 +1,10 @@
 """The SimPy driver: lets modelled time pass between the decisions of a policy.
 
-Every link, the running layer and every search are callbacks on events that are scheduled again and again; processes and
-resources would cost ten times more. A layer that finds all its experts on the GPUs needs one event.
+Links, the running layer and searches are callbacks on reused events; SimPy's processes and resources would cost ten
+times more. A layer with all its experts on the GPUs needs one event. `docs/simulator.md` has all rules.
 
     iteration:  layer 0 | layer 1 | … | layer L−1 | head
-    layer:      framework, attention, router | gate: demand, what is missing is copied | framework, experts |
+    layer:      framework, attention, router | gate: experts are demanded, missing ones copied | framework, experts |
                 exchange between GPUs, driving
 """
 
@@ -33,7 +33,7 @@ from sim.hardware.costs import Cost
 
 
 class Engine:
-    """One run of a policy over the steps of a trace; the policy has been started, the cache is as it shall begin."""
+    """One run of a started policy over the steps of a trace, with a cache in its initial state."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Engine:
         self._tell_gate = "gated" in hooks.heard
         self._gate_event = Event(self._env, self._gated)
         self._tell_layer = policy.blocking_prefetch or "begin_layer" in hooks.heard
-        # What follows the layer before: the beginning of a layer if anyone wants to know, or at once its gate.
+        # The event after the previous layer: the beginning of a layer if any hook needs it, else directly its gate.
         self._next_event = Event(self._env, self._layer_begins) if self._tell_layer else self._gate_event
         self._end_event = Event(self._env, self._iteration_ends)
         self._shared: SharedTime | None = None
@@ -86,9 +86,9 @@ class Engine:
         )
 
     def run(self) -> float:
-        """Replay all steps; the answer is the makespan in seconds."""
+        """Replay all steps, and return the makespan in seconds."""
         collecting = gc.isenabled()
-        gc.disable()  # nothing here makes cycles, and looking for them costs a fifth of the time
+        gc.disable()  # no cycles are made here, and searching for them would cost a fifth of the time
         try:
             if self._begin_iteration():
                 self._env.run(self._over)
@@ -104,7 +104,7 @@ class Engine:
     # ---- iterations ----------------------------------------------------------------------------------------------
 
     def _begin_iteration(self) -> bool:
-        """Begin the next step now; False if there is none."""
+        """Begin the next step now; returns False if there is none."""
         step = next(self._steps, None)
         if step is None:
             return False
@@ -152,7 +152,7 @@ class Engine:
         self._let_through()
 
     def _let_through(self) -> bool:
-        """Start a layer held back, unless the policy wants its prefetches to arrive first; whether it starts."""
+        """Start the waiting layer, unless the policy waits for its prefetches; returns whether it starts."""
         held = self._links.held_layer
         if held < 0:
             return False
@@ -166,7 +166,7 @@ class Engine:
         return True
 
     def _gated(self, event: Event) -> None:
-        """The router has spoken: demand its experts, predict, and compute what is there."""
+        """The gate: demand the layer's experts, let the policy predict, and compute the present experts."""
         now_s = self._env.now
         layer, step, cache = self._layer, self._step, self._cache
         experts = step.demands[layer]
@@ -189,7 +189,7 @@ class Engine:
             self._links.wake(now_s)
 
     def _experts_done(self, end_s: float, now_s: float) -> None:
-        """It is known when the last expert of the layer has been computed; what follows takes its time from there."""
+        """The end of the layer's last expert is known; the next part of the iteration begins from there."""
         self._cache.release(self._layer, self._step.demands[self._layer], end_s, now_s)
         self._layer += 1
         if self._layer < self._layers:
@@ -197,7 +197,7 @@ class Engine:
         else:
             self._finish(end_s, now_s)
 
-    # What takes its time between these moments; computing is undisturbed.
+    # The times between these moments, without contention.
 
     def _begin_first_layer(self) -> None:
         self._next_event.after(self._lead_s)
@@ -215,7 +215,7 @@ class Engine:
         self._end_event.after(end_s + self._after_s + self._cost.head_s(rows) - now_s)
 
     def _known_parts(self) -> KnownParts:
-        """The parts of the iteration's time."""
+        """The known parts of the iteration's time."""
         cost, layers = self._cost, self._layers
         missed_s, late_s, waves_s = self._work.waits.seconds
         host_s = layers * self._layer_host_s
@@ -234,7 +234,7 @@ class Engine:
     # ---- predictions ---------------------------------------------------------------------------------------------
 
     def _charge(self, now_s: float) -> None:
-        """Let the evictor's work take its time."""
+        """Charge the evictor's updates to the predictor's processor."""
         for update in self._cache.work:
             self._searcher.charge(update, now_s)
         self._cache.work.clear()
@@ -247,7 +247,7 @@ class Engine:
                 self._searcher.ask(self._batch, action, now_s)
 
     def _found(self, batch: Batch, asked: Search, found: Found) -> None:
-        """A search has ended; what it says about layers that have been gated meanwhile comes too late."""
+        """A search has ended; its answer is too late for layers that have been gated meanwhile."""
         cache, now_s = self._cache, self._env.now
         layer_now = cache.layer_now if batch is self._batch else self._layers
         for prefetch in self._hooks.found(batch, layer_now, asked, found):

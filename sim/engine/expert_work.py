@@ -1,4 +1,4 @@
-"""What the GPUs compute of the running layer's experts, each on its own GPU and one after the other there."""
+"""Computes the running layer's experts: each on its own GPU, and one after another on each GPU."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,20 +14,20 @@ from sim.hardware.costs import Cost
 
 
 class _ComputedEvent(Event):
-    """The end of one expert's computation, where the layer runs in waves."""
+    """The end of one expert's computation in a layer that runs in waves."""
 
     expert: int
 
 
 class ExpertWork:
-    """Computes experts as they arrive, when all have, or, in a layer that runs in waves, as slots allow.
+    """Computes experts as they arrive, after the last arrival, or, in a layer that runs in waves, as slots allow.
 
     `done` is called with the time at which the last expert of a layer will have been computed, as soon as that is
-    known; `wake` when a slot has become free.
+    known. `wake` is called when a slot has become free.
     """
 
     closed_form = True
-    """Whether the end of experts that are all there is known when they begin."""
+    """Whether the end of a layer is known when it begins with all experts present."""
 
     def __init__(
         self,
@@ -47,22 +47,22 @@ class ExpertWork:
         self._wake = wake
         self._gpus = len(cache.devices)
         self._total = total = cache.model.experts
-        # The GPU of each expert by layer; with replicas, as it was at first.
+        # The GPU of each expert by layer; with replicas, the initial one.
         self._homes = [cache.home[start : start + total] for start in range(0, len(cache.home), total)]
         self._layers = np.arange(len(self._homes))[:, None]
-        # [L, J + 1]: a number for each GPU in each layer, and one for -1, an expert that is not executed.
+        # [L, J + 1]: a number for each GPU in each layer; the last column is for -1, an expert that is not executed.
         self._bins = np.pad(np.array(self._homes) + self._layers * self._gpus, ((0, 0), (0, 1)), constant_values=0)
         self._bins[:, -1] = len(self._homes) * self._gpus
         self._one_token_s = cost.expert_s(1)
         self._one_token_each_s = dict.fromkeys(range(total), self._one_token_s)
         self.waits = LayerWaits([device.slots for device in cache.devices])
         self.operations = 0  # experts on the longest GPU of each layer of the iteration
-        self._missing = 0  # experts that are still on their way
-        self._uncomputed = 0  # experts of a layer that runs in waves
+        self._missing = 0  # experts that have not arrived
+        self._uncomputed = 0  # experts not computed yet, in a layer that runs in waves
         self._spare: list[_ComputedEvent] = []
 
     def begin_iteration(self, step: Step) -> None:
-        """Count what falls on the busiest GPU of each layer, all layers at once where each expert has one token."""
+        """Count the experts on the busiest GPU of each layer; for all layers at once if each expert has one token."""
         self._loads = step.loads
         self.operations = 0
         self.waits.begin_iteration()
@@ -73,9 +73,9 @@ class ExpertWork:
             self.operations = sum(self._busiest)
 
     def shortest_s(self, layer: int, experts: Sequence[int]) -> float:
-        """Set the layer that runs; the answer is how long its busiest GPU takes when every expert is there.
+        """Set the running layer, and return how long its busiest GPU takes if every expert is present.
 
-        To be asked once its experts have been demanded: from then until their release they keep their homes.
+        Call this after the layer's experts have been demanded: from then until their release, their homes are fixed.
         """
         self._layer, self._experts = layer, experts
         fixed = self._cache.fixed
@@ -98,7 +98,7 @@ class ExpertWork:
         return self._shortest_s
 
     def begin(self, demand: Demand, start_s: float, now_s: float) -> None:
-        """Compute what is there, from `start_s` on; not all of the layer's experts are, or it runs in waves."""
+        """Begin to compute a layer with missing experts, or one that runs in waves, from `start_s` on."""
         self._missing = len(self._experts) - len(demand.hits)
         in_waves = demand.waves > 1
         self._resident_s = start_s + self._shortest_s
@@ -115,7 +115,7 @@ class ExpertWork:
             self._busy_s = self._from(start_s, demand.hits if self._on_arrival else ())
 
     def arrived(self, copy: Copy, now_s: float) -> None:
-        """An expert that the layer misses is there."""
+        """An expert that the layer waits for has arrived."""
         self._missing = missing = self._missing - 1
         expert, gpu, busy_s = copy.number % self._total, copy.gpu, self._busy_s
         if self._uncomputed:
@@ -139,21 +139,21 @@ class ExpertWork:
             self._done(end_s, now_s)
 
     def _on_busiest(self, experts: Sequence[int]) -> int:
-        """How many of these experts the GPU with the most of them has."""
+        """The number of these experts on the GPU that has the most of them."""
         count = [0] * self._gpus
         for expert in experts:
             count[self._home[expert]] += 1
         return max(count)
 
     def _from(self, start_s: float, experts: Sequence[int]) -> list[float]:
-        """When each GPU has computed these experts, beginning at `start_s`."""
+        """When each GPU has computed these experts, if it begins at `start_s`."""
         busy_s = [start_s] * self._gpus
         for expert in experts:
             busy_s[self._home[expert]] += self._seconds[expert]
         return busy_s
 
     def _compute_in_wave(self, expert: int, gpu: int, now_s: float) -> float:
-        """Let a GPU compute an expert next, and tell when it is done: its slot is wanted. The answer is when."""
+        """Let a GPU compute an expert next and schedule its end, which frees a slot; returns the time of the end."""
         end_s = max(self._busy_s[gpu], now_s) + self._seconds[expert]
         self._busy_s[gpu] = end_s
         event = self._spare.pop() if self._spare else _ComputedEvent(self._env, self._computed)
@@ -162,7 +162,7 @@ class ExpertWork:
         return end_s
 
     def _computed(self, event: _ComputedEvent) -> None:
-        """An expert of a layer that runs in waves is done with its slot."""
+        """An expert of a layer that runs in waves has been computed."""
         self._spare.append(event)
         self._uncomputed -= 1
         now_s = self._env.now

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 
 def fair_shares(caps: Sequence[float], total: float) -> list[float]:
-    """Max-min fair rates under these caps `[N]` whose sum is at most `total`, all in bytes per second.
+    """Max-min fair rates `[N]` under these caps `[N]`, with a sum of at most `total`, all in bytes per second.
 
-    Whoever cannot use an equal share keeps its cap; the others divide the rest equally.
+    A copy whose cap is below an equal share gets its cap; the others divide the rest equally.
     """
     if total == math.inf:
         return list(caps)

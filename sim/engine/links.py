@@ -1,4 +1,4 @@
-"""The links that carry experts from host memory to their GPUs, one copy at a time each."""
+"""The links that carry experts from host memory to their GPUs; each moves one copy at a time."""
 
 from collections.abc import Callable
 
@@ -12,24 +12,25 @@ from sim.hardware.costs import Cost
 
 
 class Flight(Event):
-    """Copies of one size that set off at the same moment on as many links: they arrive at the same moment too."""
+    """Copies of one size that begin at the same moment on several links, so they arrive together."""
 
     bytes: int
     copies: list[Copy]
 
 
 class _Expiry(Event):
-    """The end of the pins of a layer."""
+    """The moment at which a layer's pins end."""
 
     at_s: float
 
 
 class Links:
-    """Moves what the devices of a cache ask for.
+    """Moves the copies that the devices of a cache choose.
 
-    When an expert is complete, `on_demanded` is called with its copy if the running layer wants it. Otherwise
-    `on_prefetched` is called, which answers whether it has scheduled anything. It is not called while `held_layer`, the
-    layer that waits for its prefetches, still waits for certain: for what the link goes on with, or lands just then.
+    When an expert is complete, `on_demanded` is called with its copy if the running layer demands it. Otherwise
+    `on_prefetched` is called, which returns whether it has scheduled anything. It is skipped if `held_layer`, the layer
+    in its prefetch wait, certainly waits on: for the copy that the link continues with, or for one that arrives in the
+    same flight.
     """
 
     on_demanded: Callable[[Copy, float], None]
@@ -49,10 +50,10 @@ class Links:
         self._expiry_scheduled = False
 
     def wake(self, now_s: float) -> None:
-        """Let every idle link that may have work ask for it."""
+        """Let every idle link that may have work choose a copy."""
         cache, idle = self._cache, self._idle
         flight = None
-        in_vain = []  # a device that is listed twice is asked once
+        in_vain = []  # so that a device that is listed twice chooses once
         for device in cache.wake:
             if idle[device.gpu]:
                 copy = device.next_copy(now_s)
@@ -76,14 +77,14 @@ class Links:
         return flight
 
     def _arrived(self, flight: Flight) -> None:
-        """Copies have arrived: on each link the next one sets off."""
+        """Copies have arrived: the next copy begins on each link."""
         now_s, experts = self._env.now, self._experts
-        last = -1  # an expert that lands just now and that the held layer waits for
+        last = -1  # an expert in this flight that the held layer waits for
         if self.held_layer >= 0:
             number = flight.copies[-1].number
             if number // experts == self.held_layer and self._cache.residency.planned[number]:
                 last = number
-        following_flight = None  # that may take more; what is scheduled in between keeps its place between two flights
+        following_flight = None  # the flight that may take more copies; any other event scheduled in between ends it
         for copy in flight.copies:
             device = self._devices[copy.gpu]
             complete = device.copied(copy, now_s)
@@ -94,7 +95,7 @@ class Links:
                 following_flight.copies.append(following)
             else:
                 following_flight = self._set_off(following)
-            if self._in_turns and not copy.demanded and self._cache.wake:  # the turn goes on before the layer looks
+            if self._in_turns and not copy.demanded and self._cache.wake:  # the turn passes before the layer checks
                 self.wake(now_s)
                 following_flight = None
             if complete:
@@ -104,7 +105,7 @@ class Links:
                     if self._in_turns:
                         self.wake(now_s)
                 elif last >= 0 and copy.number != last:
-                    continue  # nothing can begin before that one has landed
+                    continue  # the layer cannot start before that one has arrived
                 elif (following is None or following.number // experts != self.held_layer) and self.on_prefetched():
                     following_flight = None
         self._spare.append(flight)
@@ -112,7 +113,7 @@ class Links:
             self._watch_expiry(now_s)
 
     def _watch_expiry(self, now_s: float) -> None:
-        """A link is waiting for a slot: wake it when the pins of the layer end, if that is known and ahead."""
+        """Wake stalled links when the layer's pins end, if that time is known and in the future."""
         at_s = self._cache.residency.unpin_s
         if now_s < at_s < NEVER and not self._expiry_scheduled:
             self._expiry_scheduled = True
@@ -122,5 +123,5 @@ class Links:
     def _pins_expire(self, event: _Expiry) -> None:
         self._expiry_scheduled = False
         self._cache.wake_stalled()
-        # The clock may be a rounding error short of the time that was meant, at which the pins would still hold.
+        # The clock may be short of the intended time by a rounding error, and the pins would still be valid then.
         self.wake(max(event.at_s, self._env.now))

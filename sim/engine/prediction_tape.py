@@ -1,8 +1,8 @@
 """Predictions that one run records and other runs of the same requests replay.
 
-Under fixed batches some prefetchers predict the same whatever the clock, the cache, the evictor and the machine. The
-predictions of one run are recorded as arrays, and a run of another cache or machine replays them: there no history is
-read, and nothing is searched or learned. The outcome is the same to the last bit.
+Under fixed batches, the predictions of some prefetchers do not depend on the clock, the cache, the evictor or the
+machine. One run records them as arrays; runs with other caches or machines replay them, without reading a history,
+searching or learning. The outcome is the same to the last bit.
 """
 
 import json
@@ -18,13 +18,13 @@ from policies.base import Policy, Prefetcher
 from policies.prediction.plan_arrays import PackedIterations
 from policies.types import Iteration, Setup
 
-_START, _TOKENS = "start", "tokens"  # the tape's own arrays, beside those of the prefetcher
+_START, _TOKENS = "start", "tokens"  # the tape's own arrays, besides those of the prefetcher
 
 
 class PredictionTape:
-    """Records the predictions of one run; or replays those in `arrays`, which may be read-only and lie in a file.
+    """Records the predictions of one run, or replays those in `arrays`, which may be read-only and memory-mapped.
 
-    A tape is for one run. The iterations that it replays must be those that it has recorded, or the first of them.
+    A tape is for one run. It must replay the recorded iterations, or the first of them.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
@@ -36,7 +36,7 @@ class PredictionTape:
             self._iterations = PackedIterations({name: each for name, each in arrays.items() if name != _START})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that was recorded, once the run is over."""
+        """The recorded arrays, once the run is over."""
         state = {"note": self._prefetcher.note, "generator": self._generator}
         answer = {_START: np.frombuffer(json.dumps(state).encode(), np.uint8)}
         for name in self._recorded[0] if self._recorded else ():
@@ -44,7 +44,7 @@ class PredictionTape:
         return answer
 
     def start(self, policy: Policy, setup: Setup) -> None:
-        """Start the policy; where it replays, its generator goes on as if the prefetcher had drawn from it."""
+        """Start the policy. When replaying, the generator continues as if the prefetcher had drawn from it."""
         self._prefetcher = prefetcher = policy.prefetcher
         if not prefetcher.shares_predictions:
             raise ValueError(f"{type(prefetcher).__name__} does not share its predictions")
@@ -59,7 +59,7 @@ class PredictionTape:
         policy.evictor.start(setup)
 
     def predict_block(self, prefetcher: Prefetcher, iterations: Sequence[Iteration]) -> None:
-        """Let the prefetcher predict these iterations and record it, or replay its predictions."""
+        """Let the prefetcher predict these iterations and record the predictions, or replay them."""
         tokens = [len(each.batch.token) for each in iterations]
         if self._arrays is None:
             prefetcher.predict_block(iterations)

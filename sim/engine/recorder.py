@@ -1,4 +1,4 @@
-"""What a run leaves behind: a row per iteration and a row per request."""
+"""The rows that a run records: one per iteration and one per request."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class Recorder:
         known: KnownParts,
         counts: Counts,
     ) -> None:
-        """One iteration has ended, the first of `starting`; `known` are parts of its time."""
+        """Record an iteration, which is the first of the requests in `starting`; `known` are parts of its time."""
         requests, prefill = batch.request.tolist(), batch.prefill.tolist()
         now = (counts.hits, counts.late, counts.misses, counts.bytes)
         hits, late, misses, copied = (value - before for value, before in zip(now, self._before, strict=True))
@@ -69,15 +69,17 @@ class Recorder:
             row[3] += 1
 
     def iterations(self) -> pd.DataFrame:
-        """A row per iteration: what it demanded, found and copied, when, and where its time went.
+        """A row per iteration: its demands, hits, copied bytes and times, and where its time went.
 
         `wait_s` is the sum of all waits, and `PARTS` add up to `end_s − start_s`.
         """
         columns = list(zip(*self._rows, strict=True)) or [()] * len(self._COLUMNS)
         table = {name: np.array(column) for name, column in zip(self._COLUMNS, columns, strict=True)}
-        table["prefill"] = table["prefill"].astype(bool)  # of no iteration, too
+        table["prefill"] = table["prefill"].astype(bool)  # even without any iteration
         known = np.array([table.pop(name) for name in KnownParts._fields], float)
-        parts = parts_of(table["start_s"], table["end_s"], known.T)  # added up part by part, whatever their number
+        parts = parts_of(
+            table["start_s"], table["end_s"], known.T
+        )  # part by part, so that sums do not depend on the number of rows
         table |= dict(zip(PARTS, parts.T, strict=True))
         table["wait_s"] = np.sum([table[name] for name in WAITS], axis=0)
         return pd.DataFrame(table)
@@ -85,8 +87,8 @@ class Recorder:
     def requests(self) -> pd.DataFrame:
         """A row per request: times in seconds since the start, TTFT (missing without a prefill) and TPOT.
 
-        TPOT is the mean time of the output tokens after the first; without a prefill every iteration counts. It is
-        missing for a request with no such token.
+        TPOT is the mean time per output token after the first; without a prefill, every iteration counts. It is missing
+        for a request without such tokens.
         """
         rows = np.array(list(self._requests.values()), float).reshape(-1, 5)
         start_s, first_token_s, end_s, output_tokens, has_prefill = rows.T

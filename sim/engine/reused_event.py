@@ -1,4 +1,4 @@
-"""What happens at a moment, again and again: an event that is scheduled anew instead of being made anew."""
+"""An event that is scheduled again and again, because making a new one each time is slower."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from simpy.events import NORMAL
 
 
 class Event(simpy.Event):
-    """An event that calls one function and can be scheduled again once it has happened."""
+    """An event that calls one function, and can be scheduled again after it has happened."""
 
     def __init__(self, env: simpy.Environment, call: Callable[..., None]) -> None:
         super().__init__(env)
@@ -17,6 +17,6 @@ class Event(simpy.Event):
         self._schedule = env.schedule
 
     def after(self, delay_s: float) -> None:
-        """Happen so many seconds from now."""
+        """Schedule the event so many seconds from now."""
         self.callbacks = self._call
         self._schedule(self, NORMAL, delay_s)

@@ -1,4 +1,4 @@
-"""The predictor's own processor: searches and store updates take their time there, beside inference."""
+"""The predictor's own processor, on which searches and store updates take time, in parallel to inference."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ class Searcher:
         cost: Cost,
         found: Callable[[Batch, Search, Found], None],
     ) -> None:
-        self.free_s = 0.0  # when all that was asked so far will have ended
+        self.free_s = 0.0  # when all requests so far will have ended
         self._env = env
         self._answer = hooks.search
         self._cost = cost
@@ -36,14 +36,14 @@ class Searcher:
         self._spare: list[_SearchEvent] = []
 
     def ask(self, batch: Batch, search: Search, now_s: float) -> None:
-        """Queue a search; it is answered on what is known now."""
+        """Queue a search; it is answered from what is known now."""
         event = self._spare.pop() if self._spare else _SearchEvent(self._env, self._ended)
         event.batch, event.asked, event.found = batch, search, self._answer(search)
         self.charge(search, now_s)
         event.after(self.free_s - now_s)
 
     def charge(self, search: Search, now_s: float) -> None:
-        """Queue work that nothing waits for."""
+        """Queue work without an answer."""
         if self.free_s < now_s:
             self.free_s = now_s
         self.free_s += self._cost.search_s(search)

@@ -1,4 +1,4 @@
-"""Links whose copies slow each other down: they share host memory, or the GPUs that they feed compute meanwhile."""
+"""Links whose copies are slowed down: by sharing host memory, or by computing on their GPUs."""
 
 import math
 from functools import partial
@@ -13,11 +13,11 @@ from sim.engine.shared_time import SharedTime
 from sim.hardware.costs import Cost
 
 _ALONE = -1  # the bytes of a flight that no other copy joins
-_ROUNDING = 1e-9  # of a rate that is computed from two times
+_ROUNDING = 1e-9  # relative error of a rate that is computed from two times
 
 
 class SharedLinks(Links):
-    """As `Links`; each copy has its latency first, and then its bytes move in `SharedTime`."""
+    """`Links` in which each copy first has its latency, and then its bytes move in `SharedTime`."""
 
     def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost, shared: SharedTime) -> None:
         super().__init__(env, cache, cost)
@@ -38,13 +38,13 @@ class SharedLinks(Links):
 
 
 def peak_bytes_per_s(cost: Cost, size_bytes: int) -> float:
-    """The rate at which the bytes of a copy move over a link, once its latency is over."""
+    """The rate at which the bytes of a copy move over a link after its latency."""
     moving_s = cost.copy_s(size_bytes) - cost.copy_latency_s(size_bytes)
     return size_bytes / moving_s if moving_s > 0 else math.inf
 
 
 def share_host(cache: ExpertCache, cost: Cost) -> bool:
-    """Whether the links together can ask more of host memory than it gives."""
+    """Whether the links together can exceed the bandwidth of host memory."""
     if cost.effects.host_bytes_per_s == math.inf:
         return False
     peak = max(peak_bytes_per_s(cost, size) for size in cache.copy_bytes)

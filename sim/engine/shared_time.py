@@ -1,8 +1,8 @@
 """Copies and computations whose speed depends on what else runs at the same time.
 
-Bytes that move to a GPU share the host's memory bandwidth with those that move to other GPUs. On one GPU, moving bytes
-and computing slow each other down. Whenever something begins or ends, every speed is determined anew; what keeps its
-speed keeps its end, to the last bit.
+Copies to all GPUs share the host's memory bandwidth. On one GPU, copying and computing slow each other down. All speeds
+are determined anew whenever an activity begins or ends. An activity whose speed does not change keeps its end, to the
+last bit.
 """
 
 import math
@@ -16,22 +16,22 @@ from sim.hardware.effects import Effects
 
 
 class _Activity:
-    """Bytes that move to a GPU, or a computation on it."""
+    """A copy to a GPU, or a computation on it."""
 
     __slots__ = ("end_s", "gpu", "left", "number", "peak", "rate", "since_s", "then")
 
     def __init__(self, gpu: int, left: float, peak: float, then: Callable[[], None]) -> None:
         self.gpu = gpu
-        self.left = left  # bytes, or seconds of undisturbed computing, at `since_s`
-        self.peak = peak  # per second, when nothing disturbs it
+        self.left = left  # bytes, or seconds of computing at full speed, left at `since_s`
+        self.peak = peak  # full speed, per second
         self.then = then
-        self.number = 0  # how many began before
+        self.number = 0  # rises in the order in which activities begin
         self.rate = 0.0  # per second, since `since_s`
         self.since_s = 0.0
         self.end_s = math.inf
 
     def set_rate(self, rate: float, now_s: float) -> None:
-        """Go on at another speed."""
+        """Continue at another speed."""
         if rate == self.rate:
             return
         passed_s = now_s - self.since_s
@@ -42,15 +42,15 @@ class _Activity:
 
 
 class _Due(Event):
-    """The next end of an activity, as it was foreseen once."""
+    """The next end of an activity, as expected when the event was scheduled."""
 
     version: int
 
 
 class SharedTime:
-    """Lets bytes move and GPUs compute beside each other; each GPU has at most one copy and one computation at a time.
+    """Runs copies and computations in parallel; each GPU has at most one copy and one computation at a time.
 
-    Of activities that end at the same instant, the one that began first ends first.
+    If activities end at the same moment, the one that began first ends first.
     """
 
     def __init__(self, env: simpy.Environment, effects: Effects) -> None:
@@ -61,17 +61,17 @@ class SharedTime:
         self._copies: dict[int, _Activity] = {}  # by GPU, in the order in which they began
         self._computations: dict[int, _Activity] = {}
         self._begun = 0
-        self._version = 0  # of what is foreseen
+        self._version = 0  # of the expected end
         self._due_s = math.inf
         self._ending = False
         self._spare: list[_Due] = []
 
     def move(self, gpu: int, size_bytes: int, bytes_per_s: float, then: Callable[[], None]) -> None:
-        """Move bytes to a GPU from now on, at no more than this rate."""
+        """Move bytes to a GPU from now on, at this rate or slower."""
         self._begin(self._copies, _Activity(gpu, size_bytes, bytes_per_s, then))
 
     def compute(self, gpu: int, seconds: float, then: Callable[[], None]) -> None:
-        """Compute on a GPU from now on, which takes so long if no bytes move to it."""
+        """Compute on a GPU from now on; this takes `seconds` if no bytes move to it."""
         self._begin(self._computations, _Activity(gpu, seconds, 1.0, then))
 
     def _begin(self, running: dict[int, _Activity], activity: _Activity) -> None:
@@ -82,7 +82,7 @@ class SharedTime:
             self._retime()
 
     def _retime(self) -> None:
-        """Determine every speed, and foresee the next end."""
+        """Determine every speed, and schedule the next end."""
         now_s, copies, computations = self._env.now, self._copies, self._computations
         caps = [copy.peak / self._copy_slowdown if copy.gpu in computations else copy.peak for copy in copies.values()]
         for copy, rate in zip(copies.values(), fair_shares(caps, self._host_bytes_per_s), strict=True):
@@ -101,7 +101,7 @@ class SharedTime:
     def _ends(self, event: _Due) -> None:
         self._spare.append(event)
         if event.version != self._version:
-            return  # something has begun or ended meanwhile
+            return  # outdated: an activity has begun or ended meanwhile
         over = []
         for running in (self._copies, self._computations):
             over += [each for each in running.values() if each.end_s <= self._due_s]

@@ -1,25 +1,25 @@
 """Where the time of an iteration goes: computing, exchange, overhead, and five kinds of waiting.
 
-The parts add up to `end_s − start_s`. These are the rules, the same for both drivers:
+The parts add up to `end_s − start_s`. Both drivers use the same rules:
 
 * **prefetch wait**: from the beginning of a layer until a policy with `blocking_prefetch` lets it start.
-* **search wait**: from the gate of a layer until the searches end that `blocking_prediction` waits for. The experts
-  that are there are computed from then on.
-* **miss, late and wave wait**: how much later the layer ends than if, from then on, every expert had been there in one
-  wave. The experts that were not there are taken in the order in which they arrive. Each is charged with how much later
-  the layer ends because this one came when it did and not at once, those after it being taken as there. So a copy that
-  arrives while its GPU still computes others costs nothing, and of two that the layer waits for, the second is charged
-  with what it took after the first. The kind is that of the expert that ends the wait: a **miss** had no copy under way
-  when the router spoke, a **late** one had. Whatever delayed a missed expert on its link, such as a prefetch that was
-  moving, counts for the miss. An expert of a later **wave** came after as many experts of its layer as its GPU has
-  slots: its copy could begin only when one of these had been computed.
-* **exchange**: activations between GPUs. Devices of one processor exchange nothing.
-* **overhead**: what starting the operations takes on the path of a layer (of attention, of each expert of its longest
-  GPU, of the head), and what a profile says of driving the offloading. In a real run it is the time that the model's
-  thread spends in the driver without waiting and without computing an expert.
-* **compute**: all the rest: attention, experts and head, as with every expert on its GPU. Where copies slow computing
-  down, an expert counts with the time that it really took, as in a real run, which knows no other: being slowed down,
-  if only by the copy of a missed expert, is computing and not waiting.
+* **search wait**: from the gate of a layer until the searches that `blocking_prediction` waits for have ended. The
+  present experts are computed from then on.
+* **miss, late and wave wait**: how much later the layer ends than if every expert had been present in one wave from
+  then on. Missing experts are taken in order of arrival. Each is charged with the delay of the layer's end that is due
+  to its arrival, with all later experts taken as present. So a copy that arrives while its GPU still computes other
+  experts costs nothing. If the layer waits for two copies, the second is charged only with the time after the first.
+  The kind is that of the expert that ends the wait. A **miss** had no copy under way at the gate; a **late** expert
+  had. A delay of a missed expert on its link, such as a moving prefetch, counts as part of the miss. An expert of a
+  later **wave** came after its GPU's slots were full of experts of the same layer, so its copy could begin only after
+  one of these had been computed.
+* **exchange**: sending activations between GPUs. Devices of one processor exchange nothing.
+* **overhead**: starting the operations on the path of a layer (attention, each expert of the longest GPU, the head),
+  CPU time of the framework, and a profile's time to drive the offloading. In a real run, it is the time that the
+  model's thread spends in the driver without waiting and without computing an expert.
+* **compute**: all the rest: attention, experts and head, as if every expert were on its GPU. If copies slow computing
+  down, an expert counts with the time that it really took, as in a real run. So a slowdown counts as computing, not as
+  waiting, even if the copy of a missed expert causes it.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ import numpy as np
 from policies.types import Demand, Float
 
 _MISS, _LATE, _WAVE = range(3)
-_ROUNDING = 1e-12  # of the clock: what sums of times are off by
+_ROUNDING = 1e-12  # relative rounding error of sums of times
 
 
 class KnownParts(NamedTuple):
-    """The parts of an iteration that a driver knows, in seconds; computing is the rest."""
+    """The parts of an iteration that a driver measures, in seconds; computing is the rest."""
 
     exchange_s: float
     overhead_s: float
@@ -50,9 +50,9 @@ WAITS = tuple(name for name in PARTS if name.endswith("_wait_s"))
 
 
 def parts_of(start_s: Float, end_s: Float, measured: Float) -> Float:
-    """`PARTS` `[N, 8]` of N iterations, which add up to their times, from what was `KnownParts` `[N, 7]` of them.
+    """The `PARTS` `[N, 8]` of N iterations, which add up to their times, from their `KnownParts` `[N, 7]`.
 
-    What is less than the rounding of the clock becomes 0; the largest part makes up for it.
+    Parts below the clock's rounding error become 0; the largest part makes up for them.
     """
     total_s, rounding_s = end_s - start_s, _ROUNDING * end_s[:, None]
     known = np.where(measured > rounding_s, measured, 0.0)
@@ -63,32 +63,32 @@ def parts_of(start_s: Float, end_s: Float, measured: Float) -> Float:
 
 
 class LayerWaits:
-    """How long the layers of an iteration waited for experts, by what they waited for.
+    """How long the layers of an iteration waited for experts, by kind of wait.
 
-    `slots` `[G]` are those of each GPU.
+    `slots` `[G]` is the number of slots of each GPU.
     """
 
     def __init__(self, slots: Sequence[int]) -> None:
         self.seconds = [0.0, 0.0, 0.0]
-        """Of the iteration, for missed and late experts and for those of later waves."""
+        """The iteration's waits for missed experts, late experts, and experts of later waves."""
         self.end_s = 0.0
-        """When the running layer would end if all that has not arrived yet had been there."""
+        """When the running layer would end if all experts that have not arrived yet were present."""
         self._slots = slots
 
     def begin_iteration(self) -> None:
-        """Nothing has been waited for."""
+        """Reset the waits."""
         self.seconds = [0.0, 0.0, 0.0]
 
     def all_missed(self, waited_s: float) -> None:
-        """In place of `begin_layer` and `arrived`, for a layer of one wave without late experts: how long it waited."""
+        """Add the wait of a layer of one wave without late experts, instead of `begin_layer` and `arrived`."""
         if waited_s > 0:
             self.seconds[_MISS] += waited_s
 
     def begin_layer(self, demand: Demand, home: Sequence[int], end_s: float) -> None:
-        """A layer begins to compute, and would end at `end_s` if every expert were there.
+        """A layer begins to compute, and would end at `end_s` if every expert were present.
 
-        Where experts are computed only when all are there, `end_s` is when it begins, as it then waits for the last of
-        them. `home` `[J]` is the GPU of each expert.
+        If experts are computed only after the last arrival, `end_s` is the time at which the layer begins, because it
+        then waits for the last expert. `home` `[J]` is the GPU of each expert.
         """
         self.end_s = end_s
         self._late = demand.late
@@ -99,10 +99,10 @@ class LayerWaits:
                 self._room[home[expert]] -= 1
 
     def arrived(self, expert: int, gpu: int, end_s: float) -> None:
-        """The next expert is there; its processor will have computed it at `end_s`.
+        """The next expert has arrived; its processor will have computed it at `end_s`.
 
-        In a layer of one wave an arrival may be left out that does not end after `LayerWaits.end_s`. (A processor that
-        ends after all would be computed, ends then whether or not it had others to compute before its first arrival.)
+        In a layer of one wave, arrivals that do not end after `LayerWaits.end_s` may be left out. (If a processor ends
+        later than that, its end does not depend on whether it computed others before its first arrival.)
         """
         kind = _LATE if expert in self._late else _MISS
         if self._room is not None:

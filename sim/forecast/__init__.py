@@ -1,1 +1,1 @@
-"""How well policies predict, apart from time and caches."""
+"""How well policies predict, without time or caches."""

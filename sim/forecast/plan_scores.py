@@ -1,24 +1,23 @@
-"""How well a prefetcher predicts, apart from time and caches.
+"""How well a prefetcher predicts, without time or caches.
 
-A policy is fed the iterations of a trace through its hooks, as a driver would, by an infinitely fast predictor:
-searches are answered, and their answers delivered, at once. Its evictor hears of iterations and demands; nothing is
-ever resident.
+A policy gets the iterations of a trace through its hooks, as from a driver. Searches are answered, and their answers
+delivered, at once. Its evictor is informed of iterations and demands; nothing is ever resident.
 
-A lead counts layers from the last one gated, when a plan was made, to the layer that it is for. At a lead k, the
-prediction for an (iteration, layer) event is the last plan that was made at least k layers ahead. The first k layers
-cannot be guided from so far before them in their own iteration: there the last plan before the router spoke counts.
+The lead of a plan is the number of layers from the last gated layer, when the plan was made, to the plan's layer. At a
+lead k, the prediction for an (iteration, layer) event is the last plan made at least k layers ahead. The first k layers
+have no such plans in their own iteration; for them, the last plan before their gate counts.
 
 | measure | meaning, summed over events before dividing |
 |---|---|
-| recall | share of the distinct experts that the event executed that were planned |
+| recall | share of the distinct executed experts that were planned |
 | precision | share of the planned experts that were executed |
-| recall at K | recall of the experts ranked first, as many as were executed: K for one token |
+| recall at K | recall of the K highest-ranked experts, where K is the number executed |
 | coverage | share of the events for which something was planned; the others have recall 0 |
-| lead | of the plans that count, the mean |
-| useful, wasted bytes | expert size × planned experts that were executed, and that were not |
+| lead | mean lead of the plans that count |
+| useful, wasted bytes | expert size × planned experts that were executed, or were not |
 
-Recall at K compares policies whose plans differ in length. The ranking is the prediction's belief, or the weights of
-the plan if it states none; ties go to the lowest id.
+Recall at K compares policies whose plans differ in length. Experts are ranked by the prediction's belief, or by the
+plan's weights if it has no belief; ties go to the lowest id.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -54,15 +53,15 @@ DISTANCE_SETTINGS = ("prefetch_distance", "stride")
 
 @dataclass(frozen=True, slots=True)
 class PlanScores:
-    """What one policy predicted."""
+    """The predictions of one policy, as counts."""
 
     policy: str
     layers: pd.DataFrame  # a row per distance (a lead), kind of iteration and layer
-    charged: bool | None  # whether predicting takes time where time is modelled; None if nothing was planned
-    note: str  # what a reader must know of it
+    charged: bool | None  # whether predicting would take time in a simulation; None if nothing was planned
+    note: str  # a warning for readers
 
     def at(self, distances: Collection[int]) -> "PlanScores":
-        """The same at these distances; as it is if there are none of them."""
+        """The same at these distances only; unchanged if none of them occurs."""
         some = self.layers[self.layers["distance"].isin(distances)]
         return self if some.empty else replace(self, layers=some)
 
@@ -90,9 +89,10 @@ def measure(
     seed: int = 0,
     check: bool = False,
 ) -> PlanScores:
-    """What the policy `spec` predicts for `requests`, at the given leads or at every lead for which it plans.
+    """Measure what the policy `spec` predicts for `requests`, at the given leads or at every lead for which it plans.
 
-    Whatever is random draws from one generator with this seed. `check` holds it to what a policy may say.
+    All random draws come from one generator with this seed. `check` checks every answer of the policy. Raises a
+    `UserError` for a policy that predicts nothing.
     """
     policy = make_policy(spec)
     if type(policy.prefetcher) is Prefetcher and not policy.prefetcher.overridden():
@@ -118,9 +118,9 @@ def score_plans(
     *,
     leads: Collection[int] | None = None,
 ) -> tuple[dict[int, Tally], bool]:
-    """By lead, what a policy that has been started predicts of `requests` and what they executed.
+    """Compare the predictions of a started policy with what `requests` executed: a tally for each lead.
 
-    Without `leads`, these are all for which something was planned. Whether that was ever so comes second.
+    Without `leads`, these are all leads for which something was planned. Also returns whether anything was planned.
     """
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: at least 1 request is needed")
@@ -136,13 +136,13 @@ def score_plans(
 
 
 def _at(lead: int, layer: int, plans: Sequence[_Made]) -> _Made | None:
-    """Of the plans for a layer, in order, the one that counts at a lead; None for one that holds nothing."""
+    """The plan that counts at a lead, of a layer's plans in order; None if there is none or it is empty."""
     ahead = [made for made in plans if made.lead >= lead] if layer >= lead else plans
     return ahead[-1] if ahead and len(ahead[-1].plan.experts) else None
 
 
 class _Forecaster:
-    """Tells a policy what happens, and keeps the plans that it makes for each layer."""
+    """Calls the hooks of a policy, and keeps the plans that it makes for each layer."""
 
     def __init__(self, hooks: Hooks, model: ModelShape) -> None:
         self.leads: set[int] = set()  # for which something was planned
@@ -150,10 +150,10 @@ class _Forecaster:
         self._layers = model.layers
         self._layer_now = -1
         self._events = 0
-        self._made: dict[int, list[_Made]] = {}  # for each layer, since its router spoke last
+        self._made: dict[int, list[_Made]] = {}  # for each layer, since its last gate
 
     def iteration(self, step: Step) -> list[Sequence[_Made]]:
-        """The plans that had been made for each layer of this iteration when its router spoke."""
+        """The plans for each layer of this iteration that were made before its gate."""
         hooks, evictor, batch = self._hooks, self._hooks.policy.evictor, step.batch
         self._layer_now = -1
         evictor.on_batch(batch)
@@ -170,7 +170,7 @@ class _Forecaster:
         return made
 
     def _act(self, batch: Batch, actions: Actions) -> None:
-        """As the engine does, in no time: answer each search when it is asked, deliver the answers afterwards."""
+        """As in the engine, but instantaneous: answer each search when it is issued, deliver the answers afterwards."""
         answered = []
         for action in actions:
             if isinstance(action, Prefetch):
@@ -182,7 +182,7 @@ class _Forecaster:
                 self._plan(plan)
 
     def _plan(self, plan: Prefetch) -> None:
-        """One for a layer that has been gated is for the next iteration."""
+        """Keep a plan; one for a layer that has been gated is for the next iteration."""
         ahead = plan.layer - self._layer_now
         lead = ahead if ahead > 0 else ahead + self._layers
         self._made.setdefault(plan.layer, []).append(_Made(plan, lead))
@@ -191,7 +191,7 @@ class _Forecaster:
 
 
 def tidy(found: Iterable[tuple[str, PlanScores]], model: ModelShape) -> pd.DataFrame:
-    """A row per (policy, distance, kind of iteration, layer), each policy under the name that comes with it."""
+    """A row per (policy, distance, kind of iteration, layer); `found` has each policy's name and scores."""
     frames = []
     for policy, scores in found:
         layers = scores.layers

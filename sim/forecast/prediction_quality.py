@@ -1,4 +1,4 @@
-"""Prediction quality of an experiment: every policy at every distance, on the requests that a run would serve."""
+"""The prediction quality of an experiment: every policy at every distance, on the requests that a run would serve."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,30 +25,30 @@ from traces.format.reader import Trace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What was predicted: a row of `layers` per policy, distance, kind of iteration and layer."""
+    """Prediction quality; `layers` has a row per policy, distance, kind of iteration and layer."""
 
     trace: Trace
     requests: int
     layers: pd.DataFrame
     notes: Mapping[str, Sequence[str]]
-    """What a reader must know, with the policies that it is of."""
+    """Warnings for readers, each with the policies that it applies to."""
     uncharged: Collection[str]
-    """Policies that plan without any search: where time is modelled, their predictions take none."""
+    """Policies that plan without any search: in a simulation, their predictions take no time."""
     settings: Mapping[str, Any]
     """Everything that the rows depend on."""
 
     def summary(self) -> pd.DataFrame:
-        """Of the layers together: a row per policy, distance and kind of iteration."""
+        """The sums over layers: a row per policy, distance and kind of iteration."""
         return summarise_layers(self.layers)
 
     def write(self, path: Path) -> None:
-        """Put the rows into a new Parquet file; one that is there is a `UserError`."""
+        """Write the rows into a new Parquet file; raises a `UserError` if it exists."""
         with new_file(path, "the predictions") as partial:
             write_frame(partial, self.layers, self.settings)
 
 
 def distances_of(text: str | None, layers: int) -> list[int]:
-    """The prefetch distances that a text such as `3`, `1,2,4` or `1..8` names, in rising order; without it 1 to 8."""
+    """The prefetch distances in a text such as `3`, `1,2,4` or `1..8`, in rising order; 1 to 8 without a text."""
     if text is None:
         return list(range(1, min(8, layers) + 1))
     chosen: set[int] = set()
@@ -62,10 +62,10 @@ def distances_of(text: str | None, layers: int) -> list[int]:
 
 
 def prediction_quality(experiment: Experiment, distance: str | None = None) -> Quality:
-    """Measure what each policy predicts at each distance; of the scenarios only routing, policy and seed matter.
+    """Measure what each policy predicts at each distance.
 
-    A policy whose distance is fixed, by itself or by a setting, is measured at every lead for which it plans; of these,
-    at the distances asked for, if it plans for any of them.
+    Machine and cache of the scenarios are not used. A policy with a fixed distance, of its own or from a setting, is
+    measured at every lead for which it plans, or only at the requested distances if it plans for any of them.
     """
     scenarios = experiment.scenarios()
     first, *others = scenarios
@@ -78,7 +78,7 @@ def prediction_quality(experiment: Experiment, distance: str | None = None) -> Q
             spec = at_distance(each.policy, one)
             specs[spec] = each.policy, None if spec == each.policy else one
     for spec in specs:
-        make_policy(spec)  # mistakes are reported before the first has run
+        make_policy(spec)  # reports mistakes before the first policy runs
     found = [(policy, _scores(spec, lead, routing, first)) for spec, (policy, lead) in specs.items()]
     if distance is not None:
         found = [(policy, scores.at(distances)) for policy, scores in found]

@@ -11,7 +11,7 @@ from traces.format import provenance
 
 
 def report(quality: Quality, *, wide: bool = False) -> str:
-    """Heading, table and notes; a `wide` table has all columns and is as wide as it is."""
+    """Heading, table and notes; a `wide` table has all columns, in lines of any width."""
     of = "Shares are of all layers / of the layers from the distance on." if wide else "Shares are of all layers."
     lines = [*heading(quality).splitlines(), "Searches are instantaneous; no cache is modelled.", of]
     head = "\n".join(folded(line, indent="  ") for line in lines)
@@ -20,7 +20,7 @@ def report(quality: Quality, *, wide: bool = False) -> str:
 
 
 def heading(quality: Quality) -> str:
-    """What was predicted."""
+    """The heading: requests, trace and model."""
     trace, shape = quality.trace, quality.trace.shape
     warning = quality.settings["trace"]["warning"]
     what = (
@@ -32,9 +32,9 @@ def heading(quality: Quality) -> str:
 
 
 def table(summary: pd.DataFrame, *, wide: bool = False) -> str:
-    """What a person reads: a row per policy, distance and kind of iteration; shares in percent.
+    """A row per policy, distance and kind of iteration; shares in percent.
 
-    If `wide`, shares are also of the layers from the distance on, and bytes are there too.
+    A `wide` table also has the shares of the layers from the distance on, and bytes.
     """
 
     def percent(each: dict[str, Any], name: str) -> str:

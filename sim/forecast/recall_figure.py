@@ -14,7 +14,7 @@ MEASURES = {"recall": "executed experts that were planned [%]", "recall_at_k": "
 def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection[str] = ()) -> None:
     """Draw recall over distance, a line per policy: solid for the layers from the distance on, dotted for all.
 
-    The legend says of the policies that are `uncharged` that their prediction time is not charged.
+    The legend marks `uncharged` policies, whose prediction time is not charged.
     """
     phases = [each for each in (False, True) if (summary["prefill"] == each).any()]
     drawn = figure(11, 0.8 + 3.6 * len(phases))

@@ -1,4 +1,4 @@
-"""Planned versus executed experts: event counts and the measures derived from them."""
+"""Planned versus executed experts: counts, and the measures derived from them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,20 +13,20 @@ COUNTS = ("events", "planned_events", "executed", "planned", "hits", "ranked_hit
 
 
 class Tally:
-    """Counts, apart for decode steps and prefills and for each layer."""
+    """Counts for each layer, separately for decode steps and prefills."""
 
     def __init__(self, model: ModelShape) -> None:
         self._model = model
         self._counts = np.zeros((2, model.layers, len(COUNTS)), np.int64)
         self._tokens = [0, 0]
 
-    def add(self, step: Step, stood: Sequence[tuple[Prefetch, int] | None]) -> None:
-        """Compare an iteration with the plan, and its lead, that stood for each layer."""
+    def add(self, step: Step, predicted: Sequence[tuple[Prefetch, int] | None]) -> None:
+        """Compare an iteration with each layer's plan, given with its lead."""
         model = self._model
         planned = np.zeros((model.layers, model.experts), bool)
-        rank = np.full((model.layers, model.experts), -1.0)  # what is below 0 is not ranked
+        rank = np.full((model.layers, model.experts), -1.0)  # below 0: not ranked
         leads = np.zeros(model.layers, np.int64)
-        for layer, forecast in enumerate(stood):
+        for layer, forecast in enumerate(predicted):
             if forecast is not None:
                 plan, leads[layer] = forecast
                 planned[layer, plan.experts] = True
@@ -56,7 +56,7 @@ class Tally:
             self._counts[prefill, :, place] += counts[name]
 
     def frame(self) -> pd.DataFrame:
-        """A row per kind of iteration that there was, and layer."""
+        """A row per layer and kind of iteration that occurred."""
         rows: list[dict[str, Any]] = []
         for prefill in (False, True):
             for layer, counts in enumerate(self._counts[int(prefill)].tolist()):
@@ -67,10 +67,10 @@ class Tally:
 
 
 def summarise_layers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `tidy` one per (policy, distance, kind of iteration), in their order.
+    """Sum the rows of `tidy` over layers: a row per (policy, distance, kind of iteration), in their order.
 
-    Recalls and coverage are over all layers, and with `_ahead` over the layers from the distance on: only these can be
-    guided by a layer so far before them.
+    Recalls and coverage are over all layers. Those with `_ahead` are over the layers from the distance on, because only
+    these have a layer that far before them.
     """
     keys = ["policy", "distance", "prefill"]
     every = frame.groupby(keys, sort=False)
@@ -81,7 +81,7 @@ def summarise_layers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates(counts: pd.DataFrame) -> pd.DataFrame:
-    """The measures of each row of `counts`; missing where they have no denominator."""
+    """The measures of each row of `counts`; missing where the denominator is 0."""
 
     def share(part: str, whole: str) -> "pd.Series[float]":
         return counts[part] / counts[whole].where(counts[whole] > 0)
@@ -98,7 +98,7 @@ def rates(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def moved(counts: pd.DataFrame, model: ModelShape) -> pd.DataFrame:
-    """The bytes of the planned experts of each row of `counts`, a row per layer: executed ones, and others."""
+    """The bytes of the planned experts in each row of `counts`: useful (executed) and wasted ones."""
     size = np.array(model.layer_expert_bytes)[counts["layer"]]
     useful, planned = counts["hits"] * size, counts["planned"] * size
     return pd.DataFrame({"useful_bytes": useful, "wasted_bytes": planned - useful})

@@ -1,1 +1,1 @@
-"""Machines and what things cost on them."""
+"""Machines, and the costs of operations on them."""

@@ -1,4 +1,4 @@
-"""What the parts of an iteration cost in seconds: the questions that the engine asks, and what all answers share."""
+"""The costs of the parts of an iteration, in seconds: the interface that the engine uses, and shared helpers."""
 
 from typing import Protocol
 
@@ -9,29 +9,33 @@ _SEARCH_NUMBER_BYTES = 4  # the store is float32
 
 
 class Cost(Protocol):
-    """Seconds for the parts of an iteration: what the engine asks a `CostModel` or a `MeasuredCost`."""
+    """Seconds for the parts of an iteration. `CostModel`, `MeasuredCost` and `ScaledCost` implement it."""
 
     @property
     def launch_s(self) -> float:
-        """What starting one operation takes, which is part of `dense_s`, `expert_s` and `head_s`; 0 if not known."""
+        """The time to start one operation, which `dense_s`, `expert_s` and `head_s` include; 0 if unknown."""
         ...
 
     @property
     def driving_s(self) -> float:
-        """What driving the offloading takes in each layer after its last expert."""
+        """The time to drive the offloading in each layer, after its last expert."""
         ...
 
     @property
     def effects(self) -> Effects:
-        """How the parts slow each other down."""
+        """How the parts of an iteration slow each other down."""
         ...
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
-        """What every layer does before its experts."""
+        """The dense part of a layer, before its experts: attention, router and shared experts.
+
+        `context` is the number of cached positions of all requests, `attended` the number of (token, position) pairs
+        that attention scores.
+        """
         ...
 
     def expert_s(self, tokens: int) -> float:
-        """One routed expert."""
+        """One routed expert on so many tokens."""
         ...
 
     def exchange_s(self, tokens: int) -> float:
@@ -39,11 +43,11 @@ class Cost(Protocol):
         ...
 
     def head_s(self, rows: int) -> float:
-        """The output projection."""
+        """The output projection for the last token of each request."""
         ...
 
     def copy_s(self, size_bytes: int) -> float:
-        """A chunk of an expert from host memory to its device."""
+        """Copying a chunk of an expert from host memory to its device."""
         ...
 
     def copy_latency_s(self, size_bytes: int) -> float:
@@ -51,7 +55,7 @@ class Cost(Protocol):
         ...
 
     def least_copy_s(self, size_bytes: int) -> float:
-        """The least that an expert of so many bytes takes on its link, in whatever chunks it moves."""
+        """A lower bound for copying an expert of so many bytes, whatever its chunks."""
         ...
 
     def search_s(self, search: Search) -> float:
@@ -60,10 +64,10 @@ class Cost(Protocol):
 
 
 def rates_of(cost: Cost, model: ModelShape, gpus: int) -> Rates:
-    """What a policy may know of a machine: times of copies, of a layer and of searches.
+    """What a policy may know about a machine: the times of copies, layers and searches.
 
-    A layer of T tokens takes as many experts as it can, min(K · T, J), dealt evenly to the GPUs, and each expert an
-    equal share of the tokens; nothing is cached from before, and nothing is copied meanwhile.
+    A layer of T tokens is assumed to execute as many experts as possible, min(K · T, J). They are spread evenly over
+    the GPUs and get equal shares of the tokens. No positions are cached before, and nothing is copied meanwhile.
     """
     effects = cost.effects
 

@@ -1,4 +1,4 @@
-"""Shares of a peak that depend on a size: what real copies and operations reach of a data sheet's rates."""
+"""Efficiency curves: the share of a peak rate that copies and operations reach, by their size."""
 
 import math
 from bisect import bisect_right
@@ -8,14 +8,14 @@ from typing import TypeAlias
 from common.errors import FieldError
 
 Curve: TypeAlias = tuple[tuple[float, ...], ...]
-"""Points (size, share of the peak), in rising order of size; none: the peak is reached at every size.
+"""Points (size, share of the peak), in rising order of size; without points, every size reaches the peak.
 
-Between two points the share is linear in the logarithm of the size, and outside them it is constant.
+Between two points the share is linear in the logarithm of the size; outside them it is constant.
 """
 
 
 def check_curve(curve: Sequence[Sequence[float]], field: str) -> None:
-    """A `FieldError` unless the sizes rise from above 0 and the shares are above 0 and at most 1."""
+    """Raise a `FieldError` unless sizes are above 0 and rise, and shares are above 0 and at most 1."""
     before = 0.0
     for point in curve:
         if len(point) != 2:
@@ -29,7 +29,7 @@ def check_curve(curve: Sequence[Sequence[float]], field: str) -> None:
 
 
 def share_at(curve: Curve, size: float) -> float:
-    """The share of the peak that is reached at `size`."""
+    """The share of the peak at `size`."""
     if not curve:
         return 1.0
     right = bisect_right(curve, size, key=lambda point: point[0])
@@ -40,10 +40,10 @@ def share_at(curve: Curve, size: float) -> float:
 
 
 def best_share_up_to(curve: Curve, size: float) -> float:
-    """The largest share of the peak that is reached at `size` or any size below; the curve is straight in between."""
+    """The largest share of the peak at `size` or any smaller size."""
     return max([share_at(curve, size), *(share for each, share in curve if each <= size), *_first(curve)])
 
 
 def _first(curve: Curve) -> list[float]:
-    """What holds for all sizes below the first point."""
+    """The share of all sizes below the first point."""
     return [curve[0][1]] if curve else []

@@ -1,4 +1,4 @@
-"""A machine as its data sheets describe it, and what the parts of an iteration cost on it."""
+"""A machine described by data sheets, and the costs of the parts of an iteration on it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ SECTIONS = {
     "efficiency": Efficiency,
     "contention": Contention,
 }
-"""The tables of a data sheet: each holds the figures of a part."""
+"""The tables of a data sheet, each with the figures of one part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSheetMachine:
-    """GPUs of one kind, each with a link to host memory and one to its peers, and the host with its processor.
+    """A `Machine` whose times are computed from data-sheet figures.
 
-    A `Machine` whose times are computed, not measured.
+    It has GPUs of one kind, each with a link to host memory and one to its peers, and a host with its processor.
     """
 
     name: str
@@ -52,15 +52,15 @@ class DataSheetMachine:
     pageable_link: Link | None = None
     """Copies from pageable host memory."""
     copies: Copies = "pinned"
-    """The host memory that experts are copied from."""
+    """The kind of host memory that experts are copied from."""
     host: Host = field(default_factory=Host)
     framework: Framework = field(default_factory=Framework)
     efficiency: Efficiency = field(default_factory=Efficiency)
     contention: Contention = field(default_factory=Contention)
     demand_loading: DemandLoading = "parallel"
-    """Whether demanded experts come over all links at once, or one after the other."""
+    """Whether demanded experts move over all links at once, or one after another."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Where each figure is from, by its dotted key (`gpu.memory_bytes`)."""
+    """The source of each figure, by its dotted key (`gpu.memory_bytes`)."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -70,29 +70,26 @@ class DataSheetMachine:
 
     @property
     def links(self) -> int:
-        """One for each GPU."""
         return self.gpus
 
     @property
     def copies_link(self) -> Link:
-        """The link over which experts come, by the memory that they are in."""
+        """The link that carries experts, which depends on the kind of host memory."""
         return self.pageable_link if self.copies == "pageable" and self.pageable_link else self.host_link
 
     @property
     def gpu_memory_bytes(self) -> float:
-        """As the data sheet has it."""
         return self.gpu.memory_bytes
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its names and figures; where they are from does not count."""
+        """SHA-256 of the names and figures, without their sources."""
         data = to_data(self)
         del data["sources"]
         return hashlib.sha256(toml_text(data).encode()).hexdigest()
 
     @property
     def origins(self) -> Origins:
-        """By the sources of the figures of each part."""
         figures = {
             "computing": ("gpu.flops_per_s", "gpu.memory_bytes_per_s"),
             "efficiency": ("efficiency",) if self.efficiency != Efficiency() else (),
@@ -109,19 +106,18 @@ class DataSheetMachine:
         return {part: origins_of(self._sources(*keys)) if keys else () for part, keys in figures.items()}
 
     def _sources(self, *keys: str) -> list[str]:
-        """The sources of figures, and of all figures of tables, by their keys."""
+        """The sources of the figures with these keys; the key of a table stands for all its figures."""
         return [source for key, source in self.sources.items() if key in keys or key.split(".")[0] in keys]
 
     def cost(self, model: ModelShape) -> "CostModel":
-        """A roofline of any model."""
         return CostModel(model, self)
 
     def describe(self) -> str:
-        """`rtx3090x6 (6 × RTX 3090)`, and the effects that are on."""
+        """`rtx3090x6 (6 × RTX 3090)`, with the effects that are on."""
         return f"{self.name} ({', '.join([f'{self.gpus} × {self.gpu.name}', *self.effects_on()])})"
 
     def effects_on(self) -> list[str]:
-        """What is on beside the rates of GPUs and links, in words."""
+        """The effects that are on, in words."""
         host, framework, link = self.host.memory_bytes_per_s, self.framework, self.copies_link
         best = max((share for _, share in link.efficiency), default=1.0)
         said = {
@@ -137,10 +133,10 @@ class DataSheetMachine:
 
 
 class CostModel:
-    """What the parts of an iteration of `model` cost on `machine`: a roofline.
+    """A roofline model of the parts of an iteration of `model` on `machine`.
 
-    An operation takes the longer of its arithmetic and its memory traffic, each at the peak rate times the share of it
-    that so many tokens reach, plus a fixed overhead. Weights and activations are in the model's own precision.
+    An operation takes a fixed overhead plus the longer of its arithmetic and its memory traffic. Each runs at its peak
+    rate times the efficiency at the operation's number of tokens. Weights and activations have the model's precision.
     """
 
     def __init__(self, model: ModelShape, machine: DataSheetMachine) -> None:
@@ -153,22 +149,17 @@ class CostModel:
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
-        """What every layer does on one GPU before its experts: attention, router and shared experts.
-
-        `context` is the number of cached positions of all requests together, `attended` the number of (token, position)
-        pairs that attention scores.
-        """
         reached = self.machine.efficiency
         work = dense_work(self.model, tokens, context, attended)
         return self._roofline(work, tokens, reached.dense_flops, reached.dense_memory)
 
     def _expert_s(self, tokens: int) -> float:
-        """One routed expert on so many tokens; called as `expert_s`."""
+        """Called as `expert_s`, which caches it."""
         reached = self.machine.efficiency
         return self._roofline(expert_work(self.model, tokens), tokens, reached.expert_flops, reached.expert_memory)
 
     def exchange_s(self, tokens: int) -> float:
-        """Activations to the experts' GPUs and back; nothing on a single GPU."""
+        """Sending activations to the experts' GPUs and back; 0 on a single GPU."""
         gpus = self.machine.gpus
         if gpus == 1:
             return 0.0
@@ -176,24 +167,21 @@ class CostModel:
         return 2 * self.machine.peer_link.copy_s(away)
 
     def head_s(self, rows: int) -> float:
-        """The output projection for the last token of each request."""
         reached = self.machine.efficiency
         return self._roofline(head_work(self.model, rows), rows, reached.head_flops, reached.head_memory)
 
     def copy_s(self, size_bytes: int) -> float:
-        """A chunk of an expert from host memory to its GPU."""
         return self._link.copy_s(size_bytes)
 
     def copy_latency_s(self, size_bytes: int) -> float:
-        """The latency of the link."""
         return self._link.latency_s
 
     def least_copy_s(self, size_bytes: int) -> float:
-        """One latency, and every byte at the best rate of any size up to this one."""
+        """One latency, and all bytes at the best rate of any size up to this one."""
         return self._link.least_copy_s(size_bytes)
 
     def search_s(self, search: Search) -> float:
-        """A search, or a store update, which compares with every entry likewise."""
+        """A search, or a store update; both compare with every entry."""
         rates = self.machine.search
         return rates.overhead_s + comparing_s(search, rates.bytes_per_s, rates.flops_per_s)
 

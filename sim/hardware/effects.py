@@ -1,30 +1,31 @@
-"""What makes the parts of an iteration wait for each other, beside what each costs alone."""
+"""Effects by which the parts of an iteration slow each other down."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 DemandLoading = Literal["parallel", "serial"]
-"""What a layer waits for comes over all links at once, or one after another, as in the FineMoE authors' released code.
+"""Whether the experts that a layer waits for move over all links at once, or one after another.
 
-That is what it demands, and what is planned for it if the policy has `blocking_prefetch`.
+These are the experts that it demands, and under `blocking_prefetch` those of its plan. Serial is how the FineMoE
+authors' released code works.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
-    """How the parts of an iteration slow each other down. Each default switches its effect off."""
+    """How the parts of an iteration slow each other down. Each default turns its effect off."""
 
     host_bytes_per_s: float = math.inf
     """Host memory bandwidth, shared fairly by the copies whose bytes are moving."""
     layer_host_s: float = 0.0
     """CPU time of the serving framework in each layer, before its attention starts."""
     expert_host_s: float = 0.0
-    """CPU time of the serving framework for launching one expert, after the router has spoken."""
+    """CPU time of the serving framework to launch one expert, after the gate."""
     compute_slowdown: float = 1.0
-    """How much longer a GPU computes while bytes are moving to it; at least 1."""
+    """Factor on a GPU's computing time while bytes move to it; at least 1."""
     copy_slowdown: float = 1.0
-    """How much longer bytes take while the GPU that they move to computes; at least 1."""
+    """Factor on the time of moving bytes while their GPU computes; at least 1."""
 
     @property
     def contended(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a machine is, whether data sheets describe it, a calibration measured it, or a run takes place on it."""
+"""What every machine offers, whether described by data sheets, measured by a calibration, or real."""
 
 from typing import Protocol
 
@@ -9,51 +9,50 @@ from sim.hardware.origins import Origins
 
 
 class Machine(Protocol):
-    """GPUs (or logical devices) of one kind, each with a link from host memory over which its experts come."""
+    """GPUs (or logical devices) of one kind, each with a link from host memory that carries its experts."""
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """The machine's name in results."""
         ...
 
     @property
     def gpus(self) -> int:
-        """How many there are."""
+        """The number of GPUs."""
         ...
 
     @property
     def links(self) -> int:
-        """Links from host memory; copies over different links run side by side."""
+        """The number of links from host memory; copies over different links run in parallel."""
         ...
 
     @property
     def demand_loading(self) -> DemandLoading:
-        """Whether demanded experts come over all links at once, or one after the other."""
+        """Whether demanded experts move over all links at once, or one after another."""
         ...
 
     @property
     def gpu_memory_bytes(self) -> float | None:
-        """Memory of each GPU; None where it is not stated, and then no size of a cache is too large."""
+        """Memory of each GPU; None if unknown, in which case no cache is too large."""
         ...
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of every figure that times are computed from; None where they are measured."""
+        """SHA-256 of every figure that times are computed from; None if times are measured."""
         ...
 
     @property
     def origins(self) -> Origins:
-        """For each part of what things cost here, whether it was measured, stated or assumed."""
+        """Whether each part of the costs was measured, stated or assumed."""
         ...
 
     def cost(self, model: ModelShape) -> Cost:
-        """What the parts of an iteration of `model` cost here.
+        """The costs of the parts of an iteration of `model` on this machine.
 
-        A `UserError` if there is nothing to compute it from: a profile of another model, or a machine on which times
-        are measured.
+        Raises a `UserError` if they cannot be computed: for a profile of another model, or a real machine.
         """
         ...
 
     def describe(self) -> str:
-        """The machine as a heading calls it."""
+        """A description for headings."""
         ...

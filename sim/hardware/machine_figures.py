@@ -1,4 +1,4 @@
-"""The figures of a machine one by one, each with its unit, what kind of figure it is, and its source."""
+"""The figures of a machine, each with its unit, kind and source."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from sim.hardware.origins import NO_SOURCE, Origin, origin_of
 from sim.hardware.profile import Profile, Table
 from sim.hardware.scaled import ScaledMachine
 
-# By the end of a key: from what value on it is divided by what, and the unit that is left.
+# Units by the end of a key. The first unit whose factor is not larger than the value is used.
 _UNITS = {
     "flops_per_s": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s")),
     "bytes_per_s": ((1e9, "GB/s"),),
@@ -31,15 +31,15 @@ class MachineFigure:
 
     key: str
     value: Any
-    """As a file has it."""
+    """The value as in a file."""
     text: str
-    """With its unit."""
+    """The value with its unit."""
     origin: Origin
     source: str
 
 
 def figures_of(machine: Machine) -> list[MachineFigure]:
-    """What the machine says; effects that are off are left out."""
+    """The figures of a machine; effects that are off are left out."""
     if isinstance(machine, ScaledMachine):
         factors = machine.scale.changed().items()
         scaled = [_figure(f"scale.{name}", factor, f"{factor:g} times as fast", _ASKED) for name, factor in factors]
@@ -50,7 +50,7 @@ def figures_of(machine: Machine) -> list[MachineFigure]:
 
 
 def not_said(machine: Machine) -> list[str]:
-    """The keys of what a data sheet says nothing of: effects that are off, and peaks that are reached at every size."""
+    """The tables that a data sheet does not have: effects that are off, and efficiencies."""
     if isinstance(machine, ScaledMachine):
         return not_said(machine.machine)
     if not isinstance(machine, DataSheetMachine):
@@ -109,7 +109,7 @@ def _figure(key: str, value: Any, text: str, source: str) -> MachineFigure:
 
 
 def _text(key: str, value: Any) -> str:
-    """A value in a unit in which it reads well."""
+    """A value in a readable unit."""
     if isinstance(value, list):
         return ", ".join(f"{100 * share:.4g}% at {_size(key, size)}" for size, share in value)
     units = next(found for end, found in _UNITS.items() if key.endswith(end))

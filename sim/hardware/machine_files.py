@@ -1,4 +1,4 @@
-"""Which machine a text names."""
+"""Finds the machine that a text names."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -17,11 +17,11 @@ _SCALE = "scale."
 
 
 def machine_named(text: str) -> Machine:
-    """The machine `NAME_OR_FILE[,key=value…]`: a preset, or a file whose name ends in `.toml`, with other figures.
+    """The machine `NAME_OR_FILE[,key=value…]`: a preset or a `.toml` file, with changed figures.
 
-    A file is a data sheet or a measured profile. Keys are those of a data sheet, dotted; of a profile only what its
-    parts do to each other can be set. `scale.link=2` and the like make a part of any machine faster. The machine is
-    called as the text says, unless that gives a `name`.
+    A file is a data sheet or a measured profile. Keys are the dotted keys of a data sheet; in a profile only effects
+    can be changed. `scale.link=2` and the like make a part of any machine faster. The whole text is the machine's
+    name, unless it sets `name`. Raises a `UserError` for an unknown machine or a wrong key or value.
     """
     try:
         name, settings = parts_of(text)
@@ -32,7 +32,7 @@ def machine_named(text: str) -> Machine:
 
 
 def keys_of(machine: Machine) -> list[str]:
-    """What a text may set of a machine, by dotted key."""
+    """The dotted keys that a text may set on a machine."""
     if isinstance(machine, DataSheetMachine):
         return keys_of_data_sheets()
     effects = [f"{section}.{each.name}" for section, part in profile.EFFECTS.items() for each in fields(part)]
@@ -40,14 +40,14 @@ def keys_of(machine: Machine) -> list[str]:
 
 
 def keys_of_data_sheets() -> list[str]:
-    """The keys that a text may set on a data sheet: all of a profile's, and more."""
+    """The keys that a text may set on a data sheet: all keys for a profile, and more."""
     figures = [f"{section}.{each.name}" for section, part in SECTIONS.items() for each in fields(part)]
     single = [key for key in presets.KEYS if key not in SECTIONS and key != "extends"]
     return [*single, "framework", *figures, *_scales()]
 
 
 def _base(name: str) -> Machine:
-    """A preset, or what is in a file; its kind is the one with more keys of its own, shared keys do not count."""
+    """The machine without changes. A file's kind is the one that more of its keys belong to, without shared keys."""
     if not name.endswith(".toml"):
         return presets.preset(name)
     path = Path(name)
@@ -59,7 +59,7 @@ def _base(name: str) -> Machine:
 
 
 def _with(base: Machine, settings: dict[str, str]) -> Machine:
-    """The machine with other figures, under the name that they give it."""
+    """The machine with changed figures and the name that results from them."""
     known = keys_of(base)
     for key in settings:
         if key not in known:
@@ -77,7 +77,7 @@ def _with(base: Machine, settings: dict[str, str]) -> Machine:
 
 
 def _renamed(base: Machine, name: str, values: dict[str, Any]) -> Machine:
-    """The machine under this name, with these figures."""
+    """The machine with this name and these figures."""
     tables = tables_of({**values, "name": name})
     if isinstance(base, DataSheetMachine):
         return presets.changed(base, tables)

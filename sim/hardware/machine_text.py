@@ -1,6 +1,6 @@
 """Texts that name a machine and change some of its figures: `rtx3090x6,host.memory_bytes_per_s=96e9,gpus=4`.
 
-Keys are those of a data sheet, dotted. Values are what TOML reads: numbers, lists, tables and texts in quotes; a word
+Keys are the dotted keys of a data sheet. Values are TOML values: numbers, lists, tables and quoted texts; a single word
 needs no quotes. Commas inside brackets or quotes belong to the value.
 """
 
@@ -17,7 +17,7 @@ _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 def parts_of(text: str) -> tuple[str, dict[str, str]]:
-    """The name or file, and the text of each value by its dotted key; a mistake is a `FieldError` with the key."""
+    """The name or file, and the text of each value by its dotted key. A mistake raises a `FieldError` with the key."""
     name, *words = _words(text)
     found: dict[str, str] = {}
     for word in words:
@@ -31,7 +31,7 @@ def parts_of(text: str) -> tuple[str, dict[str, str]]:
 
 
 def text_of(name: str, settings: dict[str, str]) -> str:
-    """The text that `parts_of` takes apart."""
+    """The text that `parts_of` splits."""
     return ",".join([name, *(f"{key}={value}" for key, value in settings.items())])
 
 
@@ -46,7 +46,7 @@ def value_of(key: str, text: str) -> Any:
 
 
 def tables_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Tables as a file has them, from values by dotted key; a table and a single value exclude each other."""
+    """Nested tables as in a file, from values by dotted key; a key cannot be both a table and a single value."""
     tables: dict[str, Any] = {}
     for key, value in values.items():
         *outer, last = key.split(".")
@@ -62,7 +62,7 @@ def tables_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """What commas outside brackets and quotes separate."""
+    """Split at commas outside brackets and quotes."""
     depth, quote, start = 0, "", 0
     for at, sign in enumerate(text):
         if quote:

@@ -1,8 +1,8 @@
-"""What GPU memory holds beside routed experts: the dense weights, and the keys and values of running requests.
+"""What GPU memory holds besides routed experts: the dense weights, and the keys and values of running requests.
 
-Both count for all GPUs together. The dense part of a layer runs on one GPU, and layers may be spread over the GPUs as
-memory allows: a machine on which the total does not fit cannot run the model, one
-on which it fits may still need care in placing layers. Activations and norms are small and left out.
+Both are counted over all GPUs together. The dense part of a layer runs on one GPU, and layers may be spread over the
+GPUs as memory allows. A machine on which the total does not fit cannot run the model; one on which it fits may still
+need care in placing layers. Activations and norms are small and left out.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def kv_numbers(model: ModelShape) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuMemory:
-    """Bytes of all GPUs together, and what is taken of them before the first expert."""
+    """Memory of all GPUs together, and the parts of it that experts cannot use."""
 
     total_bytes: float
     dense_bytes: float
@@ -35,7 +35,7 @@ class GpuMemory:
 
     @classmethod
     def of(cls, model: ModelShape, total_bytes: float, *, positions: int) -> "GpuMemory":
-        """The memory when requests that run together have cached so many positions, their sum."""
+        """The memory when the running requests have cached this many positions in all."""
         dense = model.layers * dense_weights(model) + 2 * model.hidden * model.vocab
         return cls(
             total_bytes=total_bytes,
@@ -45,9 +45,9 @@ class GpuMemory:
 
     @property
     def room_bytes(self) -> float:
-        """What is left for experts; negative if the rest alone does not fit."""
+        """The bytes left for experts; negative if the rest alone does not fit."""
         return self.total_bytes - self.dense_bytes - self.kv_cache_bytes
 
     def fits(self, expert_bytes: float) -> bool:
-        """Whether so many bytes of experts fit beside the rest."""
+        """Whether this many bytes of experts fit beside the rest."""
         return expert_bytes <= self.room_bytes

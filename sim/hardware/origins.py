@@ -1,11 +1,11 @@
-"""Where the figures behind each part of a cost are from: measured, stated by a data sheet or paper, or assumed."""
+"""The origins of the figures behind each part of a cost: measured, stated by a data sheet or paper, or assumed."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
 Origin: TypeAlias = Literal["measured", "stated", "assumed"]
 Origins: TypeAlias = Mapping[str, tuple[Origin, ...]]
-"""By part of a cost, the origins of its figures in the order of `Origin`; none if the part is not modelled."""
+"""The origins of the figures of each part of a cost, in the order of `Origin`; empty if the part is not modelled."""
 
 NO_SOURCE = "not stated"
 
@@ -13,14 +13,14 @@ _WORDS = {"measured": "measured", "stated": "from data sheets", "assumed": "assu
 
 
 def origin_of(source: str) -> Origin:
-    """What a source says of its figure: it begins with "measured" or "assumption", or it names who states it."""
+    """The origin of a figure with this source, which begins with "measured" or "assumption" or names who states it."""
     if source.startswith("measured"):
         return "measured"
     return "assumed" if source.startswith(("assumption", NO_SOURCE)) else "stated"
 
 
 def origins_of(sources: Iterable[str]) -> tuple[Origin, ...]:
-    """The origins of the figures of one part; a part whose figures have no source at all is assumed."""
+    """The origins of the figures of one part; a part without any source is assumed."""
     found = {origin_of(source) for source in sources} or {"assumed"}
     return tuple(origin for origin in get_args(Origin) if origin in found)
 

@@ -1,4 +1,4 @@
-"""The parts of a machine as its data sheets describe them: GPU, links, host, framework, and what slows them down."""
+"""The parts of a data-sheet machine: GPU, links, host, framework, efficiencies and contention."""
 
 import math
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ class Gpu:
     memory_bytes_per_s: Rate
     memory_bytes: Annotated[float, Gt(0)]
     overhead_s: Seconds
-    """What starting one operation (attention, one expert, the head) costs."""
+    """The time to start one operation: attention, one expert, or the head."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -38,7 +38,7 @@ class Link:
     """One direction of a connection."""
 
     bytes_per_s: Rate
-    """At best; `efficiency` says how much of it a copy reaches."""
+    """The peak rate; `efficiency` is the share of it that a copy reaches."""
     latency_s: Seconds
     efficiency: Curve = ()
     """Shares of `bytes_per_s` by the bytes of a copy."""
@@ -52,18 +52,18 @@ class Link:
         return self.latency_s + size_bytes / (self.bytes_per_s * share_at(self.efficiency, size_bytes))
 
     def least_copy_s(self, size_bytes: float) -> float:
-        """The least that so many bytes take in pieces of any size: one latency, and the best rate of any piece."""
+        """A lower bound for so many bytes in pieces of any size: one latency, and the best rate of any piece."""
         return self.latency_s + size_bytes / (self.bytes_per_s * best_share_up_to(self.efficiency, size_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRates:
-    """How fast the processor that predicts compares a query with a store."""
+    """How fast the predictor's processor compares a query with a store."""
 
     overhead_s: Seconds
     """Per search."""
     bytes_per_s: Rate
-    """Reading the store."""
+    """The rate of reading the store."""
     flops_per_s: Rate
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class Host:
     """The memory that experts are copied from."""
 
     memory_bytes_per_s: Rate = math.inf
-    """Bandwidth that the links share."""
+    """The bandwidth that the links share."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -83,12 +83,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """CPU time of the serving framework, for which the GPUs wait."""
+    """CPU time of the serving framework; the GPUs wait for it."""
 
     layer_s: Seconds = 0.0
-    """In each layer, before its attention."""
+    """Time in each layer, before its attention."""
     expert_s: Seconds = 0.0
-    """For each expert of a layer that is launched, after the router has spoken."""
+    """Time to launch each expert of a layer, after the gate."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -96,7 +96,7 @@ class Framework:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """Shares of the GPU's peak rates that operations reach, by their tokens; of the head, by its rows."""
+    """Shares of the GPU's peak rates that operations reach, by their tokens (for the head, by its rows)."""
 
     dense_flops: Curve = ()
     dense_memory: Curve = ()
@@ -113,19 +113,19 @@ class Efficiency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contention:
-    """How copies and computing on one GPU slow each other down while both go on."""
+    """How copies and computing on one GPU slow each other down while both run."""
 
     compute_slowdown: Slowdown = 1.0
-    """How many times as long computing takes."""
+    """Factor on computing time."""
     copy_slowdown: Slowdown = 1.0
-    """How many times as long the bytes take."""
+    """Factor on the time of moving bytes."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
 def effects_of(host: Host, framework: Framework, contention: Contention) -> Effects:
-    """How these make the parts of an iteration wait for each other."""
+    """The effects of host memory, framework and contention on an iteration."""
     return Effects(
         host_bytes_per_s=host.memory_bytes_per_s,
         layer_host_s=framework.layer_s,
@@ -136,6 +136,6 @@ def effects_of(host: Host, framework: Framework, contention: Contention) -> Effe
 
 
 def check_name(name: str) -> None:
-    """A `FieldError` unless it can stand in a heading."""
+    """Raise a `FieldError` unless the name is printable."""
     if not name or not name.isprintable():
         raise FieldError("name", f"{name!r} is not a name")

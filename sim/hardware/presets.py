@@ -1,11 +1,11 @@
-"""Machines from data sheets, in TOML files: the presets that ship with the project, and those of users.
+"""Data-sheet machines in TOML files: the presets that ship with the project, and users' own.
 
     extends = "rtx3090"                                          # a preset, or another file beside this one
     gpus = 2
     [gpu]
     memory_bytes = { value = 48e9, source = "data sheet" }       # a figure with its source, or a plain number
 
-A file says only in what it differs from what it extends. `docs/machines.md` lists all keys.
+A file lists only its differences from the file that it extends. `docs/machines.md` has all keys.
 """
 
 from collections.abc import Mapping
@@ -27,43 +27,43 @@ _FRAMEWORKS = Path(__file__).with_name("frameworks")
 
 
 class Figures(NamedTuple):
-    """What a file says: plain data, and the source of each figure by its dotted key."""
+    """The contents of a file: plain data, and the source of each figure by its dotted key."""
 
     data: dict[str, Any]
     sources: dict[str, str]
 
 
 def preset_names() -> list[str]:
-    """The machines that ship with the project."""
+    """The names of the machines that ship with the project."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def framework_names() -> list[str]:
-    """The serving frameworks whose CPU time ships with the project, and none."""
+    """The names of the serving frameworks that ship with the project, and `none`."""
     return [NO_FRAMEWORK, *sorted(path.stem for path in _FRAMEWORKS.glob("*.toml"))]
 
 
 def preset(name: str) -> DataSheetMachine:
-    """A named machine; an unknown name is a `UserError` that lists all and says how to describe another."""
+    """A preset by name. An unknown name raises a `UserError` that lists all and says how to describe another."""
     _check_known(name)
     return read_data_sheet(_FOLDER / f"{name}.toml")
 
 
 def read_data_sheet(path: Path) -> DataSheetMachine:
-    """The machine in a file, called as its `name` or the file says.
+    """Read the machine in a file; without a `name` in it, the file's name is used.
 
-    Every mistake is a `UserError` that names file and key; one in a file that is extended names that file.
+    A mistake raises a `UserError` that names the key and the file that has it, which may be an extended one.
     """
     return _read(path, ())
 
 
 def changed(machine: DataSheetMachine, said: Mapping[str, Any]) -> DataSheetMachine:
-    """The machine with the figures in `said`, tables as in a file, replaced; a mistake is a `FieldError`."""
+    """The machine with the figures in `said`, given as tables like a file's. A mistake raises a `FieldError`."""
     return _built(_figures_of(machine), said)
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> DataSheetMachine:
-    """`extending` are the files that led here, each extending the next."""
+    """Read a file; `extending` are the files that led to it, each extending the next."""
     said = read_toml(path)
     try:
         for key in said:
@@ -76,7 +76,7 @@ def _read(path: Path, extending: tuple[Path, ...]) -> DataSheetMachine:
 
 
 def _built(base: Figures, said: Mapping[str, Any]) -> DataSheetMachine:
-    """What a file says on top of what it extends; the name of a framework stands for all its figures."""
+    """The machine of a file's figures on top of the extended ones; a framework's name sets all its figures."""
     own = _split(said)
     whole, sources = dict(base.data), dict(base.sources)
     if isinstance(own.data.get("framework"), str):
@@ -106,7 +106,7 @@ def framework(name: str) -> Figures:
 
 
 def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> Figures:
-    """The figures that a file starts from; it takes `extends` out of what it says."""
+    """The figures of the extended file; `extends` is removed from `said`."""
     if "extends" not in said:
         return Figures({}, {})
     name = said.pop("extends")
@@ -130,7 +130,7 @@ def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> 
 
 
 def _split(said: Mapping[str, Any], place: str = "") -> Figures:
-    """Take figures and sources apart; what is neither is left for the check of types."""
+    """Separate figures from sources; anything else is left for the type check."""
     found = Figures({}, {})
     for key, value in said.items():
         dotted = f"{place}{key}"
@@ -148,7 +148,7 @@ def _split(said: Mapping[str, Any], place: str = "") -> Figures:
 
 
 def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
-    """The two halves of `{ value = 24e9, source = "data sheet" }`."""
+    """The value and the source of `{ value = 24e9, source = "data sheet" }`."""
     for key in figure:
         if key not in ("value", "source"):
             raise FieldError(f"{place}.{key}", f"is not a setting; {nearest(key, ('value', 'source'))}")
@@ -164,6 +164,6 @@ def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
 def _check_known(name: str) -> None:
     if name not in (known := preset_names()):
         raise UserError(
-            f"unknown machine {name!r}; known: {', '.join(known)}; describe another in a FILE.toml, which may say "
-            f'extends = "{known[-1]}" and only what differs'
+            f"unknown machine {name!r}; known: {', '.join(known)}; or describe your own in a FILE.toml, for example "
+            f'extends = "{known[-1]}" and the differences'
         )

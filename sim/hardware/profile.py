@@ -1,7 +1,7 @@
-"""What one machine was measured to take for one model: a `Machine`, and the costs that follow from it.
+"""Profiles: the measured times of one model on one machine, as a `Machine` and its costs.
 
-A profile is a TOML file that `finemoe validate calibrate` writes. Between its points times are interpolated linearly;
-beyond them there is no answer but an error, because nothing was measured there.
+A profile is a TOML file that `finemoe validate calibrate` writes. Times between its points are interpolated linearly;
+sizes outside them are an error, because nothing was measured there.
 """
 
 import hashlib
@@ -23,25 +23,25 @@ from sim.hardware.effects import DemandLoading
 from sim.hardware.origins import Origins
 from sim.hardware.parts import Contention, Framework, Host, effects_of
 
-_SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # what each table goes over
-# A model with other sizes in other layers is measured in none of them: its copies are looked up by their bytes.
+_SIZES = {"expert": "tokens", "dense": "tokens", "head": "rows", "copy": "bytes"}  # the unit of each table's sizes
+# Bytes by layer are not compared: copies are looked up by their bytes anyway.
 _MODEL = [each.name for each in fields(ModelShape) if each.name != "expert_bytes_by_layer"]
 EFFECTS = {"host": Host, "framework": Framework, "contention": Contention}
-"""The sections that a file may leave out."""
+"""The optional sections of a file."""
 _PARTS = {"host": "host memory", "framework": "CPU time", "contention": "contention"}
 KEYS = frozenset({"name", "gpus", "demand_loading", "model", "measured", *_SIZES, "driving", "search", *EFFECTS})
-"""Those of the file."""
+"""The keys of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Seconds at the sizes that were measured, at least one, in rising order."""
+    """Seconds at the measured sizes: at least one, in rising order."""
 
     sizes: tuple[int, ...]  # [n] tokens, rows or bytes
     seconds: tuple[float, ...]  # [n]
 
     def at(self, size: int) -> float | None:
-        """Linear between two points; None outside the measured range."""
+        """The time at a size, linear between two points; None outside the measured range."""
         sizes, seconds = self.sizes, self.seconds
         if not sizes[0] <= size <= sizes[-1]:
             return None
@@ -54,11 +54,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Times of the parts of an iteration of `model` on one machine of `gpus` logical devices.
+    """Times of the parts of an iteration of `model` on one machine with `gpus` logical devices.
 
-    Attention takes what the table `dense` says at no attended positions, and `dense_s_per_attended` for each
-    (token, position) pair on top. What parts of an iteration do to each other is off unless it was measured. A
-    `UserError` if a value cannot be.
+    Attention takes the time in table `dense`, plus `dense_s_per_attended` for each (token, position) pair. Effects
+    between the parts are off unless they were measured. Raises a `UserError` if a value is impossible.
     """
 
     name: str
@@ -67,34 +66,32 @@ class Profile:
     expert: Table  # one routed expert, by tokens
     dense: Table  # attention, router and shared experts of one layer, by tokens
     dense_s_per_attended: float
-    most_attended: int  # the largest number of (token, position) pairs that was measured
+    most_attended: int  # the largest measured number of (token, position) pairs
     head: Table  # the output projection, by rows
-    driving_s: float  # of each layer after its last expert: what driving the offloading takes
+    driving_s: float  # time to drive the offloading in each layer, after its last expert
     copy: Table  # a chunk of an expert from host memory to its device, by bytes
-    copy_latency_s: float  # the part of each of these times in which no bytes move
+    copy_latency_s: float  # the part of each copy in which no bytes move
     search_overhead_s: float  # per search; this and the next two as in `SearchRates`
     search_bytes_per_s: float
     search_flops_per_s: float
     host: Host = field(default_factory=Host)
-    framework: Framework = field(default_factory=Framework)  # where it is not part of the other times
+    framework: Framework = field(default_factory=Framework)  # if it is not part of the other times
     contention: Contention = field(default_factory=Contention)
     demand_loading: DemandLoading = "parallel"
-    measured: dict[str, str | int | float] = field(default_factory=dict)  # where and with what; free form
-    assumed: frozenset[str] = frozenset()  # sections of effects that were not measured but set otherwise
+    measured: dict[str, str | int | float] = field(default_factory=dict)  # where and how; free form
+    assumed: frozenset[str] = frozenset()  # sections of effects that were set, not measured
 
     def __post_init__(self) -> None:
-        """Refuse what no measurement gives, by the key that it has in a file."""
         for wrong in _impossible(self):
             raise UserError(wrong)
 
     @property
     def links(self) -> int:
-        """One for each device."""
         return self.gpus
 
     @property
     def gpu_memory_bytes(self) -> None:
-        """What memory devices have is not measured."""
+        """None, because the memory of devices is not measured."""
         return None
 
     @property
@@ -104,9 +101,9 @@ class Profile:
 
     @property
     def origins(self) -> Origins:
-        """Measured, all that is there and was not set otherwise.
+        """Everything in the profile is measured, except effects that were set.
 
-        A processor that computes and serves has no CPU time apart, and one link shares host memory with no other.
+        A single processor has no separate CPU time, and a single link does not share host memory.
         """
         measured, contention = ("computing", "copies", "driving", "searches"), self.contention != Contention()
         parts = dict.fromkeys(measured, True) | {"contention": contention}
@@ -121,7 +118,10 @@ class Profile:
         }
 
     def with_effects(self, said: Mapping[str, Any]) -> "Profile":
-        """The profile with other effects, tables as in a file, which are then assumed; a mistake is a `FieldError`."""
+        """The profile with other effects, given as tables like a file's; these are then assumed.
+
+        Raises a `FieldError` for a wrong value.
+        """
         values = dict(said)
         if (loading := said.get("demand_loading", self.demand_loading)) not in get_args(DemandLoading):
             raise FieldError("demand_loading", f"must be {' or '.join(get_args(DemandLoading))}, value {loading!r}")
@@ -133,7 +133,7 @@ class Profile:
         return replace(self, **values, assumed=self.assumed | (EFFECTS.keys() & said.keys()))
 
     def cost(self, model: ModelShape) -> "MeasuredCost":
-        """The costs of `model`, whose sizes must be those that were measured; its name may differ."""
+        """The costs of `model`, which must have the measured model's sizes; its name may differ."""
         for key in _MODEL:
             here, there = getattr(self.model, key), getattr(model, key)
             if key != "name" and here != there:
@@ -149,53 +149,51 @@ class Profile:
 
 
 def devices(count: int) -> str:
-    """So many devices, in words."""
+    """A number of devices, in words."""
     return f"{count} logical device{'s'[: count > 1]}"
 
 
 class MeasuredCost:
-    """What the parts of an iteration cost as a profile has it; stands in for `CostModel`.
+    """The costs of the parts of an iteration, from a profile.
 
-    Each method interpolates linearly between measured points. Outside their range it is a `UserError` that names the
-    quantity, the value and the range. A copy of no bytes does not occur.
+    Each method interpolates linearly between measured points. Outside their range it raises a `UserError` that names
+    the quantity, the value and the range. Copies of 0 bytes do not occur.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self.launch_s = 0.0  # was not measured apart
+        self.launch_s = 0.0  # not measured separately
         self.driving_s = profile.driving_s
         self.effects = effects_of(profile.host, profile.framework, profile.contention)
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
-        """What every layer does before its experts; the cached positions, `context`, cost nothing beside `attended`."""
+        """The dense part of a layer; `context` adds no cost beyond that of `attended`."""
         profile = self.profile
         if attended > profile.most_attended:
             raise self._outside("attention", f"0 … {profile.most_attended}", attended, "attended positions")
         return self._time("dense", tokens) + attended * profile.dense_s_per_attended
 
     def _expert_s(self, tokens: int) -> float:
-        """One routed expert on so many tokens; called as `expert_s`."""
+        """Called as `expert_s`, which caches it."""
         return self._time("expert", tokens)
 
     def exchange_s(self, tokens: int) -> float:
-        """Devices of one processor exchange nothing."""
+        """0, because the devices of one processor exchange nothing."""
         return 0.0
 
     def head_s(self, rows: int) -> float:
-        """The output projection for the last token of each request."""
         return self._time("head", rows)
 
     def copy_s(self, size_bytes: int) -> float:
-        """A chunk of an expert from host memory to its device."""
         return self._time("copy", size_bytes)
 
     def copy_latency_s(self, size_bytes: int) -> float:
-        """What handing a copy over takes."""
+        """The time to hand a copy over."""
         return self.profile.copy_latency_s
 
     def least_copy_s(self, size_bytes: int) -> float:
-        """All of it at the best rate of any size up to its own; between two points no rate is better than at both."""
+        """All bytes at the best rate of any size up to this one; rates between two points never exceed both ends."""
         table, whole_s = self.profile.copy, self.copy_s(size_bytes)
         per_byte = [
             seconds / size for size, seconds in zip(table.sizes, table.seconds, strict=True) if size < size_bytes
@@ -203,7 +201,7 @@ class MeasuredCost:
         return min([whole_s, *(each * size_bytes for each in per_byte)])
 
     def search_s(self, search: Search) -> float:
-        """A search, or a store update: the longer of reading the store and comparing with it, after the overhead."""
+        """A search, or a store update: the overhead, plus the longer of reading the store and comparing with it."""
         profile = self.profile
         rates = profile.search_bytes_per_s, profile.search_flops_per_s
         return profile.search_overhead_s + comparing_s(search, *rates)
@@ -225,7 +223,7 @@ class MeasuredCost:
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a TOML file; every mistake in it is a `UserError` that names file, key and value."""
+    """Read a profile from a TOML file. A mistake in it raises a `UserError` that names file, key and value."""
     data = read_toml(path)
     try:
         return _profile(data)
@@ -234,12 +232,12 @@ def read_profile(path: Path) -> Profile:
 
 
 def write_profile(path: Path, profile: Profile) -> None:
-    """Put the profile into a file, in place of one that is there; it appears whole or not at all."""
+    """Write the profile into a file, replacing an existing one; the file appears whole or not at all."""
     write_toml(path, _data(profile))
 
 
 def _data(profile: Profile) -> dict[str, Any]:
-    """A section per quantity, beside name, model and where it was measured."""
+    """The file's data: a section per quantity, with the name, the model and where it was measured."""
     tables: dict[str, dict[str, Any]] = {}
     for name, sizes in _SIZES.items():
         table: Table = getattr(profile, name)
@@ -301,7 +299,7 @@ def _profile(data: dict[str, Any]) -> Profile:
 
 
 def _effect(kind: type[Host | Framework | Contention], name: str, figures: Any) -> Any:
-    """One of the sections that a file may leave out."""
+    """One of the optional sections."""
     if not isinstance(figures, dict):
         raise UserError(f"{name}: {figures!r} is not a section")
     try:
@@ -311,7 +309,7 @@ def _effect(kind: type[Host | Framework | Contention], name: str, figures: Any) 
 
 
 def _impossible(profile: Profile) -> Iterator[str]:
-    """What is wrong with its values, a line each."""
+    """A line for each impossible value."""
     for key, text in (("name", profile.name), ("model.name", profile.model.name)):
         if not text or not text.isprintable():
             yield f"{key}: {text!r} is not a name"
@@ -337,9 +335,9 @@ def _impossible(profile: Profile) -> Iterator[str]:
         yield f"copy.latency_s: {profile.copy_latency_s} is not below copy.seconds"
     for name, unit in _SIZES.items():
         yield from _impossible_table(name, unit, getattr(profile, name))
-    for key, told in profile.measured.items():
-        if isinstance(told, float) and not math.isfinite(told):
-            yield f"measured.{key}: {told} is not a finite number"
+    for key, value in profile.measured.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"measured.{key}: {value} is not a finite number"
 
 
 def _impossible_table(name: str, unit: str, table: Table) -> Iterator[str]:

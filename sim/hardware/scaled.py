@@ -1,4 +1,4 @@
-"""A machine, described or measured, some of whose parts are so many times as fast."""
+"""A machine with some parts made faster or slower by a factor."""
 
 import hashlib
 from dataclasses import dataclass, fields, replace
@@ -29,16 +29,16 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How many times as fast the parts of a machine are: times are divided by the factor, rates multiplied."""
+    """Factors on the speed of a machine's parts: times are divided by the factor, rates multiplied."""
 
     link: Factor = 1.0
-    """Copies from host memory with their latency, and the exchange of activations."""
+    """Copies from host memory (including latency) and the exchange of activations."""
     host: Factor = 1.0
-    """The bandwidth of host memory that the links share."""
+    """The host memory bandwidth that the links share."""
     compute: Factor = 1.0
-    """Attention, experts and head, with what starting them takes."""
+    """Attention, experts and head, including the time to start them."""
     cpu: Factor = 1.0
-    """The serving framework's CPU time, and what driving the offloading takes."""
+    """The serving framework's CPU time, and the time to drive the offloading."""
     search: Factor = 1.0
     """Searches and store updates."""
 
@@ -53,7 +53,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledMachine:
-    """A `Machine` whose costs are those of another one, scaled."""
+    """A `Machine` with the scaled costs of another machine."""
 
     name: str
     machine: Machine
@@ -61,22 +61,18 @@ class ScaledMachine:
 
     @property
     def gpus(self) -> int:
-        """As before."""
         return self.machine.gpus
 
     @property
     def links(self) -> int:
-        """As before."""
         return self.machine.links
 
     @property
     def demand_loading(self) -> DemandLoading:
-        """As before."""
         return self.machine.demand_loading
 
     @property
     def gpu_memory_bytes(self) -> float | None:
-        """As before."""
         return self.machine.gpu_memory_bytes
 
     @property
@@ -89,13 +85,12 @@ class ScaledMachine:
 
     @property
     def origins(self) -> Origins:
-        """Whatever is scaled is assumed."""
+        """The machine's origins; scaled parts are assumed."""
         scaled = {part for factor in self.scale.changed() for part in _PARTS[factor]}
         before = self.machine.origins
         return {part: ("assumed",) if found and part in scaled else found for part, found in before.items()}
 
     def cost(self, model: ModelShape) -> "ScaledCost":
-        """The costs of the machine, scaled."""
         return ScaledCost(self.machine.cost(model), self.scale)
 
     def describe(self) -> str:
@@ -121,33 +116,26 @@ class ScaledCost:
         self.expert_s = cache(self._expert_s)
 
     def dense_s(self, tokens: int, context: int, attended: int) -> float:
-        """What every layer does before its experts."""
         return self._cost.dense_s(tokens, context, attended) / self._scale.compute
 
     def _expert_s(self, tokens: int) -> float:
-        """One routed expert; called as `expert_s`."""
+        """Called as `expert_s`, which caches it."""
         return self._cost.expert_s(tokens) / self._scale.compute
 
     def exchange_s(self, tokens: int) -> float:
-        """Activation exchange between GPUs after a layer's experts."""
         return self._cost.exchange_s(tokens) / self._scale.link
 
     def head_s(self, rows: int) -> float:
-        """The output projection."""
         return self._cost.head_s(rows) / self._scale.compute
 
     def copy_s(self, size_bytes: int) -> float:
-        """A chunk of an expert from host memory to its device."""
         return self._cost.copy_s(size_bytes) / self._scale.link
 
     def copy_latency_s(self, size_bytes: int) -> float:
-        """The part of `copy_s` before the first byte moves."""
         return self._cost.copy_latency_s(size_bytes) / self._scale.link
 
     def least_copy_s(self, size_bytes: int) -> float:
-        """The least that an expert of so many bytes takes on its link."""
         return self._cost.least_copy_s(size_bytes) / self._scale.link
 
     def search_s(self, search: Search) -> float:
-        """A search, or a store update."""
         return self._cost.search_s(search) / self._scale.search

@@ -1,4 +1,4 @@
-"""What an operation computes and moves, whatever it runs on: the two sides of a roofline."""
+"""The arithmetic and the memory traffic of each operation: the two sides of a roofline."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from sim.hardware.memory import dense_weights, kv_numbers
 
 
 class Work(NamedTuple):
-    """Arithmetic, and numbers that pass through GPU memory."""
+    """Arithmetic operations, and numbers that move to or from GPU memory."""
 
     flops: float
     numbers: int
@@ -32,6 +32,6 @@ def expert_work(model: ModelShape, tokens: int) -> Work:
 
 
 def head_work(model: ModelShape, rows: int) -> Work:
-    """The output projection of so many rows."""
+    """The output projection for this many rows."""
     weights = model.hidden * model.vocab
     return Work(2.0 * rows * weights, weights + rows * model.vocab)

@@ -1,1 +1,1 @@
-"""What another machine would change: presets of sweeps, and what they say."""
+"""What-if analysis: which resources of a machine matter, and how much."""

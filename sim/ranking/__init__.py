@@ -1,1 +1,1 @@
-"""Systems ranked on many traces, caches and machines, and where their order changes."""
+"""Ranks systems on many traces, caches and machines, and finds where their order changes."""

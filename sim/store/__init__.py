@@ -1,1 +1,1 @@
-"""Results on disk under their content hash, shared by commands, processes and machines."""
+"""The result store: results on disk by content hash, shared by commands, processes and machines."""

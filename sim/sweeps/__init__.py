@@ -1,1 +1,1 @@
-"""Many scenarios as one answer: what is run, where, and how it is read."""
+"""Sweeps over many scenarios: planning, running, statistics, reports and figures."""

@@ -30,8 +30,8 @@ def test_distances_are_a_number_a_range_or_a_list(text, distances):
 
 
 @pytest.mark.parametrize("text", ["", "0", "6", "3..2", "1..6", "a", "1,,2", "-1", "1.5"])
-def test_distances_that_are_none_are_told(text):
-    with pytest.raises(UserError, match=r"^distance: .* from 1 to 5$"):
+def test_a_wrong_distance_is_an_error_with_the_allowed_range(text):
+    with pytest.raises(UserError, match=r"^distance: .* between 1 and 5$"):
         distances_of(text, layers=5)
 
 
@@ -87,9 +87,9 @@ def test_requests_that_run_together_have_fewer_events(trace, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "policies", "told"),
+    ("more", "policies", "reported"),
     [
-        (("--distance", "9"), ("finemoe",), "from 1 to 4"),
+        (("--distance", "9"), ("finemoe",), "between 1 and 4"),
         (("--train-split", "1"), ("finemoe",), "--train-split: must be at least 0 and below 1, value 1.0"),
         (("--requests", "0"), ("finemoe",), "--requests: must be at least 1, value 0"),
         (("--seed", "-1"), ("finemoe",), "--seed: must be at least 0, value -1"),
@@ -100,13 +100,13 @@ def test_requests_that_run_together_have_fewer_events(trace, capsys):
         ((), ("finemoe,prefetch_distance=9",), "1 … 4"),
     ],
 )
-def test_mistakes_are_told_in_one_line(trace, capsys, more, policies, told):
+def test_mistakes_are_reported_in_one_line(trace, capsys, more, policies, reported):
     assert predict(trace, *more, policies=policies) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
-    assert told in captured.err
+    assert reported in captured.err
 
 
 def test_a_file_that_is_there_is_not_overwritten(trace, capsys, tmp_path):

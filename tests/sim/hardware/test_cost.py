@@ -213,8 +213,8 @@ def test_an_unknown_machine_is_told_all_and_how_to_describe_another(name):
         preset(name)
     assert str(error.value) == (
         f"unknown machine {name!r}; known: a100-80gb, h100-80gb, h200-141gb, paper-a100, paper-rtx3090, "
-        "paper-rtx3090x6, rtx3090, rtx3090x6, rtx4090; describe another in a FILE.toml, "
-        'which may say extends = "rtx4090" and only what differs'
+        "paper-rtx3090x6, rtx3090, rtx3090x6, rtx4090; or describe your own in a FILE.toml, "
+        'for example extends = "rtx4090" and the differences'
     )
 
 
