@@ -38,16 +38,23 @@ def run(
         Path | None, Parameter(group=OUTPUT, help="Write the results as Parquet tables into this new folder.")
     ] = None,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per policy.")] = False,
+    brief: Annotated[
+        bool, Parameter(group=OUTPUT, help="Print one table of five columns, with the notes it needs.")
+    ] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
     """Simulate policies on the requests of a trace, and compare them."""
+    from common.errors import FieldError
     from common.outputs import new, reserved, then_printed
-    from sim.results.report import report
+    from sim.results.report import brief_report, report
     from sim.sweeps.comparison_run import compare_policies
-    from sim.sweeps.reference_runs import DEFAULT_REFERENCES, EVERY_BOUND, references_named
+    from sim.sweeps.reference_runs import BRIEF_REFERENCES, DEFAULT_REFERENCES, EVERY_BOUND, references_named
     from sim.sweeps.workers import Workers
 
-    wanted = EVERY_BOUND if json or out else DEFAULT_REFERENCES
+    if brief and wide:
+        raise FieldError("brief", "cannot be combined with `wide`: one prints few columns, the other all")
+    shown = BRIEF_REFERENCES if brief else DEFAULT_REFERENCES
+    wanted = EVERY_BOUND if json or out else shown
     if references is not None:
         wanted = references_named(references, EVERY_BOUND)
     with reserved(new(out)):
@@ -59,7 +66,9 @@ def run(
         )
 
         def printed() -> str:
-            return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
+            if json:
+                return json_text.dumps(comparison.summaries(), indent=2)
+            return brief_report(comparison) if brief else report(comparison, wide=wide)
 
         with then_printed(printed):
             if out:

@@ -50,13 +50,17 @@ _OVER = (
     _Column("TPOT\nover no-\noffload", ("tpot_over_no_offload",), _times_as_long),
     _Column("TPOT\nover best\nknown", ("tpot_over_best_known",), _times_as_long),
 )
+_TTFT, _TPOT = _Column("TTFT\n{unit}", ("ttft_s_mean",), _times), _Column("TPOT\n{unit}", ("tpot_s_mean",), _times)
+_HITS = _Column("hit\nrate {unit}", ("hit_rate",), _percent)
+_TRAFFIC = _Column("{unit} per\ntoken", ("bytes_per_token",), _bytes)
+_BRIEF = (_TTFT, _TPOT, _HITS, _TRAFFIC)
 _NARROW = (
-    _Column("TTFT\n{unit}", ("ttft_s_mean",), _times),
-    _Column("TPOT\n{unit}", ("tpot_s_mean",), _times),
+    _TTFT,
+    _TPOT,
     *_OVER,
-    _Column("hit\nrate {unit}", ("hit_rate",), _percent),
+    _HITS,
     _Column("hit +\nlate {unit}", ("hit_or_late_rate",), _percent, _PREFETCHES),
-    _Column("{unit} per\ntoken", ("bytes_per_token",), _bytes),
+    _TRAFFIC,
 )
 _WIDE = (
     _Column("TTFT {unit}\nmean / p50 / p95", ("ttft_s_mean", "ttft_s_p50", "ttft_s_p95"), _times),
@@ -82,15 +86,25 @@ _WIDE = (
 )
 
 
+def brief_table(summaries: Sequence[Summary]) -> str:
+    """A row per policy, with its times, hit rate and traffic alone."""
+    return _joined(summaries, _filled(_BRIEF, summaries), wide=False)
+
+
 def figures_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
-    """A row per policy; columns of which nothing can be said are left out."""
+    """A row per policy; columns without any value are left out."""
+    return _joined(summaries, _filled(_WIDE if wide else _NARROW, summaries), wide)
+
+
+def _filled(wanted: Sequence[_Column], summaries: Sequence[Summary]) -> list[list[str]]:
+    """The header and cells of each column that says something."""
     columns = []
-    for column in _WIDE if wide else _NARROW:
+    for column in wanted:
         rows = [[each.get(key) for key in column.keys] for each in summaries]
         if _says_something(column, rows, summaries):
             unit, text = column.unit([row[0] for row in rows])
             columns.append([column.header.format(unit=unit), *(" / ".join(map(text, row)) for row in rows)])
-    return _joined(summaries, columns, wide)
+    return columns
 
 
 def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterator[str]:

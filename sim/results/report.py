@@ -7,16 +7,31 @@ from common.tables import number, size
 from sim.hardware.origins import origins_text
 from sim.labels import footnotes
 from sim.results.policy_comparison import PolicyComparison
-from sim.results.policy_tables import figures_table, split_tables
+from sim.results.policy_tables import brief_table, figures_table, split_tables
 from sim.results.result import Result
 from sim.results.summary import Summary
 from sim.results.working_set import cache_too_small
 from traces.format import provenance
 
 
+def brief_report(comparison: PolicyComparison) -> str:
+    """Heading, the table of five columns, and the notes that it needs."""
+    summaries = comparison.summaries()
+    marks = footnotes((each["label"], each) for each in summaries)
+    below = (folded(note, indent="  ") for note in (*proved(summaries), *marks))
+    return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
+
+
 def report(comparison: PolicyComparison, *, wide: bool = False) -> str:
     """Heading, tables and notes; `wide` tables have all columns and are as wide as they are."""
-    first, summaries = comparison.results[0], comparison.summaries()
+    summaries = comparison.summaries()
+    tables = [figures_table(summaries, wide=wide), *split_tables(summaries, wide=wide)]
+    return "\n\n".join([_head(comparison), *tables, *(folded(note, indent="  ") for note in notes(comparison))])
+
+
+def _head(comparison: PolicyComparison) -> str:
+    """What the times stand for, what policies learned from, where costs are from, and cautions about the routing."""
+    first = comparison.results[0]
     learned = first.provenance["history"]
     lines = heading(first).splitlines()
     if learned:
@@ -25,9 +40,7 @@ def report(comparison: PolicyComparison, *, wide: bool = False) -> str:
         lines.append(f"costs: {origins_text(first.provenance['machine']['origins'])}")
     for trace in filter(None, (first.provenance["trace"], learned)):
         lines += provenance.caution(trace["warning"], name=trace["name"])
-    head = "\n".join(folded(line, indent="  ") for line in lines)
-    tables = [figures_table(summaries, wide=wide), *split_tables(summaries, wide=wide)]
-    return "\n\n".join([head, *tables, *(folded(note, indent="  ") for note in notes(comparison))])
+    return "\n".join(folded(line, indent="  ") for line in lines)
 
 
 def heading(result: Result) -> str:

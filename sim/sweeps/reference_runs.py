@@ -31,6 +31,7 @@ from sim.results.policy_comparison import RESIDENT
 from sim.scenario import CacheSize, Detail, Scenario
 
 Reference = Literal["no-offload", "best-known", "own-cache", "lower-bound", "regret"]
+BRIEF_REFERENCES: tuple[Reference, ...] = ("own-cache",)
 DEFAULT_REFERENCES: tuple[Reference, ...] = ("no-offload", "best-known", "own-cache")
 EVERY_BOUND: tuple[Reference, ...] = (*DEFAULT_REFERENCES, "lower-bound")
 

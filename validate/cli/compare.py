@@ -16,6 +16,7 @@ def compare(
     /,
     *,
     json: Annotated[bool, Parameter(help="Print a list of objects, one per policy and metric.")] = False,
+    brief: Annotated[bool, Parameter(help="Print times, hit rates and traffic alone, in one table.")] = False,
     out: Annotated[Path | None, Parameter(help="Write the comparison as a tidy table, FILE.parquet.")] = None,
     plot: Annotated[
         Path | None,
@@ -30,7 +31,7 @@ def compare(
     from common.outputs import picture, replaced, reserved, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
-    from validate.comparison.error_table import cautions, heading, notes, objects, routing_of, text
+    from validate.comparison.error_table import brief_text, cautions, heading, notes, objects, routing_of, text
     from validate.comparison.errors_by_metric import errors_of
     from validate.comparison.matching import Folder, match
     from validate.comparison.timelines import draw, logs_of, typical_iteration
@@ -50,7 +51,8 @@ def compare(
         def printed() -> str:
             if json:
                 return json_text.dumps(objects(compared), indent=2)
-            return f"{heading(here, there)}\n{text(compared, here, there)}"
+            table = brief_text if brief else text
+            return f"{heading(here, there)}\n{table(compared, here, there)}"
 
         with then_printed(printed):
             if plot:

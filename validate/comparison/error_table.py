@@ -10,7 +10,7 @@ from common.tables import number, text_table
 from sim.labels import footnotes, marked
 from sim.results.summary import Summary
 from traces.format import provenance
-from validate.comparison.errors_by_metric import COUNTS, METRICS, Metric
+from validate.comparison.errors_by_metric import BRIEF_METRICS, COUNTS, METRICS, Metric
 from validate.comparison.matching import Folder
 
 
@@ -57,6 +57,21 @@ def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
     blocks.append("Exact counts; a policy that copies on demand alone must be equal in all of them.")
     blocks.append(_table(["policy", "experts", "simulated", "measured", "difference"], counts))
     return "\n\n".join([*blocks, *footnotes((policy, each) for policy in runs for each in runs[policy])])
+
+
+def brief_text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
+    """One table of all policies with the main figures alone, and what the marks of policies mean."""
+    rows = {(row["policy"], row["metric"]): row for row in objects(compared)}
+    runs = {policy: _runs_of(policy, simulated, measured) for policy, _ in rows}
+    cells = []
+    for policy, summaries in runs.items():
+        name = marked(policy, *summaries)
+        for metric in BRIEF_METRICS:
+            measures = _cells(metric, rows[policy, metric.column])
+            cells.append([name, f"{metric.name}, {metric.printed}", *measures[:2], measures[-1]])
+            name = ""
+    table = _table(["policy", "figure", "simulated", "measured", "relative\nerror"], cells)
+    return "\n\n".join([table, *footnotes((policy, each) for policy in runs for each in runs[policy])])
 
 
 def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:

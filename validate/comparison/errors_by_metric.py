@@ -43,6 +43,9 @@ METRICS = [
     Metric("bytes_per_token", "bytes", "copied per token", "MB", 1e-6, 2),
     Metric("makespan_s", "s", "makespan", "s", 1, 3),
 ]
+BRIEF_METRICS = [
+    metric for metric in METRICS if metric.column in ("ttft_s_mean", "tpot_s_mean", "hit_rate", "bytes_per_token")
+]
 COUNTS = [
     Metric(column, "experts", name, "experts", 1, 0)
     for column, name in (
