@@ -1,6 +1,7 @@
 """Load a Transformers model to record: one that ships with the project, a folder, or one of the Hugging Face hub."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from common.errors import UserError, unknown
@@ -100,7 +102,7 @@ def load(
     wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
-    with _told_in_one_line(name):
+    with _told_in_one_line(name), _bars_on_terminals_only():
         if not local:
             common["revision"] = revision = _commit(source, revision)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -127,6 +129,19 @@ def load(
         tokenizer=tokenizer,
         device=place,
     )
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """Keep the progress bars of Transformers out of log files."""
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _commit(source: str, revision: str | None) -> str:
