@@ -90,3 +90,34 @@ def test_the_parts_add_up_to_the_whole_that_is_printed(trace: Path, simulate: An
         for line in [each for each in table.splitlines() if each.startswith(POLICIES)]:
             whole, *parts = map(float, re.findall(r" (\d+(?:\.\d+)?)", line.removeprefix("tests.support")))
             assert whole == pytest.approx(sum(parts), abs=0.006 * len(parts))
+
+
+# ---- a first look ----------------------------------------------------------------------------------------------------
+
+
+def test_a_brief_report_has_the_figures_of_the_usual_one_in_five_columns(trace: Path, capsys: Any) -> None:
+    policies = ("finemoe", "deepspeed", "lru")
+    assert main(arguments(trace, policies=policies)) == 0
+    usual = capsys.readouterr().out
+    assert main(arguments(trace, "--brief", policies=policies)) == 0
+    brief = capsys.readouterr().out
+    assert brief.splitlines()[:2] == usual.splitlines()[:2]  # what the times stand for
+    usual_rows, brief_rows = (
+        {line.split("  ")[0]: re.split(" {2,}", line)[1:] for line in table.split("---\n")[-1].splitlines()}
+        for table in (usual.split("\n\n")[1], brief.split("\n\n")[1])
+    )
+    assert brief_rows.keys() == usual_rows.keys()
+    assert {len(row) for row in brief_rows.values()} == {4}
+    marks = [line for line in usual.splitlines() if line.startswith(("†", "§", "*"))]
+    assert marks
+    assert {line[0] for line in brief.splitlines() if line[:1] in "†§*"} == {line[0] for line in marks}
+    for name, row in brief_rows.items():
+        assert {row[2], row[3]} <= set(usual_rows[name])  # hit rate and traffic; times may have other units
+
+
+def test_brief_and_wide_contradict_each_other(trace: Path, capsys: Any) -> None:
+    assert main(arguments(trace, "--brief", "--wide")) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: --brief: cannot be combined with --wide: one prints few columns, the other all\n"
+    )

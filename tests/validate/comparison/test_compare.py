@@ -331,3 +331,15 @@ def test_a_file_that_cannot_be_written_is_one_line(
     (tmp_path / "file").write_text("mine")
     said = refused(simulated, measured, "--out", tmp_path / "file" / "a.parquet")
     assert said == f"{tmp_path}/file/a.parquet cannot be written: Not a directory"
+
+
+def test_a_brief_comparison_has_the_main_figures_of_each_policy(simulated: Path, measured: Path, compared: Any) -> None:
+    figures = ["TTFT mean", "TPOT mean", "hit rate", "copied per token"]
+    rows = [
+        line
+        for line in compared(simulated, measured, "--brief").splitlines()
+        if any(f"{name}, " in line for name in figures)
+    ]
+    assert len(rows) == len(POLICIES) * len(figures)
+    assert [row.split()[-1] for row in rows if "TTFT" in row or "TPOT" in row] == ["-20.0%"] * 2 * len(POLICIES)
+    assert [row.split()[-1] for row in rows if "hit rate" in row] == ["+0.0%"] * len(POLICIES)
