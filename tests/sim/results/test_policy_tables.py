@@ -110,7 +110,7 @@ def test_a_brief_report_has_the_figures_of_the_usual_one_in_five_columns(trace: 
     assert {len(row) for row in brief_rows.values()} == {4}
     marks = [line for line in usual.splitlines() if line.startswith(("†", "§", "*"))]
     assert marks
-    assert {line[0] for line in brief.splitlines() if line[:1] in "†§*"} == {line[0] for line in marks}
+    assert {line[0] for line in brief.splitlines() if line.startswith(("†", "§", "*"))} == {line[0] for line in marks}
     for name, row in brief_rows.items():
         assert {row[2], row[3]} <= set(usual_rows[name])  # hit rate and traffic; times may have other units
 
