@@ -1,1 +1,1 @@
-"""The mechanism that both drivers share: what is on which GPU, what is copied next, what is dropped."""
+"""The expert cache that both drivers share: what is on which GPU, what is copied next, what is evicted."""

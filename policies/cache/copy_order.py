@@ -1,4 +1,4 @@
-"""In which order the prefetches that wait for a link are copied."""
+"""The order in which the prefetches that wait for a link are copied."""
 
 from common.errors import UserError
 from policies.base import CopyKey
@@ -14,7 +14,7 @@ def weight_by_distance(layer: int, expert: int, weight: float, distance: int) ->
 
 
 def most_urgent_layer(pending: Pending, residency: Residency) -> list[int]:
-    """The first of `by_layer` alone, without sorting. Here and there the distance is written out: both are hot."""
+    """Only the first of `by_layer`, without sorting. Both compute the distance inline, since they are hot."""
     now, layers = residency.layer_now, residency.layers
     urgent, most, nearest = -1, -1.0, layers
     for layer, queue in pending.items():
@@ -26,7 +26,7 @@ def most_urgent_layer(pending: Pending, residency: Residency) -> list[int]:
 
 
 def by_layer(pending: Pending, residency: Residency) -> list[int]:
-    """Layers by falling weight / distance of their best expert; equal ones by distance."""
+    """Layers in the order of falling weight / distance of their best expert, ties by distance."""
     now, layers = residency.layer_now, residency.layers
     ranks = []
     for layer, queue in pending.items():
@@ -37,9 +37,9 @@ def by_layer(pending: Pending, residency: Residency) -> list[int]:
 
 
 def by_key(key: CopyKey, pending: Pending, residency: Residency) -> list[tuple[float, int, int, float]]:
-    """All that waits as (-key, distance, number, weight), the largest key first; equal ones by distance and expert.
+    """All waiting prefetches as (-key, distance, number, weight), the largest key first, ties by distance and expert.
 
-    A key that is no number is a `UserError`.
+    A key that is not a number is a `UserError`.
     """
     ranks = []
     for layer, queue in pending.items():

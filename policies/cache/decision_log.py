@@ -1,6 +1,6 @@
 """The decision log: every call on the cache with its answer, as a row.
 
-Two drivers that decide alike write the same log, so it is what they are compared by.
+Two drivers that decide alike write the same log, so their logs are compared.
 """
 
 import math
@@ -15,8 +15,8 @@ CallName = Literal["begin_iteration", "demand", "release", "plan", "next_copy", 
 class LoggedCall(NamedTuple):
     """A call on the cache and its answer, in plain Python values.
 
-    What a call does not have is -1, False or empty. Layers and experts count from 0; an expert is numbered within its
-    layer.
+    Fields that a call does not have are -1, False or empty. Layers and experts count from 0; an expert is numbered
+    within its layer.
 
     | call | has |
     |---|---|
@@ -29,7 +29,7 @@ class LoggedCall(NamedTuple):
     | `copied` | `gpu`, `layer`, `expert`, `chunk`, `slot`, `bytes`, `demanded`, `complete` |
     """
 
-    time_s: float  # of a release that was announced ahead: when it takes effect
+    time_s: float  # of a release that was announced in advance: when it takes effect
     call: CallName
     iteration: int  # the last one that began, -1 before the first
     requests: tuple[int, ...] = ()
@@ -44,10 +44,10 @@ class LoggedCall(NamedTuple):
     expert: int = -1
     chunk: int = -1  # counts from 0 in its expert
     slot: int = -1
-    victim_layer: int = -1  # with `victim_expert`: what was dropped for the copy, if anything was
+    victim_layer: int = -1  # with `victim_expert`: the expert evicted for the copy, if any
     victim_expert: int = -1
     bytes: int = -1
-    demanded: bool = False  # whether the copy is demanded by now: a prefetch on its way may be promoted
+    demanded: bool = False  # whether the copy is demanded by now: a prefetch under way may be promoted
     complete: bool = False  # it was the last chunk of the expert
 
 
@@ -57,7 +57,7 @@ class Transfer(NamedTuple):
     gpu: int
     layer: int
     expert: int
-    demanded: bool  # when it was chosen; a prefetch that is demanded on its way remains one
+    demanded: bool  # when it was chosen; a prefetch that is demanded later remains a prefetch
     start_s: float
     end_s: float
     complete: bool  # it was the last chunk of the expert
@@ -71,7 +71,7 @@ class DecisionLog:
         self._iteration = -1
 
     def in_time(self) -> list[LoggedCall]:
-        """The rows by time; a release that was announced ahead is where it takes effect."""
+        """The rows by time; a release that was announced in advance is placed where it takes effect."""
         return sorted(self.rows, key=lambda row: row.time_s)
 
     def called(self, cache: ExpertCache, now_s: float, call: str, given: Any, answer: Any) -> None:
@@ -142,9 +142,9 @@ def _integers(values: Iterable[Any]) -> tuple[int, ...]:
 
 
 def transfers(rows: Iterable[LoggedCall]) -> list[Transfer]:
-    """What the links carried, by the time it began: each `next_copy` that chose a chunk, with its `copied`.
+    """The transfers of all links by start time: each `next_copy` that chose a chunk, with its `copied`.
 
-    `rows` are in time, as `DecisionLog.in_time` gives them.
+    `rows` are in the order of time, as from `DecisionLog.in_time`.
     """
     begun: dict[int, Transfer] = {}  # by GPU; a link carries one chunk at a time
     ended = []

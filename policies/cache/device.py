@@ -1,4 +1,4 @@
-"""One GPU of the expert cache: its slots, what waits for its link, and which expert goes when a slot is needed."""
+"""One GPU of the expert cache: its slots, the copies that wait for its link, and the experts evicted for them."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from policies.types import Copy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the devices of a cache have in common; the choices are those of `Policy`."""
+    """What the devices of a cache share; the choices are those of `Policy`."""
 
     residency: Residency
     evictor: Evictor
@@ -24,7 +24,7 @@ class Shared:
     copy_key: CopyKey | None
     refused_blocks: bool
     turns: DemandTurns | None  # None if demanded experts move over all links at once
-    awaited: AwaitedTurns | None  # None if what a layer waits for does
+    awaited: AwaitedTurns | None  # None if prefetches that a layer waits for move over all links at once
     devices: "list[Device]" = field(default_factory=list)
     stalled: "list[Device]" = field(default_factory=list)  # whose link found work but no slot that it may take
     wake: "list[Device]" = field(default_factory=list)  # as in `ExpertCache`
@@ -53,23 +53,23 @@ class Device:
         self._experts = shared.residency.experts
         self._refused_blocks = shared.refused_blocks
         self._key = shared.copy_key
-        if evictor.guards and not self._refused_blocks:  # it may refuse one expert of a layer and let another through
+        if evictor.guards and not self._refused_blocks:  # it may refuse one expert of a layer and accept another
             self._key = self._key or weight_by_distance
-        self._decides_runs = evictor.steady and evictor.distinct and not evictor.guards and self._key is None
+        self._chooses_runs = evictor.steady and evictor.distinct and not evictor.guards and self._key is None
         self._run: list[int] = []  # slots that the next prefetches from `_run_queue` take, the first one last
-        self._run_queue: Queue = []  # the only one that waited when that was decided
-        self._run_event = -1  # the last event then; the run holds until the next
+        self._run_queue: Queue = []  # the only queue that waited when the run was chosen
+        self._run_event = -1  # the last event at that time; the run is valid until the next
         self._open = list(range(slots))[::-1]
         self._least_open = slots
         self._victims = Victims(slots, shared.residency, evictor)
         self._occupant = self._victims.occupant
         self._guards = evictor.guards
-        self._tell_loaded = type(evictor).loaded is not Evictor.loaded
-        self._tell_evicted = type(evictor).evicted is not Evictor.evicted
-        self._victim = -1  # what was dropped for the copy that begins
-        self._flying: Copy | None = None
+        self._hears_loaded = type(evictor).loaded is not Evictor.loaded
+        self._hears_evicted = type(evictor).evicted is not Evictor.evicted
+        self._victim = -1  # the expert evicted for the copy that begins
+        self._in_flight: Copy | None = None
 
-    def wish(self, layer: int, x: int, weight: float) -> None:
+    def queue_prefetch(self, layer: int, x: int, weight: float) -> None:
         """Queue a prefetch."""
         queue = self.pending.get(layer)
         if queue is None:
@@ -81,12 +81,11 @@ class Device:
     def next_copy(self, now_s: float) -> Copy | None:
         """What the idle link moves next: demand first, then by weight / distance (eq. 10) or the policy's own key.
 
-        None when there is nothing to move, if an expert waits for its turn, or without a slot for what would move: then
-        the device is stalled.
+        None if there is nothing to move, if the next expert waits for its turn, or if it finds no slot: then the device
+        is stalled.
         """
         if self.stalled:
-            self.stalled = False
-            self._all_stalled.remove(self)
+            self._unstall()
         awaited = self._awaited
         if awaited is not None:
             awaited.choose(self.gpu)
@@ -124,19 +123,19 @@ class Device:
         else:
             copy = Copy(self.gpu, x, chunk, self._chunk_bytes[layer][chunk], slot, self._victim, demanded)
             if awaited is not None:
-                if layer == awaited.held:
+                if layer == awaited.layer:
                     awaited.begin(copy)
                 else:
                     self._pass_turn_on(awaited)
-        self._flying = copy
+        self._in_flight = copy
         self._victim = -1
         return copy
 
     def copied(self, copy: Copy, now_s: float) -> bool:
-        """A copy has arrived; True if its expert is now complete."""
+        """A copy has arrived; returns whether its expert is now complete."""
         residency, x = self._residency, copy.number
         residency.counts.bytes += copy.bytes
-        self._flying = None
+        self._in_flight = None
         if self._turns is not None:
             self._end_turn(self._turns, copy)
         if self._awaited is not None:
@@ -152,38 +151,38 @@ class Device:
         if copy.chunk:
             residency.arrived[x] = 0
         residency.where[x] = RESIDENT
-        if self._tell_loaded and not copy.demanded:
+        if self._hears_loaded and not copy.demanded:
             self._evictor.loaded(*divmod(x, residency.experts), now_s)
         return True
 
     def promote(self, x: int) -> None:
-        """A prefetch on its way has become a demand."""
+        """A prefetch under way has become a demand."""
         if self.paused == x:
             self.paused = -1
             self._demand_rest(x)
-        elif self._flying is not None:
-            self._flying.demanded = True
+        elif self._in_flight is not None:
+            self._in_flight.demanded = True
 
     @property
     def prefetches(self) -> int:
-        """How many wait for the link."""
+        """The number of prefetches that wait for the link."""
         return sum(map(len, self.pending.values()))
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes that the link has still to move: the rest of begun copies, what is demanded, and what waits."""
+        """Bytes that the link still has to move: the rest of begun copies, demanded copies and waiting prefetches."""
         begun_or_demanded = [*self.demanded]
         if self.paused >= 0:
             begun_or_demanded.append(self.paused)
-        if self._flying is not None:
-            begun_or_demanded.append(self._flying.number)
+        if self._in_flight is not None:
+            begun_or_demanded.append(self._in_flight.number)
         rest, arrived = self._rest_bytes, self._residency.arrived
         waiting = sum(rest[layer][0] * len(queue) for layer, queue in self.pending.items())
         return waiting + sum(rest[x // self._experts][arrived[x]] for x in begun_or_demanded)
 
     @property
     def peak_slots(self) -> int:
-        """The most slots that were taken at a time."""
+        """The largest number of slots that were taken at one time."""
         return self.slots - self._least_open
 
     def preload(self, x: int) -> None:
@@ -195,34 +194,37 @@ class Device:
         self._occupant[slot] = x
 
     def _demand_rest(self, x: int) -> None:
-        """What is left of a begun copy moves before all that this GPU misses."""
+        """Queue the rest of a begun copy before all experts that this GPU misses."""
         self.demanded.appendleft(x)
         if self._turns is not None:
             self._turns.wait(x, self.gpu, begun=True)
 
     def _end_turn(self, turns: DemandTurns, copy: Copy) -> None:
-        """Let the link of the expert whose turn is next look for it; this one does so anyway."""
+        """Wake the link of the expert that has the next turn; this link chooses anyway."""
         gpu = turns.end(copy)
         if gpu not in (-1, self.gpu):
             self._wake.append(self._devices[gpu])
 
     def _waits_for_turn(self, awaited: AwaitedTurns, x: int, *, begun: bool) -> bool:
-        """Whether a prefetch waits for its turn, of those that the held layer awaits; then this link waits with it."""
-        if x // self._experts != awaited.held or awaited.may_begin(self.gpu, x, begun=begun):
+        """Whether a prefetch that the waiting layer needs must wait for its turn; then this link waits with it."""
+        if x // self._experts != awaited.layer or awaited.may_begin(self.gpu, x, begun=begun):
             return False
         if self.stalled:  # a more urgent one of another layer has found no slot
-            self.stalled = False
-            self._all_stalled.remove(self)
+            self._unstall()
         return True
 
+    def _unstall(self) -> None:
+        self.stalled = False
+        self._all_stalled.remove(self)
+
     def _pass_turn_on(self, awaited: AwaitedTurns) -> None:
-        """This link begins no awaited prefetch: let the one whose turn it is now look for it."""
+        """This link begins no awaited prefetch: wake the link that has the turn now."""
         gpu = awaited.pass_on(self.gpu)
         if gpu != NOBODY:
             self._wake.append(self._devices[gpu])
 
     def _next_prefetch(self, now_s: float) -> int:
-        """The expert whose next chunk to prefetch, with a slot; -1 if there is none, or it waits for its turn."""
+        """The expert, now with a slot, whose chunk to prefetch next; -1 if there is none or it waits for its turn."""
         x = self.paused
         if x >= 0:
             if self._residency.planned[x]:
@@ -230,7 +232,7 @@ class Device:
                     return -1
                 self.paused = -1
                 return x
-            self._cancel()  # its layer has been gated without it, or a new plan is without it
+            self._cancel()  # its layer was gated without demanding it, or a new plan leaves it out
         if self._key is not None:
             return self._next_by_key(self._key, now_s)
         pending, residency = self.pending, self._residency
@@ -238,7 +240,7 @@ class Device:
         if len(pending) > 1:
             order = most_urgent_layer if self._refused_blocks else by_layer
             layers = order(pending, residency)
-        elif (self._run and self._run_event == residency.events) or (self._decides_runs and self._begin_run(now_s)):
+        elif (self._run and self._run_event == residency.events) or (self._chooses_runs and self._begin_run(now_s)):
             queue = self._run_queue
             x = -queue[-1][1]
             if self._awaited is not None and self._waits_for_turn(self._awaited, x, begun=False):
@@ -260,13 +262,13 @@ class Device:
                     del pending[layer]
                 elif queue[-1] is entry:
                     queue.pop()
-                else:  # an expert of its own layer was dropped for it and waits again
+                else:  # an expert of the same layer was evicted for it and is queued again
                     queue.remove(entry)
                 return x
         return -1
 
     def _begin_run(self, now_s: float) -> bool:
-        """Decide which slots the next prefetches of the only layer that waits take; False if that is still open."""
+        """Choose the slots that the next prefetches of the only waiting layer take; False if that is not possible."""
         if self._open:
             return False
         ((layer, self._run_queue),) = self.pending.items()
@@ -275,7 +277,7 @@ class Device:
         return bool(self._run)
 
     def _next_by_key(self, key: CopyKey, now_s: float) -> int:
-        """What `_next_prefetch` answers, all that waits being ordered by a key."""
+        """The same as `_next_prefetch`, with all waiting prefetches ordered by a key."""
         pending, residency = self.pending, self._residency
         refused: set[int] = set()  # layers whose other experts would be refused too
         for _, distance, x, weight in by_key(key, pending, residency):
@@ -312,9 +314,9 @@ class Device:
         self._open.append(slot)
 
     def _take_slot(self, x: int, distance: int, now_s: float) -> bool:
-        """Give an expert a slot, as its copy is to begin; whether there is one that it may take.
+        """Give an expert a slot, since its copy is about to begin; False if it may take none.
 
-        It is for the layer `distance` away, 0 for a demand: what is planned for nearer ones, or that one, stays.
+        The expert is for the layer `distance` away, 0 for a demand. Experts planned for this layer or nearer ones stay.
         """
         if self._open:
             slot = self._open_slot()
@@ -324,7 +326,7 @@ class Device:
             slot = self._victims.least(distance, now_s)
         if slot < 0:
             if distance or self.paused < 0:
-                if not self.stalled:  # several layers may find no slot
+                if not self.stalled:  # it may be already, since several layers may find no slot
                     self.stalled = True
                     self._all_stalled.append(self)
                 return False
@@ -334,7 +336,7 @@ class Device:
         return True
 
     def _put(self, x: int, slot: int, now_s: float) -> None:
-        """Let the copy of an expert into a slot begin; the expert that is there is dropped."""
+        """Begin the copy of an expert into a slot; an expert that occupies the slot is evicted."""
         residency, occupant = self._residency, self._occupant
         dropped = occupant[slot]
         if dropped >= 0:
@@ -344,10 +346,10 @@ class Device:
             if residency.unused[dropped]:
                 residency.unused[dropped] = 0
                 residency.counts.wasted += 1
-            if self._tell_evicted:
+            if self._hears_evicted:
                 self._evictor.evicted(*divmod(dropped, residency.experts), now_s)
             if self._guards and residency.planned[dropped]:
-                self.wish(dropped // residency.experts, dropped, residency.weight[dropped])
+                self.queue_prefetch(dropped // residency.experts, dropped, residency.weight[dropped])
         occupant[slot] = x
         residency.slot[x] = slot
         residency.where[x] = COPYING

@@ -1,7 +1,7 @@
-"""The expert cache: what is on which GPU, what is copied next and what is dropped for it.
+"""The expert cache: what is on which GPU, what is copied next and what is evicted for it.
 
-The mechanism that both drivers share. It has no clock and moves no bytes: a driver tells it what happens when, asks
-the device of each idle link for its next copy, and tells it when a chunk has arrived.
+Both drivers share it. It has no clock and moves no bytes: a driver reports what happens when, asks the device of each
+idle link for its next copy, and reports when a chunk has arrived.
 """
 
 from collections.abc import Sequence
@@ -26,22 +26,24 @@ MOST_CHUNKS = 100_000  # of an expert
 class ExpertCache:
     """Residency, plans, copies and victims of all GPUs.
 
-    `slots` holds the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. Single-threaded: a
-    driver with threads holds a reentrant lock, and puts it into `lock` for the view. After each call, `wake` lists
-    devices whose link, if idle, should ask for its `next_copy`, some perhaps twice; the driver empties it. After
-    `begin_iteration` and `demand`, `work` lists what the evictor has to be charged for; the driver empties it too.
+    `slots` lists the number of experts that fit on each GPU, `home` `[L, J]` the GPU of each expert. The cache is
+    single-threaded: a driver with threads takes a reentrant lock, and puts it into `lock` for the view. After each
+    call, `wake` lists devices whose link, if idle, should ask for its `next_copy`, some perhaps twice; the driver
+    empties it. After `begin_iteration` and `demand`, `work` lists updates of the evictor to charge; the driver empties
+    it too.
 
-    Prefetches move in chunks of `chunk_bytes` and give way between two of them; a demanded expert moves whole, or what
-    is left of it. With `serial_demand`, demanded experts move one at a time over all links, in `DemandTurns`, and so do
-    prefetches that a layer waits for, in `AwaitedTurns`; a link whose next one waits for its turn moves nothing.
-    Without `prefetch`, nothing is copied but what is demanded; plans only tell the evictor what is believed.
+    Prefetches move in chunks of `chunk_bytes` and give way between two of them. A demanded expert moves whole, and so
+    does the rest of one that has begun. With `serial_demand`, demanded experts move one at a time over all links
+    (`DemandTurns`), and so do prefetches that a layer waits for (`AwaitedTurns`); a link whose next expert waits for
+    its turn moves nothing. Without `prefetch`, only demanded experts are copied; plans only pass beliefs to the
+    evictor.
 
-    With `replicas` R > 1 an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
+    With `replicas` R > 1, an expert may live on R GPUs, its `homes`: the one in `home` and the next ones. More expert
     parallelism adds replicas and so offloading opportunities (paper §7): the copies of a layer spread over more links.
-    It takes a slot on one of them at a time: in a cache that is too small, a second copy would only take the slot of
-    another expert. An absent expert that is demanded or planned goes to the home whose link has the least to do: the
-    fewest demanded experts waiting, then, for a plan, the fewest planned ones, then the first. The attribute `home`
-    `[L·J]` says where each is now; it changes only while the expert is absent and no link has it in a queue.
+    An expert occupies a slot on only one of them at a time: in a cache that is too small, a second copy would only take
+    the slot of another expert. An absent expert that is demanded or planned goes to the home whose link has the least
+    to do: the fewest demanded experts waiting, then, for a plan, the fewest planned ones, then the first. The attribute
+    `home` `[L·J]` is the current home of each; it changes only while the expert is absent and in no link's queue.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class ExpertCache:
         self.fixed = replicas == 1  # no expert ever changes its home
         self._device_of = [self.devices[gpu] for gpu in self.home]
         self.work: list[Search] = []
-        self.plans = 0  # that held something, since the start
+        self.plans = 0  # number of plans that were not empty, since the start
         self._has_plan = bytearray(model.layers)
         self._none_planned = bytes(model.experts)
         self._fewest = min(slots)
@@ -95,7 +97,7 @@ class ExpertCache:
         self._prefetch = prefetch
         self._guards = evictor.guards
         self._touched = evictor.touched
-        self._tell_belief = evictor.reads_beliefs
+        self._hears_belief = evictor.reads_beliefs
 
     @property
     def counts(self) -> Counts:
@@ -104,7 +106,7 @@ class ExpertCache:
 
     @property
     def peak_slots(self) -> int:
-        """The most slots that were taken at a time, summed over the GPUs."""
+        """The largest number of slots taken at one time, summed over the GPUs."""
         return sum(device.peak_slots for device in self.devices)
 
     @property
@@ -120,9 +122,9 @@ class ExpertCache:
             self.work += work
 
     def demand(self, layer: int, experts: Sequence[int], now_s: float) -> Demand:
-        """The router has spoken: these distinct experts of `layer` are needed now, until they are released.
+        """The router has run: these distinct experts of `layer` are needed from now until they are released.
 
-        One accounting event. What was pending for the layer is dropped, what is already on its way is promoted.
+        This is one accounting event. Prefetches waiting for the layer are dropped; copies under way are promoted.
         """
         residency = self.residency
         residency.layer_now = layer
@@ -172,11 +174,11 @@ class ExpertCache:
         return Demand(layer, hits, late, misses, 1 if len(experts) <= self._fewest else self._waves(base, experts))
 
     def release(self, layer: int, experts: Sequence[int], at_s: float, now_s: float) -> None:
-        """The running layer has no more use for these experts from `at_s` on, which may lie ahead of `now_s`.
+        """The running layer no longer needs these experts from `at_s` on, which may be later than `now_s`.
 
-        A release ahead of time must name all that is still pinned: it saves a driver the event at `at_s`. Experts that
-        are released while their layer runs in waves stay until their GPU has none left that is in use or on its way,
-        so eviction between waves is independent of timing.
+        A release in advance saves a driver the event at `at_s`; it must name all experts that are still pinned. Experts
+        released while their layer runs in waves stay until their GPU has no other in use or under way, so eviction
+        between waves is independent of timing.
         """
         residency = self.residency
         if at_s > now_s:
@@ -197,10 +199,10 @@ class ExpertCache:
             self.wake_stalled()
 
     def plan(self, prefetch: Prefetch, now_s: float) -> None:
-        """Replace what was pending for a layer; for a layer that has been gated it means the next iteration."""
+        """Replace the plan of a layer; if the layer has been gated, the plan is for the next iteration."""
         if self._prefetch:
             self._replace_plan(prefetch)
-        if self._tell_belief:
+        if self._hears_belief:
             belief = prefetch.belief
             if belief is None:
                 belief = np.zeros(self.model.experts)
@@ -244,18 +246,18 @@ class ExpertCache:
                 residency.weight[base + expert] = weight
         self.wake_stalled()
 
-    def hold(self, layer: int) -> None:
-        """A layer begins, and may start once nothing of what is planned for it `waits_for` a link any more."""
+    def begin_wait(self, layer: int) -> None:
+        """A layer begins, but waits as long as it `waits_for` something planned for it."""
         if self.awaited is not None:
-            self.awaited.hold(layer)
+            self.awaited.begin_wait(layer)
 
-    def let_go(self) -> None:
-        """The layer that was held starts."""
+    def end_wait(self) -> None:
+        """The waiting layer starts."""
         if self.awaited is not None:
-            self.awaited.let_go()
+            self.awaited.end_wait()
 
     def waits_for(self, layer: int) -> bool:
-        """Whether something planned for the layer is still on its way, or can be."""
+        """Whether something planned for the layer is under way or can still be copied."""
         residency = self.residency
         base = layer * residency.experts
         end = base + residency.experts
@@ -267,7 +269,7 @@ class ExpertCache:
         return any(layer in device.pending and not device.stalled for device in self.devices)
 
     def wake_stalled(self) -> None:
-        """Let every link that found no slot try again: something has changed."""
+        """Let every link that found no slot try again, since something has changed."""
         if self.stalled:
             self.wake += self.stalled
 
@@ -280,7 +282,7 @@ class ExpertCache:
         return Device(gpu, slots, shared)
 
     def _rehome(self, x: int, *, planned: bool) -> Device:
-        """Send an absent expert that no link has in a queue to its home with the least to do."""
+        """Assign an absent expert, in no link's queue, to its home with the least to do."""
         device = min(
             (self.devices[gpu] for gpu in self.homes[x]),
             key=lambda device: (len(device.demanded), device.prefetches if planned else 0),
@@ -289,15 +291,15 @@ class ExpertCache:
         return device
 
     def _drop_plan(self, layer: int) -> None:
-        """Forget the plan of a layer, and what is pending of it."""
+        """Forget the plan of a layer, and its waiting prefetches."""
         residency = self.residency
         base = layer * residency.experts
         residency.planned[base : base + residency.experts] = self._none_planned
         for device in self.devices:
             device.pending.pop(layer, None)
         self._has_plan[layer] = 0
-        if self.awaited is not None and self.awaited.held == layer:
-            self.wake += [self.devices[gpu] for gpu in self.awaited.disband()]
+        if self.awaited is not None and self.awaited.layer == layer:
+            self.wake += [self.devices[gpu] for gpu in self.awaited.clear_waiting()]
 
     def _waves(self, base: int, experts: Sequence[int]) -> int:
         needed = [0] * len(self.devices)

@@ -1,4 +1,4 @@
-"""Which GPU an expert lives on, and how many slots each GPU has."""
+"""The GPU on which each expert lives, and the number of slots of each GPU."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Placement = Literal["round-robin", "balanced"]
 
 
 def place(name: Placement, model: ModelShape, gpus: int, history: History | None, counts: Int | None = None) -> Int:
-    """`[L, J]` GPU of each expert under a named placement; `balanced` by `counts` `[L, J]`, else the history."""
+    """`[L, J]` GPU of each expert under a named placement; `balanced` uses `counts` `[L, J]`, or else the history."""
     if name == "round-robin":
         return round_robin(model, gpus)
     if counts is not None:
@@ -28,7 +28,7 @@ def round_robin(model: ModelShape, gpus: int) -> Int:
 
 
 def homes_of(home: Int, replicas: int, gpus: int) -> Int:
-    """`[L, J, R]` the GPUs that each expert may live on: its own in `home` `[L, J]`, then the next ones, cyclically.
+    """`[L, J, R]` the GPUs on which each expert may live: its own in `home` `[L, J]`, then the next ones, cyclically.
 
     More expert parallelism adds replicas and so offloading opportunities (paper §7).
     """
@@ -44,7 +44,7 @@ def check_replicas(replicas: int, gpus: int) -> None:
 
 
 def demand_counts(model: ModelShape, history: History) -> Int:
-    """`[L, J]` how many iterations of the history demanded each expert."""
+    """`[L, J]` number of iterations of the history that demanded each expert."""
     counts = np.zeros((model.layers, model.experts), np.int64)
     for recorded in history:
         prefill = recorded.iteration == 0
@@ -54,11 +54,11 @@ def demand_counts(model: ModelShape, history: History) -> Int:
 
 
 def balanced(counts: Int, gpus: int) -> Int:
-    """`[L, J]` GPU of each expert so that each layer's demands `[L, J]` fall evenly on the GPUs.
+    """`[L, J]` GPU of each expert such that each layer's demands `[L, J]` are spread evenly over the GPUs.
 
-    Greedy: the experts of a layer in falling demand, ties by id, each to the GPU with the least demand so far in
-    this layer, then in the layers before, then with the lowest number. Every GPU gets as many experts of a layer as in
-    round-robin, so that it has as many in all.
+    Greedy: the experts of a layer in falling demand, ties by id, each to the GPU with the least demand so far in this
+    layer, then in earlier layers, then with the lowest number. Every GPU gets as many experts of each layer as under
+    round-robin, and so as many in all.
     """
     layers, experts = counts.shape
     dealt = (np.arange(layers * experts) % gpus).reshape(layers, experts)
@@ -77,12 +77,12 @@ def balanced(counts: Int, gpus: int) -> Int:
 
 
 def least_slots(model: ModelShape, gpus: int) -> int:
-    """The smallest cache: the experts of a token in one layer, and a slot on every GPU."""
+    """The smallest cache: room for the experts of one token in one layer, and a slot on every GPU."""
     return max(model.top_k, gpus)
 
 
 def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
-    """Slots per GPU of a cache of `total` experts: even, the remainder to the lowest numbers.
+    """Slots per GPU of a cache of `total` experts: split evenly, the remainder to the lowest numbers.
 
     A `UserError` unless top-k ≤ total ≤ L·J and every GPU gets at least one slot.
     """

@@ -1,4 +1,4 @@
-"""What is known of every expert of the model: where it is, who wants it, how far its copy has come."""
+"""The state of every expert of the model: where it is, whether it is wanted, how far its copy is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ class Counts:
     """Totals since the start. Copies that began as a prefetch end as useful, late, wasted or cancelled."""
 
     hits: int = 0
-    late: int = 0  # each promotes a prefetch that was on its way
+    late: int = 0  # each promotes a prefetch that was under way
     misses: int = 0
     prefetched: int = 0
     useful: int = 0  # demanded after they had arrived
-    wasted: int = 0  # dropped before anything demanded them
-    cancelled: int = 0  # given up between two chunks
+    wasted: int = 0  # evicted before anything demanded them
+    cancelled: int = 0  # abandoned between two chunks
     copies: int = 0
     evictions: int = 0
     bytes: int = 0
 
     @property
     def unused(self) -> int:
-        """Prefetched copies that are there, or on their way, and that nothing has demanded yet."""
+        """Prefetched copies, complete or under way, that nothing has demanded yet."""
         return self.prefetched - self.useful - self.late - self.wasted - self.cancelled
 
 
@@ -37,24 +37,24 @@ class Residency:
         total = model.total_experts
         self.layers, self.experts = model.layers, model.experts
         self.where = bytearray(total)  # ABSENT, COPYING or RESIDENT
-        self.planned = bytearray(total)  # held by the plan of its layer
+        self.planned = bytearray(total)  # 1 if in the plan of its layer
         self.weight = [0.0] * total  # in that plan; kept for evictors that guard
-        self.unused = bytearray(total)  # its copy began as a prefetch, and nothing has demanded it yet
-        self.arrived = [0] * total  # chunks of a copy that is under way
+        self.unused = bytearray(total)  # 1 if its copy began as a prefetch and nothing has demanded it yet
+        self.arrived = [0] * total  # chunks, of a copy that is under way
         self.slot = [-1] * total
-        self.last_use = [0] * total  # `events` then; kept for evictors whose scores may tie
-        self.events = 0  # demands and plans so far: until the next one, no expert is planned, withdrawn or touched
+        self.last_use = [0] * total  # value of `events` at the last use; kept for evictors whose scores may tie
+        self.events = 0  # demands and plans so far; between two of them, no expert is planned, withdrawn or touched
         self.layer_now = -1  # last gated layer of the running iteration
         self.pin_base = 0  # number of expert 0 of the running layer
-        self.pinned: Sequence[int] = ()  # ids of its experts that were demanded and not released yet
-        self.unpin_s = NEVER  # when they are, if that is known ahead
+        self.pinned: Sequence[int] = ()  # ids of its experts that are demanded and not released yet
+        self.unpin_s = NEVER  # when they will be released, if that is known in advance
         self.counts = Counts()
 
     def complete(self) -> bool:
-        """Whether all that the running layer demanded and has not released is there."""
+        """Whether all pinned experts of the running layer are resident."""
         return all(self.where[self.pin_base + expert] == RESIDENT for expert in self.pinned)
 
     def distance(self, layer: int) -> int:
-        """Layers from the last gated one to `layer`, which is in the next iteration if it has been gated."""
+        """Layers from the last gated one to `layer`; a layer that has been gated counts as in the next iteration."""
         distance = layer - self.layer_now
         return distance if distance > 0 else distance + self.layers

@@ -1,4 +1,4 @@
-"""What policies see of the expert cache."""
+"""The view of the expert cache that policies get."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,16 +14,16 @@ Array = TypeVar("Array", Bool, Int)
 
 
 class CacheView:
-    """The `ResidencyView` of an expert cache; it is valid as long as the cache lives.
+    """The `ResidencyView` of an expert cache, valid as long as the cache lives.
 
-    `lock` gives what guards the cache at the moment: a policy may look from a thread of its own.
+    `lock` returns the cache's current lock, since a policy may look from another thread.
     """
 
     def __init__(
         self, residency: Residency, devices: Sequence[Device], lock: Callable[[], AbstractContextManager[object]]
     ) -> None:
         self._shape = residency.layers, residency.experts
-        # Live [L, J], of which only copies are given away.
+        # Live [L, J]; policies only receive copies.
         self._where = np.frombuffer(residency.where, np.uint8).reshape(self._shape)
         self._planned = np.frombuffer(residency.planned, np.uint8).reshape(self._shape)
         self._devices = devices
@@ -37,19 +37,19 @@ class CacheView:
 
     @property
     def copying(self) -> Bool:
-        """`[L, J]`: begun and not complete, between two chunks too."""
+        """`[L, J]`: begun but not complete, also between two chunks."""
         with self._lock():
             return _sealed(self._where == COPYING)
 
     @property
     def planned(self) -> Bool:
-        """`[L, J]`: held by the plan of their layer, present or not."""
+        """`[L, J]`: in the plan of their layer, present or not."""
         with self._lock():
             return _sealed(self._planned != 0)
 
     @property
     def queued_bytes(self) -> Int:
-        """`[G]` int64: what `Device.queued_bytes` says of each link."""
+        """`[G]` int64: `Device.queued_bytes` of each link."""
         with self._lock():
             return _sealed(np.array([device.queued_bytes for device in self._devices], np.int64))
 

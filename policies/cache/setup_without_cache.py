@@ -1,4 +1,4 @@
-"""What a policy is told where nothing is cached: in forecasts, calibrations and tests."""
+"""The setup of a policy where nothing is cached: in forecasts, calibrations and tests."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from policies.types import Future, History, ModelShape, PastRequests, Setup
 def setup_without_cache(
     model: ModelShape, rng: np.random.Generator, *, history: History | None = None, future: Future | None = None
 ) -> Setup:
-    """A setup with one GPU that has room for all experts, none of them there, and without rates."""
+    """A setup without rates, on one GPU with room for all experts but none of them resident."""
     nothing = ExpertCache(model, Evictor(), slots=[model.total_experts])
     return Setup(
         model=model,

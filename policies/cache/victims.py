@@ -1,4 +1,4 @@
-"""Which expert of a GPU goes when a slot is needed for another one."""
+"""The choice of the expert to evict from a GPU when a slot is needed."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from policies.types import Float
 
 
 class Victims:
-    """Chooses among the experts in the slots of one GPU, all of which are taken when it is asked.
+    """Chooses among the experts in the slots of one GPU; all slots must be taken.
 
-    `occupant` `[slots]` holds the number of the expert in each slot, -1 if it is open; its owner keeps it.
+    `occupant` `[slots]` is the number of the expert in each slot, -1 if open; the device keeps it up to date.
     """
 
     def __init__(self, slots: int, residency: Residency, evictor: Evictor) -> None:
@@ -22,9 +22,9 @@ class Victims:
         self._every_slot = range(slots)
 
     def least(self, distance: int, now_s: float) -> int:
-        """The slot with the least score, then least recent use, then lowest number, of those that may go; -1 if none.
+        """The evictable slot with the least score, then least recent use, then lowest number; -1 if there is none.
 
-        It is for a layer `distance` away, 0 for a demand: what is planned for nearer layers, or that one, stays.
+        It is for a layer `distance` away, 0 for a demand. Experts planned for that layer or nearer ones stay.
         """
         residency = self._residency
         if now_s >= residency.unpin_s:
@@ -47,10 +47,10 @@ class Victims:
         return -1
 
     def run(self, length: int, distance: int, now_s: float) -> list[int]:
-        """Slots that `least` will answer, the first one last, to so many prefetches for one layer in a row.
+        """Slots that `least` will return, the first one last, for `length` prefetches for one layer in a row.
 
-        Holds while nothing is demanded or planned and scores stay. It ends early where another slot may come to be the
-        least by then, and is empty if there is none now.
+        Valid while nothing is demanded or planned and scores do not change. The list ends early if another slot may
+        become the least by then, and is empty if no slot is evictable now.
         """
         residency = self._residency
         if now_s >= residency.unpin_s:
@@ -58,7 +58,7 @@ class Victims:
             residency.unpin_s = NEVER
         planned, occupant = residency.planned, self.occupant
         slots: list[int] = []
-        uncertain = False  # a slot with a lower score may be free to go soon
+        uncertain = False  # a slot with a lower score may become evictable soon
         for slot in self._evictor.scores[self._occupants].argsort(kind="stable").tolist():
             x = occupant[slot]
             if planned[x] and residency.distance(x // residency.experts) <= distance:
@@ -75,9 +75,9 @@ class Victims:
         return slots
 
     def guarded(self, fetched: int, now_s: float) -> int:
-        """The slot of the best victim that the evictor foresees for a prefetch; -1 if it may not go yet, or none is.
+        """The slot of the best victim that the evictor foresees for a prefetch; -1 if it must wait or there is none.
 
-        It must be scored below what is fetched.
+        The victim's score must be below that of the fetched expert.
         """
         residency, evictor = self._residency, self._evictor
         if now_s >= residency.unpin_s:
@@ -93,15 +93,15 @@ class Victims:
             pinned = x - residency.pin_base in residency.pinned
             if residency.where[x] == RESIDENT and not pinned:
                 if evictor.scores[x] >= own:
-                    return -1  # it is worth the wait
+                    return -1  # this victim is worth waiting for
                 return slot
             if pinned and evictor.patience and residency.complete():
-                return -1  # it can go as soon as its layer ends, which is not long
+                return -1  # this victim becomes evictable when its layer ends, which is soon
             scores[slot] = NEVER
         return -1
 
     def _least_recent(self, slot: int, scores: Float) -> int:
-        """Among the slots whose score equals that of `slot`, the first with the least, the one used least recently."""
+        """Of the slots that tie with `slot`, the first with the least score, the one used least recently."""
         least = scores[slot]
         scores[slot] = NEVER
         tied = scores[scores.argmin()] == least

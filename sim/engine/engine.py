@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import simpy
 
 from policies.base import Policy
+from policies.cache.deadlock import deadlock
 from policies.cache.expert_cache import ExpertCache
-from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
 from policies.types import Batch, Found, Prefetch, Search
 from sim.engine.batching import Step, gates_of, predicted
@@ -95,7 +95,7 @@ class Engine:
         except RuntimeError as error:
             if self._env.peek() < math.inf or self._over.triggered:
                 raise
-            raise standstill(self._cache, self._batch.iteration, self._env.now) from error
+            raise deadlock(self._cache, self._batch.iteration, self._env.now) from error
         finally:
             if collecting:
                 gc.enable()
@@ -145,7 +145,7 @@ class Engine:
     def _layer_begins(self, event: Event) -> None:
         now_s = self._env.now
         if self._blocking_prefetch:
-            self._cache.hold(self._layer)
+            self._cache.begin_wait(self._layer)
         self._act(self._hooks.begin_layer(self._batch, self._layer), now_s)
         self._links.held_layer, self._held_since_s = self._layer, now_s
         self._links.wake(now_s)
@@ -159,7 +159,7 @@ class Engine:
         if self._blocking_prefetch:
             if self._cache.waits_for(held):
                 return False
-            self._cache.let_go()
+            self._cache.end_wait()
         self._links.held_layer = -1
         self._prefetch_wait_s += self._env.now - self._held_since_s
         self._attend()

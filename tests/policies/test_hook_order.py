@@ -262,7 +262,7 @@ def test_both_drivers_say_so_when_nothing_can_go_on(monkeypatch):
 
     monkeypatch.setattr(ExpertCache, "demand", forgetful)
     for play in (Played.simulated, Played.run):
-        with pytest.raises(UserError, match=r"^the run stands still in iteration 0 after .* s: layer 1 waits for"):
+        with pytest.raises(UserError, match=r"^the run is stuck in iteration 0 after .* s: layer 1 waits for"):
             play(Played(Policy(prefetcher=Prefetcher(), evictor=Evictor()), REQUESTS, model=MODEL, slots=6, gpus=1), 1)
 
 

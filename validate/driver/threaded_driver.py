@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from common.errors import UserError
+from policies.cache.deadlock import deadlock
 from policies.cache.device import Device
 from policies.cache.expert_cache import ExpertCache
-from policies.cache.standstill import standstill
 from policies.hooks import Actions, Hooks
 from policies.types import Batch, Copy, Demand, Float, Found, Gate, Int, Prefetch, Search
 from sim.engine.layer_times import LayerTimes
@@ -153,12 +153,12 @@ class Driver:
         with self._held:
             self._check()
             if blocking:
-                self.cache.hold(layer)
+                self.cache.begin_wait(layer)
             self._tell("begin_layer", self._batch, layer)
             self._wake()
             if blocking:
                 waited_s = self._wait_while(lambda: bool(self._unheard) or self.cache.waits_for(layer))
-                self.cache.let_go()
+                self.cache.end_wait()
         self._prefetch_wait_s += waited_s
         self._overhead_s += self._clock.now_s() - since_s - waited_s
 
@@ -262,14 +262,14 @@ class Driver:
         since_s = self._clock.now_s()
         while condition():
             self._check()
-            if self._stands_still():
+            if self._is_stuck():
                 assert self._batch is not None
-                raise standstill(self.cache, self._batch.iteration, self._clock.now_s())
+                raise deadlock(self.cache, self._batch.iteration, self._clock.now_s())
             self._model.wait()
         self._check()
         return self._clock.now_s() - since_s
 
-    def _stands_still(self) -> bool:
+    def _is_stuck(self) -> bool:
         """Whether all other threads wait too, for nothing that has been asked of them, and no expert is computed."""
         working = any(link.asked or not link.idle for link in self._links)
         computing = self._given + self._uncomputed > len(self._experts)

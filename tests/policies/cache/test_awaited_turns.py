@@ -91,7 +91,7 @@ def test_the_turn_passes_by_a_link_that_finds_no_slot_for_what_it_waits_with():
     cache = watched((2, 1, 2), serial_demand=True)
     cache.demand(B, [0], 0.0)
     cache.devices[1].copied(cache.devices[1].next_copy(0.0), 0.0)
-    cache.hold(A)
+    cache.begin_wait(A)
     cache.plan(Prefetch(A, [0, 1, 2], [1.0] * 3), 0.0)
     first = cache.devices[0].next_copy(0.0)
     assert [cache.devices[gpu].next_copy(0.0) for gpu in (2, 1)] == [None, None]
@@ -109,7 +109,7 @@ def test_the_turn_passes_by_a_link_that_finds_no_slot_for_what_it_waits_with():
 def test_those_that_wait_choose_anew_when_their_layer_gets_another_plan():
     """The piece that has the turn keeps it, planned or not; a1 is not wanted any more, so b1 need not wait."""
     cache = watched((2, 2), serial_demand=True)
-    cache.hold(A)
+    cache.begin_wait(A)
     cache.plan(Prefetch(A, [0, 1], [1.0, 1.0]), 0.0)
     cache.plan(Prefetch(B, [1], [0.1]), 0.0)
     moving = cache.devices[0].next_copy(0.0)
@@ -119,7 +119,7 @@ def test_those_that_wait_choose_anew_when_their_layer_gets_another_plan():
     assert cache.wake == [cache.devices[1], cache.devices[0]]
     assert cache.devices[1].next_copy(1.0).number == 4 + 1
     cache.plan(Prefetch(A, [3], [1.0]), 2.0)
-    cache.devices[1].copied(cache.devices[1]._flying, 2.0)
+    cache.devices[1].copied(cache.devices[1]._in_flight, 2.0)
     assert cache.devices[1].next_copy(2.0) is None  # a3, while a0 moves
     assert cache.waits_for(A)
     cache.wake.clear()
@@ -131,11 +131,11 @@ def test_those_that_wait_choose_anew_when_their_layer_gets_another_plan():
 
 def test_when_the_layer_starts_nothing_has_the_turn():
     cache = watched((2, 2), serial_demand=True)
-    cache.hold(A)
+    cache.begin_wait(A)
     cache.plan(Prefetch(A, [0], [1.0]), 0.0)
     cache.devices[0].next_copy(0.0)
     cache.plan(Prefetch(A, [], []), 1.0)
-    cache.let_go()
+    cache.end_wait()
     cache.demand(A, [1], 2.0)
     assert cache.devices[1].next_copy(2.0).number == 1
 
@@ -143,15 +143,15 @@ def test_when_the_layer_starts_nothing_has_the_turn():
 def test_what_still_moves_when_its_layer_starts_takes_no_turn_from_the_next_layer():
     """a0 is no longer planned: layer a starts while it moves, b1 begins beside it and keeps its turn when a0 lands."""
     cache = watched((2, 2), serial_demand=True)
-    cache.hold(A)
+    cache.begin_wait(A)
     cache.plan(Prefetch(A, [0], [1.0]), 0.0)
     moving = cache.devices[0].next_copy(0.0)
     cache.plan(Prefetch(A, [], []), 1.0)
-    cache.let_go()
+    cache.end_wait()
     cache.demand(A, [1], 1.0)
     cache.devices[1].copied(cache.devices[1].next_copy(1.0), 2.0)
     cache.release(A, [1], 2.0, 2.0)
-    cache.hold(B)
+    cache.begin_wait(B)
     cache.plan(Prefetch(B, [1, 2], [1.0, 1.0]), 2.0)
     following = cache.devices[1].next_copy(2.0)
     assert following is not None
@@ -167,7 +167,7 @@ def test_what_still_moves_when_its_layer_starts_takes_no_turn_from_the_next_laye
 
 def test_two_awaited_copies_at_a_time_break_invariant_11():
     cache = watched((2, 2), serial_demand=True)
-    cache.hold(A)
+    cache.begin_wait(A)
     cache.plan(Prefetch(A, [0, 1], [1.0, 1.0]), 0.0)
     cache.devices[0].next_copy(0.0)
     cache.awaited.end(cache.awaited._moving)

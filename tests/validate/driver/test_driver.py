@@ -186,7 +186,7 @@ def test_a_run_that_stands_still_says_so_and_ends(monkeypatch):
 
     monkeypatch.setattr(ExpertCache, "demand", forgetful)
     begun = time.perf_counter()
-    with pytest.raises(UserError, match=r"^the run stands still in iteration 0 after .* s: layer 0 waits for"):
+    with pytest.raises(UserError, match=r"^the run is stuck in iteration 0 after .* s: layer 0 waits for"):
         play(lru(), move=lambda copy: None)
     assert time.perf_counter() - begun < 5
     assert in_threads_of_this_test() == []

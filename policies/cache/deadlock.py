@@ -1,17 +1,17 @@
-"""What a driver says when its run cannot go on: all that is left waits for something that will not happen."""
+"""The error of a driver whose run cannot go on: everything left waits for something that will not happen."""
 
 from common.errors import UserError
 from policies.cache.expert_cache import ExpertCache
 from policies.cache.residency import RESIDENT
 
 
-def standstill(cache: ExpertCache, iteration: int, now_s: float) -> UserError:
-    """The error for a run that stands still in an iteration."""
+def deadlock(cache: ExpertCache, iteration: int, now_s: float) -> UserError:
+    """The error for a run that is stuck in an iteration."""
     residency = cache.residency
     wanted = [expert for expert in residency.pinned if residency.where[residency.pin_base + expert] != RESIDENT]
     if wanted:
         what = f"layer {cache.layer_now} waits for its experts {', '.join(map(str, wanted))}"
     else:
-        what = f"the layer after layer {cache.layer_now} waits for what is planned for it"
-    where = f"the run stands still in iteration {iteration} after {now_s:.6g} s"
+        what = f"the layer after layer {cache.layer_now} waits for its planned experts"
+    where = f"the run is stuck in iteration {iteration} after {now_s:.6g} s"
     return UserError(f"{where}: {what}, and no link has a copy that it can make")
