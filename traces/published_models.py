@@ -59,7 +59,7 @@ PUBLISHED: dict[str, ModelShape] = {shape.name: shape for shape in _PUBLISHED}
 
 
 def published(name: str) -> ModelShape:
-    """The shape of a published model; an unknown name is a `UserError` that offers the nearest."""
+    """The shape of a published model; raises `UserError` for an unknown name and suggests the nearest."""
     if name not in PUBLISHED:
         raise unknown("model", name, PUBLISHED)
     return PUBLISHED[name]

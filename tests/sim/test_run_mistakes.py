@@ -150,7 +150,7 @@ def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys:
 
 def test_a_missing_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, arguments(tmp_path / "none.trace", "--out", out))
-    assert said == f"{tmp_path}/none.trace: is not the folder of a trace"
+    assert said == f"{tmp_path}/none.trace: is not a trace folder"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -121,7 +121,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "position": (
         put("tokens.parquet", "position", 30, 0),
-        r"tokens.parquet: row 30, field position: must grow from row to row, value 0",
+        r"tokens.parquet: row 30, field position: must increase from row to row, value 0",
     ),
     "start": (
         put("tokens.parquet", "iteration", 8, 1),
@@ -146,7 +146,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "order": (
         put("requests.parquet", "request", 1, 0),
-        r"requests.parquet: row 1, field request: must not be negative and grow, value 0",
+        r"requests.parquet: row 1, field request: must not be negative, and must increase, value 0",
     ),
     "arrival": (
         put("requests.parquet", "arrival_s", 1, -1.0),
@@ -166,7 +166,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "embedding order": (
         replace_table("embeddings.parquet", lambda table: table.take(list(range(table.num_rows))[::-1])),
-        r"embeddings.parquet: row 1, field token: must grow from row to row",
+        r"embeddings.parquet: row 1, field token: must increase from row to row",
     ),
     "truncated tokens": (truncate("tokens.parquet"), r"tokens.parquet: cannot be read: "),
     "truncated requests": (truncate("requests.parquet"), r"requests.parquet: cannot be read: "),
@@ -211,17 +211,17 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
         meta_with(kind="measured"),
         r"meta.json: field kind: must be one of captured, imported, synthetic, fitted, value 'measured'",
     ),
-    "columns": (meta_with(columns={}), r"meta.json: field columns: does not fit shape, lookahead and embedding"),
+    "columns": (meta_with(columns={}), r"meta.json: field columns: does not match shape, lookahead and embedding"),
     "not json": (meta_text("{"), r"meta.json: cannot be read: "),
     "deep json": (meta_text("[" * 100_000), r"meta.json: cannot be read: "),
     "not a number": (
         meta_with(False, generation={"temperature": float("nan")}),
-        r"meta.json: holds what JSON cannot: ",
+        r"meta.json: has a value that JSON cannot represent: ",
     ),
-    "half a character": (meta_with(False, notes="\ud800"), r"meta.json: holds what JSON cannot: "),
+    "half a character": (meta_with(False, notes="\ud800"), r"meta.json: has a value that JSON cannot represent: "),
     "endless rows": (
         lambda path: change_meta(path, lambda meta: meta["shape"].update(layers=70_000, experts=32_767)),
-        r"meta.json: field shape.experts: a row would hold 2293690000 values, at most 2147483647 can be",
+        r"meta.json: field shape.experts: a row would have 2293690000 values; the maximum is 2147483647",
     ),
     "a list": (meta_text("[]"), r"meta.json: is not a JSON object"),
     "changed meta": (

@@ -43,11 +43,11 @@ def random_request(request: int, meta: TraceMeta, seed: int = 0, prompt: int = 5
         np.put_along_axis(gate, experts, distributions(rng, experts.shape), axis=2)
     residency = rng.integers(0, 3, experts.shape)
     if not meta.all_executed:  # all but the last token of an iteration may pass layers by; some experts are dropped
-        passed_by = rng.random((rows, shape.layers)) < 0.5
-        passed_by[:, 0] = passed_by[np.flatnonzero(np.diff(iteration, append=-1))] = False
-        gate[passed_by] = 0
-        experts[passed_by] = -1
-        residency[passed_by] = -1
+        skipped = rng.random((rows, shape.layers)) < 0.5
+        skipped[:, 0] = skipped[np.flatnonzero(np.diff(iteration, append=-1))] = False
+        gate[skipped] = 0
+        experts[skipped] = -1
+        residency[skipped] = -1
     lookahead = {}
     for distance in meta.lookahead:
         lookahead[distance] = distributions(rng, gate.shape)

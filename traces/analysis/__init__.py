@@ -1,1 +1,1 @@
-"""What a trace tells about routing: entropy, similarity, reuse, popularity."""
+"""Routing statistics of a trace: entropy, similarity, reuse, popularity, naturalness."""

@@ -1,4 +1,4 @@
-"""Pictures of an analysis: one PNG each, made from its tables alone."""
+"""Figures of an analysis, one PNG each, drawn from its tables."""
 
 import textwrap
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _PROMISES = {0.75: ("2LJ", "v"), 0.98: ("½·LJ·ln(LJ)", "^")}
 
 
 def draw_all(found: Analysis, folder: Path) -> list[Path]:
-    """Every picture that there are tables for; the files that were written."""
+    """Draw a figure for each table that has one; returns the files written."""
     written = []
     for name, draw in _PICTURES.items():
         if name in found.tables:
@@ -37,7 +37,7 @@ def draw_all(found: Analysis, folder: Path) -> list[Path]:
 
 
 def whose(found: Analysis) -> str:
-    """Which trace, and whether it was recorded."""
+    """Caption with the trace, its kind and the number of requests."""
     meta = found.meta
     only = "" if meta["gate_complete"] else "; gates: weights of the executed experts only"
     routing = provenance.routing(meta["kind"], meta["model"], meta["warning"])
@@ -45,7 +45,7 @@ def whose(found: Analysis) -> str:
 
 
 def heat_maps(found: Analysis) -> Any:
-    """Fig. 3a: a request's mean map beside single iterations of it."""
+    """Fig. 3a: a request's mean expert map beside the maps of single iterations."""
     table = found.tables["heat_map"]
     coarse, fine = table[table["iteration"].isna()], table[table["iteration"].notna()]
     titled = [("coarse: mean of the request", coarse)]
@@ -62,7 +62,7 @@ def heat_maps(found: Analysis) -> Any:
 
 
 def entropy(found: Analysis) -> Any:
-    """Fig. 3b and 3c."""
+    """Fig. 3b and 3c: entropy per layer, and entropy over the number of averaged iterations."""
     table, through = found.tables["entropy"], found.tables["entropy_iterations"]
     drawn, (left, right) = _figure(11, 4.2, 1, 2)
     uniform = table["uniform_bits"].iloc[0]
@@ -83,7 +83,7 @@ def entropy(found: Analysis) -> Any:
     if len(prefill):
         name = "the prefill and decode iterations, mean"
         right.plot(prefill.index, prefill["mean"], color=RED, linewidth=1.5, linestyle="--", label=name)
-    right.set(xlabel="iterations added up (while half of the requests have so many)", ylim=(0, uniform * 1.05))
+    right.set(xlabel="iterations averaged (up to the median request length)", ylim=(0, uniform * 1.05))
     right.set(ylabel="entropy of their mean [bits]", xscale="log" if len(decode) > 60 else "linear")
     right.xaxis.set_major_formatter("{x:g}")
     for axis in (left, right):
@@ -92,7 +92,7 @@ def entropy(found: Analysis) -> Any:
 
 
 def overlap(found: Analysis) -> Any:
-    """What consecutive decode iterations have in common."""
+    """Overlap of consecutive decode iterations, per layer."""
     table = found.tables["overlap"]
     drawn, axis = _figure(7, 3.8)
     axis.bar(table["layer"], table["overlap"] * 100, color=BLUE, label="after a decode iteration")
@@ -108,10 +108,10 @@ def overlap(found: Analysis) -> Any:
 
 
 def caches(found: Analysis) -> Any:
-    """Miss ratios over cache size, and reuse distances."""
+    """Miss ratio over cache size, and reuse distances."""
     curves = found.tables["cache_curves"]
     drawn, axes = _figure(13, 4.2, 1, 3)
-    least = found.meta["top_k"]  # what an event of one token needs
+    least = found.meta["top_k"]  # slots that a single token needs
     own = curves[curves["cache"] == "per layer"]
     styles = (("LRU", "lru", BLUE), ("Belady", "belady", RED))
     for axis, (name, policy, color) in zip(axes, styles, strict=False):
@@ -139,7 +139,7 @@ def caches(found: Analysis) -> Any:
 
 
 def similarity(found: Analysis) -> Any:
-    """Fig. 8 and 9: overlap over similarity, all pairs and in bins."""
+    """Fig. 8 and 9: overlap over similarity, for all pairs and binned."""
     pairs, bins = found.tables["similarity_pairs"], found.tables["similarity_bins"]
     table = found.tables["similarity"]
     phases, kinds = list(table["phase"].unique()), list(table["similarity"].unique())
@@ -173,20 +173,20 @@ def similarity(found: Analysis) -> Any:
         )
         scale = drawn.colorbar(image, ax=axis, label="pairs", format="{x:,.0f}")
         scale.minorformatter = ""
-        if image.norm.vmax < 10:  # of which a logarithmic scale marks 1 alone
+        if image.norm.vmax < 10:  # a logarithmic scale would label only 1
             scale.set_ticks(range(1, int(image.norm.vmax) + 1))
     legend(grid[0, 0], loc="upper left")
     return drawn
 
 
 def popularity(found: Analysis) -> Any:
-    """Which experts are used, and how evenly."""
+    """Load of each expert, and balance per layer."""
     table, balance = found.tables["popularity"], found.tables["balance"]
     layers, experts = found.meta["layers"], found.meta["experts"]
     load = table["token_share"].to_numpy().reshape(layers, experts) * experts
     drawn, (left, right) = _figure(11, 4.6, 1, 2)
     image = _map(left, -np.sort(-load, axis=1), most=load.max())
-    left.set(ylabel="layer", xlabel="experts of the layer, the most used first")
+    left.set(ylabel="layer", xlabel="experts of the layer, most used first")
     drawn.colorbar(image, ax=left, label="load, as a multiple of the layer's mean")
     right.bar(balance["layer"], balance["max_over_mean"], color=BLUE, label="largest load over mean")
     right.set(xlabel="layer", ylabel="largest load over mean")
@@ -201,7 +201,7 @@ def popularity(found: Analysis) -> Any:
 
 
 def coverage(found: Analysis) -> Any:
-    """§4.4: similarity of the nearest stored map over the size of the store."""
+    """§4.4: similarity of the nearest stored map over store size."""
     table = found.tables["coverage"]
     drawn, axis = _figure(7, 4.2)
     most = "95 % of the test iterations"
@@ -210,7 +210,7 @@ def coverage(found: Analysis) -> Any:
     said = table[table["theory"].notna()]
     for row in said.itertuples():
         name, marker = _PROMISES[row.theory]
-        less = f", of which {row.maps:,} are there" if row.maps < row.asked_maps else ""
+        less = f" (only {row.maps:,} available)" if row.maps < row.asked_maps else ""
         label = f"theory: {name} = {row.asked_maps:,} maps{less}"
         axis.plot([row.maps], [row.theory], marker, color=RED, markersize=8, linestyle="none", label=label)
     axis.set_xscale("log", base=2)
@@ -235,10 +235,10 @@ def _headline(name: str, found: Analysis) -> str:
     if name == "heat_map":
         return f"Expert maps of request {found.tables[name]['request'].iloc[0]}"
     return {
-        "entropy": "Entropy of expert maps: per layer, and as iterations add up",
+        "entropy": "Entropy of expert maps: per layer, and over the number of averaged iterations",
         "overlap": "Overlap of consecutive decode iterations",
-        "cache_curves": "Caches that copy on demand alone, cold per request: miss ratio over size, and reuse distance",
-        "similarity": "Overlap of executed experts over similarity: test iterations with stored ones",
+        "cache_curves": "Caches without prefetching, cold per request: miss ratio over size, and reuse distance",
+        "similarity": "Overlap of executed experts over similarity, of test iterations with history iterations",
         "popularity": "Popularity of experts and balance of their load, by tokens",
         "coverage": "How well a store covers the workload",
     }[name]
@@ -251,14 +251,14 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, squeez
 
 
 def _running(through: Any, since: str) -> Any:
-    """Entropy by iterations (rows) and layer (columns), and their mean, as far as half of the requests go."""
+    """Entropy by number of iterations (rows) and layer (columns), with the mean, while half of the requests remain."""
     some = through[(through["since"] == since) & (through["requests"] >= through["requests"].max() / 2)]
     wide = some.pivot(index="iterations", columns="layer", values="entropy_bits")
     return wide.assign(mean=wide.mean(axis=1))
 
 
 def _map(axis: Any, values: Array, *, most: float, power: float = 1) -> Any:
-    """Colours from 0 to `most`, by a power of the values: roots tell small ones apart."""
+    """Draw an image with colours from 0 to `most`; a `power` below 1 separates small values better."""
     from matplotlib.colors import PowerNorm
 
     axis.set(xlabel="expert")
@@ -268,7 +268,7 @@ def _map(axis: Any, values: Array, *, most: float, power: float = 1) -> Any:
 
 
 def _miss_curve(axis: Any, curve: Any, policy: str, least: int, **style: Any) -> None:
-    """From caches on that hold the `least` that one token needs."""
+    """Draw the miss ratio for cache sizes of at least `least` slots."""
     known = curve[(curve["size"] >= least) & curve[f"{policy}_hit_rate"].notna()]
     axis.plot(known["size_share"] * 100, (1 - known[f"{policy}_hit_rate"]) * 100, **style)
 

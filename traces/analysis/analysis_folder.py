@@ -1,4 +1,4 @@
-"""The folder of tables and pictures that `traces analyse --out` makes."""
+"""The folder of tables and figures that `finemoe traces analyse --out` writes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from traces.analysis.trace_analysis import Analysis
 
 
 def write_folder(folder: Path, found: Analysis) -> None:
-    """A file per table and picture, and `meta.json`, in a new folder that appears whole or not at all."""
+    """Write a file per table and figure, and `meta.json`, into a new folder, completely or not at all."""
     from traces.analysis.analysis_figures import draw_all
 
     with new_folder(folder, "results") as partial:

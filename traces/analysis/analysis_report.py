@@ -1,4 +1,4 @@
-"""What an analysis found, to be read by people or by programs."""
+"""The report of an analysis, as text and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from traces.analysis import naturalness_report
 from traces.analysis.trace_analysis import Analysis
 from traces.format import provenance
 
-SHARES = (0.25, 0.5, 0.75)  # of a layer's experts, that a cache holds
+SHARES = (0.25, 0.5, 0.75)  # cache sizes, as shares of a layer's experts
 
 
 def layers(found: Analysis) -> pd.DataFrame:
-    """A row per layer with one figure of each kind, and a last one, layer null, with their means.
+    """One row per layer with the main statistics; the last row, layer null, has their means.
 
-    Rates of caches in the last row are of all demands together, which is not quite the mean over layers.
+    The last row's hit rates count all demands together, so they differ slightly from the mean over layers.
     """
     tables = found.tables
     joined: pd.DataFrame = tables["entropy"].merge(tables["overlap"], on="layer").merge(tables["balance"], on="layer")
@@ -36,7 +36,7 @@ def layers(found: Analysis) -> pd.DataFrame:
 
 
 def summary(found: Analysis) -> dict[str, Any]:
-    """Plain JSON: what was analysed, a figure of each kind per layer and for all, similarities and coverage."""
+    """The analysis as plain JSON: settings, statistics per layer and overall, similarities and coverage."""
     per_layer = _records(layers(found))
     shared = found.tables["cache_curves"].query("cache == 'shared' and layer.isna() and not belady_hit_rate.isna()")
     return {
@@ -58,7 +58,7 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def report(found: Analysis) -> str:
-    """The same for people."""
+    """The analysis as text."""
     meta, given = found.meta, summary(found)
     lines = [
         f"{meta['trace']} ({provenance.explained(meta['kind'])}; routing of {meta['model']}): "
@@ -66,28 +66,31 @@ def report(found: Analysis) -> str:
         f"top-{meta['top_k']}; {meta['analysed_requests']:,} requests, {meta['iterations']:,} iterations"
     ]
     if not meta["gate_complete"]:
-        lines.append("Only the executed experts' weights are known: entropies and trajectories are of these alone.")
+        lines.append(
+            "The trace has gates of executed experts only: entropies and trajectory similarities ignore all others."
+        )
     lines.append("\n".join(naturalness_report.lines(meta["naturalness"], meta["warning"])))
     lines.append(_layer_table(given))
     lines.append(
         _lines_of(
-            f"Entropy: fine of single iterations, coarse of a request's mean map / of its counts; at most "
-            f"{given['uniform_bits']:.2f} bits. Overlap: of a decode iteration's experts, executed in the one before.\n"
-            "LRU, Belady: hit rate of a cache of so many of a layer's experts, cold per request. Load: by tokens."
+            f"Entropy: fine = one iteration's map; coarse = a request's mean map / its expert counts; at most "
+            f"{given['uniform_bits']:.2f} bits. Overlap: share of a decode iteration's experts that the one before "
+            "executed too.\nLRU, Belady: hit rate of a cache for this share of a layer's experts, cold per request. "
+            "Load: by tokens."
         )
     )
     if given["shared_cache"]:
         lines.append("One cache for all layers, cold per request:\n" + _shared_table(given["shared_cache"]))
     if not given["similarity"]:
-        lines.append("No similarities: history or test requests have no iterations of the same phase.")
+        lines.append("No similarities: no phase occurs in both history and test requests.")
         return "\n\n".join(lines)
     lines.append(_similarity_table(given["similarity"]))
     pairs = (
-        f"Pairs: all of up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests "
-        f"with as many from {meta['history_requests']} of the history (seed {meta['settings']['seed']}).\n"
-        "Overlap: of the test iteration's experts, executed by the stored one; ahead: first half of the layers against "
-        "overlap in the second.\nBinned: 20 equally wide bins, those with at least 10 pairs, each counting once. "
-        "Nearest: each test iteration with its most similar stored one."
+        f"Pairs: up to {meta['settings']['sample']} iterations drawn from {meta['test_requests']} test requests, each "
+        f"with as many drawn from {meta['history_requests']} history requests (seed {meta['settings']['seed']}).\n"
+        "Overlap: share of the test iteration's experts that the history iteration executed too. Ahead: similarity of "
+        "the first half of the layers, overlap of the second half.\nBinned: means of 20 equally wide bins that have at "
+        "least 10 pairs. Nearest: each test iteration with the most similar history iteration."
     )
     lines.append(_lines_of(pairs))
     if given["coverage"]:
@@ -96,7 +99,7 @@ def report(found: Analysis) -> str:
 
 
 def _lines_of(text: str) -> str:
-    """A text of several lines in lines that a terminal has room for."""
+    """The text with each line wrapped to a terminal's width."""
     return "\n".join(map(folded, text.splitlines()))
 
 
@@ -153,7 +156,7 @@ def _coverage_table(coverages: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 name,
-                f"{asked:,}" if each["maps"] == asked else f"{each['maps']:,} of {asked:,}: all there are",
+                f"{asked:,}" if each["maps"] == asked else f"{each['maps']:,} of {asked:,} (all available)",
                 _cell(each["similarity_mean"], 3),
                 _cell(each["similarity_p05"], 3),
                 _cell(each["share_at_least_0.75"], 1, 100),

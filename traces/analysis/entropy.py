@@ -1,7 +1,7 @@
-"""How uncertain routing is: entropy of expert maps, coarse and fine (paper fig. 3).
+"""Entropy of expert maps, coarse and fine (paper fig. 3): how uncertain routing is.
 
-*Fine* is the entropy of one iteration's map, averaged over iterations; *coarse* that of what a whole request adds up
-to, averaged over requests. In bits: 0 when one expert has it all, log2(J) when all are equally probable.
+*Fine* is the entropy of one iteration's map, averaged over iterations. *Coarse* is the entropy of a request's mean map,
+averaged over requests. In bits: 0 if one expert has probability 1, log2(J) if all are equally probable.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from traces.analysis.iterations import Array, Iterations, ratio, shares
 
 
 def entropy_bits(probabilities: Float) -> Array:
-    """Entropy along the last axis; `[…, J]` → `[…]`. A zero adds nothing."""
+    """Entropy along the last axis, `[…, J]` → `[…]`; zero probabilities contribute nothing."""
     values = np.asarray(probabilities, np.float64)
     logs = np.log2(values, out=np.zeros(values.shape), where=values > 0)
     bits: Array = np.abs(np.vecdot(values, logs))  # never -0
@@ -20,12 +20,12 @@ def entropy_bits(probabilities: Float) -> Array:
 
 
 def running_entropy_bits(maps: Float) -> Array:
-    """`[I, L]`: entropy of the mean of the first 1, 2, … I maps `[I, L, J]`."""
+    """`[I, L]`: entropy of the mean of the first 1, 2, …, I maps `[I, L, J]`."""
     return entropy_bits(maps.cumsum(axis=0) / np.arange(1, len(maps) + 1)[:, None, None])
 
 
 class Entropies:
-    """Sums over requests; memory does not grow with their number."""
+    """Entropies summed over requests; memory does not grow with their number."""
 
     def __init__(self, layers: int, experts: int) -> None:
         self._experts = experts
@@ -37,7 +37,7 @@ class Entropies:
         self._running = {"decode": _Running(layers)}
 
     def add(self, request: Iterations) -> None:
-        """Take a request in."""
+        """Add a request."""
         fine = entropy_bits(request.maps)
         self._fine += fine.sum(axis=0)
         self._decode += fine[request.prefill :].sum(axis=0)
@@ -51,7 +51,7 @@ class Entropies:
             self._running.setdefault("prefill", _Running(len(self._fine))).add(running_entropy_bits(request.maps))
 
     def per_layer(self) -> pd.DataFrame:
-        """A row per layer. `coarse_bits` is of the mean map, `coarse_counts_bits` of the counts of executed experts."""
+        """One row per layer: `coarse_bits` of mean maps, `coarse_counts_bits` of the counts of executed experts."""
         return pd.DataFrame(
             {
                 "layer": np.arange(len(self._fine)),
@@ -64,23 +64,23 @@ class Entropies:
         )
 
     def through_iterations(self) -> pd.DataFrame:
-        """A row per number of iterations added up and layer, with how many requests have so many.
+        """One row per number of averaged iterations and layer, with the number of requests that are long enough.
 
-        `since` says which is the first of them: the first decode step, or the prefill, whose map is the mean of a
-        whole prompt and so begins high.
+        `since` is the first iteration averaged: `decode`, the first decode step, or `prefill`, whose map is the mean
+        over a whole prompt and therefore starts with high entropy.
         """
         return pd.concat([running.table(since) for since, running in self._running.items()], ignore_index=True)
 
 
 class _Running:
-    """Sums of the entropy after 1, 2, … iterations, of the requests that have so many."""
+    """Entropy after 1, 2, … iterations, summed over the requests that are long enough."""
 
     def __init__(self, layers: int) -> None:
         self._bits = np.zeros((0, layers))
         self._requests = np.zeros(0, np.int64)
 
     def add(self, bits: Array) -> None:
-        """`[I, L]` of one request."""
+        """Add the running entropies `[I, L]` of one request."""
         longer = max(0, len(bits) - len(self._bits))
         self._bits = np.pad(self._bits, ((0, longer), (0, 0)))
         self._requests = np.pad(self._requests, (0, longer))
@@ -101,9 +101,9 @@ class _Running:
 
 
 def heat_map(request: Iterations) -> pd.DataFrame:
-    """Fig. 3a: one request's mean map (`iteration` null) and its first, middle and last decode iteration's own.
+    """Fig. 3a: one request's mean map (`iteration` null) and the maps of its first, middle and last decode iteration.
 
-    A row per map, layer and expert, with its probability and the share of these iterations that executed it.
+    One row per map, layer and expert, with the probability and the share of iterations that executed the expert.
     """
     layers, experts = request.maps.shape[1:]
     first = int(request.prefill and len(request) > 1)

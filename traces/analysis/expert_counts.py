@@ -1,4 +1,4 @@
-"""How often each expert was used: a Parquet table, all that is known where no tokens were recorded."""
+"""A Parquet table of how often each expert was used, for sources that recorded counts but no tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ _COLUMNS = ("layer", "expert", "tokens")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertCounts:
-    """`[L, J]` how many tokens each expert was executed for, and the hash of the file that says so."""
+    """Tokens that executed each expert, `[L, J]`, and the SHA-256 of their file."""
 
     tokens: Int
     sha256: str
 
 
 def read_counts(file: Path, shape: ModelShape) -> ExpertCounts:
-    """The counts of a table with columns layer, expert and tokens, a row for every expert of the model in any order.
+    """Read a table with columns layer, expert and tokens, one row for every expert of the model in any order.
 
-    `traces convert counts` writes such a table, and so does `traces analyse`, as `popularity.parquet`.
+    `finemoe traces convert counts` writes such tables; `finemoe traces analyse` writes one as `popularity.parquet`.
     """
     with reading(file):
         names = pq.read_schema(file).names
@@ -62,7 +62,7 @@ def read_counts(file: Path, shape: ModelShape) -> ExpertCounts:
 
 
 def write_counts(path: Path, counts: Int, meta: Mapping[str, Any]) -> None:
-    """The table of counts `[L, J]`; `meta` is kept in the file as JSON."""
+    """Write a table of counts `[L, J]`, with `meta` as JSON in its metadata."""
     layers, experts = counts.shape
     table = pa.table(
         {

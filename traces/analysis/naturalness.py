@@ -1,19 +1,19 @@
-"""How natural a trace is: does its text repeat itself, and do its expert maps?
+"""Naturalness of a trace: how much its text and its expert maps repeat themselves.
 
-A model that decodes greedily falls into loops, and a fitted trace may use recorded rows again. Policies that learn have
-then seen what comes, and look better than they would on text. Four figures tell, of decode tokens and of prompts:
+A model that decodes greedily falls into loops, and a fitted trace may reuse recorded rows. Policies that learn from the
+past then look better than they would on natural text. Four measures show it, for decode tokens and for prompts:
 
-    distinct tokens       of the tokens that are looked at, the share that differs from all before
-    repeated 4-grams      of their 4-grams, the share that occurred before
-    repeated rows         of all rows, the share that equals one before: token, experts and gates of every layer
-    nearest-map recall    of the executed experts, the share that the nearest of 1,000 maps of other requests names
-                          three layers ahead: `nearest_map`, as in the model cards
+    distinct tokens       share of the sampled tokens that did not occur before
+    repeated 4-grams      share of their 4-grams that occurred before
+    repeated rows         share of all rows that occurred before: same token, experts and gates in every layer
+    nearest-map recall    share of the executed experts in the top K of the nearest of 1,000 expert maps of other
+                          requests, three layers ahead: `nearest_map`, as in the model cards
 
-The first two change with the length of a text, so of every trace the same amount is looked at: up to 64 blocks of 64
-successive tokens, drawn at random. Of each source, every other request is stored and the rest are searched for: of
-either side up to 1,000 maps of tokens, drawn at random. All draws have the seed 0.
+The first two depend on the length of a text, so the same amount is sampled from every trace: up to 64 blocks of 64
+successive tokens. For the recall, every other request of each source goes into the store and the others are searched
+for; each side has up to 1,000 maps of single tokens. All samples use seed 0.
 
-`warning` says where a trace is unlike text; docs/naturalness.md has the figures that the limits come from.
+`warning` lists the limits that a trace exceeds; docs/naturalness.md shows the measurements behind the limits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from common.threads import one_thread
 from policies.types import Float, Int, ModelShape, RecordedRequest
-from traces.analysis.nearest_map import DISTANCE, MAPS, named_ahead, nearest_maps, share_named
+from traces.analysis.nearest_map import DISTANCE, MAPS, nearest_maps, predicted_ahead, share_predicted
 from traces.analysis.similarity import draw
 from traces.format.reader import Trace
 
@@ -36,9 +36,9 @@ BLOCK = 64  # successive tokens
 BLOCKS = 64
 GRAM = 4
 SEED = 0
-_ROWS = 1024  # that are hashed at once
+_ROWS = 1024  # rows hashed at once
 
-FEWEST = 256  # tokens, or maps that are searched for: fewer say nothing of text
+FEWEST = 256  # tokens, or maps searched for; fewer are too few to judge
 FEWEST_DISTINCT = 0.15
 MOST_REPEATED_4GRAMS = 0.25
 MOST_REPEATED_ROWS = 0.05
@@ -47,12 +47,12 @@ MOST_RECALL = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseFigures:
-    """The figures of decode tokens or of prompts; shares are of 1, null where the trace cannot tell."""
+    """The measures of decode tokens or of prompts, as fractions; None if the trace does not allow to measure them."""
 
     rows: int
-    """Tokens in all."""
+    """Number of tokens."""
     sampled_tokens: int
-    """Tokens that the next two figures were computed from."""
+    """Number of tokens in the sample for the next two measures."""
     distinct_tokens: float | None
     repeated_4grams: float | None
     repeated_rows: float | None
@@ -63,16 +63,16 @@ class PhaseFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naturalness:
-    """How natural a trace is."""
+    """Naturalness of a trace."""
 
     decode: PhaseFigures
     prompts: PhaseFigures | None
     """None without a recorded prefill."""
     unknown: Sequence[str]
-    """Why figures are null."""
+    """Reasons for missing measures."""
 
     def to_data(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """The measures as plain JSON."""
         return asdict(self)
 
 
@@ -92,22 +92,22 @@ def naturalness_of(trace: Trace) -> Naturalness:
     if not text:
         unknown.append("token ids are drawn, not text" if recorded else "token ids were not recorded")
     if trace.shape.layers <= DISTANCE:
-        unknown.append(f"recall is of experts {DISTANCE} layers ahead, and there are {trace.shape.layers} layers")
+        unknown.append(f"recall looks {DISTANCE} layers ahead, but there are only {trace.shape.layers} layers")
     elif figures["decode"].nearest_map_recall is None:
-        unknown.append("recall is of decode iterations among those of other requests; there are none")
+        unknown.append("recall needs decode iterations of at least two requests")
     return Naturalness(decode=figures["decode"], prompts=figures.get("prompts"), unknown=unknown)
 
 
 def warning(found: Mapping[str, Any], generation: Mapping[str, Any]) -> str | None:
-    """In what a trace is unlike text, by `Naturalness.to_data` and how it was made; None if in nothing.
+    """The limits that a trace exceeds, from `Naturalness.to_data` and `meta.generation`; None without any.
 
-    Prompts that begin alike repeat rows in any recording, so of prompts only rows count that a fit used again.
+    Prompts that begin alike repeat rows in any recording, so for prompts only the rows that a fit reused count.
     """
-    said = list(_beyond_limits(found["decode"]))
-    used_again = generation.get("fit_repeated_prompt_rows")
-    if _above(used_again, MOST_REPEATED_ROWS):
-        said.append(f"{used_again:.0%} of the prompts' rows occurred before")
-    return ", ".join(said) or None
+    exceeded = list(_beyond_limits(found["decode"]))
+    reused = generation.get("fit_repeated_prompt_rows")
+    if _above(reused, MOST_REPEATED_ROWS):
+        exceeded.append(f"{reused:.0%} of the prompts' rows occurred before")
+    return ", ".join(exceeded) or None
 
 
 def _beyond_limits(decode: Mapping[str, Any]) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _phases(trace: Trace) -> tuple[Phase, ...]:
 
 
 class _Part:
-    """Tokens, rows and maps of one phase, as the requests come by."""
+    """Collects tokens, rows and maps of one phase, request by request."""
 
     def __init__(self, trace: Trace, phase: Phase, rng: np.random.Generator) -> None:
         decode = {request: trace.decode_rows_of(request) for request in trace.request_ids}
@@ -151,7 +151,7 @@ class _Part:
         self._factors: Hashes = rng.integers(1, 2**64, width, np.uint64)
 
     def add(self, recorded: RecordedRequest) -> None:
-        """Take a request in."""
+        """Add a request."""
         request = recorded.request
         first, rows = self._first[request], self._rows[request]
         token = recorded.token[first : first + rows]
@@ -162,7 +162,7 @@ class _Part:
             maps.add(recorded, first)
 
     def _hashes_of(self, recorded: RecordedRequest, rows: slice) -> Hashes:
-        """A number of 64 bits for each row: two of a million different rows are hardly ever given the same."""
+        """A 64-bit hash of each row; collisions are unlikely even among a million different rows."""
         token, experts, gate = (each[rows] for each in (recorded.token, recorded.experts, recorded.gate))
         bits = np.ascontiguousarray(gate).view(np.uint16)
         values = [token[:, None], experts.reshape(len(token), -1), bits.reshape(len(token), -1)]
@@ -170,7 +170,7 @@ class _Part:
         return hashes
 
     def figures(self, *, text: bool) -> PhaseFigures:
-        """Of what came by; `text` says whether token ids are those of a text."""
+        """The measures of the requests added; `text` says whether token ids are those of a real text."""
         hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
         tokens = [one for each in self._texts for one in each] if text else []
         grams = [gram for each in self._texts for gram in _grams(each)] if text else []
@@ -187,7 +187,7 @@ class _Part:
 
 
 def _drawn_blocks(lengths: Mapping[int, int], rng: np.random.Generator) -> dict[int, list[int]]:
-    """Of each request the first tokens of its blocks that are looked at; its last block may be short."""
+    """Start of each sampled block, by request; the last block of a request may be short."""
     blocks = [(request, start) for request, length in lengths.items() for start in range(0, length, BLOCK)]
     found: dict[int, list[int]] = {}
     for place in np.sort(rng.permutation(len(blocks))[:BLOCKS]):
@@ -197,7 +197,7 @@ def _drawn_blocks(lengths: Mapping[int, int], rng: np.random.Generator) -> dict[
 
 
 def _grams(text: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every `GRAM` successive tokens."""
+    """All n-grams of `GRAM` successive tokens."""
     return zip(*(text[start:] for start in range(GRAM)), strict=False)
 
 
@@ -205,7 +205,7 @@ def _grams(text: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _sides(trace: Trace) -> tuple[list[int], list[int]]:
-    """The requests to store and those to search for: of each source, every other one; of all, if none has two."""
+    """The requests to store and to search for: every other one per source, or of all if no source has two."""
     by_source: dict[str, list[int]] = {}
     for info in trace.infos.values():
         by_source.setdefault(info.source, []).append(info.request)
@@ -215,7 +215,7 @@ def _sides(trace: Trace) -> tuple[list[int], list[int]]:
 
 
 class _Maps:
-    """Up to `MAPS` rows, drawn from `rows` of each request, each row as likely as any other."""
+    """Up to `MAPS` rows drawn uniformly at random; `rows` is the number of rows of each request."""
 
     def __init__(self, rows: Mapping[int, int], shape: ModelShape, rng: np.random.Generator) -> None:
         self._picks = draw(rows, MAPS, rng)
@@ -227,7 +227,7 @@ class _Maps:
         return len(self.gate)
 
     def add(self, recorded: RecordedRequest, first: int) -> None:
-        """Take from a request what was picked of it, counted from row `first`."""
+        """Keep the drawn rows of a request, counted from row `first`."""
         if recorded.request in self._picks:
             picked = first + self._picks[recorded.request]
             place = slice(self._filled, self._filled + len(picked))
@@ -239,5 +239,5 @@ def _recall(stored: _Maps, searched: _Maps) -> float | None:
     layers, top_k = searched.experts.shape[1:]
     if layers <= DISTANCE or not len(stored) or not len(searched):
         return None
-    named = named_ahead(nearest_maps(searched.gate, stored.gate), stored.gate, DISTANCE, top_k)
-    return share_named(searched.experts[:, DISTANCE:], named)
+    predicted = predicted_ahead(nearest_maps(searched.gate, stored.gate), stored.gate, DISTANCE, top_k)
+    return share_predicted(searched.experts[:, DISTANCE:], predicted)

@@ -1,4 +1,4 @@
-"""How natural a trace is, for people."""
+"""Naturalness of a trace as text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from common.tables import number
 from traces.analysis.nearest_map import DISTANCE
 from traces.format import provenance
 
-WIDTH = 84  # which leaves room for a column of names
+WIDTH = 84  # leaves room for a column of names
 
 
 def lines(found: Mapping[str, Any], warning: str | None) -> list[str]:
-    """`Naturalness.to_data` in lines, and what it warns of."""
+    """Lines that describe `Naturalness.to_data`, and the warning if there is one."""
     figures = [f"{name}: {_values(found[name])}" for name in ("decode", "prompts") if found[name]]
-    unknown = [f"not known: {'; '.join(found['unknown'])}"] if found["unknown"] else []
+    unknown = [f"not measured: {'; '.join(found['unknown'])}"] if found["unknown"] else []
     wrapped = [line for each in [*figures, *unknown] for line in folded(each, WIDTH, "  ").splitlines()]
     return [*wrapped, *provenance.caution(warning, width=WIDTH)]
 

@@ -1,7 +1,7 @@
-"""What the stored expert map that is nearest to a token's knows of the layers ahead (paper eq. 5).
+"""How well the nearest stored expert map predicts the layers ahead (paper eq. 5).
 
-Model cards and the naturalness of traces measure it alike: maps of single tokens, a store that does not change, the
-trajectory until layer `l` searched for, and the experts named in layer `l + d`.
+Model cards and the naturalness of traces use the same measure: maps of single tokens in a fixed store are searched for
+the trajectory up to layer `l`, and the nearest map predicts the experts of layer `l + d`.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from policies.types import Float, Int
 from traces.analysis.iterations import top
 
 DISTANCE = 3  # layers ahead: the prefetch distance of the paper
-MAPS = 1000  # in the store, as in the paper
+MAPS = 1000  # size of the store, as in the paper
 
 
 def nearest_maps(queries: Float, stored: Float) -> Int:
-    """`[T, L]`: after each layer, the stored map whose trajectory until then is nearest by cosine.
+    """`[T, L]`: after each layer, the stored map whose trajectory up to there is nearest by cosine.
 
-    `queries` `[T, L, J]`, `stored` `[C, L, J]`. Dot products of a trajectory are those of the layers before plus one.
+    `queries` `[T, L, J]`, `stored` `[C, L, J]`. The dot products of trajectories accumulate from layer to layer.
     """
     dots = np.zeros((len(queries), len(stored)), np.float32)
     squares = np.zeros(len(stored), np.float32)
@@ -29,13 +29,13 @@ def nearest_maps(queries: Float, stored: Float) -> Int:
     return nearest
 
 
-def named_ahead(nearest: Int, stored: Float, distance: int, top_k: int) -> Int:
-    """`[T, L − d, K]`: the experts that the `nearest` maps rank first in the layers `d … L − 1`."""
+def predicted_ahead(nearest: Int, stored: Float, distance: int, top_k: int) -> Int:
+    """`[T, L − d, K]`: the top K experts of the `nearest` maps in layers `d … L − 1`."""
     found = nearest[:, : nearest.shape[1] - distance]
     return top(stored[found, np.arange(distance, stored.shape[1])], top_k)
 
 
-def share_named(executed: Int, named: Int) -> float:
-    """Of the experts that were executed `[T, l, K]`, the share that was named `[T, l, K]`; ids below 0 are none."""
-    hits = (executed[..., :, None] == named[..., None, :]).any(axis=3)
+def share_predicted(executed: Int, predicted: Int) -> float:
+    """Share of the `executed` experts `[T, l, K]` that were `predicted` `[T, l, K]`; negative ids do not count."""
+    hits = (executed[..., :, None] == predicted[..., None, :]).any(axis=3)
     return float(hits.sum() / (executed >= 0).sum())

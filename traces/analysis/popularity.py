@@ -1,4 +1,4 @@
-"""Which experts are used: popularity, load balance, and what consecutive iterations have in common."""
+"""Popularity of experts, load balance, and overlap of consecutive iterations."""
 
 import numpy as np
 import pandas as pd
@@ -9,12 +9,12 @@ from traces.analysis.iterations import Array, Counts, Iterations, ratio, shares
 
 
 def overlap(demands: Bool) -> Array:
-    """`[I - 1, L]`: of each iteration's experts of a layer, the share that the iteration before executed too."""
+    """`[I - 1, L]`: share of each iteration's experts that the previous iteration executed too."""
     return ratio((demands[1:] & demands[:-1]).sum(axis=2), demands[1:].sum(axis=2))
 
 
 def gini(loads: Float | Counts) -> Array:
-    """Inequality along the last axis: 0 when all loads are equal, 1 − 1/J when one expert has them all."""
+    """Gini coefficient along the last axis: 0 if all loads are equal, 1 − 1/J if one expert has all of the load."""
     ordered = np.sort(np.asarray(loads, np.float64), axis=-1)
     count = ordered.shape[-1]
     weights = 2 * np.arange(1, count + 1) - count - 1
@@ -22,7 +22,7 @@ def gini(loads: Float | Counts) -> Array:
 
 
 class Popularity:
-    """Sums over requests; memory does not grow with their number."""
+    """Use of experts summed over requests; memory does not grow with their number."""
 
     def __init__(self, layers: int, experts: int) -> None:
         self._tokens: Counts = np.zeros((layers, experts), np.int64)
@@ -35,13 +35,13 @@ class Popularity:
         self._prefills = 0
 
     def add(self, request: Iterations) -> None:
-        """Take a request in."""
+        """Add a request."""
         self._tokens += request.tokens
         self._events += request.demands.sum(axis=0)
         self._probability += request.maps.sum(axis=0)
         self._iterations += len(request)
         found = overlap(request.demands)
-        if request.prefill and len(found):  # a prefill of many tokens executes nearly all: another matter
+        if request.prefill and len(found):  # counted apart: a prefill of many tokens executes nearly all experts
             self._after_prefill += found[0]
             self._prefills += 1
             found = found[1:]
@@ -49,7 +49,7 @@ class Popularity:
         self._pairs += len(found)
 
     def overlaps(self) -> pd.DataFrame:
-        """A row per layer: the mean over pairs of consecutive decode iterations, and after prefills."""
+        """One row per layer: mean overlap of consecutive decode iterations, and of the first one with the prefill."""
         return pd.DataFrame(
             {
                 "layer": np.arange(len(self._tokens)),
@@ -61,7 +61,7 @@ class Popularity:
         )
 
     def experts(self) -> pd.DataFrame:
-        """A row per layer and expert: tokens and iterations that executed it, and its mean probability."""
+        """One row per layer and expert: tokens and iterations that executed it, and its mean probability."""
         layers, experts = self._tokens.shape
         return pd.DataFrame(
             {
@@ -75,7 +75,7 @@ class Popularity:
         )
 
     def balance(self) -> pd.DataFrame:
-        """A row per layer: how unevenly its experts are loaded, by tokens."""
+        """One row per layer: how unevenly its experts are loaded, by tokens."""
         load = shares(self._tokens)
         mean = 1 / load.shape[1]
         return pd.DataFrame(

@@ -1,13 +1,13 @@
-"""How soon experts are used again, and what caches that copy on demand alone could make of it.
+"""Reuse distances of experts, and hit rates of caches without prefetching.
 
-One accounting event per (iteration, layer), over the distinct experts that it executes: all of them are judged by what
-the cache holds when the event begins, then all of them are in it, and only others make room (the event's own experts
-are pinned). Caches are cold at the beginning of each request. A cache smaller than the event holds some of the
-event's experts afterwards: by LRU those with the highest numbers, by Belady those that are needed again first.
+There is one accounting event per (iteration, layer), over the distinct experts that it executes. Whether they hit
+depends on the cache at the start of the event. Then all of them enter the cache, and only other experts are evicted
+(the event's own experts are pinned). Caches are cold at the start of each request. A cache with fewer slots than the
+event has experts keeps some of them: with LRU those with the highest numbers, with Belady those needed again first.
 
-LRU is a stack algorithm in this form too: after an event, the cache of C slots holds the first C of the order "last
-event first, within an event the higher number first" (as `policies.evictors.recency` breaks ties), so one pass gives
-all sizes.
+LRU remains a stack algorithm in this form: after an event, a cache of C slots contains the first C experts in the order
+"latest event first, within an event the higher number first" (the tie-break of `policies.evictors.recency`). So one
+pass gives the hit rates of all sizes.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from policies.types import Bool
 from traces.analysis.iterations import Counts, Iterations, ratio
 
 _BLOCK = 64  # iterations at once
-_SHARED_STEPS = 8  # sizes of a shared cache for which Belady is worked out
-_MOST_SIZES = 32  # of a layer's cache, likewise
+_SHARED_STEPS = 8  # number of shared-cache sizes for which Belady is computed
+_MOST_SIZES = 32  # the same for the cache of a layer, at most
 
 Keys = NDArray[np.int64]
 
 
 def stack_distances(demands: Bool) -> Counts:
-    """`[I, L, J]`: where each demanded expert stands in its layer's LRU order when its event begins, from 1 on.
+    """`[I, L, J]`: position of each demanded expert in its layer's LRU order at the start of its event, from 1.
 
-    A cache of C slots for the layer has it if the distance is at most C. J + 1: it has not been used before; 0: it is
-    not demanded.
+    A layer's cache of C slots hits if the distance is at most C. J + 1 marks a first use, 0 an expert that is not
+    demanded.
     """
     iterations, layers, experts = demands.shape
     found: Counts = np.zeros(demands.shape, np.int64)
@@ -47,7 +47,7 @@ def stack_distances(demands: Bool) -> Counts:
 
 
 def shared_stack_distances(demands: Bool) -> Counts:
-    """The same where all layers share one cache: distances up to L·J + 1."""
+    """`stack_distances` for one cache shared by all layers: distances up to L·J + 1."""
     iterations, layers, experts = demands.shape
     found: Counts = np.zeros(demands.shape, np.int64)
     state: Keys = np.full((layers, experts), -1)
@@ -55,7 +55,7 @@ def shared_stack_distances(demands: Bool) -> Counts:
         block = demands[first : first + _BLOCK]
         events = np.arange(first, first + len(block))[:, None] * layers + np.arange(layers)
         states = _states(block, state, events[:, :, None] * experts)
-        for layer in range(layers):  # those before it in this iteration have been used already
+        for layer in range(layers):  # earlier layers of this iteration have been used already
             step, expert = np.nonzero(block[:, layer])
             own = states[step, layer, expert]
             nearer = (states[step, layer:] > own[:, None, None]).sum(axis=(1, 2))
@@ -66,14 +66,14 @@ def shared_stack_distances(demands: Bool) -> Counts:
 
 
 def _states(block: Bool, state: Keys, events: Keys) -> Keys:
-    """`[B + 1, L, J]`: each expert's last use, before each of the iterations and after them."""
+    """`[B + 1, L, J]`: each expert's last use, before each of the B iterations and after the last."""
     used = np.where(block, events + np.arange(block.shape[2]), -1)
     states: Keys = np.maximum.accumulate(np.concatenate([state[None], used]), axis=0)
     return states
 
 
 def belady_hits(demands: Bool, sizes: Counts) -> Counts:
-    """`[L, sizes]`: hits of Belady's rule (drop what is needed again last) in caches of so many slots a layer."""
+    """`[L, sizes]`: hits of Belady's rule (evict the expert needed again last) in caches of `sizes` slots per layer."""
     _, layers, experts = demands.shape
     hits: Counts = np.zeros((layers, len(sizes)), np.int64)
     cached = np.zeros((layers, experts, len(sizes)), bool)
@@ -86,7 +86,7 @@ def belady_hits(demands: Bool, sizes: Counts) -> Counts:
 
 
 def shared_belady_hits(demands: Bool, sizes: Counts) -> Counts:
-    """The same where all layers share one cache of so many slots."""
+    """`belady_hits` for one cache shared by all layers."""
     _, layers, experts = demands.shape
     hits: Counts = np.zeros((layers, len(sizes)), np.int64)
     cached = np.zeros((1, layers * experts, len(sizes)), bool)
@@ -105,19 +105,19 @@ def shared_belady_hits(demands: Bool, sizes: Counts) -> Counts:
 
 
 def _keep(cached: Bool, key: Keys, sizes: Counts, every: Counts) -> Bool:
-    """Of what is cached `[L, J, sizes]`, as much as there is room for, smallest keys `[L, J]` first."""
+    """The cached experts `[L, J, sizes]` after eviction: those with the smallest keys `[L, J]`, up to `sizes`."""
     order = key.argsort(axis=1)
-    held = cached[every, order]
-    held &= held.cumsum(axis=1, dtype=np.int32) <= sizes
-    kept = np.empty_like(held)
-    kept[every, order] = held
+    ordered = cached[every, order]
+    ordered &= ordered.cumsum(axis=1, dtype=np.int32) <= sizes
+    kept = np.empty_like(ordered)
+    kept[every, order] = ordered
     return kept
 
 
 def _with_next_use(demands: Bool) -> Iterator[tuple[Bool, Keys]]:
-    """What each iteration demands, and a key of each expert `[L, J]` that grows with its next use after it.
+    """Demands of each iteration, and for each expert a key `[L, J]` that increases with the time of its next use.
 
-    Keys are distinct, also across layers; experts that are never used again come last.
+    Keys are distinct, also across layers; experts that are never used again have the largest.
     """
     iterations, layers, experts = demands.shape
     place = np.arange(layers * experts).reshape(layers, experts)  # within an iteration, layers run in order
@@ -129,7 +129,7 @@ def _with_next_use(demands: Bool) -> Iterator[tuple[Bool, Keys]]:
 
 
 def belady_sizes(slots: int, steps: int) -> Counts:
-    """Up to `steps` cache sizes from 1 to all `slots`, evenly spaced, with a quarter, a half and three quarters."""
+    """Up to `steps` evenly spaced cache sizes from 1 to `slots`, plus a quarter, a half and three quarters."""
     spaced = np.linspace(1, slots, min(steps, slots)).round().astype(np.int64)
     quarters = [max(1, slots * part // 4) for part in (1, 2, 3)]
     sizes: Counts = np.unique(np.concatenate([spaced, quarters]))
@@ -137,24 +137,24 @@ def belady_sizes(slots: int, steps: int) -> Counts:
 
 
 class Reuse:
-    """Reuse distances and curves of caches per layer, or of `shared` ones for all layers; sums over requests."""
+    """Reuse distances and hit-rate curves of caches per layer, or of one `shared` cache, summed over requests."""
 
     def __init__(self, layers: int, experts: int, *, shared: bool = False) -> None:
         self.shared = shared
         self.slots = layers * experts if shared else experts
         self.sizes = belady_sizes(self.slots, _SHARED_STEPS if shared else _MOST_SIZES)
-        self._distances: Counts = np.zeros((layers, self.slots + 2), np.int64)  # how often each was seen
+        self._distances: Counts = np.zeros((layers, self.slots + 2), np.int64)  # occurrences of each distance
         self._belady: Counts = np.zeros((layers, len(self.sizes)), np.int64)
 
     def add(self, request: Iterations) -> None:
-        """Take a request in, with caches that are cold at its beginning."""
+        """Add a request; its caches start cold."""
         distances = (shared_stack_distances if self.shared else stack_distances)(request.demands)
         for layer, counts in enumerate(self._distances):
             counts += np.bincount(distances[:, layer].ravel(), minlength=len(counts))
         self._belady += (shared_belady_hits if self.shared else belady_hits)(request.demands, self.sizes)
 
     def distances(self) -> pd.DataFrame:
-        """A row per layer and stack distance, from 1 on; null counts the first uses in a request."""
+        """One row per layer and stack distance from 1; distance null counts the first uses in a request."""
         layers = len(self._distances)
         return pd.DataFrame(
             {
@@ -165,9 +165,9 @@ class Reuse:
         ).assign(distance=lambda frame: frame["distance"].where(frame["distance"] <= self.slots))
 
     def curves(self) -> pd.DataFrame:
-        """A row per layer (null: all) and size of the cache, with hit rates; Belady's is null at sizes in between.
+        """One row per layer (null: all) and cache size with the hit rates; Belady's is null for sizes not computed.
 
-        Size counts the slots of a layer's cache, or of the shared one.
+        Size is the number of slots of a layer's cache, or of the shared cache.
         """
         layers = len(self._distances)
         demands = np.append(self._distances[:, 1:].sum(axis=1), self._distances[:, 1:].sum())

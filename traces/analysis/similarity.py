@@ -1,9 +1,9 @@
 """Does similarity predict reuse, and how many maps cover a workload? (paper fig. 8 and 9, §4.4)
 
-A *pair* is an iteration of a test request and a stored one, that is of a request of the history. Its similarity is a
+A *pair* is an iteration of a test request and a stored iteration, that is one of a history request. Its similarity is a
 cosine: `semantic` of embeddings (eq. 4), `trajectory` of whole expert maps (eq. 5), `ahead` of the first half of the
-layers only. Its overlap is the share of the test iteration's executed experts that the stored one executed too: of all
-layers, for `ahead` of the second half, which the similarity has not seen.
+layers. Its overlap is the share of the test iteration's executed experts that the stored iteration executed too, over
+all layers; for `ahead` over the second half, which the similarity does not cover.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from policies.types import Bool, Float
 from traces.analysis.iterations import Array, Counts, Iterations, ratio
 
 BINS = 20
-FEWEST = 10  # pairs in a bin that counts
+FEWEST = 10  # pairs that a bin needs to count
 Single = NDArray[np.float32]
-Picks = Mapping[int, Counts]  # which iterations of which request, counted from its first one
+Picks = Mapping[int, Counts]  # drawn iterations by request, counted from its first one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Sample:
     """`n` iterations in random order."""
 
     request: Counts  # [n]
-    iteration: Counts  # [n] its number in the trace
+    iteration: Counts  # [n] number in the trace
     maps: Single  # [n, L, J]
     demands: Bool  # [n, L, J]
     embeddings: Single | None  # [n, h]
@@ -36,7 +36,7 @@ class Sample:
         return len(self.request)
 
     def first(self, count: int) -> "Sample":
-        """A smaller sample: they are in random order."""
+        """The first `count` iterations, a random subset."""
         kept = slice(count)
         embeddings = None if self.embeddings is None else self.embeddings[kept]
         return Sample(
@@ -49,9 +49,9 @@ class Sample:
 
 
 def draw(lengths: Mapping[int, int], count: int, rng: np.random.Generator, skip: int = 0) -> Picks:
-    """Up to `count` different iterations of all that the requests have, each as likely as any other.
+    """Draw up to `count` distinct iterations uniformly from all requests.
 
-    `lengths` gives each request's number of iterations, the first `skip` of which are left out.
+    `lengths` is the number of iterations of each request; the first `skip` of each are excluded.
     """
     requests = np.array(list(lengths), np.int64)
     available = np.maximum(np.array(list(lengths.values()), np.int64) - skip, 0)
@@ -64,14 +64,14 @@ def draw(lengths: Mapping[int, int], count: int, rng: np.random.Generator, skip:
 
 
 class Sampler:
-    """Keeps the iterations that `draw` has picked, as the requests come by."""
+    """Collects the iterations drawn by `draw`, request by request."""
 
     def __init__(self, picks: Picks) -> None:
         self._picks = picks
         self._kept: list[tuple[Counts, Counts, Single, Bool, Single | None]] = []
 
     def add(self, request: Iterations) -> None:
-        """Take from a request what was picked of it."""
+        """Keep the drawn iterations of a request."""
         if request.request not in self._picks:
             return
         picked = self._picks[request.request]
@@ -82,7 +82,7 @@ class Sampler:
         )
 
     def sample(self, rng: np.random.Generator) -> Sample | None:
-        """All of them, shuffled; `None` if there are none."""
+        """The collected iterations, shuffled; None if there are none."""
         if not self._kept:
             return None
         owner, picked, maps, demands, vectors = zip(*self._kept, strict=True)
@@ -97,20 +97,20 @@ class Sampler:
 
 
 def cosines(some: Float, others: Float) -> Single:
-    """`[Q, S]` cosines of `[Q, …]` with `[S, …]`; a zero vector is like nothing."""
+    """Cosines `[Q, S]` of `[Q, …]` with `[S, …]`; 0 for a zero vector."""
     one, other = (unit_vectors(values.reshape(len(values), -1)) for values in (some, others))
     products: Single = one @ other.T
     return products
 
 
 def overlaps(test: Bool, stored: Bool) -> Array:
-    """`[Q, S]`: of the experts that each of `[Q, L, J]` executes, the share that each of `[S, L, J]` executes too."""
+    """`[Q, S]`: share of the experts in each `test` `[Q, L, J]` that each `stored` `[S, L, J]` executes too."""
     asked = test.reshape(len(test), -1).astype(np.float32)
     return ratio(asked @ stored.reshape(len(stored), -1).astype(np.float32).T, asked.sum(axis=1)[:, None])
 
 
 def pearson(one: Sequence[float] | Float, other: Sequence[float] | Float) -> float | None:
-    """Pearson's coefficient; `None` for fewer than three points or where one of them does not vary."""
+    """Pearson's correlation coefficient; None for fewer than three points or a constant variable."""
     x, y = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
@@ -119,9 +119,9 @@ def pearson(one: Sequence[float] | Float, other: Sequence[float] | Float) -> flo
 
 
 def pairs(test: Sample, stored: Sample) -> pd.DataFrame:
-    """Every test iteration with every stored one: a row per kind of similarity and pair.
+    """All pairs of test and stored iterations: one row per kind of similarity and pair.
 
-    `nearest` marks the pair of each test iteration that a search would find: the first with the highest similarity.
+    `nearest` marks, for each test iteration, the pair that a search would find: the first with the highest similarity.
     """
     half = test.maps.shape[1] // 2
     kinds = {"trajectory": (cosines(test.maps, stored.maps), overlaps(test.demands, stored.demands))}
@@ -154,7 +154,7 @@ def pairs(test: Sample, stored: Sample) -> pd.DataFrame:
 
 
 def binned(found: pd.DataFrame) -> pd.DataFrame:
-    """`pairs` in `BINS` equally wide bins from the lowest score to the highest: their mean score and overlap."""
+    """Mean score and overlap of `pairs` in `BINS` equally wide bins between the lowest and the highest score."""
     edges = np.linspace(found["score"].min(), found["score"].max(), BINS + 1)
     which = np.clip(np.searchsorted(edges, found["score"], side="right") - 1, 0, BINS - 1)
     grouped = found.groupby(which)
@@ -163,10 +163,10 @@ def binned(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def correlation(found: pd.DataFrame, bins: pd.DataFrame) -> dict[str, float | int | None]:
-    """Pearson's coefficient of score and overlap in three ways, of `pairs` of one kind and their bins.
+    """Pearson's correlation of score and overlap for the `pairs` of one kind, in three ways.
 
-    Over all pairs; over the bins with at least `FEWEST` pairs, each counting once; over the test iterations, each
-    with its nearest stored one.
+    Over all pairs; over the bins with at least `FEWEST` pairs, unweighted; and over the test iterations, each with its
+    nearest stored iteration.
     """
     full, nearest = bins[bins["pairs"] >= FEWEST], found[found["nearest"]]
     return {
@@ -186,16 +186,16 @@ def correlation(found: pd.DataFrame, bins: pd.DataFrame) -> dict[str, float | in
 
 
 def theory(layers: int, experts: int) -> dict[float, int]:
-    """§4.4: which similarity is guaranteed by how many maps: 2LJ and ½·LJ·ln(LJ)."""
+    """§4.4: number of maps that guarantees a similarity: 2LJ for 0.75 and ½·LJ·ln(LJ) for 0.98."""
     total = layers * experts
     return {0.75: 2 * total, 0.98: max(1, round(total * np.log(total) / 2))}
 
 
 def coverage(test: Sample, stored: Sample, guaranteed: Mapping[float, int]) -> pd.DataFrame:
-    """How near the nearest stored map is (cosine of whole maps), for stores of so many of them.
+    """Similarity (cosine of whole maps) of the nearest stored map, by store size.
 
-    A row per size: powers of two that the sample has, and the sizes of `theory` with the similarity that it promises.
-    Stores are the first `maps` of the sample; `maps` is less than `asked_maps` where the sample has no more.
+    One row per size: powers of two up to the sample's size, and the sizes of `theory` with the guaranteed similarity.
+    A store is the first `maps` of the sample; `maps` is below `asked_maps` if the sample is smaller.
     """
     powers = [2**power for power in range(4, 31) if 2**power < min(max(guaranteed.values()), len(stored))]
     asked_maps = [(size, promised) for promised, size in guaranteed.items()]

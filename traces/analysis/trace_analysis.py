@@ -1,7 +1,6 @@
-"""What a trace tells about routing: all tables of `finemoe traces analyse`, in one pass over the requests.
+"""Compute all tables of `finemoe traces analyse` in one pass over the requests.
 
-Requests are streamed: what is held are sums, a sample of iterations for the similarities, and one request for the
-heat map.
+Requests are streamed: memory holds sums, a sample of iterations for the similarities, and one request for the heat map.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,19 +21,19 @@ from traces.analysis.similarity import Sample, Sampler, binned, correlation, cov
 from traces.format.reader import Trace, split
 from traces.format.schema import library_versions
 
-Tables = dict[str, Any]  # DataFrames; what their columns hold no type checker knows
+Tables = dict[str, Any]  # DataFrames, whose columns a type checker cannot know
 
 
 class Part(Protocol):
-    """What is told of every request."""
+    """A part of the analysis, which every request is added to."""
 
     def add(self, request: Iterations) -> None:
-        """Take a request in."""
+        """Add a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Tables by name, and what they are of."""
+    """Tables by name, and a description of the trace and the settings."""
 
     tables: Tables
     meta: dict[str, Any]
@@ -43,12 +42,12 @@ class Analysis:
 def analyse(
     trace: Trace, settings: AnalysisSettings, progress: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids
 ) -> Analysis:
-    """Read every request once; `progress` may watch their ids go by."""
+    """Analyse a trace, reading every request once; `progress` wraps the iteration over request numbers."""
     layers, experts = trace.shape.layers, trace.shape.experts
     chosen, history, tested = _requests(trace, settings)
     shown = chosen[0] if settings.request is None else settings.request
     if shown not in chosen:
-        raise FieldError("request", f"must be one of the {len(chosen)} that are analysed, value {shown}")
+        raise FieldError("request", f"must be one of the {len(chosen)} analysed requests, value {shown}")
     rng = np.random.default_rng([settings.seed, 1])
     samplers = _samplers(trace, history, tested, settings.sample, rng)
     entropies, popularity = Entropies(layers, experts), Popularity(layers, experts)
@@ -97,7 +96,7 @@ def analyse(
 
 
 def _requests(trace: Trace, settings: AnalysisSettings) -> tuple[list[int], list[int], list[int]]:
-    """Those that are analysed; of them the history and the tested ones."""
+    """The analysed requests, and their split into history and test requests."""
     chosen = trace.request_ids
     if settings.requests is not None and settings.requests < len(chosen):
         places = np.random.default_rng([settings.seed, 0]).choice(len(chosen), settings.requests, replace=False)
@@ -113,7 +112,7 @@ def _lengths(trace: Trace, ids: Iterable[int]) -> dict[int, int]:
 def _samplers(
     trace: Trace, history: Sequence[int], tested: Sequence[int], sample: int, rng: np.random.Generator
 ) -> dict[tuple[str, str], Sampler]:
-    """By phase and side. Prefills are compared with prefills only: they execute the union over a prompt."""
+    """Samplers by phase and side. Prefills are compared only with prefills: they execute the union over a prompt."""
     most = max(sample, *theory(trace.shape.layers, trace.shape.experts).values())
     skip = int(trace.meta.prefill)
     found = {
@@ -127,7 +126,7 @@ def _samplers(
 
 
 def _similarities(samples: Mapping[tuple[str, str], Sample | None], count: int) -> Tables:
-    """Pairs, bins and coefficients of each phase and kind of similarity; none without pairs."""
+    """Pairs, bins and correlations of each phase and kind of similarity; no tables without pairs."""
     all_pairs, all_bins, rows = [], [], []
     for phase in dict.fromkeys(phase for phase, _ in samples):
         test, stored = samples[phase, "test"], samples[phase, "stored"]
@@ -152,7 +151,7 @@ def _similarities(samples: Mapping[tuple[str, str], Sample | None], count: int) 
 
 
 def _coverage(samples: Mapping[tuple[str, str], Sample | None], guaranteed: Mapping[float, int]) -> Tables:
-    """Of decode iterations; none without pairs."""
+    """The coverage table of decode iterations; none without pairs."""
     test, stored = samples["decode", "test"], samples["decode", "stored"]
     if test is None or stored is None:
         return {}

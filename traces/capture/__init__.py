@@ -1,1 +1,1 @@
-"""Run a Transformers model and record what its routers say."""
+"""Run a Transformers model and record its routing."""

@@ -1,8 +1,8 @@
 """Run prompts or texts through a Transformers MoE model and record its routing as a trace.
 
-Prompts are cut into batches by their lengths alone, and each finished batch is one part on the disk. So the batches of
-an interrupted collection are those of a resumed one, and since low bits of a gate may depend on the other requests of
-its batch, whole batches are what is run again.
+Prompts are grouped into batches by their lengths only, and each finished batch is one part on disk. So a resumed
+collection has the same batches as an uninterrupted one. The low bits of a gate may depend on the other requests in its
+batch, so an interrupted batch runs again as a whole.
 """
 
 import os
@@ -36,7 +36,7 @@ _PROBE_TOKENS = 16
 
 
 def collect(settings: CollectSettings, prompts: PromptSet) -> Path:
-    """Make the trace, or go on with it where an earlier run of the same settings stopped; the trace's path."""
+    """Write the trace, or resume it if an earlier run with the same settings was interrupted; returns its path."""
     check_target(settings.target)
     model, target = settings.model, settings.target
     if model.threads is not None:
@@ -66,10 +66,10 @@ def collect(settings: CollectSettings, prompts: PromptSet) -> Path:
 def cut_into_batches(
     requests: Sequence[TokenizedPrompt], new_tokens: int, generation: Generation, *, where: object
 ) -> list[list[TokenizedPrompt]]:
-    """Requests of similar length together, so that little is padding; the longest first, to run out of memory early.
+    """Group requests of similar length, to need little padding; the longest come first, to run out of memory early.
 
-    A batch takes B × (its longest prompt or text + the new tokens) places, which `batch_tokens` limits. A request that
-    exceeds the limit alone is a `FieldError` with its line in `where`, the prompts' file.
+    `batch_tokens` limits the size of a batch, B × (its longest prompt or text + the new tokens). Raises `FieldError`,
+    with its line in `where` (the prompts' file), for a single request that exceeds the limit.
     """
     ordered = sorted(requests, key=lambda request: (-request.length, request.request))
     batches: list[list[TokenizedPrompt]] = []
@@ -82,7 +82,7 @@ def cut_into_batches(
                 line = f"{where}: line {ordered[0].prompt.line}"
                 raise FieldError(
                     "batch_tokens",
-                    f"{line}: prompt and new tokens alone are {places}, value {generation.batch_tokens}",
+                    f"{line}: prompt and new tokens are {places} tokens, value {generation.batch_tokens}",
                 )
         batches.append(ordered[:size])
         del ordered[:size]
@@ -90,7 +90,7 @@ def cut_into_batches(
 
 
 def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
-    """A `FieldError` if no layer has a router so far ahead."""
+    """Raise `FieldError` for a distance at which no layer has a router."""
     layers = len(moe_blocks(loaded.model))
     for distance in distances:
         if not 0 < distance < layers:
@@ -99,16 +99,16 @@ def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
 
 
 def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:
-    """Run a few tokens: a model that cannot be recorded says so before anything is written. Its score function."""
+    """Run a few tokens and return the score function; fails, before anything is written, if recording is impossible."""
     with torch.no_grad():
         loaded.model(input_ids=torch.tensor([tokens[:_PROBE_TOKENS]], device=loaded.device))
     recorder.take()
-    assert recorder.score is not None  # known from the first pass on
+    assert recorder.score is not None  # set by the first pass
     return "sigmoid" if recorder.score == "sigmoid" else "softmax"
 
 
 def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str, *, prompts: str) -> TraceMeta:
-    """The description of a trace that is recorded from `loaded`; `prompts` is the name of their set."""
+    """The description of a trace recorded from `loaded`; `prompts` is the name of the prompt set."""
     temperature, recording = settings.generation.temperature, settings.recording
     return TraceMeta(
         kind="captured",
@@ -129,7 +129,7 @@ def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str, *, pr
 
 
 def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, Any]:
-    """How tokens were chosen and batches cut; of what is off by default, only what was on."""
+    """How tokens were chosen and batches formed; options that are off by default appear only if on."""
     lengths, generation = settings.lengths, settings.generation
     said: dict[str, Any] = {
         "mode": generation.mode,
@@ -155,7 +155,7 @@ def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, 
 
 
 def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
-    """What must be the same, beside the meta, for a resumed run to give the same bytes; not a part of the trace."""
+    """What must be equal, besides `TraceMeta`, for a resumed run to write the same bytes; not stored in the trace."""
     return {
         "prompts": sha256_of_json([[prompt.text, prompt.source] for prompt in prompts]),
         "machine": " and ".join(sorted({_name_of(device) for device in loaded.devices})),
@@ -163,7 +163,7 @@ def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]
 
 
 def _name_of(device: torch.device) -> str:
-    """The kind of device, which its bits depend on; how many of them there are does not matter."""
+    """The kind of device, on which the bits depend; the number of devices does not matter."""
     if device.type == "cpu":
         return f"{torch.backends.cpu.get_cpu_capability()} with {torch.get_num_threads()} threads"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -176,7 +176,7 @@ def _run(
     settings: CollectSettings,
     writer: TraceWriter,
 ) -> None:
-    """Run the batches that are not on the disk yet, and put each there when it is done."""
+    """Run the batches that are not on disk yet, and write each when it is done."""
     left = {number: batch for number, batch in enumerate(batches) if number not in writer.finished}
     new = settings.generated_tokens
     planned = {number: sum(new or len(one.continuation) for one in batch) for number, batch in left.items()}
@@ -186,7 +186,7 @@ def _run(
             infos = [info_of(request, count, settings.recording) for request, count in zip(batch, counts, strict=True)]
             writer.write_part(number, infos, recorded, embeddings_of(recorded, loaded.model))
             finished(planned[number], sum(counts))
-            del recorded  # let go before the next batch begins
+            del recorded  # free the memory before the next batch
 
 
 def _record(
@@ -196,7 +196,7 @@ def _record(
     lengths: Lengths,
     generation: Generation,
 ) -> tuple[list[RecordedRequest], list[int]]:
-    """Generate for one batch, or read its texts: the recordings, and how many tokens each request got."""
+    """Generate for one batch, or read its texts; returns the recordings and the number of new tokens per request."""
     ids, sources = [request.request for request in batch], [request.prompt.source for request in batch]
     if generation.continue_text:
         read_through(loaded, batch)
@@ -212,7 +212,7 @@ def _record(
 
 
 def info_of(request: TokenizedPrompt, generated: int, recording: Recording) -> RequestInfo:
-    """The row of a request that has generated so many tokens."""
+    """The row of `requests.parquet` for a request with `generated` new tokens."""
     return RequestInfo(
         request=request.request,
         source=request.prompt.source,
@@ -224,23 +224,21 @@ def info_of(request: TokenizedPrompt, generated: int, recording: Recording) -> R
 
 
 def embeddings_of(recorded: Sequence[RecordedRequest], model: Any) -> tuple[Int, Float]:
-    """The distinct tokens `[n]` of the recordings and the embedding layer's output for them, float16 `[n, h]`.
+    """The distinct tokens `[n]` of the recordings and their embeddings, float16 `[n, h]`.
 
-    The layer is called once more, since its output for a token is the same in every pass.
+    Calls the embedding layer once more; its output for a token is the same in every pass.
     """
     distinct = np.unique(np.concatenate([one.token for one in recorded])).astype(np.int32)
     layer = model.get_input_embeddings()
     place = layer.weight.device
-    with (
-        torch.no_grad()
-    ):  # where weights are elsewhere until they are used ("meta"), a hook of accelerate takes the tokens
+    with torch.no_grad():  # offloaded weights are on "meta": a hook of accelerate then moves the tokens
         vectors = layer(torch.from_numpy(distinct).long().to("cpu" if place.type == "meta" else place))
     return distinct, vectors.to(torch.float16).cpu().numpy()
 
 
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """The same bits from the same machine. On the CPU they are for a fixed number of threads; CUDA has to be told."""
+    """Make runs bitwise reproducible on one machine: CUDA needs settings, a CPU only a fixed number of threads."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,8 +1,8 @@
-"""Record what the routers of a Transformers model say and which experts it runs, without changing a bit of its output.
+"""Record the router scores and executed experts of a Transformers model, without changing a bit of its output.
 
-Hooks on each MoE block's router give the scores of all experts; a hook before its experts gives the indices that are
-really executed, which are not always the best-scored ones (groups, bias-corrected choices). `output_router_logits` is
-not used: it fails inside `generate()` with a padded batch (`reference/field.md`).
+A hook on each MoE block's router sees the scores of all experts. A hook before its experts sees the indices that are
+executed, which are not always the highest-scored ones (expert groups, bias-corrected choices). `output_router_logits`
+is not used because it fails inside `generate()` with a padded batch.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ Keywords: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """One forward pass of a batch, on the host: `S` places per request, of which `real` are tokens and not padding."""
+    """One forward pass of a batch, on the host: `S` places per request; `real` marks those that are not padding."""
 
     real: Bool  # [B, S]
     token: Int  # [B, S] int32
@@ -37,24 +37,24 @@ class ForwardPass:
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What the hooks of the running pass have heard so far, on the device; one entry per MoE layer."""
+class _PassSoFar:
+    """What the hooks have recorded of the running pass, on the device; one entry per MoE layer."""
 
     tokens: Tensor  # [B, S]
     real: Tensor  # [B, S]
     logits: dict[int, Tensor] = field(default_factory=dict)  # [T, J]
     experts: dict[int, Tensor] = field(default_factory=dict)  # [T, K]
     weights: dict[int, Tensor] = field(default_factory=dict)  # [T, K]
-    inputs: dict[int, Tensor] = field(default_factory=dict)  # what a router saw, while a later layer needs it
+    inputs: dict[int, Tensor] = field(default_factory=dict)  # inputs of routers, kept while a later layer needs them
     lookahead: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # {(d, layer): [T, J]}
 
 
 class GateRecorder:
-    """Hooks that record every forward pass of `model` while the recorder is a context.
+    """Context manager that records every forward pass of `model` with hooks.
 
-    `lookahead` are distances d ≥ 1: router l + d is also applied to the hidden state that router l saw. `score` says
-    how the routers' outputs become probabilities; without it the first pass tells (`router_scores.py`). Memory on the
-    device is that of one pass, on the host it grows until `take()`.
+    `lookahead` are distances d ≥ 1: router l + d is also applied to the hidden state that router l received. `score` is
+    the function from router outputs to probabilities; by default the first pass determines it (`router_scores.py`).
+    Device memory holds one pass; host memory grows until `take()`.
     """
 
     def __init__(self, model: nn.Module, *, lookahead: Iterable[int] = (), score: str | None = None) -> None:
@@ -64,9 +64,9 @@ class GateRecorder:
             raise ValueError(f"lookahead distances start at 1, not {self.lookahead[0]}")
         self.score = score or DECLARED.get(getattr(getattr(model, "config", None), "model_type", ""))
         self.blocks = moe_blocks(model)
-        self._product: dict[int, torch.dtype | None] = {}  # how a layer's router is one matrix product, if it is
+        self._product: dict[int, torch.dtype | None] = {}  # layer -> result of `product_type`
         self._hooks: list[Any] = []
-        self._heard: _Heard | None = None
+        self._running: _PassSoFar | None = None
         self._passes: list[ForwardPass] = []
 
     def __enter__(self) -> Self:
@@ -86,10 +86,10 @@ class GateRecorder:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._heard = None
+        self._running = None
 
     def take(self) -> list[ForwardPass]:
-        """The passes since the last call, oldest first; the recorder forgets them."""
+        """Remove and return the passes recorded since the last call, oldest first."""
         passes, self._passes = self._passes, []
         return passes
 
@@ -99,82 +99,82 @@ class GateRecorder:
         if tokens is None or (mask is not None and mask.dim() != 2):
             raise ValueError("recording needs input_ids, and an attention mask of [batch, past + sequence] or none")
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask[:, -tokens.shape[1] :].bool()
-        self._heard = _Heard(tokens, real.to(tokens.device))
+        self._running = _PassSoFar(tokens, real.to(tokens.device))
 
     def _on_router(self, layer: int, router: nn.Module, args: Arguments, kwargs: Keywords, output: Any) -> None:
-        heard = self._heard
-        if heard is None:
+        running = self._running
+        if running is None:
             return
         block = self.blocks[layer]
-        heard.logits[layer] = router_logits(output, block)
+        running.logits[layer] = router_logits(output, block)
         if self.lookahead:
-            self._look_ahead(heard, layer, args, kwargs)
+            self._look_ahead(running, layer, args, kwargs)
 
-    def _look_ahead(self, heard: _Heard, layer: int, args: Arguments, kwargs: Keywords) -> None:
-        """Apply this layer's router to what earlier routers saw; its further arguments are those of this pass."""
+    def _look_ahead(self, running: _PassSoFar, layer: int, args: Arguments, kwargs: Keywords) -> None:
+        """Apply this layer's router to the inputs of earlier routers; other arguments stay those of this pass."""
         block = self.blocks[layer]
         name = None if args else next(iter(kwargs))
         seen: Tensor = args[0] if name is None else kwargs[name]
-        if heard.tokens.shape[1] > 1:  # at every prefill: seldom, and on many tokens
-            self._product[layer] = product_type(block.router, seen, heard.logits[layer])
+        if running.tokens.shape[1] > 1:  # only at prefills, which are rare and have many tokens
+            self._product[layer] = product_type(block.router, seen, running.logits[layer])
         product = self._product.get(layer)
         for distance in self.lookahead:
-            earlier = heard.inputs.get(layer - distance)
+            earlier = running.inputs.get(layer - distance)
             if earlier is None:
                 continue
             earlier = earlier.to(seen.device)
             if product is not None:
-                heard.lookahead[distance, layer - distance] = matrix_product(block.router, earlier, product)
+                running.lookahead[distance, layer - distance] = matrix_product(block.router, earlier, product)
                 continue
             given, named = ((earlier, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: earlier})
-            with torch.no_grad():  # `forward` and not a call: the router's hooks must not hear this
-                heard.lookahead[distance, layer - distance] = router_logits(
+            with torch.no_grad():  # `forward` instead of a call, so that the router's hooks do not run
+                running.lookahead[distance, layer - distance] = router_logits(
                     block.router.forward(*given, **named), block
                 )
-        heard.inputs[layer] = seen.detach().clone()  # a copy: blocks may overwrite their input in place
-        heard.inputs.pop(layer - self.lookahead[-1], None)
+        running.inputs[layer] = seen.detach().clone()  # a copy: blocks may overwrite their input in place
+        running.inputs.pop(layer - self.lookahead[-1], None)
 
     def _on_experts(self, layer: int, experts: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        if self._heard is None:
+        if self._running is None:
             return
         matrices = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() == 2]
         indices = [value for value in matrices if not value.is_floating_point()]
         if not indices:
             raise UserError(f"the experts of block {self.blocks[layer].name} are called without the indices to execute")
-        self._heard.experts[layer] = indices[0]
+        self._running.experts[layer] = indices[0]
         weights = [value for value in matrices if value.is_floating_point() and value.shape == indices[0].shape]
         if weights:
-            self._heard.weights[layer] = weights[-1]
+            self._running.weights[layer] = weights[-1]
 
     @torch.no_grad()
     def _end(self, model: nn.Module, args: Arguments, output: Any) -> None:
-        heard, self._heard = self._heard, None
-        if heard is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        self._check_complete(heard)
-        logits, experts = _stacked(heard.logits), _stacked(heard.experts)
+        self._check_complete(running)
+        logits, experts = _stacked(running.logits), _stacked(running.experts)
         if self.score is None:
-            self.score = fitting_score(logits, experts, _stacked(heard.weights) if heard.weights else None)
+            self.score = fitting_score(logits, experts, _stacked(running.weights) if running.weights else None)
         every, layers = [logits], range(len(self.blocks))
         for distance in self.lookahead:
-            ahead = {layer: heard.lookahead.get((distance, layer), heard.logits[0]) for layer in layers}
+            ahead = {layer: running.lookahead.get((distance, layer), running.logits[0]) for layer in layers}
             every.append(_stacked(ahead).to(logits.device))
         gates = scores(self.score, torch.stack(every, 1))
         for place, distance in enumerate(self.lookahead, start=1):
             gates[:, place, max(len(layers) - distance, 0) :] = 0  # these layers have no router so far ahead
-        self._passes.append(_on_host(heard, gates, experts, self.lookahead))
+        self._passes.append(_on_host(running, gates, experts, self.lookahead))
 
-    def _check_complete(self, heard: _Heard) -> None:
+    def _check_complete(self, running: _PassSoFar) -> None:
         for layer, block in enumerate(self.blocks):
-            if layer not in heard.logits or layer not in heard.experts:
-                what = "router" if layer not in heard.logits else "experts"
+            if layer not in running.logits or layer not in running.experts:
+                what = "router" if layer not in running.logits else "experts"
                 raise UserError(f"the forward pass did not call the {what} of block {block.name}")
 
 
 def router_logits(output: Any, block: MoeBlock) -> Tensor:
-    """`[T, J]`: the first of the router's outputs that is as wide as there are experts.
+    """`[T, J]`: the first of the router's outputs whose width is the number of experts.
 
-    Families return it alone, or with the chosen experts and their weights, and Transformers 5.17 in another order.
+    Model families return it alone, or together with the chosen experts and their weights in varying order.
     """
     for value in output if isinstance(output, tuple) else (output,):
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape[-1] == block.count:
@@ -183,9 +183,9 @@ def router_logits(output: Any, block: MoeBlock) -> Tensor:
 
 
 def product_type(router: nn.Module, seen: Tensor, logits: Tensor) -> torch.dtype | None:
-    """The type of numbers in which `logits` are, to the bit, `seen` times the router's matrix; None if in none.
+    """The data type in which `logits` equal, to the bit, `seen` times the router's matrix; None if there is none.
 
-    Looking ahead then needs that product only, and not the choice of experts that follows it in the router's forward.
+    With such a type, looking ahead needs only this product, not the choice of experts that the router does afterwards.
     """
     weight = getattr(router, "weight", None)
     if (
@@ -193,7 +193,7 @@ def product_type(router: nn.Module, seen: Tensor, logits: Tensor) -> torch.dtype
         or weight.device != seen.device
         or weight.shape != (logits.shape[-1], seen.shape[-1])
     ):
-        return None  # another kind of router, or its weights are away
+        return None  # another kind of router, or offloaded weights
     for dtype in dict.fromkeys((seen.dtype, torch.float32)):
         if weight.dtype == dtype or dtype == torch.float32:
             product = matrix_product(router, seen, dtype)
@@ -211,25 +211,25 @@ def matrix_product(router: nn.Module, seen: Tensor, dtype: torch.dtype) -> Tenso
 
 
 def _stacked(layers: dict[int, Tensor]) -> Tensor:
-    """`[T, L, …]` from a tensor per layer; a model spread over devices is gathered on the first layer's."""
+    """`[T, L, …]` from one tensor per layer; gathered on the first layer's device if the model is spread."""
     device = layers[0].device
     return torch.stack([layers[layer].to(device) for layer in range(len(layers))], 1)
 
 
-def _on_host(heard: _Heard, gates: Tensor, experts: Tensor, distances: Sequence[int]) -> ForwardPass:
-    """One copy from the device for everything: `gates` `[T, 1 + D, L, J]`, `experts` `[T, L, K]`, as 16-bit columns."""
+def _on_host(running: _PassSoFar, gates: Tensor, experts: Tensor, distances: Sequence[int]) -> ForwardPass:
+    """Copy a pass to the host in one transfer of 16-bit columns: `gates` `[T, 1 + D, L, J]`, `experts` `[T, L, K]`."""
     tokens = gates.shape[0]
     device = gates.device
     parts = [
-        heard.real.to(device, torch.int16).view(tokens, 1),
-        heard.tokens.to(device, torch.int32).reshape(tokens, 1).view(torch.int16),
+        running.real.to(device, torch.int16).view(tokens, 1),
+        running.tokens.to(device, torch.int32).reshape(tokens, 1).view(torch.int16),
         experts.to(torch.int16).flatten(1),
         gates.to(torch.float16).flatten(1).view(torch.int16),
     ]
     packed = torch.cat(parts, 1).cpu().numpy()
     edges = np.cumsum([part.shape[1] for part in parts])[:-1]
     real, token, executed, scored = (np.ascontiguousarray(part) for part in np.split(packed, edges, axis=1))
-    place = heard.tokens.shape  # (B, S)
+    place = running.tokens.shape  # (B, S)
     scored = scored.view(np.float16).reshape(*place, *gates.shape[1:])
     return ForwardPass(
         real=real.reshape(place) != 0,
@@ -245,8 +245,8 @@ def requests_of(
 ) -> list[RecordedRequest]:
     """The recordings of a batch's requests, one per row of the passes.
 
-    `generated[b]` tokens came out of request b: its first so many passes count, the rest ran on padding beside
-    unfinished neighbours. Places that are padding are dropped, and positions count without them.
+    Request b generated `generated[b]` tokens, so only that many passes count; in later passes it was padding beside
+    unfinished requests. Padding places are dropped and do not count as positions.
     """
     return [
         _request_of(passes[: generated[row]], row, request, source)
@@ -257,9 +257,9 @@ def requests_of(
 def requests_of_texts(
     whole: ForwardPass, prompts: Sequence[int], requests: Sequence[int], sources: Sequence[str]
 ) -> list[RecordedRequest]:
-    """The recordings of texts that one pass has read as a whole, one per row of the pass.
+    """The recordings of texts that one pass read as a whole, one per row of the pass.
 
-    The first `prompts[b]` tokens of row b are iteration 0, each token after them is an iteration of its own.
+    The first `prompts[b]` tokens of row b are iteration 0; each later token is an iteration of its own.
     """
     recorded = []
     for row, (prompt, request, source) in enumerate(zip(prompts, requests, sources, strict=True)):

@@ -1,4 +1,4 @@
-"""Greedy or sampled generation for a batch of prompts, in the one way in which collection and replay do it."""
+"""Greedy or sampled generation for a batch of prompts, shared by collection and replay."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from traces.prompts.prompt import Prompt
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A prompt as the model takes it; `request` is its place among the prompts.
+    """A prompt in tokens; `request` is its index among the prompts.
 
-    Of a text that is continued, `continuation` are its own tokens after the prompt, in place of generated ones.
+    When texts are continued, `continuation` has the text's own tokens after the prompt, in place of generated ones.
     """
 
     request: int
@@ -27,20 +27,20 @@ class TokenizedPrompt:
 
     @property
     def length(self) -> int:
-        """Of the prompt and its continuation, in tokens."""
+        """Tokens of the prompt and its continuation."""
         return len(self.tokens) + len(self.continuation)
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What came out of a batch: per request its new tokens up to and with the one that ended it."""
+    """Output of a batch: for each request its new tokens, including the end-of-sequence token."""
 
     tokens: list[list[int]]
-    logits: list[Tensor] | None  # if asked for: of each pass `[B, vocabulary]` float32, also of requests that had ended
+    logits: list[Tensor] | None  # on request: `[B, vocabulary]` float32 per pass, also of finished requests
 
 
 def left_padded(batch: Sequence[TokenizedPrompt], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids `[B, S]` and the mask of real tokens `[B, S]`."""
+    """Token ids `[B, S]`, padded on the left, and the mask of real tokens `[B, S]`."""
     width = max(len(request.tokens) for request in batch)
     blank = [width - len(request.tokens) for request in batch]
     tokens = [[padding] * spare + request.tokens for spare, request in zip(blank, batch, strict=True)]
@@ -49,17 +49,17 @@ def left_padded(batch: Sequence[TokenizedPrompt], padding: int, device: torch.de
 
 
 def padding_token(loaded: LoadedModel) -> int:
-    """Any token will do: what is computed for it is dropped."""
+    """The token to pad with; any will do, since its results are dropped."""
     own: int | None = loaded.tokenizer.pad_token_id
     return own if own is not None else (loaded.eos or (0,))[0]
 
 
 def generation_config(loaded: LoadedModel, *, max_new_tokens: int, exactly: bool = False) -> Any:
-    """Greedy until a token that ends a generation; ignores the checkpoint's generation config.
+    """Greedy until end of sequence; ignores the checkpoint's generation config.
 
-    `exactly`: tokens that end a generation are never chosen, so that each request generates `max_new_tokens`.
+    With `exactly`, end-of-sequence tokens are never chosen, so that each request generates `max_new_tokens`.
     """
-    config: Any = GenerationConfig  # it has no annotations
+    config: Any = GenerationConfig  # has no annotations
     return config(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -71,7 +71,7 @@ def generation_config(loaded: LoadedModel, *, max_new_tokens: int, exactly: bool
 
 
 def until_end(tokens: Sequence[int], ends: Sequence[int]) -> int:
-    """How many tokens up to and with the first that ends a generation."""
+    """Number of tokens up to and including the first one in `ends`."""
     return next((count for count, token in enumerate(tokens, start=1) if token in ends), len(tokens))
 
 
@@ -83,10 +83,10 @@ def generate(
     processors: Sequence[LogitsProcessor] = (),
     logits: bool = False,
 ) -> Generated:
-    """Generate for one batch as `config` (of `generation_config`) says, which becomes the model's own.
+    """Generate for one batch; `config` comes from `generation_config` and becomes the model's own.
 
-    `processors` change the scores from which tokens are chosen. A batch that does not fit into the memory is a
-    `UserError`.
+    `processors` change the scores from which tokens are chosen. Raises `UserError` if the batch does not fit into
+    memory.
     """
     loaded.model.generation_config = config
     tokens, mask = left_padded(batch, config.pad_token_id, loaded.device)

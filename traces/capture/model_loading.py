@@ -1,4 +1,4 @@
-"""Load a Transformers model to record: one that ships with the project, a folder, or one of the Hugging Face hub."""
+"""Load a Transformers model: one shipped with the project, a folder, or a repository of the Hugging Face hub."""
 
 import re
 import sys
@@ -30,39 +30,39 @@ DTYPES: Mapping[Dtype, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model on its device in evaluation mode, its tokenizer, and what a trace says about where they came from."""
+    """A model in evaluation mode on its device, its tokenizer, and their origin as stored in traces."""
 
     name: str
-    revision: str | None  # the hub's commit
+    revision: str | None  # commit on the hub
     model: Any
     tokenizer: Any
-    device: torch.device  # which takes the inputs
+    device: torch.device  # for the inputs
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """All that compute: more than one where a device map has spread the model."""
-        # Weights that a map leaves in the host's memory or on the disk travel to the first of these when they are used.
+        """All devices that compute: several if a device map spread the model."""
+        # Weights that a map leaves in host memory or on disk are copied to the first of these when they are used.
         return (self.device, *_accelerators(getattr(self.model, "hf_device_map", {}).values()))
 
     @property
     def config(self) -> Any:
-        """The configuration of the language model, also of one that is a part of a larger model."""
+        """The configuration of the language model, which may be a part of a larger model."""
         return self.model.config.get_text_config()
 
     @property
     def dtype(self) -> str:
-        """Type of the weights, as `float32`."""
+        """Data type of the weights, e.g. `float32`."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def context(self) -> int | None:
-        """The longest sequence that the model was made for, in tokens; None where it does not say."""
+        """Maximum sequence length in tokens; None if the model does not state it."""
         longest = getattr(self.config, "max_position_embeddings", None)
         return longest if isinstance(longest, int) else None
 
     @property
     def eos(self) -> tuple[int, ...]:
-        """The tokens that end a generation."""
+        """The end-of-sequence tokens."""
         for holder in (self.model.generation_config, self.config, self.tokenizer):
             found = getattr(holder, "eos_token_id", None)
             if found is not None:
@@ -71,7 +71,7 @@ class LoadedModel:
 
     @property
     def config_sha256(self) -> str:
-        """Hash of the configuration without what depends on the machine or the library's version."""
+        """Hash of the configuration, without the parts that depend on the machine or library version."""
         said = self.model.config.to_dict()
         return sha256_of_json({key: said[key] for key in said if key not in ("_name_or_path", "transformers_version")})
 
@@ -85,24 +85,24 @@ def load(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load `name`: a committed model (`pocket` or a twin), a folder, or a repository of the hub.
+    """Load `name`: a committed model (`pocket` or a twin), a folder, or a Hugging Face repository.
 
-    Only safetensors are read. The `dtype` "auto" is the checkpoint's own, and float32 for committed models, as
-    `traces.pocket` runs them. The `device` is a GPU if there is one and it is not given, or "auto". A `device_map` (of
-    accelerate: a `DeviceMap`, or a device per module) spreads the weights instead. Code of the repository is run only
-    with `trust_remote_code`. Whatever cannot be found or loaded is a `UserError`.
+    Only safetensors are read. The `dtype` "auto" is the checkpoint's; for committed models it is float32, as in
+    `traces.pocket`. The default `device`, also "auto", is a GPU if available. A `device_map` (of accelerate: a
+    `DeviceMap`, or a device per module) spreads the weights instead. Code from the repository runs only with
+    `trust_remote_code`. Raises `UserError` if the model cannot be found or loaded.
     """
     place = _device(device)
     source = str(model_dir(name)) if name in RECIPES else name
     local = Path(source).is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"model {source}: there is no such folder")
-    if not local and "/" not in source:  # the hub calls its models OWNER/NAME
+    if not local and "/" not in source:  # hub models are called OWNER/NAME
         raise unknown("model", source, RECIPES)
     wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    auto_model: Any = AutoModelForCausalLM  # what its annotations say changes from release to release
-    with _told_in_one_line(name), _bars_on_terminals_only():
+    auto_model: Any = AutoModelForCausalLM  # its annotations change from release to release
+    with _errors_in_one_line(name), _bars_on_terminals_only():
         if not local:
             common["revision"] = revision = _commit(source, revision)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -145,9 +145,9 @@ def _bars_on_terminals_only() -> Iterator[None]:
 
 
 def _commit(source: str, revision: str | None) -> str:
-    """The commit that `revision` (a branch, tag or commit; the default branch without one) means now.
+    """The commit that `revision` (a branch, tag or commit; default: the default branch) currently points to.
 
-    Model and tokenizer are then of the same commit, and a resumed collection notices when the branch has moved.
+    It pins model and tokenizer to the same commit, and a resumed collection notices if the branch has moved.
     """
     folder = Path(str(cached_file(source, "config.json", revision=revision or "main"))).parent
     return folder.name if _is_commit(folder.name) else (revision or "main")
@@ -158,7 +158,7 @@ def _is_commit(text: str) -> bool:
 
 
 def _accelerators(places: Iterable[Any]) -> Iterator[torch.device]:
-    """The GPUs of a device map's values, which are numbers, names and "disk"."""
+    """The GPUs among the values of a device map, which are numbers, names and "disk"."""
     for place in places:
         device = torch.device("cpu") if place == "disk" else torch.device(place)
         if device.type != "cpu":
@@ -177,11 +177,11 @@ def _device(name: str | None) -> torch.device:
 
 
 @contextmanager
-def _told_in_one_line(name: str) -> Iterator[None]:
+def _errors_in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        if "offload_folder" in str(error):  # a device map had to put a part on the disk
+        if "offload_folder" in str(error):  # a device map needed to put a part on disk
             raise UserError(f"model {name} does not fit into the memory of all devices and of the host") from error
         raise UserError(f"model {name} cannot be loaded: {_first_line(error)}") from error
 

@@ -1,7 +1,7 @@
-"""Where a Transformers model keeps its experts, found by structure, and the sizes that costs depend on.
+"""Find the MoE blocks of a Transformers model by structure, and read the sizes that costs depend on.
 
-The rule holds for every family of Transformers ≥ 5.17 whose experts are one fused module: a block owns a child
-`experts`, and beside it a router, `gate` or `router`, that the block calls first (`reference/field.md`).
+The rule works for every model family of Transformers ≥ 5.17 whose experts are one fused module: a block has a child
+`experts`, and beside it a router called `gate` or `router`, which the block calls first.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class MoeBlock:
 
 
 def moe_blocks(model: nn.Module) -> list[MoeBlock]:
-    """The `L` MoE blocks in the order of the layers; a model without them is a `UserError` that says what is missing.
+    """The `L` MoE blocks in layer order; raises `UserError` that states what is missing if there are none.
 
-    Dense layers are left out, so the first MoE layer is layer 0 of a trace whatever its place in the model.
+    Dense layers are skipped, so the first MoE layer is layer 0 of a trace wherever it is in the model.
     """
     owners = [(name, owner) for name, owner in model.named_modules() if _child(owner, "experts")]
     if not owners:
@@ -50,7 +50,7 @@ def _block(model: nn.Module, name: str, owner: nn.Module) -> MoeBlock:
 
 
 def shape_of(model: nn.Module, *, name: str) -> ModelShape:
-    """The sizes of a loaded model, read from its experts' parameters and, for the rest, its configuration."""
+    """The sizes of a loaded model, read from its experts' parameters and its configuration."""
     blocks = moe_blocks(model)
     config = _config(model)
     heads = int(config.num_attention_heads)
@@ -62,7 +62,7 @@ def shape_of(model: nn.Module, *, name: str) -> ModelShape:
         experts=blocks[0].count,
         top_k=_top_k(model, blocks[0]),
         hidden=hidden,
-        # The width of a gated expert with as many weights, whatever their layout and names.
+        # The width of a gated expert with the same number of weights, independent of their layout and names.
         expert_ffn=round(sum(value.numel() for value in weights) / (3 * hidden * blocks[0].count)),
         shared_ffn=round(_shared_weights(model, blocks[0]) / (3 * hidden)),
         attention_heads=heads,
@@ -74,7 +74,7 @@ def shape_of(model: nn.Module, *, name: str) -> ModelShape:
 
 
 def _top_k(model: nn.Module, block: MoeBlock) -> int:
-    """`K`: the router's or the block's own word first, since configurations name it in many ways."""
+    """`K`, from the router or the block if possible, since its name in configurations varies."""
     config = _config(model)
     places = [
         (block.router, "top_k"),
@@ -90,11 +90,11 @@ def _top_k(model: nn.Module, block: MoeBlock) -> int:
 
 
 def _shared_weights(model: nn.Module, block: MoeBlock) -> int:
-    """Weights of the shared experts in the layer of `block`; they may sit beside the block instead of inside it."""
+    """Number of weights of the shared experts in the layer of `block`, inside the block or beside it."""
     weights = 0
     for place in (block.name, block.name.rpartition(".")[0]):
         for key, child in model.get_submodule(place).named_children():
-            # A single matrix named "shared" is the gate that weighs the shared expert.
+            # A single matrix named "shared…" is the gate of the shared expert.
             if key.startswith("shared") and not isinstance(child, nn.Linear):
                 weights += sum(value.numel() for value in child.parameters() if value.dim() > 1)
     return weights
@@ -106,7 +106,7 @@ def _child(owner: nn.Module, name: str) -> nn.Module | None:
 
 
 def _config(model: nn.Module) -> Any:
-    """Of the language model, also where that is a part of a larger model."""
+    """The configuration of the language model, which may be a part of a larger model."""
     whole: Any = model.config
     return whole.get_text_config()
 

@@ -1,4 +1,4 @@
-"""Prompts as tokens that a model takes: with its start token or its chat template, and of a fixed length if asked."""
+"""Tokenize prompts, with the model's start token or chat template, and optionally to a fixed length."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, islice
@@ -12,9 +12,9 @@ from traces.capture.generation import TokenizedPrompt
 from traces.capture.model_loading import LoadedModel
 from traces.prompts.prompt import Prompt
 
-_MARK = "\ue000"  # a character for private use: it stands for the user's text while the template is taken apart
+_MARK = "\ue000"  # a private-use character: placeholder for the user's text while the template is split
 
-# What `prompt_tokens` does, as it is recorded beside the number.
+# Effect of `prompt_tokens`, stored in the trace beside the number.
 FIXED_LENGTH_RULE = (
     "cut at the end; a shorter prompt is continued with the text tokens of those that follow, the first after the last;"
     " start token and chat template count, and a template stays whole around the text"
@@ -28,16 +28,16 @@ def tokenized(
     *,
     where: object,
 ) -> list[TokenizedPrompt]:
-    """The prompts' tokens; one that does not fit into the model's context with what it is to generate is an error.
+    """The prompts' tokens.
 
-    With `chat_template` a prompt is the user's one turn, followed by the start of the assistant's. With `prompt_tokens`
-    each request has exactly so many tokens, by `FIXED_LENGTH_RULE`. A `UserError` names the line of `where`, the
-    prompts' file.
+    With `chat_template` a prompt becomes a single user turn, followed by the start of the assistant's turn. With
+    `prompt_tokens` each request has exactly that many tokens, by `FIXED_LENGTH_RULE`. Raises `UserError`, with the line
+    in `where` (the prompts' file), if a prompt and its new tokens exceed the model's context.
     """
     tokenizer = loaded.tokenizer
     if lengths.prompt_tokens is not None:
         every = _of_fixed_length(prompts, tokenizer, lengths.prompt_tokens, lengths.chat_template)
-    elif lengths.chat_template:  # it brings its own start token
+    elif lengths.chat_template:  # includes the start token
         every = (text_tokens(_in_template(tokenizer, prompt.text), tokenizer) for prompt in prompts)
     else:
         every = (with_start(prompt.text, tokenizer) for prompt in prompts)
@@ -51,9 +51,9 @@ def tokenized(
 
 
 def check_known(tokens: Sequence[int], loaded: LoadedModel, place: str) -> None:
-    """A `UserError` that begins with `place` if there is no token, or one that the model does not know."""
+    """Raise `UserError`, starting with `place`, if there is no token or one outside the model's vocabulary."""
     if not tokens:
-        raise UserError(f"{place}: the tokenizer makes no token of it")
+        raise UserError(f"{place}: the tokenizer returns no token for it")
     if max(tokens) >= loaded.config.vocab_size:
         raise UserError(f"{place}: the tokenizer's token {max(tokens)} is not in the model's vocabulary")
 
@@ -62,17 +62,17 @@ def _check_fit(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, plac
     longest = loaded.context
     if longest is not None and len(tokens) + new_tokens > longest:
         wanted = f"{len(tokens)} tokens and {new_tokens} new ones"
-        way = "`prompt_tokens` cuts prompts, `max_prompt_chars` leaves long ones out"
+        way = "`prompt_tokens` cuts prompts, `max_prompt_chars` skips long ones"
         raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
 def with_start(text: str, tokenizer: Any) -> list[int]:
-    """A text's tokens, with the special tokens that the tokenizer adds by itself."""
+    """Tokens of a text, with the special tokens that the tokenizer adds by default."""
     return list(tokenizer(text)["input_ids"])
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
-    """A text's tokens, without special ones."""
+    """Tokens of a text, without special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -83,13 +83,13 @@ def _in_template(tokenizer: Any, text: str) -> str:
     try:
         return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError) as error:
-        raise FieldError("chat_template", f"the template refuses a single turn of a user: {error}") from None
+        raise FieldError("chat_template", f"the template rejects a single user turn: {error}") from None
 
 
 def _of_fixed_length(
     prompts: Sequence[Prompt], tokenizer: Any, length: int, chat_template: bool
 ) -> Iterator[list[int]]:
-    """Per prompt exactly `length` tokens."""
+    """Exactly `length` tokens per prompt."""
     before, after = template_around(tokenizer) if chat_template else ([], [])
     room = length - len(before) - len(after)
     if room < 1:
@@ -97,7 +97,7 @@ def _of_fixed_length(
         raise FieldError("prompt_tokens", f"the chat template alone has {least} tokens, value {length}")
     texts = [text_tokens(prompt.text, tokenizer) for prompt in prompts]
     if not any(texts):
-        raise FieldError("prompt_tokens", f"the tokenizer makes no token of any prompt, value {length}")
+        raise FieldError("prompt_tokens", f"the tokenizer returns no token for any prompt, value {length}")
     for number, prompt in enumerate(prompts):
         first = texts[number] if chat_template else with_start(prompt.text, tokenizer)
         further = chain.from_iterable(texts[(number + step) % len(texts)] for step in count(1))
@@ -105,8 +105,8 @@ def _of_fixed_length(
 
 
 def template_around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens of the chat template before and after the user's text; a `FieldError` without such a template."""
+    """The tokens of the chat template before and after the user's text; raises `FieldError` without a template."""
     parts = _in_template(tokenizer, _MARK).split(_MARK)
     if len(parts) != 2:
-        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times, not once")
+        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times, expected once")
     return text_tokens(parts[0], tokenizer), text_tokens(parts[1], tokenizer)

@@ -1,7 +1,7 @@
-"""How a router's output becomes one number per expert that sums to 1.
+"""Convert a router's output to one score per expert, with sum 1.
 
-Families differ (softmax, or sigmoids that are then normalised), and new ones appear with every release. A router mixes
-its experts with weights that are its scores up to a common factor, so these weights tell the function.
+Model families use different functions (softmax, or normalised sigmoids), and new families appear with every release. A
+model weighs its experts in proportion to their scores, so the weights reveal the function.
 """
 
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Families whose weights are not in proportion to their scores, by `model_type`. PhiMoE mixes by a thresholded softmax
-# per chosen expert, often 1 and 1, which large sigmoids would seem to fit.
+# Families whose weights are not proportional to their scores, by `model_type`. PhiMoE uses a thresholded softmax per
+# chosen expert, often 1 and 1, which large sigmoids would seem to fit.
 DECLARED: Mapping[str, str] = {"phimoe": "softmax"}
 
-_FITS = 0.01  # greatest mean deviation of a fit; bf16 routers deviate by 0.001, a wrong function by 0.05 and more
+_FITS = 0.01  # largest mean deviation of a fit; bf16 routers deviate by 0.001, a wrong function by 0.05 or more
 
 
 def scores(name: str, output: Tensor) -> Tensor:
-    """`[…, J]` float32 that sums to 1 from a router's `output`, a float of the same shape.
+    """Scores `[…, J]` float32 with sum 1 from a router's `output`, floats of the same shape.
 
-    `name` is "softmax", "sigmoid" (divided by its sum) or "probabilities" (the router returns its softmax).
+    `name` is "softmax", "sigmoid" (divided by its sum) or "probabilities" (the router already returns its softmax).
     """
     wide = output.float()
     if name == "softmax":
@@ -32,10 +32,10 @@ def scores(name: str, output: Tensor) -> Tensor:
 
 
 def fitting_score(output: Tensor, experts: Tensor, weights: Tensor | None) -> str:
-    """The name of the score function of a model from one pass.
+    """The name of a model's score function, determined from one pass.
 
-    `output` `[T, L, J]` of the routers, `experts` `[T, L, K]` that ran and the `weights` `[T, L, K]` they were mixed
-    with. Where neither fits, or K is 1 and both do, it is softmax, the usual meaning of logits.
+    `output` `[T, L, J]` of the routers, executed `experts` `[T, L, K]` and their `weights` `[T, L, K]`. It is softmax,
+    the usual meaning of logits, if neither function fits, or if K is 1 and both do.
     """
     wide = output.float()
     if bool((wide >= 0).all()) and bool(((wide.sum(-1) - 1).abs() < 1e-2).all()):

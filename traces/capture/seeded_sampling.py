@@ -1,4 +1,4 @@
-"""Draw tokens so that a request's draws do not depend on which others share its batch."""
+"""Sample tokens so that a request's tokens do not depend on the other requests in its batch."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from typing_extensions import override
 
 
 class SeededSampling(LogitsProcessor):
-    """Sampling at a temperature with a generator of its own for each request.
+    """Sampling at a temperature, with a separate random generator for each request.
 
-    The largest of `logits / temperature + Gumbel noise` is a draw from the softmax, so a generation that is otherwise
-    greedy samples. Noise is drawn on the host, for the same draws on every device.
+    The largest of `logits / temperature + Gumbel noise` is a draw from the softmax, so greedy generation with this
+    processor samples. Noise is drawn on the host, to get the same draws on every device.
     """
 
     def __init__(self, *, temperature: float, seed: int, requests: Sequence[int]) -> None:
@@ -22,7 +22,7 @@ class SeededSampling(LogitsProcessor):
 
     @override
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """`scores` `[B, vocabulary]` of the next tokens, one row per request."""
+        # scores: [B, vocabulary], one row per request
         drawn = [torch.empty(scores.shape[1]).exponential_(generator=one) for one in self.generators]
         gumbel = -torch.stack(drawn).log()
         return scores / self.temperature + gumbel.to(scores.device)

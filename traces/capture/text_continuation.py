@@ -1,7 +1,7 @@
-"""Texts in place of generations: the first tokens of a text are the prefill, each token after them is a decode step.
+"""Record texts instead of generations: the first tokens are the prefill, each later token is a decode step.
 
-What a causal model's routers say of a token does not depend on the tokens after it. So one forward pass over a whole
-text has the routing that decoding has when each step is given the text's own token.
+In a causal model the routing of a token does not depend on later tokens. So one forward pass over a whole text gives
+the same routing as decoding it step by step with the text's own tokens.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from traces.capture.model_loading import LoadedModel
 from traces.capture.prompt_tokens import check_known, template_around, text_tokens, with_start
 from traces.prompts.prompt import Prompt
 
-# How a text is divided, as it is recorded beside the numbers.
+# How a text is divided, stored in the trace beside the numbers.
 TEXT_RULE = (
     "the first prompt_tokens of a text are its prefill, start token or the chat template's beginning of a user's turn"
     " included; each token after them is a decode step, except the last, which stands for the one that is generated"
@@ -29,12 +29,12 @@ TEXT_RULE = (
 def divided_texts(
     texts: Sequence[Prompt], loaded: LoadedModel, lengths: Lengths, *, where: object
 ) -> list[TokenizedPrompt]:
-    """The texts' tokens, each text divided into prefill and continuation by `TEXT_RULE`.
+    """Tokenize texts and divide each into prefill and continuation by `TEXT_RULE`.
 
-    With `chat_template` a text is a turn of the user that goes on to its end. A continuation has as many tokens as
-    `lengths` allow, by default all that the text has. Texts that are too short are left out, which stderr says. It is a
-    `UserError` with the line of `where`, the texts' file, if the model cannot take one of them, or if one pass would
-    not be what decoding is; and a `UserError` if all are too short.
+    With `chat_template` a text is a user turn that continues to the end. A continuation has as many tokens as `lengths`
+    allow, by default the whole text. Texts that are too short are skipped, with a note on stderr. Raises `UserError`,
+    with the line in `where` (the texts' file), if the model cannot process a text or one pass would differ from
+    decoding; also if all texts are too short.
     """
     prefill, most = lengths.prefill_tokens, lengths.most_new_tokens
     least = prefill + (most if most is not None and lengths.exactly else 1)
@@ -58,32 +58,32 @@ def divided_texts(
         requests.append(TokenizedPrompt(len(requests), text, kept[:prefill], kept[prefill:]))
     if too_short:
         line, length = max(too_short.items(), key=lambda one: one[1])
-        said = f"fewer than {least} tokens ({prefill} of the prefill, {least - prefill} more)"
+        short = f"fewer than {least} tokens (prefill {prefill}, continuation {least - prefill})"
         if not requests:
             raise UserError(
-                f"{where}: all {len(texts)} texts have {said}; the longest, in line {line}, has {length}; in a plain "
-                "file each line is a text, JSON lines can have texts of several lines"
+                f"{where}: all {len(texts)} texts have {short}; the longest, in line {line}, has {length}. In a plain "
+                "file each line is a text; JSON Lines allow texts of several lines"
             )
-        print(f"{where}: left out {len(too_short)} of {len(texts)} texts with {said}", file=sys.stderr)
+        print(f"{where}: skipped {len(too_short)} of {len(texts)} texts with {short}", file=sys.stderr)
     return requests
 
 
 def _check_length(length: int, prefill: int, loaded: LoadedModel, place: str) -> None:
-    """Whether the model can read so many tokens at once as if all after the `prefill` came one after the other."""
-    way = "`max_new_tokens` takes fewer of a text"
+    """Raise `UserError` unless one pass over `length` tokens equals a prefill followed by decoding."""
+    way = "`max_new_tokens` limits the tokens per text"
     if loaded.context is not None and length > loaded.context:
         raise UserError(f"{place}: {length} tokens exceed the model's context of {loaded.context}; {way}")
     for kind, limit in rotary_limits(loaded.config).items():
         if length > limit and (kind == "dynamic" or prefill <= limit):
             what = f"beyond {limit} tokens the model's rotary embedding ({kind}) changes with the length"
-            raise UserError(f"{place}: {what}, so one pass over {length} is not what decoding them is; {way}")
+            raise UserError(f"{place}: {what}, so one pass over {length} tokens differs from decoding them; {way}")
 
 
 def rotary_limits(config: Any) -> Mapping[str, int]:
-    """Per kind of rotary embedding that depends on the length of the sequence, the length up to which it does not.
+    """Kinds of rotary embedding in use that depend on sequence length, with the length up to which they do not.
 
-    "longrope" has two sets of frequencies, one for all shorter and one for all longer sequences; "dynamic" has others
-    for each length beyond the limit.
+    "longrope" has two sets of frequencies, for sequences below and above the limit; "dynamic" has a different set for
+    each length above the limit.
     """
     said = getattr(config, "rope_parameters", None) or {}
     every = said.values() if said and all(isinstance(one, Mapping) for one in said.values()) else [said]
@@ -97,8 +97,7 @@ def rotary_limits(config: Any) -> Mapping[str, int]:
 def read_through(loaded: LoadedModel, batch: Sequence[TokenizedPrompt]) -> None:
     """One forward pass over the texts of a batch, each without its last token.
 
-    They are padded at their ends, where no token of theirs can see it. A batch that does not fit into the memory is a
-    `UserError`.
+    Padding is at the end, where no token can attend to it. Raises `UserError` if the batch does not fit into memory.
     """
     texts = [[*text.tokens, *text.continuation][:-1] for text in batch]
     width = max(map(len, texts))
@@ -107,7 +106,7 @@ def read_through(loaded: LoadedModel, batch: Sequence[TokenizedPrompt]) -> None:
     mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=loaded.device)
     options: dict[str, Any] = {"use_cache": False}
     if "logits_to_keep" in inspect.signature(loaded.model.forward).parameters:
-        options["logits_to_keep"] = 1  # those of all tokens would take more memory than all else
+        options["logits_to_keep"] = 1  # logits of all tokens would take more memory than everything else
     try:
         with torch.no_grad():
             loaded.model(input_ids=tokens, attention_mask=mask, **options)

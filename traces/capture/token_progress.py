@@ -1,4 +1,4 @@
-"""How far a collection has come."""
+"""Progress bar of a collection."""
 
 import io
 import sys
@@ -9,16 +9,16 @@ from typing import Any
 from tqdm import tqdm
 from typing_extensions import override
 
-_LOG_PACE_S = 30.0  # between two lines where stderr is no terminal
+_LOG_PACE_S = 30.0  # between two lines if stderr is not a terminal
 
 
 @contextmanager
 def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr: the tokens that `model` generates, how many a second, the time that is left, and batches.
+    """A progress bar on stderr with the tokens that `model` generates, tokens per second, time left, and batches.
 
-    `tokens` are planned at most; `batches` are those that had been finished before, and all. The function that it
-    gives is called after each batch, with the tokens that were planned for the batch and those that came out. Where
-    stderr is no terminal the bar is a line of text every half minute.
+    `tokens` is the planned maximum; `batches` are the number already finished and the total. Call the yielded function
+    after each batch with its planned and its actual number of tokens. If stderr is not a terminal, the bar is a line of
+    text every half minute.
     """
     done, of = batches
     live = sys.stderr.isatty()
@@ -46,7 +46,7 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
             done += 1
             bar.total = expected
             bar.set_postfix_str(f"batch {done} of {of}", refresh=False)
-            bar.update(generated - counted)  # finished requests were counted along with their neighbours
+            bar.update(generated - counted)  # the hook also counted finished requests in the batch
             counted = generated
 
         hook = model.register_forward_hook(passed, with_kwargs=True)
@@ -57,7 +57,7 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
 
 
 class _Lines(io.TextIOBase):
-    """stderr as a log: each state of a bar is a line of its own, instead of being overwritten by the next."""
+    """stderr as a log: each state of the bar is written as a separate line."""
 
     @override
     def write(self, text: str) -> int:

@@ -1,1 +1,1 @@
-"""Other people's recordings in our format, a module for each."""
+"""Convert recordings of other tools to traces, one module per format."""

@@ -1,4 +1,4 @@
-"""A trace on disk of rows that were put together."""
+"""Write a trace from rows of routing."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +20,12 @@ def write_rows(
     plan: Mapping[str, Any],
     dropped: Callable[[], int] = int,
 ) -> Path:
-    """Write the trace of some rows, and say on stderr and in its notes what is not as it was recorded.
+    """Assemble rows to requests and write the trace; deviations from the recording go to stderr and to its notes.
 
-    `dropped` is asked at the end how many warm-up rows were left out.
+    `dropped` is called at the end and returns the number of warm-up rows that were dropped.
     """
     pairs = assembler.requests(rows)
-    first = next(pairs)  # tells what the trace has
+    first = next(pairs)  # determines the columns of the trace
     meta = imported(assembler.shape, target, notes, gate_complete=assembler.has["gate"], prefill=assembler.prefill)
 
     def found() -> list[str]:

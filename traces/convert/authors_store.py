@@ -1,9 +1,9 @@
-"""The expert-map store that FineMoE's authors export, as a trace to learn from: `sim run --history STORE.trace`.
+"""Convert the expert-map store of FineMoE's authors to a trace for `finemoe sim run --history STORE.trace`.
 
-Made after their public code (IntelliSys-Lab/FineMoE-EuroSys26): `export_store_data` writes `NAME~traj~C.npy`, float32
-`[C, L, J]` router probabilities, and `NAME~embed~C.npy`, float32 `[C, h]` outputs of the embedding layer, with zeros in
-the slots that are still empty; a later version writes both into one `NAME.npz`, `version` 1, arrays `maps` and
-`embeds`. The code was read; no exported file was at hand.
+The format follows their public code (IntelliSys-Lab/FineMoE-EuroSys26): `export_store_data` writes `NAME~traj~C.npy`,
+float32 `[C, L, J]` router probabilities, and `NAME~embed~C.npy`, float32 `[C, h]` outputs of the embedding layer. Empty
+slots are zero. A later version writes both into one `NAME.npz` with `version` 1 and arrays `maps` and `embeds`. This
+reader was written from the code, without an exported file to test on.
 """
 
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ from traces.convert.imported_trace import (
 )
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
-_CHUNK = 256  # entries that are looked at together
+_CHUNK = 256  # entries checked at once
 
 
 class Store:
-    """The filled and complete entries of an exported store; the maps are read as they are needed.
+    """The complete entries of an exported store; maps are read on demand.
 
-    An entry whose map is zero throughout is an empty slot; one that lacks some layers, as a map that was stored before
-    its iteration had ended, is left out and counted. What is wrong is a `TraceError` with the entry's row.
+    An entry with an all-zero map is an empty slot. An entry without some layers, such as a map stored before the end of
+    its iteration, is skipped and counted. Raises `TraceError` with the entry's row.
     """
 
     def __init__(self, maps_file: Path, embeddings_file: Path | None, shape: ModelShape) -> None:
@@ -48,23 +48,23 @@ class Store:
                 what = f"must have as many rows as {maps_file.name}, {len(self._maps)}"
                 raise TraceError.at(vectors_file, what, value=len(self._vectors))
         layers = self._layers_there()  # [C]
-        self.rows: Int = np.flatnonzero(layers == shape.layers)  # of the entries that are taken
+        self.rows: Int = np.flatnonzero(layers == shape.layers)  # of the complete entries
         self.incomplete = int(((layers > 0) & (layers < shape.layers)).sum())
         if not len(self.rows):
             most = int(layers.max(initial=0))
-            raise TraceError.at(maps_file, f"no entry has all {shape.layers} layers; the fullest has {most}")
+            raise TraceError.at(maps_file, f"no entry has all {shape.layers} layers; the most complete has {most}")
         self.tokens: Int = np.zeros(len(self.rows), np.int32)
         self.embeddings: Float | None = None  # [rows, h] float16
         if vectors_file is not None:
             self._number_vectors(vectors_file, shape)
 
     def maps(self, entry: int) -> Float:
-        """`[L, J]` float16 of an entry, by its place in `rows`."""
+        """The map `[L, J]` float16 of entry number `entry` in `rows`."""
         found: Float = np.asarray(self._maps[self.rows[entry]]).astype(np.float16)
         return found
 
     def _layers_there(self) -> Int:
-        """How many layers of each slot have something, after a look at every value."""
+        """`[C]`: number of layers present in each slot; checks every value."""
         there = []
         for first in range(0, len(self._maps), _CHUNK):
             some = np.asarray(self._maps[first : first + _CHUNK], np.float32)
@@ -81,7 +81,7 @@ class Store:
             raise TraceError.at(self._file, f"layer {at[1]} {what}", row=first + at[0], field="maps", value=values[at])
 
     def _number_vectors(self, file: Path, shape: ModelShape) -> None:
-        """Each distinct vector is a token of its own, since the store does not say which it was."""
+        """Give each distinct vector its own token number, since the store has no tokens."""
         assert self._vectors is not None
         with np.errstate(over="ignore"):
             vectors = np.asarray(self._vectors[self.rows]).astype(np.float16)
@@ -91,15 +91,15 @@ class Store:
             raise TraceError.at(file, "must be finite as float16", row=int(self.rows[row]), field="embeds")
         distinct, number = np.unique(vectors, axis=0, return_inverse=True)
         if len(distinct) > shape.vocab:
-            what = f"must have at most {shape.vocab} distinct vectors, as the vocabulary of {shape.name} has tokens"
+            what = f"must have at most {shape.vocab} distinct vectors, the vocabulary size of {shape.name}"
             raise TraceError.at(file, what, field="embeds", value=len(distinct))
         self.tokens = number.reshape(-1).astype(np.int32)
         self.embeddings = vectors
 
 
 def _array(file: Path, name: str, entry: tuple[int, ...], shape: ModelShape) -> NDArray[Any]:
-    """`[C, …]` of a `.npy`, or under its name of a `.npz`."""
-    with reading_arrays(file, "an array of numpy"):
+    """The array `[C, …]` of a `.npy`, or the array called `name` of a `.npz`."""
+    with reading_arrays(file, "a NumPy array"):
         loaded = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(loaded, np.ndarray):
             with loaded:
@@ -116,10 +116,10 @@ def _array(file: Path, name: str, entry: tuple[int, ...], shape: ModelShape) -> 
 
 
 def convert_store(file: Path, embeddings: Path | None, shape: ModelShape, target: ImportTarget) -> Path:
-    """Write a trace of one request of one iteration per entry, all of split train.
+    """Write a trace with one request of one iteration per entry, all in split train.
 
-    The executed experts are not in the store: they are taken as the top-k of the map, ties to the lower number.
-    An entry is a single token, so policies that learn from whole requests (MoE-Infinity) learn little from it.
+    The store has no executed experts; they are the top-k of the map, ties to the lower number. An entry is a single
+    token, so policies that learn from whole requests (MoE-Infinity) learn little from it.
     """
     sibling = file.with_name(file.name.replace("~traj~", "~embed~"))
     if embeddings is None and sibling != file and sibling.exists():
@@ -127,10 +127,10 @@ def convert_store(file: Path, embeddings: Path | None, shape: ModelShape, target
     store = Store(file, embeddings, shape)
     digests = {one.name: sha256_of(one) for one in (file, embeddings) if one is not None}
     notes = [f"converted from FineMoE's store {name}, SHA-256 {digest}" for name, digest in digests.items()]
-    notes += ["an entry per request", "executed experts are the top-k of the map"]
+    notes += ["one request per entry", "executed experts are the top-k of the map"]
     notes.append("tokens number the distinct embeddings" if store.embeddings is not None else "tokens are written as 0")
     if store.incomplete:
-        notes.append(f"{store.incomplete} entries without all layers were left out")
+        notes.append(f"{store.incomplete} entries without all layers were skipped")
     meta = imported(shape, target, notes, prefill=False, embedding=store.embeddings is not None)
     plan = {"convert": "store", "sha256": digests}
     return write_trace(target, meta, _pairs(store, shape, file.stem), plan=plan, total=len(store.rows))

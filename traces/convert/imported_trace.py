@@ -1,4 +1,4 @@
-"""What the converters share: the source's hash, reading its lines or arrays, and writing requests as they come."""
+"""Code shared by the converters: hash the source, read its lines or arrays, and write requests one by one."""
 
 import json
 import sys
@@ -22,11 +22,11 @@ from traces.format.writer import TraceWriter
 Pair = tuple[RequestInfo, RecordedRequest]
 
 _PART_REQUESTS = 50
-_PART_GATES = 1 << 25  # numbers of `gate` in a part, beyond which it takes no further request: 64 MiB
+_PART_GATES = 1 << 25  # values of `gate` in a part (64 MiB), after which it takes no further request
 
 
 def sha256_of(file: Path) -> str:
-    """The hash of a file; one that is not there is a `TraceError`."""
+    """SHA-256 of a file; raises `TraceError` if it is missing."""
     if not file.is_file():
         raise TraceError.at(file, "is missing")
     return file_info(file).sha256
@@ -34,19 +34,19 @@ def sha256_of(file: Path) -> str:
 
 @contextmanager
 def reading_arrays(file: Path, what: str) -> Iterator[None]:
-    """Turn what numpy says about a file that is not `what` into a `TraceError`."""
+    """Turn errors of NumPy about a file that is not `what` into a `TraceError`."""
     try:
         yield
     except UserError:
         raise
     except FileNotFoundError:
         raise TraceError.at(file, "is missing") from None
-    except Exception as error:  # a damaged archive makes numpy and zipfile raise nearly anything
+    except Exception as error:  # numpy and zipfile raise nearly anything for a damaged archive
         raise TraceError.at(file, f"is not {what}: {one_line(error)}") from None
 
 
 def imported(shape: ModelShape, target: ImportTarget, notes: Sequence[str], **known: Any) -> TraceMeta:
-    """The description of a trace that was recorded elsewhere."""
+    """The description of an imported trace; `known` are further fields of `TraceMeta`."""
     return TraceMeta(
         kind="imported",
         model=shape.name,
@@ -67,10 +67,10 @@ def write_trace(
     total: int | None = None,
     notes: Callable[[], Sequence[str]] = tuple,
 ) -> Path:
-    """Write the requests as they come, holding one part of them in memory; an interrupted run goes on where it was.
+    """Write requests one by one, with one part of them in memory; an interrupted run can be resumed.
 
-    `notes` are asked for at the end: what is known only when all has been read. After a `TraceError`, nothing is
-    left: with the mistake mended the source is another one.
+    `notes` is called at the end, for facts that are known only then. A `TraceError` removes the parts, since a
+    corrected source is a different source.
     """
     plan = {**plan, "max_requests": target.max_requests}
     if total is not None and target.max_requests is not None:
@@ -106,7 +106,7 @@ def _parts(requests: Iterable[Pair], shape: ModelShape) -> Iterator[list[Pair]]:
 
 
 def json_objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number, from 1, and content of each line of a JSONL file that is not blank; one that is no object is refused."""
+    """Number, from 1, and object of each line of a JSONL file, without blank lines; raises `TraceError`."""
     with reading(file), file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

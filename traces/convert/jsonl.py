@@ -1,12 +1,12 @@
-"""Route logs in JSON Lines as a trace: a line per token and layer, per token, or per request.
+"""Convert route logs in JSON Lines: one line per token and layer, per token, or per response.
 
-vLLM writes no such log itself. What was looked at: two public loggers patched into its `FusedMoE` layer (of 0.11.2.dev
-and 0.15.1), a header `{"type": "meta", …, "layers_logged": […], "top_k": 4}` and then per token and layer
-`{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"}`, where `token_idx` begins anew in every
-forward pass and the first pass is vLLM's profiling run; and the documentation of `--enable-return-routed-experts`
-(0.21): `prompt_routed_experts` `[prompt, L, K]` beside `choices[i].routed_experts` `[generated, L, K]`, and offline one
-array `[tokens - 1, L, K]` for both. The last generated token is never an input, so it may have no row. Of that, a line
-per response is read if its arrays are nested lists.
+vLLM itself writes no such log. The formats follow two sources. Two public loggers, patched into vLLM's `FusedMoE` layer
+(0.11.2.dev and 0.15.1), write a header `{"type": "meta", …, "layers_logged": […], "top_k": 4}` and then, per token and
+layer, `{"type": "route", "req_id", "token_idx", "layer", "topk_ids", "topk_weights"}`. There `token_idx` restarts in
+every forward pass, and the first pass is vLLM's profiling run. The documentation of `--enable-return-routed-experts`
+(0.21) describes `prompt_routed_experts` `[prompt, L, K]` beside `choices[i].routed_experts` `[generated, L, K]`, and
+offline one array `[tokens - 1, L, K]` for both; one such response per line is read if its arrays are nested lists. The
+last generated token is never an input, so it may have no row.
 """
 
 import json
@@ -27,7 +27,7 @@ from traces.convert.routing_row import ROW_PARTS, Row
 from traces.convert.row_assembly import Assembler
 from traces.format.schema import TraceError
 
-# What the parts of a row are called; the first that the first row has is taken.
+# Known keys for the parts of a row; the first key present in the first row is used.
 ALIASES: dict[str, tuple[str, ...]] = {
     "request": ("request", "request_id", "req_id", "prompt_id", "seq_id"),
     "position": ("position", "token_idx", "token_index", "token_pos"),
@@ -43,7 +43,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 class Lines:
-    """The rows of a JSONL file, streamed."""
+    """The rows of a JSONL route log, streamed."""
 
     def __init__(self, file: Path, shape: ModelShape, how: LogReading) -> None:
         self.file = file
@@ -71,10 +71,10 @@ class Lines:
                 yield row
 
     def _names(self) -> dict[str, str]:
-        """The field of each part of a row, by the first row."""
+        """The key of each part of a row, determined by the first row."""
         first = next(self._objects(), None)
         if first is None:
-            raise TraceError.at(self.file, "there is no row")
+            raise TraceError.at(self.file, "has no row")
         number, data = first
         names = {
             name: next((alias for alias in aliases if alias in data), aliases[0]) for name, aliases in ALIASES.items()
@@ -89,16 +89,16 @@ class Lines:
         return names
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and content of each line that is neither a header, nor blank, nor of a warm-up."""
+        """Number and content of each line, without headers, blank lines and warm-up rows."""
         for number, data in json_objects(self.file):
             if data.get("type") == "meta":
-                self._hold_header(number, data)
+                self._check_header(number, data)
             elif data.get("warmup") is True or any(_is(data, key, value) for key, value in self._warmup):
                 self.dropped += 1
             else:
                 yield number, data
 
-    def _hold_header(self, number: int, header: Mapping[str, Any]) -> None:
+    def _check_header(self, number: int, header: Mapping[str, Any]) -> None:
         place, shape = f"{self.file}: line {number}, field ", self.shape
         if "top_k" in header and header["top_k"] != shape.top_k:
             raise TraceError.at(f"{place}top_k", f"must be {shape.top_k} for {shape.name}", value=header["top_k"])
@@ -108,7 +108,7 @@ class Lines:
             raise TraceError.at(f"{place}layers_logged", what, value=logged)
 
     def _response(self, number: int, data: Mapping[str, Any]) -> Iterator[Row]:
-        """A row per token of a whole response: of the prompt, then of what was generated."""
+        """The rows of a whole response, one per token: first the prompt, then the generated tokens."""
         place = f"{self.file}: line {number}, field "
         choice, key = data, self.names["experts"]
         if "choices" in data:
@@ -119,7 +119,7 @@ class Lines:
         prompt, generated = data.get("prompt_routed_experts"), choice.get(key)
         for name, routed in (("prompt_routed_experts", prompt), (key, generated)):
             if routed is not None and _depth(routed) != 3:
-                what = "must be nested lists [tokens][layers][top-k]; decode text first"
+                what = "must be nested lists [tokens][layers][top-k]; decode encoded arrays first"
                 raise TraceError.at(f"{place}{name}", what)
         ids, new = data.get("prompt_token_ids") or [], choice.get("token_ids") or []
         for name, some in (("prompt_token_ids", ids), ("token_ids", new)):
@@ -150,12 +150,12 @@ def _depth(value: Any) -> int:
 
 
 def convert_jsonl(file: Path, shape: ModelShape, target: ImportTarget, how: LogReading) -> Path:
-    """Write the trace of a route log, one request of it in memory."""
+    """Convert a route log, with one request at a time in memory."""
     digest = sha256_of(file)
     lines = Lines(file, shape, how)
     plan = {"convert": "jsonl", "sha256": digest, "reading": asdict(how)}
     notes = [f"converted from {file.name}, SHA-256 {digest}"]
     if how.index == "pass":
-        notes.append("requests and prefills told by the forward passes, as of requests that ran one at a time")
+        notes.append("requests and prefills inferred from forward passes, assuming that requests ran one at a time")
     assembler = Assembler(file, shape, names=lines.names)
     return write_rows(lines, assembler, target, notes, plan, lambda: lines.dropped)

@@ -1,4 +1,4 @@
-"""Arrays of executed experts and their weights, `routing.npz`, as a trace."""
+"""Convert `routing.npz`, NumPy arrays of executed experts and their weights."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """Decode steps of many requests, one after the other: `T` tokens, `R` requests.
+    """Decode steps of `R` requests, one after the other, `T` tokens in total.
 
-    Only the executed experts' weights are known, softmax over the K executed ones.
+    `probs` are the weights of the K executed experts, their softmax; other experts have none.
     """
 
     experts: Int  # [T, L, K]
     probs: Float  # [T, L, K] float16
-    offsets: Int  # [R + 1] where each request begins
+    offsets: Int  # [R + 1] start of each request
     token: Int  # [T] input token of each step
     source: NDArray[np.str_]  # [R]
 
 
 def read_npz(file: Path, shape: ModelShape) -> Routing:
-    """The arrays of a `routing.npz`, all of them checked; what is wrong is a `TraceError` in one line."""
+    """Read and check the arrays of a `routing.npz`; raises `TraceError`."""
     arrays = _load(file)
     routing = Routing(**{name: arrays[name] for name in _ARRAYS})
     steps, requests = len(routing.experts), len(routing.offsets) - 1
@@ -59,7 +59,7 @@ def read_npz(file: Path, shape: ModelShape) -> Routing:
     return routing
 
 
-# The arrays, the kinds of number that they may hold, and that kind in words.
+# The arrays, their NumPy kinds, and these kinds in words.
 _ARRAYS: dict[str, tuple[str, str]] = {
     "experts": ("iu", "integers"),
     "probs": ("f", "float16"),
@@ -84,7 +84,7 @@ def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:
     if offsets[0] != 0 or offsets[-1] != len(routing.token):
         what = f"must run from 0 to {len(routing.token)}"
         raise TraceError.at(file, what, field="offsets", value=f"{offsets[0]} to {offsets[-1]}")
-    _refuse(file, "offsets", "must grow from row to row", np.diff(offsets, prepend=-1) <= 0, lambda at: offsets[at])
+    _refuse(file, "offsets", "must increase from row to row", np.diff(offsets, prepend=-1) <= 0, lambda at: offsets[at])
     experts, probs, token = routing.experts, routing.probs, routing.token
     outside = (token < 0) | (token >= shape.vocab)
     _refuse(file, "token", f"must be from 0 to {shape.vocab - 1}", outside, lambda at: token[at])
@@ -107,7 +107,7 @@ def _refuse(file: Path, field: str, what: str, bad: NDArray[Any], value: Callabl
 
 
 def request_of(routing: Routing, request: int, shape: ModelShape, max_tokens: int | None = None) -> RecordedRequest:
-    """One request, or its first tokens, with a gate that is zero where nothing was executed."""
+    """One request, or its first `max_tokens` tokens; its gate is zero except at executed experts."""
     start, end = (int(routing.offsets[place]) for place in (request, request + 1))
     span = slice(start, min(end, start + max_tokens) if max_tokens else end)
     experts = routing.experts[span].astype(np.int16)
@@ -118,7 +118,7 @@ def request_of(routing: Routing, request: int, shape: ModelShape, max_tokens: in
         request=request,
         source=str(routing.source[request]),
         iteration=np.arange(1, steps + 1, dtype=np.int32),
-        # The prompt's length is unknown: places count from the first recorded token.
+        # The prompt's length is unknown: positions count from the first recorded token.
         position=np.arange(steps, dtype=np.int32),
         token=routing.token[span].astype(np.int32),
         gate=gate,
@@ -127,9 +127,9 @@ def request_of(routing: Routing, request: int, shape: ModelShape, max_tokens: in
 
 
 def convert_npz(source: Path, shape: ModelShape, target: ImportTarget, *, max_tokens: int | None = None) -> Path:
-    """Write the trace from a `routing.npz`, or from the folder that holds one. Nothing is rounded.
+    """Convert a `routing.npz`, or the one in a folder, without rounding.
 
-    With `max_tokens`, only the first of each request are taken, so many at most.
+    `max_tokens` limits the tokens per request.
     """
     file = source / "routing.npz" if source.is_dir() else source
     routing = read_npz(file, shape)

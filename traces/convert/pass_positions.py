@@ -1,4 +1,4 @@
-"""Rows whose positions begin anew in every forward pass, as hooks in a serving engine count them."""
+"""Rows whose positions restart in every forward pass, as hooks in a serving engine count them."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -7,11 +7,10 @@ from traces.convert.routing_row import Row
 
 
 def by_pass(rows: Iterable[Row], skip: int, drop: Callable[[int], None]) -> Iterator[Row]:
-    """The rows with positions that count through a request, of rows whose positions begin anew in every forward pass.
+    """Convert rows whose positions restart in every forward pass to rows whose positions count through a request.
 
-    It takes for granted that requests ran one at a time: a pass of several tokens begins a request, as its prefill, and
-    passes of one token are its decode steps. The first `skip` passes are left out, and
-    `drop` told their rows.
+    Assumes that requests ran one at a time: a pass of several tokens is the prefill of a new request, and passes of one
+    token are its decode steps. The first `skip` passes are dropped; `drop` is called with the number of their rows.
     """
     number, begun, before = -1, 0, 0  # request, iteration and tokens so far
     last: Hashable = None

@@ -1,11 +1,11 @@
-"""What moe-policylang's trace recorder wrote, as a trace.
+"""Convert recordings of moe-policylang.
 
-Made after moe-policylang 1.15.0 (PyPI), `TraceRecording.save_jsonl` and `save_parquet`, read but not copied. JSONL: a
-header with `num_experts`, `top_k` and more, and per prompt, token and layer `p`, `t`, `l`, `e` (experts), `s` (the
-top-k probabilities) and, where asked for, `sm` (softmax over all), `ti` (token id) and `ph` (prefill or decode).
-Parquet has the same entries under their full names and no header. The recorder's hooks write a pass layer by layer, so
-a prefill of several tokens is told without `ph` too. Its numbers of layers are the model's own: where dense layers come
-first, `first_layer` says how many.
+The format follows `TraceRecording.save_jsonl` and `save_parquet` of moe-policylang 1.15.0 (PyPI), read but not copied.
+JSONL has a header with `num_experts`, `top_k` and more. Then follow, per prompt, token and layer, `p`, `t`, `l`, `e`
+(experts), `s` (the top-k probabilities) and optionally `sm` (softmax over all), `ti` (token id) and `ph` (prefill or
+decode). Parquet has the same entries under their full names and no header. The recorder writes a pass layer by layer,
+so a prefill of several tokens is recognised without `ph`. It uses the model's own layer numbers: if dense layers come
+first, `first_layer` is their number.
 """
 
 from collections.abc import Iterator, Mapping
@@ -47,11 +47,11 @@ PARQUET = {
     "phase": "phase",
 }
 _NEEDED = ("request", "position", "layer", "experts")
-_BATCH = 1024  # rows of a Parquet file at a time
+_BATCH = 1024  # rows of a Parquet file read at once
 
 
 def convert_policylang(file: Path, shape: ModelShape, target: ImportTarget, first_layer: int = 0) -> Path:
-    """Write the trace of a recording, one prompt of it in memory."""
+    """Convert a recording, with one prompt at a time in memory."""
     digest = sha256_of(file)
     parquet = file.suffix.lower() == ".parquet"
     names, unit = (PARQUET, "row") if parquet else (JSONL, "line")
@@ -87,7 +87,7 @@ def _jsonl(file: Path, shape: ModelShape) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows count from 0, as everywhere in Parquet."""
+    """Number and content of each row; rows count from 0, as everywhere in Parquet."""
     with reading(file), pq.ParquetFile(file, memory_map=False, pre_buffer=False) as table:
         columns = [name for name in PARQUET.values() if name in table.schema_arrow.names]
         number = 0

@@ -1,8 +1,8 @@
-"""What BigMoeOnEdge measured, as a trace: routing, applied weights, and what the engine's own cache had.
+"""Convert route traces of BigMoeOnEdge: routing, applied weights, and the state of the engine's own cache.
 
-Before the experts of the last layer llama.cpp drops all tokens of a prompt but the one whose answer is wanted, so in
-the prefill only the last token executes that layer: the others have -1 there. A turn is a request. The cache of the
-engine stays warm from turn to turn, as that of a simulation does from request to request.
+Before the experts of the last layer, llama.cpp drops all tokens of a prompt except the last one, whose output is
+needed. So in the prefill only the last token executes that layer; the others have -1 there. A turn is a request. The
+engine's cache stays warm from turn to turn, as a simulated cache does from request to request.
 """
 
 import math
@@ -20,22 +20,23 @@ from traces.convert.imported_trace import Pair, imported, sha256_of, write_trace
 from traces.convert.route_trace_file import RouteTrace, first, read_route_trace
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
 
-_WEIGHT_BYTES = 4.5 / 8  # of a weight in GGUF's 4-bit blocks, to guess sizes by
-_HEAD = 64  # numbers of an attention head, likewise
+# To estimate sizes of an unknown model:
+_WEIGHT_BYTES = 4.5 / 8  # bytes per weight in GGUF's 4-bit blocks
+_HEAD = 64  # size of an attention head
 _VOCAB = 1 << 17
 _SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 
 class Recording:
-    """The rows of a route trace put in their places; a row out of place is a `TraceError` with its line.
+    """The rows of a route trace arranged as arrays; raises `TraceError` with the line of a misplaced row.
 
-    Layers with experts are numbered from 0. `T` tokens in the order of turns and steps, `L` layers, `K` experts each.
+    `T` tokens in order of turn and step, `L` MoE layers numbered from 0, `K` executed experts each.
     """
 
     def __init__(self, file: Path, rows: RouteTrace) -> None:
         self.file = file
         self.rows = rows
-        self.layer_numbers: Int = np.unique(rows.layer)  # [L] as the file has them
+        self.layer_numbers: Int = np.unique(rows.layer)  # [L] numbers in the file
         self._check_layers()
         experts = self.experts_in_a_layer()
         if (wide := rows.slot >= experts).any():
@@ -45,7 +46,7 @@ class Recording:
         self.expert_bytes = tuple(map(self._expert_bytes, self.layer_numbers.tolist()))
         self._order_tokens()
         place = self.token_of, np.searchsorted(self.layer_numbers, rows.layer), rows.slot
-        self.line = self._placed(place)  # [T, L, K], 0 where there is no row
+        self.line = self._placed(place)  # [T, L, K] line of each row, 0 without a row
         self._check_complete()
         size = self.line.shape
         executed = rows.dropped == 0
@@ -58,34 +59,34 @@ class Recording:
         self._check_experts()
 
     def experts_in_a_layer(self) -> int:
-        """J: by the comments, else the largest number that a row has, plus 1."""
+        """J, from the comments, or else the largest expert number in a row plus 1."""
         return self.rows.preamble.sizes.get("n_expert", int(self.rows.expert.max()) + 1)
 
     def error(self, row: int, what: str, field: str, value: object = None) -> TraceError:
-        """The mistake in a row."""
+        """The error for a row."""
         return TraceError.at(f"{self.file}: line {self.rows.line[row]}, field {field}", what, value=value)
 
     def _check_layers(self) -> None:
-        """Each layer whose experts have a size has rows."""
+        """Check that every layer with an expert size has rows."""
         silent = {layer for layer, size in self.rows.preamble.expert_bytes.items() if size} - {
             int(layer) for layer in self.layer_numbers
         }
         if silent:
-            what = "no row has this layer, whose experts a comment describes"
+            what = "no row has this layer, but a comment gives its expert size"
             raise TraceError.at(f"{self.file}, field layer", what, value=min(silent))
 
     def _expert_bytes(self, layer: int) -> int:
-        """By the comments, else the most that a row of the layer has read."""
+        """Size of an expert of the layer, from the comments, or else the largest read in a row."""
         rows = self.rows
         own = rows.layer == layer
         size = rows.preamble.expert_bytes.get(layer) or int(rows.expert_bytes[own].max())
         if not size:
-            what = f"neither a comment nor a row says how large an expert of layer {layer} is"
+            what = f"neither a comment nor a row gives the size of an expert of layer {layer}"
             raise self.error(first(own), what, "expert_bytes")
         return size
 
     def _order_tokens(self) -> None:
-        """Number the tokens; the steps of each turn must follow one another."""
+        """Number the tokens, and check that the steps of each turn are consecutive."""
         rows = self.rows
         tokens, at, self.token_of = np.unique(
             np.stack([rows.turn, rows.phase, rows.step]), axis=1, return_index=True, return_inverse=True
@@ -120,7 +121,7 @@ class Recording:
         return line
 
     def _check_complete(self) -> None:
-        """Every layer of every token has all slots, except a prompt's last layer, where the last token is enough."""
+        """Check that every token has all layers and slots; in a prompt's last layer the last token is enough."""
         there = self.line > 0
         wanted: Bool = np.ones(there.shape[:2], bool)
         for turn in self.turns:
@@ -140,7 +141,7 @@ class Recording:
             raise TraceError.at(f"{self.file}: line {last}, field {field}", what)
 
     def _check_experts(self) -> None:
-        """An expert is chosen once, and one at least is not dropped."""
+        """Check that no expert is repeated for a token and layer, and that at least one is not dropped."""
         order = np.argsort(self.experts, axis=2, kind="stable")
         ordered = np.take_along_axis(self.experts, order, axis=2)
         same: Bool = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)
@@ -156,14 +157,14 @@ class Recording:
             raise TraceError.at(f"{self.file}: line {line}, field dropped", "all experts of a token were dropped")
 
     def shares(self) -> tuple[Float, list[str]]:
-        """`[T, L, K]` float16 weights of the executed experts, which sum to 1, and what was done to make them so."""
+        """Weights of the executed experts, `[T, L, K]` float16 with sum 1, and notes on how they were adjusted."""
         executed: Bool = np.greater_equal(self.experts, 0)
         weights, notes = self.weights, []
         unknown: Bool = np.any(np.isnan(weights), axis=2)
         if unknown.any():
             weights = np.where(unknown[:, :, None], executed, weights)
             notes.append(f"{int(unknown.sum())} layers of tokens have no weights: every executed expert has 1/K")
-        weights = np.maximum(weights, executed * float(_SMALLEST))  # rounding must not lose an expert
+        weights = np.maximum(weights, executed * float(_SMALLEST))  # an executed expert must not round to 0
         totals = weights.sum(axis=2, keepdims=True)
         off = (np.abs(totals[:, :, 0] - 1) > GATE_SUM_TOLERANCE / 2) & executed.any(axis=2)
         if rescaled := int((off & ~unknown).sum()):
@@ -172,7 +173,7 @@ class Recording:
         return np.maximum(shares.astype(np.float16), executed * _SMALLEST).astype(np.float16), notes
 
     def notes(self) -> list[str]:
-        """What is not as it was recorded."""
+        """Notes on deviations from the recording."""
         rows, notes = self.rows, ["token ids were not recorded and are written as 0"]
         if not (self.line[:, -1] > 0).all():
             notes.append("of a prompt the last layer executes the last token only, the others have -1 there")
@@ -212,10 +213,10 @@ class Recording:
 
 
 def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShape, list[str]]:
-    """The traced model with the file's own layers, experts, top-k and bytes, and what was guessed.
+    """The traced model with layers, experts, top-k and expert bytes of the file, and notes on estimates.
 
-    The file does not say how wide the model is. A model that is not named gets an attention layer and experts of as
-    many bytes as there are, at 4.5 bits a weight, so that computing takes about as long, and a vocabulary of 2^17.
+    The file does not state the model's width. For an unnamed model, attention and experts get sizes that match the
+    bytes in the file at 4.5 bits per weight, so that compute times are about right, and a vocabulary of 2^17.
     """
     preamble, sizes = recording.rows.preamble, recording.expert_bytes
     layers, experts, mean = len(sizes), recording.experts_in_a_layer(), sum(sizes) / len(sizes)
@@ -254,7 +255,7 @@ def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShap
 
 
 def convert_route_trace(file: Path, asked: PerhapsTracedModel, target: ImportTarget) -> Path:
-    """Write the trace of a recording, all of it in memory."""
+    """Convert a route trace, with all of it in memory."""
     digest = sha256_of(file)
     recording = Recording(file, read_route_trace(file))
     shape, guessed = shape_of(recording, asked)

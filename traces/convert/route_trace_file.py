@@ -1,17 +1,17 @@
-"""The file that BigMoeOnEdge writes with `--route-trace`: comments with sizes, then a row per routed expert.
+"""Read the file that BigMoeOnEdge writes with `--route-trace`: comments with sizes, then one row per routed expert.
 
-Made after docs/telemetry.md and `route_trace.cpp` of Helldez/BigMoeOnEdge, and a file of it:
+The format follows docs/telemetry.md and `route_trace.cpp` of Helldez/BigMoeOnEdge, and one of its files:
 
     # route_trace v1
     # model=PATH arch=NAME n_layer=N n_expert=N n_expert_used=N
     # layer=N expert_bytes=N dense_bytes=N
     turn,phase,step,layer,slot,expert,weight,residency,expert_bytes,dropped
 
-Columns are found by their name, and later versions of the engine may append some. `phase` is 0 in the prefill and 1 in
-decode, `step` the token's place in its context, `slot` its rank by the router, `weight` what was applied (`nan` where
-the engine could not see it), `residency` 0 for a miss, 1 for a hit and 2 for the first hit of a prefetch,
-`expert_bytes` what this row read from flash, and `dropped` 1 where the engine left the expert out instead of reading
-it. Layers without experts are numbered but have no row.
+Columns are identified by name; later versions of the engine may append columns. `phase` is 0 in the prefill and 1 in
+decode. `step` is the token's position in its context. `slot` is the expert's rank by the router. `weight` is the weight
+applied, `nan` if the engine could not see it. `residency` is 0 for a miss, 1 for a hit and 2 for the first hit after a
+prefetch. `expert_bytes` is the number of bytes that this row read from flash. `dropped` is 1 if the engine skipped the
+expert instead of reading it. Layers without experts are numbered but have no rows.
 """
 
 import math
@@ -34,14 +34,14 @@ _SIZES = ("n_layer", "n_expert", "n_expert_used")
 _NEEDED = ("phase", "step", "layer", "slot", "expert")
 _RESIDENCY = {"0": 0, "miss": 0, "false": 0, "1": 1, "hit": 1, "true": 1, "2": 2}
 _LARGEST = 2**31 - 1
-_MOST_EXPERTS = 2**15 - 1  # that a trace can have in a layer
+_MOST_EXPERTS = 2**15 - 1  # per layer of a trace
 
 
 @dataclass(slots=True)
 class Preamble:
-    """What the comments say; None or nothing where they do not."""
+    """The content of the comments; None or empty if absent."""
 
-    model: str | None = None  # the file's name, without folder and ending
+    model: str | None = None  # the model's file name, without folder and ending
     sizes: dict[str, int] = field(default_factory=dict)  # of `n_layer`, `n_expert`, `n_expert_used`
     expert_bytes: dict[int, int] = field(default_factory=dict)  # by layer
     dense_bytes: dict[int, int] = field(default_factory=dict)
@@ -49,24 +49,24 @@ class Preamble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTrace:
-    """The rows, as columns of `N` numbers, in the order of the file."""
+    """The rows as columns of length `N`, in the order of the file."""
 
     preamble: Preamble
-    line: Int  # where each row stands, from 1
+    line: Int  # line number of each row, from 1
     turn: Int
     phase: Int
     step: Int
     layer: Int
     slot: Int
     expert: Int
-    weight: Float  # NaN where it is not known
+    weight: Float  # NaN if unknown
     residency: Int  # 0, 1 or 2
     expert_bytes: Int
     dropped: Int
 
 
 def read_route_trace(file: Path) -> RouteTrace:
-    """The file, each value checked by itself; what is wrong is a `TraceError` with file, line, field and value."""
+    """Read the file and check each value; raises `TraceError` with file, line, field and value."""
     preamble, header = Preamble(), None
     rows: list[tuple[Any, ...]] = []
     ended = True
@@ -80,9 +80,9 @@ def read_route_trace(file: Path) -> RouteTrace:
                 header = _Header(text, place, preamble)
             elif text:
                 assert header is not None
-                rows.append((number, *header.row(text, place if ended else f"{place}, which has no end")))
+                rows.append((number, *header.row(text, place if ended else f"{place} (incomplete)")))
     if header is None or not rows:
-        raise TraceError.at(file, "there is no row of a route trace")
+        raise TraceError.at(file, "has no row of a route trace")
     columns = dict(zip(("line", *_COLUMNS), map(np.array, zip(*rows, strict=True)), strict=True))
     return RouteTrace(preamble=preamble, **columns)
 
@@ -130,7 +130,7 @@ def _residency(text: str, name: str, place: str) -> int:
 
 
 class _Header:
-    """Which column is what, and how the values of a row are read."""
+    """The header of the rows: finds the columns and reads the values of a row."""
 
     def __init__(self, text: str, place: str, preamble: Preamble) -> None:
         self._preamble = preamble
@@ -142,7 +142,7 @@ class _Header:
                 raise TraceError.at(f"{place}, field {wanted}", "is missing: no column has this name", value=repr(text))
         for name in names:
             if names.count(name) > 1:
-                raise TraceError.at(f"{place}, field {name}", "is there twice")
+                raise TraceError.at(f"{place}, field {name}", "occurs twice")
 
     def row(self, text: str, place: str) -> tuple[Any, ...]:
         """The values of the columns, in the order of `_COLUMNS`."""
@@ -160,7 +160,7 @@ class _Header:
         return tuple(found.values())
 
     def _agree(self, row: Mapping[str, Any], place: str) -> None:
-        """What the values of one row, and the comments, have to do with each other."""
+        """Check the values of a row against each other and against the comments."""
         sizes = self._preamble.sizes
         for name, size in (("layer", "n_layer"), ("expert", "n_expert"), ("slot", "n_expert_used")):
             if size in sizes and row[name] >= sizes[size]:
@@ -168,7 +168,7 @@ class _Header:
                 raise TraceError.at(f"{place}, field {name}", what, value=row[name])
         read, largest = row["expert_bytes"], self._preamble.expert_bytes.get(row["layer"])
         if read and row["residency"]:
-            raise TraceError.at(f"{place}, field expert_bytes", "must be 0 where the expert was there", value=read)
+            raise TraceError.at(f"{place}, field expert_bytes", "must be 0 for an expert in the cache", value=read)
         if largest is not None and read > largest:
             what = f"must be at most {largest}, the size of an expert of layer {row['layer']}"
             raise TraceError.at(f"{place}, field expert_bytes", what, value=read)
@@ -178,7 +178,9 @@ def _up_to(largest: int) -> Callable[[str, str, str], int]:
     return lambda text, name, place: _whole(text, name, place, largest=largest)
 
 
-_COLUMNS: dict[str, tuple[Callable[[str, str, str], float], float]] = {  # how each is read, and what it is if absent
+_COLUMNS: dict[
+    str, tuple[Callable[[str, str, str], float], float]
+] = {  # reader of each column, and its value if absent
     "turn": (_up_to(_LARGEST), 0),
     "phase": (_up_to(1), 0),
     "step": (_up_to(_LARGEST), 0),
@@ -193,5 +195,5 @@ _COLUMNS: dict[str, tuple[Callable[[str, str, str], float], float]] = {  # how e
 
 
 def first(bad: NDArray[np.bool_]) -> int:
-    """The place of the first that is bad."""
+    """Index of the first True in `bad`."""
     return int(np.flatnonzero(bad)[0])

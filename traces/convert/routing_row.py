@@ -1,25 +1,25 @@
-"""A row of routing, as logs have it: a token and a layer, or a token and all of them."""
+"""A row of a routing log: one token in one layer, or in all layers."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-# The parts of a row, under the names that errors give them unless the source has its own.
+# The parts of a row; error messages use these names unless the source has its own.
 ROW_PARTS = ("request", "position", "iteration", "phase", "layer", "experts", "weights", "gate", "token", "source")
 
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """What one row says: of one layer, or, with `layer` None, of all of them; None is what it does not say."""
+    """The content of one row: one layer, or all layers if `layer` is None. Absent parts are None."""
 
-    line: int  # where it stands in its file
+    line: int  # line number in the file
     request: Hashable = None
     position: Any = None
     iteration: Any = None  # 0 is the prefill
     phase: Any = None  # "prefill" or "decode"
     layer: Any = None
-    experts: Any  # [K], or [L][K] of all layers
-    weights: Any = None  # as experts
-    gate: Any = None  # [J] or [L][J]: what the router said of all experts
+    experts: Any  # [K], or [L][K] for all layers
+    weights: Any = None  # like experts
+    gate: Any = None  # [J] or [L][J]: scores of all experts
     token: Any = None
     source: Any = None

@@ -1,4 +1,4 @@
-"""Rows of routing, a token and a layer each, put together into requests; a row out of place is refused."""
+"""Assemble rows of routing, each for one token and layer, to requests; misplaced rows raise an error."""
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _SMALLEST = np.finfo(np.float16).smallest_subnormal
 
 @dataclass(slots=True)
 class _Token:
-    """The rows of one token so far: an entry per layer in each list."""
+    """The rows of one token so far; one entry per layer in each list."""
 
     first: Row
     forward_pass: int
@@ -31,52 +31,52 @@ class _Token:
 
 
 class Assembler:
-    """Makes requests of rows that come request by request, one of them in memory.
+    """Assembles requests from rows sorted by request, with one request in memory.
 
-    The layers of a token come in order, 0 to L - 1, and the tokens of a request by position. The tokens of a forward
-    pass may come one after the other or layer by layer, as hooks of a router write them. Where rows have neither
-    iteration nor phase, tokens that come layer by layer are known to belong to one pass, others are a pass each; if
-    the first request begins with a pass of several tokens, the first pass of every request is its prefill. What is
-    wrong is a `TraceError` with file, line (`unit`), field and value.
+    The layers of a token must come in order, 0 to L - 1, and the tokens of a request by position. The tokens of a
+    forward pass may come one after the other, or layer by layer, as hooks of a router write them. If rows have neither
+    iteration nor phase, tokens that come layer by layer belong to one pass, and any other token is a pass by itself. If
+    the first request starts with a pass of several tokens, the first pass of every request is its prefill. Raises
+    `TraceError` with file, line (`unit`), field and value.
 
-    Weights, or the gates where there are some, are kept if as float16 they sum to 1 within the format's tolerance;
-    others, such as the probabilities of the top-k alone, are divided by their sum and counted. Without either, the
-    executed experts get 1/K each.
+    Weights (or gates, if present) are kept if they sum to 1 as float16 within the format's tolerance. Others, such as
+    the probabilities of only the top-k, are divided by their sum and counted. Without both, the executed experts get
+    1/K each.
     """
 
     def __init__(self, file: Path, shape: ModelShape, *, names: Mapping[str, str] | None = None, unit: str = "line"):
         self.file = file
         self.shape = shape
-        self.prefill = False  # known once the first request is complete
-        self.has: dict[str, bool] = {}  # which of `_OPTIONAL` the rows have; known from the first one on
+        self.prefill = False  # set when the first request is complete
+        self.has: dict[str, bool] = {}  # presence of each part in `_OPTIONAL`; set by the first row
         self.rescaled = 0
         self._names = {name: name for name in ROW_PARTS} | dict(names or {})
         self._unit = unit
         self._requests = 0
 
     def requests(self, rows: Iterable[Row]) -> Iterator[Pair]:
-        """The requests of the rows, numbered in their order; one whose rows come back later is refused."""
+        """The requests of the rows, numbered in order; raises `TraceError` if rows of a request are not adjacent."""
         tokens: list[_Token] = []
         seen: set[Hashable] = set()
         for row in rows:
-            self._hold_alike(row)
+            self._check_parts(row)
             if not isinstance(row.request, str | int | None):
-                raise self.error(row.line, "must be a text or a whole number", "request", repr(row.request)[:60])
+                raise self.error(row.line, "must be a string or a whole number", "request", repr(row.request)[:60])
             if not tokens or row.request != tokens[0].first.request:
                 if tokens:
                     yield self._finish(tokens)
                 if row.request in seen:
-                    what = "comes back after another request; sort the file by request, each in its own order"
+                    what = "returns after another request; sort the file by request, keeping the order within each"
                     raise self.error(row.line, what, "request", row.request)
                 seen.add(row.request)
                 tokens = []
             self._add(tokens, row)
         if not tokens:
-            raise TraceError.at(self.file, "there is no request")
+            raise TraceError.at(self.file, "has no request")
         yield self._finish(tokens)
 
     def notes(self) -> list[str]:
-        """What is not as it was recorded, for the trace's notes."""
+        """Notes on deviations from the recording."""
         notes = []
         if not (self.has["weights"] or self.has["gate"]):
             notes.append("no weights were recorded: every executed expert has 1/K")
@@ -87,17 +87,17 @@ class Assembler:
         if not self.has["position"]:
             notes.append("positions were not recorded and count from the first token")
         if not (self.prefill or self.has["iteration"] or self.has["phase"]):
-            notes.append("nothing tells a prefill: every token is taken for a decode step")
+            notes.append("the recording does not mark a prefill: every token counts as a decode step")
         return notes
 
     def error(self, line: int, what: str, name: str, value: object = None) -> TraceError:
-        """The mistake in a line, under the source's own name of the field."""
+        """The error for a line, with the source's own name of the field."""
         return TraceError.at(f"{self.file}: {self._unit} {line}, field {self._names[name]}", what, value=value)
 
-    # ---- one row after the other -------------------------------------------------------------------------------------
+    # ---- row by row --------------------------------------------------------------------------------------------------
 
-    def _hold_alike(self, row: Row) -> None:
-        """What the file's first row has, every row must have, and no other."""
+    def _check_parts(self, row: Row) -> None:
+        """Check that every row has the same parts as the first row."""
         if not self.has:
             self.has = {name: getattr(row, name) is not None for name in _OPTIONAL}
         for name, has in self.has.items():
@@ -115,13 +115,15 @@ class Assembler:
             if layer < len(token.lines):
                 what = f"repeats a layer of this token, which is in {self._unit} {token.lines[layer]}"
                 if layer == row.position == 0:
-                    what += "; if positions begin anew in every forward pass, set index to pass"
+                    what += "; if positions restart in every forward pass, set index to pass"
             else:
                 what = f"must be {len(token.lines)}, the next layer of this token"
             raise self.error(row.line, what, "layer", layer)
         for name in ("iteration", "phase", "token"):
             if getattr(row, name) != getattr(token.first, name):
-                what = f"must be {getattr(token.first, name)!r} as in {self._unit} {token.first.line}: the same token"
+                what = (
+                    f"must be {getattr(token.first, name)!r}, as in {self._unit} {token.first.line} of the same token"
+                )
                 raise self.error(row.line, what, name, repr(getattr(row, name)))
         layers = self.shape.layers if row.layer is None else None
         for name, width, into in (
@@ -143,7 +145,7 @@ class Assembler:
         return values
 
     def _token_of(self, tokens: list[_Token], row: Row, layer: int) -> _Token:
-        """The token that the row is of: one that is there, or, in its turn, a new one."""
+        """The token that the row belongs to: an existing one, or a new one if it is next."""
         last = tokens[-1] if tokens else None
         complete = last is None or len(last.lines) == self.shape.layers
         if row.position is None:
@@ -159,28 +161,30 @@ class Assembler:
             raise self.error(row.line, f"must be {wanted}, the next one", "position", row.position)
         if layer:
             raise self.error(row.line, "must be 0, the first layer of a new token", "layer", layer)
-        # A new token: after all others are complete, or as one more in the first layer of the same pass.
+        # A new token may come when all others are complete, or in the first layer of the same pass.
         if not complete and len(tokens[-1].lines) > 1:
-            what = f"a new token, but the one before has only {len(tokens[-1].lines)} of {self.shape.layers} layers"
+            what = (
+                f"starts a new token, but the last one has only {len(tokens[-1].lines)} of {self.shape.layers} layers"
+            )
             raise self.error(row.line, what, "position", row.position)
         if complete:
-            self._hold_complete(tokens)
+            self._check_complete(tokens)
         number = last.forward_pass + complete if last else 0
         tokens.append(_Token(row, number))
         return tokens[-1]
 
-    def _hold_complete(self, tokens: list[_Token]) -> None:
+    def _check_complete(self, tokens: list[_Token]) -> None:
         for token in reversed(tokens):
             if len(token.lines) < self.shape.layers:
                 what = f"this token has no layer {len(token.lines)}"
                 raise self.error(token.lines[-1], what, "layer", len(token.lines) - 1)
             if token.forward_pass < tokens[-1].forward_pass:
-                return  # earlier passes have been looked at
+                return  # earlier passes have been checked
 
     # ---- a whole request ---------------------------------------------------------------------------------------------
 
     def _finish(self, tokens: list[_Token]) -> Pair:
-        self._hold_complete(tokens)
+        self._check_complete(tokens)
         first, shape = tokens[0].first, self.shape
         lines = np.array([token.lines for token in tokens])  # [N, L]
         iteration = self._iterations(tokens)
@@ -217,7 +221,7 @@ class Assembler:
         return info, recorded
 
     def _iterations(self, tokens: list[_Token]) -> Int:
-        """`[N]` int32, from 0 with a prefill, else from 1."""
+        """Iterations `[N]` int32, from 0 with a prefill, else from 1."""
         rows = [token.first for token in tokens]
         if self.has["iteration"]:
             name, found = "iteration", [row.iteration for row in rows]
@@ -229,7 +233,7 @@ class Assembler:
                 step = 0 if row.phase == "prefill" and step == 0 else step + 1
                 found.append(step)
                 if row.phase == "prefill" and step:
-                    raise self.error(row.line, "a prefill after a decode step", "phase", repr(row.phase))
+                    raise self.error(row.line, "must not be prefill after a decode step", "phase", repr(row.phase))
         else:
             name, passes = "position", [token.forward_pass for token in tokens]
             prefill = self.prefill if self._requests else passes.count(0) > 1
@@ -241,10 +245,10 @@ class Assembler:
             if type(number) is not int:
                 raise self.error(row.line, "must be a whole number", name, repr(number))
             if before is None and number != first:
-                what = f"a request must begin at iteration {first}{', as the first one did' * (self._requests > 0)}"
+                what = f"a request must start at iteration {first}{', as the first one does' * (self._requests > 0)}"
                 raise self.error(row.line, what, name, number)
             if before is not None and number == before and number > 0:
-                raise self.error(row.line, "a decode step has one token, this is another", name, number)
+                raise self.error(row.line, "a decode step must have one token; this is the second", name, number)
             if before is not None and number not in (before, before + 1):
                 raise self.error(row.line, f"must follow iteration {before}", name, number)
         return np.array(found, np.int32)
@@ -258,15 +262,15 @@ class Assembler:
         return np.array([row.token for row in rows], np.int32)
 
     def _weights(self, tokens: list[_Token], lines: Int) -> Float:
-        """`[N, L, K]` float16 of the executed experts, each positive."""
+        """Positive weights of the executed experts, `[N, L, K]` float16."""
         if not self.has["weights"]:
             return np.full((*lines.shape, self.shape.top_k), 1 / self.shape.top_k, np.float16)
         weights = self._array([token.weights for token in tokens], "weights", "iuf", lines)
         self._refuse(~(weights > 0), lines, "weights", "must be positive", weights)
-        return np.maximum(self._shares(weights, "weights", lines), _SMALLEST)  # rounding must not lose an expert
+        return np.maximum(self._shares(weights, "weights", lines), _SMALLEST)  # an executed expert must not round to 0
 
     def _shares(self, values: NDArray[Any], name: str, lines: Int) -> Float:
-        """`[N, L, …]` float16 that sum to 1: as they are if they do, else divided by their sum."""
+        """`values` `[N, L, …]` as float16 with sum 1: unchanged if they have it, else divided by their sum."""
         values = values.astype(np.float64)
         self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and not negative", values)
         totals = values.sum(axis=2, keepdims=True)
@@ -277,7 +281,7 @@ class Assembler:
         return shares
 
     def _array(self, cells: list[Any], name: str, kinds: str, lines: Int) -> NDArray[Any]:
-        """`[N, L, …]` numbers of these kinds; anything else is told with its line."""
+        """Array `[N, L, …]` of numbers of these kinds; raises `TraceError` with the line for anything else."""
         try:
             array = np.array(cells)
         except (ValueError, OverflowError):
@@ -292,7 +296,7 @@ class Assembler:
         raise self.error(int(lines[0, 0]), what, name)
 
     def _refuse(self, bad: NDArray[np.bool_], lines: Int, name: str, what: str, values: NDArray[Any]) -> None:
-        """Tell the first of the `bad` places, `[N, L]` or `[N, L, …]`."""
+        """Raise `TraceError` for the first of the `bad` places, `[N, L]` or `[N, L, …]`."""
         if bad.any():
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             value = values[at].item() if len(at) == values.ndim else values[at[:2]].tolist()

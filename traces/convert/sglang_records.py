@@ -1,10 +1,10 @@
-"""What SGLang's expert distribution recorder dumps: `expert_distribution_recorder_*.pt`.
+"""Read the dumps of SGLang's expert distribution recorder, `expert_distribution_recorder_*.pt`.
 
-Made after `python/sglang/srt/eplb/expert_distribution.py` of sgl-project/sglang (with modes stat, stat_approx, per_pass
-and per_token); the code was read, no dumped file was at hand. Modes stat and stat_approx dump `logical_count`
-`[steps, layers, experts]`, summed over all ranks, in a buffer of which unused steps are 0. The others dump, for each
-rank, `records` of forward passes with `global_physical_count` `[layers, physical experts]` of that rank's tokens, and
-`last_physical_to_logical_map` of the same shape. None of them says which request a token belonged to.
+The format follows `python/sglang/srt/eplb/expert_distribution.py` of sgl-project/sglang (modes stat, stat_approx,
+per_pass and per_token); this reader was written from the code, without a dump to test on. Modes stat and stat_approx
+dump `logical_count` `[steps, layers, experts]`, summed over all ranks; unused steps of the buffer are 0. The others
+dump, for each rank, `records` of forward passes with `global_physical_count` `[layers, physical experts]` of that
+rank's tokens, and `last_physical_to_logical_map` of the same shape. No mode stores the request of a token.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ from traces.format.schema import TraceError
 
 
 def read_pt(file: Path) -> Int:
-    """`[steps, layers, experts]` or `[layers, experts]` counts, by logical experts. Nothing in the file is executed."""
+    """Counts of logical experts, `[steps, layers, experts]` or `[layers, experts]`; runs no code from the file."""
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly anything on a file that is not its own
+    except Exception as error:  # torch raises nearly anything for a foreign file
         raise TraceError.at(file, f"cannot be read: {one_line(error)}") from None
     if isinstance(data, torch.Tensor):
         return data.numpy()
@@ -31,12 +31,12 @@ def read_pt(file: Path) -> Int:
         return counts
     if isinstance(data, dict) and "records" in data and "last_physical_to_logical_map" in data:
         return _logical(file, data)
-    held = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
-    raise TraceError.at(file, f"has neither logical_count nor records; it has {held}")
+    content = ", ".join(map(str, data)) if isinstance(data, dict) else type(data).__name__
+    raise TraceError.at(file, f"has neither logical_count nor records; it has {content}")
 
 
 def _logical(file: Path, data: dict[str, Any]) -> Int:
-    """The physical experts' counts of all records, added up for the logical experts that they are copies of."""
+    """The counts of all records, summed over the physical copies of each logical expert."""
     try:
         mapping = data["last_physical_to_logical_map"].numpy()  # [layers, physical]
         physical = sum(record["global_physical_count"].numpy().astype(np.int64) for record in data["records"])

@@ -1,1 +1,1 @@
-"""What a trace is: its files, how they are written, read and checked."""
+"""The trace format: its files, and how they are written, read and checked."""

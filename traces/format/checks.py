@@ -15,15 +15,15 @@ from traces.format.storage import file_info, open_parquet, read_group
 
 
 def check(path: Path | str) -> list[str]:
-    """Everything that is wrong with a trace, a line each that names file, row, field and value; empty when it is whole.
+    """List everything that is wrong with a trace, one line per problem with file, row, field and value.
 
-    The rows are looked at even where a hash differs, since they tell what was changed. Memory holds one request.
+    Rows are checked even if a hash differs, to show what was changed. Memory holds one request at a time.
     """
     return list(problems(Path(path)))
 
 
 def problems(path: Path) -> Iterator[str]:
-    """The problems as they are found."""
+    """Yield the problems as they are found."""
     try:
         meta, claimed = read_meta(path)
     except TraceError as error:
@@ -44,7 +44,7 @@ def problems(path: Path) -> Iterator[str]:
 
 
 def outcome(path: Path) -> str:
-    """What is said of a trace in which nothing is wrong: kind, sizes and hash."""
+    """The line to print for a trace without problems: kind, sizes and hash."""
     meta = read_meta(path)[0]
     tokens = open_parquet(path / TOKENS, meta.schemas[TOKENS]).metadata
     size = f"{tokens.num_row_groups} requests, {tokens.num_rows} rows"
@@ -60,7 +60,7 @@ def _hashes(path: Path, meta: TraceMeta) -> Iterator[str]:
     for name in meta.schemas:
         if name not in meta.files:
             yield str(TraceError.at(path / META, "is missing", field=f"files.{name}"))
-        elif (path / name).is_file():  # a missing one is told by whoever reads it
+        elif (path / name).is_file():  # a missing file is reported when it is read
             found = file_info(path / name)
             if found != meta.files[name]:
                 what = f"is not the file that {META} describes ({found.bytes} bytes): its SHA-256 differs"
@@ -69,7 +69,7 @@ def _hashes(path: Path, meta: TraceMeta) -> Iterator[str]:
 
 def _strangers(path: Path, meta: TraceMeta) -> Iterator[str]:
     for name in sorted(meta.files.keys() - meta.schemas.keys()):
-        yield str(TraceError.at(path / META, "is no file of such a trace", field=f"files.{name}"))
+        yield str(TraceError.at(path / META, "does not belong to such a trace", field=f"files.{name}"))
     for name in sorted({file.name for file in path.glob("*.parquet")} - meta.schemas.keys()):
         yield str(TraceError.at(path / name, f"is not described in {META}"))
 
@@ -100,12 +100,12 @@ def _tokens(path: Path, meta: TraceMeta) -> Iterator[str]:
 def _group(
     tokens: Any, group: int, file: Path, info: RequestInfo | None, meta: TraceMeta, known: Int | None
 ) -> Iterator[Fault]:
-    """What is wrong with one row group: the rows of one request."""
+    """The faults of one row group, that is the rows of one request."""
     table = read_group(tokens, group, file)
     if table.num_rows == 0:
         return
     owner, iteration = token_table.array_of(table, "request"), token_table.array_of(table, "iteration")
-    if info is None:  # requests.parquet is unreadable: take the rows at their word, to look at the rest of them
+    if info is None:  # requests.parquet is unreadable: take the counts from the rows, to check everything else
         count = int(iteration[-1]) - meta.first_iteration + 1
         info = RequestInfo(request=int(owner[0]), source="", output_tokens=count)
     yield from faults.owner_faults(owner, info.request)
@@ -116,7 +116,7 @@ def _group(
 
 
 def _unreadable(tokens: Any, group: int, file: Path, meta: TraceMeta, span: range, error: TraceError) -> str:
-    """The line for a row group that cannot be read, with the column at fault."""
+    """The line for a row group that cannot be read; names the broken column."""
     for column in meta.columns[TOKENS]:
         try:
             read_group(tokens, group, file, [column])
@@ -136,7 +136,7 @@ def _believed_infos(path: Path, meta: TraceMeta) -> Sequence[RequestInfo] | None
     try:
         return read_infos(path / REQUESTS, meta)
     except TraceError:
-        return None  # told elsewhere
+        return None  # reported by `_requests`
 
 
 def _known_tokens(path: Path, meta: TraceMeta) -> Int | None:
@@ -145,7 +145,7 @@ def _known_tokens(path: Path, meta: TraceMeta) -> Int | None:
     try:
         return np.unique(read_embeddings(path / EMBEDDINGS, meta)[0])
     except TraceError:
-        return None  # told elsewhere
+        return None  # reported by `_embeddings`
 
 
 def _lines(file: Path, found: Iterator[Fault], first_row: int = 0) -> Iterator[str]:

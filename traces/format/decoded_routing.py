@@ -1,9 +1,8 @@
-"""The rows of a whole trace as arrays, for readers that come back to it: Parquet is decoded and checked once.
+"""The rows of a whole trace as arrays, so that a trace that is read several times is decoded and checked only once.
 
-The arrays, by name: `iteration`, `position` and `token` `[rows]` int32, `gate` `[rows, L, J]` float16, `experts`
-`[rows, L, K]` int16, for each distance d of the trace `lookahead_d` like the gate, `residency` `[rows, L, K]` int8 if
-it has that, and if it has embeddings their table: `embedding_token` `[n]` int32 and `embedding_vector` `[n, h]`
-float16. Requests are in the trace's order.
+The arrays: `iteration`, `position` and `token` `[rows]` int32; `gate` `[rows, L, J]` float16; `experts` `[rows, L, K]`
+int16; `lookahead_d` like the gate, for each lookahead distance d; `residency` `[rows, L, K]` int8 if recorded; with
+embeddings also `embedding_token` `[n]` int32 and `embedding_vector` `[n, h]` float16. Requests are in trace order.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def columns(meta: TraceMeta) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape of a row, and type, of each array that has the rows of all requests."""
+    """Shape of one row and data type, for each array with one entry per row."""
     shape = meta.shape
     slots = (shape.layers, shape.top_k)
     return {
@@ -32,12 +31,12 @@ def columns(meta: TraceMeta) -> dict[str, tuple[tuple[int, ...], type]]:
 
 
 def row_bytes(meta: TraceMeta) -> int:
-    """Bytes of a row in all arrays together."""
+    """Bytes per row, summed over all arrays."""
     return sum(int(np.prod(size)) * np.dtype(kind).itemsize for size, kind in columns(meta).values())
 
 
 def fill(arrays: Arrays, rows: slice, recorded: RecordedRequest) -> None:
-    """Put the rows of a request into their place."""
+    """Copy the rows of a request into `rows` of the arrays."""
     for name in ("iteration", "position", "token", "gate", "experts"):
         arrays[name][rows] = getattr(recorded, name)
     if recorded.residency is not None:
@@ -47,7 +46,7 @@ def fill(arrays: Arrays, rows: slice, recorded: RecordedRequest) -> None:
 
 
 def recorded_in(arrays: Arrays, rows: slice, info: RequestInfo, meta: TraceMeta) -> RecordedRequest:
-    """The rows of a request as views, without embeddings."""
+    """The rows of a request as views of the arrays, without embeddings."""
     return RecordedRequest(
         request=info.request,
         source=info.source,

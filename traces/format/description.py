@@ -1,4 +1,4 @@
-"""What is in a trace, to read."""
+"""Summary of a trace, as JSON and as a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ _DESCRIPTIVE = (
 
 
 def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
-    """The same for people, and `more` lines of names and values."""
+    """The summary as a table, with `more` rows of name and value at the end."""
     found, shape = summary(trace), trace.shape
     sources = list(found["sources"].items())
     shown = ", ".join(f"{name} ({count})" for name, count in sources[:8])
@@ -107,13 +107,13 @@ def _engine(hits: dict[str, Any] | None) -> str | None:
 
 
 def _expert_size(shape: ModelShape) -> str:
-    """One, or the range where layers differ."""
+    """Size of an expert, or the range if layers differ."""
     least, most = min(shape.layer_expert_bytes), max(shape.layer_expert_bytes)
     return _megabytes(most) if least == most else f"{_megabytes(least).removesuffix(' MB')} to {_megabytes(most)}"
 
 
 def _short(value: Any) -> Any:
-    """A number per layer is too much for a line."""
+    """The value; a list of five or more numbers as its range, since one number per layer does not fit on a line."""
     if not isinstance(value, list) or len(value) < 5:
         return value
     return f"{min(value)} … {max(value)} ({len(value)} values)"

@@ -1,4 +1,4 @@
-"""What may be wrong with the rows of a trace."""
+"""The rules for the rows of a trace, each a generator of faults."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from traces.format.schema import EMBEDDINGS, GATE_SUM_TOLERANCE, LARGEST, REQUES
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong with the rows of a request."""
+    """A broken rule in the rows of a request."""
 
-    row: int  # the first row that has it, counted from the request's own first
+    row: int  # first affected row, counted from the request's first row
     field: str
     what: str
     value: object
-    rows: int = 1  # how many rows have it
+    rows: int = 1  # number of affected rows
 
 
 def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta) -> Iterator[Fault]:
-    """Everything that is wrong with the rows of a request; nothing when they may be trusted."""
+    """All faults in the rows of a request."""
     wrong_shape = list(shape_faults(recorded, meta))
     yield from wrong_shape
     if wrong_shape:
@@ -33,8 +33,8 @@ def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta
     yield from token_faults(recorded.token, meta.shape)
     yield from expert_faults(recorded.experts, meta)
     yield from idle_faults(recorded, meta)
-    passed_by: Bool | None = None if meta.all_executed else np.all(recorded.experts < 0, axis=2)
-    yield from gate_faults(recorded.gate, "gate", meta.shape, passed_by=passed_by)
+    skipped: Bool | None = None if meta.all_executed else np.all(recorded.experts < 0, axis=2)
+    yield from gate_faults(recorded.gate, "gate", meta.shape, skipped=skipped)
     for distance, gate in recorded.lookahead.items():
         yield from gate_faults(gate, f"lookahead_{distance}", meta.shape, distance)
     if not meta.gate_complete:
@@ -46,7 +46,7 @@ def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta
 
 
 def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
-    """Arrays whose size or type is not the meta's."""
+    """Arrays whose shape or type differs from `meta`."""
     shape = meta.shape
     rows = len(recorded.iteration)
     if rows == 0:
@@ -78,7 +78,7 @@ def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
 
 
 def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator[Fault]:
-    """Iterations start where the meta says, follow each other, and decode one token each; counts agree with `info`."""
+    """Iterations start at `meta.first_iteration`, are consecutive, and decode one token each; counts match `info`."""
     first = meta.first_iteration
     if iteration[0] != first:
         yield Fault(row=0, field="iteration", what=f"must start at {first}", value=iteration[0])
@@ -99,21 +99,21 @@ def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator
 
 
 def position_faults(position: Int) -> Iterator[Fault]:
-    """Positions grow from row to row, from 0 or above."""
+    """Positions are not negative and increase from row to row."""
     yield from _report(position < 0, "position", "must not be negative", position)
     yield from _report(position > LARGEST, "position", "must fit into int32", position)
-    yield from _report(_behind(position), "position", "must grow from row to row", position)
+    yield from _report(_behind(position), "position", "must increase from row to row", position)
 
 
 def token_faults(token: Int, shape: ModelShape) -> Iterator[Fault]:
-    """Tokens are in the vocabulary."""
+    """Tokens are within the vocabulary."""
     yield from _report((token < 0) | (token >= shape.vocab), "token", f"must be from 0 to {shape.vocab - 1}", token)
 
 
 def expert_faults(experts: Int, meta: TraceMeta) -> Iterator[Fault]:
-    """`[N, L, K]`: below J and distinct within a token's layer."""
+    """`experts` `[N, L, K]` are below J and distinct within each token and layer."""
     shape, least = meta.shape, 0 if meta.all_executed else -1
-    # Three quarters of the time of a read would go into masks that are nearly always empty; ask for extremes first.
+    # Check the extremes first: masks are nearly always empty, and computing them would take 3/4 of the reading time.
     if experts.min() < least or experts.max() >= shape.experts:
         bad = (experts < least) | (experts >= shape.experts)
         what = f"must be from {least} to {shape.experts - 1}"
@@ -124,44 +124,44 @@ def expert_faults(experts: Int, meta: TraceMeta) -> Iterator[Fault]:
 
 
 def idle_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
-    """Every token executes an expert in the first layer, and every iteration one in every layer."""
+    """Every token executes an expert in the first layer; every iteration executes an expert in every layer."""
     if meta.all_executed:
         return
     idle: Bool = np.all(recorded.experts < 0, axis=2)  # [N, L]
     what = "must execute an expert in the first layer"
     yield from _report(idle[:, :1], "experts", what, lambda at: recorded.experts[at].tolist())
     starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1))
-    passed_by = np.zeros_like(idle)
-    passed_by[starts] = np.logical_and.reduceat(idle, starts, axis=0)
+    skipped = np.zeros_like(idle)
+    skipped[starts] = np.logical_and.reduceat(idle, starts, axis=0)
     what = "must be executed by a token of the iteration"
-    yield from _report(passed_by, "experts", what, lambda at: recorded.experts[at].tolist())
+    yield from _report(skipped, "experts", what, lambda at: recorded.experts[at].tolist())
 
 
 def residency_faults(residency: Int, experts: Int) -> Iterator[Fault]:
-    """`[N, L, K]`: 0, 1 or 2 of an executed expert, -1 of others."""
+    """`residency` `[N, L, K]` is 0, 1 or 2 for executed experts and -1 for others."""
     bad = np.where(experts < 0, residency != -1, (residency < 0) | (residency > 2))
-    what = "must be 0, 1 or 2 of an executed expert and -1 elsewhere"
+    what = "must be 0, 1 or 2 for an executed expert and -1 elsewhere"
     yield from _report(bad.any(2), "residency", what, lambda at: residency[at].tolist())
 
 
 def gate_faults(
-    gate: Float, field: str, shape: ModelShape, distance: int = 0, *, passed_by: Bool | None = None
+    gate: Float, field: str, shape: ModelShape, distance: int = 0, *, skipped: Bool | None = None
 ) -> Iterator[Fault]:
-    """`[N, L, J]`: distributions over experts; zero in layers whose target lies beyond the last.
+    """`gate` `[N, L, J]` holds distributions over experts; zero in layers whose target lies beyond the last layer.
 
-    Where a layer was `passed_by` `[N, L]` it may be zero too.
+    It may also be zero where a token skipped a layer, `skipped` `[N, L]`.
     """
     known, beyond = gate[:, : shape.layers - distance], gate[:, shape.layers - distance :]
     sums = known.sum(axis=2, dtype=np.float32)
-    # Written so that NaN and infinity fail it too.
+    # Negated, so that NaN and infinity count as off.
     off = ~(np.abs(sums - 1.0) <= GATE_SUM_TOLERANCE)
-    if passed_by is not None:
-        off &= ~(passed_by & (sums == 0))
+    if skipped is not None:
+        off &= ~(skipped & (sums == 0))
     if off.any():
         broken = ~np.isfinite(sums) & off
         yield from _report(broken, field, "must be finite", lambda at: known[at][~np.isfinite(known[at])][0])
         yield from _report(off & ~broken, field, f"must sum to 1 within {GATE_SUM_TOLERANCE}", lambda at: sums[at])
-    # The sign bit makes the integer with the same bits negative; comparing halves is ten times slower.
+    # A set sign bit makes the int16 with the same bits negative; comparing float16 is ten times slower.
     if known.size and known.view(np.int16).min() < 0:
         negative = known < 0
         yield from _report(negative.any(2), field, "must not be negative", lambda at: known[at].min())
@@ -172,7 +172,7 @@ def gate_faults(
 
 
 def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Fault]:
-    """A gate that is known at the executed experts only is positive there and zero elsewhere."""
+    """A gate that is known only at the executed experts is positive there and zero elsewhere."""
     inside = np.clip(experts, 0, shape.experts - 1).astype(np.int64)
     weights = np.where(experts < 0, np.float16(0), np.take_along_axis(gate, inside, axis=2))
     bare = ((weights == 0) & (experts >= 0)).any(2)
@@ -182,19 +182,19 @@ def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Faul
 
 
 def vector_faults(vectors: Float, field: str) -> Iterator[Fault]:
-    """`[N, h]`: finite."""
+    """`vectors` `[N, h]` are finite."""
     bad = ~np.isfinite(vectors)
     yield from _report(bad.any(1), field, "must be finite", lambda at: vectors[at][bad[at]][0])
 
 
 def info_faults(infos: Sequence[RequestInfo]) -> Iterator[Fault]:
-    """What is wrong with the table of requests."""
+    """Faults in the table of requests."""
     if not infos:
         yield Fault(row=0, field="request", what="there is no request", value=None)
     last = -1
     for row, info in enumerate(infos):
         if info.request <= last:
-            yield Fault(row=row, field="request", what="must not be negative and grow", value=info.request)
+            yield Fault(row=row, field="request", what="must not be negative, and must increase", value=info.request)
         last = info.request
         if info.request > LARGEST:
             yield Fault(row=row, field="request", what="must fit into int32", value=info.request)
@@ -208,14 +208,14 @@ def info_faults(infos: Sequence[RequestInfo]) -> Iterator[Fault]:
 
 
 def group_faults(groups: Sequence[int], infos: Sequence[RequestInfo], meta: TraceMeta) -> Iterator[Fault]:
-    """Each request must have one row group with as many rows as its numbers of tokens say."""
+    """Each request has one row group, whose rows match its token counts."""
     if len(groups) != len(infos):
         what = f"must have one row group for each of the {len(infos)} requests"
         yield Fault(row=0, field="request", what=what, value=len(groups))
         return
     row = 0
     for count, info in zip(groups, infos, strict=True):
-        # The prefill is an iteration and computes the whole prompt.
+        # The prefill is one iteration and computes the whole prompt.
         prompt = info.prompt_tokens if meta.prefill else 1
         if prompt is not None and count != prompt + info.output_tokens - 1:
             what = f"request {info.request} must have {prompt + info.output_tokens - 1} rows, as {REQUESTS} says"
@@ -224,21 +224,21 @@ def group_faults(groups: Sequence[int], infos: Sequence[RequestInfo], meta: Trac
 
 
 def owner_faults(owner: Int, request: int) -> Iterator[Fault]:
-    """All rows of a request's row group must be its own."""
+    """All rows of a row group belong to the same request."""
     for row in np.flatnonzero(owner != request)[:1]:
         yield Fault(row=int(row), field="request", what=f"must be {request}", value=owner[row])
 
 
 def embedding_faults(token: Int, vector: Float, meta: TraceMeta) -> Iterator[Fault]:
-    """What is wrong with the table of embeddings."""
+    """Faults in the table of embeddings."""
     yield from token_faults(token, meta.shape)
     for row in np.flatnonzero(np.diff(token) <= 0)[:1]:
-        yield Fault(row=int(row) + 1, field="token", what="must grow from row to row", value=token[row + 1])
+        yield Fault(row=int(row) + 1, field="token", what="must increase from row to row", value=token[row + 1])
     yield from vector_faults(vector, "vector")
 
 
 def missing_faults(token: Int, known: Int) -> Iterator[Fault]:
-    """Every token must have an embedding."""
+    """Every token has an embedding."""
     missing = np.flatnonzero(~np.isin(token, known))
     if missing.size:
         what, row = f"has no row in {EMBEDDINGS}", int(missing[0])
@@ -252,7 +252,7 @@ def _behind(position: Int) -> Bool:
 
 
 def _report(bad: ArrayLike, field: str, what: str, value: Int | Callable[[Any], object]) -> Iterator[Fault]:
-    """The first of the `bad` places, `[N]` or `[N, L]`, and how many rows have one."""
+    """A fault for the first of the `bad` places, `[N]` or `[N, L]`, with the number of bad rows."""
     bad = np.asarray(bad)
     if not bad.any():
         return

@@ -1,8 +1,8 @@
-"""How every table and picture says what kind of trace it was made from: one place decides, so that none forgets.
+"""Labels that tell in every table and figure what kind of trace it was made from.
 
-Synthetic and fitted traces are labelled in capitals; the kinds are `schema.KINDS`. So are traces unlike text: where a
-`warning` is given, `traces.analysis.naturalness` has found in what they are. A captured trace also says where the
-tokens of its decode steps come from: `generation["mode"]` is `greedy`, `sampled` or `text`.
+Synthetic and fitted traces are labelled in capitals; the kinds are `schema.KINDS`. Traces unlike natural text get the
+label REPETITIVE and a `warning` from `traces.analysis.naturalness`. Captured traces also state how the tokens of their
+decode steps were chosen: `generation["mode"]` is `greedy`, `sampled` or `text`.
 """
 
 import textwrap
@@ -11,11 +11,11 @@ from typing import Any
 
 _CAPITALS = {"synthetic": "SYNTHETIC", "fitted": "FITTED"}
 _EXPLAINED = {
-    "synthetic": "SYNTHETIC: drawn, not recorded",
-    "fitted": "FITTED: recorded rows, put together anew at other lengths",
+    "synthetic": "SYNTHETIC: generated, not recorded",
+    "fitted": "FITTED: recorded rows, recombined to other lengths",
 }
 _TOKENS = {
-    "greedy": "generated greedily: always the likeliest",
+    "greedy": "generated greedily",
     "sampled": "sampled at temperature {temperature}",
     "text": "the texts' own; nothing was generated",
 }
@@ -23,30 +23,30 @@ _REPETITIVE = "REPETITIVE"
 
 
 def label(kind: str, warning: str | None = None) -> str:
-    """One word: `captured`, `imported`, `SYNTHETIC` or `FITTED`; a second one if there is a warning."""
+    """`captured`, `imported`, `SYNTHETIC` or `FITTED`, followed by `REPETITIVE` if there is a warning."""
     return ", ".join([_CAPITALS.get(kind, kind), *[_REPETITIVE] * bool(warning)])
 
 
 def explained(kind: str) -> str:
-    """The word, and what it means where that matters."""
+    """The label of a kind; for synthetic and fitted traces with an explanation."""
     return _EXPLAINED.get(kind, kind)
 
 
 def tokens(generation: Mapping[str, Any]) -> str | None:
-    """Where the tokens of the decode steps come from; None if the trace does not say."""
+    """How the tokens of the decode steps were chosen; None if the trace does not state it."""
     said = _TOKENS.get(generation.get("mode", ""))
     return said and said.format_map(generation)
 
 
 def routing(kind: str, model: str, warning: str | None = None) -> str:
-    """Whose routing it is."""
+    """Description of the routing: the trace's label and its model."""
     return f"{label(kind, warning)} routing " + ("in the shape of " if kind == "synthetic" else "of ") + model
 
 
 def caution(warning: str | None, *, name: str | None = None, width: int = 100) -> list[str]:
-    """Lines below the heading of a table or picture: in what the trace of that name is unlike text; none if it is not.
+    """Lines for below the heading of a table or figure that explain the warning; no lines without one.
 
-    No line has more than `width` characters.
+    Lines have at most `width` characters; `name` is the trace's name, where several are shown.
     """
     if not warning:
         return []

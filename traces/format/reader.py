@@ -1,4 +1,4 @@
-"""Reading a trace: streaming, and never a broken row."""
+"""Read a trace, one request at a time, and check every row that is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,9 +23,9 @@ from traces.format.storage import file_info, open_parquet, read_group, read_json
 class Trace:
     """A trace on disk, opened with `Trace.open`.
 
-    Only the description and the table of requests are held in memory, and the table of embeddings from its first
-    use; requests are read one at a time. It may be sent to other processes, which open it anew. With the arrays of
-    `decoded`, its rows come from these and the files are not read again.
+    Memory holds only the description, the table of requests and, once used, the table of embeddings; requests are read
+    one at a time. A trace can be pickled: other processes reopen it. After `with_decoded`, rows come from the given
+    arrays instead of the files.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Trace:
 
     @classmethod
     def open(cls, path: Path | str) -> "Trace":
-        """The trace at `path`; `TraceError` when anything that can be seen without reading the tokens is wrong."""
+        """Open the trace at `path`; raises `TraceError` for any mistake visible without reading the tokens."""
         path = Path(path)
         meta, claimed = read_meta(path)
         check_own_hash(path, meta, claimed)
@@ -72,16 +72,16 @@ class Trace:
         return len(self.infos)
 
     def without_embeddings(self) -> "Trace":
-        """The same requests, read without embeddings."""
+        """The same trace, read without embeddings."""
         meta = replace(self.meta, embedding=False)
         return Trace(self.path, meta, list(self.infos.values()), self._tokens, self._decoded)
 
     def with_decoded(self, arrays: decoded_routing.Arrays) -> "Trace":
-        """The same trace, its rows read from the arrays that `decoded` gave; they may be read-only."""
+        """The same trace, with rows taken from the arrays that `decoded` returned; they may be read-only."""
         return Trace(self.path, self.meta, list(self.infos.values()), self._tokens, arrays)
 
     def decoded(self) -> decoded_routing.Arrays:
-        """All rows as arrays, see `decoded_routing`; `TraceError` names the first that is broken."""
+        """All rows as arrays, see `decoded_routing`; raises `TraceError` at the first broken row."""
         rows = int(self._first_row[-1])
         columns = decoded_routing.columns(self.meta)
         arrays: dict[str, Any] = {name: np.empty((rows, *size), kind) for name, (size, kind) in columns.items()}
@@ -93,33 +93,33 @@ class Trace:
 
     @property
     def decoded_bytes(self) -> int:
-        """How large the rows are as arrays, without the table of embeddings."""
+        """Size of the `decoded` arrays in bytes, without the table of embeddings."""
         return int(self._first_row[-1]) * decoded_routing.row_bytes(self.meta)
 
     @property
     def digest(self) -> str:
-        """The hash of the trace, for results to cite."""
+        """SHA-256 of the trace, which results cite."""
         return self.meta.digest
 
     @property
     def request_ids(self) -> list[int]:
-        """All requests, in the trace's order."""
+        """Numbers of all requests, in the trace's order."""
         return list(self.infos)
 
     @property
     def requests(self) -> pd.DataFrame:
-        """A row per request with the columns of `requests.parquet`."""
+        """The table of requests, with the columns of `requests.parquet`."""
         frame = pd.DataFrame([vars(info) for info in self.infos.values()], columns=self.meta.columns[REQUESTS])
         return frame.astype(
             {"request": "int32", "prompt_tokens": "Int32", "output_tokens": "int32", "arrival_s": "float64"}
         )
 
     def rows_of(self, request: int) -> int:
-        """How many rows, that is tokens of forward passes, a request has."""
+        """Number of rows (tokens in forward passes) of a request."""
         return int(np.diff(self._first_row)[self._group_of(request)])
 
     def positions(self, request: int) -> int:
-        """How long the sequence of a request becomes; no other column is read."""
+        """Final sequence length of a request in tokens; reads only the positions."""
         if self._decoded is not None:
             return int(self._decoded["position"][self._rows(request)].max()) + 1
         position = token_table.array_of(self._read(request, ["request", "position"]), "position")
@@ -127,24 +127,24 @@ class Trace:
         return int(position.max()) + 1
 
     def read(self, request: int) -> RecordedRequest:
-        """All rows of one request; `TraceError` names the first that is broken."""
+        """All rows of one request; raises `TraceError` at the first broken row."""
         info = self._info(request)
         if self._decoded is None:
             recorded = token_table.from_table(self._read(request), info, self.meta)
             self._raise(request, faults.request_faults(recorded, info, self.meta))
-        else:  # they were looked at when they were decoded
+        else:  # checked when they were decoded
             recorded = decoded_routing.recorded_in(self._decoded, self._rows(request), info, self.meta)
         if not self.meta.embedding:
             return recorded
         return replace(recorded, embedding=self._embed(request, recorded.token))
 
     def iter(self, requests: Sequence[int] | None = None) -> Iterator[RecordedRequest]:
-        """The requests one after the other, by default all."""
+        """Read requests one after the other, by default all."""
         for request in self.request_ids if requests is None else requests:
             yield self.read(request)
 
     def demands(self, request: int) -> Bool:
-        """`[iterations, L, J]`: which experts each recorded iteration executes, in order; the gates are not read."""
+        """`[iterations, L, J]`: experts that each recorded iteration executes, in order; does not read the gates."""
         info, shape = self._info(request), self.shape
         if self._decoded is None:
             table = self._read(request, ["request", "iteration", "experts"])
@@ -157,7 +157,7 @@ class Trace:
         return demands_of(experts, iteration - self.meta.first_iteration, shape.experts)
 
     def decode_rows_of(self, request: int) -> int:
-        """How many of a request's rows are decode iterations; they are its last."""
+        """Number of decode iterations of a request, which are its last rows."""
         return self._info(request).output_tokens - int(self.meta.prefill)
 
     def _info(self, request: int) -> RequestInfo:
@@ -169,7 +169,7 @@ class Trace:
         return self._group[self._info(request).request]
 
     def _rows(self, request: int) -> slice:
-        """Where the rows of a request are among those of all."""
+        """The rows of a request among those of all requests."""
         group = self._group_of(request)
         return slice(int(self._first_row[group]), int(self._first_row[group + 1]))
 
@@ -202,7 +202,7 @@ class Trace:
 
 
 def split(requests: Sequence[int], train_share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """A random share of the requests to learn from and the others to be tested on, each in the order given."""
+    """Split requests at random into history and test requests, each in the given order."""
     if not 0.0 <= train_share <= 1.0:
         raise UserError(f"train_share must be from 0 to 1, value {train_share}")
     ids = np.asarray(requests)
@@ -212,7 +212,7 @@ def split(requests: Sequence[int], train_share: float, rng: np.random.Generator)
 
 
 class Requests:
-    """Some requests of a trace as a `policies.types.History`: read again from disk in each pass."""
+    """Requests of a trace as a `policies.types.History`; each pass over them reads them from disk again."""
 
     def __init__(self, trace: Trace, ids: Sequence[int] | None = None) -> None:
         self.trace = trace
@@ -226,47 +226,47 @@ class Requests:
 
 
 class RecordedFuture:
-    """The demands of some requests of a trace as a `policies.types.Future`."""
+    """The demands of requests of a trace as a `policies.types.Future`."""
 
     def __init__(self, trace: Trace, ids: Sequence[int] | None = None) -> None:
         self.trace = trace
         self.requests: Sequence[int] = trace.request_ids if ids is None else list(ids)
 
     def demands(self, request: int) -> Bool:
-        """`[iterations, L, J]`: row `i` is the request's i-th recorded iteration, whether or not the prefill is one."""
+        """`[iterations, L, J]`: row `i` is the request's i-th recorded iteration, the prefill included if recorded."""
         return self.trace.demands(request)
 
 
 def read_meta(folder: Path) -> tuple[TraceMeta, str]:
-    """The description of a trace and the hash that it claims for itself."""
+    """The description of a trace, and the hash stored in it."""
     if not folder.is_dir():
         hint = f"; did you mean {folder}.trace?" if folder.with_name(folder.name + ".trace").is_dir() else ""
-        raise TraceError.at(folder, "is not the folder of a trace" + hint)
+        raise TraceError.at(folder, "is not a trace folder" + hint)
     if folder.name.endswith(".partial"):
-        raise TraceError.at(folder, "is unfinished; run the command that began it again")
+        raise TraceError.at(folder, "is unfinished; run the command that started it again")
     data = read_json(folder / META)
     return TraceMeta.from_json(data, folder / META), data["sha256"]
 
 
 def check_own_hash(folder: Path, meta: TraceMeta, claimed: str) -> None:
-    """`TraceError` when `meta.json` is not what it was when it was written."""
+    """Raise `TraceError` if `meta.json` was changed after it was written."""
     if meta.digest != claimed:
         raise TraceError.at(folder / META, "was changed: its hash differs", field="sha256", value=claimed)
 
 
 def read_infos(path: Path, meta: TraceMeta) -> list[RequestInfo]:
-    """All rows of `requests.parquet`, as they stand there."""
+    """All rows of `requests.parquet`, unchecked."""
     return [RequestInfo(**row) for row in read_table(path, meta.schemas[REQUESTS]).to_pylist()]
 
 
 def read_embeddings(path: Path, meta: TraceMeta) -> tuple[Int, Float]:
-    """Tokens `[n]` and their vectors `[n, h]`, as they stand there."""
+    """Tokens `[n]` and their vectors `[n, h]` from `embeddings.parquet`, unchecked."""
     table = read_table(path, meta.schemas[EMBEDDINGS])
     return token_table.array_of(table, "token"), token_table.array_of(table, "vector", meta.shape.hidden)
 
 
 def group_rows(tokens: Any) -> list[int]:
-    """The number of rows of each row group."""
+    """Number of rows in each row group."""
     return [tokens.metadata.row_group(group).num_rows for group in range(tokens.metadata.num_row_groups)]
 
 

@@ -1,7 +1,7 @@
-"""How often the cache of the engine that recorded a trace had what a layer needed.
+"""Hit rate of the cache in the engine that recorded a trace.
 
-Counted as a simulation counts: of the distinct experts of each (iteration, layer). Where tokens of a prompt share an
-expert it is missed if any of its rows says so, since the engine loads it once for all of them.
+Counts, as a simulation does, the distinct experts of each (iteration, layer). If several tokens of a prompt use an
+expert, it counts as missed if any of its rows is a miss, since the engine loads it once for all of them.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from traces.format.reader import Trace
 
 @dataclass(frozen=True, slots=True)
 class RecordedHits:
-    """Of the distinct experts of all (iteration, layer) events."""
+    """Hits and misses, counted over the distinct experts of all (iteration, layer) events."""
 
     demanded: int = 0
     hits: int = 0
@@ -27,12 +27,12 @@ class RecordedHits:
 
     @property
     def rate(self) -> float | None:
-        """Hits over demanded; None where nothing was."""
+        """Hits / demanded; None if nothing was demanded."""
         return self.hits / self.demanded if self.demanded else None
 
 
 def recorded_hits(trace: Trace) -> dict[str, RecordedHits]:
-    """Of `prefill`, `decode` and `all`; the trace must have the column `residency`. Reads every request."""
+    """Hits by phase: `prefill`, `decode` and `all`. The trace must have the column `residency`; reads every request."""
     found = {"prefill": RecordedHits(), "decode": RecordedHits()}
     size = np.array(trace.shape.layer_expert_bytes)[:, None]
     for recorded in trace.iter():
@@ -49,7 +49,7 @@ def recorded_hits(trace: Trace) -> dict[str, RecordedHits]:
 
 
 def described(found: dict[str, RecordedHits]) -> str:
-    """`hit rate 76.78 % (prefill 0.00, decode 81.91) of 24,578 …`, for people."""
+    """One line such as `hit rate 76.78 % (prefill 0.00, decode 81.91) of 24,578 …`."""
 
     def percent(phase: str) -> str:
         rate = found[phase].rate

@@ -1,13 +1,13 @@
-"""The folder in which a trace grows, and the moves that no crash can spoil.
+"""The folder in which a trace is built, safe against a crash at any moment.
 
-Beside `NAME.trace` grows `NAME.trace.partial/`:
+A writer of `NAME.trace` works in `NAME.trace.partial/`:
 
-    plan.json   what is being made: of which the parts are pieces
-    lock        held by the process that writes
-    parts/      a folder per finished part, renamed into place when all of it is on the disk
-    finished/   the merged trace, while it is being made
-    replaced/   the trace that stood at the target, until the new one is there
-    merged      `finished/` is complete; when that folder is gone, it has become the trace
+    plan.json   settings and inputs of the trace; parts are kept only for the same plan
+    lock        locked by the process that writes
+    parts/      one folder per finished part, renamed into place once it is on disk
+    finished/   the merged trace while it is written
+    replaced/   the previous trace, until the new one is in place
+    merged      marker: `finished/` is complete. If `finished/` is gone, it has become the trace
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from traces.format.storage import read_json
 
 
 class PartialFolder:
-    """`NAME.trace.partial/`, held by this process from `begin` to `close` or `install`.
+    """`NAME.trace.partial/`, locked by this process from `begin` to `close` or `install`.
 
     A crash at any moment leaves either all finished parts or the finished trace.
     """
@@ -33,7 +33,7 @@ class PartialFolder:
         self._lock: TextIO | None = None
 
     def begin(self, plan: Mapping[str, Any], *, restart: bool = False) -> None:
-        """Take up what is there of this plan, or begin anew; another plan or a finished target is a `UserError`."""
+        """Resume this plan, or start it; raises `UserError` for another plan or an existing target."""
         self.settle()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
@@ -48,14 +48,14 @@ class PartialFolder:
             remove(leftover)
 
     def settle(self) -> None:
-        """Bring a killed `install` to its end; a target that stands and may not be overwritten is a `UserError`."""
+        """Complete an interrupted `install`; raises `UserError` if the target exists and may not be overwritten."""
         if self.path.exists():
             self._take_lock()
             self._recover()
         self._check_target()
 
     def close(self) -> None:
-        """Let other processes write; what is on the disk stays."""
+        """Unlock the folder for other processes; finished parts stay."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -69,17 +69,17 @@ class PartialFolder:
         return self._parts / f"{number:06d}"
 
     def finished(self) -> dict[int, Path]:
-        """The parts that are there, in order."""
+        """The finished parts by number, in order."""
         return {int(folder.name): folder for folder in sorted(self._parts.iterdir())}
 
     def begin_merge(self) -> Path:
-        """An empty folder for the trace to be."""
+        """An empty folder for the merged trace."""
         remove(self.path / "merged")
         sync_folder(self.path)
         return fresh_folder(self.path / "finished")
 
     def install(self) -> None:
-        """Make the merged folder, all on the disk, the trace, and remove everything else."""
+        """Move the merged folder, all of it on disk, to the target, and remove everything else."""
         sync_folder(self.path / "finished")
         (self.path / "merged").touch()
         sync_folder(self.path)
@@ -90,7 +90,7 @@ class PartialFolder:
         self._discard()
 
     def _recover(self) -> None:
-        """Bring an interrupted `install` to one of its two ends; without a plan nothing had begun, or all was over."""
+        """Complete or undo an interrupted `install`; without a plan there is nothing to keep."""
         installed = (self.path / "merged").exists() and not (self.path / "finished").exists()
         if installed or not (self.path / "plan.json").exists():
             self._discard()
@@ -99,7 +99,7 @@ class PartialFolder:
 
     def _discard(self, *, keep_lock: bool = False) -> None:
         """Remove everything, and the folder itself unless the lock is kept."""
-        # The mark goes last, so that a crash in between is seen to have been a removal.
+        # Remove the marker last, so that after a crash in between `_recover` discards the rest.
         names = {child.name for child in self.path.iterdir()} - {"merged", "lock"}
         for name in [*sorted(names), "merged"]:
             remove(self.path / name)
@@ -121,16 +121,17 @@ class PartialFolder:
         self.close()
         was, now = dict(_leaves(found)), dict(_leaves(plan))
         differing = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
-        told = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:3]]
+        changes = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:3]]
         more = [f"{len(differing) - 3} more"] * (len(differing) > 3)
-        raise UserError(f"{self.path} was begun with other settings: {'; '.join(told + more)}; restart to begin anew")
+        what = f"{'; '.join(changes + more)}; restart to discard its work"
+        raise UserError(f"{self.path} was started with other settings: {what}")
 
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
         lock = (self.path / "lock").open("a")
         try:
-            # Of the process, not of the handle; the system releases it when the process dies.
+            # The lock belongs to the process, not to the handle; the system releases it when the process dies.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
@@ -139,7 +140,7 @@ class PartialFolder:
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values with their dotted names."""
+    """All values of nested data with their dotted names."""
     if isinstance(data, dict) and data:
         for key, value in data.items():
             yield from _leaves(value, f"{prefix}{key}.")

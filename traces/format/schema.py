@@ -1,7 +1,7 @@
-"""What a trace is: its files, their columns, and the description that goes with them.
+"""The files of a trace, their columns, and the description in `meta.json`.
 
-A trace is a folder `NAME.trace/` of `meta.json`, `requests.parquet`, `tokens.parquet` and, when embeddings were
-captured, `embeddings.parquet`. The rules for a request's rows are in `faults.py`.
+A trace is a folder `NAME.trace/` with `meta.json`, `requests.parquet`, `tokens.parquet` and, if embeddings were
+recorded, `embeddings.parquet`. The rules for a request's rows are in `faults.py`.
 """
 
 import json
@@ -20,7 +20,7 @@ from common.hashing import canonical_json, sha256_of_json
 from policies.types import ModelShape
 
 FORMAT_VERSION = 1
-LARGEST = int(np.iinfo(np.int32).max)  # what a column holds, and how many values a row of one
+LARGEST = int(np.iinfo(np.int32).max)  # largest value in a column, and largest number of values in a row of a list
 GATE_SUM_TOLERANCE = 5e-3  # rows of `gate` are float16: they sum to 1 within this
 
 META = "meta.json"
@@ -33,13 +33,13 @@ SCORES = ("softmax", "sigmoid")
 
 
 class TraceError(UserError):
-    """Something is wrong with a trace; one line that names the file, row, field and value."""
+    """A mistake in a trace: one line with file, row, field and value."""
 
     @classmethod
     def at(
         cls, file: Path | str, what: str, *, row: int | None = None, field: str | None = None, value: object = None
     ) -> "TraceError":
-        """`<file>: row <n>, field <f>: <what>, value <v>`, without the parts that are not given; rows count from 0."""
+        """The error `<file>: row <n>, field <f>: <what>, value <v>`, without the parts that are None; rows from 0."""
         place = [f"row {row}"] * (row is not None) + [f"field {field}"] * (field is not None)
         parts = [str(file)] + [", ".join(place)] * bool(place) + [what]
         return cls(": ".join(parts) + (f", value {value}" if value is not None else ""))
@@ -47,10 +47,10 @@ class TraceError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestInfo:
-    """What is known of a request beside its tokens: a row of `requests.parquet`.
+    """Facts about a request: a row of `requests.parquet`.
 
-    `output_tokens` is the number of its recorded iterations, since each of them generates one token; `prompt_tokens`
-    the number of rows of its prefill where there is one.
+    `output_tokens` is the number of recorded iterations, since each generates one token. `prompt_tokens` is the number
+    of rows of the prefill, if one was recorded.
     """
 
     request: int
@@ -73,18 +73,20 @@ class FileInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceMeta:
-    """What a trace says about itself. `files` is filled in by the writer."""
+    """The description of a trace: the content of `meta.json`. The writer fills in `files`."""
 
     kind: str  # one of KINDS
     model: str  # name or repository of the model
     shape: ModelShape
     revision: str | None = None
     config_sha256: str | None = None
-    dtype: str | None = None  # of the model's weights when it ran; None when unknown
-    score: str = "softmax"  # what turned the router's logits into `gate`; sigmoid scores are normalised to sum to 1
+    dtype: str | None = None  # of the model's weights during the run; None if unknown
+    score: str = (
+        "softmax"  # function that turned the router's logits into `gate`; sigmoid scores are scaled to sum to 1
+    )
     gate_complete: bool = True  # False: `gate` is zero except at the executed experts
-    all_executed: bool = True  # False: tokens may pass a layer by, beyond the first; their experts there are -1
-    residency: bool = False  # tokens.parquet has the column `residency`: what the engine's own cache had
+    all_executed: bool = True  # False: tokens may skip layers other than the first; their experts there are -1
+    residency: bool = False  # tokens.parquet has the column `residency`: state of the engine's own cache
     prefill: bool = True  # False: iterations start at 1
     lookahead: tuple[int, ...] = ()  # distances, ascending
     embedding: bool = False
@@ -92,7 +94,7 @@ class TraceMeta:
     seed: int | None = None
     prompts: str | None = None  # where the prompts came from
     generation: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that made the trace
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that wrote the trace
     license: str | None = None
     notes: str | None = None
     files: Mapping[str, FileInfo] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class TraceMeta:
         try:
             self._body()
         except (TypeError, ValueError) as error:  # NaN, infinity, half a surrogate pair, a numpy number
-            raise TraceError(f"{META}: holds what JSON cannot: {error}") from None
+            raise TraceError(f"{META}: has a value that JSON cannot represent: {error}") from None
 
     @property
     def columns(self) -> dict[str, list[str]]:
@@ -118,16 +120,16 @@ class TraceMeta:
 
     @property
     def first_iteration(self) -> int:
-        """0 with a prefill, else 1."""
+        """Number of the first iteration: 0 with a prefill, else 1."""
         return 0 if self.prefill else 1
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of all this, hashes of the files included."""
+        """SHA-256 of the description as canonical JSON, including the hashes of the files."""
         return sha256_of_json(self._body())
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `meta.json`, its own hash included."""
+        """The content of `meta.json`, including its own hash."""
         return self._body() | {"sha256": self.digest}
 
     def _body(self) -> dict[str, Any]:
@@ -142,13 +144,13 @@ class TraceMeta:
         for name, usual in _UNUSUAL.items():
             if body[name] == usual:
                 del body[name]
-        # Through JSON and back, so that what is hashed is what a reader will find.
+        # Through JSON and back, so that the hash covers exactly what a reader will find.
         loaded: dict[str, Any] = json.loads(canonical_json(body))
         return loaded
 
     @classmethod
     def from_json(cls, data: object, file: Path | str = META) -> "TraceMeta":
-        """The meta of a parsed `meta.json`; anything missing, unknown or of the wrong type is a `TraceError`."""
+        """The description in a parsed `meta.json`; raises `TraceError` for missing, unknown or mistyped keys."""
         if not isinstance(data, dict):
             raise TraceError.at(file, "is not a JSON object")
         version = data.get("format_version")
@@ -169,11 +171,11 @@ class TraceMeta:
         except TraceError as error:
             raise TraceError(str(error).replace(META, str(file), 1)) from None
         if data["columns"] != meta.columns:
-            raise TraceError.at(file, "does not fit shape, lookahead and embedding", field="columns")
+            raise TraceError.at(file, "does not match shape, lookahead and embedding", field="columns")
         return meta
 
 
-# The keys of meta.json and what each may hold.
+# The keys of meta.json and their types.
 _TYPES: dict[str, Any] = {
     "format_version": int,
     "kind": str,
@@ -200,7 +202,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-# Keys that stand there only in traces that need them, and what the others have.
+# Keys that are written only if they differ from this default.
 _UNUSUAL: dict[str, bool] = {"all_executed": True, "residency": False}
 
 
@@ -217,7 +219,7 @@ def _meta_problems(meta: TraceMeta) -> list[str]:
         problems.append(f"field shape.experts: must be below 32768, value {shape.experts}")
     for name, size in {"experts": shape.layers * shape.experts, "hidden": shape.hidden}.items():
         if size > LARGEST:
-            problems.append(f"field shape.{name}: a row would hold {size} values, at most {LARGEST} can be")
+            problems.append(f"field shape.{name}: a row would have {size} values; the maximum is {LARGEST}")
     if shape.top_k > shape.experts:
         problems.append(f"field shape.top_k: must not exceed the {shape.experts} experts, value {shape.top_k}")
     by_layer = shape.expert_bytes_by_layer
@@ -241,7 +243,7 @@ def _check_keys(data: object, types: Mapping[str, Any], file: Path | str) -> Non
         if key not in data:
             raise TraceError.at(file, "is missing", field=key)
         value = data[key]
-        # A bool is an int to Python, never to us.
+        # To Python a bool is an int; here it is not.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise TraceError.at(file, f"must be {_type_name(kind)}", field=key, value=repr(value))
 
@@ -251,7 +253,7 @@ def _type_name(kind: Any) -> str:
 
 
 def _shape_to_json(shape: ModelShape) -> dict[str, Any]:
-    """Sizes of layers stand there only where they differ."""
+    """The shape as JSON; sizes per layer only if they differ."""
     data = asdict(shape) | {"weight_bytes": float(shape.weight_bytes)}  # 2 and 2.0 hash alike
     if data[_LAYER_BYTES] is None:
         del data[_LAYER_BYTES]
@@ -294,8 +296,8 @@ def requests_schema(prompt_text: bool = False) -> pa.Schema:
 def tokens_schema(meta: TraceMeta) -> pa.Schema:
     """The columns of `tokens.parquet`: a row per token of a forward pass.
 
-    `residency` says of each executed expert, as the engine found it when the router had spoken: 0 not there, 1 there, 2
-    there by a prefetch that nothing had used yet. It is -1 where `experts` is.
+    `residency` is the state of each executed expert in the engine's cache when its router had run: 0 absent, 1 cached,
+    2 prefetched and not yet used. It is -1 where `experts` is -1.
     """
     shape = meta.shape
     gate = _fixed_list(pa.float16(), shape.layers * shape.experts)
@@ -321,5 +323,5 @@ def _fixed_list(kind: pa.DataType, length: int) -> pa.DataType:
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of the named distributions and of this project's own, for `TraceMeta.versions`."""
+    """Installed versions of this project, numpy, pyarrow and the named distributions, for `TraceMeta.versions`."""
     return {name: metadata.version(name) for name in ("finemoe-lab", "numpy", "pyarrow", *names)}

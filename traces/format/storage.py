@@ -1,4 +1,4 @@
-"""Reading the files of a trace, with errors of one line."""
+"""Read the files of a trace; every error is one line."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from traces.format.schema import FileInfo, TraceError
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file; a missing or broken one is a `TraceError`."""
+    """The parsed file; raises `TraceError` if it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -25,9 +25,9 @@ def read_json(path: Path) -> Any:
 
 
 def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
-    """The file, its footer read; `TraceError` when it is missing, truncated or has other columns than `schema`."""
+    """The file, opened; raises `TraceError` if it is missing, truncated or has other columns than `schema`."""
     with reading(path):
-        # Checksums of pages are verified when they are read.
+        # Verifies the checksum of each page as it is read.
         file = pq.ParquetFile(path, page_checksum_verification=True, memory_map=False, pre_buffer=False)
         found = file.schema_arrow
     for name in schema.names:
@@ -42,21 +42,21 @@ def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
 
 
 def read_group(file: pq.ParquetFile, group: int, path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One row group in one chunk per column."""
+    """One row group, with one chunk per column."""
     with reading(path):
-        # No threads: readers are forked into sweeps, and one request is too small to gain.
+        # No threads: sweeps fork readers, and one request is too small to gain from threads.
         return file.read_row_group(group, columns=columns, use_threads=False).combine_chunks()
 
 
 def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """A whole file, in one chunk per column; for the small ones."""
+    """A whole, small file, with one chunk per column."""
     with open_parquet(path, schema) as file, reading(path):
         return file.read(columns=columns, use_threads=False).combine_chunks()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what Arrow and the system say about an unreadable file into a `TraceError`."""
+    """Turn errors of Arrow and the system about an unreadable file into a `TraceError`."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The rows of one request, to Arrow and from Arrow."""
+"""Convert the rows of one request to and from Arrow."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from traces.format.schema import TOKENS, RequestInfo, TraceMeta
 
 
 def gate_columns(meta: TraceMeta) -> dict[str, int]:
-    """The columns that hold distributions over experts, with their distance: 0 for `gate` itself."""
+    """The columns with distributions over experts, and their lookahead distance: 0 for `gate`."""
     return {"gate": 0} | {f"lookahead_{distance}": distance for distance in meta.lookahead}
 
 
 def to_table(recorded: RecordedRequest, meta: TraceMeta) -> pa.Table:
-    """The rows as `tokens.parquet` has them; they must be without `faults`."""
+    """The rows as a table of `tokens.parquet`; they must have no `faults`."""
     schema = meta.schemas[TOKENS]
     rows = len(recorded.iteration)
     arrays = [
@@ -32,13 +32,13 @@ def to_table(recorded: RecordedRequest, meta: TraceMeta) -> pa.Table:
 
 
 def fixed_list(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """`[N, …]` as a column of fixed-size lists."""
+    """`values` `[N, …]` as a column of fixed-size lists."""
     flat = np.ascontiguousarray(values.reshape(-1), kind.value_type.to_pandas_dtype())
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
 
 
 def array_of(table: pa.Table, column: str, *shape: int) -> Any:
-    """A column of one chunk as a numpy array `[N, *shape]`, without a copy."""
+    """A single-chunk column as an array `[N, *shape]`, without a copy."""
     values = table.column(column).chunk(0) if table.num_rows else pa.array([], table.schema.field(column).type)
     if shape:
         values = values.flatten()
@@ -46,7 +46,7 @@ def array_of(table: pa.Table, column: str, *shape: int) -> Any:
 
 
 def from_table(table: pa.Table, info: RequestInfo, meta: TraceMeta) -> RecordedRequest:
-    """The rows of `tokens.parquet` as arrays, without embeddings."""
+    """The rows of a table of `tokens.parquet` as arrays, without embeddings."""
     shape = meta.shape
     gates = {
         distance: array_of(table, column, shape.layers, shape.experts)
@@ -66,10 +66,10 @@ def from_table(table: pa.Table, info: RequestInfo, meta: TraceMeta) -> RecordedR
 
 
 def experts_of(table: pa.Table, shape: ModelShape) -> Int:
-    """`[N, L, K]` int16."""
+    """The executed experts, `[N, L, K]` int16."""
     stored = array_of(table, "experts", shape.layers, shape.top_k)
     if stored.dtype == np.int16:
         return stored  # type: ignore[no-any-return]
-    # Too large a value must stay too large, not become negative.
+    # A value that is too large must stay too large, not become negative.
     experts: Int = np.minimum(stored.astype(np.uint16), np.iinfo(np.int16).max).astype(np.int16)
     return experts

@@ -1,4 +1,4 @@
-"""Writing a trace in parts, so that an interruption costs at most one of them."""
+"""Write a trace in parts, so that an interruption loses at most one part."""
 
 import json
 from collections import OrderedDict
@@ -26,17 +26,17 @@ from traces.format.storage import file_info, open_parquet, read_group, read_tabl
 
 Embeddings = tuple[Int, Float]  # token [n] and vector float16 [n, h]
 
-_OPEN_PARTS = 256  # files of parts that merging keeps open
+_OPEN_PARTS = 256  # part files that stay open while merging
 _EMBEDDING_GROUP = 1024  # rows
 
 
 class TraceWriter:
-    """Makes the trace at `path` from parts, in any order and over several runs.
+    """Writes the trace at `path` in parts, in any order and over several runs.
 
-    `plan` describes all inputs and settings. Whoever comes back with the same plan and `meta` finds in `finished` the
-    numbers of the parts that are on the disk; with another plan it is a `UserError` that names what differs, unless
-    `restart` throws the parts away. A finished trace at `path` is replaced only with `overwrite`. The trace's bytes
-    depend on the requests alone, not on how they were cut into parts.
+    `plan` describes all inputs and settings. A later run with the same plan and `meta` finds the parts already on disk
+    in `finished`. Another plan raises a `UserError` that names the differences, unless `restart` discards the parts. An
+    existing trace at `path` is replaced only with `overwrite`. The trace's bytes depend only on the requests, not on
+    how they were divided into parts.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TraceWriter:
             self.close()
 
     def close(self) -> None:
-        """Let other processes write; what is on the disk stays. `finish` does it too."""
+        """Unlock the trace for other processes; finished parts stay. `finish` closes too."""
         self._partial.close()
 
     def write_part(
@@ -74,10 +74,10 @@ class TraceWriter:
         recorded: Sequence[RecordedRequest],
         embeddings: Embeddings | None = None,
     ) -> None:
-        """Put the requests of one part on the disk, all or nothing.
+        """Write the requests of one part to disk, all or nothing.
 
-        `embeddings` must cover every token of the part, in any order, repeated or not; without them those of
-        `recorded` are taken. Rows that a reader would refuse are refused here.
+        `embeddings` must cover every token of the part, in any order, with or without duplicates; the default is the
+        embeddings in `recorded`. Raises `TraceError` for rows that a reader would reject.
         """
         if number in self.finished:
             raise ValueError(f"part {number} is finished")
@@ -94,15 +94,15 @@ class TraceWriter:
                 sync_folder(temporary)
                 move(temporary, part)
             except OSError:
-                with suppress(OSError):  # on a full disk, give back what this part had taken
+                with suppress(OSError):  # on a full disk, free the space of this part
                     remove(temporary)
                 raise
         self._remember(number, [info.request for info in requests])
 
     def finish(self) -> Path:
-        """Merge the parts in the order of the requests, put the trace in place and remove the partial folder."""
+        """Merge the parts in order of request, move the trace into place and remove the partial folder."""
         if not self._place:
-            raise UserError(f"{self._partial.path}: there is no request to make a trace of")
+            raise UserError(f"{self._partial.path}: there is no request to write")
         with self._disk():
             folder = self._partial.begin_merge()
             self._merge_requests(folder / REQUESTS)
@@ -116,12 +116,12 @@ class TraceWriter:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """Tell in one line what the system refused: nothing that was finished is lost."""
+        """Report errors of the file system in one line; finished parts are kept."""
         try:
             yield
         except OSError as error:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
-            kept = f"{len(self.finished)} finished parts are kept, run the same command again to go on"
+            kept = f"{len(self.finished)} finished parts are kept; run the same command again to resume"
             raise UserError(f"{error.filename or self._partial.path}: {what}; {kept}") from error
 
     # Parts
@@ -143,7 +143,7 @@ class TraceWriter:
             if info.request in self._place:
                 raise TraceError.at(place, f"is already in part {self._place[info.request][0]}")
             if info.prompt is not None and not self.meta.prompt_text:
-                raise TraceError.at(place, "meta says that prompts are not stored", field="prompt")
+                raise TraceError.at(place, "must be absent: meta.prompt_text is false", field="prompt")
             for fault in faults.request_faults(one, info, self.meta):
                 raise TraceError.at(place, fault.what, row=fault.row, field=fault.field, value=fault.value)
 
@@ -153,7 +153,7 @@ class TraceWriter:
         place = f"{self.path}: part {number}"
         if not self.meta.embedding:
             if given is not None:
-                raise TraceError.at(place, "meta says that there are none", field="embedding")
+                raise TraceError.at(place, "must be absent: meta.embedding is false", field="embedding")
             return None
         token, vector = given or _gathered(recorded, place)
         size = (len(token), self.meta.shape.hidden)
@@ -183,7 +183,7 @@ class TraceWriter:
         with parquet_sink(path, schema) as sink:
             sink.write_table(pa.table([pa.array(token), column], schema=schema), row_group_size=_EMBEDDING_GROUP)
 
-    # Merging: every byte of the result is written here, from single requests in one order
+    # Merging: writes every byte of the result, request by request in order
 
     def _merge_requests(self, target: Path) -> None:
         tables = [self._requests_of(part) for part in self._partial.finished().values()]
@@ -209,7 +209,7 @@ class TraceWriter:
         schema, hidden = self.meta.schemas[EMBEDDINGS], self.meta.shape.hidden
         paths = [part / EMBEDDINGS for part in self._partial.finished().values()]
         tokens = [token_table.array_of(read_table(path, schema, ["token"]), "token") for path in paths]
-        # In memory, because it is never larger than the embedding layer of the model that was run.
+        # In memory: it is never larger than the model's embedding layer.
         table = _VectorTable(np.unique(np.concatenate(tokens)), hidden)
         for path, token in zip(paths, tokens, strict=True):
             table.add(token, token_table.array_of(read_table(path, schema, ["vector"]), "vector", hidden), path)
@@ -217,7 +217,7 @@ class TraceWriter:
 
 
 class _VectorTable:
-    """One vector for each of some distinct, ascending tokens."""
+    """One vector for each of a set of distinct, ascending tokens."""
 
     def __init__(self, token: Int, hidden: int) -> None:
         self.token = token
@@ -225,12 +225,12 @@ class _VectorTable:
         self._known = np.zeros(len(token), bool)
 
     def add(self, token: Int, vector: Float, place: Path | str) -> None:
-        """Put in `vector` `[n, h]`; one that differs from what is there is a `TraceError`."""
+        """Store `vector` `[n, h]`; raises `TraceError` if a token already has another one."""
         index = np.searchsorted(self.token, token)
         new = ~self._known[index]
         self.vector[index[new]] = vector[new]
         self._known[index] = True
-        # As bits, so that NaN equals itself here and is told elsewhere.
+        # Compared as bits, so that NaN equals itself; `embedding_faults` reports NaN.
         stored, given = (np.ascontiguousarray(one).view(np.uint16) for one in (self.vector[index], vector))
         other = np.flatnonzero((stored != given).any(axis=1))
         if other.size:
@@ -238,15 +238,15 @@ class _VectorTable:
 
 
 def _gathered(recorded: Sequence[RecordedRequest], place: str) -> Embeddings:
-    """Tokens and vectors of all rows."""
+    """Tokens and embeddings of all rows."""
     vectors = [one.embedding for one in recorded if one.embedding is not None]
     if len(vectors) != len(recorded):
-        raise TraceError.at(place, "is missing, though meta says it is there", field="embedding")
+        raise TraceError.at(place, "is missing, but meta.embedding is true", field="embedding")
     return np.concatenate([one.token for one in recorded]), np.concatenate(vectors)
 
 
 def _envelope(meta: TraceMeta, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must not change between the parts of a trace, as plain JSON."""
+    """Everything that must be equal for all parts of a trace, as plain JSON."""
     derived = ("sha256", "files", "columns", "format_version")
     described = {key: value for key, value in meta.to_json().items() if key not in derived}
     whole = {"format_version": FORMAT_VERSION, "pyarrow": pa.__version__, "meta": described, "plan": dict(plan)}

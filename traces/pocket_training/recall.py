@@ -12,7 +12,7 @@ import numpy as np
 
 from policies.types import Float, Int
 from traces.analysis.iterations import top
-from traces.analysis.nearest_map import named_ahead, nearest_maps
+from traces.analysis.nearest_map import nearest_maps, predicted_ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def recall(
         nearest = nearest_maps(request.gate[rows], store.gate)  # [T, L]
         for at, distance in enumerate(distances):
             found = nearest[:, : layers - distance]
-            fine[at, distance:] += _hits(truth[:, distance:], named_ahead(nearest, store.gate, distance, top_k))
+            fine[at, distance:] += _hits(truth[:, distance:], predicted_ahead(nearest, store.gate, distance, top_k))
             speculation[at, distance:] += _hits(truth[:, distance:], request.ahead[distance][rows])
             same[at, distance:] += (store.token[found] == request.token[rows, None]).sum(axis=0)
     return [

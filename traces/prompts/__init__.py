@@ -1,1 +1,1 @@
-"""Sets of prompts: the built-in one, files, data sets of the hub."""
+"""Prompt sets: built-in ones, files, and data sets of the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""Data sets of prompts from the Hugging Face hub, or from a folder with a copy of one, through `datasets`."""
+"""Prompt data sets from the Hugging Face hub, or from a folder with a copy of one, through `datasets`."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ from tqdm import tqdm
 from common.errors import UserError, one_line
 from traces.prompts.prompt_files import Row, array_rows
 
-_CHUNK = 1 << 20  # characters; the default of ten times as many takes 130 MB more
+_CHUNK = 1 << 20  # characters; the default, ten times as many, takes 130 MB more
 _REFUSED = (401, 403)
 
 
 def rows_of_hub(name: str, repository: str, *, file: str | None, revision: str | None) -> tuple[str, Iterator[Row]]:
     """`repository@commit`, and the rows of its training split, streamed.
 
-    `revision` is a branch, tag or commit, by default the newest. Only what is read is downloaded, and nothing is kept.
-    A `UserError` says what to do if the hub cannot be reached or refuses.
+    `revision` is a branch, tag or commit, by default the newest. Only the rows that are read are downloaded; nothing is
+    cached. Raises `UserError` with advice if the hub cannot be reached or denies access.
     """
     with _explained(name, repository, revision):
         commit = HfApi().dataset_info(repository, revision=revision).sha
@@ -48,8 +48,8 @@ def rows_of_dataset(name: str, where: str, *, revision: str | None = None) -> It
 def rows_of_array(name: str, url: str) -> Iterator[Row]:
     """The objects of one file with a JSON array.
 
-    It is streamed as text, since `datasets` reads such a file as a whole before it gives its first row, and
-    ShareGPT's has hundreds of megabytes.
+    The file is streamed as text, since `datasets` would read all of it before the first row, and ShareGPT's has
+    hundreds of megabytes.
     """
     how = {"streaming": True, "keep_linebreaks": True, "chunksize": _CHUNK}
     lines = load_dataset("text", data_files=url, split="train", **how)
@@ -68,7 +68,7 @@ def _explained_rows(rows: Iterator[Row], name: str, repository: str | None, revi
 
 @contextmanager
 def _explained(name: str, repository: str | None, revision: str | None) -> Iterator[None]:
-    """Turn what goes wrong into one line; three libraries below have errors of their own, without a common ancestor."""
+    """Turn any error into one line; three libraries raise errors without a common base class."""
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)  # it warns about each of its retries
@@ -93,10 +93,10 @@ def _why(error: Exception, repository: str | None, revision: str | None) -> str:
         "gated" in str(one) for one in chain
     ):
         return (
-            f"access is refused; accept the terms at {page} with your account, then log in here with `hf auth login` "
+            f"access is denied; accept the terms at {page} with your account, then log in here with `hf auth login` "
             "or set HF_TOKEN"
         )
     return (
         f"{page} cannot be read: {one_line(error).partition('. ')[0]}; "
-        "without a network, name a file or a folder with a copy that was downloaded elsewhere"
+        "without a network, use a file, or a folder with a downloaded copy"
     )

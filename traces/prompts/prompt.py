@@ -1,4 +1,4 @@
-"""Prompts, and where they stand in rows of files and data sets."""
+"""Prompts, and how to find them in rows of files and data sets."""
 
 import hashlib
 from collections import Counter
@@ -9,35 +9,34 @@ from typing import Any
 from common.errors import UserError
 from traces.prompts.prompt_files import Row, shortened
 
-FIELDS = ("prompt", "turns", "conversation", "conversations", "messages")  # the first that a row has is its prompt
-NO_TEXT = "without text of a user"
-SEEN = "seen before"
+FIELDS = ("prompt", "turns", "conversation", "conversations", "messages")  # the first one present has the prompt
+NO_TEXT = "without user text"
+SEEN = "duplicates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt and where it came from."""
+    """One prompt and its origin."""
 
     text: str
     source: str
-    line: int  # in its file, or row of its set, from 1
+    line: int  # line in its file or row in its set, from 1
 
     @property
     def sha256(self) -> str:
-        """Of the text in UTF-8."""
+        """SHA-256 of the text in UTF-8."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def prompts_of(rows: Iterable[Row], field: str | None, source: str, dropped: Counter[str]) -> Iterator[Prompt]:
     """The prompts in the rows: the text in `field`, by default in the first of `FIELDS` that a row has.
 
-    A dotted name leads into objects and lists (`data.question`, `turns.1`). Where a list stands, it is a conversation
-    and its prompt what the user said first: of turns the first; of messages the first whose `role`, or `from`, is
-    `user` or `human`. A prompt's source is the row's `source`, or else its `category`, or else what is given.
+    A dotted name reaches into objects and lists (`data.question`, `turns.1`). A list is a conversation, and its prompt
+    is the first user text: the first turn, or the first message whose `role` or `from` is `user` or `human`. A prompt's
+    source is the row's `source`, else its `category`, else the `source` given here.
 
-    Recorded conversations come as they come: those without text of a user, and those whose prompt has been there
-    before, are left out and counted in `dropped` (a short hash is kept of each). A text that cannot be used, on the
-    other hand, is a mistake in somebody's list, and a `UserError`.
+    Recorded conversations without user text, or with a prompt that occurred before, are skipped and counted in
+    `dropped` (a short hash of each is kept). A plain text that cannot be used raises `UserError`.
     """
     seen: set[bytes] = set()
     for row in rows:
@@ -67,7 +66,7 @@ def _value(row: Row, field: str) -> Any:
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
-            there = f"; there are {', '.join(row.data)} to choose from with `prompt_field`" if row.data else ""
+            there = f"; choose one of {', '.join(row.data)} with `prompt_field`" if row.data else ""
             raise UserError(f"{row.place}, field {field}: is missing{there}")
     return value
 
@@ -86,7 +85,7 @@ def _checked(value: object, row: Row, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{row.place}, field {field}: must be text that is not empty, value {shortened(value)}")
     if _half_pair(value):
-        raise UserError(f"{row.place}, field {field}: holds half a surrogate pair, which is no character")
+        raise UserError(f"{row.place}, field {field}: contains half a surrogate pair, which is not a character")
     return value
 
 

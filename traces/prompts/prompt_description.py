@@ -1,4 +1,4 @@
-"""What sets of prompts there are, and what is in one, to read."""
+"""The list of prompt sets, and the description of one."""
 
 from collections import Counter
 from typing import Any
@@ -16,12 +16,12 @@ _PERCENTILES = {"p5": 5, "p50": 50, "p95": 95, "max": 100}
 
 
 def known_sets() -> list[dict[str, str]]:
-    """Name, place and content of the sets that have names."""
+    """Name, location and content of the known sets, and of the kinds of files."""
     rows = [(name, "ships with the project", _about(name, what)) for name, what in _SHIPPED.items()]
     rows += [(name, f"hub: {one.repository}", one.about) for name, one in HUB_SETS.items()]
     rows += [
-        ("FILE.jsonl, FILE.json", "a file", "objects with a prompt, MT-bench's turns, or a conversation"),
-        ("FILE", "a file", "plain text, a prompt per line"),
+        ("FILE.jsonl, FILE.json", "a file", "objects with a prompt, turns (MT-bench) or a conversation"),
+        ("FILE", "a file", "plain text, one prompt per line"),
         ("FOLDER", "a folder", "a copy of a data set of the hub, e.g. of lmsys-chat-1m"),
     ]
     return [dict(zip(("name", "where", "what"), row, strict=True)) for row in rows]
@@ -34,7 +34,7 @@ def _about(shipped: str, what: str) -> str:
 
 
 def described(found: PromptSet) -> dict[str, Any]:
-    """Counts by source, lengths and examples."""
+    """Counts by source, lengths and examples, as plain JSON."""
     prompts = found.prompts
     lengths = {
         "words": [len(prompt.text.split()) for prompt in prompts],
@@ -55,13 +55,13 @@ def described(found: PromptSet) -> dict[str, Any]:
 
 
 def examples(prompts: list[Prompt]) -> list[Prompt]:
-    """The first, one from the middle and the last."""
+    """The first, the middle and the last prompt."""
     places = np.linspace(0, len(prompts) - 1, _EXAMPLES).round().astype(int)
     return [prompts[place] for place in np.unique(places)]
 
 
 def table(found: PromptSet) -> str:
-    """The same for people."""
+    """The description as text."""
     content = described(found)
     sources = ", ".join(f"{name} ({count:,})" for name, count in content["sources"].items())
     head = [("set", content["name"]), ("prompts", f"{content['prompts']:,}"), ("sources", sources)]

@@ -1,4 +1,4 @@
-"""Files of prompts, row by row."""
+"""Read files of prompts row by row."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from common.errors import UserError
 
 JSON = (".json", ".jsonl", ".ndjson")
 
-_CHUNK = 1 << 20  # characters that are read at once
-_LARGEST = 64 << 20  # characters of one item of a JSON array
+_CHUNK = 1 << 20  # characters read at once
+_LARGEST = 64 << 20  # largest item of a JSON array, in characters
 
 _SEPARATORS = re.compile(r"[\s,]*")
 
 
 class Row(NamedTuple):
-    """An object with a prompt in it, its number from 1, and how errors name its place."""
+    """An object that contains a prompt, its number from 1, and its place for error messages."""
 
     number: int
     place: str
@@ -26,10 +26,10 @@ class Row(NamedTuple):
 
 
 def rows_of(path: Path) -> Iterator[Row]:
-    """The rows of a file; blank lines are skipped, and what is wrong is a `UserError` with file and line.
+    """The rows of a file, without blank lines; raises `UserError` with file and line.
 
-    A name that ends in `.jsonl` or `.ndjson` is JSON Lines, an object per line; `.json` may instead be one array of
-    objects; all else is plain text with a prompt per line. Files may be larger than the memory.
+    `.jsonl` and `.ndjson` files are JSON Lines, one object per line; `.json` files may also be one array of objects.
+    All others are plain text with one prompt per line. Files may be larger than memory.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -50,7 +50,7 @@ def rows_of(path: Path) -> Iterator[Row]:
 
 
 def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
-    """The objects of a JSON array that comes in pieces, each as soon as it is complete."""
+    """The objects of a JSON array that arrives in pieces, each yielded as soon as it is complete."""
     decoder = json.JSONDecoder()
     rest, number, opened = "", 0, False
     for chunk in _chunks(pieces):
@@ -69,7 +69,7 @@ def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
                 raise UserError(f"{place}: must be a JSON object, value {shortened(rest[at : at + 40])}")
             try:
                 data, at = decoder.raw_decode(rest, at)
-            except ValueError as error:  # or the rest of it is still to come
+            except ValueError as error:  # invalid, or incomplete so far
                 if len(rest) - at > _LARGEST:
                     raise UserError(f"{place}: is not JSON: {error}") from None
                 break
@@ -80,7 +80,7 @@ def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
 
 
 def shortened(value: object, width: int = 40) -> str:
-    """As JSON, cut to so many characters."""
+    """The value as JSON, cut to `width` characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= width else text[: width - 3] + "..."
 
@@ -102,7 +102,7 @@ def _object(line: str, place: str) -> Mapping[str, Any]:
 
 
 def _chunks(pieces: Iterable[str]) -> Iterator[str]:
-    """Longer ones, since an object is tried anew with every piece until it is complete."""
+    """Join pieces to chunks of `_CHUNK` characters, since an incomplete object is parsed again with every chunk."""
     some: list[str] = []
     length = 0
     for piece in pieces:
@@ -116,5 +116,5 @@ def _chunks(pieces: Iterable[str]) -> Iterator[str]:
 
 def _past_separators(text: str, at: int) -> int:
     found = _SEPARATORS.match(text, at)
-    assert found is not None  # an empty one, if nothing else
+    assert found is not None  # may match the empty string
     return found.end()

@@ -24,7 +24,7 @@ SHIPPED = {
     name: Path(__file__).parent / file
     for name, file in ((BUILT_IN, "built_in_prompts.jsonl"), (PASSAGES, "built_in_passages.jsonl"))
 }
-POOL = 10_000  # prompts of a hub's set that a sample is drawn from, unless a limit says otherwise
+POOL = 10_000  # prompts of a hub set that a sample is drawn from, if there is no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class HubSet:
     """A data set of the Hugging Face hub."""
 
     repository: str
-    file: str | None  # one JSON array; None: whatever `datasets` finds
+    file: str | None  # a JSON array; None: the files that `datasets` finds
     about: str
 
 
@@ -72,31 +72,31 @@ ALL_PROMPTS = PromptChoice()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """What was taken, in the order of the set; `dropped` counts by reason."""
+    """The prompts taken from a set, in its order; `dropped` counts skipped prompts by reason."""
 
-    name: str  # as a trace gives it: set and revision, or file, and how it was sampled
-    where: str  # as errors give it
+    name: str  # for traces: set and revision, or file, and how it was sampled
+    where: str  # for error messages
     prompts: list[Prompt]
     dropped: dict[str, int]
 
     @property
     def left_out(self) -> str:
-        """What was dropped, in words."""
+        """The dropped prompts by reason, as text."""
         return ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
 
 
 def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 0) -> PromptSet:
-    """The prompts of a set that `choice` takes; `seed` is that of its sample.
+    """Read the prompts of a set that `choice` takes; `seed` is for its sample.
 
-    `where` is the name of a set (of the hub also NAME@REVISION), a file, or a folder with a copy of a data set. Sets of
-    the hub are streamed. Whatever is wrong is a `UserError` in one line that names file, line and field, or what to do
-    about the hub; so is a choice that leaves no prompt.
+    `where` is the name of a set (hub sets also as NAME@REVISION), a file, or a folder with a copy of a data set. Hub
+    sets are streamed. Raises `UserError`, with file, line and field, or with advice on how to reach the hub; also if no
+    prompt remains.
     """
     if seed < 0:
         raise FieldError("seed", f"must be at least 0, value {seed}")
     large = _hub_set(where) is not None
     if large and choice.limit is None and choice.sample is None:
-        raise UserError(f"{where}: is large; say how many prompts to take with `limit` or `sample`")
+        raise UserError(f"{where}: is large; choose the number of prompts with `limit` or `sample`")
     name, default, rows = _open(where)
     dropped: Counter[str] = Counter()
     found = prompts_of(rows, choice.prompt_field, choice.source_name or default, dropped)
@@ -112,25 +112,25 @@ def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 
         parts.append(f"{choice.sample} of the first {pool}, seed {seed}")
     result = PromptSet(name=", ".join(parts), where=where, prompts=taken, dropped=dict(sorted(dropped.items())))
     if not taken:
-        why = f" that can be used (left out: {result.left_out})" if dropped else ""
-        raise UserError(f"{where}: holds no prompt{why}")
+        why = f" that can be used (skipped: {result.left_out})" if dropped else ""
+        raise UserError(f"{where}: contains no prompt{why}")
     if choice.sample is not None and len(taken) < choice.sample:
         raise FieldError("sample", f"{where} has only {len(taken)} prompts, value {choice.sample}")
     return result
 
 
 def read_chosen(where: str, choice: PromptChoice, *, seed: int) -> PromptSet:
-    """The prompts that `choice` takes of a set; says on stderr what was left out."""
+    """`read_prompts`, with a note on stderr if prompts were skipped."""
     found = read_prompts(where, choice, seed=seed)
     if found.dropped:
-        print(f"{found.where}: left out {found.left_out}", file=sys.stderr)
+        print(f"{found.where}: skipped {found.left_out}", file=sys.stderr)
     return found
 
 
 def reservoir(items: Iterable[Prompt], size: int, rng: np.random.Generator) -> tuple[list[Prompt], int]:
-    """`size` of the items at random, every subset equally likely, in their order; and how many items there were.
+    """A random sample of `size` items in their order, every subset equally likely, and the number of items.
 
-    Only the sample is kept in memory (Vitter's algorithm R).
+    Only the sample is in memory (Vitter's algorithm R).
     """
     kept: list[tuple[int, Prompt]] = []
     count = 0
@@ -147,7 +147,7 @@ def _hub_set(name: str) -> HubSet | None:
 
 
 def _open(where: str) -> tuple[str, str, Iterator[Row]]:
-    """Name for a trace, source of prompts that do not name theirs, and rows."""
+    """Name for a trace, default source of prompts, and rows."""
     if (hub_set := _hub_set(where)) is not None:
         name, _, revision = where.partition("@")
         pinned, rows = _hub(name).rows_of_hub(name, hub_set.repository, file=hub_set.file, revision=revision or None)
@@ -164,7 +164,7 @@ def _open(where: str) -> tuple[str, str, Iterator[Row]]:
 
 
 def _hub(name: str) -> ModuleType:
-    """Imported here, since it needs `datasets`."""
+    """The module for hub sets, imported late because it needs `datasets`."""
     try:
         return importlib.import_module("traces.prompts.hub_prompts")
     except ModuleNotFoundError as error:

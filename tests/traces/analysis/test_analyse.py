@@ -75,7 +75,7 @@ def test_figures_for_people_and_programs_are_the_same(trace: Path, capsys: pytes
     found = json.loads(capsys.readouterr().out)
     assert traces(words(trace, "--shared-cache")) == 0
     shown = capsys.readouterr().out
-    assert "SYNTHETIC: drawn, not recorded" in shown
+    assert "SYNTHETIC: generated, not recorded" in shown
     assert [each["layer"] for each in found["per_layer"]] == [0, 1, 2]
     assert f"{found['all_layers']['overlap'] * 100:.1f}" in shown
     assert {each["similarity"] for each in found["similarity"]} == {"trajectory", "ahead", "semantic"}
@@ -86,7 +86,7 @@ def test_figures_for_people_and_programs_are_the_same(trace: Path, capsys: pytes
     # L·J = 18: 2LJ = 36, ½ · 18 · ln 18 = 26; four history requests have 4 · 3 decode iterations.
     theory = [(each["asked_maps"], each["maps"]) for each in found["coverage"] if each["theory"]]
     assert theory == [(26, 12), (36, 12)]
-    assert "12 of 36: all there are" in shown
+    assert "12 of 36 (all available)" in shown
 
 
 def test_a_trace_without_embeddings_or_prefill_says_what_it_can(
@@ -102,7 +102,7 @@ def test_a_trace_without_embeddings_or_prefill_says_what_it_can(
         ("decode", "ahead"),
     }
     assert traces(words(path)) == 0
-    assert "Only the executed experts' weights are known" in capsys.readouterr().out
+    assert "The trace has gates of executed experts only" in capsys.readouterr().out
     assert "weights of the executed experts only" in whose(analyse(Trace.open(path), AnalysisSettings()))
 
 
@@ -152,7 +152,7 @@ def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> N
         (["--requests", "0"], "--requests: must be at least 1, value 0"),
         (["--sample", "0"], "--sample: must be at least 1, value 0"),
         (["--seed", "-1"], "--seed: must be at least 0, value -1"),
-        (["--request", "99"], "--request: must be one of the 8 that are analysed, value 99"),
+        (["--request", "99"], "--request: must be one of the 8 analysed requests, value 99"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

@@ -151,7 +151,7 @@ def test_what_a_trace_cannot_tell_is_null_and_said(tmp_path: Path) -> None:
     assert list(no_tokens.unknown) == ["token ids were not recorded"]
     shallow = measured(tmp_path / "b.trace", pairs_of(8, flat), flat)
     assert shallow.decode.nearest_map_recall is None
-    assert list(shallow.unknown) == ["recall is of experts 3 layers ahead, and there are 3 layers"]
+    assert list(shallow.unknown) == ["recall looks 3 layers ahead, but there are only 3 layers"]
     alone = measured(tmp_path / "c.trace", pairs_of(1, deep), deep)
     assert alone.decode.nearest_map_recall is None
     assert len(alone.unknown) == 1

@@ -70,7 +70,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
 
     long = json.dumps({"prompt": "w4 " * 130})
     return {
-        "no prompt": (prompt_file("\n"), "p.jsonl: holds no prompt"),
+        "no prompt": (prompt_file("\n"), "p.jsonl: contains no prompt"),
         "not JSON": (prompt_file('{"prompt": "w4"}\n{\n'), "p.jsonl: line 2: is not JSON"),
         "no field": (prompt_file('{"text": "w4"}\n'), "p.jsonl: line 1, field prompt: is missing"),
         "too long": (prompt_file(f'{{"prompt": "w4"}}\n{long}\n'), "line 2, field prompt: 131 tokens and 5 new ones"),

@@ -94,7 +94,7 @@ def test_an_error_in_the_middle_of_a_run_names_options_too(tmp_path: Path, capsy
     words = ["collect", "pocket", "--prompts", "built-in", "--limit", "1", "--out", str(tmp_path / "a.trace")]
     assert main([*words, "--max-new-tokens", "4000"]) == 2
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert told.endswith("context of 1024; --prompt-tokens cuts prompts, --max-prompt-chars leaves long ones out")
+    assert told.endswith("context of 1024; --prompt-tokens cuts prompts, --max-prompt-chars skips long ones")
 
 
 @pytest.mark.parametrize(

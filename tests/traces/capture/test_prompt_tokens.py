@@ -97,7 +97,7 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
         (
             Model(template="{{ raise_exception('a system turn is needed') }}"),
             {"chat_template": True},
-            "chat_template: the template refuses a single turn of a user: a system turn is needed",
+            "chat_template: the template rejects a single user turn: a system turn is needed",
         ),
         (
             Model(template=TEMPLATE),
@@ -107,7 +107,7 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
         (
             Model(template="{{ messages[0]['content'] }} {{ messages[0]['content'] }}"),
             {"chat_template": True, "prompt_tokens": 9},
-            "chat_template: the template has the user's text 2 times, not once",
+            "chat_template: the template has the user's text 2 times, expected once",
         ),
         (Model(context=20), {"prompt_tokens": 17}, "p.txt: line 1, field prompt: 17 tokens and 4 new ones exceed"),
     ],

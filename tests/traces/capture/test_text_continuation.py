@@ -203,14 +203,14 @@ def test_texts_that_are_too_short_are_left_out_and_counted(
 ) -> None:
     trace = continued(checkpoint, texts, tmp_path / "a.trace", "--prompt-tokens", "13")
     assert len(trace) == 5
-    left_out = "texts.txt: left out 1 of 6 texts with fewer than 14 tokens (13 of the prefill, 1 more)"
+    left_out = "texts.txt: skipped 1 of 6 texts with fewer than 14 tokens (prefill 13, continuation 1)"
     assert left_out in capsys.readouterr().err
     trace = continued(checkpoint, texts, tmp_path / "b.trace", "--prompt-tokens", "13", "--output-tokens", "20")
     assert [info.output_tokens for info in trace.infos.values()] == [20] * len(trace)
-    assert f"left out {6 - len(trace)} of 6 texts with fewer than 33 tokens" in capsys.readouterr().err
+    assert f"skipped {6 - len(trace)} of 6 texts with fewer than 33 tokens" in capsys.readouterr().err
     assert main(collect(checkpoint, texts, tmp_path / "c.trace", "--prompt-tokens", "99")) == 2
     told = (
-        "texts.txt: all 6 texts have fewer than 100 tokens (99 of the prefill, 1 more); the longest, in line 2, has 61"
+        "texts.txt: all 6 texts have fewer than 100 tokens (prefill 99, continuation 1); the longest, in line 2, has 61"
     )
     assert told in capsys.readouterr().err
 

@@ -145,7 +145,7 @@ def swap(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], None]:
         (swap("source", lambda a: a.astype(object)), "is not an npz archive of plain arrays: "),
         (put("offsets", 0, 1), "field offsets: must run from 0 to 9, value 1 to 9"),
         (put("offsets", -1, 8), "field offsets: must run from 0 to 9, value 0 to 8"),
-        (put("offsets", 2, 2), "row 2, field offsets: must grow from row to row, value 2"),
+        (put("offsets", 2, 2), "row 2, field offsets: must increase from row to row, value 2"),
         (put("experts", (4, 3, 1), 32), "row 4, field experts: layer 3 must be from 0 to 31, value 32"),
         (
             put("experts", (4, 3), [1, 2, 1, 3]),

@@ -52,7 +52,7 @@ def test_steps_are_added_up(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path}/counts.parquet\n"
     # 5 of 10/6, 3 of 10/6 and 6 of 10/6
-    assert captured.err == "30 executions; a layer's busiest expert has 2.80 × the mean\n"
+    assert captured.err == "30 executions; a layer's busiest expert has 2.80 × the mean load\n"
     assert read_counts(tmp_path / "counts.parquet", SHAPE).tokens.tolist() == SUMS
     table = pd.read_parquet(tmp_path / "counts.parquet")
     assert table.columns.tolist() == ["layer", "expert", "tokens", "token_share"]
@@ -106,13 +106,13 @@ def test_without_torch_a_dump_says_what_to_install(
     monkeypatch.delitem(sys.modules, "traces.convert.sglang_records", raising=False)
     (tmp_path / "a.pt").touch()
     line = told(capsys, lambda: convert(tmp_path / "a.pt"))
-    assert line == f"{tmp_path}/a.pt: to read it takes torch: pip install 'finemoe-lab[models]'"
+    assert line == f"{tmp_path}/a.pt: reading it needs torch: pip install 'finemoe-lab[models]'"
 
 
 def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", [[0] * 6, *SUMS])
     line = told(capsys, lambda: convert(file))
-    assert line == f"{file}: must be of 3 layers and 6 experts for small, value 4 and 6"
+    assert line == f"{file}: must have 3 layers and 6 experts for small, value 4 and 6"
     assert convert(file, "--first-layer", "1") == 0
     assert read_counts(tmp_path / "counts.parquet", SHAPE).tokens.tolist() == SUMS
 
@@ -127,7 +127,7 @@ def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pyte
         (np.full((3, 6), -1), "must be whole numbers "),
         (np.ones(6, int), "must be whole numbers "),
         (np.array([["a"]]), "must be whole numbers "),
-        (np.ones((3, 7), int), "must be of 3 layers and 6 experts for small, value 3 and 7"),
+        (np.ones((3, 7), int), "must have 3 layers and 6 experts for small, value 3 and 7"),
         (np.array(SUMS) * [[1], [0], [1]], "layer 1 has no counts; if it is dense, set first_layer"),
     ],
 )
@@ -151,7 +151,7 @@ def test_mistakes_with_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     line = told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
     assert line == f"{tmp_path}/b.json: field logical_count: is missing; it has x, y"
     (tmp_path / "b.json").write_text("[[1, 2], [3]]")
-    assert "is not a nested list in JSON" in told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
+    assert "is not a nested JSON list" in told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
     assert "no.npy: is missing" in told(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
 
 

@@ -125,7 +125,7 @@ def test_a_part_of_the_rows_can_be_left_unread(tmp_path: Path, capsys: pytest.Ca
     """As the step of an engine that counts on from request to request."""
     file = write_lines(tmp_path / "log.jsonl", [{**row, "step": 70 + row["token_idx"]} for row in BY_HAND])
     line = told(capsys, lambda: convert("jsonl", file))
-    assert line == f"{file}: line 1, field step: a request must begin at iteration 1, value 70"
+    assert line == f"{file}: line 1, field step: a request must start at iteration 1, value 70"
     trace = converted("jsonl", file, "--field", "iteration=")
     assert trace.read(0).iteration.tolist() == [0, 0, 1]
 
@@ -240,8 +240,8 @@ def put(row: int, key: str, value: Any) -> Callable[[list[Any]], None]:
         (put(4, "weights", [float("nan"), 1]), "line 5, field weights: must be positive, value nan"),
         (put(4, "weights", [float("inf"), 1]), "line 5, field weights: must be finite and not negative, value inf"),
         (put(4, "weights", None), "line 5, field weights: must be in all rows or in none"),
-        (put(4, "token", 40), "line 5, field token: must be 3 as in line 4: the same token, value 40"),
-        (put(24, "request", [0]), "line 25, field request: must be a text or a whole number, value [0]"),
+        (put(4, "token", 40), "line 5, field token: must be 3, as in line 4 of the same token, value 40"),
+        (put(24, "request", [0]), "line 25, field request: must be a string or a whole number, value [0]"),
     ],
 )
 def test_a_row_out_of_place_is_told(
@@ -261,7 +261,7 @@ def test_a_request_that_comes_back_is_told(tmp_path: Path, capsys: pytest.Captur
     first, second = rows_of(recorded_pairs(1)), [{**row, "request": 9} for row in rows_of(recorded_pairs(1))]
     file = write_lines(tmp_path / "log.jsonl", [*first, *second, first[0]])
     line = told(capsys, lambda: convert("jsonl", file))
-    assert line.startswith(f"{file}: line 49, field request: comes back after another request; sort the file")
+    assert line.startswith(f"{file}: line 49, field request: returns after another request; sort the file")
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
@@ -333,8 +333,8 @@ def test_whatever_stands_in_a_field_it_is_taken_or_told(
         (["", "{}"], "line 2, field experts: is missing; it has no fields"),
         (["[1]"], "line 1: is not a JSON object"),
         (['{"experts": '], "line 1: is not JSON: "),
-        ([], "there is no row"),
-        (['{"warmup": true}'], "there is no row"),
+        ([], "has no row"),
+        (['{"warmup": true}'], "has no row"),
         (['{"type": "meta", "top_k": 4}'], "line 1, field top_k: must be 2 for small, value 4"),
         (
             ['{"type": "meta", "layers_logged": [0]}'],

@@ -78,11 +78,11 @@ def test_entries_that_lack_layers_are_left_out_and_counted(tmp_path: Path, capsy
     maps[1, 1:] = 0
     trace = converted("store", export(tmp_path, maps, np.eye(4)))
     assert [info.source for info in trace.infos.values()] == [f"small~traj~8/{row}" for row in (0, 2, 3)]
-    assert "1 entries without all layers were left out" in (trace.meta.notes or "")
+    assert "1 entries without all layers were skipped" in (trace.meta.notes or "")
     maps[:, 2] = 0
     file = export(tmp_path, maps, np.eye(4))
     line = told(capsys, lambda: convert("store", file, name="b.trace"))
-    assert line == f"{file}: no entry has all 3 layers; the fullest has 2"
+    assert line == f"{file}: no entry has all 3 layers; the most complete has 2"
 
 
 def test_finemoe_s_store_begins_with_the_authors_entries(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_is_no_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     line = told(capsys, lambda: convert("store", file))
     assert line == f"{embeddings}: row 0, field embeds: must be finite as float16"
     file.write_bytes(b"\x93NUMPY")
-    assert f"{file}: is not an array of numpy: " in told(capsys, lambda: convert("store", file))
+    assert f"{file}: is not a NumPy array: " in told(capsys, lambda: convert("store", file))
     assert "no.npy: is missing" in told(capsys, lambda: convert("store", tmp_path / "no.npy"))
     np.savez(tmp_path / "v.npz", version=np.array(2), maps=some_maps(1), embeds=np.eye(4)[:1])
     line = told(capsys, lambda: convert("store", tmp_path / "v.npz"))

@@ -257,7 +257,7 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
     ),
     "column twice": (
         lambda lines: lines.__setitem__(5, HEADER.replace("weight", "slot")),
-        "line 6, field slot: is there twice",
+        "line 6, field slot: occurs twice",
     ),
     "too few values": (lambda lines: lines.__setitem__(9, "0,0,1"), "line 10: must have 9 values, turn, phase, "),
     "no number": (
@@ -288,14 +288,14 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
     ),
     "read a hit": (
         lambda lines: lines.__setitem__(6, ",".join([*lines[6].split(",")[:7], "1", "3000"])),
-        "line 7, field expert_bytes: must be 0 where the expert was there, value 3000",
+        "line 7, field expert_bytes: must be 0 for an expert in the cache, value 3000",
     ),
     "row twice": (repeated(9), "line 11, field slot: repeats turn, phase, step, layer and slot of line 10, value 1"),
     "row missing": (without(9), "field slot: step 1 of turn 0 has no layer 0, slot 1"),
     "layer missing": (without(8, 9), "field layer: step 1 of turn 0 has no layer 0"),
     "no such layer": (
         lambda lines: [line for line in lines if line[0] in "#t" or line.split(",")[3] != "1"],
-        "field layer: no row has this layer, whose experts a comment describes, value 1",
+        "field layer: no row has this layer, but a comment gives its expert size, value 1",
     ),
     "step missing": (
         lambda lines: [line for line in lines if not line.startswith("0,1,6,")],
@@ -313,7 +313,7 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
         lambda lines: cell(9, "slot", "30000")(lines) or lines[5:],
         "line 5, field slot: must be below the number of experts, ",
     ),
-    "nothing": (lambda lines: lines[:6], "there is no row of a route trace"),
+    "nothing": (lambda lines: lines[:6], "has no row of a route trace"),
 }
 
 
@@ -332,7 +332,7 @@ def test_a_last_line_that_was_cut_off_is_told(file: Path, kept: int, capsys: pyt
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:-1], lines[-1][:kept]]))
     found = told(capsys, lambda: convert(file))
-    assert found.startswith(f"{file}: line {len(lines)}, which has no end: must have 9 values")
+    assert found.startswith(f"{file}: line {len(lines)} (incomplete): must have 9 values")
 
 
 def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,8 +92,8 @@ WRONG: dict[Callable[[Any], None], str] = {
     first_layer: "row 6, field experts: layer 0 must execute an expert in the first layer, value [-1, -1]",
     whole_iteration: "row 0, field experts: layer 2 must be executed by a token of the iteration, value [-1, -1]",
     too_low: "row 7, field experts: layer 1 must be from -1 to 5, value -2",
-    too_sure: "row 7, field residency: layer 1 must be 0, 1 or 2 of an executed expert and -1 elsewhere",
-    without_expert: "row 7, field residency: layer 1 must be 0, 1 or 2 of an executed expert and -1 elsewhere",
+    too_sure: "row 7, field residency: layer 1 must be 0, 1 or 2 for an executed expert and -1 elsewhere",
+    without_expert: "row 7, field residency: layer 1 must be 0, 1 or 2 for an executed expert and -1 elsewhere",
     gate_of_none: "row 0, field gate: layer 1 must",
 }
 

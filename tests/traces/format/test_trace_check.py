@@ -167,9 +167,9 @@ def test_many_problems_are_cut_off(trace: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("nothing.trace", "nothing.trace: is not the folder of a trace"),
-        ("a", "is not the folder of a trace; did you mean {trace}?"),
-        ("b.trace.partial", "is unfinished; run the command that began it again"),
+        ("nothing.trace", "nothing.trace: is not a trace folder"),
+        ("a", "is not a trace folder; did you mean {trace}?"),
+        ("b.trace.partial", "is unfinished; run the command that started it again"),
     ],
 )
 def test_what_is_no_trace_is_told(trace: Path, capsys: pytest.CaptureFixture[str], name: str, line: str) -> None:
@@ -184,7 +184,7 @@ def test_what_is_no_trace_is_told(trace: Path, capsys: pytest.CaptureFixture[str
 def test_info_counts_tokens_and_shouts_what_is_not_real(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(trace)]) == 0
     lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert lines["kind"] == "SYNTHETIC: drawn, not recorded"
+    assert lines["kind"] == "SYNTHETIC: generated, not recorded"
     assert lines["requests"] == "4"
     assert lines["prefill"] == "tokens  20"
     assert lines["decode"] == "tokens   12"

@@ -154,8 +154,8 @@ def test_names_and_empty_traces_are_told(tmp_path: Path) -> None:
         ({"kind": "measured"}, "field kind: must be one of captured, imported, synthetic, fitted, value 'measured'"),
         ({"score": "tanh"}, "field score: must be one of softmax, sigmoid, value 'tanh'"),
         ({"lookahead": (3,)}, r"field lookahead: must be ascending distances from 1 to 2, value \[3\]"),
-        ({"generation": {"temperature": float("inf")}}, "holds what JSON cannot: "),
-        ({"shape": small_shape(hidden=2**31)}, "field shape.hidden: a row would hold 2147483648 values"),
+        ({"generation": {"temperature": float("inf")}}, "has a value that JSON cannot represent: "),
+        ({"shape": small_shape(hidden=2**31)}, "field shape.hidden: a row would have 2147483648 values"),
         ({"lookahead": (2, 1)}, "field lookahead: must be ascending"),
         ({"shape": small_shape(top_k=7)}, "field shape.top_k: must not exceed the 6 experts, value 7"),
         ({"shape": small_shape(experts=40000)}, "field shape.experts: must be below 32768, value 40000"),
@@ -215,7 +215,7 @@ def test_a_position_that_a_read_would_refuse_is_not_counted(tmp_path: Path) -> N
     change_values(path, "tokens.parquet", "position", backwards)
     trace = Trace.open(path)
     for read in (trace.positions, trace.read):
-        with pytest.raises(TraceError, match="row 5, field position: must grow from row to row, value 0"):
+        with pytest.raises(TraceError, match="row 5, field position: must increase from row to row, value 0"):
             read(1)
 
 

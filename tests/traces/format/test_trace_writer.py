@@ -128,7 +128,7 @@ def test_another_plan_is_refused_and_named(tmp_path: Path, two_parts: list[list[
     with TraceWriter(path, small_meta(), plan={"seed": 1, "generation": {"top_p": 0.9}}) as writer:
         writer.write_part(0, *zip(*two_parts[0], strict=True))
     other = {"seed": 1, "generation": {"top_p": 0.8}}
-    with pytest.raises(UserError, match=r"plan\.generation\.top_p was 0\.9 and is 0\.8; restart to begin anew"):
+    with pytest.raises(UserError, match=r"plan\.generation\.top_p was 0\.9 and is 0\.8; restart to discard its work"):
         TraceWriter(path, small_meta(), plan=other)
     with pytest.raises(UserError, match=r"meta\.versions\.torch was None and is '2\.12'"):
         TraceWriter(path, small_meta(versions={"torch": "2.12"}), plan=other)
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    line = r"^[^\n]*the disk is full; 1 finished parts are kept, run the same command again to go on$"
+    line = r"^[^\n]*the disk is full; 1 finished parts are kept; run the same command again to resume$"
     with TraceWriter(path, small_meta(), plan=PLAN) as writer:
         writer.write_part(0, *zip(*two_parts[0], strict=True))
         monkeypatch.setattr(os, "fsync", full)

@@ -102,7 +102,7 @@ def test_a_folder_with_a_copy_is_read_in_the_order_of_its_files(lmsys: Path) -> 
     kept = [number for number in range(ROWS) if number % 5 or not number]
     assert [(one.text, one.line) for one in found.prompts] == [(asked(number), number + 1) for number in kept]
     assert {one.source for one in found.prompts} == {lmsys.name}
-    assert found.dropped == {"seen before": ROWS - len(kept)}
+    assert found.dropped == {"duplicates": ROWS - len(kept)}
 
 
 def test_other_columns_can_be_taken(lmsys: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_downloaded_array_gives_what_the_streamed_one_gives(sharegpt: Path) ->
     found = read_prompts(str(file))
     kept = [number for number in range(ROWS) if number % 8 and number % 5]
     assert [one.text for one in found.prompts if one.text != asked(0)] == [asked(number) for number in kept]
-    assert found.dropped["without text of a user"] == ROWS // 8
+    assert found.dropped["without user text"] == ROWS // 8
 
 
 def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> N
     assert told["name"] == f"sharegpt ({SHAREGPT.repository}@{COMMIT}), 3 of the first 29, seed 0"
     assert told["prompts"] == 3
     assert done.stderr.startswith("sharegpt@5eb1f4")
-    assert done.stderr.endswith(": left out 6 seen before, 5 without text of a user\n")
+    assert done.stderr.endswith(": skipped 6 duplicates, 5 without user text\n")
 
 
 def test_who_may_not_read_a_gated_set_is_told_what_to_do(hub: Hub, tmp_path: Path) -> None:
     done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: lmsys-chat-1m: access is refused; accept the terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m"
+        "error: lmsys-chat-1m: access is denied; accept the terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m"
         " with your account, then log in here with `hf auth login` or set HF_TOKEN\n"
     )
 
@@ -174,7 +174,7 @@ def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
     assert done.stderr.startswith(
         f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} cannot be read:"
     )
-    assert "name a file or a folder with a copy" in done.stderr
+    assert "use a file, or a folder with a downloaded copy" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

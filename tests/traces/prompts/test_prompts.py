@@ -65,15 +65,15 @@ def test_a_limit_stops_before_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "p.jsonl: holds no prompt"),
-        (b"\n \n", "p.jsonl: holds no prompt"),
+        (b"", "p.jsonl: contains no prompt"),
+        (b"\n \n", "p.jsonl: contains no prompt"),
         (b'{"prompt": "a"}\n{"prompt": "b"\n', "p.jsonl: line 2: is not JSON"),
         (b'["a"]\n', "p.jsonl: line 1: must be a JSON object"),
         (b'{"text": "a"}\n', "p.jsonl: line 1, field prompt: is missing"),
         (b'{"prompt": 3}\n', "p.jsonl: line 1, field prompt: must be text"),
         (b'{"prompt": " "}\n', "p.jsonl: line 1, field prompt: must be text"),
         (b'{"prompt": "a", "source": 3}\n', "p.jsonl: line 1, field source: must be text"),
-        (b'{"prompt": "\\ud800"}\n', "p.jsonl: line 1, field prompt: holds half a surrogate pair"),
+        (b'{"prompt": "\\ud800"}\n', "p.jsonl: line 1, field prompt: contains half a surrogate pair"),
         (b"\xff\xfe\n", "p.jsonl: is not UTF-8"),
     ],
 )
@@ -100,7 +100,7 @@ def test_any_field_can_hold_the_prompt(tmp_path: Path) -> None:
     assert texts(file, prompt_field="a.b") == ["How?"]
     assert texts(file, prompt_field="all.1") == ["Who?"]
     for missing in ("question", "data.answer", "all.2", "data.question.x", "all.x"):
-        with pytest.raises(UserError, match=f"line 1, field {missing}: is missing; there are id, data, a.b, all "):
+        with pytest.raises(UserError, match=f"line 1, field {missing}: is missing; choose one of id, data, a.b, all "):
             read(file, prompt_field=missing)
 
 
@@ -144,7 +144,7 @@ def test_longer_prompts_are_left_out_before_prompts_are_counted(tmp_path: Path) 
     )
     assert [len(one.text) for one in found.prompts] == [3, 4]
     assert found.dropped == {"longer than 4 characters": 1}
-    with pytest.raises(UserError, match=r"holds no prompt that can be used \(left out: 5 longer than 2 characters\)"):
+    with pytest.raises(UserError, match=r"contains no prompt that can be used \(skipped: 5 longer than 2 characters\)"):
         chosen(tmp_path / "p.jsonl", max_prompt_chars=2)
 
 
@@ -170,7 +170,7 @@ def test_a_json_file_may_also_have_an_object_per_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "p.json: holds no prompt"),
+        ("[]", "p.json: contains no prompt"),
         ('[{"prompt": "a"}, 7]', "p.json: item 2: must be a JSON object"),
         ('[{"prompt": "a"}, {"prompt": ', "p.json: item 2: is not JSON, or the file ends within it"),
         ('[{"prompt": "a"}', "p.json: item 2: is not JSON, or the file ends within it"),
@@ -239,7 +239,7 @@ def test_an_unknown_name_offers_the_known_ones(capsys: pytest.CaptureFixture[str
 
 def test_a_large_set_is_not_taken_whole_by_mistake() -> None:
     with pytest.raises(
-        UserError, match="lmsys-chat-1m: is large; say how many prompts to take with `limit` or `sample`"
+        UserError, match="lmsys-chat-1m: is large; choose the number of prompts with `limit` or `sample`"
     ):
         read(Path("lmsys-chat-1m"))
 
@@ -263,12 +263,12 @@ def test_the_command_names_options_where_the_library_names_fields(
     file = str(lines(tmp_path / "p.jsonl", {"text": "a"}))
     assert main(["prompts", file]) == 2
     assert capsys.readouterr().err == (
-        f"error: {file}: line 1, field prompt: is missing; there are text to choose from with --prompt-field\n"
+        f"error: {file}: line 1, field prompt: is missing; choose one of text with --prompt-field\n"
     )
     assert main(["prompts", file, "--prompt-field", "text", "--sample", "2"]) == 2
     assert capsys.readouterr().err == f"error: --sample: {file} has only 1 prompts, value 2\n"
     assert main(["prompts", "sharegpt"]) == 2
-    told = "error: sharegpt: is large; say how many prompts to take with --limit or --sample\n"
+    told = "error: sharegpt: is large; choose the number of prompts with --limit or --sample\n"
     assert capsys.readouterr().err == told
 
 

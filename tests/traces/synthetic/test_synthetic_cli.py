@@ -78,7 +78,7 @@ def test_a_trace_notes_what_it_was_drawn_from(tmp_path: Path, capsys: pytest.Cap
     assert meta.notes is not None
     assert "drawn from a model, not recorded" in meta.notes
     printed = capsys.readouterr().out
-    assert "(SYNTHETIC: drawn, not recorded)" in printed
+    assert "(SYNTHETIC: generated, not recorded)" in printed
     assert re.search(r"overlap with the iteration before +0\.500 +0\.50\d +0\.\d{3}\n", printed)
 
 
