@@ -36,7 +36,7 @@ __all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only then, so that `finemoe sim run --help` loads neither pandas nor pyarrow."""
+    """Import each name on first use, so that `finemoe sim run --help` loads neither pandas nor pyarrow."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

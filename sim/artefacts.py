@@ -1,9 +1,9 @@
-"""One cache of what is derived from traces: decoded routing, how natural it is, what policies learn and predict, and
-analyses behind figures.
+"""A cache of data derived from traces: decoded routing, its naturalness, what policies learn and predict, and analyses
+for figures.
 
-An artefact is a set of named arrays. Its key covers all that it was made from, so equal keys mean equal arrays, and
-writers need no locks: of two that keep the same artefact at once, the slower one drops his. What is on the disk is
-trusted only if sizes and hashes agree with its sealed description; a broken artefact is made anew.
+An artefact is a set of named arrays. Its key covers everything that it was made from, so equal keys mean equal arrays,
+and writers need no locks: if two write the same artefact, the slower one discards its copy. Files on disk are trusted
+only if their sizes and hashes match the sealed description; a broken artefact is made anew.
 
     FOLDER/KIND/ab/abcd….artefact/    ab are the first two digits of the key
         meta.json                     schema version, kind, key; name, size and SHA-256 of each array's file
@@ -34,11 +34,11 @@ Kind = Literal["routing", "naturalness", "learned", "predictions", "figures"]
 Arrays = Mapping[str, NDArray[Any]]
 
 SCHEMA = 1
-FORMAT = (1, 0)  # of the arrays' files
+FORMAT = (1, 0)  # version of the .npy files
 META = "meta.json"
 SUFFIX = ".artefact"
 
-# What this process knows of the disk, so that it hashes each file once and complains of each folder once.
+# Remembered by this process, so that it hashes each file once and reports each folder once.
 _VERIFIED: set[tuple[int, int, int, str]] = set()
 _REFUSED: set[Path] = set()
 
@@ -50,14 +50,14 @@ class StoredArtefact:
     kind: Kind
     key: str
     bytes: int
-    used_s: float  # when it was made or last used, in seconds since 1970
+    used_s: float  # when it was last used (or made), in seconds since 1970
 
 
 class Artefacts:
     """The artefacts in a folder; without a folder, nothing is kept.
 
-    `sources` is the hash of the code that makes artefacts. It is part of every key, so edited code finds nothing that
-    older code has made. Several processes and machines may use one folder at the same time.
+    `sources` is the hash of the code that makes artefacts. It is part of every key, so edited code never finds
+    artefacts of older code. Several processes and machines may use one folder at the same time.
     """
 
     def __init__(self, folder: Path | None, sources: str) -> None:
@@ -66,38 +66,38 @@ class Artefacts:
 
     @property
     def kept(self) -> bool:
-        """Whether what is made now will be found again; False once the folder has refused something."""
+        """Whether new artefacts are kept; False without a folder, or after writing to it has failed."""
         return self.folder is not None and self.folder not in _REFUSED
 
     def key(self, kind: Kind, facts: Mapping[str, Any]) -> str:
-        """The key of an artefact that is made from `facts`, plain data that says all that can change a bit of it."""
+        """The key of an artefact made from `facts`: plain data with everything that can change it."""
         return sha256_of_json({"schema": SCHEMA, "kind": kind, "sources": self.sources, "facts": dict(facts)})
 
     def made(self, kind: Kind, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """The artefact, made if it is not there; read-only, and mapped from the disk where it could be kept."""
+        """The artefact, made if missing; read-only, and memory-mapped if it could be kept."""
         found = self.get(kind, key)
         if found is not None:
             return found
         arrays = make()
         self.put(kind, key, arrays)
-        found = self.get(kind, key)  # processes share the pages of a file, each has its own copy of what it has made
+        found = self.get(kind, key)  # processes share the pages of a mapped file, but not arrays in memory
         return {name: _read_only(array) for name, array in arrays.items()} if found is None else found
 
     def get(self, kind: Kind, key: str) -> Arrays | None:
-        """The artefact as read-only memory maps; None if it is not there, or broken."""
+        """The artefact as read-only memory maps; None if it is missing or broken."""
         if self.folder is None:
             return None
         path = self.path(kind, key)
         found = _opened(path, kind, key)
         if found is not None:
             with suppress(OSError):
-                os.utime(path / META)  # the last use, for whoever makes room
+                os.utime(path / META)  # the last use, for `finemoe sim store gc --unused-days`
         return found
 
     def put(self, kind: Kind, key: str, arrays: Arrays) -> None:
         """Keep the artefact, whole or not at all; a broken one is replaced.
 
-        A disk that refuses it is reported in one line on stderr, and nothing more is kept there by this process.
+        If writing fails, one line on stderr reports it, and this process keeps nothing more in the folder.
         """
         if self.folder is None or not self.kept:
             return
@@ -122,7 +122,7 @@ class Artefacts:
             places = [] if self.folder is None else sorted((self.folder / kind).glob("??/*"))
             for path in places:
                 if not re.fullmatch(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}", path.name):
-                    continue  # one that is being written
+                    continue  # still being written
                 with suppress(OSError):  # another process may remove it
                     size = sum(file.stat().st_size for file in path.iterdir())
                     mark = path / META if (path / META).exists() else path
@@ -146,7 +146,7 @@ def _write(folder: Path, kind: Kind, key: str, arrays: Arrays) -> None:
 
 
 def _opened(path: Path, kind: Kind, key: str) -> Arrays | None:
-    """The arrays of an artefact; None if it is not there or not as it was written."""
+    """The arrays of an artefact; None if it is missing or differs from what was written."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
         if not is_sealed(meta) or (meta["schema"], meta["kind"], meta["key"]) != (SCHEMA, kind, key):
@@ -157,13 +157,13 @@ def _opened(path: Path, kind: Kind, key: str) -> Arrays | None:
                 if not _is_whole(file, said["bytes"], said["sha256"]):
                     return None
                 arrays[name] = _mapped(file)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # what broken files lead to
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # from broken files
         return None
     return arrays
 
 
 def _is_whole(file: BufferedReader, size: int, sha256: str) -> bool:
-    """Whether the file is as it was written; it is hashed the first time, and again if it was touched since."""
+    """Whether the file is as it was written; it is hashed on first use, and again if it was modified since."""
     found = os.fstat(file.fileno())
     mark = (found.st_dev, found.st_ino, found.st_mtime_ns, sha256)
     if found.st_size != size:
@@ -176,7 +176,7 @@ def _is_whole(file: BufferedReader, size: int, sha256: str) -> bool:
 
 
 def _mapped(file: BufferedReader) -> NDArray[Any]:
-    """The array of an open file: by its name, it might be another file by now."""
+    """The array of an open file. (Opening it again by name might give another file.)"""
     file.seek(0)
     if np.lib.format.read_magic(file) != FORMAT:
         raise ValueError("another version of the format")

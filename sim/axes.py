@@ -1,8 +1,8 @@
-"""Axes: the fields of a scenario that an experiment varies, under dotted names.
+"""Axes: the fields of a scenario that an experiment varies, with dotted names.
 
 `cache.gb` is the field `gb` of the scenario's cache. `policy.prefetch_distance` is a setting of its policy; a policy
-that has no such setting runs once, without it. `machine.host_link.bytes_per_s` is a figure of its machine, written
-into the machine's text.
+without this setting runs once. `machine.host_link.bytes_per_s` is a figure of its machine, and is written into the
+machine's text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ Value: TypeAlias = str | int | float | bool
 Point: TypeAlias = Mapping[str, Value]
 """A value for each of some axes."""
 
-SETTING = "policy."  # in front of the name of a policy's setting
-FIGURE = "machine."  # in front of the name of a machine's figure
+SETTING = "policy."  # prefix of a policy's setting
+FIGURE = "machine."  # prefix of a machine's figure
 
 
 def flattened(table: Any, field: str) -> dict[str, Any]:
-    """Dotted names in place of tables within a table: `{"cache": {"gb": …}}` becomes `{"cache.gb": …}`."""
+    """Replace nested tables by dotted names: `{"cache": {"gb": …}}` becomes `{"cache.gb": …}`."""
     if not isinstance(table, Mapping):
         raise FieldError(field, f"must be a table, value {table!r}")
     flat: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def flattened(table: Any, field: str) -> dict[str, Any]:
 
 
 def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
-    """A `FieldError` unless it is a field of a scenario, a figure of a machine, or a setting of one of the policies."""
+    """Raise a `FieldError` unless `name` is a field of a scenario, a figure of a machine or a setting of a policy."""
     if name.startswith(SETTING):
         setting = name.removeprefix(SETTING)
         known = {each for policy in policies for each in _settings(policy)}
@@ -62,7 +62,7 @@ def check_axis(name: str, field: str, policies: Sequence[str]) -> None:
 
 
 def check_value(value: Any, field: str) -> Value:
-    """The value, in plain Python; a `FieldError` unless it is a text, a number, or true or false."""
+    """The value as a plain Python object. Raises a `FieldError` unless it is a text, a number or a Boolean."""
     plain = value.item() if hasattr(value, "item") else value
     if not isinstance(plain, str | int | float | bool):
         raise FieldError(field, f"must be a text, a number, true or false, value {value!r}")
@@ -70,9 +70,10 @@ def check_value(value: Any, field: str) -> Value:
 
 
 def applied(base: Scenario, point: Point) -> tuple[Scenario, dict[str, Value]]:
-    """The base with the values of a point in place of its own, and the point without settings that the policy lacks.
+    """The base with the values of a point, and the point without settings that the policy lacks.
 
-    Any size of the cache takes the place of the base's. A `UserError` if no such scenario can be.
+    A cache size in the point replaces the base's, whichever field has it. Raises a `UserError` if no such scenario is
+    possible.
     """
     data = to_data(base)
     used: dict[str, Value] = {}
@@ -98,17 +99,17 @@ def applied(base: Scenario, point: Point) -> tuple[Scenario, dict[str, Value]]:
 
 
 def in_text(name: str) -> bool:
-    """Whether an axis is a part of the text that names a policy or a machine, not a field of the scenario."""
+    """Whether an axis is part of the text of a policy or a machine, not a field of the scenario."""
     return name.startswith((SETTING, FIGURE))
 
 
 def figures_set(machine: str) -> dict[str, str]:
-    """The figures that the text of a machine has behind its name."""
+    """The figures that a machine's text sets after the name."""
     return machine_text.parts_of(machine)[1]
 
 
 def with_figure(machine: str, figure: str, value: Value) -> str:
-    """The text of the machine with a figure, in place of the one that it may have."""
+    """The machine's text with a figure set to a value, replacing an older one."""
     name, own = machine_text.parts_of(machine)
     return machine_text.text_of(name, own | {figure: _text(value)})
 
@@ -126,7 +127,7 @@ def _field_names() -> Iterable[str]:
 
 
 def _settings(policy: str) -> Iterable[str]:
-    """The names of what can be set of a policy; none if there is no such policy, which is reported where it runs."""
+    """The names of a policy's settings; none for an unknown policy, which is reported when it runs."""
     name = parts_of(policy)[0].partition(",")[0]
     try:
         return settings_of(policy_factory(name), f"policy {name}")
@@ -135,7 +136,7 @@ def _settings(policy: str) -> Iterable[str]:
 
 
 def _with_setting(policy: str, setting: str, value: Value) -> str:
-    """The policy with a setting of its first part."""
+    """The policy's text with a setting added to its first part."""
     text = _text(value)
     first, *others = parts_of(policy)
     if any(word.partition("=")[0] == setting for word in first.split(",")[1:]):
@@ -144,13 +145,13 @@ def _with_setting(policy: str, setting: str, value: Value) -> str:
 
 
 def _check_not_set(machine: str, name: str, value: Value) -> None:
-    """A `FieldError` on the axis `name` if the text of the machine has this figure already."""
+    """Raise a `FieldError` on the axis `name` if the machine's text already sets this figure."""
     if name.removeprefix(FIGURE) in figures_set(machine):
         raise FieldError(name, f"machine {machine} already sets it, value {_text(value)}")
 
 
 def _text(value: Value) -> str:
-    """The value as it is written in the text of a policy or a machine."""
+    """A value as written in the text of a policy or a machine."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return short if float(short) == value else repr(value)

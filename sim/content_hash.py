@@ -1,9 +1,9 @@
-"""A key for what a simulation gives: equal keys, equal figures.
+"""The key of a simulation's result: equal keys mean equal figures.
 
-It covers the scenario without what changes no figure (`detail`, `check`, `label`), the digests of its inputs, the
-sources of everything that decides or computes, and the versions of the libraries that compute with them: an edited
-policy never gets yesterday's result, and a folder of results that machines share never mixes what their libraries round
-differently.
+The key covers the scenario without the fields that do not affect figures (`detail`, `check`, `label`), the digests of
+its inputs, the sources of all code that decides or computes, and the versions of the libraries that compute. So an
+edited policy never gets an outdated result, and a store shared by machines never mixes results of different library
+versions.
 """
 
 import sys
@@ -22,9 +22,9 @@ from policies.registry import PLUG_INS, is_own
 from sim.inputs import Inputs
 from sim.scenario import NO_EFFECT, Scenario
 
-version = cache(metadata.version)  # reading it takes longer than all the rest of a key
+version = cache(metadata.version)  # reading it takes longer than the rest of a key
 
-# What they stand for is hashed, not how it is called: digests, the requests of the split, slots.
+# Hashed by contents (digests, the requests of the split, slots), not by name.
 BY_DIGEST = ("trace", "history", "train_split", "requests", "counts", "machine", "sizes", "cache")
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "simpy")
@@ -58,15 +58,15 @@ SOURCES = (
 
 
 def content_hash(scenario: Scenario, inputs: Inputs) -> str | None:
-    """SHA-256 in hexadecimal of a scenario, its inputs and the code that runs it.
+    """The SHA-256, in hexadecimal, of a scenario, its inputs and the code that runs it.
 
-    None for a policy that a script or notebook defines itself (`__main__:mine`): no file holds all of what runs.
+    None for a policy that a script or notebook defines itself (`__main__:mine`), whose code is not in any module file.
     """
     return RunKeys().of(scenario, inputs)
 
 
 class RunKeys:
-    """The keys of many runs; the code is read once."""
+    """Computes the keys of many runs; the code is read once."""
 
     def __init__(self) -> None:
         self.code = code_facts()
@@ -78,14 +78,14 @@ class RunKeys:
         return None if facts is None else key_of(facts)
 
     def facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any] | None:
-        """What is hashed of a run, as plain data; None as for `of`."""
+        """The hashed facts of a run, as plain data; None as for `of`."""
         if not has_sources(scenario.policy):
             return None
         facts = self._facts(scenario, inputs)
         return facts | {"policy": scenario.policy, "outside": self.outside(scenario.policy), "of": "run"}
 
     def bound_facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any]:
-        """What is hashed of the lower bound of the makespan, which is the same for every policy."""
+        """The hashed facts of the lower bound of the makespan, which is the same for every policy."""
         return self._facts(scenario, inputs) | {"of": "lower bound"}
 
     def _facts(self, scenario: Scenario, inputs: Inputs) -> dict[str, Any]:
@@ -109,12 +109,12 @@ class RunKeys:
 
 
 def key_of(facts: dict[str, Any]) -> str:
-    """The key of what `RunKeys.facts` gives."""
+    """The key for facts from `RunKeys.facts`."""
     return sha256_of_json(facts)
 
 
 def code_facts() -> dict[str, str]:
-    """The digest of our own code, and the versions of what it computes with."""
+    """The digest of our own code, and the versions of Python and the libraries that it computes with."""
     libraries = {name: version(name) for name in LIBRARIES}
     return {"sources": sources_digest(), "python": f"{sys.version_info[0]}.{sys.version_info[1]}", **libraries}
 
@@ -122,7 +122,7 @@ def code_facts() -> dict[str, str]:
 def sources_digest() -> str:
     """The hash of the project's own code that can change a figure.
 
-    A `UserError` if a file has been edited since this module was imported: part of the code may be as it was before.
+    Raises a `UserError` if a file has been edited since this module was imported, because loaded code may be older.
     """
     first, now = _AT_IMPORT, _sources()
     for name in sorted(first.keys() | now.keys()):
@@ -143,12 +143,12 @@ def _sources() -> dict[str, str]:
 
 
 def has_sources(policy: str) -> bool:
-    """Whether files hold all of the code of a policy; not of one that a script or notebook defines itself."""
+    """Whether all code of a policy is in module files; False if a script or notebook defines it."""
     return "__main__" not in _outside_modules(policy)
 
 
 def outside_sources(policy: str) -> dict[str, dict[str, str]]:
-    """The hashes of the sources of every module from outside that a policy names, its package whole."""
+    """The hashes of the sources of every outside module that a policy names, including its whole package."""
     return {module: sources_of(module) for module in sorted(_outside_modules(policy))}
 
 
@@ -158,7 +158,7 @@ def _outside_modules(policy: str) -> Iterator[str]:
         if ":" in name:
             yield name.partition(":")[0]
         elif not is_own(part):
-            plug_ins = entry_points(group=PLUG_INS)  # which takes as long as all the rest of a key
+            plug_ins = entry_points(group=PLUG_INS)  # takes as long as the rest of a key
             if name in plug_ins.names:
                 yield plug_ins[name].module
 
@@ -167,4 +167,4 @@ def _files(place: Path) -> list[Path]:
     return sorted(place.rglob("*.py")) if place.is_dir() else [place]
 
 
-_AT_IMPORT = _sources()  # at import, since what other modules hold in memory is as old as that
+_AT_IMPORT = _sources()  # at import, because other modules' loaded code is as old as that

@@ -1,4 +1,4 @@
-"""An experiment: a base scenario, and axes along which it varies.
+"""An experiment: a base scenario, and the axes along which it varies.
 
     [scenario]
     trace = "pocket.trace"
@@ -7,7 +7,7 @@
     [grid]                                   # every combination of the values
     policy = ["finemoe", "lru"]
     seed = [0, 1, 2]
-    "policy.prefetch_distance" = [1, 3]      # of those that have this setting
+    "policy.prefetch_distance" = [1, 3]      # for policies with this setting
 
     [zip]                                    # the first values together, the second ones, …
     machine = ["rtx3090", "a100-80gb"]
@@ -19,7 +19,7 @@
     batch_size = 4
     requests = 8
 
-The matrix is the product of them all. Paths count from the current folder.
+The matrix is the product of all tables. Paths are relative to the current folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from common.toml_files import read_toml, write_toml
 from sim.axes import SETTING, Point, Value, applied, check_axis, check_value, flattened, in_text
 from sim.scenario import Scenario
 
-FieldPath = tuple[str, ...]  # ("cache", "gb") for the gigabytes of the cache
+FieldPath = tuple[str, ...]  # such as ("cache", "gb")
 Axes: TypeAlias = Mapping[str, Sequence[Value]]
 """The values that each axis takes, by its dotted name."""
 
@@ -48,16 +48,16 @@ class Run:
     """One combination of the values of all axes."""
 
     point: Point
-    """The value on each axis that means something to the run."""
+    """The values on the axes that apply to the run."""
     scenario: Scenario | None
-    """What runs; None if no such scenario can be."""
+    """The scenario to run; None if it is impossible."""
     problem: str | None = None
-    """Why not."""
+    """Why it is impossible."""
 
     def value(self, axis: str) -> Any:
-        """The value on an axis: what the point says, else the scenario's.
+        """The value on an axis, from the point or else from the scenario.
 
-        None for a setting that the policy lacks, and for a figure of the machine that the point leaves as it is.
+        None for a setting that the policy lacks, and for a figure of the machine that the point does not set.
         """
         if axis in self.point or in_text(axis) or self.scenario is None:
             return self.point.get(axis)
@@ -72,13 +72,13 @@ class Experiment:
     """A base scenario, and the axes along which it varies."""
 
     scenario: Scenario
-    """The base; its policy is the first of an axis of policies."""
+    """The base scenario; with an axis of policies, its policy is the first of them."""
     grid: Axes = field(default_factory=dict)
-    """Every combination of these values."""
+    """Axes of which every combination is used."""
     zip: Axes | Sequence[Axes] = ()
-    """Values of equal number that go together; several such tables are combined."""
+    """Axes with equally many values that vary together; several such tables are combined."""
     list: Sequence[Point] = ()
-    """Points, one after the other."""
+    """Single points, one after another."""
 
     def __post_init__(self) -> None:
         zips = (self.zip,) if isinstance(self.zip, Mapping) else _sequence(self.zip, "zip")
@@ -94,22 +94,22 @@ class Experiment:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The dotted names of what varies, in the order of the tables."""
+        """The dotted names of the axes, in the order of the tables."""
         return tuple(dict.fromkeys(name for factor in self._factors() for point in factor for name in point))
 
     @classmethod
     def read(cls, path: Path | str) -> "Experiment":
-        """What a TOML file describes; a mistake in it is a `UserError` that names file and field."""
+        """Read an experiment from a TOML file. A mistake in it raises a `UserError` that names file and field."""
         return read_experiment(Path(path), {})
 
     def write(self, path: Path | str) -> None:
-        """Put the experiment into a TOML file, in place of one that is there: every field that has a value."""
+        """Write every field that has a value into a TOML file, replacing an existing one."""
         write_toml(Path(path), {name: table for name, table in self.to_data().items() if table})
 
     def to_data(self) -> dict[str, Any]:
-        """The tables of its file as plain data."""
+        """The tables of the experiment's file, as plain data."""
         scenario = to_data(self.scenario)
-        if "policy" in self.axes:  # said once
+        if "policy" in self.axes:  # the axis already has it
             del scenario["policy"]
         return {
             "scenario": scenario,
@@ -119,7 +119,7 @@ class Experiment:
         }
 
     def matrix(self) -> Sequence[Run]:
-        """Every run once, the last axis varying fastest; what no scenario can be is a run with a problem."""
+        """Every run once, with the last axis varying fastest; an impossible scenario is a run with a problem."""
         count = prod(map(len, self._factors()))
         if count > MOST_RUNS:
             raise UserError(f"the axes have {count:,} combinations; a sweep has at most {MOST_RUNS:,}")
@@ -136,7 +136,7 @@ class Experiment:
         return tuple(runs.values())
 
     def scenarios(self) -> Sequence[Scenario]:
-        """One for each policy, for comparisons on even terms; a `UserError` if anything else varies."""
+        """A scenario for each policy. Raises a `UserError` if anything but the policy varies."""
         for name in self.axes:
             if name != "policy" and not name.startswith(SETTING):
                 raise FieldError(name, "is an axis, but a comparison varies only the policy; use `finemoe sim sweep`")
@@ -150,7 +150,7 @@ class Experiment:
         return self.zip  # type: ignore[return-value]  # a tuple of tables since init
 
     def _factors(self) -> Sequence[Sequence[Point]]:
-        """What the matrix is the product of, each a sequence of points."""
+        """The factors of the matrix, each a sequence of points."""
         grid = [[{name: value} for value in values] for name, values in self.grid.items()]
         zips = [
             [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)] for table in self._zips()
@@ -161,7 +161,7 @@ class Experiment:
         return [str(point["policy"]) for factor in self._factors() for point in factor if "policy" in point]
 
     def _check_axes(self) -> None:
-        """Every axis is known and lies in one table only."""
+        """Check that every axis is known and is in one table only."""
         policies = self._policies() or [self.scenario.policy]
         tables = [("grid", name) for name in self.grid]
         tables += [("zip", name) for table in self._zips() for name in table]
@@ -174,16 +174,16 @@ class Experiment:
 
 
 def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experiment:
-    """The experiment in a file, with the values that were `given`, by the path of their field, in place of its own.
+    """Read the experiment in a file; `given` values, by the path of their field, replace those of the file.
 
-    Of policies, a list is given. A mistake in what was given is a `FieldError`; one in the file is a `UserError` that
+    For the policy, `given` has a list. A mistake in `given` raises a `FieldError`, one in the file a `UserError` that
     names the file.
     """
     data = read_toml(file) if file else {}
     scenario, grid = (_table(file, data, name) for name in ("scenario", "grid"))
     if "policy" in scenario and "policy" in grid:
         raise UserError(f"{file}: scenario.policy and grid.policy: give only one of them")
-    scenario |= {outer: {} for outer, *inner in given if inner}  # one size in place of another
+    scenario |= {outer: {} for outer, *inner in given if inner}  # a given cache size replaces the file's
     for (outer, *inner), value in given.items():
         if outer == "policy":
             scenario.pop("policy", None)

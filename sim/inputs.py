@@ -1,4 +1,4 @@
-"""What the names in a scenario stand for: trace, history, machine and sizes, read and checked before anything runs."""
+"""The inputs that a scenario names: trace, history, machine and sizes, read and checked before anything runs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,24 +27,24 @@ from traces.published_models import published
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What one run is given, by either driver.
+    """The inputs of one run, for either driver.
 
-    `facts` is what results say of it: trace, history and their digests.
+    `facts` describe trace and history, with their digests, for results.
     """
 
     model: ModelShape
     machine: Machine
-    requests: History  # that run, in order
+    requests: History  # the requests that run, in order
     history: History | None = None
     future: Future | None = None
-    expert_counts: Int | None = None  # [L, J] to place by, in place of the history
-    memory: GpuMemory | None = None  # None where the machine does not state its own
+    expert_counts: Int | None = None  # [L, J] for placement, in place of the history
+    memory: GpuMemory | None = None  # None if the machine does not state its memory
     arrivals: bool = False  # the trace says when requests arrive
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def routing_identity(self) -> dict[str, str | None]:
-        """Digests of trace, history and split: which requests run, and which a policy may learn from."""
+        """The digests of trace, history and split, which decide the requests that run and those to learn from."""
         history = self.facts["history"]
         return {
             "trace": self.facts["trace"]["digest"],
@@ -54,14 +54,14 @@ class Inputs:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the forward passes of the requests that run: how much there is to do."""
+        """The number of tokens in the forward passes of all requests that run."""
         requests = self.requests
-        if isinstance(requests, Requests):  # which need not be read for it
+        if isinstance(requests, Requests):  # counts them without reading their rows
             return sum(requests.trace.rows_of(request) for request in requests.ids)
         return sum(len(recorded.token) for recorded in requests)
 
     def provenance(self, scenario: Scenario) -> dict[str, Any]:
-        """What the scenario's names stood for, as plain data for results."""
+        """The inputs that the scenario names, as plain data for results."""
         by_layer = self.model.expert_bytes_by_layer
         return {
             **self.facts,
@@ -93,20 +93,20 @@ class Routing:
 
 
 def resolve(scenario: Scenario, *others: str) -> Inputs:
-    """Read what a simulation of the scenario needs, under its policy and under `others` that run on the same inputs.
+    """Read the inputs of a scenario, for its policy and for `others` that run on the same inputs.
 
-    Every mistake is a `UserError` that names file or field.
+    Raises a `UserError` that names the file or field for every mistake.
     """
     return Resolver().resolve(scenario, *others)
 
 
 def routing_of(scenario: Scenario, *others: str) -> Routing:
-    """Open trace and history, divide the requests, and check that the policies find the columns that they need."""
+    """Open trace and history, split the requests, and check that the policies have the columns that they need."""
     return Resolver().routing_of(scenario, *others)
 
 
 class Resolver:
-    """Resolves many scenarios; what they have in common is read once, and decoded traces are kept in `artefacts`."""
+    """Resolves many scenarios; common inputs are read once, and decoded traces are kept in `artefacts`."""
 
     def __init__(self, artefacts: Artefacts = NOTHING_KEPT) -> None:
         self._artefacts = artefacts
@@ -157,7 +157,7 @@ class Resolver:
         read, history = trace, None
         if scenario.history:
             history = history_of(self._trace(scenario.history), trace)
-            # Embeddings that only one of the two has can be compared with nothing.
+            # Embeddings are useless if only one of the two traces has them.
             if history.meta.embedding != trace.meta.embedding:
                 read, history = trace.without_embeddings(), history.without_embeddings()
         train, test = train_test_split(trace.request_ids, scenario, where=str(trace.path))
@@ -187,19 +187,19 @@ class Resolver:
 
 
 def split_fields(scenario: Scenario) -> tuple[Any, ...]:
-    """What decides which requests run and which a policy may learn from."""
+    """The fields that decide which requests run and which a policy may learn from."""
     return scenario.trace, scenario.history, scenario.train_split, scenario.requests, scenario.seed
 
 
 def _longest(requests: Requests) -> int:
-    """Positions of the longest request; reads one small column of the trace."""
+    """The number of positions of the longest request; reads one small column of the trace."""
     return max(requests.trace.positions(request) for request in requests.ids)
 
 
 def facts_of(
     trace: Trace, history: Trace | None = None, measure: Callable[[Trace], dict[str, Any]] = naturalness
 ) -> dict[str, Any]:
-    """What results say of the routing; `measure` says how natural a trace is."""
+    """Facts about trace and history for results; `measure` measures how natural a trace is."""
 
     def said(of: Trace) -> dict[str, Any]:
         found = measure(of)
@@ -216,7 +216,10 @@ def facts_of(
 
 
 def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
-    """The traced model, with the sizes of a published one if it is named; the number of layers stays the traced one."""
+    """The traced model with the sizes of the named published model, but with the traced number of layers.
+
+    Raises a `FieldError` if experts per layer or top-k differ. Without a name, returns the traced model.
+    """
     if name is None:
         return traced
     model = published(name)
@@ -232,7 +235,7 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
 
 
 def check_size(size: CacheSize, model: ModelShape, machine: Machine) -> None:
-    """A `FieldError` on the cache if so many experts cannot be divided among the GPUs."""
+    """Raise a `FieldError` on the cache if its experts cannot be divided among the GPUs."""
     try:
         split_slots(model, size.slots(model), machine.gpus)
     except UserError as error:
@@ -240,7 +243,7 @@ def check_size(size: CacheSize, model: ModelShape, machine: Machine) -> None:
 
 
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
-    """A `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
+    """Raise a `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
     size, experts = scenario.cache, scenario.cache.slots(model)
     if memory.fits(experts * model.expert_bytes):
         return
@@ -257,7 +260,7 @@ def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machi
 
 
 def history_of(history: Trace, trace: Trace) -> Trace:
-    """The trace to learn from; layers, experts and top-k must be those of `trace`, and the size of embeddings."""
+    """The trace to learn from. Raises a `FieldError` unless its layers, experts, top-k and embedding size match."""
     names = ["layers", "experts", "top_k"]
     for name in [*names, "hidden"] if history.meta.embedding and trace.meta.embedding else names:
         found, wanted = getattr(history.shape, name), getattr(trace.shape, name)
@@ -269,7 +272,7 @@ def history_of(history: Trace, trace: Trace) -> Trace:
 
 
 def check_columns(policy: str, *, embedding: bool, lookahead: Collection[int], where: str) -> None:
-    """A `UserError` that names the column which the policy needs and `where` does not have."""
+    """Raise a `UserError` that names a column which the policy needs and `where` does not have."""
     requires = make_policy(policy).requires
     if "embedding" in requires and not embedding:
         raise UserError(f"policy {policy} needs embeddings.parquet, which {where} does not have")
@@ -279,7 +282,7 @@ def check_columns(policy: str, *, embedding: bool, lookahead: Collection[int], w
 
 
 def train_test_split(requests: Sequence[int], scenario: Scenario, *, where: str) -> tuple[list[int], list[int]]:
-    """The requests to learn from, drawn by the scenario's seed, and those of the others that run."""
+    """The requests to learn from, drawn with the scenario's seed, and the other requests that run."""
     train, test = split(requests, scenario.train_split, np.random.default_rng(scenario.seed))
     if not test:
         problem = f"none of the {len(requests)} requests of {where} is left to run, value {scenario.train_split}"

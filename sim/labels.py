@@ -1,20 +1,20 @@
-"""Labels: what a reader must know before believing the figures of a run, wherever these are shown."""
+"""Labels: warnings about a run's figures, shown wherever these figures are."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-Facts = Mapping[str, Any]  # of a run, among them `fits` and `prediction_charged`; null where a fact is not known
+Facts = Mapping[str, Any]  # about a run, including `fits` and `prediction_charged`; None if unknown
 
 
 class Label(NamedTuple):
     """A label of a run."""
 
     text: str
-    """Two or three words, for pictures and lists."""
+    """A few words, for pictures and lists."""
     mark: str
-    """One sign, for the cell of a table."""
+    """One character, for the cell of a table."""
     note: str
-    """What it means, below the table."""
+    """The explanation below the table."""
 
 
 DOES_NOT_FIT = Label(
@@ -37,18 +37,18 @@ DOES_NOT_PAY = Label(
 
 
 def labels(summary: Facts) -> list[str]:
-    """The texts of all labels that a run has."""
+    """The texts of a run's labels."""
     return [label.text for label in _labels(summary)]
 
 
 def marked(name: str, *runs: Facts) -> str:
-    """What a table calls runs of one name: that, and the mark of each label that any of them has."""
+    """The name of runs in a table, with the mark of each label that any of them has."""
     marks = dict.fromkeys(label.mark for run in runs for label in _labels(run))
     return " ".join([name, *marks])
 
 
 def footnotes(runs: Iterable[tuple[str, Facts]]) -> Iterator[str]:
-    """A line for each label that any of the runs has, with the names of those that have it."""
+    """A line for each label that any of the runs has, with the names of these runs."""
     named: dict[Label, dict[str, None]] = {}
     for name, run in runs:
         for label in _labels(run):

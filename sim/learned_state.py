@@ -1,4 +1,4 @@
-"""Caches what policies learn from their history: the same policy learns from the same history only once."""
+"""Caches what policies learn from their history, so that a policy learns from the same history only once."""
 
 import json
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from sim.scenario import Scenario
 from sim.started_policy import Learning
 
 _RNG = "rng"  # the state of the generator afterwards, as JSON
-_LEARNED = "learned "  # before the policy's own names
+_LEARNED = "learned "  # prefix of the policy's own names
 
 
 def learning_from(artefacts: Artefacts, scenario: Scenario, inputs: Inputs) -> Learning | None:
-    """How the policy of a scenario learns; None if nothing says what the history is, or holds the policy's code."""
+    """How the policy of a scenario learns; None if the history or the policy's code cannot be identified."""
     if not inputs.facts or not has_sources(scenario.policy):
         return None
     facts = {
@@ -36,9 +36,9 @@ def learning_from(artefacts: Artefacts, scenario: Scenario, inputs: Inputs) -> L
 def remembered(
     artefacts: Artefacts, facts: dict[str, Any], rng: np.random.Generator
 ) -> Callable[[Callable[[], Learned]], Learned]:
-    """A `Setup.learned` that gives back what was learned before from the same `facts` and the same state of `rng`.
+    """A `Setup.learned` that returns what was learned before from the same `facts` and the same state of `rng`.
 
-    The generator goes on as it did then. Calls are counted, so that what two parts of a policy learn is kept apart.
+    The generator then continues as it did before. Calls are counted, to distinguish what two parts of a policy learn.
     """
     calls = count()
 

@@ -1,4 +1,4 @@
-"""Predictions, kept: one run makes them for all caches, machines and evictors."""
+"""Keeps predictions, so that runs with other caches, machines and evictors reuse them."""
 
 from policies.base import Setting
 from policies.registry import is_own, make_policy
@@ -9,10 +9,10 @@ from sim.scenario import Scenario
 
 
 def prediction_identity(policy: str, *, check: bool = False) -> dict[str, Setting] | None:
-    """On what the predictions of a policy depend, of its own: its prefetcher's class and settings.
+    """The part of a policy that its predictions depend on: its prefetcher's class and settings.
 
-    None if they cannot be shared, as those of a policy that is checked. They depend further on the requests, their
-    order and batch size, the history, the seed, and the model's layers, experts and top-k.
+    None if they cannot be shared, for example under `check`. Predictions also depend on the requests, their order and
+    batch size, the history, the seed, and the model's layers, experts and top-k.
     """
     if check or not is_own(policy):
         return None
@@ -24,7 +24,7 @@ def prediction_identity(policy: str, *, check: bool = False) -> dict[str, Settin
 
 
 class SharedPredictions:
-    """The tape of a run, which replays what an earlier run predicted or records it for later ones."""
+    """The tape of a run: it replays an earlier run's predictions, or records them for later runs."""
 
     def __init__(self, artefacts: Artefacts, key: str) -> None:
         self._artefacts = artefacts
@@ -35,7 +35,7 @@ class SharedPredictions:
 
     @classmethod
     def of(cls, artefacts: Artefacts, scenario: Scenario, inputs: Inputs) -> "SharedPredictions | None":
-        """Those of a scenario; None if its policy shares none, or there is no place to keep them."""
+        """The shared predictions of a scenario; None if its policy shares none or artefacts are not kept."""
         if not artefacts.kept or not inputs.facts:
             return None
         settings = prediction_identity(scenario.policy, check=scenario.check)
@@ -52,6 +52,6 @@ class SharedPredictions:
         return cls(artefacts, artefacts.key("predictions", facts))
 
     def keep(self) -> None:
-        """Keep what was recorded, once the run is over."""
+        """Keep the recorded predictions, once the run is over."""
         if self._recording:
             self._artefacts.put("predictions", self._key, self.tape.arrays())

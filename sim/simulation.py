@@ -1,4 +1,4 @@
-"""Run scenarios: modelled time passes between the decisions of their policies."""
+"""Runs scenarios: modelled time passes between the decisions of their policies."""
 
 from collections.abc import Callable
 
@@ -27,11 +27,10 @@ def simulate(
     artefacts: Artefacts | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Simulate a scenario.
+    """Simulate a scenario, and return its result.
 
-    `inputs` and `keys`, where they are there already, save reading files and code again; `artefacts` are what other
-    runs have learned and predicted. Every mistake in the scenario is a `UserError` of one line. A bar shows progress
-    unless it is to be `quiet`.
+    Pass existing `inputs` and `keys` to avoid reading files and code again; `artefacts` hold what other runs have
+    learned and predicted. A progress bar is shown unless `quiet`. Raises a `UserError` for a mistake in the scenario.
     """
     inputs = resolve(scenario) if inputs is None else inputs
     key = (keys or RunKeys()).of(scenario, inputs)
@@ -52,9 +51,9 @@ def simulated_run(
     tape: PredictionTape | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> Outcome:
-    """Let the SimPy driver serve the requests of `inputs`; `done` is called with the number of newly served ones.
+    """Serve the requests of `inputs` with the SimPy driver; `done` is called with the number of newly served ones.
 
-    The outcome is the same with `learning` from what was kept, and with a tape, which records or replays predictions.
+    `learning` may return what was learned before; a tape records or replays predictions. Neither changes the outcome.
     """
     recorder = Recorder()
     with one_thread():

@@ -1,4 +1,4 @@
-"""The policy and cache that a driver runs, and what the driver returns."""
+"""The started policy and cache that a driver runs, and the outcome that it returns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,30 +29,30 @@ Learning: TypeAlias = Callable[[np.random.Generator], Callable[[Callable[[], Lea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a driver returns."""
+    """The outcome of a run, as a driver returns it."""
 
-    simulated: bool  # or measured on real devices
+    simulated: bool  # False: measured on real devices
     iterations: pd.DataFrame
     requests: pd.DataFrame
     counts: Counts
     makespan_s: float
     preloaded: bool  # every expert was resident from the start
     expert_slots: int  # of the cache; all experts for a policy that keeps them resident
-    peak_slots: int  # the most that were taken at a time
-    chunk_bytes: int  # of the largest piece in which prefetches could move
+    peak_slots: int  # the most slots used at a time
+    chunk_bytes: int  # size of the largest piece of a prefetch
     prediction_charged: bool | None  # whether predicting took time; None for a policy that plans nothing
-    search_score_semantic: float | None  # mean cosine of what these searches found; None without any
+    search_score_semantic: float | None  # mean cosine of the entries that these searches found; None without any
     search_score_trajectory: float | None
-    note: str  # what a reader must know of it
+    note: str  # a warning for readers
     log: DecisionLog | None
 
 
 class StartedPolicy:
     """A started policy and its initial cache.
 
-    All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are what
-    the policy may know of the machine. `learning` makes `Setup.learned` for that generator: it may give back what the
-    policy learned before. `tape` records the predictions of the run or replays them.
+    All randomness comes from one generator seeded by the scenario, so runs do not affect each other. `rates` are the
+    times of the machine that the policy may know. `learning` makes `Setup.learned` for that generator, which may return
+    what the policy learned before. `tape` records the predictions of the run or replays them.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class StartedPolicy:
             tape.start(policy, setup)
 
     def outcome(self, recorder: Recorder, makespan_s: float, *, simulated: bool) -> Outcome:
-        """What has come out, once a driver is done."""
+        """The outcome, once a driver has finished."""
         return Outcome(
             simulated=simulated,
             iterations=recorder.iterations(),

@@ -16,6 +16,6 @@ OTHER = MAROON
 
 
 def colour_of(policy: str) -> str:
-    """The colour of the system that a policy's text names, whatever its settings, evictor and form."""
+    """The colour of a policy's system, whatever its settings, evictor and form."""
     name = parts_of(policy)[0].partition(",")[0]
     return next((colour for system, colour in _BY_POLICY.items() if name.startswith(system)), OTHER)

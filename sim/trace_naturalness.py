@@ -1,4 +1,4 @@
-"""How natural traces are, measured once and kept."""
+"""Measures how natural a trace is, and keeps the answer."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ FIGURES = ("distinct_tokens", "repeated_4grams", "repeated_rows", "nearest_map_r
 
 
 def naturalness(trace: Trace, artefacts: Artefacts = NOTHING_KEPT) -> dict[str, Any]:
-    """What `traces.analysis.naturalness` finds in a trace, as plain data."""
+    """The naturalness of a trace (`traces.analysis.naturalness`), as plain data."""
 
     def measured() -> dict[str, Any]:
         return {"json": np.frombuffer(canonical_json(naturalness_of(trace).to_data()), np.uint8)}
@@ -26,12 +26,12 @@ def naturalness(trace: Trace, artefacts: Artefacts = NOTHING_KEPT) -> dict[str, 
 
 
 def trace_columns(trace: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row of figures says of its trace, by what results say of that: its kind, and how natural it is."""
+    """The columns that describe a row's trace, its kind and naturalness, from the `trace` facts of a result."""
     decode = trace["naturalness"]["decode"]
     figures = {f"trace_{name}": decode[name] for name in FIGURES}
     return {"trace_kind": trace["kind"], "trace_warning": trace["warning"], **figures}
 
 
 def history_columns(history: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The same of a trace that is learned from alone; nothing without one."""
+    """The columns that describe a separate history trace; none without one."""
     return {"history_trace": history["name"], "history_warning": history["warning"]} if history else {}

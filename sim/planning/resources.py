@@ -1,4 +1,4 @@
-"""The resources that `sim whatif` varies: how much of each there is at 1×, and a scenario with more or less of it."""
+"""The resources that `finemoe sim whatif` varies: their amounts at 1×, and scenarios with more or less of them."""
 
 import math
 from collections.abc import Sequence
@@ -12,45 +12,45 @@ from sim.inputs import Inputs
 from sim.scenario import Scenario
 
 FACTORS = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)  # about √2 apart
-MAPS = 1000  # of a store whose search is shown
+MAPS = 1000  # store size of the search time that tables show
 _SPEEDS = {"link": "link", "host memory": "host", "compute": "compute", "CPU time": "cpu", "search": "search"}
 SPEEDS = tuple(_SPEEDS)
-"""The resources that are speeds: twice as much of all of them halves all times."""
+"""The resources that are speeds: doubling all of them halves all times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """Something of which a machine could have more or less."""
+    """A resource that a machine could have more or less of."""
 
     name: str
     at_1x: str
-    """How much there is of it, as text; why there is nothing to vary where the machine has none."""
+    """Its amount as text, or why there is nothing to vary."""
     varied: bool = True
-    """Whether there is something to vary."""
+    """Whether the machine has it."""
     count: int | None = None
-    """How many there are, of what is counted in whole numbers."""
+    """Its number, if it is counted in whole numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variation:
-    """A scenario with so many times as much of a resource."""
+    """A scenario with a resource multiplied by a factor."""
 
     factor: float
-    """How much, after rounding to whole slots."""
+    """The factor, after rounding to whole slots."""
     point: Point | None = None
-    """The values that it has in place of the scenario's; None where there is no such scenario."""
+    """The values that replace the scenario's; None if no such scenario is possible."""
     problem: str | None = None
-    """Why not."""
+    """Why it is impossible."""
     count: int | None = None
 
 
 def factor_text(factor: float) -> str:
-    """`½×`, `1×` or `1.41×`."""
+    """A factor as text: `½×`, `1×` or `1.41×`."""
     return "½×" if factor == 0.5 else f"{factor:.3g}×"
 
 
 def resources_of(scenario: Scenario, inputs: Inputs) -> Sequence[Resource]:
-    """What can be varied of a scenario, and how much it has of each."""
+    """The resources of a scenario, with their amounts."""
     model, cost = inputs.model, inputs.machine.cost(inputs.model)
     effects = cost.effects
     copy_s, expert_s = cost.copy_s(int(model.expert_bytes)), cost.expert_s(1)
@@ -73,7 +73,7 @@ def resources_of(scenario: Scenario, inputs: Inputs) -> Sequence[Resource]:
 
 
 def variations(resource: Resource, scenario: Scenario) -> Sequence[Variation]:
-    """The resource at every factor, 1× without a point of its own; only that where there is nothing to vary."""
+    """The resource at every factor (only 1× if there is nothing to vary); the point of 1× is empty."""
     found: dict[float, Variation] = {}
     for factor in FACTORS if resource.varied else (1.0,):
         each = _variation(resource, scenario, factor)
@@ -97,7 +97,7 @@ def _variation(resource: Resource, scenario: Scenario, factor: float) -> Variati
 
 
 def _scaled(machine: str, figure: str, factor: float) -> Point:
-    """The machine with a speed that is `factor` times what its text says, or what it is."""
+    """The machine with a speed `factor` times that in its text, or its own."""
     own = figures_set(machine).get(figure, "1")
     try:
         before = float(own)

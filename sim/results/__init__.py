@@ -1,1 +1,1 @@
-"""From runs to numbers: summaries, tables, bounds, files."""
+"""Results of runs: summaries, tables, figures, bounds and files."""

@@ -1,36 +1,35 @@
-r"""What no policy can pass: the fewest loads that serve a run, and the least time that they and the computing take.
+r"""Lower bounds for every policy: the fewest loads that serve a run, and the least time for loads and computing.
 
 **Fewest loads.** Take one GPU with c slots. Let E_i be the experts that event i, an (iteration, layer), needs there,
-and C_i what the GPU holds when the layer ends; C_0 is empty. All of E_i are pinned until then, so E_i ⊆ C_i and |C_i|
-≤ c. Whatever is in C_i and was not in C_{i−1} has been loaded in between, by prefetch or on demand, so a run has at
-least Σ |C_i − C_{i−1}| loads. Putting off a load until its expert is needed never adds one, so C_i ⊆ C_{i−1} ∪ E_i is
-no loss. What remains is the choice of what to drop, and there the farthest next use is best (Belady; by exchange, as
-for single requests). A layer that runs in waves releases its experts before it ends. Then only this is certain: each of
-E_i has been there at some time, which costs |E_i − C_{i−1}| loads, and C_i is any c of C_{i−1} ∪ E_i, the nearest next
-uses being best.
+and C_i the GPU's contents when the layer ends; C_0 is empty. All of E_i are pinned until then, so E_i ⊆ C_i and |C_i|
+≤ c. Experts in C_i that were not in C_{i−1} have been loaded in between, by prefetch or on demand, so a run has at
+least Σ |C_i − C_{i−1}| loads. Delaying a load until its expert is needed never adds a load, so we may assume C_i ⊆
+C_{i−1} ∪ E_i. Only the choice of victims remains, and evicting the farthest next use is best (Belady; by exchange, as
+for single requests). A layer that runs in waves releases its experts before it ends. Then only this is certain: each
+expert of E_i has been there at some time, which costs |E_i − C_{i−1}| loads, and C_i may be any c experts of C_{i−1} ∪
+E_i, of which those with the nearest next uses are best.
 
-**Least time.** A link moves one expert after the other, from time 0 on, each in the chunks that take the least.
-Iteration k cannot end before the fewest loads of the iterations up to it have arrived, and what follows takes at least
-as long as with every expert in place. The bound is the largest sum of both over all k and GPUs; it is never below the
-computing, nor below the loads of any link. Where the links share host memory, all loads together take at least as long
-as their bytes at its bandwidth.
+**Least time.** A link moves one expert after another, from time 0 on, each in the fastest chunks. Iteration k cannot
+end before the fewest loads of the iterations up to k have arrived, and the later iterations take at least as long as
+with every expert in place. The bound is the largest sum of both over all k and GPUs. It is never below the computing
+time, nor below the loads of any link. If the links share host memory, all loads together take at least as long as their
+bytes at its bandwidth.
 
-**Windows.** Slots are few, so not all loads can be made early. Let t_i be when the last expert of event i has
-been computed. Then the GPU's slots hold at most c experts, those on their way among them, and E_i is among them unless
-the layer ran in waves. An expert that a later event up to j needs and that has no slot at t_i is copied whole between
-t_i and t_j. Let D be the set of experts that the events i + 1 … j need on this GPU. Experts of E_i that are not in D
-take slots too, so at most c − |E_i \ D| of D have one, and t_j − t_i is at least the time of |D| − (c − |E_i \ D|)
-copies. On several GPUs another one may need
-most in each window, and the windows of a run follow each other: the bound is the longest way through them. It joins the
-two arguments above, since t_i also is at least what the fewest loads up to there take, and a layer after t_{i−1} takes
-what it computes.
+**Windows.** Slots are few, so not all loads can be made early. Let t_i be the time when the last expert of event i has
+been computed. At t_i the GPU's slots hold at most c experts, including those on their way, and E_i is among them unless
+the layer ran in waves. An expert that has no slot at t_i but is needed by an event up to j is copied whole between t_i
+and t_j. Let D be the experts that the events i + 1 … j need on this GPU. Experts of E_i that are not in D also take
+slots, so at most c − |E_i \ D| experts of D have one, and t_j − t_i is at least the time of |D| − (c − |E_i \ D|)
+copies. With several GPUs, a different one may need most copies in each window. The windows of a run follow each other,
+and the bound is the longest path through them. It includes the two arguments above: t_i is also at least the time of
+the fewest loads up to event i, and a layer takes at least its computing time after t_{i−1}.
 
-**With replicas** an expert may come over several links, so no link has loads that are surely its own. But no expert is
-on two GPUs at a time: what all of them hold when a layer ends is a C_i of one cache with all their slots, and the
-argument above holds for it, where a layer counts as one that runs in waves if on any GPU the experts that may live
-there are more than its slots. Of the loads of all G links, some link moves at least a G-th, rounded up. Computing too
-may be spread otherwise than in the run with every expert in place, which keeps each at its first home: a layer takes at
-least as long as its longest expert, and at least a G-th of what its experts take together.
+**With replicas**, an expert may come over several links, so no load belongs to a certain link. But no expert is on two
+GPUs at a time: the contents of all GPUs when a layer ends are a C_i of one cache with all their slots, and the argument
+above applies to it. Here a layer counts as running in waves if, on any GPU, the experts that may live there are more
+than its slots. Of the loads of all G links, some link moves at least a G-th, rounded up. Computing may also be spread
+differently than in the run with every expert in place, which keeps each expert at its first home. So a layer takes at
+least as long as its longest expert, and at least a G-th of the sum over its experts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,16 +52,16 @@ _NEVER = 1 << 62
 
 
 def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: NDArray[np.float64]) -> float:
-    """Seconds that no policy can pass with the cache of the scenario.
+    """A lower bound of the makespan in seconds, for every policy with the cache of the scenario.
 
-    `resident_end_s` `[iterations]` is when each iteration of `no-offload` ends.
+    `resident_end_s` `[iterations]` is the end of each iteration of `no-offload`.
     """
     model, machine = inputs.model, inputs.machine
     home = place(scenario.placement, model, machine.gpus, inputs.history, inputs.expert_counts)
     slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
     steps = list(fixed_batches(inputs.requests, scenario.batch_size))
     cost = machine.cost(model)
-    copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # of whatever layer the fewest loads are
+    copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # whichever layers the loads are in
     loads = fewest_loads(steps, home, slots, scenario.replicas)
     through_s = min(model.layer_expert_bytes) / cost.effects.host_bytes_per_s
     if scenario.replicas == 1:
@@ -76,8 +75,8 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
 def fewest_loads(steps: Iterable[Step], home: Int, slots: Sequence[int], replicas: int = 1) -> Int:
     """`[iterations, G]`: the fewest copies to each GPU that serve all iterations up to each one.
 
-    `home` `[L, J]` is the GPU of each expert and `slots` how many fit there. With replicas it is `[iterations, 1]`: the
-    fewest copies of the link that moves most.
+    `home` `[L, J]` is the GPU of each expert, `slots` the number of slots of each GPU. With replicas the result is
+    `[iterations, 1]`: the fewest copies of the link that moves most.
     """
     layers, experts = home.shape
     numbers: list[int] = []  # of all experts demanded
@@ -112,12 +111,11 @@ def least_time_s(
     *,
     through_s: float = 0.0,
 ) -> float:
-    """The least time in seconds for so many loads, `[iterations, G]` as from `fewest_loads`, of `copy_s` each.
+    """The least time in seconds for these loads, `[iterations, G]` from `fewest_loads`, which take `copy_s` each.
 
-    Of all links together, one load after the other takes at least `through_s`.
-
-    `resident_end_s` `[iterations]` is when each iteration ends, at the earliest, with every expert in place. `layer_s`
-    `[iterations, L]` is the least that each layer takes up to its last expert; `windows` are as from `window_loads`.
+    Over all links together, each load takes at least `through_s`. `resident_end_s` `[iterations]` is the earliest end
+    of each iteration with every expert in place. `layer_s` `[iterations, L]` is the least time of each layer up to its
+    last expert; `windows` come from `window_loads`.
     """
     end_s = 0.0
     iteration_s = np.diff(resident_end_s, prepend=0.0).tolist()
@@ -128,7 +126,7 @@ def least_time_s(
         return end_s
     layers = layer_s.shape[1]
     after = chain.from_iterable(windows)
-    reached_s = np.zeros(layer_s.size + WINDOW * layers)  # by windows that have begun
+    reached_s = np.zeros(layer_s.size + WINDOW * layers)  # bounds from windows that have begun
     event = 0
     for own_s, least_s, each_s in zip(iteration_s, loaded_s, layer_s.tolist(), strict=True):
         now_s = end_s
@@ -144,9 +142,9 @@ def least_time_s(
 
 
 def window_loads(steps: Sequence[Step], home: Int, slots: Sequence[int]) -> Iterator[Int]:
-    """Blocks `[events, WINDOW · L]`: the copies that some link surely makes in the window from an event to a later one.
+    """Blocks `[events, WINDOW · L]`: the copies that some link must make in the window from an event to a later one.
 
-    Column w is of the window that ends with the event w + 1 after it.
+    Column w is the window that ends w + 1 events later.
     """
     layers, experts = home.shape
     wide = WINDOW * layers
@@ -156,16 +154,17 @@ def window_loads(steps: Sequence[Step], home: Int, slots: Sequence[int]) -> Iter
     gpu = home.reshape(-1)[number]
     needed = np.zeros((len(needs), len(slots)), np.int64)
     np.add.at(needed, (event, gpu), 1)
-    stay = ~(needed > np.array(slots)).any(axis=1)  # events whose experts are all there when they end
+    stay = ~(needed > np.array(slots)).any(axis=1)  # events whose experts are all present when they end
     following = _following(number, event)
     ahead = np.minimum((following - event) // layers, WINDOW + 1)  # iterations to the next use, [N]
-    since = np.full(len(number), WINDOW + 1)  # and from the last one
+    since = np.full(len(number), WINDOW + 1)  # iterations since the last use, [N]
     known = following < _NEVER
     place_of = {pair: at for at, pair in enumerate(zip(number.tolist(), event.tolist(), strict=True))}
     later = [place_of[pair] for pair in zip(number[known].tolist(), following[known].tolist(), strict=True)]
     since[later] = ahead[known]
-    new = np.zeros((WINDOW + 2, len(needs) + wide + 1, len(slots)), np.int32)  # demands not used for so many iterations
-    idle = np.zeros((WINDOW + 2, len(needs), len(slots)), np.int32)  # demands that are not used again for as many
+    # [iterations, events, G]: demands not used for this many iterations before, and not used again for as many.
+    new = np.zeros((WINDOW + 2, len(needs) + wide + 1, len(slots)), np.int32)
+    idle = np.zeros((WINDOW + 2, len(needs), len(slots)), np.int32)
     for count in range(1, WINDOW + 2):
         np.add.at(new[count], (event[since >= count], gpu[since >= count]), 1)
         np.add.at(idle[count], (event[ahead >= count], gpu[ahead >= count]), 1)
@@ -202,7 +201,7 @@ def _iteration_s(step: Step, cost: Cost, gpus: int) -> float:
 
 
 def _following(number: Int, event: Int) -> Int:
-    """`[N]` the event that demands the same expert next, for each of N demands in order."""
+    """`[N]`: for each of N demands in order, the event that demands the same expert next."""
     order = number.argsort(kind="stable")
     following = np.full(len(number), _NEVER)
     same = number[order[1:]] == number[order[:-1]]
@@ -211,9 +210,9 @@ def _following(number: Int, event: Int) -> Int:
 
 
 def _loads_of_one(number: Int, event: Int, following: Int, waves: Int, room: int) -> list[int]:
-    """The event of each load of one GPU, dropping the farthest next use."""
+    """The event of each load of one GPU, if the expert with the farthest next use is evicted."""
     loads: list[int] = []
-    held: dict[int, int] = {}  # next use of each expert
+    held: dict[int, int] = {}  # next use of each cached expert
     farthest: list[tuple[int, int]] = []  # heap of (−next use, expert), some outdated
     starts = np.flatnonzero(np.diff(event, prepend=-1)).tolist()
     numbers, nexts, events, in_waves = number.tolist(), following.tolist(), event.tolist(), set(waves.tolist())
@@ -221,7 +220,7 @@ def _loads_of_one(number: Int, event: Int, following: Int, waves: Int, room: int
         now = events[start]
         missing = [x for x in numbers[start:end] if x not in held]
         loads += [now] * len(missing)
-        if now not in in_waves:  # what the layer needs stays
+        if now not in in_waves:  # the layer's experts stay
             _drop(held, farthest, room - len(missing))
         for x, next_use in zip(numbers[start:end], nexts[start:end], strict=True):
             held[x] = next_use
@@ -232,7 +231,7 @@ def _loads_of_one(number: Int, event: Int, following: Int, waves: Int, room: int
 
 
 def _drop(held: dict[int, int], farthest: list[tuple[int, int]], room: int) -> None:
-    """Drop the farthest next uses until no more than `room` are held."""
+    """Evict the experts with the farthest next uses until at most `room` are left."""
     while len(held) > room:
         next_use, x = heappop(farthest)
         if held.get(x) == -next_use:

@@ -19,7 +19,7 @@ _TYPES: dict[Any, tuple[str, pa.DataType]] = {  # of a field: in pandas, in Arro
 
 
 def event_frame(rows: Sequence[LoggedCall]) -> pd.DataFrame:
-    """A column per field of `LoggedCall`, whose types do not depend on the rows; its lists are tuples."""
+    """A column per field of `LoggedCall`; types do not depend on the rows, and lists are tuples."""
     return pd.DataFrame(
         {
             name: pd.Series([row[place] for row in rows], dtype=_TYPES[hint][0])
@@ -35,7 +35,7 @@ def event_schema() -> pa.Schema:
 
 
 def with_tuples(read: pd.DataFrame) -> pd.DataFrame:
-    """What pandas reads from `events.parquet`, with tuples in place of its arrays, as in an `event_frame`."""
+    """A frame read from `events.parquet`, with tuples instead of arrays, as in an `event_frame`."""
     lists = [name for name, hint in get_type_hints(LoggedCall).items() if _TYPES[hint][0] == "object"]
     return read.assign(**{name: read[name].map(lambda cell: tuple(cell.tolist())) for name in lists})
 

@@ -1,4 +1,4 @@
-"""Results beside the runs that they are measured against: every expert resident, and all demands known."""
+"""Results compared with reference runs: with every expert resident, or with all demands known."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,31 +13,34 @@ from sim.scenario import Scenario
 from sim.trace_naturalness import trace_columns
 
 RESIDENT = "no-offload"
-ROUNDING = 1e-9  # relative, of sums of times
+ROUNDING = 1e-9  # relative error of sums of times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyComparison:
-    """Results on even terms, and the runs that they are measured against."""
+    """Results on the same requests, and the reference runs to compare them with.
+
+    A reference that was not requested is None or empty.
+    """
 
     results: Sequence[Result]
     resident: Result | None
-    """With every expert on its GPU; None if nobody asked for it, as below."""
+    """The run with every expert on its GPU."""
     best_known: Sequence[Result]
-    """The fastest of the runs that know every demand to come, all of those equal; empty if nobody asked for them."""
+    """The fastest of the runs that know all future demands; several if equal."""
     know_all: Sequence[str]
-    """The policies that these are the fastest of."""
+    """The policies that `best_known` was chosen from."""
     own_caches: Mapping[str, Result]
-    """By policy, its own cache without prefetch; not for one that copies on demand anyway, or if nobody asked."""
+    """For each policy, a run of its own cache without prefetching; not for policies that copy on demand anyway."""
     least_makespan_s: float | None
-    """The least that any policy can take with this cache; None too where times are measured."""
+    """A lower bound of the makespan of any policy with this cache; None also if times are measured."""
 
     def summaries(self) -> list[Summary]:
-        """The figures of each result, and how they compare."""
+        """The figures of each result, with comparisons."""
         return [self._compared(result) for result in self.results]
 
     def write(self, folder: Path) -> None:
-        """Put the results and how they compare into a new folder, which appears whole or not at all."""
+        """Write results and comparisons into a new folder, which appears whole or not at all."""
         facts = {"best_known": {"policy": self._best_known(), "of": list(self.know_all)}}
         write_results(folder, self.results, self.summaries(), facts=facts)
 
@@ -72,7 +75,7 @@ def _check_bound(own: Summary, least_makespan_s: float | None) -> None:
 
 
 def beside_own_cache(own: Mapping[str, Any], cache: Summary | None) -> Summary:
-    """How a run compares with its own cache without prefetch; `prefetching_pays` if a token takes no longer."""
+    """Compare a run with its own cache without prefetching; `prefetching_pays` if a token takes no longer."""
     times = ("tpot", "ttft")
     found: Summary = {f"own_cache_{each}_s_mean": cache[f"{each}_s_mean"] if cache else None for each in times}
     over = ratio(own["tpot_s_mean"], found["own_cache_tpot_s_mean"])
@@ -80,14 +83,14 @@ def beside_own_cache(own: Mapping[str, Any], cache: Summary | None) -> Summary:
 
 
 def fastest(summaries: Iterable[Summary]) -> list[Summary]:
-    """Those with the lowest mean TPOT, all of those equal; none where nothing has one."""
+    """The summaries with the lowest mean TPOT, several if equal; none without any TPOT."""
     timed = [each for each in summaries if each["tpot_s_mean"] is not None]
     least_s = min((each["tpot_s_mean"] for each in timed), default=None)
     return [each for each in timed if each["tpot_s_mean"] == least_s]
 
 
 def names_of(summaries: Sequence[Summary]) -> str | None:
-    """The policies of runs that tie, as text; None without any."""
+    """The policies of runs that tie, as text; None without runs."""
     return " = ".join(each["policy"] for each in summaries) or None
 
 
@@ -99,10 +102,10 @@ def comparison_of(
     own_caches: Mapping[str, Result] | None = None,
     least_makespan_s: float | None,
 ) -> PolicyComparison:
-    """The results of the scenarios, in the detail that they ask for, out of all by their policy.
+    """Compare the results of the scenarios, chosen from `results` by policy, each in its scenario's detail.
 
-    `know_all` and `own_caches` are the runs that they are measured against, by policy, as in `PolicyComparison`. A
-    `UserError` if a run takes less than the bound: one of the two is wrong, so neither may be believed.
+    `know_all` and `own_caches` are reference runs by policy, as in `PolicyComparison`. Raises a `UserError` if a run is
+    faster than the lower bound, because then one of the two is wrong.
     """
     for scenario in scenarios:
         _check_bound(results[scenario.policy].summary, least_makespan_s)

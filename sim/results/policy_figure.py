@@ -1,4 +1,4 @@
-"""A comparison, drawn: time per output token and the outcome of each demand, a bar per policy."""
+"""The figure of a comparison: time per output token and the outcomes of demands, a bar per policy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from traces.format import provenance
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Two panels with a bar per policy: time per output token, and what became of each demand.
+    """Draw two panels with a bar per policy: time per output token, and the outcomes of demands.
 
-    The labels of a run stand below its name. Axis and title say whether the times were simulated or measured.
+    The labels of a run are below its name. Axis and title say whether times are simulated or measured.
     """
     summary = pd.DataFrame([result.summary for result in results])
     kind = "simulated" if summary["simulated"].all() else "measured"
@@ -48,12 +48,12 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
 
 def names(results: Sequence[Result]) -> list[str]:
-    """The name of each run, its labels below."""
+    """The name of each run, with its labels below."""
     return ["\n".join([each.summary["label"], *labels(each.summary)]) for each in results]
 
 
 def title(results: Sequence[Result]) -> str:
-    """What the times of a picture stand for."""
+    """The title of a picture: what was simulated or measured."""
     trace, model, machine = (results[0].provenance[name] for name in ("trace", "model", "machine"))
     total = model["layers"] * model["experts"]
     routing = provenance.routing(trace["kind"], trace["model"], trace["warning"])

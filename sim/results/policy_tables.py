@@ -1,4 +1,4 @@
-"""The tables of a comparison: what each policy took, and where the time of its iterations went."""
+"""The tables of a comparison: the figures of each policy, and where the time of its iterations goes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -21,16 +21,16 @@ _SPLIT = {  # parts of an iteration's time, as `sim.engine.time_split` defines t
     "prefetch_wait_s": "pre-\nfetch",
 }
 Values = Sequence[float | None]
-_Written = tuple[str, Callable[[float | None], str]]  # the name of a unit, and how a figure is written in it
+_Written = tuple[str, Callable[[float | None], str]]  # the name of a unit, and a function that formats a value in it
 
 
 class _Column(NamedTuple):
-    """Figures of a summary in one column."""
+    """A column of figures from a summary."""
 
-    header: str  # with `{unit}` where the unit stands
+    header: str  # with `{unit}` in place of the unit
     keys: tuple[str, ...]  # of the figures in a cell
     unit: Callable[[Values], _Written]
-    needs: str | None = None  # a figure without which in any row the column says nothing
+    needs: str | None = None  # the column is left out unless some row has this figure
 
 
 def _in(unit_of: Callable[[Values], Unit], values: Values) -> _Written:
@@ -87,7 +87,7 @@ _WIDE = (
 
 
 def brief_table(summaries: Sequence[Summary]) -> str:
-    """A row per policy, with its times, hit rate and traffic alone."""
+    """A row per policy, with only its times, hit rate and traffic."""
     return _joined(summaries, _filled(_BRIEF, summaries), wide=False)
 
 
@@ -97,7 +97,7 @@ def figures_table(summaries: Sequence[Summary], *, wide: bool = False) -> str:
 
 
 def _filled(wanted: Sequence[_Column], summaries: Sequence[Summary]) -> list[list[str]]:
-    """The header and cells of each column that says something."""
+    """The header and cells of each column that has any value."""
     columns = []
     for column in wanted:
         rows = [[each.get(key) for key in column.keys] for each in summaries]
@@ -108,7 +108,7 @@ def _filled(wanted: Sequence[_Column], summaries: Sequence[Summary]) -> list[lis
 
 
 def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterator[str]:
-    """Where the time of a mean iteration goes, with a heading: of a decode step, else of a prefill; both if `wide`."""
+    """Where the time of a mean decode step (or else prefill) goes, with a heading; both if `wide`."""
     phases = [each for each in ("decode", "prefill") if any(row[f"{each}_compute_s"] is not None for row in summaries)]
     for phase in phases if wide else phases[:1]:
         rows = [{part: each[f"{phase}_{part}"] for part in _SPLIT} for each in summaries]
@@ -129,18 +129,18 @@ def _says_something(column: _Column, rows: Sequence[Values], summaries: Sequence
 
 
 def _nothing(seconds: float | None) -> str:
-    """Zero, or a dash where there is no such iteration."""
+    """Zero, or a dash if there is no such iteration."""
     return MISSING if seconds is None else "0"
 
 
 def _sum(parts: Iterable[float | None]) -> float | None:
-    """None if there is no such iteration, and so no part."""
+    """The sum of the parts; None if there is no such iteration."""
     seconds = [each for each in parts if each is not None]
     return sum(seconds) if seconds else None
 
 
 def _joined(summaries: Sequence[Summary], columns: Sequence[Sequence[str]], wide: bool) -> str:
-    """The policies and the columns; if not `wide`, in as many tables as lines of 100 characters need."""
+    """Policies and columns as one `wide` table, or as several with lines of at most 100 characters."""
     if wide:
         header, *rows = zip(["policy", *(marked(each["label"], each) for each in summaries)], *columns, strict=True)
         return text_table(rows, header)

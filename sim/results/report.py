@@ -1,4 +1,4 @@
-"""Text report of a comparison: what the times stand for, tables, and notes, in lines of 100 characters."""
+"""The text report of a comparison: heading, tables and notes, in lines of 100 characters."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,14 +23,14 @@ def brief_report(comparison: PolicyComparison) -> str:
 
 
 def report(comparison: PolicyComparison, *, wide: bool = False) -> str:
-    """Heading, tables and notes; `wide` tables have all columns and are as wide as they are."""
+    """Heading, tables and notes; `wide` tables have all columns, in lines of any width."""
     summaries = comparison.summaries()
     tables = [figures_table(summaries, wide=wide), *split_tables(summaries, wide=wide)]
     return "\n\n".join([_head(comparison), *tables, *(folded(note, indent="  ") for note in notes(comparison))])
 
 
 def _head(comparison: PolicyComparison) -> str:
-    """What the times stand for, what policies learned from, where costs are from, and cautions about the routing."""
+    """What was run, what policies learned from, the sources of costs, and cautions about the routing."""
     first = comparison.results[0]
     learned = first.provenance["history"]
     lines = heading(first).splitlines()
@@ -44,7 +44,7 @@ def _head(comparison: PolicyComparison) -> str:
 
 
 def heading(result: Result) -> str:
-    """Two lines that say what the times stand for."""
+    """Two lines on what was simulated or measured."""
     trace, model, machine = (result.provenance[name] for name in ("trace", "model", "machine"))
     slots, total = result.provenance["cache_experts"], model["layers"] * model["experts"]
     expert_bytes = result.provenance["expert_bytes"]
@@ -67,7 +67,7 @@ def heading(result: Result) -> str:
 
 
 def notes(comparison: PolicyComparison) -> Iterator[str]:
-    """What a reader must know of runs, a paragraph for each label and note with the policies that it is of."""
+    """Warnings about runs: a paragraph for each label and note, with the policies that it applies to."""
     small = filter(None, (cache_too_small(result.summary) for result in comparison.results))
     yield from dict.fromkeys(small)  # the cache is the same for all
     yield from proved([result.summary for result in comparison.results])
@@ -84,7 +84,7 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
 
 
 def proved(summaries: Sequence[Summary]) -> Iterator[str]:
-    """What real runs were compared with; a line for each count of requests and tokens, with its policies if several."""
+    """The proof that real runs give the resident model's output: a line per count of requests and tokens."""
     policies: dict[str, list[str]] = {}
     for each in summaries:
         if each["equal_tokens"] is not None:
@@ -96,9 +96,9 @@ def proved(summaries: Sequence[Summary]) -> Iterator[str]:
 
 
 def best_known(comparison: PolicyComparison) -> str:
-    """Which run the best known is, out of which."""
+    """The best known run, and the candidates that it was chosen from."""
     names = " = ".join(run.summary["label"] for run in comparison.best_known)
     return (
-        f"best known: {names}, with the lowest mean TPOT of {', '.join(comparison.know_all)}; these know every demand "
-        "to come, but are heuristics, not bounds"
+        f"best known: {names}, with the lowest mean TPOT of {', '.join(comparison.know_all)}; these know all future "
+        "demands, but are heuristics, not bounds"
     )

@@ -1,9 +1,9 @@
-"""A result: what one run gave, simulated or measured, with everything that it depends on; and folders of them.
+"""Results of simulated or measured runs, with everything that they depend on, and folders of results.
 
-A folder holds one result or several, told apart by the column `policy`:
+A folder has one or several results, distinguished by the column `policy`:
 
-    meta.json            schema version; of each run its scenario, what it stood for, and its figures; hashes
-    summary.parquet      a row per run: the figures
+    meta.json            schema version; each run's scenario, inputs and figures; hashes
+    summary.parquet      a row per run: its figures
     requests.parquet     a row per request
     iterations.parquet   a row per iteration, unless the detail is `requests`
     events.parquet       a row per call on the expert cache, the decision log, if the detail is `events`
@@ -36,15 +36,15 @@ TABLES = get_args(Detail)  # from the coarsest to the finest
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Result:
-    """What one run gave. Equal results have equal fields, to the last bit."""
+    """The result of one run. Equal results have equal fields, to the last bit."""
 
     scenario: Scenario
     provenance: Mapping[str, Any]
-    """What the scenario's names stood for: trace, history, model sizes, machine, slots, and their digests."""
+    """The inputs that the scenario names: trace, history, model sizes, machine and slots, with their digests."""
     content_hash: str | None
-    """The key of the run (`sim.content_hash`), if it has one; None where times were measured."""
+    """The key of the run (`sim.content_hash`), if it has one; None if times were measured."""
     summary: Summary
-    """The figures of the run, units in the keys."""
+    """The figures of the run, with units in the keys."""
     requests: pd.DataFrame
     """A row per request."""
     iterations: pd.DataFrame | None
@@ -54,7 +54,7 @@ class Result:
 
     @classmethod
     def of(cls, scenario: Scenario, inputs: Inputs, run: Outcome, *, content_hash: str | None = None) -> "Result":
-        """The result of a run, in the detail that the scenario asks for."""
+        """The result of a run, in the scenario's detail."""
         return cls(
             scenario=scenario,
             provenance=inputs.provenance(scenario),
@@ -66,7 +66,7 @@ class Result:
         )
 
     def trimmed(self, scenario: Scenario) -> "Result":
-        """The result for a scenario that asks for less detail, or has another label."""
+        """The result for a scenario with less detail or another label."""
         summary = self.summary | {"label": scenario.name}
         left_out: dict[str, Any] = dict.fromkeys(_finer_than(scenario.detail))
         return replace(self, scenario=scenario, summary=summary, **left_out)
@@ -90,12 +90,12 @@ class Result:
     __hash__ = None  # type: ignore[assignment]  # frames have none
 
     def write(self, folder: Path | str) -> None:
-        """Put the result into a new folder, which appears whole or not at all; one that is there is a `UserError`."""
+        """Write the result into a new folder, which appears whole or not at all; an existing one is a `UserError`."""
         write_results(Path(folder), [self])
 
     @classmethod
     def read(cls, folder: Path | str) -> "Result":
-        """What `write` put there; a folder with several results is a `UserError`, which `read_results` reads."""
+        """Read the single result in a folder. Several results are a `UserError`; use `read_results` for them."""
         found = read_results(Path(folder))
         if len(found) != 1:
             policies = ", ".join(result.scenario.policy for result in found)
@@ -111,10 +111,10 @@ def write_results(
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Put results of different policies into a new folder, or one in place of another; it appears whole or not at all.
+    """Write results of different policies into a new folder, or replace one; it appears whole or not at all.
 
-    `summaries` are rows of `summary.parquet` that say more than the results' own: how they compare. `facts` are what
-    the metadata says of all of them.
+    `summaries` are rows of `summary.parquet` with more columns than the results' own, such as comparisons. `facts` are
+    additional metadata about all results. Raises a `UserError` for two results of one policy.
     """
     policies = [result.scenario.policy for result in results]
     for policy in policies:
@@ -136,15 +136,15 @@ def write_results(
 
 
 def seal(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write `meta.json`, with the hash of every table beside it and of itself."""
+    """Write `meta.json`, with the hashes of all tables in the folder and of itself."""
     files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.parquet"))}
     write_json(folder / "meta.json", sealed({**meta, "files": files}), sort=False)
 
 
 def read_results(folder: Path | str) -> list[Result]:
-    """The results in a folder, in the order in which they were written.
+    """Read the results in a folder, in the order in which they were written.
 
-    A `UserError` if a file is missing or has been changed since.
+    Raises a `UserError` if a file is missing or has been changed since.
     """
     folder = Path(folder)
     meta = read_meta(folder)
@@ -156,7 +156,7 @@ def read_results(folder: Path | str) -> list[Result]:
 
 
 def read_compared(folder: Path | str) -> list[Result]:
-    """The results in a folder, their summaries with what the comparison says of them, such as `prefetching_pays`."""
+    """Read the results in a folder, with comparison columns such as `prefetching_pays` in their summaries."""
     rows = read_summaries(folder).astype(object)
     names = [str(name) for name in rows.columns]
     facts = rows.where(rows.notna(), None).to_numpy().tolist()
@@ -165,14 +165,14 @@ def read_compared(folder: Path | str) -> list[Result]:
 
 
 def read_summaries(folder: Path | str) -> pd.DataFrame:
-    """The rows of `summary.parquet`: the figures of each run, and how they compare with the reference runs."""
+    """Read the rows of `summary.parquet`: the figures of each run, and comparisons with the reference runs."""
     return _table(Path(folder), "summary", read_meta(Path(folder)))
 
 
 def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a folder of results") -> dict[str, Any]:
-    """`meta.json` of a sealed folder, by default of results.
+    """Read `meta.json` of a sealed folder, by default of results.
 
-    A `UserError` if it is missing, was changed, or has another schema version.
+    Raises a `UserError` if it is missing, was changed, or has another schema version.
     """
     path = folder / "meta.json"
     try:
@@ -213,7 +213,7 @@ def _result_of(run: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Re
     own = {
         name: frame[frame["policy"] == scenario.policy].drop(columns="policy").reset_index(drop=True)
         for name, frame in frames.items()
-        if name not in _finer_than(scenario.detail)  # which are another run's
+        if name not in _finer_than(scenario.detail)  # finer tables belong to other runs
     }
     if "events" in own:
         own["events"] = with_tuples(own["events"])

@@ -1,4 +1,4 @@
-"""The figures of a run: what happened, when, and how many bytes moved."""
+"""The figures of a run: times, hit rates, bytes moved, and more."""
 
 from typing import Any
 
@@ -18,24 +18,24 @@ ARRIVALS_IGNORED = "fixed batches ignore the arrival times in the trace"
 
 
 def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
-    """The figures of a run. Shares are of 1, times in seconds.
+    """Compute the figures of a run. Shares are between 0 and 1, times in seconds.
 
-    `hit_or_late_rate` is the share of demanded experts that were there or on their way ("hit + late"): a prefetch in
-    flight counts as a hit in two of the three counters of the FineMoE authors' demo.
+    `hit_or_late_rate` is the share of demanded experts that were present or on their way ("hit + late"): two of the
+    three counters in the FineMoE authors' demo count a prefetch in flight as a hit.
 
-    Where the time of a mean iteration goes is in `prefill_…_s` and `decode_…_s`, by the parts of
-    `sim.engine.time_split`. `prefills` of the `iterations` are the former, where any request is prefilled.
+    `prefill_…_s` and `decode_…_s` are the parts of a mean iteration's time, as in `sim.engine.time_split`. `prefills`
+    counts the `iterations` in which any request is prefilled.
 
-    `search_score_semantic_mean` and `search_score_trajectory_mean` say how near the expert maps are that searches
+    `search_score_semantic_mean` and `search_score_trajectory_mean` are the similarity of the expert maps that searches
     found: the cosine (eq. 4 and 5) of the nearest entry, averaged over the records of each search, then over searches.
     They are null without such searches.
 
-    `equal_requests` and `equal_tokens` say, of a real run alone, how many outputs were compared with the resident
-    model's and found equal.
+    `equal_requests` and `equal_tokens` (real runs only) count the outputs that were compared with the resident model's
+    and found equal.
 
-    A rate is null where it has no denominator: TTFT and the prefill's hit rate without a recorded prefill, the outcome
-    of prefetches without any. `fits` says whether the experts fit on the GPUs beside dense weights and KV cache; it is
-    null where the machine does not state its memory.
+    A rate is null if its denominator is 0: TTFT and the prefill hit rate without a recorded prefill, outcomes of
+    prefetches without any. `fits` is whether the experts fit on the GPUs beside dense weights and KV cache; it is null
+    if the machine does not state its memory.
     """
     counts = run.counts
     demands = counts.hits + counts.late + counts.misses
@@ -107,17 +107,17 @@ def summarise(run: Outcome, scenario: Scenario, inputs: Inputs) -> Summary:
 
 
 def _time_split(phase: str, iterations: pd.DataFrame) -> dict[str, float | None]:
-    """The parts of a mean iteration, which add up to its time; null if there is none."""
+    """The parts of a mean iteration's time, which add up to it; null without iterations."""
     return {f"{phase}_{part}": _mean(iterations[part]) for part in PARTS}
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:
-    """`part / whole`; None without either, or where the whole is 0."""
+    """`part / whole`; None if either is missing or the whole is 0."""
     return part / whole if part is not None and whole else None
 
 
 def _rate(iterations: pd.DataFrame, *outcomes: str) -> float | None:
-    """The share of these outcomes in all that was demanded."""
+    """The share of these outcomes in all demands."""
     counted = {name: int(iterations[name].sum()) for name in ("hits", "late", "misses")}
     return ratio(sum(counted[name] for name in outcomes), sum(counted.values()))
 

@@ -1,4 +1,4 @@
-"""Where the time of a mean iteration goes, drawn: a bar per policy with a piece per part (paper, figure 17)."""
+"""The figure of where a mean iteration's time goes: a bar per policy with a piece per part (paper, figure 17)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +23,12 @@ _COLORS = {
 
 
 def columns(phase: str) -> list[str]:
-    """The columns of a summary that have the parts of a phase's mean iteration, in seconds."""
+    """The summary columns of the parts of a phase's mean iteration, in seconds."""
     return [f"{phase}_{part}" for part in PARTS]
 
 
 def draw_parts(panel: Any, labels: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Stack the parts `[policies, parts]`, in seconds, in a bar per label, the first on top; handles of the parts.
+    """Stack the parts `[policies, parts]`, in seconds, in a bar per label, first on top; returns the parts' handles.
 
     A part that no policy has is left out.
     """
@@ -46,7 +46,7 @@ def draw_parts(panel: Any, labels: Sequence[str], rows: Sequence[Sequence[float]
 
 
 def draw_split(results: Sequence[Result], path: Path) -> None:
-    """A panel for decode iterations and one for prefills, if there are any, a bar per policy in each."""
+    """Draw a panel for decode iterations and one for prefills, if there are any, with a bar per policy."""
     summaries: list[Mapping[str, Any]] = [result.summary for result in results]
     phases = [phase for phase in PHASES if all(each[f"{phase}_compute_s"] is not None for each in summaries)]
     kind = "simulated" if summaries[0]["simulated"] else "measured"

@@ -1,17 +1,16 @@
-"""What one iteration needs, and what a cache with less room makes every policy move.
+"""The experts that one iteration needs, and the bytes that every policy must move if the cache is smaller.
 
-An iteration executes at least one token, which in each of L layers takes K distinct experts: w = L·K in all, and no
-expert belongs to two layers. When the iteration starts, the c slots of the cache hold at most c experts, those under
-way included, which have their slot from the first chunk on. So at least w − c of the experts that the iteration
-demands have no slot yet. It cannot end before they are on a GPU, so each of them is copied whole, from the first chunk
-to the last, within the iteration. This holds in every iteration and for every policy, whatever it prefetches, since it
-counts copies and not misses; a policy that only copies on demand also misses w − c times. With batches an iteration
-may need more, never less.
+An iteration executes at least one token. In each of L layers the token takes K distinct experts: w = L·K in all, since
+no expert belongs to two layers. When the iteration starts, the c slots of the cache hold at most c experts, including
+those on their way, which have a slot from the first chunk on. So at least w − c of the demanded experts have no slot
+yet. The iteration cannot end before they are on a GPU, so each of them is copied whole within the iteration. This is
+true in every iteration and for every policy, whatever it prefetches, because it counts copies, not misses. A policy
+that only copies on demand also misses w − c times. With batches an iteration may need more, but never less.
 
-Where layers' experts differ in size, the w − c may be the smallest of those that a token takes.
+If layers' experts differ in size, the w − c may be the smallest experts of a token.
 
-Each GPU has a link, and over it experts come one after the other. Wherever the experts' homes are, some link carries at
-least the G-th part of the w − c, rounded up. So an iteration takes at least as long as these copies.
+Each GPU has one link, which carries experts one after another. Wherever the experts' homes are, some link carries at
+least a G-th of the w − c, rounded up. So an iteration takes at least as long as these copies.
 """
 
 from collections.abc import Mapping
@@ -25,11 +24,11 @@ from sim.started_policy import Outcome
 
 
 def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
-    """The bytes of the experts that a token and an iteration demand, and the least that every iteration moves.
+    """The bytes of the experts that a token and an iteration demand, and the least bytes that every iteration moves.
 
-    The 95th percentile is the demand of an iteration that there was, at the mean size of an expert. The least is 0
-    where the slots of the run hold the experts of one token. Its time is null where times were measured, since no
-    figure computed from a profile belongs among them.
+    The 95th percentile is the demand of an actual iteration, at the mean size of an expert. The least bytes are 0 if
+    the slots hold the experts of one token. Their time is null if times were measured, because computed times must not
+    be mixed with measured ones.
     """
     model, machine = inputs.model, inputs.machine
     token = model.layers * model.top_k
@@ -50,7 +49,7 @@ def working_set(run: Outcome, inputs: Inputs) -> dict[str, Any]:
 
 
 def cache_too_small(summary: Mapping[str, Any]) -> str | None:
-    """What follows for every policy if the cache of a run holds less than the experts of one token."""
+    """A warning if the cache of a run is smaller than the experts of one token; otherwise None."""
     least_bytes, least_s = summary["least_copied_bytes_per_iteration"], summary["least_link_s_per_iteration"]
     if not least_bytes:
         return None

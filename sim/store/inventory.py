@@ -1,4 +1,4 @@
-"""What a store holds, and what can be deleted."""
+"""Lists the contents of a store, and deletes what is no longer useful."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ DAY_S = 86_400
 
 
 def listed(store: ResultStore) -> list[dict[str, Any]]:
-    """The figures of all runs that are not broken, with their keys, by model, policy, cache and seed."""
+    """The figures and keys of all runs that are not broken, sorted by model, policy, cache and seed."""
     code = code_facts()
     whole = [run for run in store.runs() if run.meta]
     found = [{"key": run.key, "bytes": run.bytes, "current": run.code == code, **run.figures} for run in whole]
@@ -45,7 +45,7 @@ def run_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def facts(store: ResultStore) -> dict[str, Any]:
-    """Counts and sizes."""
+    """The counts and sizes of a store's contents."""
     runs = list(store.runs())
     kept = list(store.artefacts(code_facts()))
     lines = list(RunJournal(store).lines())
@@ -64,7 +64,7 @@ def facts(store: ResultStore) -> dict[str, Any]:
 
 
 def facts_table(found: dict[str, Any]) -> str:
-    """The same as a table."""
+    """The facts as a table."""
     rows = [
         ("store", found["store"]),
         ("runs", f"{found['runs']:,} ({found['runs_bytes'] / 1e6:,.1f} MB), {found['runs_broken']} broken"),
@@ -78,7 +78,7 @@ def facts_table(found: dict[str, Any]) -> str:
 
 
 def collected(store: ResultStore, *, unused_days: int | None, dry_run: bool) -> str:
-    """Delete what is of no use, or only count it; the answer says what."""
+    """Delete what is no longer useful, or only count it; returns a report."""
     counts: dict[str, list[int]] = {}
     for why, place in list(_useless(store, unused_days)):
         try:
@@ -97,7 +97,7 @@ def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str,
     code = code_facts()
     for run in store.runs():
         if run.meta is None:
-            if not store.is_sound(run.key):  # still, and not just being replaced
+            if not store.is_sound(run.key):  # still broken, so it was not being replaced
                 yield "broken runs", run.path
         elif run.code != code:
             yield "runs of other versions of the code or libraries", run.path

@@ -1,14 +1,14 @@
 """The result store: a folder of finished runs, each under its content hash.
 
     store.json             what this folder is, its schema version, an id
-    runs/ab/KEY/           a result as `Result.write` puts it, without the names of its inputs
+    runs/ab/KEY/           a result as from `Result.write`, without the names of its inputs
     bounds/ab/KEY.json     a lower bound of the makespan
     failures/ab/KEY.json   the error of a run that failed, until the run succeeds
     artefacts/             what runs share: decoded routing, learned state, predictions (`sim.artefacts`)
-    journal/               when which process computed what (`sim.store.run_journal`)
+    journal/               which process computed which run, and when (`sim.store.run_journal`)
 
-A run is there whole or not at all, and equal keys give equal bytes, so processes and machines may share a folder
-without locks: if two compute the same run, the second discards its copy. What was changed on disk is noticed, and
+A run is stored whole or not at all, and equal keys give equal bytes, so processes and machines may share a folder
+without locks: if two compute the same run, the second discards its copy. Changed files are detected, and their run is
 computed again.
 """
 
@@ -33,12 +33,12 @@ from sim.scenario import CacheSize, Scenario
 
 SCHEMA_VERSION = 1
 ABOUT = "store.json"
-TRIES = 50  # to store a run that other processes store at the same moment
-OF_OTHERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors that come of it
+TRIES = 50  # attempts to store a run that other processes store at the same moment
+OF_OTHERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors caused by these processes
 
 
 class StoreError(UserError):
-    """The store cannot be used: work that relies on it has to stop."""
+    """The store cannot be used, so work that relies on it must stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +48,19 @@ class StoredRun:
     key: str
     path: Path
     meta: dict[str, Any] | None
-    """Its scenario, figures and what its key was made of; None if it is broken."""
+    """Its scenario, its figures and the facts behind its key; None if it is broken."""
     bytes: int
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Its figures, and how detailed it is; to be asked if it is not broken."""
+        """The figures and the detail of a run that is not broken."""
         assert self.meta is not None
         (run,) = self.meta["runs"]
         return {"detail": run["scenario"]["detail"], **run["summary"]}
 
     @property
     def code(self) -> dict[str, str]:
-        """The code and libraries that made it; to be asked if it is not broken."""
+        """The code and libraries that made a run that is not broken."""
         assert self.meta is not None
         code: dict[str, str] = self.meta["runs"][0]["provenance"]["hashed"]["code"]
         return code
@@ -75,9 +75,9 @@ class ResultStore:
 
     @classmethod
     def open(cls, folder: Path | str, *, create: bool = True) -> "ResultStore":
-        """The store in a folder, which is made if there is none.
+        """Open the store in a folder; by default, create it if missing.
 
-        A `StoreError` of one line if the folder holds something else, is of another schema version, or cannot be
+        Raises a `StoreError` if the folder holds something else, has another schema version, or cannot be read or
         written.
         """
         folder = Path(folder)
@@ -100,7 +100,7 @@ class ResultStore:
         return cls(folder, identity)
 
     def check_writable(self) -> None:
-        """A `StoreError` unless something can be written now."""
+        """Raise a `StoreError` unless the store can be written now."""
         probe = self.folder / "runs" / f"probe-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(exist_ok=True)
@@ -114,19 +114,19 @@ class ResultStore:
     # ---- runs ----------------------------------------------------------------------------------------------------
 
     def find(self, key: str, scenario: Scenario, inputs: Inputs) -> Result | None:
-        """The result of a scenario, in its detail and under its names; None if the store has none like that."""
+        """The stored result of a scenario, with its detail and names; None if there is none."""
         if not self.has(key, scenario):
             return None
         try:
             stored = Result.read(self._run(key))
-        except (UserError, OSError):  # replaced since it was looked for
+        except (UserError, OSError):  # replaced in the meantime
             return None
         named = {"machine": inputs.machine.name}
         result = replace(stored, provenance=inputs.provenance(scenario), summary=stored.summary | named)
         return result.trimmed(scenario)
 
     def has(self, key: str, scenario: Scenario) -> bool:
-        """Whether an unbroken result is there, in the scenario's detail or a finer one, and checked if it is to be."""
+        """Whether an unbroken result is stored, with at least the scenario's detail, and checked if `check` is set."""
         meta = self._sound(self._run(key))
         if meta is None:
             return False
@@ -135,13 +135,13 @@ class ResultStore:
         return fine and (stored["check"] or not scenario.check)
 
     def put(self, key: str, result: Result, facts: dict[str, Any]) -> None:
-        """Keep a result, with what its key was made of; a `StoreError` if that cannot be written."""
+        """Store a result with the facts behind its key. Raises a `StoreError` if it cannot be written."""
         kept = _without_names(result, facts)
         for _ in range(TRIES):
             if self.has(key, kept.scenario):
                 return
             try:
-                write_results(self._run(key), [kept], overwrite=True)  # of what is broken, or in less detail
+                write_results(self._run(key), [kept], overwrite=True)  # a broken run, or one in less detail
                 remove(self._failure(key))
             except (UserError, OSError) as error:
                 if _errno(error) not in OF_OTHERS:
@@ -150,9 +150,9 @@ class ResultStore:
             raise StoreError(f"{self.folder}: a run could not be stored: other processes keep replacing it")
 
     def widened(self, key: str, scenario: Scenario) -> Scenario:
-        """The scenario in at least the detail in which the store has it, and checked if it is so there.
+        """The scenario with at least the detail of the stored run, and with `check` if that run was checked.
 
-        So a run that has to be computed again never takes the place of one that says more.
+        So a run that must be computed again never replaces one with more detail.
         """
         meta = self._sound(self._run(key))
         if meta is None:
@@ -162,35 +162,35 @@ class ResultStore:
         return replace(scenario, detail=detail, check=scenario.check or stored["check"])
 
     def summary(self, key: str) -> dict[str, Any] | None:
-        """The figures of a run; None if it is not there or broken."""
+        """The figures of a run; None if it is missing or broken."""
         meta = self._sound(self._run(key))
         return None if meta is None else dict(meta["runs"][0]["summary"])
 
     def requests(self, key: str) -> pd.DataFrame | None:
-        """The times of a run's requests, in the order in which they ran; None if it is not there or broken."""
+        """The times of a run's requests, in the order in which they ran; None if it is missing or broken."""
         try:
             return Result.read(self._run(key)).requests if self.is_sound(key) else None
-        except (UserError, OSError):  # replaced since it was looked for
+        except (UserError, OSError):  # replaced in the meantime
             return None
 
     # ---- bounds and failures -------------------------------------------------------------------------------------
 
     def bound_s(self, key: str) -> float | None:
-        """The least makespan in seconds; None if it is not there or broken."""
+        """The lower bound of the makespan in seconds; None if it is missing or broken."""
         said = _read_sealed(self._bound(key))
         return None if said is None else float(said["makespan_lower_bound_s"])
 
     def put_bound(self, key: str, least_s: float, facts: dict[str, Any]) -> None:
-        """Keep the least makespan of a scenario, whatever its policy."""
+        """Store the lower bound of a scenario's makespan, which applies to every policy."""
         self._write(self._bound(key), {"makespan_lower_bound_s": least_s, "hashed": facts})
 
     def failure(self, key: str) -> str | None:
-        """Why a run failed when it was tried last."""
+        """The error of a run's last failed attempt; None if there is none."""
         said = _read_sealed(self._failure(key))
         return None if said is None else str(said["error"])
 
     def put_failure(self, key: str, policy: str, error: str) -> None:
-        """Keep the error of a run; it is tried again by the next sweep."""
+        """Store the error of a run; the next sweep tries it again."""
         self._write(self._failure(key), {"policy": policy, "error": error})
 
     # ---- the folder ----------------------------------------------------------------------------------------------
@@ -202,16 +202,16 @@ class ResultStore:
                 try:
                     files = list(path.iterdir()) if path.is_dir() else [path]
                     size = sum(file.stat().st_size for file in files if file.is_file())
-                except FileNotFoundError:  # another process replaces it
+                except FileNotFoundError:  # another process is replacing it
                     continue
                 yield StoredRun(key=path.name, path=path, meta=self._sound(path), bytes=size)
 
     def is_sound(self, key: str) -> bool:
-        """Whether a run is there as it was written."""
+        """Whether a run is stored, and unchanged since it was written."""
         return self._sound(self._run(key)) is not None
 
     def count(self, part: Literal["bounds", "failures"]) -> int:
-        """How many bounds or failures there are."""
+        """The number of bounds or failures."""
         return len(list((self.folder / part).glob("??/*.json")))
 
     def _run(self, key: str) -> Path:
@@ -224,10 +224,10 @@ class ResultStore:
         return self.folder / "failures" / key[:2] / f"{key}.json"
 
     def _sound(self, folder: Path) -> dict[str, Any] | None:
-        """What `meta.json` says of a run; None unless every file is as it was written."""
+        """The `meta.json` of a run; None unless every file is as it was written."""
         try:
             meta = read_meta(folder)
-            own = meta["runs"][0]["content_hash"] == folder.name  # and not copied from elsewhere
+            own = meta["runs"][0]["content_hash"] == folder.name  # not copied from elsewhere
             sound = own and all(sha256_of(folder / name) == digest for name, digest in meta["files"].items())
         except (UserError, OSError, LookupError, TypeError):
             return None
@@ -241,12 +241,12 @@ class ResultStore:
             raise StoreError(f"{self.folder}: {error}") from error
 
     def artefacts(self, code: Mapping[str, str]) -> Artefacts:
-        """What runs of this code (`content_hash.code_facts`) share."""
+        """The artefacts that runs of this code (`content_hash.code_facts`) share."""
         return Artefacts(self.folder / "artefacts", sources=sha256_of_json(dict(code)))
 
 
 def _make(folder: Path) -> None:
-    """A new store; if another process makes one just now, that one counts."""
+    """Make a new store; if another process makes one at the same time, the first counts."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -263,7 +263,7 @@ def _make(folder: Path) -> None:
 
 
 def _without_names(result: Result, facts: dict[str, Any]) -> Result:
-    """The result without what its inputs were called: whoever asks for it has names of his own."""
+    """The result without the names of its inputs, because each reader has its own names for them."""
     found = result.provenance
     scenario = replace(
         result.scenario,
@@ -282,7 +282,7 @@ def _without_names(result: Result, facts: dict[str, Any]) -> Result:
 
 
 def _errno(error: BaseException) -> int | None:
-    """The number of the system's error, which a `UserError` may have as its cause."""
+    """The `errno` of an error or of its cause."""
     return next((each.errno for each in (error, error.__cause__) if isinstance(each, OSError)), None)
 
 

@@ -1,7 +1,7 @@
-"""The journal of a store: when which process began and finished which run, and how long that took.
+"""The journal of a store: which process began and finished which run, when, and how long it took.
 
-Every process appends to a file of its own, `journal/HOST-PID.jsonl`, so nobody waits for anybody. Times are kept here,
-not with the results, whose bytes would differ by them.
+Every process appends to its own file, `journal/HOST-PID.jsonl`, so processes never wait for each other. Times are kept
+here and not in the results, whose bytes would differ otherwise.
 """
 
 import json
@@ -21,7 +21,7 @@ Event = Literal["started", "finished", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalLine:
-    """One thing that happened to a run."""
+    """An event in the life of a run."""
 
     event: Event
     key: str
@@ -30,17 +30,17 @@ class JournalLine:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     process: str = ""
-    """`HOST-PID` of who wrote it."""
+    """`HOST-PID` of the process that wrote it."""
 
 
 class RunJournal:
-    """The journal of a store, to write to and to read."""
+    """The journal of a store."""
 
     def __init__(self, store: ResultStore) -> None:
         self._folder = store.folder / "journal"
 
     def note(self, event: Event, key: str, policy: str, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
-        """Append a line; it is on its way to the disk when the call returns."""
+        """Append a line; the operating system has it when the call returns."""
         line = JournalLine(event=event, key=key, policy=policy, at_s=time.time(), wall_s=wall_s, cpu_s=cpu_s)
         said = {name: value for name, value in asdict(line).items() if name != "process"}
         try:
@@ -51,12 +51,12 @@ class RunJournal:
             raise StoreError(f"{self._folder.parent}: the store cannot be written: {one_line(error)}") from error
 
     def lines(self) -> Iterator[JournalLine]:
-        """All lines, in order of time; one that a killed process has not finished is left out."""
+        """All lines, in order of time; incomplete lines of killed processes are left out."""
         found = [line for path in self._folder.glob("*.jsonl") for line in _read(path)]
         yield from sorted(found, key=lambda line: (line.at_s, line.process))
 
     def running(self) -> dict[str, JournalLine]:
-        """The runs that have begun and not ended, by key; without those of processes that are dead on this machine."""
+        """The runs that have begun and not ended, by key; without those of dead processes of this machine."""
         open_lines: dict[tuple[str, str], JournalLine] = {}
         for line in self.lines():
             if line.event == "started":
@@ -66,7 +66,7 @@ class RunJournal:
         return {line.key: line for line in open_lines.values() if _may_live(line.process)}
 
     def mean_seconds(self) -> dict[str, float]:
-        """Mean wall time of the runs of each policy that have finished."""
+        """The mean wall time of each policy's finished runs."""
         seconds: dict[str, list[float]] = {}
         for line in self.lines():
             if line.event == "finished":

@@ -1,7 +1,7 @@
 """The runs that others are measured against: scenarios like any other, run only when a table asks for them.
 
 no-offload     every expert on its GPU; the same for every size of the cache
-best-known     policies that know every demand to come, of which the fastest counts: strong heuristics, not bounds
+best-known     policies that know all future demands, of which the fastest counts: strong heuristics, not bounds
 own-cache      the policy's own cache without its prefetches: a policy that is slower does not gain by them
 lower-bound    the least makespan of any policy with this cache (`sim.results.bounds`), from no-offload's run
 regret         the policy with perfect prediction or with perfect eviction in place of its own
@@ -77,7 +77,7 @@ def with_policy(scenario: Scenario, policy: str) -> Scenario:
 
 
 def know_all(layers: int) -> Sequence[str]:
-    """The policies that know every demand to come, for a model of so many layers."""
+    """The policies that know all future demands, for a model with this many layers."""
     distances = sorted({min(distance, layers) for distance in DISTANCES})
     return [KNOWS_ALL, *(f"{PREDICTS_PERFECTLY},prefetch_distance={each}+{EVICTS_PERFECTLY}" for each in distances)]
 

@@ -59,7 +59,7 @@ class Regret:
     eviction_s: Estimate | None
     """With the policy's own prefetching and Belady's evictor."""
     both_s: Estimate | None
-    """With the best known policy that knows every demand to come."""
+    """With the best known policy that knows all future demands."""
 
 
 class SweepStatistics:
