@@ -1,1 +1,1 @@
-"""The paper's figures by one command, a verdict per claim, and the testbed that its numbers imply."""
+"""Reproduce the paper's figures, judge each of its claims, and infer the testbed behind its numbers."""

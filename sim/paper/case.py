@@ -1,4 +1,4 @@
-"""A run that a figure needs, and what the rows of its table call it."""
+"""A run that a figure needs, with the labels of its row in the figure's table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

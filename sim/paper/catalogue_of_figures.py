@@ -1,4 +1,4 @@
-"""Every table and figure of the paper that has data and is reproduced here, in the paper's order."""
+"""All tables and figures of the paper that are reproduced here, in the paper's order."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,7 @@ _WITHOUT["11"] = "shows online serving, which is not simulated yet"
 
 
 def figures_named(keys: Sequence[str]) -> Sequence[PaperFigure]:
-    """The figures with these keys, in the paper's order; all without keys. `3` names 3a, 3b and 3c."""
+    """The figures with these keys, in the paper's order; without keys, all of them. `3` means 3a, 3b and 3c."""
     if not keys:
         return FIGURES
     known = [figure.key for figure in FIGURES]

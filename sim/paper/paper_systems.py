@@ -1,4 +1,4 @@
-"""The systems of the paper's evaluation, and the policy that stands for each here."""
+"""The systems of the paper's evaluation, and the policy that represents each."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from sim.system_colours import colour_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperSystem:
-    """A system as the paper names it, in one of the forms that it has here (docs/systems.md)."""
+    """A system under the paper's name, in one of its forms (docs/systems.md)."""
 
     name: str
     form: str = ""
-    """Which form, where there are several: `paper` and `code`, or `learned` and `lookahead`."""
+    """The form, if the system has several: `paper` or `code`, `learned` or `lookahead`."""
     text: str
-    """The policy, perhaps with `{best_distance}`: the paper's best prefetch distance for the model (fig. 15)."""
+    """The policy. `{best_distance}` stands for the paper's best prefetch distance of the model (fig. 15)."""
     is_main: bool = True
-    """The form that stands for the system in claims; the others are shown beside it."""
+    """Whether this form represents the system in claims. Other forms are shown beside it."""
 
     def policy(self, trace: PaperTrace) -> str:
         """The text of the policy for a model."""

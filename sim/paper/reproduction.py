@@ -1,4 +1,4 @@
-"""A reproduction from its routing to its report: what `finemoe sim paper` does."""
+"""A reproduction from routing to report, as `finemoe sim paper` runs it."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -29,21 +29,21 @@ WIDTH = 100  # columns of a terminal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a reproduction says when it has ended."""
+    """The outcome of a reproduction."""
 
     text: str
     failed: bool
-    """Whether a run failed."""
+    """Whether any run failed."""
 
 
 def prepared_study(tier: TierName, routing: Sequence[str], *, out: Path, store: Path, workers: Workers) -> Study:
-    """A study of the twins, whose missing traces are recorded into `OUT/routing`, or of traces of the user's own."""
+    """A study of the user's traces, or of the twins, whose missing traces are recorded into `OUT/routing`."""
     size = next(each for each in TIERS if each.name == tier)
     return Study(traces=_traces(routing, size, out, workers), tier=size, store=store, workers=workers)
 
 
 def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report:
-    """Run what the store lacks, and write the figures; of all figures together also the verdicts."""
+    """Simulate the runs that the store lacks and write the figures; with all figures also the verdict files."""
     shown = show(figures, study)
     write_figures(figures, study, shown.tables, out)
     notes, full_twins = [provenance_line(study)], study.tier == FULL and are_all_twins(study.traces)
@@ -69,14 +69,14 @@ def written(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
 
 
 def _documents(figures: Sequence[PaperFigure]) -> set[str]:
-    """What is written beside the figures: verdicts for all of them together, and the report of the implied testbed."""
+    """Files beside the figures: the verdicts if all figures are made, and the report on the implied testbed."""
     report = {REPORT for each in figures if each.key == ImpliedTestbed.key}
     return report | set(FILES if len(figures) == len(FIGURES) else ())
 
 
 def _traces(routing: Sequence[str], tier: Tier, out: Path, workers: Workers) -> Sequence[PaperTrace]:
     if TWINS in routing and len(routing) > 1:
-        raise FieldError("routing", f"is either {TWINS} or traces, value {' '.join(routing)}")
+        raise FieldError("routing", f"must be either {TWINS} or traces, not both: {' '.join(routing)}")
     if routing and routing != [TWINS]:
         return users([Path(each) for each in routing])
     found = twins(tier, out / "routing")
@@ -92,7 +92,7 @@ def _files(figures: Sequence[PaperFigure], out: Path, documents: Collection[str]
 
 
 def _verdicts(rows: Sequence[JudgedClaim], documents: Collection[str]) -> str:
-    """How many statements got which verdict; where no file has the verdicts, these themselves."""
+    """The number of statements per verdict, or the verdicts themselves if no file is written for them."""
     if not rows or FILES[0] in documents:
         return verdict_counts(rows) if rows else ""
     cells = [

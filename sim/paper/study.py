@@ -1,4 +1,4 @@
-"""A study: the traces, the size and the result store of a reproduction, which all figures share."""
+"""A study: the traces, size and result store that all figures of a reproduction share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from sim.trace_naturalness import naturalness
 from traces.analysis.naturalness import warning
 from traces.format.reader import Trace
 
-TESTBED = "paper-rtx3090x6"  # as the paper states it
+TESTBED = "paper-rtx3090x6"  # as stated in the paper
 SECOND_TESTBED = "paper-a100"
-CACHE_GB = 12.0  # of the figures for which the paper states no cache; figure 12 shows others
+CACHE_GB = 12.0  # where the paper states no cache size; figure 12 varies it
 
 ENDS = ("status", "reason")  # columns of every run
 
 Analysis = Callable[[Trace, Mapping[str, Any]], pd.DataFrame]
-"""From a trace and settings to a table; importable by other processes."""
+"""Makes a table from a trace and settings; other processes must be able to import it."""
 
 _ROOT = Path(__file__).parents[2]
 _ANALYSING = ("sim/paper/analyses", "sim/forecast", "traces/analysis")
@@ -39,7 +39,7 @@ _ANALYSING = ("sim/paper/analyses", "sim/forecast", "traces/analysis")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What figures are made from."""
+    """The inputs of all figures."""
 
     traces: Sequence[PaperTrace]
     tier: Tier
@@ -47,7 +47,7 @@ class Study:
     workers: Workers
 
     def of_first_prompts(self) -> Sequence[PaperTrace]:
-        """The traces of the first set of prompts, for figures that the paper draws for LMSYS-Chat-1M alone."""
+        """The traces of the first set of prompts, for figures that the paper draws only for LMSYS-Chat-1M."""
         return [trace for trace in self.traces if trace.prompts == self.traces[0].prompts]
 
     def of_other_prompts(self) -> Sequence[PaperTrace]:
@@ -66,9 +66,9 @@ class Study:
         batch_size: int = 1,
         **labels: Label,
     ) -> Case:
-        """A run of a policy on a trace, without `requests` of as many as usual.
+        """A run of a policy on a trace; `requests` defaults to those of sweeps.
 
-        What is given here, and the trace, are its labels, beside `labels`.
+        Its labels are `labels`, the arguments and the names of the trace.
         """
         scenario = Scenario(
             trace.path,
@@ -91,7 +91,7 @@ class Study:
         return Case(labels=given | labels, scenario=scenario)
 
     def run(self, cases: Sequence[Case]) -> pd.DataFrame:
-        """Carry out what the store lacks; a row per case, in order: labels, status, reason, the run's summary."""
+        """Simulate the runs that the store lacks. A row per case, in order: labels, status, reason, summary."""
         scenarios = list(dict.fromkeys(case.scenario for case in cases))
         rows = run_scenarios(scenarios, store=self.store, workers=self.workers)
         found = dict(zip(scenarios, rows, strict=True))
@@ -102,9 +102,10 @@ class Study:
     def analysed(
         self, name: str, analysis: Analysis, settings: Mapping[str, Any], traces: Sequence[PaperTrace] | None = None
     ) -> pd.DataFrame:
-        """The analysis of each trace, side by side and computed once; with the columns `model` and `prompts` in front.
+        """The analyses of all traces as one table, with the columns `model` and `prompts` in front.
 
-        `settings` are plain data, all that the analysis depends on beside the trace and its own code.
+        Each is computed once and kept. `settings` are plain data; besides them an analysis may depend only on the trace
+        and its own code.
         """
         chosen = self.traces if traces is None else traces
         kept = self._artefacts()
@@ -128,11 +129,11 @@ class Study:
         return pd.concat(frames, ignore_index=True)
 
     def opened(self, trace: PaperTrace) -> Trace:
-        """The trace, to be read."""
+        """Open the trace for reading."""
         return Trace.open(trace.path)
 
     def warning(self, trace: PaperTrace) -> str | None:
-        """In what the trace is unlike text, if in anything; measured once, and kept where runs keep it."""
+        """How the trace differs from natural text, or None; measured once and kept in the result store."""
         opened = self.opened(trace)
         kept = ResultStore.open(self.store).artefacts(RunKeys().code)
         return warning(naturalness(opened, kept), opened.meta.generation)

@@ -17,24 +17,24 @@ from traces.prompts.prompt_sets import PASSAGES
 from traces.published_models import PUBLISHED
 
 MODELS = {"mixtral-8x7b": ("Mixtral", 3), "qwen1.5-moe-a2.7b": ("Qwen", 6), "phi-3.5-moe": ("Phi", 4)}
-"""The paper's name of each published model, and its best prefetch distance there (fig. 15)."""
+"""For each published model, the paper's name and best prefetch distance (fig. 15)."""
 TWIN = "-twin"
-OTHER_DISTANCE = 3  # which the paper uses before its §6.7
+OTHER_DISTANCE = 3  # the paper uses it up to §6.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandIn:
-    """Prompts in place of one of the paper's data sets, with its mean lengths (paper §6.1)."""
+    """Prompts that replace one of the paper's data sets and have its mean lengths (paper §6.1)."""
 
     name: str
-    """What the column `prompts` says."""
+    """The value of the column `prompts`."""
     stands_for: str
     prompts: str
-    """The set, as `traces prompts` lists it."""
+    """The set, by its name in `finemoe traces prompts`."""
     prompt_tokens: int
     new_tokens: int
     temperature: float | None
-    """Tokens are sampled at this temperature; None: they are those of the text."""
+    """Tokens are sampled at this temperature; with None they are the text's own."""
 
 
 STAND_INS = (
@@ -52,15 +52,15 @@ STAND_INS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperTrace:
-    """Routing under the names that tables give it."""
+    """A trace under the names that tables use."""
 
     path: Path
     model: str
-    """The paper's name, such as Mixtral; of another model, its own."""
+    """The paper's name, such as Mixtral, or another model's own name."""
     prompts: str
-    """`chat` or `text`, the stand-ins; else the name of the set that was recorded, or of the trace."""
+    """`chat` or `text` for the stand-ins, else the name of the recorded set or of the trace."""
     sizes: str | None
-    """The published model that gives the simulated sizes; None for the trace's own."""
+    """The published model whose sizes are simulated; None: the trace's own."""
     best_distance: int
     """The paper's best prefetch distance for the model."""
 
@@ -71,20 +71,20 @@ class PaperTrace:
 
 
 def twins(tier: Tier, folder: Path) -> list[PaperTrace]:
-    """The traces of every twin on the stand-ins, whether they have been recorded or not."""
+    """The traces of every twin on the stand-ins, recorded or not."""
     used = STAND_INS[: tier.prompt_sets]
     return [_twin(published, stand_in, tier, folder) for stand_in in used for published in MODELS]
 
 
 def are_all_twins(traces: Sequence[PaperTrace]) -> bool:
-    """Whether these are the traces of every twin on both stand-ins, with all prompts, under the names they get here."""
+    """Whether these are all traces of the full study: every twin on both stand-ins, with all prompts."""
     every = {trace.path.name for trace in twins(FULL, Path())}
     recorded = {trace.path.name for trace in traces if Trace.open(trace.path).meta.model.endswith(TWIN)}
     return recorded == every and len(traces) == len(every)
 
 
 def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -> None:
-    """Record the twins' traces that are not there, each in a process; one that was interrupted goes on."""
+    """Record the twins' missing traces, each in its own process. An interrupted recording is continued."""
     missing = [trace for trace in traces if not trace.path.exists()]
     with bar("recording twins", len(missing), unit="trace") as done:
         for _ in workers.each(_record, [(trace, tier) for trace in missing]):
@@ -92,11 +92,11 @@ def record_missing(traces: Sequence[PaperTrace], tier: Tier, workers: Workers) -
 
 
 def users(paths: Sequence[Path]) -> list[PaperTrace]:
-    """Traces that the user gives; a `UserError` if two of them have one model and one set of prompts."""
+    """The user's traces; a `UserError` if two of them share model and prompts."""
     found = [_user(path) for path in paths]
     for place, trace in enumerate(found):
         if trace.title in (before.title for before in found[:place]):
-            raise UserError(f"{trace.path}: another trace is of {trace.title}, too; give one of each")
+            raise UserError(f"{trace.path}: another trace is also of {trace.title}; give one trace for each")
     return found
 
 
@@ -117,7 +117,7 @@ def _new_tokens(stand_in: StandIn, tier: Tier) -> int:
 
 
 def _record(trace: PaperTrace, tier: Tier) -> None:
-    """What `finemoe traces collect` does, in a process that Ctrl-C and a killed command end."""
+    """Do what `finemoe traces collect` does, in a process that ends with Ctrl-C or when the command is killed."""
     from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
     from traces.format.target import TraceTarget
     from traces.prompts.prompt_sets import PromptChoice, read_prompts
@@ -155,6 +155,6 @@ def _user(path: Path) -> PaperTrace:
 
 
 def _original(shape: ModelShape) -> str | None:
-    """The published model of this shape, whatever the repository of its weights is called."""
+    """The published model of this shape, whatever its repository is called."""
     facts = attrgetter("layers", "experts", "top_k", "hidden", "expert_ffn")
     return next((name for name, each in PUBLISHED.items() if facts(each) == facts(shape)), None)

@@ -1,4 +1,4 @@
-"""How much of the paper is run: everything, less of everything, or just enough to see that it works."""
+"""How much of the paper runs: everything, a smaller version, or just enough to see that it works."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,13 +12,12 @@ class Tier:
 
     name: TierName
     test_requests: int
-    """Requests that run, of each trace, outside the history: in figures 10 and 17, which give the paper's means.
-    Figure 4 takes as many, at most 16."""
+    """Test requests per trace in figures 10 and 17, which give the paper's means. Figure 4 uses as many, at most 16."""
     sweep_requests: int
-    """The same in the other figures with runs. Figure 16b takes at least as many as its largest batch, the implied
-    testbed one. Figures 3, 8 and 9 sample up to 64 requests of the whole trace."""
+    """Test requests per trace in the other figures with runs. Figure 16b uses at least as many as its largest batch,
+    the implied testbed one. Figures 3, 8 and 9 sample up to 64 requests of the whole trace."""
     prompts: int | None
-    """Prompts of each set that a twin reads, history included; None: the whole set."""
+    """Prompts of each set that a twin reads, including the history; None: the whole set."""
     new_tokens: int
     """Upper limit on generated tokens."""
     prompt_sets: int = 2
@@ -26,7 +25,7 @@ class Tier:
     thin: bool = False
     """Only two or three points of each axis."""
     caution: str = ""
-    """What a reader of its verdicts must know, in a sentence."""
+    """A warning to readers of its verdicts, in a sentence."""
 
 
 FULL = Tier(name="full", test_requests=32, sweep_requests=8, prompts=None, new_tokens=127)  # the paper runs 64
@@ -36,7 +35,7 @@ QUICK = Tier(
     sweep_requests=2,
     prompts=27,
     new_tokens=127,
-    caution="QUICK: a draft, of few requests and a short history.",
+    caution="QUICK: a draft with few requests and a short history.",
 )
 KICK_THE_TIRES = Tier(
     name="kick-the-tires",

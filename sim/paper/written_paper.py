@@ -1,4 +1,4 @@
-"""Run the figures of a study, and write what they show.
+"""Run the figures of a study and write their pictures and tables.
 
 OUT/figures/figure_10.png, .pdf      the picture
 OUT/figures/figure_10.parquet, .csv  the table behind it, tidy
@@ -31,16 +31,16 @@ _PRINT = 5.5  # points of the line below a picture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What the figures of a study show."""
+    """The tables of a study's figures, and the runs that are missing."""
 
     tables: Mapping[str, pd.DataFrame]
     """By the figure's key."""
     not_run: pd.DataFrame
-    """Cases that were refused or failed, with their labels and reasons."""
+    """Refused and failed cases, with labels and reasons."""
 
 
 def file_of(key: str, suffix: str) -> str:
-    """The file of a figure, from the folder of the reproduction."""
+    """The path of a figure's file, relative to the folder of the reproduction."""
     name = key.replace("-", "_") if key[0].isalpha() else f"figure_{key}"
     return f"figures/{name}{suffix}"
 
@@ -51,7 +51,7 @@ def outputs(figures: Sequence[PaperFigure], out: Path) -> list[Path]:
 
 
 def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
-    """Carry out what the store lacks, all runs of all figures as one sweep, and make the tables."""
+    """Simulate the runs that the store lacks, as one sweep for all figures, and make the tables."""
     cases = {figure.key: list(figure.cases(study)) for figure in figures}
     runs = study.run([case for each in cases.values() for case in each])
     _check_traces(study, runs)
@@ -68,15 +68,15 @@ def show(figures: Sequence[PaperFigure], study: Study) -> Shown:
 
 
 def _check_traces(study: Study, runs: pd.DataFrame) -> None:
-    """A `UserError` if no run of a trace could be done, before anything takes the place of earlier figures."""
+    """Raise a `UserError` if no run of a trace finished, before earlier figures are replaced."""
     for trace in study.traces:
         own = runs[(runs["model"] == trace.model) & (runs["prompts"] == trace.prompts)] if len(runs) else runs
         if len(own) and not (own["status"] == "done").any():
-            raise UserError(f"{trace.path}: none of its {len(own)} runs could be done: {own['reason'].iloc[0]}")
+            raise UserError(f"{trace.path}: none of its {len(own)} runs finished: {own['reason'].iloc[0]}")
 
 
 def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[str, pd.DataFrame], out: Path) -> None:
-    """Put the pictures and tables of figures into a folder, in place of those that are there."""
+    """Write the pictures and tables of figures into a folder, replacing earlier ones."""
     facts = study_facts(study)
     with bar("pictures", len(figures), unit="figure") as done:
         for figure in figures:
@@ -97,7 +97,7 @@ def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[
 
 
 def study_facts(study: Study) -> dict[str, Any]:
-    """What a reader must know of a study, as plain data."""
+    """What a reader must know about a study, as plain data."""
     return {
         "simulated": True,
         "tier": asdict(study.tier),
@@ -114,7 +114,7 @@ def _trace_facts(study: Study, trace: PaperTrace) -> dict[str, Any]:
 
 
 def provenance_line(study: Study) -> str:
-    """Where the routing is from, and of which traces it is not that of text, in a few sentences."""
+    """In a few sentences, where the routing comes from and which traces differ from natural text."""
     cautions = [study.tier.caution] if study.tier.caution else []
     return " ".join(["Simulated, not measured.", *cautions, *_routing(study), *_prompts(study), *_warnings(study)])
 
@@ -133,13 +133,13 @@ def _prompts(study: Study) -> Iterator[str]:
 
 
 def _requests(study: Study, figure: PaperFigure) -> str:
-    """How many requests the runs of a figure have at most."""
+    """The largest number of requests in a run of the figure, as a sentence."""
     most = max((case.scenario.requests or 0 for case in figure.cases(study)), default=0)
     return f" At most {most} request{'s' if most > 1 else ''} per run." if most else ""
 
 
 def _warnings(study: Study) -> Iterator[str]:
-    """What every table and picture says of traces that were not recorded, or that repeat themselves."""
+    """Warnings about traces that were not recorded or that repeat themselves."""
     for each in study.traces:
         meta, unlike = study.opened(each).meta, study.warning(each)
         if label(meta.kind, unlike) != meta.kind:

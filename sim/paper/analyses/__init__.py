@@ -1,1 +1,1 @@
-"""What is computed from routing alone; figures are drawn from its tables."""
+"""Analyses of routing alone, whose tables the figures draw."""

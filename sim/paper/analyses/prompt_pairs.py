@@ -1,22 +1,27 @@
-"""Similar prompts and the experts that they share: figures 8 and 9, in every reading of what the paper says of them.
+"""Similar prompts and the experts that they share, in every reading of the paper's description of figures 8 and 9.
 
-The paper plots the hit rate, the share of overlapping experts, over the similarity score, "one data point per prompt",
-of all pairs. It does not say what of a prompt is compared. What a similarity and an overlap are of:
+The paper plots the hit rate (the share of overlapping experts) over the similarity score, with "one data point per
+prompt" for all pairs. It does not say which part of a prompt is compared. We compute similarity and overlap of:
 
 | compared | of two prompts |
 |---|---|
-| all iterations | every decode step of one with every decode step of the other, their mean |
-| same iteration | decode steps at the same position, their mean |
-| nearest iteration | each decode step of one with the most similar of the other, their mean |
+| all iterations | every decode step of one with every decode step of the other; mean |
+| same iteration | decode steps at the same position; mean |
+| nearest iteration | each decode step of one with the most similar one of the other; mean |
 | prefill | the prefills: embeddings, maps, and the experts that any token of the prompt executes |
 | prefill, top K | the prefills, and the K most probable experts of their maps |
 | request, top K | means over all iterations, and the K most probable experts of the mean maps |
 
-From these, a data point is a *prompt* (its mean over all other prompts), a *pair* of prompts, or a prompt with the
-*nearest* other prompt. Three readings have no pairs of prompts: *search*, each decode step of a prompt with the most
-similar one of all other prompts, the mean per prompt, which is what FineMoE does; *iteration pairs*, a data point per
-pair of decode steps of different prompts; and the same of *unequal tokens* alone. *All iterations, entropy taken out*
-is the first reading, less what a line over the mean entropy of a prompt's maps explains: flat maps are like all others.
+A data point is then a *prompt* (its mean over all other prompts), a *pair* of prompts, or a prompt with the *nearest*
+other prompt. Three more readings do not compare pairs of prompts:
+
+- *search*: each decode step of a prompt with the most similar one of all other prompts, averaged per prompt. This is
+  what FineMoE does.
+- *iteration pairs*: a data point per pair of decode steps of different prompts.
+- *iteration pairs, unequal tokens*: only pairs whose tokens differ.
+
+*All iterations, entropy taken out* is the first reading minus a linear fit over the mean entropy of a prompt's maps,
+because flat maps are similar to all others.
 
 Similarity is a cosine: *semantic* of embeddings (eq. 4), *trajectory* of whole expert maps (eq. 5).
 """
@@ -42,33 +47,33 @@ PROMPT, PAIR, NEAREST = "prompt", "pair", "nearest"
 SEARCHED = ("search", PROMPT)
 ENTROPY_OUT = "all iterations, entropy taken out"
 MAIN = (ALL_ITERATIONS, PROMPT)
-"""What is compared and what a data point is, where one reading must count: it takes "one data point per prompt" and
-"all pairs" at their word, and iterations for what they are in the paper, the unit of maps and embeddings."""
+"""The reading that claims are judged by: what is compared, and what a data point is. It follows "one data point per
+prompt" and "all pairs" literally, and compares iterations because the paper's maps and embeddings are per iteration."""
 
 
 class _Compared(NamedTuple):
-    """Of every prompt with every other."""
+    """Every prompt compared with every other."""
 
     score: Array  # [P, P]
-    overlap: Array  # [P, P] of the row's experts, the share that the column has too
+    overlap: Array  # [P, P] the share of the row's experts that the column executes too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prompt:
-    """What is known of one prompt."""
+    """One prompt."""
 
-    vectors: Mapping[str, Single]  # by similarity, [I, ·] of its decode steps, of length one
+    vectors: Mapping[str, Single]  # by similarity, [I, ·] unit vectors of its decode steps
     demands: Single  # [I, L·J] 1 where a decode step executes an expert
     tokens: Int  # [I]
-    entropy: float  # of its decode steps' maps, the mean over steps and layers
+    entropy: float  # mean over its decode steps and layers
     whole: Mapping[str, Mapping[str, Float]]  # by what is compared and similarity, [·]
     experts: Mapping[str, Bool]  # by what is compared, [L, J]
 
 
 def similar_prompts(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per reading and similarity with Pearson's coefficient; of the main reading also a row per prompt.
+    """A row per reading and similarity with Pearson's coefficient; for the main reading also a row per prompt.
 
-    `steps` decode steps of each prompt, evenly spaced, are compared; where the nearest is looked for, with all.
+    Compares `steps` evenly spaced decode steps of each prompt; searches for the nearest step look at all steps.
     """
     prompts = [_prompt(trace, request) for request in sampled(trace, settings)]
     shortest = min(len(prompt.tokens) for prompt in prompts)
@@ -117,7 +122,7 @@ def _readings(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> Iterator[
 
 
 def _marked(probabilities: Float, top_k: int) -> Bool:
-    """`[L, J]` true for the `top_k` most probable of each layer."""
+    """`[L, J]`: true for the `top_k` most probable experts of each layer."""
     marked = np.zeros(probabilities.shape, bool)
     np.put_along_axis(marked, top(probabilities, top_k).astype(np.int64), True, axis=1)
     return marked
@@ -137,7 +142,7 @@ def _compared(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> Iterator[
 
 
 def _all_iterations(prompts: Sequence[_Prompt], kind: str) -> _Compared:
-    """Means over all pairs are products of means."""
+    """Uses that the mean over all pairs is the product of the means."""
     vectors = np.stack([prompt.vectors[kind].mean(axis=0, dtype=np.float64) for prompt in prompts])
     asked = np.stack([_asked(prompt.demands).mean(axis=0, dtype=np.float64) for prompt in prompts])
     there = np.stack([prompt.demands.mean(axis=0, dtype=np.float64) for prompt in prompts])
@@ -163,13 +168,13 @@ def _nearest_iteration(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> 
 
 
 def _asked(demands: Single) -> Single:
-    """The same, each row with the sum 1, so that its product with another's demands is the share that is there."""
+    """Rows scaled to the sum 1, so that the product with another's demands is the share of shared experts."""
     shares: Single = demands / np.maximum(demands.sum(axis=1, keepdims=True), 1)
     return shares
 
 
 def _points(of_pairs: _Compared, point: str) -> tuple[Array, Array]:
-    """Scores and overlaps of the data points; no prompt is compared with itself."""
+    """Scores and overlaps of the data points, without comparing a prompt with itself."""
     score, overlap = of_pairs
     count = len(score)
     others = ~np.eye(count, dtype=bool)
@@ -184,7 +189,7 @@ def _points(of_pairs: _Compared, point: str) -> tuple[Array, Array]:
 
 
 def _left(values: Array, explained_by: Array) -> Array:
-    """What a straight line leaves of values, with their mean."""
+    """The residuals of a linear fit, shifted to the mean of the values."""
     if np.ptp(explained_by) == 0:
         return values
     slope = np.cov(explained_by, values)[0, 1] / explained_by.var(ddof=1)
@@ -192,11 +197,11 @@ def _left(values: Array, explained_by: Array) -> Array:
     return found
 
 
-# ---- iterations by themselves ----------------------------------------------------------------------------------------
+# ---- single iterations -----------------------------------------------------------------------------------------------
 
 
 def _searched(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> tuple[Array, Array]:
-    """Per prompt, the mean score and overlap of its steps with the most similar step of all other prompts."""
+    """Per prompt, the mean score and overlap of its steps with the most similar step of any other prompt."""
     vectors = np.concatenate([prompt.vectors[kind] for prompt in prompts])
     demands = np.concatenate([prompt.demands for prompt in prompts])
     owner = np.repeat(np.arange(len(prompts)), [len(prompt.tokens) for prompt in prompts])
@@ -229,7 +234,7 @@ def _iteration_pairs(prompts: Sequence[_Prompt], kind: str, steps: Counts) -> li
 
 
 def _row(compared: str, point: str, kind: str, score: Float, overlap: Float) -> dict[str, Any]:
-    """A reading: means and Pearson's coefficient of its data points."""
+    """A row for a reading: means and Pearson's coefficient of its data points."""
     coefficient = pearson(score, overlap)
     return {
         "compared": compared,

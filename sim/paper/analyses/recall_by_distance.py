@@ -1,4 +1,4 @@
-"""What coarse and fine prediction hit so many layers ahead, for figure 4."""
+"""Recall of coarse and fine prediction over the prefetch distance, for figure 4."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +16,15 @@ FINE, COARSE = "fine: nearest expert map", "coarse: nearest request's counts"
 
 
 def recall_by_distance(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """What coarse and fine prediction hit in decode steps; a row per grain and distance.
+    """The hit rate of coarse and fine prediction in decode steps; a row per grain and distance.
 
-    Policies that plan all layers ahead at each gate give every distance at once: the plan that counts at distance d is
-    the one made d layers before. `hit_rate_from_1` is of distance 1, on the same layers.
+    Both policies plan all later layers at each gate, so one run gives every distance: at distance d, the plan made d
+    layers before counts. `hit_rate_from_1` is the hit rate at distance 1 on the same layers.
     """
     last = trace.shape.layers - 1
     distances = [each for each in settings["distances"] if each <= last]
     plans = {
-        FINE: "finemoe,prefetch_distance=1,semantic=false,threshold=top-k,reach=rest",  # map-t for all that is ahead
+        FINE: "finemoe,prefetch_distance=1,semantic=false,threshold=top-k,reach=rest",  # map-t for all later layers
         COARSE: f"moe-infinity,prefetch_distance={last}",
     }
     scenario = Scenario(trace.path, policy=plans[FINE], requests=settings["requests"], seed=settings["seed"])

@@ -1,15 +1,15 @@
 """Entropy of routing, coarse and fine, for figures 3a to 3c.
 
 The FineMoE authors released the code behind these figures (`demo/process_data.py`). It counts the experts that tokens
-execute, takes each token of a prompt for an iteration, and uses natural logarithms. The text of the paper speaks of the
-router's probabilities. Both readings are here:
+execute, treats each prompt token as an iteration, and uses natural logarithms. The text of the paper describes the
+router's probabilities instead. Both readings are computed:
 
 | reading | coarse | fine |
 |---|---|---|
 | executed | counts of a request's tokens | one token: K experts, so ln K by construction |
 | gates | mean of the expert maps of a request's iterations | the expert map of one iteration |
 
-Entropies are in nats, of each layer by itself.
+Entropies are in nats and per layer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from traces.format.reader import Trace
 
 Reading = Literal["executed", "gates"]
 
-# Of figure 3c: what is added up, and from where on.
+# The readings of figure 3c: what is aggregated, and from which iteration on.
 RELEASED = "executed, from the first prompt token"
 DECODED = "executed, from the first decode step"
 GATES = "gates, from the first decode step"
@@ -41,9 +41,9 @@ def nats(probabilities: Float) -> Array:
 
 
 def heat_maps(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Of one request: its mean over iterations (`iteration` null), and three decode iterations by themselves.
+    """The maps of one request: the mean over its iterations (`iteration` null) and three single decode iterations.
 
-    A row per map, layer and expert, with the mean probability and the share of the iterations that execute the expert.
+    A row per map, layer and expert, with the mean probability and the share of iterations that execute the expert.
     """
     first = sampled(trace, settings)[0]
     return heat_map(iterations_of(trace.read(first), trace.meta.prefill))
@@ -77,10 +77,10 @@ def layer_entropies(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def running_entropies(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per reading and number of iterations added up: the mean over requests and layers.
+    """Entropy after 1, 2, … aggregated iterations: a row per reading and count, averaged over requests and layers.
 
-    As many iterations as all requests have. `experts drawn at random` is a control: as many tokens as the released
-    reading has, each of which executes K experts drawn evenly.
+    Ends with the shortest request. `experts drawn at random` is a control: it has the tokens of the released reading,
+    but each executes K experts drawn uniformly.
     """
     sums: dict[str, list[Array]] = {}
     rng = np.random.default_rng(settings["seed"])

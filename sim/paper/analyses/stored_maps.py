@@ -1,4 +1,4 @@
-"""How similar the nearest of so many stored expert maps is, for the theory of paper §4.4."""
+"""Similarity of the nearest stored expert map over the number of stored maps, for the theory of paper §4.4."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from traces.analysis.similarity import Sample, Sampler, coverage, draw, theory
 from traces.format.reader import Trace, split
 
 RANDOM_SAMPLE, REPLACEMENT = "random sample", "replacement (eq. 9)"
-REPLACED_AT = 0.75  # the promise at which replacement is tried; it takes longer than all else here
+REPLACED_AT = 0.75  # replacement is tested for this promise only, since it takes longest
 _COLUMNS = (
     "store",
     "asked_maps",
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def nearest_of_stored(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per number of stored maps, see `traces.analysis.similarity.coverage`; none without a test."""
+    """A row per number of stored maps, as in `traces.analysis.similarity.coverage`; no row without test requests."""
     promised = theory(trace.shape.layers, trace.shape.experts)
     history, tested = split(trace.request_ids, settings["train_split"], np.random.default_rng(settings["seed"]))
     rng = np.random.default_rng([settings["seed"], 1])
@@ -49,7 +49,7 @@ def nearest_of_stored(trace: Trace, settings: Mapping[str, Any]) -> pd.DataFrame
 
 
 def _after_replacement(sample: Sample, capacity: int) -> Sample:
-    """The maps that a store keeps by trajectory alone of those that went through it."""
+    """The maps that a store of this capacity keeps, by trajectory alone, after all were added."""
     layers, experts = sample.maps.shape[1:]
     store = ExpertMapStore(layers, experts, capacity=capacity, prefetch_distance=1)
     for first in range(0, len(sample), 32):
@@ -58,7 +58,7 @@ def _after_replacement(sample: Sample, capacity: int) -> Sample:
 
 
 def _sample(trace: Trace, requests: Sequence[int], count: int, rng: np.random.Generator) -> Sample | None:
-    """Up to `count` decode steps of the requests."""
+    """Up to `count` decode steps of the requests, in random order; None if there are none."""
     lengths = {request: trace.infos[request].output_tokens for request in requests}
     picks = draw(lengths, count, rng, skip=int(trace.meta.prefill))
     sampler = Sampler(picks)

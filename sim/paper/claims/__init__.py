@@ -1,1 +1,1 @@
-"""What the paper says, statement by statement, and how our value of each is found."""
+"""The paper's statements, and how our value of each is computed."""

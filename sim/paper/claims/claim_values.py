@@ -1,7 +1,7 @@
-"""Our values of a claim from a figure's tidy table, with columns model, prompts, footing, system and what is compared.
+"""Compute our values of a claim from a figure's tidy table, with columns model, prompts, footing, system and a value.
 
-Each answer has a row per footing and trace, as `Claim.ours` wants it. A table without a column `footing` comes from
-routing alone and counts for both. Where a table has other columns that vary (cache, form), pass the rows that count.
+Each function returns a row per footing and trace, as `Claim.ours` requires. A table without a column `footing` comes
+from routing alone and counts for both. If other columns vary (cache, form), pass only the rows that count.
 """
 
 import math
@@ -21,7 +21,7 @@ def titles(table: pd.DataFrame) -> pd.Series:
 
 
 def nothing() -> pd.DataFrame:
-    """No value at all: the claim cannot be judged here."""
+    """No values, so the claim cannot be judged."""
     return pd.DataFrame(columns=COLUMNS)
 
 
@@ -30,7 +30,7 @@ Value = float | tuple[float, str]
 
 
 def each_trace(table: pd.DataFrame, value: Callable[[pd.DataFrame], Value]) -> pd.DataFrame:
-    """A value from the rows of each footing and trace, in the table's order. An order returns whether it holds."""
+    """A value from the rows of each footing and trace, in the table's order. For an order, whether it holds."""
     if table.empty:
         return nothing()
     footings = table["footing"] if "footing" in table else pd.Series(BOTH, table.index)
@@ -44,12 +44,12 @@ def _with_detail(value: Value) -> tuple[float, str]:
 
 
 def changes(table: pd.DataFrame, column: str, against: str, *, subject: str = SUBJECT) -> pd.DataFrame:
-    """By how much the subject's value differs from that of another system, a share of the latter: negative if less."""
+    """The subject's relative change against another system: negative if its value is smaller."""
     return each_trace(table, lambda rows: _of(rows, column, subject) / _of(rows, column, against) - 1)
 
 
 def hit_gains(table: pd.DataFrame, column: str, against: str, *, subject: str = SUBJECT) -> pd.DataFrame:
-    """As `changes`, of a hit rate, a share; the other reading, in percentage points, is the detail."""
+    """The relative change of a hit rate, as in `changes`; its detail is the difference in percentage points."""
     found = changes(table, column, against, subject=subject)
     if found.empty:
         return found
@@ -73,9 +73,9 @@ def rising(
     by: str = "system",
     detail: Callable[["pd.Series[float]"], str] = _order_of,
 ) -> pd.DataFrame:
-    """1 where the values of the names rise strictly, as named; 0 where not; NaN without detail where one is missing.
+    """1 if the values rise strictly in the order of `names`, 0 if not; NaN without a detail if one is missing.
 
-    `detail` makes it from the values by name; the usual one is the order that came out.
+    `detail` makes the detail from the values by name; the default is the order found.
     """
 
     def holds(rows: pd.DataFrame) -> Value:
@@ -88,8 +88,8 @@ def rising(
 
 
 def _of(rows: pd.DataFrame, column: str, name: str, *, by: str = "system") -> float:
-    """The one value of a name; NaN if it has none."""
+    """The only value of a name; NaN if there is none."""
     values = rows.loc[rows[by] == name, column].dropna()
     if len(values) > 1:
-        raise ValueError(f"{len(values)} rows of {name} on one trace and footing: which of them counts?")
+        raise ValueError(f"{len(values)} rows of {name} on one trace and footing; expected one")
     return float(values.iloc[0]) if len(values) else math.nan

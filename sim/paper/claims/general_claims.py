@@ -1,4 +1,4 @@
-"""The paper's statements that belong to no figure with a table: its headline, and the figure that is not drawn here."""
+"""The paper's statements without a table here: its headline, and the figure that is not drawn."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,12 +12,12 @@ ABOUT = {
     "headline": "The two numbers of the abstract.",
     "11": "Distribution of request latencies, online. Not drawn here.",
 }
-"""What is there, by `Claim.figure`."""
+"""A description of each section, by `Claim.figure`."""
 _TTFT = "TPOT falls by more than in the paper, on average, and TTFT by less (figure 10)"
 
 
 def general_claims(of_figures: Sequence[Claim]) -> list[Claim]:
-    """The headline from the claims of figure 10, and what cannot be judged before requests arrive online."""
+    """The headline, computed from the claims of figure 10, and a statement that needs online serving."""
     return [
         _headline(
             "headline-latency",
@@ -27,7 +27,7 @@ def general_claims(of_figures: Sequence[Claim]) -> list[Claim]:
             _of(of_figures, "10-ttft-", "10-tpot-"),
             {
                 (EVEN.name, SAME_ORDER): f"{_TTFT}: on this footing, even Clairvoyant, which knows every demand, "
-                "stays short of the paper's reductions of TTFT",
+                "does not reach the paper's reductions of TTFT",
                 (RELEASED.name, SAME_ORDER): f"{_TTFT}, against ProMoE and MoE-Infinity: the reasons are at "
                 "10-ttft-promoe and 10-ttft-moe-infinity",
             },
@@ -39,8 +39,8 @@ def general_claims(of_figures: Sequence[Claim]) -> list[Claim]:
             "numbers average +39.7 %)",
             _of(of_figures, "10-hit-"),
             {
-                SAME_ORDER: "Each of the three gains is below the paper's, and the one over Mixtral-Offloading is a "
-                "loss: the reasons are at 10-hit-mixtral-offloading, 10-hit-promoe and 10-hit-moe-infinity"
+                SAME_ORDER: "Each of the three gains is below the paper's, and against Mixtral-Offloading the hit rate "
+                "falls: the reasons are at 10-hit-mixtral-offloading, 10-hit-promoe and 10-hit-moe-infinity"
             },
         ),
         Claim(
@@ -75,7 +75,7 @@ def _headline(key: str, paper: float, says: str, parts: Sequence[Claim], reasons
 
 
 def _mean_of(parts: Sequence[Callable[[Tables], pd.DataFrame]]) -> Callable[[Tables], pd.DataFrame]:
-    """On each footing and trace, the mean of several values; none where one is missing: other means are no match."""
+    """The mean of several values on each footing and trace; NaN if one is missing, since other means do not compare."""
 
     def ours(tables: Tables) -> pd.DataFrame:
         values = pd.concat([part(tables)[["footing", "trace", "value"]] for part in parts], ignore_index=True)

@@ -1,1 +1,1 @@
-"""The paper's figures and tables, a file each, and the pictures that they share."""
+"""The paper's figures and tables, one file each, and their shared drawing code."""

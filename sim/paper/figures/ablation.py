@@ -1,4 +1,4 @@
-"""Figures 14a and 14b: FineMoE with one part exchanged; their runs, the tidy table, the picture."""
+"""What figures 14a and 14b share: runs, table and picture of FineMoE with one part replaced."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Variant:
     """FineMoE with another tracker or evictor."""
 
     name: str
-    """As the paper's legend has it."""
+    """The name in the paper's legend."""
     text: str
-    """The policy, with `{best_distance}` in it."""
+    """The policy, containing `{best_distance}`."""
     colour: str
     form: str = ""
-    """Set if it is shown beside the one that counts, which has the same name."""
+    """Set for a form that is shown beside the main variant of the same name."""
 
     def policy(self, trace: PaperTrace) -> str:
         """The text of the policy for a model."""
@@ -53,9 +53,9 @@ def ablation_cases(study: Study, trace: PaperTrace, variants: Sequence[Variant])
 
 
 def ablation_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Hit rates of each run; `counted_hit_rate` is what the footing counts.
+    """Hit rates, times in ms and the number of prefetched copies of each run.
 
-    Also the copies that were begun as prefetches, and times in ms.
+    `counted_hit_rate` is the hit rate as the footing counts it.
     """
     table = labelled(runs, LABELS)
     table["counted_hit_rate"] = counted_hit_rates(runs)
@@ -67,7 +67,7 @@ def ablation_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
-    """A panel per model, in each a group of bars per set of prompts; a black line is another form, on even footing."""
+    """A panel per model with a group of bars per set of prompts; a black line is another form, on even footing."""
     from matplotlib.lines import Line2D
 
     models = list(dict.fromkeys(table["model"]))
@@ -90,14 +90,14 @@ def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
 
 
 def lighter(colour: str, share: float) -> str:
-    """A colour `#rrggbb` mixed with white, which makes so much of it."""
+    """A colour `#rrggbb` mixed with this share of white."""
     return mixed(colour, WHITE, share)
 
 
 def rising_variants(table: pd.DataFrame, *names: str) -> pd.DataFrame:
-    """1 where the hit rate that the footing counts rises strictly over the variants as named; the rates are the detail.
+    """1 if the footing's hit rate rises strictly over the variants in the order of `names`; the detail lists the rates.
 
-    NaN where a run is missing. Equal rates do not rise.
+    NaN if a run is missing. Equal rates do not rise.
     """
     main = table[table["form"] == ""]
     return rising(main, "counted_hit_rate", names, by="variant", detail=_rates)

@@ -31,53 +31,53 @@ from sim.paper.study import CACHE_GB, TESTBED, Study
 TTFT = {"DeepSpeed": -0.74, "Mixtral-Offloading": -0.67, "ProMoE": -0.56, "MoE-Infinity": -0.53}
 TPOT = {"DeepSpeed": -0.46, "Mixtral-Offloading": -0.38, "ProMoE": -0.27, "MoE-Infinity": -0.22}
 HIT_RATE = {"Mixtral-Offloading": 0.14, "ProMoE": 0.37, "MoE-Infinity": 0.68}
-"""FineMoE's changes against each baseline in the paper's text, means over models and data sets."""
+"""FineMoE's changes against each baseline in the paper's text, as means over models and data sets."""
 TIMES = {"ttft": TTFT, "tpot": TPOT}
 
 FASTEST_FIRST = ("FineMoE", "MoE-Infinity", "ProMoE", "Mixtral-Offloading", "DeepSpeed")
-"""By TTFT and by TPOT alike: the order of the numbers above."""
+"""The order of the numbers above, the same for TTFT and TPOT."""
 FEWEST_HITS_FIRST = ("MoE-Infinity", "ProMoE", "Mixtral-Offloading", "FineMoE")
 OVER_ALL = "mean over models and data sets"
 
 WHOLE_LAYERS = (
-    "DeepSpeed moves all experts of a layer for the few that run, so nearly all its time is waiting for copies (figure "
-    "17's table). A framework that takes time of its own per layer, or a DeepSpeed that loads only what runs, comes "
-    "nearer the paper's number (implied_testbed.md)"
+    "DeepSpeed copies all experts of a layer although few run, so it spends nearly all its time waiting for copies "
+    "(figure 17's table). A framework that adds CPU time per layer, or a DeepSpeed that loads only activated experts, "
+    "comes closer to the paper's number (implied_testbed.md)"
 )
 FORM_OF_BASELINE = (
-    "It depends on which form of {baseline} the paper ran: against that of its code, the mean comes nearer the paper's "
-    "(see the detail)"
+    "It depends on which form of {baseline} the paper ran: against the form of its code, the mean is closer to the "
+    "paper's (see the detail)"
 )
 _KNOWING_ALL = (
-    "Prediction alone does not get there on this footing: even Clairvoyant, which knows every demand, stays short of "
-    "the paper's number (see the detail)"
+    "Prediction alone cannot reach the paper's number on this footing: even Clairvoyant, which knows every demand, "
+    "does not (see the detail)"
 )
 _MISSES_IN_TURN = (
-    "With serial loading, what a prefill of FineMoE waits for misses more than doubles, while MoE-Infinity, which has "
-    "hardly a miss there, waits little more for its prefetches (figure 17's table). On Mixtral and Phi, FineMoE's own "
-    "rule of eviction is part of it: with LRU in its place, TTFT is lower (figure 14b's table)"
+    "With serial loading, FineMoE's wait for misses in a prefill more than doubles, while MoE-Infinity, which has "
+    "hardly any misses there, waits little longer for its prefetches (figure 17's table). On Mixtral and Phi, "
+    "FineMoE's own eviction rule contributes: with LRU instead, TTFT is lower (figure 14b's table)"
 )
 _MAPS_GAIN_LESS = (
-    "Learned speculation predicts better here than the paper's number leaves room for: with FineMoE's evictor for "
-    "both, expert maps gain less over it on every trace, and least on Qwen (figure 14a's table)"
+    "Learned speculation predicts better here than the paper's number allows: with FineMoE's evictor for both, expert "
+    "maps gain less over it on every trace, and least on Qwen (figure 14a's table)"
 )
 _ROUTERS_ASKED = (
-    "Routers that are asked ahead do better here than expert maps: ProMoE's form that asks them (lookahead) has more "
-    "experts there or on their way than FineMoE on every trace (figure 10's table, hit_rate and late_rate together), "
-    "and on Mixtral they have more hits in place of FineMoE's maps (figure 14a's table). Mixtral-Offloading asks them, "
-    "too, and waits for the copies, so none of them is late"
+    "Evaluating later routers ahead of time predicts better here than expert maps: ProMoE's lookahead form, which does "
+    "so, has more experts cached or in flight than FineMoE on every trace (figure 10's table, hit_rate plus "
+    "late_rate), and on Mixtral this prediction gives more hits than FineMoE's maps (figure 14a's table). "
+    "Mixtral-Offloading also uses it and waits for the copies, so none of them is late"
 )
 _LATE_COPIES = (
-    "FineMoE's copies that are still on their way are no hits on this footing, and MoE-Infinity, which waits, has "
-    "hardly any (figure 10's table, late_rate). Where they count (released), the gain is nearer the paper's"
+    "Copies in flight do not count as hits on this footing. FineMoE has many of them, and MoE-Infinity, which waits, "
+    "hardly any (figure 10's table, late_rate). Where they count (released), the gain is closer to the paper's"
 )
 _ROOM = (
-    "A rate can grow no further than to 1, and on Qwen, MoE-Infinity's is too high to grow as much as the paper's "
-    "number (figure 10's table), which lowers the mean"
+    "A rate cannot exceed 1, and on Qwen, MoE-Infinity's rate is too high to grow as much as the paper's number "
+    "(figure 10's table), which lowers the mean"
 )
 _CODE_ON_MIXTRAL = (
     "MoE-Infinity ranks below ProMoE on every trace, as in the paper's own numbers of figure 12. The form of its code "
-    "ranks above ProMoE on Mixtral, closely, but not on Phi and Qwen (figure 10's table)"
+    "ranks narrowly above ProMoE on Mixtral, but not on Phi and Qwen (figure 10's table)"
 )
 _CHANGES: Mapping[tuple[str, str], Reasons] = {
     ("ttft", "DeepSpeed"): {(EVEN.name, SAME_ORDER): _KNOWING_ALL},
@@ -96,15 +96,18 @@ _CHANGES: Mapping[tuple[str, str], Reasons] = {
 }
 _ORDERS: Mapping[str, Reasons] = {
     "ttft": {
-        (EVEN.name, NOT_REPRODUCED): "The way of loading decides how the baselines rank: with serial loading "
+        (
+            EVEN.name,
+            NOT_REPRODUCED,
+        ): "The order of the baselines depends on how experts are loaded: with serial loading "
         "(released), they rank as in the paper on every trace",
         (RELEASED.name, NOT_REPRODUCED): f"The baselines rank as in the paper, FineMoE does not. {_MISSES_IN_TURN}",
     },
     "tpot": {NOT_REPRODUCED: _CODE_ON_MIXTRAL},
 }
 _MISSES_ON_TOP = (
-    "Whole layers waste little in a prefill: on Phi, Mixtral-Offloading waits nearly as long for its prefetches as "
-    "DeepSpeed does for whole layers, and for its misses on top (figure 17's table)"
+    "Loading whole layers wastes little in a prefill: on Phi, Mixtral-Offloading waits nearly as long for its "
+    "prefetches as DeepSpeed for whole layers, and additionally for its misses (figure 17's table)"
 )
 
 
@@ -114,14 +117,14 @@ class Figure10(PaperFigure):
     key = "10"
     title = "TTFT, TPOT and hit rate of five systems"
     settings = (
-        f"Batch 1, {CACHE_GB:g} GB of experts on six GPUs; the paper does not say which cache it is (figure 12 has "
-        "others). DeepSpeed waits for whole layers and has no misses by construction. "
+        f"Batch 1, {CACHE_GB:g} GB of experts on six GPUs; the paper does not state the cache size (figure 12 varies "
+        "it). DeepSpeed waits for whole layers and has no misses by construction. "
         f"{BEYOND}"
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """Every system and form on every trace, and on the first prompts what knowing every demand would give."""
+        """Every system and form on every trace, and Clairvoyant on the first prompts."""
         requests, systems = study.tier.test_requests, systems_of(study)
         runs = lineup(study, study.traces, systems, cache_gb=CACHE_GB, machine=TESTBED, requests=requests)
         if not study.tier.thin:
@@ -136,12 +139,10 @@ class Figure10(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Bars by model, metric and set of prompts."""
         return draw_bars(table)
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """Every reduction, every gain, and the orders that they state."""
         return [*_reductions(), *_hit_rates(), *_orders()]
 
 

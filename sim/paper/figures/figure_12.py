@@ -24,8 +24,8 @@ THIN_SIZES_GB = (6.0, 24.0, 96.0)
 TPOT_6_GB = {"DeepSpeed": -0.36, "Mixtral-Offloading": -0.25, "ProMoE": -0.16, "MoE-Infinity": -0.29}
 FASTEST_FIRST = ("FineMoE", "ProMoE", "Mixtral-Offloading", "MoE-Infinity", "DeepSpeed")
 FAST_ON_QWEN = (
-    "On Qwen, ProMoE is faster than FineMoE (figure 12's table): learned speculation hits about as often as expert "
-    "maps there (figure 14a's table)"
+    "On Qwen, ProMoE is faster than FineMoE (figure 12's table): there, learned speculation hits about as often as "
+    "expert maps (figure 14a's table)"
 )
 _REASONS: Mapping[str, Reasons] = {
     "DeepSpeed": {SAME_ORDER: WHOLE_LAYERS},
@@ -34,8 +34,8 @@ _REASONS: Mapping[str, Reasons] = {
     "MoE-Infinity": {(RELEASED.name, SAME_ORDER): FORM_OF_BASELINE.format(baseline="MoE-Infinity")},
 }
 _SERIAL_SWAPS = (
-    "On Mixtral and Phi, serial loading adds more to what Mixtral-Offloading waits than to what MoE-Infinity does "
-    f"(figure 17's table, 12 GB), and swaps the two. {FAST_ON_QWEN}"
+    "On Mixtral and Phi, serial loading lengthens Mixtral-Offloading's waits more than MoE-Infinity's (figure 17's "
+    f"table, 12 GB), which swaps the two. {FAST_ON_QWEN}"
 )
 _HELPS_FINEMOE = (
     "Where the gap grows, the larger cache helps FineMoE more than it helps ProMoE, Mixtral-Offloading and DeepSpeed "
@@ -49,13 +49,13 @@ class Figure12(PaperFigure):
     key = "12"
     title = "TPOT over the limit of the expert cache"
     settings = (
-        "Batch 1, six GPUs, the first set of prompts. The limit is that of all GPUs together; no cache is larger than "
-        "all experts of a model. Every cache is empty at the start, also where all experts fit."
+        "Batch 1, six GPUs, the first set of prompts. The limit applies to all GPUs together; no cache is larger than "
+        "all experts of a model. Every cache is empty at the start, even if all experts fit."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """The five systems at every size, and their other forms at the smallest."""
+        """The five systems at every size, and their other forms at the smallest one."""
         return cases_over_sizes(study)
 
     @override
@@ -65,7 +65,7 @@ class Figure12(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A row of panels per footing and a column per model; a line per system."""
+        """A row of panels per footing and a column per model, with a line per system."""
         main = main_forms(table)
         models = list(main["model"].unique())
         footings = [footing for footing in FOOTINGS if footing.name in set(main["footing"])]
@@ -85,7 +85,6 @@ class Figure12(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The reductions at 6 GB, their order, and how the gaps change with the cache."""
         return [
             *(
                 Claim(
@@ -111,9 +110,9 @@ class Figure12(PaperFigure):
             Claim(
                 key="12-gaps",
                 figure="12",
-                says="The gaps between FineMoE and the baselines narrow as the cache grows (here: the mean distance of "
-                "TPOT in ms never grows from one cache size to the next, and is smaller at the end; the other reading, "
-                "distances as shares of the baselines' TPOT, is in the detail)",
+                says="The gaps between FineMoE and the baselines narrow as the cache grows (here: the mean gap in "
+                "TPOT, in ms, never grows from one cache size to the next and is smaller at the end; the detail has "
+                "the other reading, gaps as shares of the baselines' TPOT)",
                 rule="order",
                 ours=lambda tables: narrowing(tables["12"]),
                 reasons=dict.fromkeys((NOT_REPRODUCED, SAME_ORDER), _HELPS_FINEMOE),
@@ -149,9 +148,9 @@ def smallest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def narrowing(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where the mean gap to the baselines shrinks with the cache, in ms.
+    """1 if the mean gap to the baselines, in ms, shrinks as the cache grows.
 
-    The detail has the gaps, also without DeepSpeed, and the other reading: as shares of the baselines' TPOT.
+    The detail lists the gaps with and without DeepSpeed, and as shares of the baselines' TPOT.
     """
 
     def narrows(rows: pd.DataFrame) -> tuple[float, str]:
@@ -169,14 +168,14 @@ def narrowing(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gaps_ms(rows: pd.DataFrame, baselines: Sequence[PaperSystem]) -> "pd.Series[float]":
-    """By how much the baselines' TPOT exceeds FineMoE's, their mean, by cache size in GB; NaN where one is missing."""
+    """The mean excess of the baselines' TPOT over FineMoE's, by cache size in GB; NaN if one is missing."""
     times = _times_ms(rows, baselines)
     gaps: pd.Series[float] = times.drop(columns=SUBJECT).sub(times[SUBJECT], axis=0).mean(axis=1, skipna=False)
     return gaps
 
 
 def _gaps_in_shares(rows: pd.DataFrame, baselines: Sequence[PaperSystem]) -> "pd.Series[float]":
-    """FineMoE's reductions of TPOT, their mean, positive, by cache size in GB."""
+    """FineMoE's mean reduction of TPOT, as a positive share, by cache size in GB."""
     times = _times_ms(rows, baselines)
     kept = times.drop(columns=SUBJECT).rdiv(times[SUBJECT], axis=0)
     gaps: pd.Series[float] = 1 - kept.mean(axis=1, skipna=False)
@@ -190,7 +189,7 @@ def _times_ms(rows: pd.DataFrame, baselines: Sequence[PaperSystem]) -> pd.DataFr
 
 
 def _shrinks(gaps: "pd.Series[float]") -> bool:
-    """Whether no gap is larger than with the cache before, and the last is smaller than the first."""
+    """Whether no gap is larger than the one before, and the last is smaller than the first."""
     return bool(gaps.is_monotonic_decreasing and gaps.iloc[-1] < gaps.iloc[0])
 
 

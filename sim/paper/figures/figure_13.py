@@ -19,18 +19,18 @@ from sim.paper.study import CACHE_GB, SECOND_TESTBED, TESTBED, Study
 
 NAMES = {TESTBED: "six GPUs", SECOND_TESTBED: "one A100"}
 WIDE_LINK = f"{SECOND_TESTBED},host_link.bytes_per_s=192e9"
-"""The A100 with a link as fast as those of the six GPUs together: what the link alone does to hit rates."""
+"""The A100 with a link as fast as those of the six GPUs together, to isolate the effect of the link on hit rates."""
 ALL = [system.name for system in SYSTEMS]
 TIMES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
-UNCHANGED = 0.05  # of a hit rate: what still counts as nearly unchanged
+UNCHANGED = 0.05  # a change of hit rate up to this counts as nearly unchanged
 _NUMBER_OF_LINKS = (
-    "The number of GPUs, each with its link, does it, not the rate of a link: on one A100, FineMoE and ProMoE have "
-    "nearly the same hit rates with its own link and with one as fast as six together. Systems that wait for their "
-    "prefetches hardly change from six GPUs to one (figure 13's table)"
+    "The cause is the number of GPUs, each with its own link, not the rate of a link: on one A100, FineMoE and ProMoE "
+    "have nearly the same hit rates with its own link and with one as fast as six together. Systems that wait for "
+    "their prefetches hardly change from six GPUs to one (figure 13's table)"
 )
 _ITS_CODE = (
-    "It depends on the form of MoE-Infinity: FineMoE is slightly behind that of its code, which does not wait for its "
-    "prefetches, and ahead of that of its paper (figure 13's table)"
+    "It depends on the form of MoE-Infinity: FineMoE is slightly behind the form of its code, which does not wait for "
+    "its prefetches, and ahead of the form of its paper (figure 13's table)"
 )
 
 
@@ -40,14 +40,14 @@ class Figure13(PaperFigure):
     key = "13"
     title = "TTFT, TPOT and hit rate on one A100"
     settings = (
-        f"Batch 1, {CACHE_GB:g} GB of experts, the first set of prompts, on one A100 as the paper states it, beside "
-        "figure 10's six GPUs. The paper does not say which cache it is. "
+        f"Batch 1, {CACHE_GB:g} GB of experts, the first set of prompts, on one A100 as stated in the paper, beside "
+        "figure 10's six GPUs. The paper does not state the cache size. "
         f"{BEYOND}"
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """Every system and form on both machines; two that wait for no prefetch on the A100 with a faster link, too."""
+        """Every system and form on both machines, and FineMoE and ProMoE on the A100 with a faster link."""
         machines = dict.fromkeys(NAMES, systems_of(study)) | ({} if study.tier.thin else {WIDE_LINK: (FINEMOE, PROMOE)})
         return [
             case
@@ -62,13 +62,11 @@ class Figure13(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Bars by model, metric and machine."""
         shown = table[table["machine"].isin(NAMES)]
         return draw_bars(shown.assign(machine=shown["machine"].map(NAMES)), groups="machine")
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """What changes with the machine, and the paper's weak spot."""
         return [
             Claim(
                 key="13-gains",
@@ -105,7 +103,7 @@ def _on(table: pd.DataFrame, machine: str) -> pd.DataFrame:
 
 
 def smaller_gains(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where FineMoE's mean reductions of TTFT and TPOT are smaller on the A100; they are the detail."""
+    """1 if FineMoE's mean reductions of TTFT and TPOT are smaller on the A100; the detail lists them."""
 
     def smaller(rows: pd.DataFrame) -> tuple[float, str]:
         six, one = (_mean_changes(_on(rows, machine)) for machine in NAMES)
@@ -120,7 +118,7 @@ def smaller_gains(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_changes(rows: pd.DataFrame) -> "pd.Series[float]":
-    """FineMoE's mean change against the baselines, by column of times; NaN where one is missing."""
+    """FineMoE's mean change against the baselines per column of times; NaN if one is missing."""
     changes = {}
     for column in TIMES:
         values = by_system(rows, column, ALL)
@@ -129,9 +127,9 @@ def _mean_changes(rows: pd.DataFrame) -> "pd.Series[float]":
 
 
 def largest_change(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest difference of a system's hit rates on the two machines, of all five.
+    """The largest difference between a system's hit rates on the two machines.
 
-    The detail says whose it is, and what FineMoE's is, on the link of the A100 and on one as fast as six.
+    The detail names that system, and has FineMoE's difference with the A100's link and with one as fast as six.
     """
 
     def change(rows: pd.DataFrame) -> tuple[float, str]:
@@ -151,7 +149,7 @@ def largest_change(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def behind_moe_infinity(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where FineMoE's TPOT on Mixtral and the A100 is above MoE-Infinity's; by how much is the detail."""
+    """1 if FineMoE's TPOT on Mixtral and the A100 is above MoE-Infinity's; the detail says by how much."""
 
     def behind(rows: pd.DataFrame) -> tuple[float, str]:
         values = by_system(rows, "tpot_ms", [SUBJECT, MOE_INFINITY.name])

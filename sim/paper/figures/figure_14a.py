@@ -1,4 +1,4 @@
-"""Figure 14a: hit rate by the way of tracking experts."""
+"""Figure 14a: hit rate by expert tracker."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,31 +28,30 @@ TRACKERS = (HIT_COUNT, SPECULATE, MAP_T, MAP_TS, MAP_TS_DELTA)
 
 
 LATE_COPIES = (
-    "figure_14a.csv: semantic search brings copies for the first layers, many of which are still on their way when "
-    "the layer is gated. So late_rate rises in every trace, while hit_rate_prefill falls in most. Where a late one "
-    "counts as a hit (as released), the order holds more often"
+    "figure_14a.csv: semantic search adds copies for the first layers, and many are still in flight when the router of "
+    "the layer decides. So late_rate rises in every trace, while hit_rate_prefill falls in most. Where late experts "
+    "count as hits (as released), the order holds more often"
 )
 DELTA_ADDS_LITTLE = (
-    "figure_14a.csv, prefetched_copies: δ adds few copies, and next to none on Mixtral. It adds an expert only where "
-    "1 − score exceeds the sum of the K largest probabilities, which is at least K/J: 0.25, 0.07 and 0.13 for Mixtral, "
-    "Qwen and Phi. Figure 16a has the scores"
+    "figure_14a.csv, prefetched_copies: δ adds few copies, and almost none on Mixtral. It adds an expert only if 1 − "
+    "score exceeds the sum of the K largest probabilities, which is at least K/J: 0.25, 0.07 and 0.13 for Mixtral, "
+    "Qwen and Phi. Figure 16a shows the scores"
 )
 
 
 class Figure14a(PaperFigure):
-    """Hit rates of FineMoE when other trackers say what to prefetch."""
+    """Hit rates of FineMoE when other trackers decide what to prefetch."""
 
     key = "14a"
-    title = "Hit rate by the way of tracking experts"
+    title = "Hit rate by expert tracker"
     settings = (
-        "All with FineMoE's evictor and the paper's best distance of the model, waiting for nothing; cache 12 GB (the "
-        "paper does not say). Speculate is a map learned from the history; the black line is the later router on the "
-        "earlier layer's input, where the trace has that for this distance."
+        "All use FineMoE's evictor and the paper's best distance of the model, and wait for no prefetch; cache 12 GB "
+        "(not stated in the paper). Speculate is a map learned from the history; the black line applies the later "
+        "router to the earlier layer's input, where the trace has recorded that for this distance."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per trace, footing and tracker."""
         return [case for trace in study.traces for case in ablation_cases(study, trace, _trackers(study, trace))]
 
     @override
@@ -62,12 +61,10 @@ class Figure14a(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per model."""
         return draw_hit_rates(table, TRACKERS)
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The order of the trackers."""
         return [
             Claim(
                 key="14a-hit-count",
@@ -97,10 +94,10 @@ class Figure14a(PaperFigure):
 
 
 def below_both(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where hit count is below speculation and below trajectories; where these two lie is the detail."""
+    """1 if hit count is below speculation and below trajectories; the detail lists the rates."""
     first = rising_variants(table, HIT_COUNT.name, SPECULATE.name)
     second = rising_variants(table, HIT_COUNT.name, MAP_T.name)
-    # A product is NaN where one of them is.
+    # A product is NaN if one of them is.
     return first.assign(value=first["value"] * second["value"], detail=first["detail"] + " and " + second["detail"])
 
 

@@ -1,4 +1,4 @@
-"""Figure 14b: hit rate by the rule of eviction."""
+"""Figure 14b: hit rate by eviction rule."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,18 +22,17 @@ EVICTORS = (LRU, LFU, OWN)
 
 
 class Figure14b(PaperFigure):
-    """Hit rates of FineMoE when other rules say what to evict."""
+    """Hit rates of FineMoE with other eviction rules."""
 
     key = "14b"
-    title = "Hit rate by the rule of eviction"
+    title = "Hit rate by eviction rule"
     settings = (
-        "All prefetch as FineMoE does, at the paper's best distance of the model; cache 12 GB (the paper does not "
-        "say). With every rule, a prefetch evicts nothing that a nearer layer is planned to use."
+        "All prefetch like FineMoE, at the paper's best distance of the model; cache 12 GB (not stated in the paper). "
+        "With every rule, a prefetch never evicts an expert that is planned for a nearer layer."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per trace, footing and evictor."""
         return [case for trace in study.traces for case in ablation_cases(study, trace, EVICTORS)]
 
     @override
@@ -43,12 +42,10 @@ class Figure14b(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per model."""
         return draw_hit_rates(table, EVICTORS)
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The order of the evictors."""
         return [
             Claim(
                 key="14b-lru-lfu",

@@ -23,24 +23,24 @@ DISTANCES = range(1, 9)
 LABELS = ["model", "prompts", "footing", "cache_gb", "prefetch_distance"]
 METRICS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 ENDS = 0.01
-"""By what share of the minimum both ends of a U lie above it, at least."""
+"""Both ends of a U lie above its minimum by at least this share of it."""
 _STYLES = ("-", "--", ":", "-.")  # of sets of prompts
 BEST: Mapping[str, int] = dict(MODELS.values())
 
 FLAT_TTFT = (
-    "TTFT has no such shape: on Mixtral and Phi it hardly depends on the distance, and even Clairvoyant's, which knows "
-    "every demand, is little lower (figure 10's table); on Qwen it falls up to the largest distance"
+    "TTFT is not U-shaped: on Mixtral and Phi it hardly depends on the distance, and even the TTFT of Clairvoyant, "
+    "which knows every demand, is little lower (figure 10's table); on Qwen it falls up to the largest distance"
 )
 FALLING_TTFT = (
-    "TTFT falls up to the largest distance and moves the sum; TPOT alone has its minimum at a smaller one than the "
-    "paper's (see the detail)"
+    "TTFT falls up to the largest distance and shifts the minimum of the sum; TPOT alone has its minimum at a smaller "
+    "distance than the paper's (see the detail)"
 )
 RISING_TTFT = (
-    "TTFT rises from 2 layers on and moves the sum; TPOT alone has its minimum at a larger distance (see the detail). "
-    "FineMoE's own rule of eviction is part of that: with LRU in its place, TTFT is lower at the paper's distance "
-    "(figure 14b's table)"
+    "TTFT rises from 2 layers on and shifts the minimum of the sum; TPOT alone has its minimum at a larger distance "
+    "(see the detail). FineMoE's own eviction rule contributes: with LRU instead, TTFT is lower at the paper's "
+    "distance (figure 14b's table)"
 )
-FLAT_MINIMUM = "Both are flat around their minima: the detail has what the paper's distance costs"
+FLAT_MINIMUM = "Both are flat around their minima: the detail shows the cost of the paper's distance"
 _MINIMA: Mapping[str, Reasons] = {
     "Mixtral": {(RELEASED.name, SAME_ORDER): RISING_TTFT},
     "Qwen": {(EVEN.name, SAME_ORDER): FALLING_TTFT, (RELEASED.name, SAME_ORDER): FLAT_MINIMUM},
@@ -54,13 +54,12 @@ class Figure15(PaperFigure):
     key = "15"
     title = "TTFT and TPOT over the prefetch distance"
     settings = (
-        "FineMoE with each distance from 1 to 8 layers; cache 12 GB (the paper does not say). Circles are our minima, "
+        "FineMoE with each distance from 1 to 8 layers; cache 12 GB (not stated in the paper). Circles are our minima, "
         "the grey line is the paper's."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per trace, footing and distance."""
         return [
             study.case(
                 trace,
@@ -86,7 +85,6 @@ class Figure15(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A row of panels per metric, a column per model."""
         models = list(dict.fromkeys(table["model"]))
         drawn = figure(7, 4)
         grid = panels(drawn, len(METRICS), len(models), sharex=True)
@@ -108,13 +106,12 @@ class Figure15(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The shape, and the best distance of each model."""
         return [
             Claim(
                 key="15-u-shape",
                 figure="15",
-                says="TTFT and TPOT are U-shaped over the distance (here: of each, the minimum is at neither end, and "
-                f"both ends lie {percent(ENDS, signed=False)} above it or more)",
+                says="TTFT and TPOT are U-shaped over the distance (here: the minimum of each is at neither end, and "
+                f"both ends lie at least {percent(ENDS, signed=False)} above it)",
                 rule="order",
                 ours=lambda tables: each_trace(_done(tables["15"]), u_shaped),
                 reasons={(EVEN.name, NOT_REPRODUCED): FLAT_TTFT},
@@ -138,7 +135,7 @@ def _minimum(model: str, best: int) -> Claim:
 
 
 def u_shaped(rows: pd.DataFrame) -> tuple[float, str]:
-    """1 where both metrics are a U over the distance; NaN with fewer than three distances."""
+    """1 if both metrics are U-shaped over the distance; NaN with fewer than three distances."""
     by_distance = _by_distance(rows)
     if len(by_distance) < 3:
         return math.nan, ""
@@ -147,9 +144,9 @@ def u_shaped(rows: pd.DataFrame) -> tuple[float, str]:
 
 
 def best_distance(rows: pd.DataFrame, paper: int) -> tuple[float, str]:
-    """Where the sum of both metrics, each over its minimum, is smallest; NaN with fewer than three distances.
+    """The distance with the smallest sum of both metrics, each divided by its minimum; NaN with fewer than three.
 
-    What the paper's distance costs is in the detail.
+    The detail has the cost of the paper's distance.
     """
     by_distance = _by_distance(rows)
     if len(by_distance) < 3:

@@ -1,4 +1,4 @@
-"""Figure 16a: how near the found maps are, over the capacity of the expert-map store."""
+"""Figure 16a: search score over the capacity of the expert-map store."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,29 +24,28 @@ CAPACITIES = (500, 750, 1000, 1250, 1500)
 THIN_CAPACITIES = (500, 1000, 1500)
 FIRST, KNEE, LAST = 500, 1000, 1500
 STRONG = 0.01
-"""A rise of the score from the first capacity to the knee that counts as strong."""
+"""The smallest rise of the score from the first capacity to the knee that counts as strong."""
 FLAT = 0.5
-"""The rise from the knee to the last capacity counts as flat below this share of the rise before the knee."""
+"""A rise from the knee to the last capacity counts as flat if it is below this share of the rise before the knee."""
 LABELS = ["model", "prompts", "cache_gb", "capacity"]
 SCORES = {"score_trajectory": "trajectory", "score_semantic": "semantic"}
-_TITLES = 75  # letters of all titles of a row, side by side
+_TITLES = 75  # characters that fit into all titles of a row together
 _STYLES = ("-", "--", ":", "-.")  # of sets of prompts
 
 
 class Figure16a(PaperFigure):
-    """Mean scores of FineMoE's searches, capacity by capacity."""
+    """Mean scores of FineMoE's searches at each capacity."""
 
     key = "16a"
     title = "Mean search score over the capacity of the store"
     settings = (
-        "FineMoE at the paper's best distance of the model; cosines of the found maps and embeddings, mean over all "
-        "searches of the tested requests. Scores depend on neither cache nor footing. The store begins with a random "
-        "sample of the history and learns."
+        "FineMoE at the paper's best distance of the model; cosine similarity of the maps and embeddings found, mean "
+        "over all searches of the tested requests. Scores depend on neither cache nor footing. The store starts with a "
+        "random sample of the history and keeps learning."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per trace and capacity, on even footing."""
         capacities = THIN_CAPACITIES if study.tier.thin else CAPACITIES
         return [
             study.case(trace, _policy(trace, capacity), capacity=capacity)
@@ -56,7 +55,7 @@ class Figure16a(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """Scores by capacity, and times in ms on even footing; `history_maps` is what the store can be filled from."""
+        """Scores by capacity, and times in ms on even footing; `history_maps` counts maps that can fill the store."""
         table = labelled(runs, LABELS)
         maps = {(trace.model, trace.prompts): _history_maps(study, trace) for trace in study.traces}
         table["history_maps"] = [maps[place] for place in zip(runs["model"], runs["prompts"], strict=True)]
@@ -67,7 +66,6 @@ class Figure16a(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A row of panels per search, a column per model."""
         models = list(dict.fromkeys(table["model"]))
         drawn = figure(7, 3.8)
         grid = panels(drawn, len(SCORES), len(models), sharex=True, sharey="row")
@@ -85,13 +83,12 @@ class Figure16a(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """A strong rise, then none."""
         return [
             Claim(
                 key="16a-score-rise",
                 figure="16a",
-                says=f"The mean search score rises strongly below 1 K maps (here: from {FIRST} to {KNEE} by {STRONG} "
-                "or more, of both searches)",
+                says=f"The mean search score rises strongly below 1 K maps (here: by {STRONG} or more from {FIRST} to "
+                f"{KNEE}, for both searches)",
                 rule="order",
                 ours=lambda tables: each_trace(tables["16a"], rises),
             ),
@@ -99,9 +96,8 @@ class Figure16a(PaperFigure):
                 key="16a-score-flat",
                 figure="16a",
                 says=f"The score is flat beyond 1 K (here: from {KNEE} to {LAST} it rises by less than "
-                f"{percent(FLAT, signed=False)} of "
-                f"its rise from {FIRST} to {KNEE}, of both searches; a logarithmic curve, which has no knee, would "
-                "rise by 58 %)",
+                f"{percent(FLAT, signed=False)} of its rise from {FIRST} to {KNEE}, for both searches; a logarithmic "
+                "curve, which has no knee, would rise by 58 %)",
                 rule="order",
                 ours=lambda tables: each_trace(tables["16a"], flattens),
             ),
@@ -109,17 +105,17 @@ class Figure16a(PaperFigure):
 
 
 def rises(rows: pd.DataFrame) -> tuple[float, str]:
-    """1 where both scores rise strongly before the knee."""
+    """1 if both scores rise strongly before the knee."""
     return _judged(rows, lambda before, after: before >= STRONG)
 
 
 def flattens(rows: pd.DataFrame) -> tuple[float, str]:
-    """1 where both scores rise much less behind the knee than before it."""
+    """1 if both scores rise much less after the knee than before it."""
     return _judged(rows, lambda before, after: after < FLAT * before)
 
 
 def _judged(rows: pd.DataFrame, holds: Callable[[float, float], bool]) -> tuple[float, str]:
-    """NaN where a run is missing, or the history has too few maps to fill the largest store."""
+    """NaN if a run is missing, or if the history has too few maps to fill the largest store."""
     scores = rows.set_index("capacity")[list(SCORES)].dropna(axis=1, how="all")
     filled = rows["history_maps"].min() >= LAST
     if not {FIRST, KNEE, LAST} <= set(scores.index) or scores.empty:
@@ -135,20 +131,20 @@ def _judged(rows: pd.DataFrame, holds: Callable[[float, float], bool]) -> tuple[
 
 
 def _policy(trace: PaperTrace, capacity: int) -> str:
-    """Without the setting where it is the default, so that figures share the run."""
+    """Omit the default capacity, so that figures share the run."""
     setting = "" if capacity == KNEE else f",capacity={capacity}"
     return f"finemoe,prefetch_distance={trace.best_distance}{setting}"
 
 
 def _history_maps(study: Study, trace: PaperTrace) -> int:
-    """A map per token of the requests that FineMoE may learn from."""
+    """The number of maps that FineMoE can learn from: one per token of the history."""
     opened = study.opened(trace)
     history, _ = train_test_split(opened.request_ids, study.case(trace, "finemoe").scenario, where=trace.title)
     return sum(opened.rows_of(request) for request in history)
 
 
 def _short_of_maps(rows: pd.DataFrame) -> list[str]:
-    """What to say of a history that cannot fill every store."""
+    """A line for the title if the history cannot fill every store."""
     maps = rows["history_maps"].min()
     return [f"(history: {maps} maps)"] if maps < rows["capacity"].max() else []
 

@@ -25,26 +25,26 @@ COMPARED = tuple(system for system in SYSTEMS if system != DEEPSPEED)
 LABELS = ["model", "prompts", "footing", "cache_gb", "batch_size", "system", "form"]
 METRICS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 EVICTED_PREFILL = (
-    "MoE-Infinity has the lowest TTFT with every batch size. One request at a time, FineMoE's own rule of eviction "
-    "decides that: with LRU in its place, its TTFT is below MoE-Infinity's (tables of figures 14b and 16b). Larger "
-    "batches were not tried with LRU"
+    "MoE-Infinity has the lowest TTFT at every batch size. At batch size 1, the cause is FineMoE's own eviction rule: "
+    "with LRU instead, its TTFT is below MoE-Infinity's (tables of figures 14b and 16b). Larger batches were not tried "
+    "with LRU"
 )
 
 
 class Figure16b(PaperFigure):
-    """TTFT and TPOT of four systems, batch size by batch size."""
+    """TTFT and TPOT of four systems at each batch size."""
 
     key = "16b"
     title = "TTFT and TPOT over the batch size"
     settings = (
-        "Mixtral with the first set of prompts, without DeepSpeed, as in the paper; cache 12 GB (the paper does not "
-        "say). Requests of a batch begin together, and the next batch begins when the last of them has ended. "
-        "No fewer requests run than the largest batch has."
+        "Mixtral with the first set of prompts, without DeepSpeed, as in the paper; cache 12 GB (not stated in the "
+        "paper). Requests of a batch start together, and the next batch starts when the last of them has ended. At "
+        "least as many requests run as the largest batch holds."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """A run per footing, batch size and system, of as many requests as the largest batch has, at least."""
+        """A run per footing, batch size and system, with at least as many requests as the largest batch holds."""
         sizes = THIN_BATCH_SIZES if study.tier.thin else BATCH_SIZES
         return [
             study.case(
@@ -73,7 +73,6 @@ class Figure16b(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per metric."""
         colours = {system.title: system.colour for system in COMPARED}
         titles = {system.name: system.title for system in COMPARED}
         rows = table.assign(title=table["system"].map(titles))
@@ -87,7 +86,6 @@ class Figure16b(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """FineMoE is the fastest in most cases."""
         return [
             Claim(
                 key="16b-lowest",
@@ -102,9 +100,9 @@ class Figure16b(PaperFigure):
 
 
 def mostly_lowest(rows: pd.DataFrame) -> tuple[float, str]:
-    """1 where FineMoE has the lowest time in more than half of the cases; the fastest of each case is the detail."""
+    """1 if FineMoE has the lowest time in more than half of the cases; the detail names the others' cases."""
     fastest: dict[tuple[str, int], str] = {}
-    full = rows[rows["batch_size"] <= rows["requests"]]  # a smaller trace has no batch of so many requests
+    full = rows[rows["batch_size"] <= rows["requests"]]  # a smaller trace cannot fill the larger batches
     for column, metric in METRICS.items():
         times = full.pivot(index="batch_size", columns="system", values=column)
         times = times.reindex(columns=[system.name for system in COMPARED]).dropna()
@@ -119,6 +117,6 @@ def mostly_lowest(rows: pd.DataFrame) -> tuple[float, str]:
 
 
 def _traces(study: Study) -> Sequence[PaperTrace]:
-    """Mixtral's trace; where the user gives none of it, the first one."""
+    """Mixtral's trace, or the first one if there is none."""
     traces = study.of_first_prompts()
     return [trace for trace in traces if trace.model == "Mixtral"] or traces[:1]

@@ -1,4 +1,4 @@
-"""Figure 17: what one iteration's latency is made of."""
+"""Figure 17: latency breakdown of one iteration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ WAITING = PaperSystem(
     text="sim.paper.figures.waiting_finemoe:waiting,prefetch_distance={best_distance}",
     is_main=False,
 )
-"""FineMoE if its searches were on the critical path."""
+"""FineMoE with its searches on the critical path."""
 INFERENCE, LOADING, OTHER = "inference", "loading", "other"
 GROUPS = {
     "compute_s": INFERENCE,
@@ -38,34 +38,33 @@ GROUPS = {
 }
 SHOWN = {
     "compute": ("computing", BLUE),
-    "exchange": ("exchange and starting operations", GREY),
+    "exchange": ("exchange and launching kernels", GREY),
     "miss": ("waiting for misses", RED),
-    "late": ("for experts on their way", ORANGE),
+    "late": ("for experts in flight", ORANGE),
     "wave": ("for later waves", MAROON),
     "prefetch": ("for prefetches", GREEN),
     "search": ("for searches", NAVY),
 }
 LIMIT_MS, LIMIT_SHARE = 50.0, 0.015
 _SHORT_ITERATIONS = (
-    "The time of searches is as small as the paper's limit asks for, but a prefill of Qwen takes little, too. 50 ms "
-    "are 1 % of an iteration of 5 s, longer than any here (figure 17's table)"
+    "Searches take less than the paper's limit of 50 ms, but a prefill of Qwen is short too. 50 ms are 1 % of an "
+    "iteration of 5 s, which is longer than any here (figure 17's table)"
 )
 
 
 class Figure17(PaperFigure):
-    """The time of a mean iteration, split."""
+    """The time of a mean iteration, split into parts."""
 
     key = "17"
     title = "Latency breakdown of one iteration"
     settings = (
         f"Batch 1, {CACHE_GB:g} GB of experts on six GPUs, the first set of prompts, even footing. FineMoE's searches "
-        "run beside inference, so nothing waits for them; 'FineMoE, waiting' has all of them on the critical path, the "
-        "most that they could add. Collecting the context takes no time here."
+        "run beside inference, so nothing waits for them. 'FineMoE, waiting' puts all of them on the critical path, "
+        "which is the most that they could add. Collecting the context takes no time here."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """The five systems, and FineMoE with its searches on the critical path."""
         requests = study.tier.test_requests
         return lineup(
             study, study.of_first_prompts(), [*SYSTEMS, WAITING], cache_gb=CACHE_GB, machine=TESTBED, requests=requests
@@ -73,7 +72,7 @@ class Figure17(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """A row per part of a phase's mean iteration, in ms, and its share of all; `group` is what it counts as."""
+        """A row per part of a phase's mean iteration, with its time in ms, its share of the total, and its `group`."""
         parts = []
         for phase in PHASES:
             times = pd.DataFrame({part: summary_column(runs, f"{phase}_{part}") * 1e3 for part in PARTS})
@@ -92,7 +91,6 @@ class Figure17(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A row of panels per phase and a column per model, a bar per system, on the even footing."""
         models = list(table["model"].unique())
         drawn = figure(7, 3.9)
         grid = panels(drawn, len(PHASES), len(models), sharey=True)
@@ -110,13 +108,12 @@ class Figure17(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The two bounds on what is neither inference nor loading."""
         return [
             Claim(
                 key="17-overhead-ms",
                 figure="17",
-                says="On FineMoE's critical path, all that is not inference or loading takes less than 50 ms (here: "
-                "of a prefill, with every search and update waited for)",
+                says="On FineMoE's critical path, everything except inference and loading takes less than 50 ms (here: "
+                "in a prefill that waits for every search and update)",
                 rule="bound",
                 unit="ms",
                 high=LIMIT_MS,
@@ -125,8 +122,8 @@ class Figure17(PaperFigure):
             Claim(
                 key="17-overhead-share",
                 figure="17",
-                says="Everything but inference and loading takes about 1 % of an iteration (here: below "
-                f"{LIMIT_SHARE * 100:g} % of a prefill, with every search and update waited for)",
+                says="Everything except inference and loading takes about 1 % of an iteration (here: below "
+                f"{LIMIT_SHARE * 100:g} % of a prefill that waits for every search and update)",
                 rule="bound",
                 unit="share",
                 high=LIMIT_SHARE,
@@ -137,15 +134,15 @@ class Figure17(PaperFigure):
 
 
 def most_other(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """What FineMoE would wait for in a prefill if all searches blocked; what it does wait for is the detail."""
+    """FineMoE's wait in a prefill if all searches block; the detail has its wait if they do not."""
 
     def found(rows: pd.DataFrame) -> tuple[float, str]:
         other = rows[rows["group"] == OTHER].groupby(["system", "phase"])[column].sum(min_count=1)
         scale, unit = (100, "%") if column == "share" else (1, "ms")
         waiting, beside = (other[system] * scale for system in (WAITING.name, SUBJECT))
         detail = (
-            f"of a decode iteration {waiting['decode']:.1f} {unit}; with searches beside inference, as the paper has "
-            f"them, {beside['prefill']:.1f} and {beside['decode']:.1f} {unit}"
+            f"in a decode iteration {waiting['decode']:.1f} {unit}; with searches beside inference, as in the paper, "
+            f"{beside['prefill']:.1f} and {beside['decode']:.1f} {unit}"
         )
         return float(other[WAITING.name, "prefill"]), detail
 

@@ -17,24 +17,24 @@ from sim.paper.study_traces import MODELS
 from traces.published_models import published
 
 KILO_MAPS = (1, 2, 4, 8, 16, 32)
-KILO = 1024  # 189, 570, 457 and 604 MB come out with 1 K = 1024 maps and 1 MB = 1e6 bytes, and with no other pair
+KILO = 1024  # only 1 K = 1024 maps and 1 MB = 1e6 bytes give 189, 570, 457 and 604 MB
 NUMBER_BYTES = 4  # float32, as the store keeps them
 CONTENTS: Mapping[str, bool] = {"maps": False, "maps and embeddings": True}
-"""What is counted, and whether embeddings are part of it."""
+"""By content, whether embeddings are counted."""
 LIMIT_MB = 200.0
 _CLOSED_FORM = "a product of layers, experts, hidden size and capacity"
 _LOOKS = {"Mixtral": ("-", "o"), "Qwen": ("--", "s"), "Phi": (":", "^")}
 
 
 class Figure18(PaperFigure):
-    """Memory of the store, in closed form, for the sizes of the published models."""
+    """Memory of the store in closed form, for the sizes of the published models."""
 
     key = "18"
     title = "Memory of the expert-map store over 1 K … 32 K maps"
     settings = (
-        "Closed form for the published sizes: a map has L·J numbers, an embedding h, each a float32; 1 K = 1024 maps, "
-        "1 MB = 1e6 bytes. Not counted: the transposed copy that makes our search fast. The paper does not say whether "
-        "embeddings count."
+        "Closed form for the published sizes: a map has L·J numbers and an embedding h, all float32; 1 K = 1024 maps, "
+        "1 MB = 1e6 bytes. The transposed copy that speeds up our search is not counted. The paper does not say "
+        "whether embeddings count."
     )
 
     @override
@@ -44,7 +44,6 @@ class Figure18(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel for maps alone and one with embeddings."""
         drawn = figure(7, 2.9)
         grid = panels(drawn, 1, len(CONTENTS), sharey=True)[0]
         for panel, content in zip(grid, CONTENTS, strict=True):
@@ -77,10 +76,9 @@ class Figure18(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """Below 200 MB at 32 K, and Qwen's the largest: by maps alone, and with embeddings."""
         with_embeddings = (
-            "An embedding has h numbers (Mixtral 4096, Qwen 2048, Phi 4096), a map L·J (256, 1440, 512). So the pairs "
-            "that the paper's store holds take 570, 457 and 604 MB, and Phi's are the largest (figure 18's table)"
+            "An embedding has h numbers (Mixtral 4096, Qwen 2048, Phi 4096) and a map L·J (256, 1440, 512). So the "
+            "pairs in the paper's store take 570, 457 and 604 MB, and Phi's are the largest (figure 18's table)"
         )
         return [
             Claim(
@@ -117,7 +115,7 @@ class Figure18(PaperFigure):
 
 
 def store_bytes(model: ModelShape, capacity: int, *, embeddings: bool) -> int:
-    """Bytes of so many maps `[L, J]`, with their embeddings `[h]` or without."""
+    """Bytes of `capacity` maps `[L, J]`, with or without their embeddings `[h]`."""
     numbers = model.total_experts + (model.hidden if embeddings else 0)
     return capacity * numbers * NUMBER_BYTES
 
@@ -140,7 +138,7 @@ def at_most_maps(tables: Tables, content: str) -> pd.DataFrame:
 
 
 def qwen_is_largest(tables: Tables) -> pd.DataFrame:
-    """1 where Qwen's maps need the most; what all need with embeddings is the detail."""
+    """1 if Qwen's maps need the most memory; the detail has all models with embeddings."""
     alone, both = (_largest(tables["18"], content).set_index("model")["memory_mb"] for content in CONTENTS)
     said = ", ".join(f"{model} {size:.0f} MB" for model, size in both.items())
     holds = float(alone.idxmax() == "Qwen") if len(alone) else math.nan

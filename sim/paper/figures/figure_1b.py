@@ -1,4 +1,4 @@
-"""Figure 1b: latency against memory, from the runs of figure 12 and with every expert on the GPUs."""
+"""Figure 1b: latency against memory, from the runs of figure 12 and from runs with every expert on the GPUs."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sim.paper.study import CACHE_GB, TESTBED, Study
 
 SHOWN = (*SYSTEMS, NO_OFFLOAD)
 RUN, AT_TARGET = "run", "at target"
-SLOWER = 2  # the TPOT at which memory is read, over no-offload's
+SLOWER = 2  # memory is read where TPOT is this many times no-offload's
 
 
 class Figure1b(PaperFigure):
@@ -31,21 +31,20 @@ class Figure1b(PaperFigure):
     key = "1b"
     title = "Latency against memory"
     settings = (
-        "Figure 12's runs; pale: as released. The paper does not say at which latency memory is read; here (diamonds) "
-        f"it is where a system's line reaches {SLOWER:g} times no-offload's TPOT (dotted)."
+        "Figure 12's runs; pale: as released. The paper does not say at which latency it reads memory. Here (diamonds) "
+        f"it is read where a system's line reaches {SLOWER:g} times no-offload's TPOT (dotted)."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """Figure 12's, and no-offload."""
         resident = lineup(study, study.of_first_prompts(), [NO_OFFLOAD], cache_gb=CACHE_GB, machine=TESTBED)
         return cases_over_sizes(study) + resident
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """Of each system and footing a row per run, and one `at target` with the memory that it needs there.
+        """A row per run, and per system and footing a row `at target` with the memory needed for the target TPOT.
 
-        `memory_gb` is what the cache may hold, at most all experts. It is NaN if no run reaches the target.
+        `memory_gb` is the limit of the cache, at most the size of all experts. It is NaN if no run reaches the target.
         """
         rows = main_forms(lineup_table(runs))
         groups = rows.groupby(["model", "prompts", "footing"], sort=False)
@@ -53,7 +52,7 @@ class Figure1b(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per model, with a line per system; solid on the even footing, pale as released."""
+        """A panel per model with a line per system, solid on the even footing and pale on the released one."""
         models = list(table["model"].unique())
         drawn = figure(7, 2.9)
         row = panels(drawn, 1, len(models))[0]
@@ -67,12 +66,11 @@ class Figure1b(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The two corners, and who is near the origin."""
         return [
             Claim(
                 key="1b-no-offload-corner",
                 figure="1b",
-                says="No-offload is the fast, large corner: no system with a smaller cache is as fast, and none takes "
+                says="No-offload is the fast, large corner: no system with a smaller cache is as fast, and none needs "
                 "more memory",
                 rule="order",
                 ours=lambda tables: fast_and_large(tables["1b"]),
@@ -97,7 +95,7 @@ class Figure1b(PaperFigure):
 
 
 def _with_targets(rows: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one trace and footing as points, and the memory that each system needs for the target."""
+    """The runs of one trace and footing as points, plus each system's memory at the target."""
     resident = rows[rows["system"] == NO_OFFLOAD.name]
     all_gb = float(resident["experts_gb"].iloc[0])
     memory_gb = rows["cache_gb"].clip(upper=all_gb).where(rows["system"] != NO_OFFLOAD.name, all_gb)
@@ -110,9 +108,9 @@ def _with_targets(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _memory_gb(points: pd.DataFrame, target_ms: float) -> float:
-    """The least memory with which a system's TPOT is at the target, as the picture's lines have it; NaN if it never is.
+    """The least memory at which a system's line in the picture reaches the target TPOT; NaN if it never does.
 
-    Between two runs, memory is linear and TPOT logarithmic.
+    Between two runs, memory is interpolated linearly and TPOT logarithmically.
     """
     points = points.dropna(subset=["tpot_ms"]).sort_values("memory_gb")
     memory, times = points["memory_gb"].to_numpy(), points["tpot_ms"].to_numpy()
@@ -125,7 +123,7 @@ def _memory_gb(points: pd.DataFrame, target_ms: float) -> float:
 
 
 def fast_and_large(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where no-offload has the lowest TPOT and the most memory."""
+    """1 if no-offload has the lowest TPOT and the most memory."""
 
     def corner(rows: pd.DataFrame) -> tuple[float, str]:
         runs = rows[rows["point"] == RUN]
@@ -141,7 +139,7 @@ def fast_and_large(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def slow_and_small(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where DeepSpeed is the slowest with the smallest cache."""
+    """1 if DeepSpeed is the slowest with the smallest cache."""
 
     def corner(rows: pd.DataFrame) -> tuple[float, str]:
         runs = rows[rows["point"] == RUN]
@@ -154,9 +152,9 @@ def slow_and_small(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def least_memory(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where FineMoE needs the least memory for the target; what each needs is the detail.
+    """1 if FineMoE needs the least memory for the target; the detail lists all systems.
 
-    NaN where another system needs as little: both have reached it with the smallest cache already.
+    NaN if another system needs as little, because both reach the target with the smallest cache.
     """
 
     def least(rows: pd.DataFrame) -> tuple[float, str]:

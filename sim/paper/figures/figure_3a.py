@@ -21,25 +21,25 @@ _SHOWN = {
     "executed_share": "executed\n(released code)",
     "probability": "router's\nprobabilities",
 }
-HOT = 0.9  # the share of a layer's probability that its hot experts have together
-FEW = 0.5  # hot experts of an iteration, at most so many of those of the request
+HOT = 0.9  # the hot experts of a layer together have this share of its probability
+FEW = 0.5  # an iteration has at most this share of the request's number of hot experts
 
 _SPREAD = (
-    "A single token's probabilities have a long tail (lower row of the picture; entropy in table 3b): many of a "
-    "layer's experts are needed for 90 % of it, though only K are executed"
+    "A single token's probabilities have a long tail (lower row of the picture; entropy in table 3b): it takes many of "
+    "a layer's experts to reach 90 % of the probability, although only K are executed"
 )
 _COUNTED = "an iteration executes exactly K of the J experts of a layer, and a request nearly all of them"
 
 
 class Figure3a(PaperFigure):
-    """A request's mean map beside maps of single iterations."""
+    """A request's mean map beside the maps of single iterations."""
 
     key = "3a"
     title = "Heat maps of the experts of one request, coarse (whole request) and fine (one iteration)"
     settings = (
-        "One request of the first model, drawn by a fixed seed; of its iterations the first, middle and last decode "
-        "step. Each map has its own scale, as in the released code, which counts executed experts; the paper's text "
-        "speaks of probabilities."
+        "One request of the first model, drawn with a fixed seed, with its first, middle and last decode step. Each "
+        "map has its own scale, as in the released code, which counts executed experts. The paper's text describes "
+        "probabilities."
     )
 
     @override
@@ -50,7 +50,6 @@ class Figure3a(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """The first model: a row per measure, the coarse map at the left."""
         model = table["model"].iloc[0]
         shown = table[table["model"] == model]
         iterations = [None, *sorted(shown["iteration"].dropna().unique())]
@@ -72,21 +71,20 @@ class Figure3a(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """What the picture is to show."""
         return [
             Claim(
                 key=key,
                 figure="3a",
                 says="One iteration concentrates on few experts of a layer, a whole request spreads over many (here: "
-                f"the experts that have {HOT * 100:.0f} % of a layer's {of} are at most half as many in each shown "
-                "iteration, mean over layers)",
+                f"in each shown iteration, at most half as many experts have {HOT * 100:.0f} % of a layer's {of} as in "
+                "the whole request, mean over layers)",
                 rule="order",
                 ours=partial(_concentrated, column=column),
                 reasons={NOT_REPRODUCED: _SPREAD} if column == "probability" else {},
                 given=_COUNTED if column == "executed_share" else "",
             )
             for key, column, of in (
-                ("3a-heat-maps", "executed_share", "executions, as the released code counts,"),
+                ("3a-heat-maps", "executed_share", "executions, counted as in the released code,"),
                 ("3a-heat-maps-gates", "probability", "gate probability"),
             )
         ]
@@ -100,7 +98,7 @@ def _matrix(table: pd.DataFrame, iteration: int | None, column: str) -> Any:
 
 
 def hot_experts(probabilities: Any) -> float:
-    """How many experts of a layer have `HOT` of its sum together: the mean over the layers of `[L, J]`."""
+    """How many experts it takes to reach the share `HOT` of a layer's sum, averaged over the layers of `[L, J]`."""
     most_first = -np.sort(-probabilities, axis=1)
     reached = most_first.cumsum(axis=1) < HOT * probabilities.sum(axis=1, keepdims=True)
     return float((reached.sum(axis=1) + 1).mean())

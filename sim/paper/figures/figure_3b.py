@@ -19,7 +19,7 @@ from sim.paper.study import Study
 from sim.system_colours import colour_of
 
 FAR = 0.5  # far below: at most this share
-_COARSE, _FINE = colour_of("moe-infinity"), colour_of("finemoe")  # whose grains they are, as in figure 4
+_COARSE, _FINE = colour_of("moe-infinity"), colour_of("finemoe")  # the systems with these grains, as in figure 4
 _BARS = (
     ("executed", "coarse", _COARSE, "", "coarse, executed experts"),
     ("executed", "fine", _FINE, "", "fine, executed experts (ln K)"),
@@ -29,26 +29,27 @@ _BARS = (
 _WIDTH = 0.2
 
 _SPREAD = (
-    "Fine lies below coarse everywhere, but a single token's probabilities are spread themselves (table 3b). The gap "
-    "of the released code is of other quantities: K executed experts have ln K nats, whatever the router says"
+    "Fine lies below coarse everywhere, but a single token's probabilities are spread out too (table 3b). The gap in "
+    "the released code compares other quantities: K executed experts always have ln K nats, whatever the router's "
+    "probabilities"
 )
 
 
 _COUNTED = (
-    "a fine entry is the K experts of one token, so ln K nats, and a coarse one goes to ln J for J experts that are "
-    "all in use: where the load is even, the ratio is ln K / ln J, 0.33, 0.34 and 0.25 for Mixtral, Qwen and Phi"
+    "a fine entry is the K experts of one token, so ln K nats, and a coarse one approaches ln J when all J experts are "
+    "in use: with an even load, the ratio is ln K / ln J, which is 0.33, 0.34 and 0.25 for Mixtral, Qwen and Phi"
 )
 
 
 class Figure3b(PaperFigure):
-    """A group of bars per model."""
+    """Coarse and fine entropy in both readings, a group of bars per model."""
 
     key = "3b"
     title = "Mean entropy per layer, coarse and fine"
     settings = (
-        f"Up to {PROMPTS} requests per trace; nats; mean over layers. Plain bars: executed experts, as the released "
-        "code counts them, where a fine entry is one token and so ln K by construction. Hatched: the router's "
-        "probabilities, of which the paper's text speaks."
+        f"Up to {PROMPTS} requests per trace; nats; mean over layers. Plain bars: executed experts, counted as in the "
+        "released code, where a fine entry is one token and so ln K by construction. Hatched: the router's "
+        "probabilities, which the paper's text describes."
     )
 
     @override
@@ -58,7 +59,6 @@ class Figure3b(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per set of prompts, a group of bars per model."""
         sets = list(table["prompts"].unique())
         drawn = figure(7, 2.9)
         grid = panels(drawn, 1, len(sets), sharey=True)
@@ -87,7 +87,6 @@ class Figure3b(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """In both readings."""
         return [
             Claim(
                 key=key,
@@ -101,7 +100,7 @@ class Figure3b(PaperFigure):
                 given=_COUNTED if reading == "executed" else "",
             )
             for key, reading, of in (
-                ("3b-entropy-coarse", "executed", "executed experts, as the released code counts"),
+                ("3b-entropy-coarse", "executed", "executed experts, counted as in the released code"),
                 ("3b-entropy-coarse-gates", "gates", "gate probabilities, as the text defines expert maps"),
             )
         ]

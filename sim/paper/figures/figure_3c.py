@@ -22,29 +22,28 @@ from sim.paper.claims.claim_values import COLUMNS, each_trace
 from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.study import Study
 
-PLATEAU = 10  # iterations after which, the paper says, aggregating changes little
-REACHED = 0.9  # a plateau: of the last value, at least this share
+PLATEAU = 10  # iterations; the paper says that aggregating more changes little
+REACHED = 0.9  # at a plateau, entropy is at least this share of its last value
 HIGHEST_FIRST = ("Qwen", "Phi", "Mixtral")
 _STYLES = {RELEASED: "-", DECODED: "--", GATES: "-.", RANDOM: ":"}
 
 _TOO_FEW = (
-    "Ten tokens execute too few experts: on Qwen and Phi, not even experts drawn evenly at random, the control in "
+    "Ten tokens execute too few experts: on Qwen and Phi, not even experts drawn uniformly at random, the control in "
     "table 3c, reach that share by then (see the detail)"
 )
 
 
-_MOST_EXPERTS = "the most that the entropy can be is ln J for J experts, 60, 16 and 8 of Qwen, Phi and Mixtral"
+_MOST_EXPERTS = "the entropy is at most ln J for J experts, and J is 60, 16 and 8 for Qwen, Phi and Mixtral"
 
 
 class Figure3c(PaperFigure):
-    """A line per model."""
+    """A line per model and reading."""
 
     key = "3c"
     title = "Entropy as iterations aggregate"
     settings = (
-        f"Up to {PROMPTS} requests per trace; nats; mean over layers and requests. Solid, as the released code: "
-        "executed experts, and each token of the prompt counts as an iteration. A control draws every token's experts "
-        "at random."
+        f"Up to {PROMPTS} requests per trace; nats; mean over layers and requests. Solid, as in the released code: "
+        "executed experts, with each prompt token as an iteration. A control draws every token's experts at random."
     )
 
     @override
@@ -54,7 +53,7 @@ class Figure3c(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """A panel per set of prompts; shades are models, strokes readings."""
+        """A panel per set of prompts, with a shade per model and a stroke per reading."""
         sets, models = list(table["prompts"].unique()), list(table["model"].unique())
         colours = dict(zip(models, shades(len(models)), strict=True))
         drawn = figure(7, 3.1)
@@ -80,13 +79,12 @@ class Figure3c(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The plateau, and the order of the models."""
         return [
             *(
                 Claim(
                     key=key,
                     figure="3c",
-                    says=f"After about {PLATEAU} iterations the aggregate's entropy is at a plateau (here: at least "
+                    says=f"After about {PLATEAU} iterations the aggregate's entropy reaches a plateau (here: at least "
                     f"{REACHED * 100:.0f} % of its value after all iterations; {of})",
                     rule="bound",
                     low=REACHED,
@@ -95,7 +93,7 @@ class Figure3c(PaperFigure):
                     reasons={NOT_REPRODUCED: _TOO_FEW} if reading == RELEASED else {},
                 )
                 for key, reading, of in (
-                    ("3c-entropy-plateau", RELEASED, "executed experts, as the released code counts"),
+                    ("3c-entropy-plateau", RELEASED, "executed experts, counted as in the released code"),
                     ("3c-entropy-plateau-gates", GATES, "expert maps, from the first decode step"),
                 )
             ),
@@ -111,9 +109,9 @@ class Figure3c(PaperFigure):
 
 
 def plateau_share(entropy: "pd.Series[float]") -> float:
-    """Which share of its last value an entropy has after `PLATEAU` iterations; NaN if there are not twice as many.
+    """Entropy after `PLATEAU` iterations as a share of its last value; NaN with fewer than `2 · PLATEAU` iterations.
 
-    `entropy` is of 1, 2, … iterations.
+    `entropy` is that of 1, 2, … iterations.
     """
     values = entropy.to_numpy()
     if len(values) < 2 * PLATEAU:
@@ -133,7 +131,7 @@ def _plateaus(tables: Tables, *, reading: str) -> pd.DataFrame:
 
 
 def _orders(table: pd.DataFrame) -> pd.DataFrame:
-    """1 where the models' last entropies are in the paper's order, for each set of prompts that has all of them."""
+    """1 if the models' last entropies are in the paper's order, per set of prompts; NaN without all models."""
     rows = []
     for prompts, some in table[table["reading"] == RELEASED].groupby("prompts", sort=False):
         last = some.groupby("model")["entropy_nats"].last().reindex(list(HIGHEST_FIRST))

@@ -19,21 +19,21 @@ from sim.system_colours import colour_of
 FARTHEST = 30  # layers, in the paper
 REQUESTS = 16
 THIN = (1, 8, 16, 24)
-SLOWLY = 0.01  # lost per layer of distance, at most
-LONGEST_FALL = 16  # layers of distance over which it is measured: beyond, few layers are left
+SLOWLY = 0.01  # largest loss per layer of distance
+LONGEST_FALL = 16  # layers of distance over which it is measured; few layers are left beyond
 
 
 class Figure4(PaperFigure):
-    """A panel per model."""
+    """Recall of coarse and fine prediction over the distance, a panel per model."""
 
     key = "4"
     title = "Hit rate over prefetch distance, coarse against fine"
     settings = (
-        "No cache and no time: of the experts that decode steps execute, the share among the K predicted d layers "
-        f"before; up to {REQUESTS} test requests, the history is 70 % of the trace. Fine: map-t, a trajectory search "
-        "at every layer. Coarse: moe-infinity, the nearest past request's counts. Each d is judged on the layers that "
-        "have d before them, so few are left at the right. The paper's axis goes from 0 to 30: at d = 0 nothing is "
-        "predicted, and a model has no d beyond its last layer."
+        "Without cache or time: the share of the experts executed in decode steps that are among the K predicted d "
+        f"layers before; up to {REQUESTS} test requests, and 70 % of the trace as history. Fine: map-t, a trajectory "
+        "search at every layer. Coarse: moe-infinity, the nearest past request's counts. Each d uses the layers with "
+        "at least d layers before them, so few are left at the right. The paper's axis goes from 0 to 30: at d = 0 "
+        "nothing is predicted, and d cannot exceed the last layer."
     )
 
     @override
@@ -48,7 +48,6 @@ class Figure4(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Lines over distance."""
         models = list(table["model"].unique())
         drawn = figure(7, 2.7)
         grid = panels(drawn, 1, len(models), sharey=True)
@@ -79,7 +78,6 @@ class Figure4(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """Fine against coarse, and how fine falls."""
         return [
             Claim(
                 key="4-hit-coarse",

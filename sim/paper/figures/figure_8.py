@@ -16,14 +16,14 @@ from sim.paper.figures.similarity_scatter import SETTINGS, coefficient, draw_sim
 from sim.paper.study import Study
 
 _FLAT = (
-    "Phi on chat alone falls, and it depends on the reading (table 8): both coefficients are positive there as a "
-    "search. Flat maps are like all others: with the entropy of a prompt's maps taken out, the trajectory coefficient "
-    "is positive, too"
+    "Only Phi on chat falls, and that depends on the reading (table 8): read as a search, both coefficients are "
+    "positive. Flat maps are similar to all others: with the entropy of a prompt's maps taken out, the trajectory "
+    "coefficient is positive as well"
 )
 
 
 class Figure8(PaperFigure):
-    """A panel per model and similarity."""
+    """Hit rate over semantic and trajectory similarity, for the first set of prompts."""
 
     key = "8"
     title = "Hit rate over similarity score, first set of prompts"
@@ -31,17 +31,15 @@ class Figure8(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """A row per trace, reading and similarity, and of the main reading a row per prompt."""
+        """As `similarity_table` makes it."""
         return similarity_table(study, study.of_first_prompts())
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Points, and the coefficients of all readings."""
         return draw_similarity(table)
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """That the hit rate rises with the score."""
         return [
             Claim(
                 key=f"8-hit-{kind}",

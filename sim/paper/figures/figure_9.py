@@ -22,14 +22,14 @@ from sim.paper.figures.similarity_scatter import (
 from sim.paper.study import Study
 
 _READING = (
-    "It depends on the reading: the claim below has it as a search. In this one, Qwen on text lies above the range, "
-    "and Phi on chat far below: flat maps are like all others, and with the entropy of a prompt's maps taken out, a "
-    "reading in table 8, Phi's is positive"
+    "It depends on the reading: the claim below reads it as a search. In this reading, Qwen on text lies above the "
+    "range and Phi on chat far below. Flat maps are similar to all others: with the entropy of a prompt's maps taken "
+    "out, a reading in table 8, Phi's coefficient is positive"
 )
 _FAR_PAIRS = (
-    "No reading in tables 8 and 9 has it in the range on any trace (see the detail). What an embedding layer gives for "
-    "a decode step depends on its token alone: among pairs of unequal tokens, a reading there, it is far below the "
-    "range"
+    "In no reading of tables 8 and 9 is it in the range, on any trace (see the detail). The embedding of a decode step "
+    "depends on its token alone: among pairs of unequal tokens, another reading there, the coefficient is far below "
+    "the range"
 )
 _REASONS: Mapping[tuple[str, tuple[str, str]], Reasons] = {
     (SEMANTIC, MAIN): {NOT_REPRODUCED: _FAR_PAIRS},
@@ -39,7 +39,7 @@ _REASONS: Mapping[tuple[str, tuple[str, str]], Reasons] = {
 
 
 class Figure9(PaperFigure):
-    """A panel per model and similarity."""
+    """Hit rate over semantic and trajectory similarity, for the second set of prompts."""
 
     key = "9"
     title = "Hit rate over similarity score, second set of prompts"
@@ -47,17 +47,15 @@ class Figure9(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """A row per trace, reading and similarity, and of the main reading a row per prompt."""
+        """As `similarity_table` makes it."""
         return similarity_table(study, study.of_other_prompts())
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Points, and the coefficients of all readings."""
         return draw_similarity(table)
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """The range of the coefficients, on both sets of prompts; in the main reading, and in that of a search."""
         return [
             Claim(
                 key=f"9-pearson-{kind}{suffix}",

@@ -1,4 +1,4 @@
-"""Bars in groups: a solid one for the even footing, and behind it a pale, wider one for the released code's."""
+"""Grouped bars: a solid one for the even footing, and behind it a pale, wider one for the released footing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ _ROOM = 0.85  # of the distance between two groups, for the bars of one
 
 
 class Place(NamedTuple):
-    """Where a bar is, from left to right."""
+    """The horizontal place of a bar."""
 
     centre: float
     width: float
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 
 def place_of(group: int, bar: int, bars: int) -> Place:
-    """Where a bar is; groups are 1 apart."""
+    """The place of a bar; groups are 1 apart."""
     width = _ROOM / bars
     return Place(group + (bar - (bars - 1) / 2) * width, width)
 
@@ -38,7 +38,7 @@ def place_of(group: int, bar: int, bars: int) -> Place:
 def draw_footing_bars(
     panel: Any, rows: pd.DataFrame, column: str, *, groups: str, bars: str, colours: Mapping[str, str]
 ) -> None:
-    """A group of bars per value of the column `groups`, in it one per name in `colours`; `rows` have a `footing`."""
+    """Draw a group of bars per value of the column `groups`, with one bar per name in `colours`, on both footings."""
     names = list(dict.fromkeys(rows[groups]))
     for bar, (name, colour) in enumerate(colours.items()):
         places = [place_of(group, bar, len(colours)) for group in range(len(names))]
@@ -56,7 +56,7 @@ def draw_footing_bars(
 def mark_other_forms(
     panel: Any, rows: pd.DataFrame, column: str, *, groups: str, bars: str, names: Sequence[Any], colours: Iterable[str]
 ) -> None:
-    """A black line over the place of a bar, for another form of it on the even footing; `names` are of the groups."""
+    """Draw a black line over a bar for its other form on the even footing; `names` are the groups in order."""
     order = list(colours)
     for row in rows[rows["footing"] == EVEN.name].to_dict("records"):
         at = place_of(names.index(row[groups]), order.index(row[bars]), len(order))
@@ -64,7 +64,7 @@ def mark_other_forms(
 
 
 def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns: int) -> None:
-    """A legend above the panels: what each colour is, what pale is, and `others`, handles of their own."""
+    """A legend above the panels for the colours, the pale bars and the handles in `others`."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
@@ -74,6 +74,6 @@ def footing_legend(drawn: Any, colours: Mapping[str, str], *others: Any, columns
 
 
 def heights(rows: pd.DataFrame, footing: str, column: str, groups: str, names: Sequence[Any]) -> list[float]:
-    """The value of each group on a footing; NaN without one."""
+    """The value of each group on a footing; NaN if there is none."""
     values = rows[rows["footing"] == footing].set_index(groups)[column]
     return [float(values.get(name, float("nan"))) for name in names]

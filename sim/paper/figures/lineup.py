@@ -1,4 +1,4 @@
-"""Systems side by side: their runs, the tidy table behind figures 1b, 10, 12 and 13, and what claims ask of it."""
+"""Systems side by side: the runs and the table of figures 1b, 10, 12 and 13, and values for their claims."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,7 +14,7 @@ from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 
 CLAIRVOYANT = PaperSystem(name="Clairvoyant", text="clairvoyant", is_main=False)
-"""Knows every demand to come: what no system without that knowledge can be expected to beat. Not of the paper."""
+"""Knows all future demands, so it bounds what prediction can reach. Not in the paper."""
 LABELS = ["model", "prompts", "footing", "machine", "cache_gb", "system", "form"]
 HIT_RATES = ["hit_rate", "late_rate", "miss_rate"]
 
@@ -28,7 +28,7 @@ def lineup(
     machine: str,
     requests: int | None = None,
 ) -> list[Case]:
-    """A run per trace, footing and system with one cache on one machine; `requests` in place of those of sweeps."""
+    """A run per trace, footing and system with one cache on one machine; `requests` defaults to those of sweeps."""
     return [
         study.case(
             trace,
@@ -52,10 +52,10 @@ def systems_of(study: Study) -> tuple[PaperSystem, ...]:
 
 
 def lineup_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """The labels of each run, whether it was done, its times in ms, and its hit rate.
+    """Labels, status, times in ms and hit rates of each run.
 
-    `counted_hit_rate` is what the footing counts as hits: `hit_rate`, or `hit_rate` and `late_rate`. `experts_gb` is
-    the memory that the experts took at most.
+    `counted_hit_rate` is the hit rate as the footing counts it: `hit_rate`, or `hit_rate` plus `late_rate`.
+    `experts_gb` is the peak memory of experts.
     """
     table = labelled(runs, LABELS)
     table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
@@ -67,12 +67,12 @@ def lineup_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_forms(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the form that stands for each system in claims."""
+    """The rows of the form that represents each system in claims."""
     return table[~_is_other(table)]
 
 
 def other_forms(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the forms that are shown beside it."""
+    """The rows of the other forms."""
     return table[_is_other(table)]
 
 
@@ -83,9 +83,9 @@ def _is_other(table: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
-    """FineMoE's change against the main form of a baseline.
+    """FineMoE's relative change against the main form of a baseline.
 
-    The detail is the mean change that knowing every demand would make, if there are such runs.
+    The detail is the mean change of Clairvoyant, which knows every demand, if it was run.
     """
     main = main_forms(table)
     found = changes(main, column, baseline)
@@ -97,15 +97,15 @@ def reductions(table: pd.DataFrame, column: str, baseline: str) -> pd.DataFrame:
 
 
 def hit_rate_gains(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """FineMoE's change of the hit rate that the footing counts; the detail is the gain in points."""
+    """FineMoE's relative change of the footing's hit rate; the detail is the gain in points."""
     return hit_gains(main_forms(table), "counted_hit_rate", baseline)
 
 
 def explained(table: pd.DataFrame, value: Callable[[pd.DataFrame], tuple[float, str]]) -> pd.DataFrame:
-    """A value and its detail from the main forms' rows of each footing and trace."""
+    """A value and its detail per footing and trace, from the rows of the main forms."""
     return each_trace(main_forms(table), value)
 
 
 def by_system(rows: pd.DataFrame, column: str, names: Sequence[str]) -> "pd.Series[float]":
-    """The values of the main forms of some systems, of one trace and footing; NaN where one has none."""
+    """The values of some systems in the rows of one trace and footing; NaN if missing."""
     return rows.set_index("system")[column].reindex(list(names))

@@ -13,18 +13,18 @@ from sim.paper.paper_systems import DEEPSPEED, SYSTEMS
 
 ROWS = {"ttft_ms": "TTFT [ms]", "tpot_ms": "TPOT [ms]", "counted_hit_rate": "hit rate [%]"}
 BEYOND = (
-    "DeepSpeed's bars that leave the panel carry their values: even, as released; one number is that as released, or "
-    "both."
+    "DeepSpeed's bars that leave the panel are labelled with their values: even, as released. A single number is the "
+    "released value, or both."
 )
-"""What figures that `draw_bars` say below."""
+"""Part of the settings of figures that `draw_bars` draws."""
 COLOURS = {system.name: system.colour for system in SYSTEMS}
 
 
 def draw_bars(table: pd.DataFrame, *, groups: str = "prompts") -> Any:
-    """A row of panels per metric and a column per model; in each, a group of bars per set of prompts.
+    """A row of panels per metric and a column per model, with a group of bars per set of prompts.
 
-    The solid bar has the even footing, the pale one behind it the released code's, a black line another form of the
-    system on the even footing. Where DeepSpeed's bars are cut off, their values are written into them.
+    Solid bars show the even footing, the pale bars behind them the released one, and black lines another form of the
+    system on the even footing. DeepSpeed's bars that are cut off are labelled with their values.
     """
     from matplotlib.lines import Line2D
 
@@ -53,7 +53,7 @@ def draw_bars(table: pd.DataFrame, *, groups: str = "prompts") -> Any:
 
 
 def _cut(panel: Any, rows: pd.DataFrame, names: Sequence[str], groups: str) -> None:
-    """End the axis where DeepSpeed would flatten the others; the values of its bars that go beyond are written."""
+    """Limit the axis so that DeepSpeed does not flatten the others, and label its bars that go beyond."""
     slow = rows["system"] == DEEPSPEED.name
     highest = rows.loc[~slow, "shown"].max()
     top = min(1.1 * rows["shown"].max(), 1.6 * highest)

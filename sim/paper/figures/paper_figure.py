@@ -1,4 +1,4 @@
-"""What a figure of the paper is here: the runs that it needs, the table that they give, the picture, the claims."""
+"""The interface of a figure: the runs that it needs, their table, the picture and the claims."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,31 +12,31 @@ from sim.paper.study import Study
 
 
 class PaperFigure(ABC):
-    """A figure, or a table, of the paper."""
+    """A figure or table of the paper."""
 
     key: ClassVar[str]
-    """Its number, as `10`, `14a` or `table-1`."""
+    """Its number, such as `10`, `14a` or `table-1`."""
     title: ClassVar[str]
-    """What it shows."""
+    """A short title."""
     settings: ClassVar[str]
-    """What is fixed here, and what the paper leaves unsaid, in a sentence."""
+    """The fixed settings, and what the paper does not state, in a few sentences."""
 
     def cases(self, study: Study) -> Sequence[Case]:
-        """The runs that it needs; equal scenarios of several figures run once. Of routing alone: none."""
+        """The runs that it needs; none if it shows routing alone. Figures share runs with equal scenarios."""
         return ()
 
     @abstractmethod
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """The tidy table behind the picture, units in the names of its columns.
+        """The tidy table behind the picture, with units in its column names.
 
-        `runs` has a row per case: its labels, `status` (`done`, `refused`, `failed`), `reason`, and the columns of a
+        `runs` has a row per case: its labels, `status` (`done`, `refused`, `failed`), `reason`, and the columns of the
         run's summary.
         """
 
     @abstractmethod
     def draw(self, table: pd.DataFrame) -> Any:
-        """The picture of a table, as a matplotlib figure in the paper's layout."""
+        """Draw the table as a matplotlib figure in the paper's layout."""
 
     def claims(self) -> Sequence[Claim]:
-        """What the paper's text says of it."""
+        """The statements of the paper's text about it."""
         return ()

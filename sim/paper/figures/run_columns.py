@@ -1,4 +1,4 @@
-"""What the tables of figures take from the runs of their cases: labels, how a run ended, times, hit rates."""
+"""Columns that the tables of figures take from runs: labels, status, times and hit rates."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from sim.paper.study import ENDS
 
 
 def labelled(runs: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """The labels of each run, and how it ended: `status` and `reason`."""
+    """The labels of each run, with `status` and `reason`."""
     return runs.reindex(columns=[*labels, *ENDS])
 
 
 def summary_column(runs: pd.DataFrame, name: str) -> "pd.Series[float]":
-    """A column of the summaries as numbers; NaN where a run has none."""
+    """A column of the summaries as numbers; NaN if a run has no value."""
     return pd.to_numeric(runs.reindex(columns=[name])[name], errors="coerce").astype(float)
 
 

@@ -1,4 +1,4 @@
-"""Figures 8 and 9: hit rate over similarity, of one set of prompts each."""
+"""What figures 8 and 9 share: hit rate over similarity, one set of prompts each."""
 
 import math
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.figures import BLUE, GREY, RED, figure
+from common.figures import GREY, figure, shades
 from sim.paper.analyses.prompt_pairs import MAIN, SEMANTIC, TRAJECTORY, similar_prompts
 from sim.paper.analyses.sampled_prompts import PROMPTS, SEED
 from sim.paper.study import Study
@@ -17,14 +17,14 @@ STEPS = 16
 LOWEST, HIGHEST = 0.84, 0.97  # of the paper's coefficients
 SETTINGS = (
     f"Up to {PROMPTS} prompts of each trace. A point is a prompt: the mean over all other prompts and all pairs of "
-    "decode steps. The paper does not say what of two prompts is compared; the lowest row has the coefficients of all "
-    "readings (sim/paper/analyses/prompt_pairs.py defines them), grey is the paper's range."
+    "decode steps. The paper does not say which parts of two prompts are compared. The lowest row shows the "
+    "coefficients of all readings (defined in sim/paper/analyses/prompt_pairs.py); grey is the paper's range."
 )
-_COLOURS = {SEMANTIC: RED, TRAJECTORY: BLUE}
+_COLOURS = dict(zip((TRAJECTORY, SEMANTIC), shades(2), strict=True))
 
 
 def similarity_table(study: Study, traces: Sequence[PaperTrace]) -> pd.DataFrame:
-    """A row per trace, reading and similarity, and of the main reading a row per prompt."""
+    """A row per trace, reading and similarity; for the main reading also a row per prompt."""
     if not traces:
         return pd.DataFrame(columns=["model", "prompts", "similarity", "row", "score", "hit_rate", "pearson"])
     return study.analysed(
@@ -33,9 +33,9 @@ def similarity_table(study: Study, traces: Sequence[PaperTrace]) -> pd.DataFrame
 
 
 def draw_similarity(table: pd.DataFrame) -> Any:
-    """A column per model: points of semantic and of trajectory similarity, and coefficients of all readings."""
+    """A column per model: points for semantic and trajectory similarity, and the coefficients of all readings."""
     models = list(table["model"].unique())
-    kinds = [kind for kind in _COLOURS if kind in set(table["similarity"])]
+    kinds = [kind for kind in (SEMANTIC, TRAJECTORY) if kind in set(table["similarity"])]
     drawn = figure(7, 1.7 * len(kinds) + 3.6 if models else 1)
     if not models:
         drawn.suptitle("no second set of prompts was given", fontsize=9)
@@ -86,9 +86,9 @@ def _draw_coefficients(panel: Any, table: pd.DataFrame, kinds: Sequence[str], *,
 
 
 def coefficient(table: pd.DataFrame, kind: str, reading: tuple[str, str] = MAIN) -> tuple[float, str]:
-    """Pearson's coefficient in a reading; in how many of all readings it is in the paper's range is the detail.
+    """Pearson's coefficient in one reading, and as detail the number of readings within the paper's range.
 
-    NaN without such a similarity, or where nothing varies.
+    NaN if the trace has no such similarity, or if nothing varies.
     """
     some = table[(table["similarity"] == kind) & (table["row"] == "coefficient")]
     found = some.loc[(some["compared"] == reading[0]) & (some["data_point"] == reading[1]), "pearson"]

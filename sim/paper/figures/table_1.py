@@ -18,12 +18,12 @@ from sim.paper.study_traces import MODELS
 from traces.published_models import published
 
 PAPER, CONFIGURATION, TRACE = "paper", "published configuration", "trace"
-"""Where a row of the table is from."""
+"""The source of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A model as the paper's table has it; parameters in billions, experts per layer."""
+    """A model as in the paper's table; parameters in billions, experts per layer."""
 
     active_parameters_b: float
     total_parameters_b: float
@@ -38,23 +38,23 @@ PAPERS: Mapping[str, ModelRow] = {
     "Phi": ModelRow(active_parameters_b=6.6, total_parameters_b=42, active_experts=2, experts=16, layers=32),
 }
 _NUMBERS = ("active_parameters_b", "total_parameters_b", "active_experts", "experts", "layers")
-_GIVEN = "the published configuration has it, and routing of the model has its shape"
+_GIVEN = "the published configuration states it, and routing of the model has its shape"
 _HEADS = ("model", "from", "parameters\nactive / total [1e9]", "experts of a layer\nactive / total", "MoE\nlayers")
 
 
 class Table1(PaperFigure):
-    """Parameters, counted from the published configurations, and experts and layers, of the routing as well."""
+    """Parameters counted from the published configurations, and experts and layers also from the routing."""
 
     key = "table-1"
     title = "The models: parameters, experts, MoE layers"
     settings = (
         "Counted: attention, routers, routed and shared experts, embedding and output matrices; not norms and biases "
-        "(below 0.1 %). Shared experts are no routed experts. A trace has no parameters of its own here."
+        "(below 0.1 %). The numbers of experts exclude shared ones. Traces have no parameters of their own here."
     )
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """A row for the paper and one for the configuration of each of its models, and one per trace."""
+        """For each of the paper's models a row for the paper and one for the configuration, then a row per trace."""
         rows = [
             {"model": model, "prompts": "", "source": source, **numbers}
             for sizes, (model, _) in MODELS.items()
@@ -67,7 +67,6 @@ class Table1(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """The table itself."""
         cells = [_cells(row) for row in table.sort_values("model", kind="stable", key=_places).to_dict("records")]
         drawn = figure(7, 0.55 + 0.2 * len(cells))
         panel = drawn.subplots()
@@ -83,7 +82,6 @@ class Table1(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """A statement per model and column."""
         return [claim for model, row in PAPERS.items() for claim in _claims(model, row)]
 
 
@@ -143,7 +141,7 @@ def _of_shape(shape: ModelShape) -> dict[str, float]:
 
 
 def _of_model(tables: Tables, model: str) -> pd.DataFrame:
-    """What is ours of a model: its configuration, and its traces."""
+    """Our rows of a model: its configuration and its traces."""
     table = tables["table-1"]
     return table[(table["model"] == model) & (table["source"] != PAPER)]
 
@@ -164,7 +162,7 @@ def _equal_experts(tables: Tables, model: str, paper: ModelRow) -> pd.DataFrame:
 
 
 def _title(row: Mapping[Any, Any]) -> str:
-    """Of a trace its title, of a configuration its model."""
+    """The title of a trace, or the model of a configuration."""
     return f"{row['model']}, {row['prompts']}" if row["prompts"] else row["model"]
 
 
@@ -177,6 +175,6 @@ def _cells(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _places(models: "pd.Series[str]") -> "pd.Series[int]":
-    """The order of first mention."""
+    """The order of first appearance."""
     order = {model: place for place, model in enumerate(dict.fromkeys(models))}
     return models.map(order)

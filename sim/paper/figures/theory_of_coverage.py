@@ -1,4 +1,4 @@
-"""The theory of paper §4.4: how many stored expert maps guarantee which similarity, tried on recorded maps."""
+"""The theory of paper §4.4, tested on recorded maps: how many stored expert maps guarantee which similarity."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from typing_extensions import override
 
-from common.figures import BLUE, GREY, RED, figure, legend_above, panels
+from common.figures import GREY, figure, legend_above, panels, shades
 from sim.paper.analyses.sampled_prompts import SEED
 from sim.paper.analyses.stored_maps import RANDOM_SAMPLE, REPLACEMENT, nearest_of_stored
 from sim.paper.claims.claim import NOT_REPRODUCED, Claim, Tables
@@ -22,22 +22,22 @@ FORMULAS = {0.75: "2LJ", 0.98: "½·LJ·ln(LJ)"}
 _LINES = {"similarity_mean": ("mean", "-"), "similarity_p05": ("5th percentile", "--")}
 
 _REASONS = {
-    0.75: "The mean is above 75 % on every trace, but not every map finds one so similar. The paper's "
-    "replacement (eq. 9) changes that little: the detail has its share",
-    0.98: "With so many maps the nearest is less similar than that on average (see the detail), and its similarity "
-    "grows by little with each doubling (table of this figure)",
+    0.75: "The mean is above 75 % on every trace, but some maps find no stored map that similar. The paper's "
+    "replacement (eq. 9) changes little: the detail gives its share",
+    0.98: "With that many maps, the nearest one is less than 98 % similar on average (see the detail), and its "
+    "similarity grows little with each doubling (table of this figure)",
 }
 
 
 class TheoryOfCoverage(PaperFigure):
-    """Similarity of the nearest stored map over the number of stored maps, with what is promised."""
+    """Similarity of the nearest stored map over the number of stored maps, beside the promised similarity."""
 
     key = "theory"
-    title = "§4.4: similarity that a store of so many expert maps guarantees"
+    title = "§4.4: similarity that a number of stored expert maps guarantees"
     settings = (
-        f"Cosine of whole expert maps of {TESTED} decode steps of test requests with the nearest of a random sample of "
-        "the history's; dots: a store of 2LJ that twice as many went through, by the paper's replacement (eq. 9). The "
-        "paper gives no data here; crosses are its formulas."
+        f"Cosine between the whole expert maps of {TESTED} decode steps of test requests and the nearest map in a "
+        "random sample of the history. Dots: a store of 2LJ maps after 4LJ maps were added with the paper's "
+        "replacement (eq. 9). The paper gives no data here; crosses are its formulas."
     )
 
     @override
@@ -52,7 +52,7 @@ class TheoryOfCoverage(PaperFigure):
         drawn = figure(7, 2.8)
         grid = panels(drawn, 1, len(models), sharey=True)
         for panel, model in zip(grid[0], models, strict=True):
-            for prompts, colour in zip(sets, (BLUE, RED), strict=False):
+            for prompts, colour in zip(sets, shades(len(sets)), strict=True):
                 some = table[(table["model"] == model) & (table["prompts"] == prompts)].drop_duplicates(
                     ["store", "maps"]
                 )
@@ -73,7 +73,7 @@ class TheoryOfCoverage(PaperFigure):
             panel.grid(alpha=0.25)
         grid[0, 0].set_ylabel("similarity of the nearest", fontsize=8)
         first = grid[0, 0]
-        for prompts, colour in zip(sets, (BLUE, RED), strict=False):
+        for prompts, colour in zip(sets, shades(len(sets)), strict=True):
             first.plot([], [], color=colour, label=prompts)
         for name, stroke in _LINES.values():
             first.plot([], [], stroke, color=GREY, label=name)
@@ -83,13 +83,12 @@ class TheoryOfCoverage(PaperFigure):
 
     @override
     def claims(self) -> Sequence[Claim]:
-        """Both promises."""
         return [
             Claim(
                 key=f"theory-{promised * 100:.0f}",
                 figure="theory",
                 says=f"{FORMULAS[promised]} stored maps guarantee a similarity of at least {promised * 100:.0f} % "
-                "(here: every tested map finds one so similar, a share of 1)",
+                "(here: every tested map finds one at least that similar, a share of 1)",
                 rule="bound",
                 low=1.0,
                 unit="share",
@@ -105,12 +104,12 @@ def _all_kept(tables: Tables, *, promised: float) -> pd.DataFrame:
 
 
 def _kept(table: pd.DataFrame, promised: float) -> tuple[float, str]:
-    """The share that keeps a promise; NaN where the trace has fewer maps than the promise asks for."""
+    """The share of maps for which the promise holds; NaN if the history has fewer maps than the promise needs."""
     rows = table[np.isclose(table["theory"], promised)]
     row = rows[rows["store"] == RANDOM_SAMPLE].iloc[0]
     asked = f"{row['asked_maps']:.0f} maps"
     if row["maps"] < row["asked_maps"]:
-        return math.nan, f"asks for {asked}, the history has {row['maps']:.0f}"
+        return math.nan, f"needs {asked}, but the history has {row['maps']:.0f}"
     column = f"share_at_least_{promised:g}"
     replaced = [f"by eq. 9 a share of {share:.3f}" for share in rows.loc[rows["store"] == REPLACEMENT, column]]
     spread = f"similarity {row['similarity_mean']:.2f} on average, 5th percentile {row['similarity_p05']:.2f}"

@@ -1,7 +1,7 @@
-"""FineMoE whose experts wait for its searches: what asynchrony hides (paper, figure 17).
+"""FineMoE with its searches on the critical path, to measure what asynchrony hides (paper, figure 17).
 
-Beside inference, as the paper has them, searches are never on the critical path of a simulation, whatever they take.
-With this policy all of them are, so its waiting is the most that they could add.
+Normally searches run beside inference, as in the paper, so nothing in a simulation waits for them. With this policy
+experts wait for all searches, which gives the most time that searches could add.
 """
 
 from dataclasses import replace
@@ -11,5 +11,5 @@ from policies.systems.finemoe import finemoe
 
 
 def waiting(prefetch_distance: int = 3) -> Policy:
-    """FineMoE, synchronous: a layer's experts are computed when all searches and updates so far have ended."""
+    """Synchronous FineMoE: a layer's experts start only after all earlier searches and updates have ended."""
     return replace(finemoe(prefetch_distance=prefetch_distance), blocking_prediction=True)

@@ -1,1 +1,1 @@
-"""The testbeds that the paper's numbers imply."""
+"""Testbeds that are consistent with the paper's numbers."""

@@ -1,4 +1,4 @@
-"""Which testbeds are consistent with the paper's numbers, and which of its numbers no testbed here meets together.
+"""Find the testbeds that are consistent with the paper's numbers, and the numbers that no testbed meets together.
 
     cases = cases_of(study, GridOfTestbeds(link_gb_per_s=(8.0, 32.0), layer_ms=(0.0, 8.0), cache_gb=(6.0,), requests=1))
     table = table_of(study.run(cases))       # a row per run: machine, cache, trace, system, times in ms, hit rates
@@ -9,7 +9,7 @@
     cannot_hold_together(meets)              # sets of numbers that no point meets together
     draw_testbed(table)                      # the picture
 
-`sim/paper/testbed/testbed_grid.py` has the grids of the command, and what a point is.
+The grids of the command are in `testbed_grid.py`; `testbed_fit.py` defines a point.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,17 @@ from sim.paper.testbed.testbed_runs import cases_of, table_of
 
 
 class ImpliedTestbed(PaperFigure):
-    """The paper's figures 10 and 12 as questions: which testbed gives such numbers?"""
+    """Which testbeds give the numbers of the paper's figures 10 and 12."""
 
     key = "testbed"
     title = "Testbeds that are consistent with figures 10 and 12"
     settings = (
-        "Means over the models, first set of prompts, batch 1, one test request of each model; between the "
-        "simulated points (white) values are interpolated. Above, every cell takes its best cache and reading."
+        "Means over the models, first set of prompts, batch 1, one test request of each model. Values between the "
+        "simulated points (white) are interpolated. Above, every cell shows its best cache and reading."
     )
 
     @override
     def cases(self, study: Study) -> Sequence[Case]:
-        """Every system on every machine and cache of the tier's grid."""
         return cases_of(study, grid_of(study.tier))
 
     @override
@@ -47,7 +46,6 @@ class ImpliedTestbed(PaperFigure):
 
     @override
     def draw(self, table: pd.DataFrame) -> Any:
-        """Maps of the numbers that are met, and the range of each number."""
         from sim.paper.testbed.testbed_figure import draw_testbed
 
         return draw_testbed(table)

@@ -1,8 +1,8 @@
-"""Times and hit rates between the simulated points of a grid of testbeds.
+"""Interpolate times and hit rates between the simulated points of a grid of testbeds.
 
-A copy takes its bytes over the rate, and the framework's time is added in every layer. So a time is nearly a plane over
+A copy takes its bytes divided by the rate, and every layer adds the framework's time. So times are nearly a plane over
 1 / rate and time per layer, bent where copies hide behind that time. Times and hit rates are interpolated linearly in
-these two; the ratios that the paper states are not linear, and are computed afterwards.
+these two; the paper's ratios are not linear, so they are computed afterwards.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _REST = [name for name in LABELS if name not in (LINK, LAYER)]
 
 
 def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
-    """The table with `steps` intervals in place of each one between neighbouring rates, and times per layer.
+    """The table with each interval between neighbouring rates, and times per layer, divided into `steps`.
 
-    Rates are spaced evenly in 1 / rate. The columns are `LABELS` and `FIGURES`; nothing lies outside the grid. Checks
-    are left out.
+    Rates are spaced evenly in 1 / rate. The columns are `LABELS` and `FIGURES`. Nothing is extrapolated, and checks are
+    left out.
     """
     grid = of_grid(table)
     links, layers = _axes(grid)
@@ -29,19 +29,19 @@ def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
 
 
 def checks_of_rate(table: pd.DataFrame) -> pd.DataFrame:
-    """The checks, which lie between the rates of the grid, with what the grid says there: `FIGURE_interpolated`."""
+    """The checks between the rates of the grid, with the interpolated values there in `FIGURE_interpolated`."""
     grid, checks = of_grid(table), table[table[CHECK]]
     said = _interpolated(grid, *_axes(checks)) if len(checks) else grid.head(0)
     return checks.merge(said[[*LABELS, *FIGURES]], on=LABELS, suffixes=("", "_interpolated"))
 
 
 def _axes(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Its rates and times per layer, rising."""
+    """The rates and times per layer in rising order."""
     return np.sort(table[LINK].unique()), np.sort(table[LAYER].unique())
 
 
 def _interpolated(table: pd.DataFrame, at_links: NDArray[np.float64], at_layers: NDArray[np.float64]) -> pd.DataFrame:
-    """What a whole grid says at these rates and times per layer, every combination of them."""
+    """The grid interpolated at every combination of these rates and times per layer."""
     links, layers = _axes(table)
     by_link, by_layer = _weights(-1 / links, -1 / at_links), _weights(layers, at_layers)
     frames = []
@@ -57,10 +57,10 @@ def _interpolated(table: pd.DataFrame, at_links: NDArray[np.float64], at_layers:
 
 
 def left_out(table: pd.DataFrame) -> pd.DataFrame:
-    """The simulated rows that are not at the edge of the grid in rate or time per layer, with what the rest says there.
+    """Simulated rows inside the grid, each with the value interpolated without it in `FIGURE_interpolated`.
 
-    Each figure has a column more, `FIGURE_interpolated`: from the two neighbours in the direction in which the point
-    has two, the mean of both directions where it has four. Empty if the grid has only edges. Checks do not count.
+    A point inside the grid along one axis is interpolated from its two neighbours there; if along both, the two values
+    are averaged. Empty if the grid has only edges. Checks do not count.
     """
     table, frames = of_grid(table), []
     for axis, other in ((LINK, LAYER), (LAYER, LINK)):
@@ -78,16 +78,16 @@ def left_out(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scale(axis: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rising values along which figures are straight."""
+    """Rising values in which times and hit rates are nearly linear."""
     return -1 / values if axis == LINK else values
 
 
 def _between(values: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
-    """The values and `steps` - 1 more between neighbours, evenly."""
+    """The values, with `steps` - 1 more evenly spaced between neighbours."""
     places = np.arange((len(values) - 1) * steps + 1) / steps
     return np.asarray(np.interp(places, np.arange(len(values)), values))
 
 
 def _weights(known: NDArray[np.float64], wanted: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much of each known value goes into each wanted one, `[wanted, known]`; `known` rises."""
+    """Weights of linear interpolation, `[wanted, known]`; `known` rises."""
     return np.stack([np.interp(wanted, known, unit) for unit in np.eye(len(known))], axis=1)

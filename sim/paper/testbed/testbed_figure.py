@@ -1,4 +1,4 @@
-"""The picture of the implied testbed: where the paper's numbers are met, and what simulations reach."""
+"""Draw the implied testbed: where the paper's numbers are met, and the range that simulations reach."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from sim.paper.testbed.testbed_numbers import NUMBERS, groups
 from sim.paper.testbed.testbed_runs import of_grid
 
 SHOWN_TOLERANCE = 0.10
-HIGHEST = 1.5  # of the changes that are drawn; a gain over few hits may be many times as large
+HIGHEST = 1.5  # largest change drawn; a gain over few hits may be many times as large
 TITLES = {"parallel": "all links at once", "serial": "one after the other"}
 _COLOURS = {"parallel": BLUE, "serial": ORANGE}
 _SMALL = 6.5
@@ -27,9 +27,9 @@ _SIMULATED: dict[str, Any] = {
 
 
 def draw_testbed(table: pd.DataFrame, *, tolerance: float = SHOWN_TOLERANCE) -> Any:
-    """Above, how many numbers the best reading meets over rate and time per layer; below, every point's value of each.
+    """Above, the share of numbers that the best reading meets over rate and time per layer; below, all points' values.
 
-    `table` is that of `sim.paper.testbed.testbed_runs.table_of`.
+    `table` comes from `sim.paper.testbed.testbed_runs.table_of`.
     """
     table = of_grid(table)
     found = points(refined(table))
@@ -73,7 +73,7 @@ def _ranges(drawn: Any, found: pd.DataFrame, loadings: Sequence[str], tolerance:
     for place, number in enumerate(NUMBERS):
         first = place == 0
         for step, loading in enumerate(loadings):
-            values = _of(found, loading)[number.key].dropna().round(2).unique()  # to the percent
+            values = _of(found, loading)[number.key].dropna().round(2).unique()  # to whole percents
             height = place + 0.3 * (step - (len(loadings) - 1) / 2)
             label = f"points, {TITLES[loading]}" if first else None
             ticks: dict[str, Any] = {"marker": "|", "s": 16, "linewidths": 1.0, "color": _COLOURS[loading]}
@@ -100,7 +100,7 @@ def _of(found: pd.DataFrame, loading: str) -> pd.DataFrame:
 
 
 def _edges(values: Any) -> Any:
-    """The borders of cells around values; those of one value are close to it."""
+    """The borders of cells around values; a single value gets a narrow cell."""
     centres = np.asarray(values, float)
     if len(centres) == 1:
         return np.array([centres[0] * 0.9, centres[0] * 1.1]) if centres[0] else np.array([-0.5, 0.5])

@@ -1,8 +1,7 @@
-"""From simulated runs to the testbeds that are consistent with the paper's numbers.
+"""Find the testbeds that are consistent with the paper's numbers, from simulated runs.
 
 A *point* is a machine, a cache for figure 10, and a reading of the paper's words. It meets a number if the mean over
-the models lies within a tolerance of it. Nothing is fitted: every point is looked at, and what is found is used nowhere
-else.
+the models lies within a tolerance of it. Nothing is fitted: every point is evaluated, and nothing else uses the result.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from sim.paper.testbed.testbed_runs import FINEMOE_ALONE, MACHINE, TRACE
 POINT = [*MACHINE, "cache_gb", *READINGS]
 TOLERANCES = (0.05, 0.10, 0.15)
 PRODUCT = "product_mb"
-MOST_TOGETHER = 3  # of the sets that are searched for numbers that no point meets
+MOST_TOGETHER = 3  # largest set that is searched for numbers that no point meets together
 
 _PLACE = [*MACHINE, "cache_gb"]
 _TIMES = {"ttft": "ttft_ms", "tpot": "tpot_ms"}
@@ -29,8 +28,8 @@ _HITS = {ON_ITS_GPU: "hit_rate", OR_IN_FLIGHT: "hit_or_late_rate"}
 def changes(table: pd.DataFrame) -> pd.DataFrame:
     """FineMoE's change against each baseline, for each machine, cache and trace: `[places · traces, comparisons]`.
 
-    The index is machine, cache, model and prompts. The columns are (figure, quantity, baseline, form, what counts as a
-    hit), the last "" but for hit rates. A change is a share of the baseline's value.
+    The index is machine, cache, model and prompts. The columns are (number, form, hit); `hit` is what counts as a hit,
+    and "" for times. A change is a share of the baseline's value.
     """
     values = table.set_index([*_PLACE, *TRACE, "system", "form"])
     wide = {name: values[name].unstack(["system", "form"]) for name in (*_TIMES.values(), *_HITS.values())}
@@ -44,9 +43,9 @@ def changes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean change over the traces that each point has for each number: `[points, numbers]`, the index `POINT`.
+    """The mean change over the traces for each point and number: `[points, numbers]` with the index `POINT`.
 
-    Figure 12's numbers are those at 6 GB, whatever the cache of the point. NaN where a trace has no value.
+    Figure 12's numbers are always those at 6 GB. NaN if a trace has no value.
     """
     by_trace = changes(table)
     grouped = by_trace.groupby(level=_PLACE, sort=False)
@@ -64,9 +63,9 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
-    """How far the models lie apart: the largest minus the smallest change, in the median over machines and caches.
+    """The spread of the models: the largest minus the smallest change, as a median over machines and caches.
 
-    A row per number; of a baseline's forms, the one with the widest spread counts.
+    A row per number, for the baseline's form with the widest spread.
     """
     grouped = changes(table).groupby(level=_PLACE, sort=False)
     apart = (grouped.max() - grouped.min()).median()
@@ -74,16 +73,16 @@ def spread(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def met(found: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """Which point meets which number: `[points, numbers]`."""
+    """Whether each point meets each number within the tolerance: `[points, numbers]`."""
     published = pd.Series({number.key: number.change for number in NUMBERS})
     return (found - published[found.columns]).abs() <= tolerance + 1e-12
 
 
 def feasible_shares(meets: pd.DataFrame) -> pd.DataFrame:
-    """The feasible region of each number: of the points with each value of each axis, the share that meets it.
+    """The feasible region of each number: for each value of each axis, the share of its points that meet the number.
 
-    The rows are (axis, value), and ("all points", ""); the columns are the numbers. A further axis, `PRODUCT`, has
-    ranges of rate times time per layer: what a link could copy while the framework works on a layer, in MB.
+    The rows are (axis, value) and ("all points", ""); the columns are the numbers. The additional axis `PRODUCT` has
+    ranges of rate times time per layer: the MB that a link can copy while the framework works on a layer.
     """
     rows: dict[tuple[str, Any], pd.Series[float]] = {("all points", ""): meets.mean()}
     axes = {axis: meets.index.get_level_values(axis) for axis in POINT} | {PRODUCT: _product_ranges(meets)}
@@ -94,9 +93,9 @@ def feasible_shares(meets: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_points(found: pd.DataFrame, tolerance: float, keys: Sequence[str] = tuple(BY_KEY)) -> pd.DataFrame:
-    """All points, those that meet most of these numbers first, and of these the closest.
+    """All points, ranked by how many of these numbers they meet, then by how close they are.
 
-    The columns are `met` (how many) and `deviation`, the mean distance from the paper's numbers in shares.
+    The columns are `met` (the count) and `deviation`, the mean distance from the paper's numbers, as a share.
     """
     published = pd.Series({number.key: number.change for number in NUMBERS})
     chosen = found[list(keys)]
@@ -106,10 +105,10 @@ def best_points(found: pd.DataFrame, tolerance: float, keys: Sequence[str] = tup
 
 
 def same_products(found: pd.DataFrame) -> pd.DataFrame:
-    """How far points lie apart whose rate times time per layer is equal: largest minus smallest change of each number.
+    """The largest minus the smallest change of each number among points with equal rate times time per layer.
 
-    Points that differ in anything else are not compared. A row per product (MB that a link copies in a layer's time)
-    and rest of the point; empty where no product comes twice.
+    Compares only points that agree in everything else. A row per product (MB that a link copies in a layer's time) and
+    remaining settings; empty if no product occurs twice.
     """
     together = found.reset_index()
     together[PRODUCT] = (together["link_gb_per_s"] * together["layer_ms"]).round(6)
@@ -120,9 +119,9 @@ def same_products(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def cannot_hold_together(meets: pd.DataFrame, most: int = MOST_TOGETHER) -> list[tuple[str, ...]]:
-    """The smallest sets of numbers that no point meets together, up to `most` numbers; the smaller first.
+    """The minimal sets of at most `most` numbers that no point meets together, smaller sets first.
 
-    Every part of such a set is met by some point, so a number that none meets is a set of its own.
+    Some point meets every proper subset of such a set. A number that no point meets is a set of its own.
     """
     columns = {key: meets[key].to_numpy() for key in meets.columns}
     found: list[tuple[str, ...]] = []
@@ -136,7 +135,7 @@ def cannot_hold_together(meets: pd.DataFrame, most: int = MOST_TOGETHER) -> list
 
 
 def _comparisons() -> Iterator[tuple[PublishedNumber, str, str]]:
-    """Each number in each of its forms: the baseline's, and what counts as a hit."""
+    """Each number with each form of its baseline and each definition of a hit."""
     for number in NUMBERS:
         hits: Iterable[str] = READINGS["a hit"] if number.quantity == "hit" else ("",)
         for form, hit in product(READINGS.get(number.baseline, ("",)), hits):
@@ -144,19 +143,19 @@ def _comparisons() -> Iterator[tuple[PublishedNumber, str, str]]:
 
 
 def _read(number: PublishedNumber, reading: dict[str, str]) -> tuple[str, str]:
-    """The form of the number's baseline in a reading, and what counts as a hit."""
+    """The form of the number's baseline, and the definition of a hit, in a reading."""
     return reading.get(number.baseline, ""), reading["a hit"] if number.quantity == "hit" else ""
 
 
 def _product_ranges(meets: pd.DataFrame) -> Any:
-    """The range of rate times time per layer that each point is in."""
+    """For each point, the range of its rate times time per layer."""
     products = meets.index.get_level_values("link_gb_per_s") * meets.index.get_level_values("layer_ms")
     ends = [-1.0, 0.0, 32.0, 64.0, 128.0, np.inf]
     return np.asarray(pd.cut(products, ends, labels=["0", "to 32", "to 64", "to 128", "beyond 128"]))
 
 
 def _at_6_gb(values: "pd.Series[float]") -> "pd.Series[float]":
-    """For every cache the value at 6 GB on the same machine."""
+    """Replace the value at every cache by that at 6 GB on the same machine."""
     wide = values.unstack("cache_gb")
     there = wide[FIGURE_12_GB].to_dict() if FIGURE_12_GB in wide else {}
     return pd.Series([there.get(place[:-1], np.nan) for place in values.index], values.index, dtype=float)

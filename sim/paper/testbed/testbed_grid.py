@@ -1,4 +1,4 @@
-"""What is tried where the paper is silent on its testbed: a grid of machines, caches and readings, as data."""
+"""The grid of machines, caches and readings that is tried where the paper does not describe its testbed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,41 +19,41 @@ READINGS: Mapping[str, Sequence[str]] = {
     "DeepSpeed": (WHOLE_LAYERS, ACTIVATED_EXPERTS),
     "a hit": (ON_ITS_GPU, OR_IN_FLIGHT),
 }
-"""What the words of the paper may stand for: two forms of three baselines, and which experts count as hits."""
+"""Possible readings of the paper's words: two forms of three baselines, and which experts count as hits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PossibleTestbed:
-    """The paper's first testbed with other figures."""
+    """The paper's first testbed with other rates and times."""
 
     link_gb_per_s: float
     """Rate of each of the six links, in 1e9 bytes per second; the paper states 32."""
     layer_ms: float
-    """CPU time of the serving framework in each layer, for which the GPUs wait."""
+    """CPU time of the serving framework per layer; the GPUs wait for it."""
     loading: Loading
-    """Whether what a layer waits for comes over all links at once, or one expert after the other."""
+    """Whether experts that a layer waits for come over all links at once, or one after the other."""
 
     @property
     def machine(self) -> str:
-        """The text of the machine."""
+        """The machine as text."""
         figures = [f"host_link.bytes_per_s={self.link_gb_per_s * 1e9:g}", f"framework.layer_s={self.layer_ms / 1e3:g}"]
         return ",".join([TESTBED, *figures, f"demand_loading={self.loading}"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridOfTestbeds:
-    """Which machines and caches are simulated, every combination of them."""
+    """The machines and caches that are simulated, in every combination."""
 
     link_gb_per_s: Sequence[float]
     layer_ms: Sequence[float]
     loadings: Sequence[Loading] = ("parallel", "serial")
     cache_gb: Sequence[float]
-    """Of figure 10, which does not state its cache; figure 12 has 6 GB, which must be among them."""
+    """Caches for figure 10, which does not state its own; must include 6 GB, the cache of figure 12."""
     requests: int
-    """Test requests of each trace."""
+    """Test requests per trace."""
     check_link_gb_per_s: Sequence[float] = ()
     """Rates between those of the grid, simulated with the least and the most time per layer and the smallest cache.
-    They are no points: interpolation is held against them."""
+    They are not points; they check the interpolation."""
 
     def testbeds(self) -> list[PossibleTestbed]:
         """Every machine."""
@@ -75,7 +75,7 @@ FULL = GridOfTestbeds(
     layer_ms=(0.0, 4.0, 8.0),
     cache_gb=(6.0, 12.0, 24.0),
     requests=1,
-    check_link_gb_per_s=(12.8,),  # half-way in 1 / rate, where interpolation is farthest from what it knows
+    check_link_gb_per_s=(12.8,),  # half-way in 1 / rate, farthest from the simulated rates
 )
 """Times are nearly linear in 1 / rate and in time per layer, so a few points suffice (`testbed_between.py`). The report
 states the error of interpolation."""

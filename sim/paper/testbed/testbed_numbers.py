@@ -1,4 +1,4 @@
-"""The numbers of the paper that a testbed must explain: reductions of TTFT and TPOT, and gains in hit rate."""
+"""The paper's numbers that a testbed must explain: reductions of TTFT and TPOT, and gains in hit rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ _NAMES: Mapping[Quantity, str] = {"ttft": "TTFT", "tpot": "TPOT", "hit": "hit ra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedNumber:
-    """FineMoE's change against a baseline, a mean over models and data sets."""
+    """FineMoE's change against a baseline, as a mean over models and data sets."""
 
     figure: Literal["10", "12"]
     quantity: Quantity
     baseline: str
     change: float
-    """A share of the baseline's value: -0.74 is 74 % less."""
+    """As a share of the baseline's value: -0.74 is 74 % less."""
 
     @property
     def key(self) -> str:
-        """As the claim of this number is called: `10-ttft-deepspeed`."""
+        """The key of its claim: `10-ttft-deepspeed`."""
         return f"{self.figure}-{self.quantity}-{self.baseline.lower()}"
 
     @property
@@ -56,7 +56,7 @@ BY_KEY: Mapping[str, PublishedNumber] = {number.key: number for number in NUMBER
 
 
 def groups() -> dict[str, list[str]]:
-    """The keys of the numbers of each figure and quantity, and of them all."""
+    """The keys of the numbers by figure and quantity, and all of them."""
     found: dict[str, list[str]] = {}
     for number in NUMBERS:
         found.setdefault(number.group, []).append(number.key)

@@ -1,4 +1,4 @@
-"""The report on the implied testbed, in Markdown; every number in it is computed from the table of the runs."""
+"""The report on the implied testbed in Markdown. Every number in it is computed from the table of runs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +38,7 @@ from sim.paper.testbed.testbed_words import (
 )
 
 REGION_TOLERANCE = 0.10
-_SETS_SHOWN = 30  # of one tolerance
+_SETS_SHOWN = 30  # per tolerance
 _AXES = {
     LINK: "link [GB/s]",
     LAYER: "time per layer [ms]",
@@ -50,7 +50,7 @@ _AXES = {
 
 
 def implied_testbed_document(table: pd.DataFrame, provenance: str) -> str:
-    """The report on a table of `testbed_runs.table_of`; `provenance` says where its routing is from."""
+    """The report on a table of `testbed_runs.table_of`; `provenance` describes its routing."""
     found = points(refined(table))
     found = found.loc[:, found.notna().any()]
     parts = [
@@ -74,35 +74,35 @@ def implied_testbed_document(table: pd.DataFrame, provenance: str) -> str:
 def _introduction(table: pd.DataFrame, found: pd.DataFrame, provenance: str) -> Iterator[str]:
     yield paragraph(f"**{provenance}** The whole file is written by `finemoe sim paper`: do not edit it.")
     yield paragraph(
-        "The paper states the machines of its testbed. It does not state the rate that the links reach, the time that "
-        "the serving framework takes, the cache of figure 10, or in every detail what its baselines do and what counts "
-        f"as a hit. Here all of these vary. Every combination, a *point*, is compared with {len(found.columns)} "
-        "numbers of figures 10 and 12: FineMoE's reductions of TTFT and TPOT and its gains in hit rate, as shares of "
-        "the baseline's value. A point meets a number if the mean over the models lies within a tolerance: "
-        f"{joined(f'{tolerance * 100:.0f}' for tolerance in TOLERANCES)} percentage points. **Nothing is fitted: no "
-        "other figure and no setting of this project depends on what is found here.**"
+        "The paper states the machines of its testbed. It does not state the rate that the links reach, the CPU time "
+        "of the serving framework or the cache of figure 10, and it leaves details open of what its baselines do and "
+        "what counts as a hit. Here all of these vary. Every combination, a *point*, is compared with "
+        f"{len(found.columns)} numbers of figures 10 and 12: FineMoE's reductions of TTFT and TPOT and its gains in "
+        "hit rate, as shares of the baseline's value. A point meets a number if the mean over the models lies within a "
+        f"tolerance of it. The tolerances are {joined(f'{tolerance * 100:.0f}' for tolerance in TOLERANCES)} "
+        "percentage points. **Nothing is fitted: no other figure or setting of this project depends on the results.**"
     )
     grid, checks = of_grid(table), int(table[CHECK].sum())
     rows = [
         ["rate of each of the six links [GB/s]", _listed(grid[LINK]), "states 32"],
         ["CPU time of the framework per layer [ms]", _listed(grid[LAYER]), "says nothing"],
-        ["loading of what a layer waits for", joined(grid["loading"].unique(), "or"), "says nothing"],
+        ["loading of experts that a layer waits for", joined(grid["loading"].unique(), "or"), "says nothing"],
         ["cache of figure 10 [GB]", _listed(grid["cache_gb"]), f"says nothing; figure 12 has {FIGURE_12_GB:g} GB"],
         ["MoE-Infinity", joined(READINGS["MoE-Infinity"], "or"), "describes the first"],
         ["Mixtral-Offloading", joined(READINGS["Mixtral-Offloading"], "or"), "describes the first"],
         ["DeepSpeed copies", joined(READINGS["DeepSpeed"], "or"), "describes the first"],
-        ["a hit is", joined(READINGS["a hit"], "or"), "has hits and misses alone"],
+        ["a hit is", joined(READINGS["a hit"], "or"), "has only hits and misses"],
     ]
     yield markdown_table(rows, ["what varies", "values", "the paper"], texts=3)
     yield paragraph(
-        "What a layer waits for comes over all links at once, or one expert after the other, as in the authors' demo. "
-        "The forms of MoE-Infinity and Mixtral-Offloading are in docs/systems.md. A DeepSpeed that copies activated "
-        "experts alone (`lru`) is not what the paper describes; it is tried because whole layers may be too slow for "
-        "the numbers. An expert in flight counts as a hit in two of three counters of the demo. All else is "
-        f"`paper-rtx3090x6`. The {len(table):,} runs are in [figures/testbed.csv](figures/testbed.csv). Between rates, "
-        "and between times per layer, times and hit rates are interpolated, which makes "
+        "Experts that a layer waits for come over all links at once, or one after the other, as in the authors' demo. "
+        "The forms of MoE-Infinity and Mixtral-Offloading are described in docs/systems.md. A DeepSpeed that copies "
+        "only activated experts (`lru`) differs from the paper's description; it is tried because whole layers may be "
+        "too slow for the numbers. An expert in flight counts as a hit in two of the demo's three counters. Everything "
+        f"else is as in `paper-rtx3090x6`. The {len(table):,} runs are in [figures/testbed.csv](figures/testbed.csv). "
+        "Times and hit rates are interpolated between rates and between times per layer, which makes "
         f"{len(found):,} points."
-        + (f" {checks:,} of the runs are no points; they say how far off interpolation is." if checks else "")
+        + (f" {checks:,} of the runs are not points; they measure the error of interpolation." if checks else "")
     )
 
 
@@ -130,16 +130,16 @@ def _each_number(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
     yield markdown_table(rows, [*columns, *(f"±{tolerance * 100:.0f}" for tolerance in TOLERANCES)])
     models = " / ".join(by_trace.index.get_level_values("model").unique())
     yield paragraph(
-        "*Reached*: the least and the most of all points; not everything between them is reached. *Nearest run*: the "
-        f"simulated point that comes closest, with the values of its models ({models}), whose mean it is. *Spread*: "
-        "how many percentage points the models lie apart, largest minus smallest, in the median over machines and "
-        "caches, for the form in which that is widest. The last columns: the share of points that meet the number "
-        "within so many percentage points."
+        "*Reached*: the lowest and highest values of all points; not every value between them is reached. *Nearest "
+        f"run*: the value of the closest simulated point, which is the mean of its models ({models}). *Spread*: the "
+        "largest minus the smallest value of the models in percentage points, as a median over machines and caches, "
+        "for the form with the widest spread. The last columns: the share of points that meet the number within that "
+        "many percentage points."
     )
 
 
 def _models_at(by_trace: pd.DataFrame, key: str, point: Any) -> list[float]:
-    """The change on each trace behind a number at a simulated point."""
+    """The change on each trace for a number at a simulated point."""
     number, at = BY_KEY[key], dict(zip(POINT, point, strict=True))
     column = (key, at.get(number.baseline, ""), at["a hit"] if number.quantity == "hit" else "")
     cache_gb = FIGURE_12_GB if number.figure == "12" else at["cache_gb"]
@@ -156,13 +156,13 @@ def _regions(found: pd.DataFrame) -> Iterator[str]:
     rows = [["all points", "", *shares["all points", ""]]]
     for axis, title in _AXES.items():
         values = [value for name, value in shares if name == axis]
-        if axis in (LINK, LAYER):  # of the interpolated ones, both ends and the middle
+        if axis in (LINK, LAYER):  # both ends and the middle of the interpolated values
             values = [values[place] for place in sorted({0, len(values) // 2, len(values) - 1})]
         rows += [[title, value_text(value), *shares[axis, value]] for value in values]
     yield paragraph(
-        "The share [%] of the points with a value that meet a number within "
-        f"{REGION_TOLERANCE * 100:.0f} percentage points. A number says something of an axis where its share changes "
-        "along it; 0 excludes the value. DS: DeepSpeed, MO: Mixtral-Offloading, PM: ProMoE, MI: MoE-Infinity."
+        "For each value of an axis, the share [%] of its points that meet a number within "
+        f"{REGION_TOLERANCE * 100:.0f} percentage points. A number constrains an axis if its share changes along the "
+        "axis; 0 excludes the value. DS: DeepSpeed, MO: Mixtral-Offloading, PM: ProMoE, MI: MoE-Infinity."
     )
     yield markdown_table(rows, ["axis", "value", *(short(BY_KEY[key]) for key in _keys(found))], texts=2)
 
@@ -178,7 +178,8 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
         rows.append([group, len(known), *most])
     yield markdown_table(rows, ["numbers", "how many", *(f"most within ±{t * 100:.0f}" for t in TOLERANCES)])
     yield paragraph(
-        f"Where most are met within {REGION_TOLERANCE * 100:.0f} points; axes not listed are unconstrained:"
+        f"Points that meet the most numbers within {REGION_TOLERANCE * 100:.0f} points; "
+        "axes not listed are unconstrained:"
     )
     yield "\n".join(item(f"- {line}") for line in _regions_of_groups(found))
     for tolerance in TOLERANCES:
@@ -188,8 +189,8 @@ def _together(found: pd.DataFrame) -> Iterator[str]:
         meets = dict(zip(_keys(found), met(found.loc[[point]], tolerance).iloc[0].tolist(), strict=True))
         missed = [f"{named(BY_KEY[key])}, here {percent(there[key])}" for key in there if not meets[key]]
         yield paragraph(
-            f"Within {tolerance * 100:.0f} points, **{first['met']:.0f} of {len(found.columns)}** are met at best, at "
-            f"{place_in_words(point)}; the mean distance from all numbers is {points_text(first['deviation'])} there. "
+            f"Within {tolerance * 100:.0f} points, at most **{first['met']:.0f} of {len(found.columns)}** are met, at "
+            f"{place_in_words(point)}. The mean distance from all numbers there is {points_text(first['deviation'])}. "
             + (f"Missed: {'; '.join(missed)}." if missed else "None is missed.")
         )
     closest = best_points(found, 0.0, _keys(found)).sort_values("deviation", kind="stable")
@@ -213,8 +214,9 @@ def _regions_of_groups(found: pd.DataFrame) -> Iterator[str]:
 def _contradictions(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
     yield paragraph(f"{_of_the_paper_alone()} {_with_more_cache(of_grid(table))}".rstrip())
     yield paragraph(
-        "Of the simulations, the smallest sets of numbers that no point meets together: single numbers that none "
-        "meets, then pairs, then triples, of whose parts each is met by some point. Larger sets were not searched."
+        "The smallest sets of numbers that no point meets together: first single numbers, then pairs whose "
+        "numbers are each met by some point, then triples whose pairs are each met by some point. Larger sets were not "
+        "searched."
     )
     for tolerance in TOLERANCES:
         sets = cannot_hold_together(met(found, tolerance))
@@ -229,7 +231,7 @@ def _contradictions(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
 
 
 def _of_the_paper_alone() -> str:
-    """What figures 10 and 12 say of each other, without a simulation."""
+    """What figures 10 and 12 imply for each other without any simulation."""
     tpot = {
         figure: {n.baseline: n.change for n in NUMBERS if (n.figure, n.quantity) == (figure, "tpot")}
         for figure in ("10", "12")
@@ -237,18 +239,18 @@ def _of_the_paper_alone() -> str:
     larger = [baseline for baseline in tpot["10"] if tpot["10"][baseline] < tpot["12"][baseline]]
     smaller = [baseline for baseline in tpot["10"] if tpot["10"][baseline] > tpot["12"][baseline]]
     return (
-        "Of the paper alone: its text says that the gaps of figure 12 narrow as the cache grows, and "
-        f"{FIGURE_12_GB:g} GB is its smallest cache. Against that, figure 10 has larger reductions of TPOT against "
-        f"{joined(larger)}, and smaller ones against {joined(smaller)}. If the gaps are reductions, shares of the "
-        f"baseline's TPOT, the former ask for less than {FIGURE_12_GB:g} GB in figure 10 and the latter for more, so "
-        "no one cache and testbed gives both figures, unless they differ in what is averaged. If the gaps are "
-        "distances in ms, as the statement `12-gaps` takes them, nothing follows: a distance may shrink while the "
-        "reduction grows, as TPOT falls with the cache. `12-gaps` has both readings of our simulations in its detail."
+        "From the paper alone: its text says that the gaps of figure 12 narrow as the cache grows, and its smallest "
+        f"cache is {FIGURE_12_GB:g} GB. Compared with that cache, figure 10 has larger reductions of TPOT against "
+        f"{joined(larger)}, and smaller ones against {joined(smaller)}. If the gaps are reductions (shares of the "
+        f"baseline's TPOT), the former require less than {FIGURE_12_GB:g} GB in figure 10 and the latter more. Then no "
+        "single cache and testbed gives both figures, unless they average over different things. If the gaps are "
+        "distances in ms, as in the statement `12-gaps`, nothing follows: a distance may shrink while the reduction "
+        "grows, because TPOT falls with the cache. The detail of `12-gaps` has both readings of our simulations."
     )
 
 
 def _with_more_cache(grid: pd.DataFrame) -> str:
-    """On how many machines reductions of TPOT grow from the smallest cache to the largest; "" with one cache."""
+    """On how many machines reductions of TPOT grow from the smallest to the largest cache; "" with one cache."""
     chosen = [
         (f"10-tpot-{baseline.lower()}", READINGS[baseline][0] if baseline in READINGS else "", "") for baseline in TPOT
     ]
@@ -267,18 +269,18 @@ def _with_more_cache(grid: pd.DataFrame) -> str:
 
 def _limits(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
     items = [
-        "**Routing.** It is that of twins, or what was given in their place, with stand-ins for the paper's prompts. "
-        "How well routing can be predicted decides the gains in hit rate, and much of TPOT. One test request of each "
-        "model runs, of the first set of prompts; the paper averages over 64 prompts of each of two sets.",
-        "**Baselines.** They are our models of them, from their papers and code. ProMoE has one form here.",
-        "**The grid.** A number that no point meets is outside this grid, not impossible. Rates beyond the grid's, "
-        "more time per layer, time per expert (`framework.expert_s`), shared host memory (`host.memory_bytes_per_s`), "
-        "contention, whole copies in place of chunks, other caches, and gains read as differences in percentage points "
-        "could widen it.",
+        "**Routing.** It comes from the twins, or the traces given instead, with stand-ins for the paper's prompts. "
+        "How well routing can be predicted decides the gains in hit rate and much of TPOT. One test request of each "
+        "model runs, from the first set of prompts; the paper averages over 64 prompts of each of two sets.",
+        "**Baselines.** They are our models of the systems, made from their papers and code. ProMoE has one form here.",
+        "**The grid.** A number that no point meets is outside this grid, not impossible. The grid could be widened by "
+        "other rates, more time per layer, time per expert (`framework.expert_s`), shared host memory "
+        "(`host.memory_bytes_per_s`), contention, whole copies instead of chunks, other caches, and gains read as "
+        "differences in percentage points.",
         f"**Rate and time per layer.** {_products(found)}",
         f"**Interpolation.** {_interpolation(table)}",
-        "**Means.** A point counts by its mean over the models, as the paper's numbers are means. Where the spread is "
-        "wide, one more model or request could move the mean by more than the smallest tolerance.",
+        "**Means.** A point is judged by its mean over the models, because the paper's numbers are means. If the "
+        "spread is wide, one more model or request could move the mean by more than the smallest tolerance.",
     ]
     yield "\n".join(item(f"- {each}") for each in items)
 
@@ -286,11 +288,12 @@ def _limits(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
 def _products(found: pd.DataFrame) -> str:
     apart = pd.Series(same_products(found).to_numpy().ravel()).dropna()
     if apart.empty:
-        return "No product of the two comes twice in this grid."
+        return "No product of the two occurs twice in this grid."
     median, high = float(apart.median()), float(apart.quantile(0.95))
     return (
-        f"Points in which the product of the two is equal differ by {points_text(median)} in the median and by "
-        f"{points_text(high)} at the 95th percentile: the less that is, the less the numbers say of either alone."
+        f"Points with equal products of the two differ by {points_text(median)} in the median and by "
+        f"{points_text(high)} at the 95th percentile. The smaller this difference, the less the numbers say about "
+        "either alone."
     )
 
 
@@ -301,22 +304,22 @@ def _interpolation(table: pd.DataFrame) -> str:
     said = []
     if len(inner):
         said.append(
-            f"Along {joined(known)}, each simulated point between others was left out in turn and interpolated over "
-            f"twice the distance: {_off(inner)}."
+            f"Along {joined(known)}, each simulated point between others was left out in turn and interpolated from "
+            f"its neighbours: {_off(inner)}."
         )
     if len(checks):
         said.append(_along_the_rate(checks))
     elif "rate" not in known:
         said.append(
-            "Along the rate, nothing checks it here; the grid of the full study has runs for that."
+            "Nothing checks it along the rate here; the grid of the full study has runs for that."
             if said
-            else "The grid has edges alone, which leaves nothing to check it with."
+            else "The grid has only edges, so nothing can check it."
         )
     return " ".join(said)
 
 
 def _along_the_rate(checks: pd.DataFrame) -> str:
-    """How far the grid is off between its rates: times and hit rates, and the changes that the numbers are met by."""
+    """The error of interpolation between rates, in times, hit rates and the changes that are compared."""
     interpolated = checks.assign(**{name: checks[f"{name}_interpolated"] for name in FIGURES})
     apart = (points(interpolated) - points(checks)).abs()
     blurred = []
@@ -325,18 +328,18 @@ def _along_the_rate(checks: pd.DataFrame) -> str:
         values = apart[keys].to_numpy(float)
         if not np.isnan(values).all():
             median, high, most = (points_text(float(np.nanquantile(values, share))) for share in (0.5, 0.95, 1))
-            blurred.append(f"{what} by {median} in the median, {high} at the 95th percentile and {most} at most")
+            blurred.append(f"{median} in the median, {high} at the 95th percentile and {most} at most for {what}")
     by_layer = [f"with {layer:g} ms per layer, {_off(rows)}" for layer, rows in checks.groupby(LAYER)]
     return (
         f"Along the rate, {len(checks)} further runs at {_listed(checks[LINK])} GB/s and a cache of "
-        f"{_listed(checks['cache_gb'])} GB are held against what the grid says there: {'; '.join(by_layer)}. Of "
-        f"what is held against the paper's numbers, means over the models, that puts off {'; '.join(blurred)}: the "
-        "limits of each region are blurred by as much."
+        f"{_listed(checks['cache_gb'])} GB check the interpolated values: {'; '.join(by_layer)}. In the means over the "
+        f"models, which are compared with the paper's numbers, the error is {'; '.join(blurred)}. The borders of each "
+        "region are uncertain by as much."
     )
 
 
 def _off(checked: pd.DataFrame) -> str:
-    """How far interpolated times and hit rates are off, in words."""
+    """The error of interpolated times and hit rates, in words."""
     times = pd.concat([(checked[f"{name}_interpolated"] / checked[name] - 1).abs() for name in FIGURES[:2]])
     rates = pd.concat([(checked[f"{name}_interpolated"] - checked[name]).abs() for name in FIGURES[2:]])
     median, high, most = (percent(round(times.quantile(share), 3), 1, signed=False) for share in (0.5, 0.95, 1))

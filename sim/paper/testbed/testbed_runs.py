@@ -1,4 +1,4 @@
-"""The runs behind the implied testbed: every system on every machine and cache of a grid, and their tidy table."""
+"""The runs of the implied testbed: every system on every machine and cache of a grid, and their tidy table."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,21 +27,21 @@ SYSTEMS: Sequence[PaperSystem] = (
     MIXTRAL_OFFLOADING,
     *(each for each in OTHER_FORMS if each.name in READINGS),
     replace(DEEPSPEED, form=WHOLE_LAYERS),
-    # Not what the paper describes: it copies what the router asks for, and keeps it as long as there is room.
+    # Unlike the paper's description: copies only demanded experts, and keeps them while there is room.
     PaperSystem(name=DEEPSPEED.name, form=ACTIVATED_EXPERTS, text="lru", is_main=False),
 )
-"""The paper's five systems, and the second forms of three; the others have one form here, which needs no name."""
+"""The paper's five systems, with the second forms of three. The others have one form here, which needs no name."""
 
 MACHINE = ["link_gb_per_s", "layer_ms", "loading"]
 TRACE = ["model", "prompts"]
 LABELS = [*MACHINE, "cache_gb", *TRACE, "system", "form"]
 FIGURES = ["ttft_ms", "tpot_ms", "hit_rate", "hit_or_late_rate"]
 CHECK = "check"
-"""The column that says whether a row is no point of the grid, but what interpolation is held against."""
+"""The column that marks rows that check the interpolation and are not points of the grid."""
 
 
 def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
-    """A run per machine, cache, system and trace, then the checks; of the traces those of the first set of prompts."""
+    """A run per machine, cache, system and trace of the first set of prompts, then the checks."""
     points = [(testbed, cache_gb, False) for testbed in grid.testbeds() for cache_gb in grid.cache_gb]
     checks = [(testbed, min(grid.cache_gb), True) for testbed in grid.checks()]
     return [
@@ -65,7 +65,7 @@ def cases_of(study: Study, grid: GridOfTestbeds) -> list[Case]:
 
 
 def table_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row per run: `LABELS`, `FIGURES` (times in ms, hit rates as shares), how it ended, `CHECK`; NaN: no figure."""
+    """A row per run: `LABELS`, `FIGURES` (times in ms, hit rates as shares, or NaN), status, reason, `CHECK`."""
     table = runs.reindex(columns=LABELS)
     table[["ttft_ms", "tpot_ms"]] = times_ms(runs)
     for rate in ("hit_rate", "hit_or_late_rate"):

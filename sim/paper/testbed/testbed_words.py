@@ -1,4 +1,4 @@
-"""Numbers and points of the implied testbed in words."""
+"""Describe numbers and points of the implied testbed in words."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ _INITIALS = {"DeepSpeed": "DS", "Mixtral-Offloading": "MO", "ProMoE": "PM", "MoE
 
 
 def joined(words: Iterable[str], last: str = "and") -> str:
-    """A list in a sentence."""
+    """A list as part of a sentence."""
     *first, end = words
     return f"{', '.join(first)} {last} {end}" if first else end
 
@@ -30,12 +30,12 @@ def points_text(share: float) -> str:
 
 
 def named(number: PublishedNumber) -> str:
-    """What it is, its figure and the paper's value."""
+    """Title, figure and the paper's value."""
     return f"{number.title} (fig. {number.figure}) {percent(number.change)}"
 
 
 def short(number: PublishedNumber) -> str:
-    """For the head of a column."""
+    """A short name for the head of a column."""
     return f"{number.figure} {number.quantity} {_INITIALS[number.baseline]}"
 
 
@@ -45,7 +45,7 @@ def value_text(value: Any) -> str:
 
 
 def region_in_words(chosen: pd.Index, every: pd.Index) -> str:
-    """Where chosen points lie among all: ranges of numbers, and of words those that occur, unless all of them do."""
+    """Describe the chosen points: ranges of numbers, and the values of other axes unless all occur."""
     link, layer = (chosen.get_level_values(name) for name in ("link_gb_per_s", "layer_ms"))
     said = [_range(link, "GB/s"), f"{_range(layer, 'ms')} per layer", f"product {_range(link * layer, 'MB')}"]
     for name in POINT[2:]:
@@ -64,7 +64,7 @@ def _range(values: Any, unit: str) -> str:
 
 
 def place_in_words(point: Any) -> str:
-    """A point, whose values are in the order of `POINT`."""
+    """Describe a point, whose values are in the order of `POINT`."""
     at = dict(zip(POINT, point, strict=True))
     link, layer = at["link_gb_per_s"], at["layer_ms"]
     readings = ", ".join(f"{name}: {at[name]}" for name in READINGS)

@@ -1,1 +1,1 @@
-"""Our value beside each claim, the rules that judge it, and the two files that show both."""
+"""The rules that judge our value of each claim, and the two files with the verdicts."""

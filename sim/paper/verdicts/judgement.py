@@ -1,6 +1,6 @@
-"""The rules by which values become a verdict, as code and, from the same constants, in words.
+"""The rules that turn values into a verdict, as code and, from the same constants, in words.
 
-The tolerances were chosen before any value was computed, and no run was made or left out because of a verdict.
+The tolerances were chosen before any value was computed, and no run was added or dropped because of a verdict.
 """
 
 import math
@@ -10,29 +10,29 @@ from typing import Final, NamedTuple
 from sim.paper.claims.claim import NOT_JUDGED, NOT_REPRODUCED, REPRODUCED, SAME_ORDER, Claim, Verdict
 
 POINTS: Final = 0.05
-"""A share is reproduced within so much of the paper's. Neighbouring baselines of figure 10 lie 3 to 11 points apart; a
-wider tolerance would mix them up."""
+"""Tolerance of a share. Neighbouring baselines of figure 10 lie 3 to 11 points apart, so a wider tolerance would
+confuse them."""
 RELATIVE: Final = 0.20
-"""Any other number is reproduced within so much of the paper's, a share of it."""
+"""Tolerance of any other number, relative to the paper's."""
 FACTOR: Final = 2.0
-"""A number that is no change has no sign. It is of the same order within this factor."""
+"""A number that is not a change has no sign; within this factor it is of the same order."""
 
-UNEXPLAINED: Final = "no experiment here explains it yet"
-"""The reason of a verdict that has none."""
+UNEXPLAINED: Final = "no experiment explains it yet"
+"""Printed where a verdict has no reason."""
 ON_THE_TWINS: Final = "on the twins: "
-"""Before a reason in a study of other routing, or of fewer prompts: it may not be the reason there."""
+"""Prefix of a reason in a study of other routing or fewer prompts, where it may not hold."""
 
 
 class Judgement(NamedTuple):
-    """What the rules say of one claim on one footing."""
+    """The verdict on one claim on one footing."""
 
     verdict: Verdict
     mean: float
-    """Over the traces; NaN without any."""
+    """Mean over the traces; NaN if there are none."""
     holds: int
-    """In how many traces the order, the limits, or the sign of a number hold."""
+    """The number of traces in which the order, the limits or the sign of a number hold."""
     traces: int
-    """How many have a value."""
+    """The number of traces with a value."""
 
     @property
     def holds_in(self) -> str:
@@ -41,7 +41,7 @@ class Judgement(NamedTuple):
 
 
 def judge(claim: Claim, values: Sequence[float]) -> Judgement:
-    """The verdict on a claim from a value per trace; those that are NaN do not count."""
+    """The verdict on a claim from a value per trace, ignoring NaN."""
     there = [value for value in values if not math.isnan(value)]
     if not there:
         return Judgement(NOT_JUDGED, math.nan, 0, 0)
@@ -61,7 +61,7 @@ def _verdict(claim: Claim, mean: float, holds: int, traces: int) -> Verdict:
 
 
 def _holds(claim: Claim, value: float) -> bool:
-    """Whether one value agrees with the paper, but for the size of a number."""
+    """Whether one value agrees with the paper, apart from the size of a number."""
     if claim.rule == "order":
         return value == 1
     if claim.paper is None:
@@ -72,21 +72,22 @@ def _holds(claim: Claim, value: float) -> bool:
 
 
 def rules_in_words() -> list[str]:
-    """What `judge` does, an item per kind of claim."""
+    """The rules of `judge` in words, one item per kind of claim."""
     points, relative = f"{POINTS * 100:.0f} percentage points", f"{RELATIVE * 100:.0f} %"
     return [
-        "A value per trace comes first; ours is their plain mean, as the paper averages over models and data sets. "
-        "*Most traces* are more than half of those that have a value.",
-        f"A **number** that is a share is a change, and its sign is its order. It is *{REPRODUCED}* if the mean lies "
-        f"within {points} of the paper's and the sign is the paper's in most traces; *{SAME_ORDER}* if the sign is the "
-        f"paper's in the mean and in most traces; else *{NOT_REPRODUCED}*.",
+        "Each trace gives a value. Ours is their unweighted mean, as the paper averages over models and data sets. "
+        "*Most traces* means more than half of those with a value.",
+        f"A **number** that is a share is a relative change, and its sign is its order. It is *{REPRODUCED}* if the "
+        f"mean lies within {points} of the paper's and most traces have the paper's sign. It is *{SAME_ORDER}* if the "
+        f"mean and most traces have the paper's sign. Otherwise it is *{NOT_REPRODUCED}*.",
         f"A **number** with another unit is *{REPRODUCED}* if the mean lies within {relative} of the paper's, and "
-        f"*{SAME_ORDER}* if it lies within a factor of {FACTOR:.0f}, in most traces as well; else *{NOT_REPRODUCED}*.",
+        f"*{SAME_ORDER}* if the mean lies within a factor of {FACTOR:.0f}; in both cases most traces must lie within "
+        f"that factor. Otherwise it is *{NOT_REPRODUCED}*.",
         f"An **order**, a **range** (limits included) or a **bound** is *{REPRODUCED}* if it holds in every trace, "
-        f"*{SAME_ORDER}* if it holds in most (`holds_in` in the CSV has the count), else *{NOT_REPRODUCED}*.",
-        f"*{NOT_JUDGED.capitalize()}*: there is no value, as nothing was run for it, or two sides are equal by "
+        f"*{SAME_ORDER}* if it holds in most (`holds_in` in the CSV has the count), and otherwise *{NOT_REPRODUCED}*.",
+        f"*{NOT_JUDGED.capitalize()}*: there is no value, because nothing was run for it or two sides are equal by "
         "construction.",
-        "A reason was written for a verdict of the full study of the twins and is shown only beside that verdict. With "
-        f"other routing or fewer prompts it begins with “{ON_THE_TWINS.strip()}”, as it may not hold there. A verdict "
-        f"other than *{REPRODUCED}* that nobody has explained says: {UNEXPLAINED}.",
+        "Reasons were written for the full study of the twins, and each is shown only beside its verdict. With other "
+        f"routing or fewer prompts a reason begins with “{ON_THE_TWINS.strip()}”, because it may not hold there. A "
+        f"verdict other than *{REPRODUCED}* without a reason says: {UNEXPLAINED}.",
     ]

@@ -1,7 +1,7 @@
-"""What would be judged if the other form of a baseline stood for it in the paper's statements.
+"""Judge claims with the other form of a baseline.
 
-Three baselines have two forms (docs/systems.md), of which one stands for the baseline in claims. Here the two change
-places in the tables, one baseline at a time, so every claim is computed and judged as it always is.
+Three baselines have two forms (docs/systems.md), and one of them represents the baseline in claims. Here the two swap
+places in the tables, one baseline at a time, and every claim is computed and judged as usual.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class WithOtherForm(NamedTuple):
 
 
 def exchanged(tables: Tables, other: PaperSystem) -> Tables:
-    """The tables with this form in the place of the baseline's main one, and the main one in its place."""
+    """The tables with this form and the baseline's main form swapped."""
     forms = {_MAIN[other.name]: other.form, other.form: _MAIN[other.name]}
     found = {}
     for key, table in tables.items():
@@ -35,7 +35,7 @@ def exchanged(tables: Tables, other: PaperSystem) -> Tables:
 
 
 def with_other_forms(claim: Claim, tables: Tables) -> dict[str, list[WithOtherForm]]:
-    """The judgements by footing, of each form that changes a value of the claim and leaves it one."""
+    """By footing, the judgements with each form that changes a value of the claim and can be judged."""
     found: dict[str, list[WithOtherForm]] = {}
     there = _values(claim, tables)
     for other in OTHER_FORMS:

@@ -1,6 +1,6 @@
-"""The paper's statements beside ours: `paper_vs_ours.csv`, a row per claim and footing, and `paper_vs_ours.md`.
+"""Write the paper's statements beside ours: `paper_vs_ours.csv`, a row per claim and footing, and `paper_vs_ours.md`.
 
-The document says nothing that the rows do not: verdicts, counts, reasons, and the rules by which they came out.
+The document is made from the rows alone: verdicts, counts, reasons and rules.
 """
 
 import math
@@ -23,18 +23,18 @@ from sim.paper.verdicts.verdict_table import JudgedClaim, judged, titles_of, wri
 NAME = "paper_vs_ours"
 FILES = (f"{NAME}.csv", f"{NAME}.md")
 BY_CONSTRUCTION = "∎"
-"""Behind a verdict whose value is given (`Claim.given`)."""
+"""Marks a verdict whose value is given (`Claim.given`)."""
 _WITHOUT_DATA = "Figures 1a, 2, 5, 6 and 7 are diagrams without data, so they have no row."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """What the document says of a figure before its claims."""
+    """The beginning of a figure's section in the document."""
 
     about: str
-    """What it shows and under which settings."""
+    """Content and settings of the figure."""
     picture: str | None = None
-    """Where the picture is, seen from the document."""
+    """Path of the picture, relative to the document."""
 
 
 def write_verdicts(
@@ -46,10 +46,10 @@ def write_verdicts(
     notes: Sequence[str],
     full_twins: bool = False,
 ) -> list[JudgedClaim]:
-    """Judge what the paper says of these figures and in general, and write both files into a folder.
+    """Judge the paper's statements about these figures and in general, and write both files into a folder.
 
-    `tables` and `pictures` are by the figure's key, the latter as paths seen from the folder. `notes`: what a reader
-    must know of the routing, a paragraph each. `full_twins` is as in `judged`.
+    `tables` and `pictures` (paths relative to the folder) are by the figure's key. `notes` are paragraphs that a reader
+    needs to know about the routing. `full_twins` is as in `judged`.
     """
     claims = [claim for figure in figures for claim in figure.claims()]
     sections = {key: Section(about=about) for key, about in ABOUT.items()}
@@ -70,7 +70,7 @@ def write_claims(
     notes: Sequence[str],
     full_twins: bool = False,
 ) -> list[JudgedClaim]:
-    """As `write_verdicts`, with these claims and sections (by `Claim.figure`)."""
+    """Like `write_verdicts`, with given claims and sections (by `Claim.figure`)."""
     rows = judged(claims, tables, full_twins=full_twins)
     write_rows(out / FILES[0], rows)
     with replacing(out / FILES[1], "the verdicts") as partial:
@@ -79,7 +79,7 @@ def write_claims(
 
 
 def verdict_counts(rows: Sequence[JudgedClaim]) -> str:
-    """How many statements got which verdict, as text."""
+    """The number of statements per verdict, as a text table."""
     of = [[row.verdict for row in rows if row.footing in (footing.name, BOTH)] for footing in FOOTINGS]
     table = [[marked(verdict), *(found.count(verdict) for found in of)] for verdict in VERDICTS]
     if any(row.claim.given for row in rows):
@@ -105,27 +105,27 @@ def _opening(rows: Sequence[JudgedClaim], notes: Sequence[str]) -> Iterator[str]
     yield from (paragraph(f"**{note}**") for note in notes)
     claims = len({row.claim.key for row in rows})
     yield paragraph(
-        f"{claims} statements of the paper's text, numbers and orders, each beside what the simulator gives. This file "
+        f"{claims} statements of the paper's text, numbers and orders, each beside the simulator's result. This file "
         f"and [{FILES[0]}]({FILES[0]}), which has every value of every trace, are written by `finemoe sim paper`: do "
         f"not edit them. {_WITHOUT_DATA}"
     )
     yield "\n".join(
         item(line)
         for line in (
-            "- *even* footing: whatever a layer waits for comes over all links at once; a hit is an expert that is on "
-            "its GPU when the router has spoken.",
-            "- *released* footing: whatever a layer waits for comes one after the other, and an expert whose copy is "
-            "under way counts as a hit. Of the authors' released demo only this is known: demanded experts come one "
-            "after the other, and two of three counters count so. That prefetches that a layer waits for come one "
-            "after the other, too, is our extension; it slows the baselines that wait for theirs.",
+            "- *even* footing: experts that a layer waits for come over all links at once. An expert counts as a hit "
+            "if it is on its GPU when the router decides.",
+            "- *released* footing: experts that a layer waits for come one after the other, and an expert whose copy "
+            "is in flight counts as a hit. The authors' released demo loads demanded experts one after the other, and "
+            "two of its three counters count copies in flight as hits. Loading prefetches that a layer waits for one "
+            "after the other is our extension; it slows the baselines that wait for their prefetches.",
         )
     )
 
 
 def _summary(rows: Sequence[JudgedClaim]) -> Iterator[str]:
     yield paragraph(
-        f"How many statements are {', '.join(map(marked, VERDICTS))}. In the tables below, ours is a mean over traces; "
-        "the count behind it says in how many of them the sign, the limits or the order hold."
+        f"The number of statements with each verdict: {', '.join(map(marked, VERDICTS))}. In the tables below, ours is "
+        "a mean over traces, followed by the number of traces in which the sign, the limits or the order hold."
     )
     marks = " ".join(MARKS.values())
     headers = ["", "statements", *(f"{footing.name}: {marks}" for footing in FOOTINGS)]
@@ -140,17 +140,17 @@ def _summary(rows: Sequence[JudgedClaim]) -> Iterator[str]:
     if given:
         yield paragraph(
             f"*By construction* ({BY_CONSTRUCTION}): our value follows from a model's shape or published configuration "
-            "alone. No run could have changed such a verdict, so it is no evidence for the simulator."
+            "alone. No run can change such a verdict, so it is no evidence for the simulator."
         )
     if unexplained := [row for row in rows if row.unexplained]:
         names = _listed(unexplained, lambda row: f"`{row.claim.key}`")
         yield paragraph(f"{len(unexplained)} of these verdicts have no reason yet: {names}.")
     if decided := _decided_by_footing(rows):
-        yield "Where the footing decides:"
+        yield "Verdicts that depend on the footing:"
         headers = ["statement", *(footing.name for footing in FOOTINGS)]
         yield markdown_table(decided, headers, texts=len(headers))
     if changed := _decided_by_form(rows):
-        yield "Where the other form of a baseline changes the verdict:"
+        yield "Verdicts that change with the other form of a baseline:"
         headers = ["statement", "footing", "as above", "other form", "with it"]
         yield markdown_table(changed, headers, texts=len(headers))
 
@@ -188,7 +188,7 @@ def _cell(claim: Claim, judgement: Judgement) -> str:
 
 
 def _marked(row: JudgedClaim) -> str:
-    """The verdict, and whether it comes by construction."""
+    """The verdict, marked if it holds by construction."""
     return f"{marked(row.verdict)} {BY_CONSTRUCTION}" if row.claim.given else marked(row.verdict)
 
 
@@ -232,7 +232,7 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
 
 
 def _texts(rows: Sequence[JudgedClaim], numbers: Mapping[str, int], of: Callable[[JudgedClaim], str]) -> Iterator[str]:
-    """Each text once, behind the numbers of the statements that it belongs to."""
+    """Each text once, after the numbers of its statements."""
     said: dict[str, list[JudgedClaim]] = {}
     for row in rows:
         if text := of(row):
@@ -242,7 +242,7 @@ def _texts(rows: Sequence[JudgedClaim], numbers: Mapping[str, int], of: Callable
 
 
 def _listed(rows: Sequence[JudgedClaim], name: Callable[[JudgedClaim], str]) -> str:
-    """The statements by name: those on all footings, then those on one of them, which is named behind them."""
+    """The statements by name: first those on all footings, then those on one, followed by its name."""
     footings: dict[str, list[str]] = {}
     for row in rows:
         footings.setdefault(name(row), []).append(row.footing)
@@ -262,7 +262,7 @@ def _first_of_each(rows: Sequence[JudgedClaim]) -> list[JudgedClaim]:
 
 
 def _keys(rows: Sequence[JudgedClaim]) -> list[str]:
-    """The figures in the order of the file: the headline, tables, figures by their numbers, the rest."""
+    """The figures in the order of the document: headline, tables, figures by number, the rest."""
 
     def place(key: str) -> tuple[int, int, str]:
         if number := re.match(r"\d+", key):

@@ -1,4 +1,4 @@
-"""How numbers, limits and verdicts are written in a table for people."""
+"""Format numbers, limits and verdicts for tables."""
 
 import math
 
@@ -8,7 +8,7 @@ from sim.paper.verdicts.judgement import Judgement
 
 MARKS: dict[Verdict, str] = {REPRODUCED: "✓", SAME_ORDER: "≈", NOT_REPRODUCED: "✗", NOT_JUDGED: "?"}
 
-_GIVEN = ".4g"  # the paper's percentages, as it has them
+_GIVEN = ".4g"  # shows the paper's percentages with all their digits
 
 
 def marked(verdict: Verdict) -> str:
@@ -27,7 +27,7 @@ def papers(claim: Claim) -> str:
 
 
 def ours(claim: Claim, judgement: Judgement) -> str:
-    """Our mean, and in brackets the number of traces in which its sign, limits or order hold."""
+    """Our mean, and in brackets the number of traces in which the sign, limits or order hold."""
     if not judgement.traces:
         return MISSING
     if claim.rule == "order":
@@ -36,7 +36,7 @@ def ours(claim: Claim, judgement: Judgement) -> str:
 
 
 def value(claim: Claim, found: float) -> str:
-    """Our value on one trace; of an order, whether it holds."""
+    """Our value on one trace; for an order, whether it holds."""
     if claim.rule == "order" and not math.isnan(found):
         return "yes" if found == 1 else "no"
     return amount(claim, found)

@@ -1,4 +1,4 @@
-"""A row per claim and footing: the paper's value, ours on every trace, the verdict and its reason; as a CSV file."""
+"""The CSV file of verdicts: a row per claim and footing with the paper's value, ours per trace, verdict and reason."""
 
 import csv
 import math
@@ -16,7 +16,7 @@ from sim.paper.verdicts.other_forms import WithOtherForm, with_other_forms
 from sim.paper.verdicts.verdict_cells import ours
 
 OURS = "ours: "
-"""Before the title of a trace, in the name of its column."""
+"""Prefix of a column with the values of one trace."""
 _FIRST = ("claim", "figure", "says", "rule", "paper", "low", "high", "unit", "footing", "ours")
 _LAST = ("holds_in", "verdict", "given", "reason", "detail")
 
@@ -27,29 +27,29 @@ class JudgedClaim:
 
     claim: Claim
     footing: str
-    """even, released, or both: the claim does not depend on the footing."""
+    """even, released, or both if the claim does not depend on the footing."""
     values: dict[str, float]
-    """Ours, by the title of the trace; NaN where it cannot be judged."""
+    """Our values by the title of the trace; NaN: cannot be judged."""
     judgement: Judgement
     reason: str
-    """"" only if it is reproduced."""
+    """Empty only if the claim is reproduced."""
     detail: str
-    """What else is to be known of our value, such as another reading of the paper's number."""
+    """Further facts on our value, such as another reading of the paper's number."""
     other_forms: Sequence[WithOtherForm] = ()
-    """What would be judged with the other form of a baseline, where that changes a value."""
+    """The judgements with the other form of a baseline, where that changes a value."""
 
     @property
     def verdict(self) -> Verdict:
-        """What the rules say."""
+        """The verdict."""
         return self.judgement.verdict
 
     @property
     def unexplained(self) -> bool:
-        """Whether nothing here says why it is not reproduced."""
+        """Whether it is not reproduced and has no reason."""
         return self.reason == UNEXPLAINED
 
     def cells(self, traces: Sequence[str]) -> list[object]:
-        """Its row of the file; a missing value is an empty cell."""
+        """Its row of the file; missing values are empty cells."""
         claim, mean = self.claim, self.judgement.mean
         limits = [claim.paper, claim.low, claim.high]
         return [
@@ -60,21 +60,21 @@ class JudgedClaim:
 
 
 def judged(claims: Sequence[Claim], tables: Tables, *, full_twins: bool = False) -> list[JudgedClaim]:
-    """Every claim on each footing, in their order.
+    """Every claim on each footing, in order.
 
-    `full_twins`: the tables are of the full study of the twins, for which reasons were written. Otherwise each reason
-    says that it is the twins'.
+    `full_twins`: whether the tables come from the full study of the twins, for which reasons were written. If not, each
+    reason says that it belongs to the twins.
     """
     return [row for claim in claims for row in _judged(claim, tables, full_twins)]
 
 
 def titles_of(rows: Sequence[JudgedClaim]) -> list[str]:
-    """The traces that have a value, in the order in which they come up."""
+    """The titles of traces with a value, in order of appearance."""
     return list(dict.fromkeys(title for row in rows for title in row.values))
 
 
 def write_rows(path: Path, rows: Sequence[JudgedClaim]) -> None:
-    """Write them as CSV. Numbers are written in full, so that whoever reads them gets the same verdicts."""
+    """Write the rows as CSV, with all digits, so that anyone can recompute the verdicts."""
     traces = titles_of(rows)
     with replacing(path, "the verdicts") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -97,7 +97,7 @@ def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedCl
         detail = ". ".join(filter(None, [_detail(own), _with_other_forms(claim, forms)]))
         reason = _reason(claim, footing, judgement.verdict, lacking, full_twins)
         if reason == UNEXPLAINED and judgement.verdict == NOT_JUDGED and detail:
-            reason, detail = detail, ""  # what our values come with says why there are none
+            reason, detail = detail, ""  # the detail says why there is no value
         yield JudgedClaim(
             claim=claim,
             footing=footing,
@@ -112,14 +112,14 @@ def _judged(claim: Claim, tables: Tables, full_twins: bool) -> Iterator[JudgedCl
 def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str], full_twins: bool) -> str:
     own = claim.reason(footing, verdict)
     if lacking and not (own and verdict == NOT_JUDGED):
-        return f"needs the values of {', '.join(map(figure_name, lacking))}, which were not asked for"
+        return f"needs the values of {', '.join(map(figure_name, lacking))}, which were not made"
     if own and not (full_twins or claim.reasons_are_general):
         return ON_THE_TWINS + own
     return own or ("" if verdict == REPRODUCED else UNEXPLAINED)
 
 
 def _detail(own: pd.DataFrame) -> str:
-    """What our values come with; where it differs between traces, with their titles."""
+    """The details of our values, with the titles of traces if details differ between them."""
     said: dict[str, list[str]] = {}
     if "detail" in own:
         for trace, detail in zip(own["trace"], own["detail"], strict=True):

@@ -56,10 +56,10 @@ def test_the_papers_own_model_is_known_by_its_shape(tmp_path: Path) -> None:
 def test_two_traces_of_one_model_and_set_are_refused(tmp_path: Path) -> None:
     first = small_trace(tmp_path / "mine.trace", 4, shape=small_shape())
     again = small_trace(tmp_path / "more" / "mine.trace", 5, shape=small_shape())
-    with pytest.raises(UserError, match=r"mine\.trace: another trace is of .* too; give one of each"):
+    with pytest.raises(UserError, match=r"mine\.trace: another trace is also of .*; give one trace for each"):
         users([first, again])
 
 
 def test_twins_and_traces_cannot_be_mixed(tmp_path: Path) -> None:
-    with pytest.raises(FieldError, match=r"routing: is either twins or traces, value twins mine\.trace"):
+    with pytest.raises(FieldError, match=r"routing: must be either twins or traces, not both: twins mine\.trace"):
         prepared_study("quick", ["twins", "mine.trace"], out=tmp_path, store=tmp_path / "store", workers=HERE)

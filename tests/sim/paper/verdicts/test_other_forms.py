@@ -71,7 +71,7 @@ def test_the_detail_has_the_verdict_with_the_other_form_and_the_summary_where_it
     assert rows[2].detail == "with ProMoE (lookahead) −16.7 % (1 of 1), same order, other size"
     assert rows[2].verdict == SAME_ORDER
     text = (tmp_path / FILES[1]).read_text(encoding="utf-8")
-    _, changed = text.split("Where the other form of a baseline changes the verdict:\n\n")
+    _, changed = text.split("Verdicts that change with the other form of a baseline:\n\n")
     listed = changed.split("\n\n", 1)[0].splitlines()[2:]
     places = [[cell.strip() for cell in line.split("|")[1:3]] for line in listed]
     assert places == [["`10-tpot-moe-infinity`", "even"], ["`10-tpot-moe-infinity`", "released"]]

@@ -148,7 +148,7 @@ def test_on_other_routing_a_reason_says_that_it_is_the_twins() -> None:
 
 def test_verdicts_without_a_reason_are_counted(tmp_path: Path) -> None:
     text = " ".join(written(tmp_path, drawn(0)).split())
-    without = [row for row in read(tmp_path) if row["reason"] == "no experiment here explains it yet"]
+    without = [row for row in read(tmp_path) if row["reason"] == "no experiment explains it yet"]
     assert without
     assert f"{len(without)} of these verdicts have no reason yet: " in text
     assert all(f"`{row['claim']}`" in text for row in without)
@@ -167,7 +167,7 @@ def test_what_was_not_asked_for_says_so(tmp_path: Path) -> None:
     text = written(tmp_path, tables)
     assert verdicts_checked(tmp_path) == len(ALL)
     assert document_checked(tmp_path) == len(ALL)
-    assert "needs the values of figure 10, which were not asked for" in text
+    assert "needs the values of figure 10, which were not made" in text
     assert "online serving is a later step" in text
 
 
