@@ -1,4 +1,4 @@
-"""How strongly a time depends on a resource, and which part of an iteration it hangs on."""
+"""How strongly a time depends on a resource, and which part of an iteration dominates it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from sim.results.time_split_figure import PHASES
 
-ROUNDING = 1e-9  # of an elasticity: times are sums of which the last digits depend on when things happen
+ROUNDING = 1e-9  # error of an elasticity, because the last digits of times depend on the order of summing
 
-# The parts of `sim.engine.time_split`, as a reader who plans a machine thinks of them.
+# The parts of `sim.engine.time_split`, grouped for someone who plans a machine.
 GROUPS = {
     "compute": ("compute_s",),
     "overhead": ("overhead_s",),
@@ -20,7 +20,7 @@ GROUPS = {
 
 
 class Change(NamedTuple):
-    """The largest part of an iteration becomes another one between two factors that were run."""
+    """A change of an iteration's largest part between two simulated factors."""
 
     before: str
     after: str
@@ -29,10 +29,10 @@ class Change(NamedTuple):
 
 
 def elasticity(times: Mapping[float, float | None]) -> float | None:
-    """d ln(time) / d ln(factor) at 1×: −1 where a time halves as the resource doubles, 0 where it stays as it is.
+    """d ln(time) / d ln(factor) at 1×: −1 if the time halves when the resource doubles, 0 if it does not change.
 
-    Estimated as the slope at 1× of the parabola, in logarithms, through the time at 1× and at the nearest factor on
-    either side; with one side only, as the slope of the straight line. None with none.
+    The estimate is the slope at 1× of a parabola, in logarithms, through the times at 1× and at the nearest factor on
+    each side; with one side only, the slope of a straight line; without any, None.
     """
     known = {factor: math.log(time) for factor, time in times.items() if time}
     below, above = sides(known)
@@ -41,14 +41,14 @@ def elasticity(times: Mapping[float, float | None]) -> float | None:
     slopes = {each: (known[each] - known[1.0]) / math.log(each) for each in (below, above) if each is not None}
     if below is None or above is None:
         value = sum(slopes.values())
-    else:  # each slope counts by how near it is
+    else:  # the nearer slope has the larger weight
         left, right = -math.log(below), math.log(above)
         value = (slopes[below] * right + slopes[above] * left) / (left + right)
     return value if abs(value) > ROUNDING else 0.0
 
 
 def sides(factors: Iterable[float]) -> tuple[float | None, float | None]:
-    """The nearest factor below 1 and the nearest above; None where there is none."""
+    """The nearest factors below and above 1; None if there is none."""
     known = [*factors]
     return max((each for each in known if each < 1), default=None), min(
         (each for each in known if each > 1), default=None
@@ -56,7 +56,7 @@ def sides(factors: Iterable[float]) -> tuple[float | None, float | None]:
 
 
 def parts_of_iteration(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of a mean decode iteration, of a prefill where nothing is decoded, by `GROUPS`; empty without a run."""
+    """Seconds of a mean decode iteration (of a prefill if nothing is decoded), by `GROUPS`; empty without a run."""
     for phase in PHASES:
         if summary.get(f"{phase}_{GROUPS['compute'][0]}") is not None:
             return {name: math.fsum(summary[f"{phase}_{part}"] for part in parts) for name, parts in GROUPS.items()}
@@ -64,7 +64,7 @@ def parts_of_iteration(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def largest_part(parts: Mapping[str, float]) -> tuple[str, float] | None:
-    """The part that takes longest, and its share; None without a run."""
+    """The largest part and its share; None without a run."""
     total_s = math.fsum(parts.values())
     if not total_s:
         return None

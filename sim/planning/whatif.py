@@ -1,4 +1,4 @@
-"""What if the machine had more or less of one resource: a sweep over each of them, and what it says."""
+"""What-if sweeps: vary each resource of a machine, one at a time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,16 +18,16 @@ from sim.sweeps.workers import Workers
 
 AXES = ("policy", "resource", "factor")
 Row = dict[str, Any]
-_Key = tuple[str, tuple[tuple[str, Any], ...]]  # a policy, and the values that its run has in place of the scenario's
+_Key = tuple[str, tuple[tuple[str, Any], ...]]  # a policy, and the values that replace the scenario's
 
 
 def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEFAULT_WORKERS) -> Sweep:
-    """Vary each resource of a scenario from ½× to 4×, the others as they are, under each policy of an experiment.
+    """Vary one resource of a scenario at a time, from ½× to 4×, for each policy of an experiment.
 
-    A sweep with a row per policy, resource and factor. What cannot be is a row with its reason; of a resource that the
-    machine has none of, there is the row at 1× only. Beside the columns of every sweep there are `at_1x`, how much
-    there is of the resource at 1×; `count`, how many slots or GPUs; and `largest_part` of a mean iteration, with its
-    share `largest_share`. The row at 1×, the same run for every resource, has `tpot_elasticity` and `ttft_elasticity`.
+    Returns a sweep with a row per policy, resource and factor. An impossible factor is a row with its reason. A
+    resource that the machine lacks has only the row at 1×. Additional columns are `at_1x` (the amount of the resource
+    at 1×), `count` (of slots or GPUs), `largest_part` of a mean iteration and its share `largest_share`. The row at 1×,
+    which is the same run for every resource, has `tpot_elasticity` and `ttft_elasticity`.
     """
     scenarios = experiment.scenarios()
     first, *others = scenarios
@@ -59,7 +59,7 @@ def _key(policy: str, point: Point) -> _Key:
 
 
 def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key, Row], *, seed: int) -> Row:
-    """A run, or why there is none, and what it is one of."""
+    """The row of a policy, a resource and a factor: its run, or why there is none."""
     row = {"policy": policy, "resource": resource.name, "factor": varied.factor}
     row |= {"at_1x": resource.at_1x, "count": varied.count}
     if varied.point is None:
@@ -71,7 +71,7 @@ def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key
 
 
 def _with_elasticities(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows of a policy and a resource, the one at 1× with its elasticities."""
+    """The rows of a policy and a resource, with elasticities in the row at 1×."""
     at_1x = {
         f"{time}_elasticity": elasticity({each["factor"]: each.get(f"{time}_s_mean") for each in rows})
         for time in ("tpot", "ttft")

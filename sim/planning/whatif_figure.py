@@ -1,4 +1,4 @@
-"""A what-if, drawn: time per output token over how much there is of a resource, a panel per policy."""
+"""The figure of a what-if sweep: time per output token over the factor of each resource, a panel per policy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from sim.sweeps.metric_labels import metric_label
 from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_panels import by_setting, done_runs, finish, grid, legend_name, styles
 
-TIMES = (1, 1.5, 2, 3, 5, 7)  # labelled, with their powers of ten
-LEAST_RANGE = 1.1  # of the vertical axis, so that what is flat looks flat
+TIMES = (1, 1.5, 2, 3, 5, 7)  # labelled ticks, times powers of ten
+LEAST_RANGE = 1.1  # smallest range of the vertical axis, so that flat lines look flat
 
 
 def draw_what_if(sweep: Sweep, path: Path) -> None:
-    """Draw TPOT, or TTFT where nothing is decoded, over the factor, a line per resource, on logarithmic axes."""
+    """Draw TPOT (TTFT if nothing is decoded) over the factor, a line per resource, on logarithmic axes."""
     runs = done_runs(sweep, path)
     metric = next(each for each in ("tpot_s_mean", "ttft_s_mean") if runs[each].notna().any())
     style = styles(list(dict.fromkeys(runs["resource"])))
@@ -33,7 +33,7 @@ def draw_what_if(sweep: Sweep, path: Path) -> None:
                 look: dict[str, Any] = {"color": color, "marker": marker, "markersize": size, "linewidth": size / 2.5}
                 (handle,) = panel.plot(points["factor"], points[metric] * scale.factor, **look)
                 handles.setdefault(str(resource), handle)
-        panel.set(title=legend_name(str(policy), rows), xlabel="how much there is of the resource")
+        panel.set(title=legend_name(str(policy), rows), xlabel="amount of the resource")
         panel.title.set_fontsize(9)
         _set_scales(panel)
         if panel in panels[:, 0]:

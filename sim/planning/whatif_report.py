@@ -37,7 +37,7 @@ PARTS = (
 
 
 def report(sweep: Sweep) -> str:
-    """What was simulated, tables for each policy, and notes; no line has more than 100 characters."""
+    """The report: heading, tables for each policy and notes, in lines of at most 100 characters."""
     rows: Sequence[Row] = plain_rows(sweep.frame)
     base = at_1x(sweep.frame)
     parts = ["\n".join(folded(line, WIDTH, "  ") for line in subject(base, sweep.experiment))]
@@ -53,7 +53,7 @@ def report(sweep: Sweep) -> str:
 
 
 def at_1x(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the scenario as it is, one for each policy and resource."""
+    """The rows of the unchanged scenario, one for each policy and resource."""
     return frame[frame["factor"] == 1.0]
 
 
@@ -72,18 +72,18 @@ class _Tables:
         return bool(self.base["status"] == "done")
 
     def elasticity(self, resource: str, time: str = "tpot") -> float | None:
-        """At 1×, of a time."""
+        """The elasticity of a time at 1×."""
         return next((row[f"{time}_elasticity"] for row in self.resources[resource] if row["factor"] == 1), None)
 
     @property
     def of_all_speeds(self) -> float | None:
-        """The sum of the elasticities of the speeds; None where there is not one of each that varies."""
+        """The sum of the elasticities of all speeds that vary; None if one of them is missing."""
         found = [self.elasticity(name) for name in SPEEDS if len(self.resources[name]) > 1]
         known = [each for each in found if each is not None]
         return sum(known) if known and len(known) == len(found) else None
 
     def parts(self) -> Iterator[str]:
-        """TPOT, TTFT where there is a prefill, and the largest part of an iteration."""
+        """The tables of TPOT, of TTFT if there is a prefill, and of the largest part of an iteration."""
         if self.base.get("tpot_s_mean") is not None:
             yield self._times("tpot", whole=True)
         if self.base.get("ttft_s_mean") is not None:
@@ -92,7 +92,7 @@ class _Tables:
             yield self._largest()
 
     def notes(self) -> Iterator[str]:
-        """Where elasticities and columns are not from the factors that all others have."""
+        """Elasticities and columns that use other factors than usual."""
         for resource, rows in self.resources.items():
             if self.elasticity(resource) is None and self.elasticity(resource, "ttft") is None:
                 continue
@@ -108,7 +108,7 @@ class _Tables:
                 yield f"{resource}: whole numbers only, so {', '.join(rounded)}"
 
     def _times(self, time: str, *, whole: bool) -> str:
-        """A row per resource; the `whole` table also says how much there is, and of which there is nothing to vary."""
+        """A row per resource; the `whole` table also has amounts, and resources that the machine lacks."""
         shown = {name: own for name, own in self.resources.items() if whole or len(own) > 1}
         unit = time_unit(row.get(f"{time}_s_mean") for own in shown.values() for row in own)
         columns = [["at 1×", *(folded(str(own[0]["at_1x"]), AT_1X) for own in shown.values())]] * whole
@@ -161,7 +161,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _checked(tables: Sequence[_Tables]) -> Iterator[str]:
-    """What the elasticities of the speeds should add up to, and do."""
+    """The sum of the speeds' elasticities, and what it should be."""
     sums = {each.name: each.of_all_speeds for each in tables}
     said = [f"{value:+.2f} for {name}" for name, value in sums.items() if value is not None]
     if said:
@@ -173,7 +173,7 @@ def _checked(tables: Sequence[_Tables]) -> Iterator[str]:
 
 def _at(rows: Sequence[Row], factor: float) -> Row | None:
     """The row of a resource at a factor, perhaps rounded; None if there is none."""
-    quarter = math.log(2) / 4  # half of the way to the next factor
+    quarter = math.log(2) / 4  # half the distance to the next factor
     near = [row for row in rows if abs(math.log(row["factor"] / factor)) < quarter]
     return min(near, key=lambda row: abs(math.log(row["factor"] / factor)), default=None)
 

@@ -1,4 +1,4 @@
-"""Carry a comparison out: a sweep for each trace, through the result store, so that nothing is computed twice."""
+"""Runs a comparison: a sweep for each trace, through the result store, so that nothing is computed twice."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

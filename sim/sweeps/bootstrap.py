@@ -1,4 +1,4 @@
-"""Means over seeds, and how sure they are: percentile bootstrap at 95 %."""
+"""Means over seeds with their intervals: percentile bootstrap at 95 %."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-EXACT_UP_TO = 8  # values, of which there are 6435 different resamples
-DRAWN = 10_000  # resamples of more values
+EXACT_UP_TO = 8  # values; they have 6435 different resamples
+DRAWN = 10_000  # resamples if there are more values
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +20,22 @@ class Estimate:
 
     mean: float
     low: float | None
-    """Lower end of the interval; None with a single seed, which says nothing of the spread."""
+    """Lower end of the interval; None with a single seed, which has no spread."""
     high: float | None
-    """Upper end of the interval."""
+    """Upper end of the interval; None with a single seed."""
     seeds: int
 
     @property
     def sign(self) -> int:
-        """1 or −1 where the mean differs from 0, its interval too if there is one; otherwise 0."""
+        """The sign of the mean if its interval (with one seed, the mean) excludes 0; otherwise 0."""
         low, high = (self.mean if end is None else end for end in (self.low, self.high))
         return int(low > 0) - int(high < 0)
 
 
 class Bootstrap:
-    """Estimates from one value per seed.
+    """Makes estimates from one value per seed.
 
-    All resamples are enumerated where values are few. Of more, 10,000 are drawn, once for each number of values.
+    Of few values, all resamples are enumerated. Of more, 10,000 are drawn, once for each number of values.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:

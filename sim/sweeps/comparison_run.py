@@ -1,4 +1,4 @@
-"""Run the policies of one experiment side by side, and what they are measured against."""
+"""Runs the policies of one experiment and their reference runs, for a comparison."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from sim.sweeps.reference_runs import EVERY_BOUND, Reference, reference_runs
 from sim.sweeps.run_task import at_folder
 from sim.sweeps.workers import Workers
 
-WORTH_A_PROCESS = 20_000  # tokens to serve, over all runs: less takes seconds, and a process about one to start
+WORTH_A_PROCESS = 20_000  # tokens over all runs: fewer take seconds, and starting a process takes about one
 
 
 def compare_policies(
@@ -29,21 +29,21 @@ def compare_policies(
     store: Path | str | None = None,
     workers: Workers | None = None,
 ) -> PolicyComparison:
-    """Simulate each policy of an experiment, and the runs that they are measured against.
+    """Simulate each policy of an experiment, and the reference runs.
 
-    With a `store`, what it has is not computed again, and what is computed is kept there. Without `workers`, runs share
-    the processors of this machine if there is enough to do.
+    With a `store`, stored runs are not computed again, and new runs are stored. Without `workers`, runs use all
+    processors of this machine if there is enough work.
     """
     if "regret" in references:
         raise FieldError("references", "regret is available in sweeps only")
     scenarios = experiment.scenarios()
     first, *others = scenarios
     runs = _Runs(ResultStore.open(store) if store else None)
-    inputs = runs.resolved(first, *(other.policy for other in others))  # mistakes are reported before the first has run
+    inputs = runs.resolved(first, *(other.policy for other in others))  # reports mistakes before the first run
     wanted = {scenario.policy: scenario for scenario in scenarios}
     shared = reference_runs(first, inputs, references)
     known = {each.policy: each for each in shared.get("best_known", ())}
-    if first.prefetch:  # else a run that was asked for is not the one that others are measured against
+    if first.prefetch:  # otherwise the requested run of such a policy differs from the reference run
         known |= {policy: wanted[policy] for policy in known if policy in wanted}
     for everything_there in shared.get("no_offload", ()):
         wanted[RESIDENT] = replace(wanted.get(RESIDENT, everything_there), detail=everything_there.detail)
@@ -58,7 +58,7 @@ def compare_policies(
 
 
 class _Runs:
-    """Runs on the same inputs, read from a store where it has them."""
+    """Runs on the same inputs, read from a store if it has them."""
 
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
@@ -76,7 +76,7 @@ class _Runs:
         found = {scenario: result for scenario in scenarios if (result := self._stored(scenario))}
         missing = [scenario for scenario in scenarios if scenario not in found]
         if not all(self._keys.of(scenario, self._inputs) for scenario in missing):
-            workers = replace(workers, jobs=1, backend="loky")  # a policy of this script is known to no other process
+            workers = replace(workers, jobs=1, backend="loky")  # other processes cannot import this script's policy
         alone = workers.processes(len(missing)) == 1 if missing else True
         calls = [
             (place, Path.cwd(), self._widened(scenario), self._inputs, self._artefacts, not alone)
@@ -121,5 +121,5 @@ def _simulated(
 
 
 def _workers_for(inputs: Inputs, runs: int) -> Workers:
-    """Processes of their own only for what takes longer than to start them."""
+    """Parallel processes only if the runs take longer than starting these."""
     return Workers(jobs=1 if inputs.tokens * runs < WORTH_A_PROCESS else None)

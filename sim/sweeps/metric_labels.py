@@ -1,13 +1,13 @@
-"""What a picture writes beside the numbers of a column: its name, its unit, and the factor to it."""
+"""Labels of metrics in pictures: a column's name, its unit, and the factor to this unit."""
 
 from typing import NamedTuple
 
 
 class MetricLabel(NamedTuple):
-    """How a metric is drawn."""
+    """The label of a metric, and the factor to its unit."""
 
     text: str
-    """With the unit in brackets."""
+    """The name, with the unit in brackets."""
     factor: float
 
 
@@ -26,7 +26,7 @@ _SHARES |= {"prefetch_late", "prefetch_wasted", "prefetch_cancelled", "prefetch_
 
 
 def metric_label(metric: str, largest: float) -> MetricLabel:
-    """The label of a column whose `largest` value decides between MB and GB, ms and s."""
+    """The label of a column; its `largest` value decides between MB and GB, or ms and s."""
     text = _KNOWN.get(metric, metric.replace("_", " "))
     if metric in _SHARES:
         return MetricLabel(f"{text} [%]", 100)
@@ -39,6 +39,6 @@ def metric_label(metric: str, largest: float) -> MetricLabel:
 
 
 def axis_label(axis: str) -> str:
-    """An axis of the sweep, with its unit where the name does not say it."""
+    """The name of an axis, with its unit if the name does not have it."""
     units = {"cache.share": "of all experts", "cache.gb": "GB", "cache.experts": "experts", "batch_size": "requests"}
     return f"{axis} [{units[axis]}]" if axis in units else axis

@@ -14,7 +14,7 @@ from sim.sweeps.sweep_columns import setting_axes
 from sim.sweeps.sweep_panels import Style, by_setting, done_runs, finish, grid, legend_name, panel_title, styles
 from sim.sweeps.sweep_statistics import SweepStatistics
 
-# Horizontal and vertical metric of each column of panels, and whether more of the vertical one is better.
+# Horizontal and vertical metric of each column of panels, and whether a larger vertical value is better.
 FRONTS = (
     ("expert_memory_bytes", "tpot_s_mean", False),
     ("bytes_per_token", "hit_rate", True),
@@ -23,7 +23,7 @@ FRONTS = (
 
 
 def on_front(less: Sequence[float], also_less: Sequence[float]) -> NDArray[np.bool_]:
-    """`[N]` which points no other one dominates, where less of both is better.
+    """`[N]`: whether each point is on the Pareto front, that is, not dominated; smaller is better in both metrics.
 
     A point dominates another if it is no worse in both and better in one; equal points do not dominate each other.
     """
@@ -37,10 +37,9 @@ def on_front(less: Sequence[float], also_less: Sequence[float]) -> NDArray[np.bo
 
 
 def draw_pareto(sweep: Sweep, path: Path) -> None:
-    """Three panels for each combination of axes other than the cache's, a point per policy and cache, means over seeds.
+    """Draw three panels per setting of the axes other than the cache, with a point per policy and cache.
 
-    The front runs through what no other policy and cache beats. Policies that know the future or keep every expert are
-    hollow, and not part of it.
+    Points are means over seeds. Policies that know the future or keep every expert are hollow, and not on the front.
     """
     runs = done_runs(sweep, path)
     statistics = SweepStatistics(sweep.frame, sweep.axes, np.random.default_rng(0))
@@ -77,7 +76,7 @@ def draw_pareto(sweep: Sweep, path: Path) -> None:
 
 
 def _points(runs: pd.DataFrame, sweep: Sweep, x: str, y: str) -> pd.DataFrame:
-    """A row per policy and setting: the policy, and the means over seeds of both metrics; none without either."""
+    """A row per policy and setting with the means over seeds of both metrics; none if either is missing."""
     rows = []
     for key, group in by_setting(runs, ["policy", *setting_axes(sweep.axes)]).items():
         means = group.drop_duplicates("seed").reindex(columns=[x, y]).astype("float64").mean()
@@ -91,7 +90,7 @@ def _scatter(panel: Any, x: Any, y: Any, style: Style, filled: bool) -> Any:
 
 
 def _draw_front(panel: Any, points: pd.DataFrame, x: str, y: str, more: bool) -> Any:
-    """Steps through the front, from the least of x on."""
+    """Draw the front as steps, from the smallest x on."""
     if points.empty:
         return None
     sign = -1 if more else 1

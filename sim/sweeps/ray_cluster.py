@@ -1,4 +1,4 @@
-"""Calls that a Ray cluster carries out: the one that $RAY_ADDRESS names, or one of this machine alone."""
+"""Calls that a Ray cluster executes: the cluster at $RAY_ADDRESS, or one of this machine alone."""
 
 import logging
 import os
@@ -11,18 +11,18 @@ from typing import Any
 
 from common.errors import FieldError, UserError, one_line
 
-# Calls that stood on a node that has died are made again elsewhere, and no other is. A call whose process dies every
-# time, as a policy may do that crashes Python, has to end some day.
+# Only calls on a node that has died are repeated elsewhere. The limit ends a call whose process dies every time, for
+# example because its policy crashes Python.
 RETRIES = 5
 
-# Ray reads both when it is imported, and there is no other way to say them. It prints messages of its nodes on standard
-# output, where only results belong; and what it starts on this machine has to listen to this machine only.
+# Ray reads these variables when it is imported, and has no other way to set them. They keep messages of its nodes out
+# of standard output, where only results belong, and make processes on this machine listen to this machine only.
 QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 THIS_MACHINE_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class OnCluster:
-    """A function that answers as usual, but is carried out by a process of the cluster, on a processor of its own."""
+    """A function that a process of the cluster executes, on its own processor; called like the original."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         ray = _ray()
@@ -32,7 +32,7 @@ class OnCluster:
         self._closed = False
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function's answer, or its error; a `UserError` if the process died again and again."""
+        """The function's answer or error; a `UserError` if the process died repeatedly."""
         ray = _ray()
         with self._lock:
             if self._closed:
@@ -54,7 +54,7 @@ class OnCluster:
             self._running.discard(call)
 
     def cancel(self) -> None:
-        """End the calls that run, and make no more."""
+        """End the running calls, and refuse new ones."""
         ray = _ray()
         with self._lock:
             self._closed = True
@@ -63,7 +63,7 @@ class OnCluster:
 
 
 def connected_processors() -> int:
-    """Connect to the cluster unless that is done; the answer is how many processors it has."""
+    """Connect to the cluster if necessary, and return its number of processors."""
     ray = _ray()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
@@ -87,14 +87,14 @@ def connected_processors() -> int:
 
 
 def _knock(address: str) -> None:
-    """An `OSError` if nobody listens at `HOST:PORT`, where Ray itself would try for minutes."""
+    """Raise an `OSError` if nothing listens at `HOST:PORT`, because Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _import_path() -> str:
-    """Where processes of the cluster find our code, installed or not, and the modules that this process may import."""
+    """The path on which processes of the cluster find our code, installed or not, and this process's modules."""
     before = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(Path(__file__).parents[2]), *([before] if before else [])])
 

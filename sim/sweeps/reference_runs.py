@@ -1,20 +1,20 @@
-"""The runs that others are measured against: scenarios like any other, run only when a table asks for them.
+"""Reference runs, which other runs are compared with: ordinary scenarios that run only when a table needs them.
 
-no-offload     every expert on its GPU; the same for every size of the cache
+no-offload     every expert on its GPU; the same for every cache size
 best-known     policies that know all future demands, of which the fastest counts: strong heuristics, not bounds
-own-cache      the policy's own cache without its prefetches: a policy that is slower does not gain by them
-lower-bound    the least makespan of any policy with this cache (`sim.results.bounds`), from no-offload's run
+own-cache      the policy's own cache without prefetching: if the policy is slower, prefetching does not pay
+lower-bound    a lower bound of the makespan with this cache (`sim.results.bounds`), computed from no-offload's run
 regret         the policy with perfect prediction or with perfect eviction in place of its own
 
-**Best known** is the lowest mean TPOT of `clairvoyant` and of perfect prefetch with Belady's evictor at the distances
-`DISTANCES`, of those equal all. None of them is always the fastest: `clairvoyant` is, on one GPU with batches of one,
-by up to 26 % (gpt-oss-20b, half of the experts); perfect prefetch is by up to 13 % on six GPUs with few slots or in
-batches, where the future is an estimate. More distances change the minimum by less than 1 %. The three runs take about
-as long as that of `clairvoyant`.
+**Best known** is the run with the lowest mean TPOT (all of them if equal) among `clairvoyant` and perfect prefetch with
+Belady's evictor at the distances `DISTANCES`. None of these is always the fastest. On one GPU with batches of one,
+`clairvoyant` is faster by up to 26 % (gpt-oss-20b, half of the experts). On six GPUs with few slots, or in batches,
+where the future is an estimate, perfect prefetch is faster by up to 13 %. More distances change the minimum by less
+than 1 %. The three runs take about as long as that of `clairvoyant`.
 
-**The own cache** has the policy's evictor and copies on demand. An evictor that reads what the prefetcher believes
-still hears of it (`Scenario.prefetch`), after the time that a search takes, and nothing waits for a prediction: what
-is left out is the prefetching and its price. Policies with one evictor share the run if it reads no beliefs.
+**The own cache** has the policy's evictor and copies on demand. An evictor that reads the prefetcher's beliefs still
+gets them (`Scenario.prefetch`), after the time of a search, but nothing waits for a prediction: only the prefetching
+and its cost are left out. Policies with the same evictor share the run if it reads no beliefs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ DISTANCES = (3, 6, 12)  # in layers, of perfect prefetch
 
 
 def references_named(text: str, known: tuple[Reference, ...] = get_args(Reference)) -> tuple[Reference, ...]:
-    """The references that a text such as `no-offload,regret` names, out of the known ones; `none` names none."""
+    """The references in a text such as `no-offload,regret`, in the order of `known`; `none` stands for none."""
     if text.strip() == "none":
         return ()
     for name in map(str.strip, text.split(",")):
@@ -54,9 +54,9 @@ def references_named(text: str, known: tuple[Reference, ...] = get_args(Referenc
 def reference_runs(
     scenario: Scenario, inputs: Inputs, wanted: Collection[Reference]
 ) -> Mapping[str, Sequence[Scenario]]:
-    """The scenarios that one is measured against, by what its results call them; of several the fastest counts.
+    """The reference scenarios of a scenario, by their name in results; of several, the fastest counts.
 
-    All have the scenario's detail, but no-offload keeps its iterations, from which a lower bound is computed.
+    All have the scenario's detail, but no-offload keeps its iterations, because lower bounds are computed from them.
     """
     found: dict[str, Sequence[Scenario]] = {}
     if "no-offload" in wanted or "lower-bound" in wanted:
@@ -72,7 +72,7 @@ def reference_runs(
 
 
 def with_policy(scenario: Scenario, policy: str) -> Scenario:
-    """The scenario with another policy, which may prefetch."""
+    """The scenario with another policy and with prefetching."""
     return replace(scenario, policy=policy, prefetch=True, label=None)
 
 
@@ -83,14 +83,14 @@ def know_all(layers: int) -> Sequence[str]:
 
 
 def resident(scenario: Scenario, inputs: Inputs) -> Scenario:
-    """The scenario with every expert on its GPU, the same for all sizes of the cache, which then has no meaning."""
+    """The scenario with every expert on its GPU; it is the same for all cache sizes, which do not matter then."""
     detail: Detail = "iterations" if scenario.detail == "requests" else scenario.detail
     size = CacheSize(experts=least_slots(inputs.model, inputs.machine.gpus))
     return replace(with_policy(scenario, RESIDENT), cache=size, detail=detail)
 
 
 def own_cache(scenario: Scenario) -> Scenario | None:
-    """The scenario's cache without prefetch; None for a policy that copies on demand anyway, or keeps every expert."""
+    """The scenario without prefetching; None for a policy that copies on demand anyway or keeps every expert."""
     policy = make_policy(scenario.policy)
     if policy.preloaded or not scenario.prefetch or not policy.prefetcher.overridden():
         return None
@@ -102,7 +102,7 @@ def own_cache(scenario: Scenario) -> Scenario | None:
 
 
 def _perfected(spec: str) -> Mapping[str, str]:
-    """A policy with perfect prediction and with perfect eviction; nothing for one that knows the future anyway."""
+    """A policy with perfect prediction, and with perfect eviction; nothing for one that knows the future anyway."""
     policy = make_policy(spec)
     if policy.preloaded or "future" in policy.requires:
         return {}
@@ -113,7 +113,7 @@ def _perfected(spec: str) -> Mapping[str, str]:
 
 
 def _evictor(spec: str, policy: Policy) -> str | None:
-    """What the evictor of a policy is called with its settings, if it has a name that makes another one like it."""
+    """The text that makes the policy's evictor with its settings; None if no name does."""
     _, *evictors = parts_of(spec)
     if evictors:
         return evictors[0]
@@ -125,7 +125,7 @@ def _evictor(spec: str, policy: Policy) -> str | None:
 
 
 def _distance(policy: Policy) -> str:
-    """The setting that makes perfect prediction look as far ahead as the policy does, if it says how far."""
+    """The setting that gives perfect prediction the policy's own prefetch distance, if it has one."""
     distance = getattr(policy.prefetcher, "prefetch_distance", None)
     return f",prefetch_distance={distance}" if isinstance(distance, int) else ""
 

@@ -1,9 +1,9 @@
-"""A table of runs behind a document: its rows, and what is known of what they ran on.
+"""A table of runs behind a document, and facts about their inputs.
 
     runs.csv       a row per run
     inputs.json    the inputs, with their digests
 
-What the document says is computed from these two, so it can be made again from them alone.
+The document is computed from these two files alone, so it can be written again without running anything.
 """
 
 import csv
@@ -21,11 +21,11 @@ Row: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTable:
-    """Rows with all columns, numbers as `float`, and None for what is not there."""
+    """Rows with all columns: numbers as `float`, and None for missing values."""
 
     columns: ClassVar[Sequence[str]]
     texts: ClassVar[Sequence[str]]
-    """The columns that hold texts; all others hold numbers."""
+    """The columns with texts; all others have numbers."""
 
     rows: Sequence[Row]
     inputs: Mapping[str, Any]
@@ -34,7 +34,7 @@ class RunTable:
         object.__setattr__(self, "rows", tuple(map(self._typed, self.rows)))
 
     def write(self, folder: Path) -> None:
-        """Put both files into a folder, in place of those that are there."""
+        """Write both files into a folder, replacing older ones."""
         with replacing(folder / RUNS, "the table") as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
@@ -44,7 +44,7 @@ class RunTable:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `write` put there."""
+        """Read both files from a folder."""
         with (folder / RUNS).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         return cls(rows=rows, inputs=json.loads((folder / INPUTS).read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""One run of a sweep, as any process on any machine carries it out.
+"""One run of a sweep, which any process on any machine can execute.
 
-The result of a finished task is in the store; only its outcome is returned. What a process has read for one task, it
-keeps for the next.
+The result of a finished task is in the store; only its outcome is returned. A process keeps what it has read for one
+task for the next.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ End = Literal["done", "known", "failed"]
 
 
 class WorkerError(UserError):
-    """A process cannot do its part for any run: it sees another store, other code or other inputs."""
+    """A process cannot execute any run, because it sees another store, other code or other inputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTask:
-    """A scenario to simulate, or, with `bound`, one whose least makespan is to be found."""
+    """A scenario to simulate or, with `bound`, to compute a lower bound for."""
 
     scenario: Scenario
     key: str
@@ -43,7 +43,7 @@ class RunTask:
 
     @property
     def name(self) -> str:
-        """What progress and journal call it: the policy, or that it is a bound."""
+        """The task's name in progress and journal: its policy, or `lower bound`."""
         return "lower bound" if self.bound else self.scenario.policy
 
     def is_stored(self, store: ResultStore) -> bool:
@@ -53,14 +53,14 @@ class RunTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workplace:
-    """Where tasks are carried out: the folder that paths and modules count from, and the store."""
+    """Where tasks run: the folder that paths and modules are relative to, and the store."""
 
     folder: Path
     store: Path
     identity: str
-    """The id of the store, by which a process on another machine knows that it sees the same one."""
+    """The store's id, with which a process on another machine checks that it sees the same store."""
     code: tuple[tuple[str, str], ...]
-    """The digest of our code and the versions of libraries, by name: other ones give other keys."""
+    """The digest of our code and the versions of libraries, by name; keys depend on them."""
 
     @classmethod
     def here(cls, store: ResultStore) -> "Workplace":
@@ -85,17 +85,17 @@ class TaskEnd:
 
 
 def run_task(task: RunTask, workplace: Workplace) -> TaskEnd:
-    """Carry a task out unless the store has its result.
+    """Execute a task unless the store has its result.
 
-    What the policy or its inputs do wrong is the end of this task only. A `WorkerError` or `StoreError` is the end of
-    all: no other task could succeed here.
+    An error of the policy or its inputs ends only this task. A `WorkerError` or `StoreError` ends all tasks, because no
+    other task could succeed here.
     """
     with at_folder(workplace.folder):
         return _Desk.at(workplace).carry_out(task)
 
 
 class _Desk:
-    """What a process keeps from task to task."""
+    """What a process keeps between tasks."""
 
     def __init__(self, workplace: Workplace) -> None:
         _check_code(workplace)
@@ -109,7 +109,7 @@ class _Desk:
         self._resolver = Resolver(self._artefacts)
 
     @staticmethod
-    @lru_cache(maxsize=1)  # a process serves one sweep after the other, each with many tasks
+    @lru_cache(maxsize=1)  # a process serves one sweep at a time, with many tasks
     def at(workplace: Workplace) -> "_Desk":
         return _Desk(workplace)
 
@@ -125,7 +125,7 @@ class _Desk:
             self._compute(task, inputs, facts)
         except (StoreError, WorkerError):
             raise
-        except Exception as raised:  # a policy's, or a mistake of ours: neither may stop the other runs
+        except Exception as raised:  # an error of a policy or of ours must not stop the other runs
             error = str(raised) if isinstance(raised, UserError) else f"{type(raised).__name__}: {one_line(raised)}"
             self.store.put_failure(task.key, policy, error)
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
@@ -151,7 +151,7 @@ class _Desk:
         return simulate(scenario, inputs, keys=self._keys, artefacts=self._artefacts, quiet=True)
 
     def _prepared(self, task: RunTask) -> tuple[Inputs, dict[str, Any]]:
-        """The inputs of a task and what its key is made of, which must be what the sweep says."""
+        """The inputs of a task and the facts behind its key, which must be those of the sweep."""
         for _ in range(2):
             try:
                 inputs = self._resolver.resolve(task.scenario)
@@ -169,7 +169,7 @@ class _Desk:
 
 
 def _check_code(workplace: Workplace) -> None:
-    """A `WorkerError` if this process runs other code than the sweep: no key would be the same."""
+    """Raise a `WorkerError` if this process runs other code than the sweep, because all keys would differ."""
     try:
         here = code_facts()
     except UserError as error:
@@ -194,7 +194,7 @@ def _open(workplace: Workplace) -> ResultStore:
 
 @contextlib.contextmanager
 def at_folder(folder: Path) -> Iterator[None]:
-    """Let paths and the modules of policies count from this folder."""
+    """Make this the current folder, which paths and policies' modules are relative to."""
     try:
         change = contextlib.chdir(folder)
         change.__enter__()

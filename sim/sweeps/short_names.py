@@ -1,4 +1,4 @@
-"""Names that fit into a table: long policies and paths are shortened, and a legend says what stands for what."""
+"""Names that fit into a table: long policies and paths are shortened, and a legend explains them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,9 +7,9 @@ from sim.sweeps.sweep_columns import Setting, value_text
 
 
 def short_names(names: Sequence[str], width: int) -> dict[str, str]:
-    """For each name one of at most `width` characters, no two alike.
+    """For each name, a unique one of at most `width` characters.
 
-    Of a path it is the last part, if that is enough; of a policy what is in front of its settings, and letters.
+    A path is shortened to its last part if that is unique, a policy to its name and letters.
     """
     last = [name.rpartition("/")[2] for name in names]
     answer: dict[str, str] = {}
@@ -20,7 +20,7 @@ def short_names(names: Sequence[str], width: int) -> dict[str, str]:
         elif len(end) <= width and end and last.count(end) == 1 and end not in names:
             answer[name] = end
         else:
-            mark = _letters(numbered)  # no number, which would look like a value
+            mark = _letters(numbered)  # a number would look like a value
             numbered += 1
             start = re.split(r"[,+]", end)[0]
             answer[name] = f"{start[: width - 1 - len(mark)]}…{mark}"
@@ -39,7 +39,7 @@ def legend(shortened: dict[str, str]) -> Iterator[str]:
 
 
 class SettingNames:
-    """How the settings of a sweep are called: `cache.share=0.25, batch_size=4`."""
+    """The names of a sweep's settings: `cache.share=0.25, batch_size=4`."""
 
     def __init__(self, axes: Sequence[str], settings: Sequence[Setting], width: int) -> None:
         self.axes = tuple(axes)
@@ -47,10 +47,10 @@ class SettingNames:
         self.shortened = short_names(list(dict.fromkeys(texts)), width)
 
     def values(self, setting: Setting) -> list[str]:
-        """The value of each axis, short."""
+        """The shortened value of each axis."""
         return [self.shortened[value_text(value)] for value in setting]
 
     def text(self, setting: Setting) -> str:
-        """The setting on one line; axes that it has no value of are left out."""
+        """The setting on one line; axes without a value are left out."""
         values = zip(self.axes, self.values(setting), setting, strict=True)
         return ", ".join(f"{axis}={text}" for axis, text, value in values if value is not None) or "all runs"

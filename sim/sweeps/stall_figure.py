@@ -1,4 +1,4 @@
-"""Where the time of a sweep's iterations goes: a panel per setting, a bar per policy, a piece per part."""
+"""The figure of where a sweep's iteration time goes: a panel per setting, a bar per policy, a piece per part."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sim.sweeps.sweep_panels import by_setting, done_runs, finish, grid, panel_t
 
 
 def draw_stalls(sweep: Sweep, path: Path) -> None:
-    """Draw the parts of a mean decode iteration, or of a prefill where nothing is decoded, as means over seeds."""
+    """Draw the parts of a mean decode iteration (of a prefill if nothing is decoded), as means over seeds."""
     runs = done_runs(sweep, path)
     phase = next(each for each in PHASES if runs[columns(each)[0]].notna().any())
     axes = setting_axes(sweep.axes)

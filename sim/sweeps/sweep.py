@@ -1,6 +1,6 @@
-"""A finished sweep: a table with a row per run, and the folder that holds it.
+"""A finished sweep: a table with a row per run, and the folder with its files.
 
-sweep.parquet    the table, which `pandas.read_parquet` opens
+sweep.parquet    the table; `pandas.read_parquet` reads it
 meta.json        schema version, axes, the experiment; hashes
 """
 
@@ -28,14 +28,14 @@ TABLE, META = "sweep.parquet", "meta.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Sweep:
-    """What the runs of a sweep gave. All times are simulated."""
+    """The runs of a sweep. All times are simulated."""
 
     frame: pd.DataFrame
-    """A row per run of the matrix, in its order. A column for each axis, which a figure of that name does not repeat;
-    `policy`, `seed`, `status`, `reason`, `key`; of runs that are done their figures, units in the names, what they
-    stood for, and the reference runs."""
+    """A row per run of the matrix, in its order. Columns: each axis; `policy`, `seed`, `status`, `reason`, `key`; for
+    finished runs also their figures (units in the names), their inputs and their reference runs. A figure with the name
+    of an axis is left out."""
     axes: tuple[str, ...]
-    """Dotted names of the fields that vary, such as `cache.share`; a policy's setting is `policy.SETTING`."""
+    """The dotted names of the fields that vary, such as `cache.share`; a policy's setting is `policy.SETTING`."""
     experiment: Mapping[str, Any]
     """The experiment as plain data."""
 
@@ -67,7 +67,7 @@ class Sweep:
         return f"<Sweep over {', '.join(self.axes) or 'nothing'}: {len(self.frame)} runs, {outcomes or 'none'}>"
 
     def write(self, folder: Path | str) -> None:
-        """Put the sweep into a new folder, which appears whole or not at all; one that is there is a `UserError`."""
+        """Write the sweep into a new folder, which appears whole or not at all; an existing one is a `UserError`."""
         meta = _meta_of(self)
         with new_folder(Path(folder), "the sweep") as partial:
             write_frame(partial / TABLE, self.frame, meta)
@@ -75,7 +75,7 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path | str) -> "Sweep":
-        """What `write` put there; a `UserError` if a file is missing, was changed or has another schema version."""
+        """Read a sweep. Raises a `UserError` if a file is missing, was changed or has another schema version."""
         folder = Path(folder)
         if (folder / META).exists() and not holds_sweep(folder):
             raise UserError(f"{folder} is not the folder of a sweep")
@@ -88,7 +88,7 @@ class Sweep:
 
 
 def holds_sweep(folder: Path) -> bool:
-    """Whether a folder is one that `Sweep.write` wrote, perhaps damaged since."""
+    """Whether `Sweep.write` wrote this folder, even if it is damaged since."""
     try:
         return (folder / TABLE).exists() or TABLE in (folder / META).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def _meta_of(sweep: Sweep) -> dict[str, Any]:
 
 
 def _without_infinity(data: Any) -> Any:
-    """Plain data with the word `inf` for numbers that JSON does not have."""
+    """Plain data in which infinite numbers are the text `inf`, because JSON does not have them."""
     if isinstance(data, Mapping):
         return {key: _without_infinity(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -10,7 +10,7 @@ import pandas as pd
 REQUIRED = ("policy", "seed", "status", "reason", "key")
 OUTCOMES = ("done", "refused", "failed")
 
-Setting = tuple[Any, ...]  # values of the axes other than policy, its settings and the seed; None where there is none
+Setting = tuple[Any, ...]  # values of the axes other than policy, its settings and the seed; None for no value
 
 _TEXTS = {"policy", "status", "reason", "key", "label", "note", "machine", "machine_described", "placement"}
 _TEXTS |= {"model", "trace", "trace_kind", "trace_warning", "traced_model", "best_known"}
@@ -25,13 +25,13 @@ _WHOLE |= {"copied_bytes_decode", "equal_requests", "equal_tokens", "count"}
 def tidy(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """The same rows with one type per column: texts, `boolean`, `Int64` or `float64`, each with nulls.
 
-    An axis with values of several types becomes texts. A `ValueError` if a column is missing or there twice.
+    An axis with values of several types becomes texts. Raises a `ValueError` if a column is missing or duplicate.
     """
     columns = list(frame.columns)
     missing = [name for name in (*axes, *REQUIRED) if name not in columns]
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if missing or twice:
-        raise ValueError(f"columns missing: {missing}; columns there twice: {twice}")
+        raise ValueError(f"columns missing: {missing}; duplicate columns: {twice}")
     if not set(frame["status"]) <= set(OUTCOMES):
         raise ValueError(f"column status: must be of {OUTCOMES}, values {sorted(set(map(str, frame['status'])))}")
     typed = {name: _typed(frame[name], str(name), name in axes) for name in columns}
@@ -39,7 +39,7 @@ def tidy(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
 
 def setting_axes(axes: Sequence[str]) -> tuple[str, ...]:
-    """The axes that are the setting in which policies are compared."""
+    """The axes that form the setting in which policies are compared."""
     return tuple(axis for axis in axes if axis not in ("policy", "seed") and not axis.startswith("policy."))
 
 
@@ -60,7 +60,7 @@ def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def value_text(value: Any) -> str:
-    """A value of an axis as people write it; a dash where a run has none."""
+    """A value of an axis as text; a dash if a run has none."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -72,7 +72,7 @@ def value_text(value: Any) -> str:
 
 
 def metrics(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    """The columns that can be averaged and drawn: numbers that are no axis."""
+    """The columns that can be averaged and drawn: numbers that are not an axis."""
     numeric = [str(name) for name, kind in frame.dtypes.items() if str(kind) in ("float64", "Int64")]
     return [name for name in numeric if name not in (*axes, "seed")]
 
@@ -81,7 +81,7 @@ def _typed(column: "pd.Series[Any]", name: str, is_axis: bool) -> "pd.Series[Any
     values = [plain(value) for value in column]
     there = [value for value in values if value is not None]
     kinds = {type(value) for value in there}
-    # Beside nulls, pandas makes floats of whole numbers.
+    # In a column with nulls, pandas turns whole numbers into floats.
     were_whole = name in _WHOLE or (is_axis and column.dtype == "float64" and len(there) < len(values))
     if were_whole and kinds == {float} and all(value.is_integer() for value in there):
         values, kinds = [None if value is None else int(value) for value in values], {int}

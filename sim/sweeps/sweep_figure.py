@@ -1,4 +1,4 @@
-"""A metric of a sweep over one of its axes, a line per policy with a band over seeds."""
+"""The figure of a sweep's metric over one of its axes, with a line per policy and a band over seeds."""
 
 import re
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_columns import metrics, plain, setting_axes, value_text
 from sim.sweeps.sweep_panels import Style, by_setting, done_runs, finish, grid, legend_name, panel_title, styles
 
-TICK = 16  # characters of a value below an axis
-WIDE = 30  # largest over smallest value from which on an axis is logarithmic
+TICK = 16  # characters of a tick label
+WIDE = 30  # an axis is logarithmic from this ratio of largest to smallest value on
 
 
 def draw_axis(sweep: Sweep, path: Path, *, metric: str = "tpot_s_mean", axis: str | None = None) -> None:
     """Draw the mean over seeds of a metric over an axis, with bands of the 95 % bootstrap interval.
 
-    Without `axis`, over the first that has several numbers. Other axes are panels. Over texts, points stand alone. A
-    `FieldError` on `metric` or `over` if the sweep has no such column.
+    Without `axis`, the first axis with several numbers is used. Each setting of the other axes is a panel. Over texts,
+    points are not joined. Raises a `FieldError` on `metric` or `over` if the sweep has no such column.
     """
     runs = done_runs(sweep, path)
     known = metrics(runs, sweep.axes)
@@ -78,21 +78,21 @@ def draw_axis(sweep: Sweep, path: Path, *, metric: str = "tpot_s_mean", axis: st
 
 
 def _axis_of(sweep: Sweep, runs: pd.DataFrame) -> str:
-    """The first axis with several numbers; without one, the first with several values; without that, the policy."""
+    """The first axis with several numbers, else the first with several values, else the policy."""
     varied = [axis for axis in sweep.axes if axis not in ("policy", "seed") and runs[axis].nunique() > 1]
     numeric = [axis for axis in varied if str(runs[axis].dtype) in ("float64", "Int64")]
     return next(iter([*numeric, *varied]), "policy")
 
 
 def _line(policy: str, over: str) -> str:
-    """The policy without the setting that the picture goes over."""
+    """The policy without the setting that is the picture's axis."""
     if not over.startswith("policy."):
         return policy
     return re.sub(rf",{re.escape(over.removeprefix('policy.'))}=[^,+]*", "", policy, count=1)
 
 
 def _points(runs: pd.DataFrame, over: str, metric: str, factor: float) -> pd.DataFrame:
-    """Value of the axis, mean, low and high of the metric; a run without a value of the axis has None there."""
+    """The value on the axis (None if a run has none), and mean, low and high of the metric."""
     bootstrap, rows = Bootstrap(np.random.default_rng(0)), []
     for (value,), group in by_setting(runs, [over]).items():
         seeds = group.drop_duplicates("seed")[metric].to_numpy(float, na_value=np.nan) * factor
@@ -102,7 +102,7 @@ def _points(runs: pd.DataFrame, over: str, metric: str, factor: float) -> pd.Dat
 
 
 def _draw(panel: Any, points: pd.DataFrame, places: dict[Any, Any], shift: float, style: Style, *, joined: bool) -> Any:
-    """The line of a policy with its band, or its points with bars; a dashed level where it has no value of the axis."""
+    """Draw a policy's line with its band, or points with bars; a dashed level if it has no value on the axis."""
     look: dict[str, Any] = {"color": style.color, "marker": style.marker, "markersize": style.size}
     without = points["value"].isna()
     handle = None
@@ -117,7 +117,7 @@ def _draw(panel: Any, points: pd.DataFrame, places: dict[Any, Any], shift: float
     if joined:
         panel.fill_between(there["place"], there["low"], there["high"], color=style.color, alpha=0.2, linewidth=0)
         return panel.plot(there["place"], there["mean"], "-", linewidth=style.size / 2.5, **look)[0]
-    spread = there.dropna(subset=["low"])  # a single seed has no bar, not one of no height
+    spread = there.dropna(subset=["low"])  # no bar for a single seed
     panel.vlines(spread["place"], spread["low"], spread["high"], color=style.color, linewidth=1.5)
     return panel.plot(there["place"], there["mean"], linestyle="none", **look)[0]
 

@@ -1,4 +1,4 @@
-"""What pictures of sweeps have in common: a panel per setting, a style per policy, a legend outside, a title."""
+"""Shared parts of sweep pictures: a panel per setting, a style per policy, a legend outside, a title."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -24,12 +24,12 @@ _MARKERS = "os^Dv"
 
 
 class Style(NamedTuple):
-    """How a policy is drawn; no two of the first forty look alike."""
+    """How a policy is drawn; the first forty all look different."""
 
     color: str
     marker: str
     size: float
-    """Of the marker in points; what is drawn later is smaller, so that of equal figures all are seen."""
+    """The size of the marker in points; later ones are smaller, so that equal points all stay visible."""
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -41,7 +41,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 
 def done_runs(sweep: Sweep, path: Path) -> pd.DataFrame:
-    """The runs with figures; a `UserError` that names the picture if there are none."""
+    """The finished runs. Raises a `UserError` that names the picture if there are none."""
     done = sweep.frame[sweep.frame["status"] == "done"]
     if done.empty:
         raise UserError(f"{path}: nothing to draw: none of the {len(sweep.frame)} runs finished")
@@ -60,7 +60,7 @@ def by_setting(runs: pd.DataFrame, axes: Sequence[str]) -> dict[Setting, pd.Data
 def grid(
     axes: Sequence[str], settings: Sequence[Setting], *, across: int, path: Path, **shared: Any
 ) -> tuple[Any, Any]:
-    """A figure and its panels `[rows, columns]`, `across` for each setting; too many settings are a `UserError`."""
+    """A figure and its panels `[rows, columns]`, `across` per setting. Too many settings raise a `UserError`."""
     if len(settings) * across > MOST_PANELS:
         raise UserError(
             f"{path}: {' × '.join(axes)} have {len(settings)} combinations of values, at most "
@@ -73,12 +73,12 @@ def grid(
 
 
 def panel_title(axes: Sequence[str], setting: Setting) -> str:
-    """The setting of a panel, folded; nothing where there is one panel only."""
+    """The setting of a panel, folded; empty if there is only one panel."""
     return fill(SettingNames(axes, [setting], 30).text(setting), 44) if axes else ""
 
 
 def legend_name(policy: str, runs: pd.DataFrame) -> str:
-    """The policy in lines that a legend has room for, its labels below."""
+    """The policy's name, folded for a legend, with its labels below."""
     facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates()
     said = list(dict.fromkeys(text for each in plain_rows(facts) for text in labels(each)))
     pays = runs.reindex(columns=["prefetching_pays"])["prefetching_pays"].dropna().astype(bool)
@@ -90,7 +90,7 @@ def legend_name(policy: str, runs: pd.DataFrame) -> str:
 
 
 def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], below: str) -> None:
-    """The legend below the panels, the title and what else is said `below` it above them, and the file."""
+    """Add the legend below the panels and the title above them, with the text `below` under it, and save the file."""
     width, height = drawn.get_size_inches()
     columns = max(1, int(width / 2.4))
     names = list(handles)

@@ -1,4 +1,4 @@
-"""What a sweep has to compute: the key of every run and of what it is measured against, and what cannot run."""
+"""Plans a sweep: the keys of all runs and reference runs, and the refusals."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -28,15 +28,15 @@ BOUND = "lower_bound"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A run of the matrix, with its key or the reason why it cannot run."""
+    """A run of the matrix, with its task or the reason why it cannot run."""
 
     run: Run
     refusal: str | None = None
     task: RunTask | None = None
-    """None if it is refused."""
+    """None if the run is refused."""
     inputs: Inputs | None = None
     references: Mapping[str, Sequence[RunTask]] = field(default_factory=dict)
-    """What it is measured against, by name; of several, the fastest counts. Those that cannot run are left out."""
+    """Its reference runs by name; of several, the fastest counts. Those that cannot run are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,12 @@ class SweepPlan:
 
     @classmethod
     def of(cls, experiment: Experiment, wanted: Collection[Reference]) -> "SweepPlan":
-        """Resolve every run; what its scenario or inputs do not allow is a refusal of that run."""
+        """Resolve every run; a run that its scenario or inputs do not allow is refused."""
         return cls.of_runs(experiment.matrix(), wanted)
 
     @classmethod
     def of_runs(cls, runs: Sequence[Run], wanted: Collection[Reference]) -> "SweepPlan":
-        """As `of`, for runs that are no matrix."""
+        """Like `of`, for any list of runs."""
         planner = _Planner(wanted)
         with bar("planning", len(runs), unit="run") as done:
             planned = []
@@ -62,9 +62,9 @@ class SweepPlan:
         return cls(runs=planned)
 
     def tasks(self) -> Sequence[RunTask]:
-        """Every run once, references among them, bounds last.
+        """Every run once, including reference runs; bounds last.
 
-        Runs that may share predictions are not next to each other: the first of them computes, the others read.
+        Runs that may share predictions are kept apart, so that the first has computed them before the others start.
         """
         tasks = {
             task.key: task
@@ -115,7 +115,7 @@ class _Planner:
         return self._known[scenario]
 
     def _check_settings(self, policy: str, model: ModelShape) -> None:
-        """A `UserError` if a policy of our own, which may be started for it, refuses its settings with this model."""
+        """Raise a `UserError` if one of our own policies refuses its settings with this model, by starting it."""
         if (policy, model) in self._started or not is_own(policy):
             return
         made = make_policy(policy)
@@ -126,7 +126,7 @@ class _Planner:
     def _references(self, scenario: Scenario, inputs: Inputs) -> dict[str, Sequence[RunTask]]:
         found: dict[str, Sequence[RunTask]] = {}
         for name, runs in reference_runs(scenario, inputs, self._wanted).items():
-            with suppress(UserError):  # the run itself can still be
+            with suppress(UserError):  # the run itself may still be possible
                 found[name] = [self._task(each)[0] for each in runs]
         if "lower-bound" in self._wanted:
             key = key_of(self._keys.bound_facts(scenario, inputs))
@@ -135,5 +135,5 @@ class _Planner:
 
 
 def _shared(scenario: Scenario) -> tuple[Any, ...]:
-    """What predictions depend on, of the fields of a scenario: the policy without an evictor in place of its own."""
+    """The fields of a scenario that predictions depend on; the policy without a replaced evictor."""
     return parts_of(scenario.policy)[0], scenario.batch_size, *split_fields(scenario)

@@ -1,4 +1,4 @@
-"""Text report of a sweep, for terminals of 100 columns: heading, tables, what they say, and what did not run."""
+"""The text report of a sweep, 100 columns wide: heading, tables, notes, and runs that did not finish."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ TOO_SMALL = (
 
 
 def report(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, Any]) -> str:
-    """The report; no line has more than 100 characters, and no run is left out."""
+    """The report, in lines of at most 100 characters; it covers every run."""
     lines = [folded(line, WIDTH, "  ") for line in heading(frame, axes, experiment)]
     parts = ["\n".join(lines)]
     if (frame["status"] == "done").any():
@@ -62,7 +62,7 @@ class _Report:
         }
 
     def parts(self) -> Iterator[str]:
-        """The parts in order; empty ones say nothing."""
+        """The parts in order; some may be empty."""
         names = [*legend(self.policies), *legend(self.settings.shortened)]
         yield "\n".join(folded(line, WIDTH, "    ") for line in names)
         yield self.tpot()
@@ -75,7 +75,7 @@ class _Report:
         yield self.regret()
 
     def tpot(self) -> str:
-        """Time per output token, the best of each setting marked, and below what intervals are."""
+        """The table of time per output token, with the best of each setting marked and a note on intervals."""
         table = self.matrix("TPOT, mean ms", self.statistics.figure, 1e3, self.digits, marks=True)
         count = max(self.seeds.values())
         said = f"{BEST} lowest mean of its setting; {TIE} a tie with it. "
@@ -163,12 +163,12 @@ class _Report:
         return "\n".join(lines)
 
     def _settings_with(self, *policies: str) -> int:
-        """In how many settings all of these policies have runs that are done."""
+        """The number of settings in which all of these policies have finished runs."""
         seeds = self.statistics.seeds
         return sum(all(seeds(setting, policy) for policy in policies) for setting in self.statistics.settings)
 
     def distance(self) -> str:
-        """TPOT over that of the best known, if it was asked for, and which runs that is."""
+        """TPOT over that of the best known, with the best known's name; empty if it was not requested."""
         table = self.matrix(
             "TPOT over best known, mean ×",
             lambda setting, policy: self.statistics.over(setting, policy, BEST_KNOWN),
@@ -184,7 +184,7 @@ class _Report:
         return f"{table}\n{folded(said, WIDTH)}" if table else ""
 
     def regret(self) -> str:
-        """What knowing the future would save, a row per setting and policy that may be called best."""
+        """The time that knowing the future would save: a row per setting and candidate for the best policy."""
         rows: list[tuple[Setting | None, list[str]]] = []
         for setting in self.statistics.settings:
             shown: Setting | None = setting
@@ -195,7 +195,7 @@ class _Report:
                 parts = [_saved(each, found.both_s, self.digits) for each in (found.prediction_s, found.eviction_s)]
                 both = number(found.both_s.mean if found.both_s else None, f".{self.digits}f", 1e3)
                 rows.append((shown, [self.policies[policy], *parts, both]))
-                shown = None  # said once
+                shown = None  # shown once
         if not rows:
             return ""
         headers = ["policy", "prediction\nms (share)", "eviction\nms (share)", "both\nms"]
@@ -208,7 +208,7 @@ class _Report:
         return f"Regret\n{self._by_setting(rows, headers, texts=1)}\n{folded(said, WIDTH)}"
 
     def notes(self) -> str:
-        """What the marks stand for, and what a reader must know of runs."""
+        """The meaning of marks, and warnings about runs."""
         lines = list(self.too_small)
         lines += footnotes((self.policies[str(run["policy"])], run) for run in self.facts)
         named = self.policies
@@ -251,7 +251,7 @@ class _Report:
         return "".join(f"{mark} " for mark in marks)
 
     def _does_not_pay(self) -> Iterator[str]:
-        """For each policy, in how many settings prefetching does not pay."""
+        """For each policy, the number of settings in which prefetching does not pay."""
         for policy in self.statistics.policies:
             settings = [each for each in self.statistics.settings if self.statistics.seeds(each, policy)]
             count = sum(not self.statistics.prefetching_pays(each, policy) for each in settings)
@@ -268,7 +268,7 @@ class _Report:
 
 
 def _digits(statistics: SweepStatistics) -> int:
-    """Decimals of milliseconds that leave four digits of the shortest TPOT."""
+    """The decimals of milliseconds that give the shortest TPOT four digits."""
     found = [statistics.figure(setting, policy) for setting, policy in _product(statistics)]
     smallest = min((each.mean * 1e3 for each in found if each and each.mean > 0), default=1.0)
     return int(np.clip(3 - np.floor(np.log10(smallest)), 0, 6))
@@ -279,7 +279,7 @@ def _product(statistics: SweepStatistics) -> Iterator[tuple[Setting, str]]:
 
 
 def _cell(found: Estimate | None, factor: float, digits: int, mark: str, between: str) -> str:
-    """The mean and the interval, which one seed does not have."""
+    """The mean, and the interval if there are several seeds."""
     if found is None:
         return MISSING
     form = f".{digits}f"
@@ -290,9 +290,9 @@ def _cell(found: Estimate | None, factor: float, digits: int, mark: str, between
 
 
 def _false_alarms(seeds: int) -> float | None:
-    """How often the interval leaves out 0 where there is no difference; None with so many seeds that it is near 5%.
+    """How often the interval excludes 0 although there is no difference; None if so many seeds make it about 5%.
 
-    Of 2000 draws of normal differences each (1/2 and 1/4 follow from the signs alone).
+    Measured with 2000 draws of normal differences each (1/2 and 1/4 follow from the signs alone).
     """
     measured = {2: 0.50, 3: 0.25, 4: 0.19, 5: 0.17, 6: 0.16, 7: 0.13, 8: 0.11, 9: 0.11}
     return measured.get(seeds)
@@ -304,7 +304,7 @@ def _saved(part: Estimate | None, whole: Estimate | None, digits: int) -> str:
 
 
 def not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
-    """Refused and failed runs by their reason, most frequent first."""
+    """The refused and failed runs, by reason, most frequent first."""
     for status, text in ("refused", "Refused before they ran"), ("failed", "Failed while they ran"):
         rows = frame[frame["status"] == status]
         if rows.empty:
@@ -318,7 +318,7 @@ def not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
 
 
 def _where(group: pd.DataFrame, frame: pd.DataFrame, axes: Sequence[str]) -> str:
-    """The values of each axis in a group of runs, those of policy and seed too if they are no axes."""
+    """The values of each axis in a group of runs, and of policy and seed."""
     said = []
     for axis in dict.fromkeys([*axes, "policy", "seed"]):
         values, known = (list(dict.fromkeys(map(plain, rows[axis]))) for rows in (group, frame))

@@ -1,4 +1,4 @@
-"""Run a sweep: whatever the store does not have yet, in as many processes as there are workers."""
+"""Runs a sweep: computes what the store does not have yet, in parallel processes."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ def run_sweep(
     references: Collection[Reference] = DEFAULT_REFERENCES,
     workers: Workers = DEFAULT_WORKERS,
 ) -> Sweep:
-    """Carry out every run of an experiment that the store does not have, and give all of them as one table.
+    """Execute every run of an experiment that the store does not have, and return all runs as one table.
 
-    A run that cannot be, or that fails, is a row with its reason. A `UserError` if the store cannot be used, or the
-    experiment's file is wrong. Interrupted, the same call goes on where it was.
+    An impossible or failed run is a row with its reason. After an interruption, the same call resumes. Raises a
+    `UserError` if the store cannot be used or the experiment's file is wrong.
 
     >>> from sim import Experiment, Scenario, run_sweep
     >>> experiment = Experiment(
@@ -48,7 +48,7 @@ def run_sweep(
     """
     if not isinstance(experiment, Experiment):
         experiment = Experiment.read(experiment)
-    wanted = references_named(",".join(references) or "none")  # which refuses what there is not
+    wanted = references_named(",".join(references) or "none")  # refuses unknown names
     opened = ResultStore.open(store)
     plan = SweepPlan.of(experiment, wanted)
     errors = carry_out(plan, opened, workers)
@@ -62,7 +62,7 @@ def run_scenarios(
     references: Collection[Reference] = (),
     workers: Workers = DEFAULT_WORKERS,
 ) -> list[dict[str, Any]]:
-    """A row of figures for each scenario, in order, as in the table of a sweep; what the store lacks is carried out."""
+    """A row of figures for each scenario, in order, as in a sweep's table; missing runs are computed."""
     opened = ResultStore.open(store)
     plan = SweepPlan.of_runs([Run(point={}, scenario=scenario) for scenario in scenarios], references)
     errors = carry_out(plan, opened, workers)
@@ -70,7 +70,7 @@ def run_scenarios(
 
 
 def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str, str]:
-    """Compute what is missing; the answer is the error of each run that failed, by key."""
+    """Compute the missing runs and bounds, and return the errors of failed runs, by key."""
     place = Workplace.here(store)
     errors: dict[str, str] = {}
     missing = plan.missing(store)
@@ -88,7 +88,7 @@ def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str
 
 @contextmanager
 def _progress(missing: Sequence[RunTask], store: ResultStore, workers: Workers) -> Iterator[Callable[[TaskEnd], None]]:
-    """A bar of runs, with the time left by what runs of each policy have taken so far."""
+    """A progress bar with the time left, estimated from each policy's finished runs."""
     from tqdm import tqdm
 
     left = TimeLeft(missing, RunJournal(store).mean_seconds(), workers.processes(len(missing)))
@@ -106,7 +106,7 @@ def _progress(missing: Sequence[RunTask], store: ResultStore, workers: Workers) 
 def sweep_of(
     experiment: Experiment, plan: SweepPlan, store: ResultStore, errors: Mapping[str, str] | None = None
 ) -> Sweep:
-    """The table of what the store has of an experiment; `errors` are those of this time, by key."""
+    """The table of an experiment's stored runs; `errors` are those of this execution, by key."""
     rows = [_row(each, experiment.scenario, experiment.axes, store, errors or {}) for each in plan.runs]
     return Sweep(frame=pd.DataFrame(rows), axes=experiment.axes, experiment=experiment.to_data())
 
@@ -145,7 +145,7 @@ def _row(
 
 
 def _again(key: str, store: ResultStore) -> dict[str, Any] | None:
-    """Look again for a run that another process may just have been replacing."""
+    """Look again for a run, in case another process was just replacing it."""
     time.sleep(0.1)
     return store.summary(key)
 
@@ -153,7 +153,7 @@ def _again(key: str, store: ResultStore) -> dict[str, Any] | None:
 def _measured_against(
     own: Mapping[str, Any], references: Mapping[str, Sequence[RunTask]], store: ResultStore
 ) -> dict[str, Any]:
-    """Of each reference its TPOT, the least of several; what else a row says of them; and the least makespan."""
+    """The columns of a row's reference runs: their TPOT (the least of several), comparisons, and the lower bound."""
     found: dict[str, Any] = {}
     for name in ("no_offload", "best_known", "own_cache", "perfect_prefetch", "belady"):
         figures = fastest(filter(None, (store.summary(task.key) for task in references.get(name, ()))))

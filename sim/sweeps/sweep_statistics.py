@@ -1,7 +1,7 @@
-"""What a sweep says of its policies: means over seeds, the best of each setting and its ties, inversions, regret.
+"""The statistics of a sweep: means over seeds, the best policy of each setting and its ties, inversions, regret.
 
-A setting is the values of all axes but the policy, its settings and the seed. Policies of one setting are compared seed
-by seed: requests and their order depend on it, so differences vary less than the figures themselves.
+A setting is a combination of values of all axes except the policy, its settings and the seed. Policies of one setting
+are compared seed by seed, because requests and their order depend on the seed, so differences vary less than figures.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ PERFECT_EVICTION = "belady_tpot_s_mean"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The best policy of a setting, and those that cannot be told from it."""
+    """The best policy of a setting, and those that tie with it."""
 
     best: str
     figure: Estimate
@@ -45,9 +45,9 @@ class Inversion:
     hits_more: str
     faster: str
     hit_rate: Estimate
-    """By how much more often, a share of 1."""
+    """The difference of hit rates, between 0 and 1."""
     tpot_s: Estimate
-    """How much longer."""
+    """The difference of times per token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +55,15 @@ class Regret:
     """Seconds per token that knowing the future would save a policy; the parts need not add up to the whole."""
 
     prediction_s: Estimate | None
-    """With perfect prediction and the policy's own evictor."""
+    """Saved by perfect prediction with the policy's own evictor."""
     eviction_s: Estimate | None
-    """With the policy's own prefetching and Belady's evictor."""
+    """Saved by Belady's evictor with the policy's own prefetching."""
     both_s: Estimate | None
-    """With the best known policy that knows all future demands."""
+    """Saved by the best known policy, which knows all future demands."""
 
 
 class SweepStatistics:
-    """The figures of the runs that are done, by setting and policy."""
+    """The figures of finished runs, by setting and policy."""
 
     def __init__(self, frame: pd.DataFrame, axes: Sequence[str], rng: np.random.Generator) -> None:
         self.setting_axes = setting_axes(axes)
@@ -80,16 +80,16 @@ class SweepStatistics:
         best = frame.reindex(columns=["best_known"])["best_known"]
         places = zip(keys, map(int, frame["seed"]), strict=True)
         self.best_known = {place: str(name) for place, name in zip(places, best, strict=True) if plain(name)}
-        """By setting and seed, the name of the run that `best_known_tpot_s_mean` is of."""
+        """The name of the run behind `best_known_tpot_s_mean`, by setting and seed."""
         self.settings = list(dict.fromkeys(keys))
-        """In the order of the matrix, those without a finished run too."""
+        """All settings, even without a finished run, in the order of the matrix."""
         self.policies = list(dict.fromkeys(frame["policy"][done]))
-        """Those with a finished run, in the order of the matrix."""
+        """The policies with a finished run, in the order of the matrix."""
         preloaded = frame["preloaded"].fillna(False).astype(bool) if "preloaded" in frame else done & False
         self.preloaded = set(frame["policy"][preloaded])
-        """Those that keep every expert on its GPU."""
+        """The policies that keep every expert on its GPU."""
         self.prophets = {policy for policy in self.policies if knows_the_future(policy)}
-        """Those that are told what will be demanded."""
+        """The policies that know future demands."""
 
     @property
     def candidates(self) -> list[str]:
@@ -97,15 +97,15 @@ class SweepStatistics:
         return [policy for policy in self.policies if policy not in self.preloaded | self.prophets]
 
     def figure(self, setting: Setting, policy: str, metric: str = TPOT) -> Estimate | None:
-        """The mean of a metric over the seeds of a setting; None where there is none."""
+        """The mean of a metric over the seeds of a setting; None without a value."""
         return self._estimate(list(self._values(setting, policy, metric).values()))
 
     def difference(self, setting: Setting, one: str, other: str, metric: str = TPOT) -> Estimate | None:
-        """The mean of one policy's metric less another's, over the seeds that both have."""
+        """The mean of one policy's metric minus another's, over the seeds that both have."""
         return self._estimate(self._differences(setting, one, other, metric))
 
     def standing(self, setting: Setting, metric: str = TPOT) -> Standing | None:
-        """The candidate with the best mean, the first of equals, and its ties; None if no candidate has a figure.
+        """The candidate with the best mean (the first if equal) and its ties; None if no candidate has a value.
 
         A tie is a policy whose difference to the best has an interval that includes 0; with one seed, an equal one.
         """
@@ -119,9 +119,10 @@ class SweepStatistics:
         return Standing(best=best, figure=figures[best], ties=ties)
 
     def inversions(self) -> Iterator[Inversion]:
-        """Pairs of policies of which one hits more often and yet takes longer, in every setting.
+        """Pairs of policies, in each setting, of which one hits more often and yet takes longer.
 
-        With several seeds, both differences must have intervals without 0. Those that keep every expert are left out.
+        With several seeds, the intervals of both differences must exclude 0. Policies that keep every expert are left
+        out.
         """
         policies = [policy for policy in self.policies if policy not in self.preloaded]
         for setting in self.settings:
@@ -131,23 +132,23 @@ class SweepStatistics:
                         continue
                     differences = [self._differences(setting, more, less, metric) for metric in (HIT_RATE, TPOT)]
                     if any(sum(each) <= 0 for each in differences):
-                        continue  # as most are; intervals take time
+                        continue  # most pairs; computing intervals takes time
                     hits, tpot = map(self._estimate, differences)
                     if hits and tpot and hits.sign > 0 and tpot.sign > 0:
                         yield Inversion(setting=setting, hits_more=more, faster=less, hit_rate=hits, tpot_s=tpot)
 
     def over(self, setting: Setting, policy: str, reference: str, metric: str = TPOT) -> Estimate | None:
-        """The mean of metric over reference column, seed by seed."""
+        """The mean of a metric divided by a reference column, seed by seed."""
         own, theirs = self._values(setting, policy, metric), self._values(setting, policy, reference)
         return self._estimate([own[seed] / theirs[seed] for seed in own if theirs.get(seed)])
 
     def prefetching_pays(self, setting: Setting, policy: str) -> bool:
-        """Whether a token takes no longer than with the policy's own cache without prefetch, or that is not known."""
+        """Whether a token takes no longer than with the policy's own cache without prefetching; True if unknown."""
         over = self._saved(setting, policy, OWN_CACHE)
         return over is None or over.mean <= 0
 
     def regret(self, setting: Setting, policy: str) -> Regret:
-        """What perfect prediction, perfect eviction and both would save; None for what was not asked for."""
+        """The time that perfect prediction, perfect eviction and both would save; None if not requested."""
         return Regret(
             prediction_s=self._saved(setting, policy, PERFECT_PREDICTION),
             eviction_s=self._saved(setting, policy, PERFECT_EVICTION),
@@ -155,11 +156,11 @@ class SweepStatistics:
         )
 
     def seeds(self, setting: Setting, policy: str) -> int:
-        """How many seeds of a setting are done."""
+        """The number of finished seeds of a setting."""
         return len(self._runs.get((setting, policy), ()))
 
     def _differences(self, setting: Setting, one: str, other: str, metric: str) -> list[float]:
-        """By seed that both have, one policy's metric less the other's."""
+        """One policy's metric minus the other's, for each seed that both have."""
         left, right = (self._values(setting, policy, metric) for policy in (one, other))
         return [left[seed] - right[seed] for seed in left if seed in right]
 
@@ -168,7 +169,7 @@ class SweepStatistics:
         return self._estimate([own[seed] - theirs[seed] for seed in own if seed in theirs])
 
     def _values(self, setting: Setting, policy: str, metric: str) -> dict[int, float]:
-        """By seed, what is there of a metric."""
+        """The known values of a metric, by seed."""
         place = self._column.get(metric)
         if place is None:
             return {}
@@ -181,8 +182,8 @@ class SweepStatistics:
 
 
 def knows_the_future(policy: str) -> bool:
-    """Whether a policy is told what will be demanded."""
+    """Whether a policy knows future demands."""
     try:
         return "future" in make_policy(policy).requires
-    except UserError:  # from outside, and not at hand where the sweep is read
+    except UserError:  # an outside policy that cannot be imported here
         return False

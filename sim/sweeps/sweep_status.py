@@ -1,4 +1,4 @@
-"""What a sweep would be, and how far one is: for `sim sweep --dry-run` and `--status`."""
+"""The reports of `finemoe sim sweep --dry-run` and `--status`: what would run, and the progress."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ from sim.sweeps.time_left import TimeLeft, duration
 from sim.sweeps.time_sample import sampled_seconds
 from sim.sweeps.workers import Workers
 
-MOST_ROWS = 200  # of a matrix that is printed
+MOST_ROWS = 200  # rows of the matrix that are printed
 
 
 def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
-    """The matrix, what is stored of it, the time that the rest would take, and what cannot run."""
+    """The matrix with the state of each run, the time that the missing runs would take, and the refusals."""
     plan = SweepPlan.of(experiment, wanted)
     opened = _existing_store(store)
     tasks = plan.tasks()
@@ -46,7 +46,7 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
 
 
 def status_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
-    """How many runs are done, which run now, what failed, and the time left."""
+    """The number of finished runs, the running and failed ones, and the time left."""
     plan = SweepPlan.of(experiment, wanted)
     opened = _existing_store(store)
     if opened is None:
@@ -69,7 +69,7 @@ def status_report(experiment: Experiment, store: Path, wanted: Collection[Refere
 
 
 def _described(task: RunTask, experiment: Experiment) -> str:
-    """The policy of a run, or that it is a bound, and what the experiment varies: `lru, cache.share 0.25, seed 0`."""
+    """A run's policy (or that it is a bound) and its values on the axes: `lru, cache.share 0.25, seed 0`."""
     varied = [name for name in experiment.axes if name != "policy" and not name.startswith(SETTING)]
     run = Run(point={}, scenario=task.scenario)
     values = [f"{name} {value}" for name in varied if (value := run.value(name)) is not None]
@@ -77,7 +77,7 @@ def _described(task: RunTask, experiment: Experiment) -> str:
 
 
 def _existing_store(store: Path) -> ResultStore | None:
-    """The store if it is one already: a dry run makes none."""
+    """The store if it exists; a dry run does not create one."""
     return ResultStore.open(store, create=False) if store.exists() and any(store.iterdir()) else None
 
 
@@ -107,7 +107,7 @@ def _shown(value: Any) -> Any:
 
 
 def _refusals(plan: SweepPlan) -> Iterator[str]:
-    """Each reason once, with how many runs it is of."""
+    """Each reason once, with its number of runs."""
     reasons = Counter(each.refusal for each in plan.runs if each.refusal)
     for reason, count in reasons.items():
         yield from ["", *wrap(f"{count} run{'s' * (count > 1)} cannot run: {reason}", WIDTH, subsequent_indent="  ")]

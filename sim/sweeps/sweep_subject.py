@@ -1,4 +1,4 @@
-"""What the figures of a sweep stand for: whose routing, which sizes, which machine."""
+"""The subject of a sweep, for headings: routing, model sizes, machine and cache."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from common.tables import size
 from sim.sweeps.sweep_columns import OUTCOMES, plain, plain_rows, value_text
 from traces.format import provenance
 
-SHOWN = 3  # of what varies
+SHOWN = 3  # values shown of something that varies
 
 
 def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, Any]) -> list[str]:
-    """Lines that say what was simulated, over which axes, and how many runs there are."""
+    """Lines on what was simulated, over which axes, and with how many runs."""
     counts = frame["status"].value_counts()
     outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts) or "none"
     axis_lines = (f"axis {axis}: {_values(frame[axis])}" for axis in axes)
@@ -21,7 +21,7 @@ def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, A
 
 
 def subject(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> list[str]:
-    """Lines that say what was simulated."""
+    """Lines on what was simulated."""
     lines = [f"Simulated, not measured: {_routing(frame, experiment)}"]
     if done := _done(frame):
         lines[0] += f" with the sizes of {_listed(done, lambda run: run['model'])}"
@@ -31,15 +31,15 @@ def subject(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> list[str]:
 
 
 def title(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> str:
-    """Lines for a picture."""
+    """The title of a picture, in lines."""
     done = _done(frame)
     sizes, machines = _listed(done, lambda run: run["model"]), _listed(done, lambda run: run["machine_described"])
     lines = [f"Simulated: {_routing(frame, experiment)} with the sizes of {sizes}", f"on {machines}; {_cache(done)}"]
-    return "\n".join([*lines, *_cautions(done, width=1000)])  # the picture knows how wide it is
+    return "\n".join([*lines, *_cautions(done, width=1000)])  # the picture folds them to its own width
 
 
 def _done(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The runs that are done, as plain data, those alike in what is asked of them once."""
+    """The distinct facts about finished runs that headings need, as plain data."""
     names = ["trace", "trace_kind", "trace_warning", "traced_model", "model", "machine_described"]
     names += ["cache_experts", "total_experts", "expert_bytes", "history_trace", "history_warning"]
     runs = frame[frame["status"] == "done"].reindex(columns=names).drop_duplicates()
@@ -59,14 +59,14 @@ def _kind_of(run: Mapping[str, Any]) -> str:
 
 
 def _cautions(done: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """In what the traces, and those learned from, are unlike text, a line or more for each."""
+    """Cautions about traces (and history traces) that are unlike natural text, a line or more for each."""
     columns = (("trace", "trace_warning"), ("history_trace", "history_warning"))
     warned = dict.fromkeys((_last(run[trace]), run[warning]) for trace, warning in columns for run in done)
     return [line for name, warning in warned for line in provenance.caution(warning, name=name, width=width)]
 
 
 def _last(trace: object) -> str:
-    """The name of a trace that is perhaps called by its path."""
+    """The name of a trace, from its name or path."""
     return str(trace).rstrip("/").rpartition("/")[2]
 
 

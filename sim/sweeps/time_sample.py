@@ -1,4 +1,4 @@
-"""How long a sweep will take, from timed runs of a few requests."""
+"""Estimates how long a sweep will take, from timed runs of a few requests."""
 
 import time
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from sim.scenario import Scenario
 from sim.simulation import simulated_run
 from sim.sweeps.run_task import RunTask
 
-FEW, MORE = 1, 3  # requests of the two runs of a sample
+FEW, MORE = 1, 3  # requests in the two runs of a sample
 
 
 def sampled_seconds(tasks: Sequence[RunTask]) -> float:
-    """Wall time in seconds of all tasks one after the other, about.
+    """Estimate the wall time in seconds of all tasks, one after another.
 
-    A run of each policy is timed with few requests and with more: the difference goes with the tokens to serve, the
-    rest is taken once per run. What runs share, and what only the first of them computes, is not taken off. A policy
-    that fails in the sample takes no time, and lower bounds are left out.
+    A run of each policy is timed with few requests and with more: the difference is proportional to the tokens to
+    serve, the rest is spent once per run. Savings from data that runs share are not subtracted. A policy that fails in
+    the sample counts as 0, and lower bounds are left out.
     """
     rates: dict[str, tuple[float, float]] = {}
     resolver = Resolver()
@@ -38,7 +38,7 @@ def sampled_seconds(tasks: Sequence[RunTask]) -> float:
 
 
 def _timed(scenario: Scenario, resolver: Resolver) -> tuple[float, float]:
-    """Seconds that a run takes however short it is, and those of a token."""
+    """The fixed seconds of a run, and the seconds per token."""
     taken_s, tokens = [], []
     for count in (FEW, MORE):
         inputs = resolver.resolve(replace(scenario, requests=min(count, scenario.requests or count)))

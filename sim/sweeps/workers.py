@@ -1,4 +1,4 @@
-"""Processes that carry out runs, on this machine or on a cluster: joblib, with loky or with Ray behind it."""
+"""Processes that execute runs, on this machine or on a cluster: joblib, with loky or Ray as its backend."""
 
 import os
 import signal
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """How many processes carry out the runs, and where."""
+    """How many processes execute the runs, and where."""
 
     jobs: Annotated[int, Ge(1)] | None = None
     """Runs to execute in parallel; 1 stays in this process. Default: one per processor."""
     backend: Backend = "loky"
-    """Processes of this machine, or of a Ray cluster (`pip install 'finemoe-lab[ray]'`; $RAY_ADDRESS names it)."""
+    """Use processes of this machine (loky) or of the Ray cluster at $RAY_ADDRESS (`pip install 'finemoe-lab[ray]'`)."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def each(self, function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> Iterator[T]:
-        """What the function answers to each of the calls, as the answers come, not in order.
+        """The function's answers to the calls, in order of completion.
 
-        The first error of any call ends them all. What the function keeps on disk by then is there.
+        The first error of any call ends them all. What the function has written to disk by then is kept.
         """
         if not calls:
             return
@@ -56,7 +56,7 @@ class Workers:
                 ) from error
 
     def processes(self, calls: int) -> int:
-        """How many calls are carried out at a time."""
+        """The number of calls that run at a time."""
         if self.jobs is not None:
             return min(self.jobs, calls)
         processors = connected_processors() if self.backend == "ray" else int(cpu_count())
@@ -64,12 +64,12 @@ class Workers:
 
     @contextmanager
     def _backend(self, function: Callable[..., T], jobs: int) -> Iterator[Callable[..., T]]:
-        """Let joblib start calls where they are to be carried out; the function is the one to call there."""
+        """Set joblib's backend, and yield the function to call there."""
         if self.backend == "ray":
             connected_processors()
             on_cluster = OnCluster(function)
             try:
-                with parallel_config(backend="threading"):  # a thread waits for each call, the cluster carries it out
+                with parallel_config(backend="threading"):  # a thread waits for each call that the cluster executes
                     yield on_cluster
             finally:
                 on_cluster.cancel()
@@ -82,11 +82,11 @@ class Workers:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let processes that begin within the block ignore Ctrl-C: this one ends them, without tracebacks of theirs.
+    """Let processes that start within the block ignore Ctrl-C, so that this process ends them without tracebacks.
 
-    For that moment this one ignores it too.
+    Within the block, this process ignores it, too.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,7 +99,7 @@ def _without_interrupts() -> Iterator[None]:
 class _UntilCommandEnds:
     """A function for other processes of this machine, which end when the command that started them is gone.
 
-    Otherwise they would go on for minutes after it was killed, beside those of the next one.
+    Otherwise they would run for minutes after the command was killed, beside those of the next command.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -113,7 +113,7 @@ class _UntilCommandEnds:
 
 @cache  # a process is watched once
 def _end_with(command: int) -> None:
-    """End this process as soon as its parent is not the command any more."""
+    """End this process as soon as the command is no longer its parent."""
 
     def watch() -> None:
         while os.getppid() == command:
