@@ -1,4 +1,4 @@
-"""What an anchor is: a published measurement of others, and what of it is simulated."""
+"""An anchor: a measurement that others published, and the runs that simulate it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,42 +14,42 @@ MACHINES = Path(__file__).with_name("machines")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnchorPoint:
-    """One published number, and the run that stands for it."""
+    """One published number and the run that simulates it."""
 
     name: str
     measured: float
     """In the unit of its anchor."""
     policy: str
     cache_gb: float | None = None
-    """Gigabytes of experts that fit on the GPU; this or `cache_experts` is given."""
+    """Gigabytes of experts that fit on the GPU. Either this or `cache_experts` is set."""
     cache_experts: int | None = None
     bits: float = 16.0
-    """Of an expert's weights, on average."""
+    """Average bits per expert weight."""
     machine: str = ""
-    """Figures that differ from the anchor's machine: `copies=pageable`."""
+    """Changes to the anchor's machine, such as `copies=pageable`."""
     hit_rate: float | None = None
-    """Where it is published: the demands that are replayed then have it. Otherwise a trace of routing is replayed."""
+    """The published hit rate: the replayed demands are built to have it. None: a trace of routing is replayed."""
     assumed: str
-    """What of the run the source does not say."""
+    """Assumptions about the run that the source does not state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variation:
-    """One thing that is not known, as it might also be."""
+    """An alternative value of one unknown setting."""
 
     name: str
     meaning: str
     machine: str = ""
-    """Figures of the machine, in place of the anchor's."""
+    """Changes to the anchor's machine."""
     policy: str | None = None
     bits: float | None = None
     cache_gb: float | None = None
     cache_experts: int | None = None
     points: Sequence[str] | None = None
-    """The points that it means something to; None: all."""
+    """The points to which it applies; None: all."""
 
     def applies_to(self, point: AnchorPoint) -> bool:
-        """Whether it says anything of a point."""
+        """Whether it applies to a point."""
         return self.points is None or point.name in self.points
 
 
@@ -61,27 +61,27 @@ class Anchor:
     title: str
     unit: Unit
     source: str
-    """Where the numbers are published."""
+    """Publication with the numbers."""
     url: str
     shape: ModelShape
     machine: str
     """A data sheet in `machines/`."""
     known: Sequence[str]
-    """What the source says of the set-up."""
+    """Facts about the set-up from the source."""
     assumed: Sequence[str]
-    """What is assumed because it does not, beside the figures of the machine."""
+    """Assumptions, beside the values of the machine, where the source is silent."""
     points: Sequence[AnchorPoint]
     variations: Sequence[Variation]
     reading: Sequence[str]
-    """What may explain an error: mechanisms that the simulator does not model, or that the source leaves open."""
+    """Possible explanations of errors: mechanisms that the simulator does not model or that the source leaves open."""
     unpacked: bool = True
-    """Whether quantised experts are computed with in 16 bits, or read as they are copied."""
+    """Whether quantised experts are unpacked to 16 bits for computing, or read as they are copied."""
     tokens: int | None = None
-    """How many tokens a replayed stream of demands has."""
+    """The number of tokens in a replayed stream of demands."""
 
     @property
     def sheet(self) -> Path:
-        """The file of its machine."""
+        """The data sheet of its machine."""
         return MACHINES / f"{self.machine}.toml"
 
     @property

@@ -1,4 +1,4 @@
-"""The document of anchors, in Markdown: its numbers follow from the table of runs, its words from the anchors."""
+"""The Markdown document of anchors. Its numbers come from the table of runs, its words from the anchors."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -14,11 +14,11 @@ from traces.format.provenance import label
 COMMAND = "finemoe sim anchors --routing ROUTING --out docs"
 _TIMES = ("measured_s_per_token", "simulated_s_per_token")
 NEAR = 0.25
-"""An error up to this is counted as near."""
+"""An error up to this counts as near."""
 
 
 def document(table: AnchorTable, anchors: Sequence[Anchor], *, beside: str) -> str:
-    """The whole text; `beside` is the folder of the picture and the tables, as links have it."""
+    """The whole text; `beside` is the folder of the picture and the tables, as used in links."""
     parts = ["# Anchors: simulated beside what others measured", *_opening(table, anchors, beside)]
     for anchor in anchors:
         parts += [f"## {anchor.title}", *_section(table, anchor)]
@@ -28,17 +28,16 @@ def document(table: AnchorTable, anchors: Sequence[Anchor], *, beside: str) -> s
 
 def _opening(table: AnchorTable, anchors: Sequence[Anchor], beside: str) -> Iterator[str]:
     yield paragraph(
-        "Published measurements that are not ours, and that nothing here was fitted to, beside what the simulator says "
-        "of the same set-ups. One figure of a machine comes from a run of an anchor's author: the RTX 5090's CPU time "
-        "per layer, from the same model with everything on the GPU, which is none of the numbers below. "
-        "**Measured** numbers are those of the sources; **simulated** ones are computed. What a "
-        "source does not say is assumed, and each assumption is then changed alone to show what hangs on it. The error "
-        "is the simulated time per token over the measured one, less 1: at +100 % it is twice as long, at −50 % half "
-        "as long."
+        "Measurements that others published, beside simulations of the same set-ups. Nothing in this project was "
+        "fitted to them. One value of a machine does come from an anchor's author: the RTX 5090's CPU time per layer, "
+        "from a run of the same model with everything on the GPU, which is not among the numbers below. "
+        "**Measured** numbers come from the sources; **simulated** ones are computed. Where a source is silent, we "
+        "make assumptions, and then change one at a time to show its effect. The error is the simulated time per token "
+        "divided by the measured one, minus 1: at +100 % it is twice as long, at −50 % half as long."
     )
     yield paragraph(
         f"The whole file is written by `{COMMAND}`: do not edit it. The routing is `mixtral-8x7b-twin.trace` of that "
-        "folder ([comparison.md](comparison.md) says how it is made), or a trace of your own. The runs are in "
+        "folder ([comparison.md](comparison.md) describes how to record it), or a trace of your own. The runs are in "
         f"[{beside}/runs.csv]({beside}/runs.csv)."
     )
     rows = [(anchor, point, row) for anchor in anchors for point, row in _pairs(table, anchor)]
@@ -57,7 +56,7 @@ def _opening(table: AnchorTable, anchors: Sequence[Anchor], beside: str) -> Iter
 def _verdict(table: AnchorTable, rows: Sequence[Row]) -> str:
     errors = [row["error"] for row in rows if row["error"] is not None]
     if not errors:
-        return "No run was done."
+        return "No run finished."
     near = sum(abs(error) <= NEAR for error in errors)
     fast = sum(error < 0 for error in errors)
     within = sum(low <= 0 <= high for low, high in filter(None, (_ends(table, row) for row in rows)))
@@ -69,17 +68,17 @@ def _verdict(table: AnchorTable, rows: Sequence[Row]) -> str:
         f"**Of {len(errors)} numbers, {near} are within {limit}.** The median error, without its sign, is {middle}, "
         f"the largest {percent(worst['error'])} ({worst['point']}). "
         f"{fast} are simulated too fast, {len(errors) - fast} too slow. Of {pairs} pairs of numbers from one source, "
-        f"{pairs - wrong} come in the measured order. For {within} numbers the measured value lies within what the "
-        f"variations span; for the other {len(errors) - within} no assumption that was varied explains the error "
-        "alone. This is what times are worth whose machine is hardly known: measure a machine before believing "
-        "its times ([machines.md](machines.md))."
+        f"{pairs - wrong} come in the measured order. For {within} numbers the measured value lies within the range of "
+        f"the variations; for the other {len(errors) - within} no single varied assumption explains the error. Expect "
+        "errors of this size for a machine that you hardly know: measure a machine before you rely on its times "
+        "([machines.md](machines.md))."
     )
 
 
 def _section(table: AnchorTable, anchor: Anchor) -> Iterator[str]:
     yield paragraph(f"Source: [{anchor.source}]({anchor.url}).")
     lines = [f"- **Known:** {each}." for each in anchor.known] + [f"- **Assumed:** {each}." for each in anchor.assumed]
-    machine = f"- **The machine** is `sim/anchors/machines/{anchor.machine}.toml`; its figures are listed below."
+    machine = f"- **The machine** is `sim/anchors/machines/{anchor.machine}.toml`; its values are listed below."
     yield "\n".join(map(item, [*lines, machine]))
     pairs = list(_pairs(table, anchor))
     replayed = any(point.hit_rate is not None for point, _ in pairs)
@@ -100,7 +99,7 @@ def _section(table: AnchorTable, anchor: Anchor) -> Iterator[str]:
     for row in found.values():
         if row["status"] not in ("done", None):
             yield paragraph(f"No run of {row['point']}, {row['variation']}: {row['reason']}.")
-    yield paragraph("What may explain an error:")
+    yield paragraph("Possible explanations of the errors:")
     yield "\n".join(item(f"- {each}") for each in anchor.reading)
 
 
@@ -119,19 +118,22 @@ def _point_cells(anchor: Anchor, point: AnchorPoint, row: Row, replayed: bool) -
 
 
 def _order(rows: Sequence[Row]) -> str:
-    """Whether the points come in the measured order, and which pairs do not."""
+    """How many pairs of points come in the measured order, and which do not."""
     pairs, wrong = _orders(rows)
     if not pairs:
-        return "No two of these were simulated."
+        return "Fewer than two of these were simulated."
     said = f"Of {pairs} pairs, {pairs - len(wrong)} come in the measured order"
-    said += f"; the wrong way round: {'; '.join(wrong)}." if wrong else "."
+    said += f"; reversed: {'; '.join(wrong)}." if wrong else "."
     known = [row for row in rows if row["error"] is not None]
     spans = [max(times) / min(times) for times in ([row[key] for row in known] for key in _TIMES)]
-    return f"{said} From the fastest to the slowest is a factor of {spans[0]:.1f} measured, {spans[1]:.1f} simulated."
+    return (
+        f"{said} The slowest takes {spans[0]:.1f} times as long as the fastest in the measurements, {spans[1]:.1f} "
+        "times in the simulations."
+    )
 
 
 def _orders(rows: Sequence[Row]) -> tuple[int, list[str]]:
-    """How many pairs the simulated points of one anchor form, and those that come in the other order."""
+    """The number of pairs of simulated points of one anchor, and the pairs in the reverse order."""
     pairs = list(combinations((row for row in rows if row["error"] is not None), 2))
     wrong = [
         f"{one['point']} and {other['point']}"
@@ -147,7 +149,7 @@ def _anchors(rows: Sequence[Row]) -> list[str]:
 
 def _machines(table: AnchorTable) -> Iterator[str]:
     yield paragraph(
-        "Figures of the machines and where they are from. One whose source begins with *assumption* is a guess; "
+        "The values of the machines and their sources. A value whose source begins with *assumption* is a guess; "
         "`framework` is CPU time that the GPU waits for ([machines.md](machines.md))."
     )
     for name, machine in table.inputs["machines"].items():
@@ -157,8 +159,8 @@ def _machines(table: AnchorTable) -> Iterator[str]:
     routing = table.inputs["routing"]
     yield paragraph(
         f"Routing: {routing['routing']} (prompts: {routing['prompts'] or 'not stated'}; digest "
-        f"`{routing['digest'][:12]}`), at most {routing['requests']} requests, batch 1, the others as history. The "
-        f"demands of anchors with a published hit rate are {label('synthetic')}."
+        f"`{routing['digest'][:12]}`), at most {routing['requests']} requests, batch 1, with the others as history. "
+        f"The demands of anchors with a published hit rate are {label('synthetic')}."
     )
 
 
@@ -168,7 +170,7 @@ def _pairs(table: AnchorTable, anchor: Anchor) -> Iterator[tuple[AnchorPoint, Ro
 
 
 def _both(anchor: Anchor, row: Row) -> tuple[str, str]:
-    """Measured as published, simulated in the same unit."""
+    """The measured value as published, and the simulated one in the same unit."""
     simulated = row["simulated_s_per_token"]
     if anchor.unit == "s per token":
         return f"{row['measured']:g} s", number(simulated, ".3f", unit=" s")

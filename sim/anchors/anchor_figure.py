@@ -1,4 +1,4 @@
-"""The picture of anchors: simulated over measured time per token, and what each assumption moves it to."""
+"""The picture of anchors: simulated over measured time per token, and the effect of each assumption."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def draw_anchors(table: AnchorTable, anchors: Sequence[Anchor], path: Path) -> None:
-    """A line per number: a dot as assumed, small marks with one assumption changed, and the span of all."""
+    """Draw a line per number: a dot as assumed, small marks with one assumption changed, and their range."""
     rows = [(anchor, row) for anchor in anchors for row in table.of(anchor.key)]
     drawn = figure(7.0, 0.24 * len(rows) + 0.2 * len(anchors) + 1.0)
     axis = panels(drawn)[0, 0]

@@ -22,26 +22,27 @@ from sim.sweeps.workers import Workers
 from traces.format import provenance
 from traces.format.reader import Trace
 
-REQUESTS = 4  # at most, of those outside the history
+REQUESTS = 4  # at most, outside the history
 AS_ASSUMED = Variation(name=BASE, meaning="everything as assumed")
 
 
 def run_anchors(anchors: Sequence[Anchor], routing: Path, *, store: Path, workers: Workers) -> AnchorTable:
-    """Simulate every point under every variation; what the store has is not computed again.
+    """Simulate every point under every variation, reusing runs in the store.
 
-    `routing` is a trace with Mixtral's experts per layer and top-k. A `UserError` if it, or the store, cannot be used.
+    `routing` is a trace with Mixtral's experts per layer and top-k. Raises a `UserError` if it or the store is
+    unusable.
     """
     trace = Trace.open(routing)
     for anchor in anchors:
         sizes = [(each.experts, each.top_k) for each in (anchor.shape, trace.shape)]
         if anchor.replays_routing and sizes[0] != sizes[1]:
             raise UserError(
-                f"{routing}: top-{sizes[1][1]} of {sizes[1][0]} experts, {anchor.title} needs top-{sizes[0][1]} of "
-                f"{sizes[0][0]}"
+                f"{routing}: has top-{sizes[1][1]} of {sizes[1][0]} experts, but {anchor.title} needs "
+                f"top-{sizes[0][1]} of {sizes[0][0]}"
             )
     rows: list[Row] = []
     for anchor in anchors:
-        # Traces are made anew each time: keys of runs cover their content, not where they lie.
+        # Traces are written again each time, because keys of runs cover content, not paths.
         with scratch_folder() as folder:
             rows += _AnchorRuns(anchor, trace, folder).rows(store, workers)
     return AnchorTable(
@@ -79,7 +80,7 @@ class _AnchorRuns:
             yield self._row(point, variation, found[_named(axes)])
 
     def _point(self, point: AnchorPoint, variation: Variation) -> dict[str, Any]:
-        """The run of a point, as values of a scenario's fields."""
+        """The run of a point as values of a scenario's fields."""
         bits = point.bits if variation.bits is None else variation.bits
         shape = quantised(self._anchor.shape, bits, unpacked=self._anchor.unpacked)
         machine = ",".join(filter(None, (str(self._anchor.sheet), _changed(point.machine, variation.machine))))
@@ -134,19 +135,19 @@ def _named(point: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _changed(own: str, varied: str) -> str:
-    """Figures of the point, then those of the variation, which may replace them."""
+    """The point's changes to the machine, overridden by the variation's."""
     figures = dict(each.split("=", 1) for each in ",".join(filter(None, (own, varied))).split(",") if each)
     return ",".join(f"{key}={value}" for key, value in figures.items())
 
 
 def _experts(point: AnchorPoint, variation: Variation, shape: ModelShape) -> int:
-    """Slots: as many as the bytes hold, where bytes are given."""
+    """The number of slots, computed from gigabytes if those are given."""
     for source in (variation, point):
         if source.cache_experts is not None:
             return source.cache_experts
         if source.cache_gb is not None:
             return CacheSize(gb=source.cache_gb).slots(shape)
-    raise ValueError(f"{point.name} says no size of the cache")
+    raise ValueError(f"{point.name}: the size of the cache is missing")
 
 
 def _described(trace: Trace) -> Row:
@@ -161,7 +162,7 @@ def _described(trace: Trace) -> Row:
 
 
 def _sheets(anchors: Sequence[Anchor]) -> Row:
-    """Of each machine what it is, and its figures with their sources."""
+    """A description of each machine, and its values with their sources."""
     found = {}
     for anchor in anchors:
         sheet = read_data_sheet(anchor.sheet)

@@ -1,9 +1,9 @@
-"""The table behind the document of anchors: a row for each point and variation, and what is known of the machines.
+"""The table behind the document of anchors: a row for each point and variation, and the facts about the machines.
 
     runs.csv       a row per run: published, simulated, error
-    inputs.json    the routing, the digests and the machines' figures with their sources
+    inputs.json    the routing, the digests and the machines' values with their sources
 
-Everything that the document says of numbers is computed from these two and the anchors.
+All numbers in the document are computed from these two files and the anchors.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _TEXTS = ("anchor", "point", "variation", "policy", "unit", "status", "reason", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnchorTable(RunTable):
-    """What the runs gave. `simulated_s_per_token` is the mean TPOT; `error` is it over the measured one, less 1."""
+    """Results of the runs. `simulated_s_per_token` is the mean TPOT; `error` its ratio to the measured one minus 1."""
 
     columns: ClassVar = COLUMNS
     texts: ClassVar = _TEXTS

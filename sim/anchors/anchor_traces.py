@@ -14,9 +14,9 @@ PROMPT = 8  # tokens before the first recorded one
 
 
 def quantised(shape: ModelShape, bits: float, *, unpacked: bool) -> ModelShape:
-    """The shape with experts of so many bits per weight.
+    """The shape with experts of `bits` bits per weight when copied.
 
-    They are copied so. `unpacked`, all weights are computed with as before; else all are read with so many bits.
+    If `unpacked`, computing still reads all weights at their original size; otherwise at `bits` bits.
     """
     if bits == 8 * shape.weight_bytes:
         return shape
@@ -27,7 +27,7 @@ def quantised(shape: ModelShape, bits: float, *, unpacked: bool) -> ModelShape:
 
 
 def resized(routing: Trace, shape: ModelShape, path: Path) -> Path:
-    """Write the routing of a trace with the sizes of another model, without embeddings, which have the first's size."""
+    """Write the routing of a trace with another model's sizes, without embeddings, whose size would not match."""
     meta = replace(
         routing.meta,
         shape=shape,
@@ -47,11 +47,11 @@ def resized(routing: Trace, shape: ModelShape, path: Path) -> Path:
 
 
 def with_hit_rate(shape: ModelShape, hit_rate: float, tokens: int, path: Path) -> Path:
-    """Write the decode steps of one request whose demands hit an LRU cache exactly so often, to the nearest demand.
+    """Write decode steps of one request whose demands hit an LRU cache at this rate, to the nearest demand.
 
-    The cache has a part of its own for each layer, begins empty, and holds at least the experts of one token. In each
-    layer the hits of a token are experts of the token before, and its misses the experts that were used longest ago.
-    The first token misses everything; other misses are spread evenly.
+    The cache is divided by layer, starts empty, and holds at least the experts of one token per layer. In each layer, a
+    token's hits are experts of the previous token, and its misses are the least recently used experts. The first token
+    misses everything; other misses are spread evenly.
     """
     misses = spread_misses(shape, hit_rate, tokens)
     experts = np.stack([_demands(shape, misses[:, layer]) for layer in range(shape.layers)], axis=1)
@@ -88,13 +88,13 @@ def spread_misses(shape: ModelShape, hit_rate: float, tokens: int) -> Int:
     misses: Int = np.diff(reached, axis=0, prepend=0)
     misses[0] = shape.top_k
     if later.min() < 0 or misses.max() > shape.top_k:
-        raise ValueError(f"a hit rate of {hit_rate} cannot be in {tokens} tokens")
+        raise ValueError(f"{tokens} tokens cannot have a hit rate of {hit_rate}")
     return misses
 
 
 def _demands(shape: ModelShape, misses: Int) -> Int:
     """`[tokens, K]` int16: the experts of one layer."""
-    order = list(range(shape.experts))  # the one used longest ago first
+    order = list(range(shape.experts))  # least recently used first
     found = np.empty((len(misses), shape.top_k), np.int16)
     for token, missing in enumerate(misses):
         used = [*order[:missing], *order[shape.experts - shape.top_k + missing :]]

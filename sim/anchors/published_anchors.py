@@ -1,6 +1,6 @@
-"""The anchors: numbers that others have published, as data.
+"""The anchors: numbers that others published, as data.
 
-A figure that a source does not state is derived here in the open, or assumed with a variation beside it.
+A value that a source does not state is derived here visibly, or assumed together with a variation of it.
 """
 
 from policies.types import ModelShape
@@ -24,13 +24,13 @@ PAGEABLE = Variation(
     name="pageable copies", meaning="experts are copied from pageable memory", machine="copies=pageable"
 )
 
-# Bits per weight of Mixtral's experts, from table 1 of arXiv 2312.17238 with attention in 16 bits: the size of the
-# model in GiB, less the 1.6 of 46.7 billion weights that are no expert's, over the 45.1 billion that are.
+# Model sizes from table 1 of arXiv 2312.17238, with attention in 16 bits. Of 46.7 billion weights, 45.1 billion belong
+# to experts and 1.6 billion do not, which gives the bits per expert weight.
 SIZE_GIB = {2: 19.33, 3: 23.21}
 
 
 def bits_of_experts(model_gib: float) -> float:
-    """Bits per expert weight in a Mixtral-8x7B of this size whose other weights have 16 bits."""
+    """Bits per expert weight of a Mixtral-8x7B of this size, if its other weights have 16 bits."""
     return (model_gib * 2**30 - 1.6e9 * 2) * 8 / 45.1e9
 
 
@@ -47,11 +47,11 @@ MOE_INFINITY = Anchor(
         "with three quarters of the GPU's memory for experts by default; per-token latency",
     ),
     assumed=(
-        "that latency is the decode time per token, without the prefill: so the guide of MoE-Infinity's newer "
-        "benchmark measures it; for Mixtral-Offloading, DeepSpeed and Accelerate nothing says so",
-        "experts in FP16; 18 GB of them on the GPU, as MoE-Infinity's default gives, also for Mixtral-Offloading; all "
-        "weights in host memory, none on a disk; batch 1; the link of a PCIe 4.0 x16 slot; 1 ms of CPU time per layer, "
-        "since all four systems are driven by Transformers or PyTorch",
+        "latency is the decode time per token, without the prefill: the guide of MoE-Infinity's newer benchmark "
+        "measures it that way; nothing confirms it for Mixtral-Offloading, DeepSpeed and Accelerate",
+        "experts in FP16; 18 GB of them on the GPU, MoE-Infinity's default, also for Mixtral-Offloading; all weights "
+        "in host memory, none on disk; batch 1; the link of a PCIe 4.0 x16 slot; 1 ms of CPU time per layer, since all "
+        "four systems run on Transformers or PyTorch",
         "the routing is that of the Mixtral twin on the built-in passages, not that of Mixtral on those prompts",
     ),
     points=(
@@ -60,21 +60,21 @@ MOE_INFINITY = Anchor(
             measured=0.735,
             policy="moe-infinity-code",
             cache_gb=18.0,
-            assumed="its code's form, with 70 % of the twin's requests as its past",
+            assumed="the form of its code, with 70 % of the twin's requests as history",
         ),
         AnchorPoint(
             name="Mixtral-Offloading",
             measured=1.752,
             policy="mixtral-offloading-released",
             cache_gb=18.0,
-            assumed="its released code, which does not prefetch, without its quantisation",
+            assumed="its released code, which does not prefetch, without quantisation",
         ),
         AnchorPoint(
             name="DeepSpeed",
             measured=2.486,
             policy="deepspeed",
             cache_experts=8,
-            assumed="whole layers on demand, as ZeRO-Inference fetches them; none stays on the GPU",
+            assumed="whole layers on demand, as in ZeRO-Inference; none stays on the GPU",
         ),
         AnchorPoint(
             name="Accelerate",
@@ -82,7 +82,7 @@ MOE_INFINITY = Anchor(
             policy="deepspeed",
             cache_experts=8,
             machine="copies=pageable",
-            assumed="as DeepSpeed, from pageable memory, since its hooks move plain CPU tensors",
+            assumed="as DeepSpeed, but from pageable memory, since its hooks move plain CPU tensors",
         ),
     ),
     variations=(
@@ -107,7 +107,7 @@ MOE_INFINITY = Anchor(
         ),
         Variation(
             name="18 GB stay",
-            meaning="a fixed 18 GB of experts stay on the GPU; run as if each expert had that much fewer bytes to copy",
+            meaning="a fixed 18 GB of experts stay on the GPU, simulated by reducing the bytes of every expert's copy",
             bits=round(16 * (1 - 18e9 / (256 * published("mixtral-8x7b").expert_bytes)), 2),
             points=("DeepSpeed", "Accelerate"),
         ),
@@ -120,13 +120,14 @@ MOE_INFINITY = Anchor(
         ),
     ),
     reading=(
-        "MoE-Infinity: the twin's requests resemble each other more or less than the mixed prompts do, which decides "
-        "both what its matrices predict and what its cache keeps.",
-        "Mixtral-Offloading: the source does not say whether its experts were quantised. With quantised experts its "
-        "copies are a fifth as long, and what remains is CPU time and unpacking, which costs nothing here.",
-        "DeepSpeed: what it keeps on the GPU is not said. Copying all experts for each token would take a link of "
-        "36 GB/s to reach the published time, more than PCIe 4.0 x16 has, so it keeps some or leaves out some.",
-        "Accelerate: the rate of pageable copies is an assumption. What its device map keeps on the GPU is not said.",
+        "MoE-Infinity: the twin's requests may resemble each other more or less than the mixed prompts do. That "
+        "affects both what its matrices predict and what its cache keeps.",
+        "Mixtral-Offloading: the source does not say whether its experts were quantised. Quantised experts take a "
+        "fifth of the time to copy. What remains is CPU time and unpacking, and unpacking costs nothing here.",
+        "DeepSpeed: the source does not say what it keeps on the GPU. Copying all experts for each token would need a "
+        "link of 36 GB/s to reach the published time, more than PCIe 4.0 x16 has, so it keeps or skips some of them.",
+        "Accelerate: the rate of pageable copies is an assumption, and the source does not say what its device map "
+        "keeps on the GPU.",
     ),
 )
 
@@ -137,12 +138,11 @@ _ALGORITHMS = (
         "full algorithm",
         "mixtral-offloading+lru-by-layer",
         128,
-        "four experts per layer, k = 4; a layer waits for what "
-        "was predicted, which in theirs goes on in the background",
+        "four experts per layer, k = 4; a layer waits for its predicted experts, which theirs loads in the background",
     ),
     ("without pre-loading", "mixtral-offloading-released", 128, "four experts per layer, k = 4"),
     ("without LRU and pre-loading", "lru", 2, "nothing is kept from layer to layer"),
-    ("naive (accelerate)", "deepspeed", 8, "the whole layer is copied for each token, and none is kept"),
+    ("naive (accelerate)", "deepspeed", 8, "the whole layer is copied for each token and nothing is kept"),
 )
 _MEASURED = {
     _COLAB: (2.092, 1.567, 1.168, 0.661),
@@ -158,17 +158,17 @@ MIXTRAL_OFFLOADING = Anchor(
     shape=published("mixtral-8x7b"),
     machine="t4",
     known=(
-        "a T4 with 16 GB on PCIe Gen.3, of Google Colab's free tier for 2-bit experts and of Microsoft Azure for 3-bit "
+        "a T4 with 16 GB on PCIe Gen.3, in Google Colab's free tier for 2-bit experts and on Microsoft Azure for 3-bit "
         "ones; OpenAssistant conversations, sampled, batch 1; experts in 2 or 3 bits (HQQ), attention in 4; k = 4 "
         "experts of each layer cached; pinned host memory",
-        "sizes of the quantised models (table 1), of which the bits per expert weight follow: "
+        "sizes of the quantised models (table 1), which give the bits per expert weight: "
         + " and ".join(f"{bits_of_experts(gib):.2f} for {bits} bits" for bits, gib in SIZE_GIB.items())
         + "; the text says 2.6 for 2 bits",
     ),
     assumed=(
-        "12 GB/s over PCIe 3.0; 1 ms of CPU time per layer; weights are read in 16 bits when experts compute, as if "
-        "unpacking wrote and read them once; attention in 16 bits; one sheet for both clouds",
-        "the routing is that of the Mixtral twin on the built-in passages; decode steps alone are timed",
+        "12 GB/s over PCIe 3.0; 1 ms of CPU time per layer; experts read their weights in 16 bits when they compute, "
+        "as if unpacking wrote and read them once; attention in 16 bits; one data sheet for both clouds",
+        "the routing is that of the Mixtral twin on the built-in passages; only decode steps are timed",
     ),
     points=tuple(
         AnchorPoint(
@@ -187,7 +187,7 @@ MIXTRAL_OFFLOADING = Anchor(
         PAGEABLE,
         Variation(
             name="2.6 bits",
-            meaning="experts have 2.6 bits per weight, as the text says",
+            meaning="experts have 2.6 bits per weight, as stated in the text",
             bits=2.6,
             points=tuple(f"{algorithm[0]}, {_COLAB[0]}" for algorithm in _ALGORITHMS),
         ),
@@ -199,17 +199,18 @@ MIXTRAL_OFFLOADING = Anchor(
         ),
         Variation(
             name="background loading",
-            meaning="no layer waits for what was predicted for it, as the paper describes it (`promoe` at distance 1)",
+            meaning="no layer waits for its predicted experts, as in the paper (`promoe` at distance 1)",
             policy="promoe,prefetch_distance=1+lru-by-layer",
             points=tuple(f"{_ALGORITHMS[0][0]}, {where}" for where, _ in _MEASURED),
         ),
     ),
     reading=(
-        "Unpacking 2- and 3-bit weights takes time on the GPU that is not modelled beyond reading 16-bit weights, and "
-        "two slow cores may drive the layers more slowly than 1 ms each.",
-        "Without cache and pre-loading all that is left is two copies per layer: it is the plainest check of link and "
+        "Unpacking 2- and 3-bit weights takes GPU time that is not modelled, except for reading 16-bit weights, and "
+        "two slow CPU cores may need more than 1 ms per layer.",
+        "Without cache and pre-loading only two copies per layer remain, so this is the simplest check of link and "
         "bytes.",
-        "The naive form may keep some layers on the GPU, and copies them from pageable memory: the two pull apart.",
+        "The naive form may keep some layers on the GPU, and it copies from pageable memory. These have opposite "
+        "effects.",
     ),
 )
 
@@ -226,8 +227,8 @@ QWEN3_30B_A3B = ModelShape(
     vocab=151936,
 )
 
-# Q4_K has 4.5 bits per weight and Q6_K 6.5625; Q4_K_M gives half of the layers' down projections, one of an expert's
-# three matrices, Q6_K.
+# Q4_K has 4.5 bits per weight and Q6_K 6.5625. Q4_K_M uses Q6_K for the down projection, one of an expert's three
+# matrices, in half of the layers.
 Q4_K_M_BITS = (5 * 4.5 + 6.5625) / 6
 _SLOTS = ((24, 0.366, 10.51), (73, 0.741, 20.99), (146, 0.894, 30.51), (244, 0.962, 51.86))
 
@@ -241,15 +242,15 @@ IMP = Anchor(
     machine="rtx5090",
     known=(
         "an RTX 5090 under WSL2; an LRU cache per layer without prefetch; 256 decode tokens from a cold cache, prompt "
-        "of 8 tokens, batch 1; the hit rate of each size; a slot holds one of an expert's three matrices, so 24 slots "
+        "of 8 tokens, batch 1; the hit rate at each size; a slot holds one of an expert's three matrices, so 24 slots "
         "hold the 8 experts of one token (#1374: `3 · top_k`)",
-        "of the machine, from other measurements of the author: 25.6 GB/s reached by copies (#1365); 116.13 tokens/s "
-        "of this model with everything on the GPU and without CUDA graphs (#1368), which sets the CPU time per layer",
+        "the machine, from other measurements of the author: copies reach 25.6 GB/s (#1365); this model runs at 116.13 "
+        "tokens/s with everything on the GPU and without CUDA graphs (#1368), which sets the CPU time per layer",
     ),
     assumed=(
-        "no routing is behind the demands: they are drawn so that an LRU cache of that size hits "
-        "exactly as often as published; the curve from hit rate to tokens/s is what is tested",
-        "each expert is one copy, not three; all weights are read with the bits of the experts, as its kernels do",
+        "the demands come from no routing: they are built so that an LRU cache of that size hits exactly as often as "
+        "published; this tests the curve from hit rate to tokens/s",
+        "each expert is one copy, not three; all weights are read at the experts' bits, as its kernels do",
     ),
     points=tuple(
         AnchorPoint(
@@ -264,16 +265,16 @@ IMP = Anchor(
         for slots, hit_rate, measured in _SLOTS
     ),
     variations=(
-        Variation(name="no CPU time", meaning="driving the layers takes no CPU time", machine="framework=none"),
+        Variation(name="no CPU time", meaning="the framework takes no CPU time", machine="framework=none"),
         Variation(
             name="more launches",
-            meaning="CPU time per layer grows with the kernels that are started: 61,585 with offloading, 52,024 with "
+            meaning="CPU time per layer grows with the number of kernel launches: 61,585 with offloading, 52,024 with "
             "everything on the GPU (#1371)",
             machine=f"scale.cpu={52024 / 61585:.3f}",
         ),
         Variation(
             name="pageable copies",
-            meaning="6.5 GB/s, the effective rate of copies that #234 found under WSL2 with another model",
+            meaning="6.5 GB/s, the effective rate of copies under WSL2 with another model (#234)",
             machine="copies=pageable",
         ),
         Variation(
@@ -284,22 +285,20 @@ IMP = Anchor(
         Variation(
             name="host time of copies",
             meaning="each of an expert's three copies takes 44 µs of host time "
-            "(31 to 56 µs, measured by the author later, with another model)",
+            "(the author later measured 31 to 56 µs with another model)",
             machine="host_link.latency_s=132e-6",
         ),
-        Variation(name="6.56 bits", meaning="every matrix moves as many bytes as the largest, Q6_K", bits=6.5625),
+        Variation(name="6.56 bits", meaning="every matrix is copied at the size of the largest, Q6_K", bits=6.5625),
     ),
     reading=(
-        "Each layer waits for the router's answer on the host before its copies begin (#1371). That synchronisation "
-        "is not modelled, and the resident run that sets the CPU time does not have it.",
-        "Experts that are copied come as three copies, each with host time of its own; how long it is is known of a "
-        "later version only.",
-        "The measured steps from size to size are not proportional to the misses, so no rate alone can be right for "
-        "all four.",
+        "Each layer waits for the router's answer on the host before its copies begin (#1371). That synchronisation is "
+        "not modelled, and the run that sets the CPU time, with everything on the GPU, does not have it.",
+        "An expert takes three copies, each with its own host time, which is known only for a later version.",
+        "The measured steps from size to size are not proportional to the misses, so no single rate can fit all four.",
     ),
     unpacked=False,
     tokens=256,
 )
 
 ANCHORS = (MOE_INFINITY, MIXTRAL_OFFLOADING, IMP)
-"""What `finemoe sim anchors` simulates."""
+"""The anchors that `finemoe sim anchors` simulates."""

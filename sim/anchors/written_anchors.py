@@ -1,4 +1,4 @@
-"""The files of the anchors.
+"""Write the files of the anchors.
 
 anchors.md            the document
 anchors/runs.csv      a row per run; anchors/inputs.json: routing and machines
@@ -25,11 +25,11 @@ def outputs(out: Path) -> list[Path]:
 
 
 def write_anchors(table: AnchorTable, anchors: Sequence[Anchor], out: Path) -> AnchorTable:
-    """Write all files into a folder, in place of those that are there; the answer is the table as the files have it."""
+    """Write all files into a folder, replacing earlier ones, and return the table as read from them."""
     beside = out / NAME
     beside.mkdir(parents=True, exist_ok=True)
     table.write(beside)
-    table = AnchorTable.read(beside)  # so the document says what the files say, to the last digit
+    table = AnchorTable.read(beside)  # so that the document agrees with the files to the last digit
     draw_anchors(table, anchors, beside / PICTURE)
     with replacing(out / f"{NAME}.md", "the document") as partial:
         partial.write_text(document(table, anchors, beside=NAME), encoding="utf-8")

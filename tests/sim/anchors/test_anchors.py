@@ -130,7 +130,7 @@ def test_made_demands_hit_as_often_as_they_should(hit_rate: float, slots: int, t
 
 
 def test_a_hit_rate_that_a_cold_cache_cannot_have_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"0.99 cannot be in 10 tokens"):
+    with pytest.raises(ValueError, match=r"10 tokens cannot have a hit rate of 0.99"):
         spread_misses(LARGER, 0.99, 10)
 
 
