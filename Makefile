@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo docs comparison anchors paper notebooks test test-slow lint types bench clean
+.PHONY: demo docs comparison anchors paper notebooks check test test-slow lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -78,10 +78,20 @@ $(ROUTING)/gpt-oss-20b.trace: | $(VENV)/.installed
 $(ROUTING)/gemma-4-26b-a4b.trace: | $(VENV)/.installed
 	$(BIN)/finemoe traces convert route-trace $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv --out $@
 
+# Two processes run the tests; one that has nothing left to do takes some from the other.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Laws of the parts that everything else rests on.
+QUICK := tests/test_imports.py tests/common tests/policies/cache tests/policies/evictors tests/policies/prediction \
+	tests/sim/engine/test_timeline.py tests/sim/engine/test_laws.py tests/sim/hardware tests/traces/format/test_trace_format.py
+
+# A minute: lint, types and the quick tests, after every change.
+check: $(VENV)/.installed lint types
+	$(PYTEST) -m 'not slow' $(QUICK)
+
 # Many tests start processes: none of them has to compile what it imports.
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m compileall -q common policies sim traces validate tests/support
-	$(BIN)/python -m pytest -m 'not slow' -n 2 -q
+	$(PYTEST) -m 'not slow'
 
 # Runs them from scratch and writes what they show into them.
 notebooks: $(VENV)/.installed
@@ -90,8 +100,9 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.write_commands
 
+# What `make test` leaves out: more instances of the same laws, whole recordings, kills twenty times in a row.
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow -q
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

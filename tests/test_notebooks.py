@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from notebooks.fresh_outputs import HERE, executed, notebooks
+from tests.support.slow_cases import slow_but
 
 NOTEBOOKS = notebooks()
 NUMBER = re.compile(r"[0-9a-f]{64}|[-+]?\d[\d,]*(\.\d*)?([eE][-+]?\d+)?(\+[a-z0-9]+)?")
@@ -43,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.notebooks
-@each_notebook
+@pytest.mark.parametrize("path", slow_but(NOTEBOOKS, NOTEBOOKS[0]), ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_what_is_committed(path: Path, folder: Path) -> None:
     committed, fresh = (code(each) for each in (nbformat.read(path, as_version=4), executed(path, folder)))
     for before, now in zip(committed, fresh, strict=True):

@@ -1,4 +1,4 @@
-"""Settings of real runs: the model and its devices, and the sizes of a calibration. This module does not need torch."""
+"""What real runs are asked for: the model and its devices, and the sizes of a calibration. Nothing here needs torch."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
@@ -14,15 +14,15 @@ from traces.capture.capture_settings import ModelChoice
 class TestbedSettings(ModelChoice):
     """The model to run, and the devices that its experts are copied to."""
 
-    __test__ = False  # despite its name, pytest must not collect it
+    __test__ = False  # no test, whatever pytest thinks of the name
 
     _: KW_ONLY
     device: str = "cpu"
     """Kind of device."""
     devices: Annotated[int, Ge(1)] = 1
-    """Number of logical devices, each with its own slots and link."""
+    """Number of devices, each with its own slots and link."""
     threads: Annotated[int, Ge(1)] | None = None
-    """CPU threads (default: torch's choice); 1 is best for small models."""
+    """Threads of the CPU (default: torch's choice); small models want 1."""
 
     @override
     def __post_init__(self) -> None:
@@ -31,10 +31,10 @@ class TestbedSettings(ModelChoice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSettings:
-    """The sizes up to which a calibration measures."""
+    """What a calibration measures, and up to which sizes."""
 
     name: str | None = None
-    """Name of the machine in results (default: that of its devices)."""
+    """Name of the machine in results (default: its devices)."""
     max_tokens: Annotated[int, Ge(1)] = 256
     """Longest prompt to time."""
     batch_size: Annotated[int, Ge(1)] = 1

@@ -157,7 +157,7 @@ def writer_of(path: Path, letter: str) -> "subprocess.Popen[str]":
 def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for writer in [writer_of(path, letter) for letter in "ab"]:
-        writer.communicate("go\n", timeout=30)
+        writer.communicate("go\n", timeout=120)
         assert writer.returncode == 0
     assert path.read_text() == "b" * 10000
     assert list(tmp_path.iterdir()) == [path]
@@ -195,8 +195,8 @@ def test_a_new_file_appears_on_file_systems_without_second_names_too(
 def test_of_two_processes_that_make_one_folder_the_first_wins(tmp_path: Path) -> None:
     path = tmp_path / "results"
     first, second = (writer_of(path, letter) for letter in "ab")
-    first.communicate("go\n", timeout=30)
-    _, said = second.communicate("go\n", timeout=30)
+    first.communicate("go\n", timeout=120)
+    _, said = second.communicate("go\n", timeout=120)
     assert (first.returncode, second.returncode) == (0, 1)
     assert said.splitlines()[-1].endswith(f"{path} exists already; choose another name or remove it")
     assert (path / "a.txt").read_text() == "a" * 10000
@@ -207,7 +207,7 @@ def test_of_two_processes_that_make_one_folder_the_first_wins(tmp_path: Path) ->
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, name: str) -> None:
     writer = writer_of(tmp_path / name, "a")
     writer.send_signal(signal.SIGINT)
-    writer.communicate(timeout=30)
+    writer.communicate(timeout=120)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,10 +216,10 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path, name
     path = tmp_path / name
     writer = writer_of(path, "a")
     writer.kill()
-    writer.communicate(timeout=30)
+    writer.communicate(timeout=120)
     assert not path.exists()
     assert len(list(tmp_path.iterdir())) == 1
-    writer_of(path, "b").communicate("go\n", timeout=30)
+    writer_of(path, "b").communicate("go\n", timeout=120)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -228,5 +228,5 @@ def test_a_killed_writer_leaves_what_was_there(tmp_path: Path) -> None:
     path.write_text("before")
     writer = writer_of(path, "a")
     writer.kill()
-    writer.communicate(timeout=30)
+    writer.communicate(timeout=120)
     assert path.read_text() == "before"

@@ -67,7 +67,7 @@ def test_of_two_commands_on_one_output_the_second_is_refused_at_its_start(tmp_pa
     first = started(path)
     assert refusal(new(path)).startswith(f"{path} cannot be written: process {first.pid}, thread ")
     assert refusal(replaced(path)).endswith(" is writing there")
-    _, said = first.communicate("go\n", timeout=30)
+    _, said = first.communicate("go\n", timeout=120)
     assert (first.returncode, said, path.read_text()) == (0, "", "whole")
     assert list(path.parent.iterdir()) == [path]
     assert refusal(new(path)) == f"{path} exists already; choose another name or remove it"
@@ -80,7 +80,7 @@ def test_of_two_commands_on_one_output_the_second_is_refused_at_its_start(tmp_pa
 def test_an_interrupted_command_leaves_nothing(tmp_path: Path, number: int, status: int) -> None:
     command = started(tmp_path / "new" / "below" / "a.txt")
     command.send_signal(number)
-    command.communicate(timeout=30)
+    command.communicate(timeout=120)
     assert command.returncode == status
     assert list(tmp_path.iterdir()) == []
 
@@ -89,10 +89,10 @@ def test_the_claim_of_a_killed_command_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     killed = started(path)
     killed.kill()
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=120)
     assert [left.name for left in tmp_path.iterdir()] == ["a.txt.claim"]
     command = started(path)
-    command.communicate("go\n", timeout=30)
+    command.communicate("go\n", timeout=120)
     assert command.returncode == 0
     assert list(tmp_path.iterdir()) == [path]
 

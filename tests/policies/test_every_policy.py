@@ -32,6 +32,7 @@ from tests.support.policy_helpers import (
     MODEL,
     ORACLES,
     OTHERS,
+    SOME_COMPOSED,
     TEST,
     Watch,
     acts,
@@ -47,11 +48,13 @@ from tests.support.policy_helpers import (
     started,
     unchanged,
 )
+from tests.support.slow_cases import slow_but
 
 ROOT = Path(__file__).parents[2]
 
 # ---- causality: what a policy does depends on what has happened ------------------------------------------------------
 
+CAUSAL_COMPOSED = [spec for spec in COMPOSED if spec in CAUSAL]
 # batch size, and the request, iteration and layer of the first difference
 IN_A_PREFILL, IN_A_BATCH = (1, 1, 0, 2), (2, 1, 2, 1)
 AT_A_TOKEN, AT_A_REQUEST, AT_THE_LAST_LAYER = (1, 0, 3, 0), (1, 2, 0, 0), (1, 2, 2, 3)
@@ -88,7 +91,7 @@ def test_the_same_past_gives_the_same_decisions_whatever_follows(spec):
     assert all(decides_alike(spec, *place) for place in ALL_PLACES)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in COMPOSED if spec in CAUSAL])
+@pytest.mark.parametrize("spec", slow_but(CAUSAL_COMPOSED, *(spec for spec in SOME_COMPOSED if spec in CAUSAL)))
 def test_the_same_past_gives_the_same_decisions_with_any_evictor(spec):
     assert decides_alike(spec, *AT_THE_LAST_LAYER)
 
@@ -185,7 +188,7 @@ def test_a_block_unlike_the_callbacks_is_caught(as_own, monkeypatch):
 # ---- determinism -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", slow_but(EVERY, *ALONE, *SOME_COMPOSED))
 def test_a_run_repeats_itself(spec):
     assert digest(run(spec).log.rows) == digest(unchanged(spec))
 
@@ -197,7 +200,7 @@ def test_a_draw_without_the_seed_is_caught():
 
 def test_another_process_decides_alike():
     """Sets and hashes of text have another order there."""
-    specs = [*EVERY, "tests.support.broken_policies:hashing"]
+    specs = [*ALONE, *SOME_COMPOSED, "tests.support.broken_policies:hashing"]
     digests = f"[t.digest(t.unchanged(s)) for s in {specs!r}]"
     code = f"import json; from tests.support import policy_helpers as t; print(json.dumps({digests}))"
     another = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
@@ -261,7 +264,7 @@ def test_with_room_for_all_nothing_is_dropped_and_nothing_comes_twice(spec, gpus
             assert result.counts.cancelled == 0 or in_chunks
 
 
-@pytest.mark.parametrize("spec", COMPOSED)
+@pytest.mark.parametrize("spec", slow_but(COMPOSED, *SOME_COMPOSED))
 def test_every_prefetcher_works_with_every_evictor(spec, watched):
     """At the smallest cache, and at one that holds a layer and a half, where there is something to choose."""
     watched(spec, gpus=1, experts=SMALLEST[1], batch_size=3)

@@ -15,6 +15,7 @@ from sim.__main__ import main as sim
 from sim.forecast.plan_scores import measure
 from tests.support.misused_policies import KEYS, LINES, SPOILT
 from tests.support.policy_helpers import HISTORY, MODEL, TEST, run
+from tests.support.slow_cases import slow_but
 from tests.validate.driver.test_driver import play
 from validate.__main__ import main as validate
 
@@ -42,8 +43,12 @@ def line_of(driver, spec):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("driver", [simulated, replayed, predicted])
-@pytest.mark.parametrize("kind", LINES)
+EVERYWHERE = [(kind, driver) for kind in LINES for driver in (simulated, replayed, predicted)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "driver"), slow_but(EVERYWHERE, *(each for each in EVERYWHERE if each[1] is simulated), *EVERYWHERE[::4])
+)
 def test_a_misuse_is_one_line(kind, driver):
     assert line_of(driver, spec_of(kind)) == f"policy {spec_of(kind)}: {LINES[kind]}"
 

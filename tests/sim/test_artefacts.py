@@ -296,7 +296,7 @@ def test_of_two_processes_that_keep_one_artefact_at_once_the_slower_drops_his(ar
     assert len(unfinished(artefacts)) == 2
     assert list(artefacts) == []
     for writer in writers:
-        out, err = writer.communicate("go\n", timeout=60)
+        out, err = writer.communicate("go\n", timeout=120)
         assert (writer.returncode, err) == (0, "")
         assert out == f"{sum(range(50_000))} True memmap\n"
     assert [each.key for each in artefacts] == [key]
@@ -307,7 +307,7 @@ def test_a_killed_writer_leaves_nothing_that_is_read_and_the_next_one_clears_up(
     key = key_of(artefacts)
     writer = writer_of(artefacts, key)
     writer.kill()
-    writer.communicate(timeout=60)
+    writer.communicate(timeout=120)
     assert artefacts.get("learned", key) is None
     assert list(artefacts) == []
     (left,) = unfinished(artefacts)

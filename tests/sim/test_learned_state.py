@@ -19,6 +19,7 @@ from sim.simulation import simulated_run
 from sim.started_policy import Outcome
 from tests.support.policy_helpers import ALONE, OUTSIDE
 from tests.support.run_helpers import SHAPE
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_trace
 
 LEARNERS = (
@@ -91,7 +92,7 @@ def test_every_policy_does_the_same_whether_it_learns_or_has_learned(
     assert_equal(ran(scenario, Artefacts(None, "code")), alone)
 
 
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("bare", slow_but([False, True], True))
 @pytest.mark.parametrize("policy", LEARNERS)
 def test_what_was_learned_for_one_machine_and_cache_serves_another(
     policy: str, bare: bool, traced: Path, artefacts: Artefacts, tmp_path: Path

@@ -35,6 +35,7 @@ COMPOSED = tuple(
     f"{name}+{evictor}" for name in policy_names() if not make_policy(name).preloaded for evictor in EVICTORS
 )
 EVERY = ALONE + COMPOSED
+SOME_COMPOSED = COMPOSED[::5]  # each prefetcher and each evictor several times
 
 
 def told_the_future(spec):

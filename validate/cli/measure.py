@@ -14,9 +14,9 @@ def measure(
     out: Annotated[Path, Parameter(help="The new folder for the data sheet and the measurements behind it.")],
     settings: Annotated[RateSettings | None, FLAT] = None,
 ) -> None:
-    """Measure the rates of this machine, write them as a data sheet, and print the main ones.
+    """Measure the figures of this machine, write them as a data sheet, and print the main ones.
 
-    `finemoe sim run --machine OUT/machine.toml` simulates any model with it.
+    `sim run --machine OUT/machine.toml` simulates any model with it.
     """
     from common.outputs import new, reserved, then_printed
 

@@ -1,1 +1,1 @@
-"""Compare simulated with measured results."""
+"""Simulated beside measured results."""

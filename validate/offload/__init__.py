@@ -1,1 +1,1 @@
-"""Run a Transformers model with its experts really offloaded."""
+"""A Transformers model whose experts are really offloaded."""

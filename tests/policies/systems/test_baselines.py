@@ -20,6 +20,7 @@ from sim.engine.batching import fixed_batches, gates_of
 from sim.inputs import check_columns
 from tests.support.builders import machine, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 
 BASELINES = (
     "deepspeed",
@@ -469,11 +470,21 @@ REQUESTS = [
 HISTORY, TEST = REQUESTS[:3], REQUESTS[3:]
 
 
-@pytest.mark.parametrize(("batch_size", "history"), [(1, HISTORY), (3, HISTORY), (3, None)], ids=["1", "3", "none"])
-@pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (3, 3), (1, 7), (3, 14), (1, 24), (3, 24)])
+# GPUs, experts in the cache, batch size, and whether there is a history
+PLACES = [
+    (*cache, *batch)
+    for cache in ((1, 2), (3, 3), (1, 7), (3, 14), (1, 24), (3, 24))
+    for batch in ((1, True), (3, True), (3, False))
+]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "experts", "batch_size", "learned"), slow_but(PLACES, (1, 2, 1, True), (3, 3, 3, True), (3, 14, 3, False))
+)
 @pytest.mark.parametrize("policy", BASELINES)
-def test_a_baseline_holds_the_invariants(policy, gpus, experts, batch_size, history):
+def test_a_baseline_holds_the_invariants(policy, gpus, experts, batch_size, learned):
     """From the smallest legal cache, much smaller than a prefill's layer, to room for all experts."""
+    history = HISTORY if learned else None
     hardware = machine(gpus, bytes_per_s=2e6)
     result = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)
     again = run(policy, MODEL, TEST, history, experts=experts, hardware=hardware, batch_size=batch_size)

@@ -9,6 +9,7 @@ from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.registry import make_policy
 from tests.support.builders import machine, random_requests, request_of, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 
 TRACKERS = ("hit-count", "speculate", "map-t", "map-ts", "map-ts-delta")
 MODEL = shape(5, 6)
@@ -112,11 +113,21 @@ def both_experts(model, embedding):
     return replace(request_of([[[0, 1]] * model.layers], model), embedding=embedding)
 
 
-@pytest.mark.parametrize("history", [HISTORY, None], ids=["history", "none"])
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (3, 3), (3, 14), (1, 30)])
+# GPUs, experts in the cache, batch size, and whether there is a history
+PLACES = [
+    (*cache, batch_size, learned)
+    for cache in ((1, 2), (3, 3), (3, 14), (1, 30))
+    for batch_size in (1, 3)
+    for learned in (True, False)
+]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "experts", "batch_size", "learned"), slow_but(PLACES, (1, 2, 1, True), (3, 3, 3, False), (3, 14, 3, True))
+)
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_tracker_holds_the_invariants_and_repeats_itself(tracker, gpus, experts, batch_size, history):
+def test_a_tracker_holds_the_invariants_and_repeats_itself(tracker, gpus, experts, batch_size, learned):
+    history = HISTORY if learned else None
     runs = [run(tracker, gpus=gpus, experts=experts, batch_size=batch_size, history=history) for _ in range(2)]
     assert runs[0].log.rows == runs[1].log.rows
     assert runs[0].counts.prefetched > 0 or experts == MODEL.total_experts

@@ -38,6 +38,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
 
+@pytest.mark.slow
 def test_killed_on_the_way_it_goes_on_and_ends_with_the_same_bytes(alone: Path, routing: Path, tmp_path: Path) -> None:
     store, out = tmp_path / "store", tmp_path / "docs"
     runs = len(list((alone / "store").glob("runs/??/*")))

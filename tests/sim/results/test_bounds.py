@@ -20,6 +20,7 @@ from tests.support.builders import KnownFuture, machine, random_requests, reques
 from tests.support.exhaustive_schedule import Machine, least_units
 from tests.support.in_memory import Setting, lower_bound_s, simulate
 from tests.support.profiles import flat_profile
+from tests.support.slow_cases import slow_but
 
 
 def tried(events, slots):
@@ -93,7 +94,7 @@ HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("gpus", [1, 2])
-@pytest.mark.parametrize("experts", [2, 10, 24])
+@pytest.mark.parametrize("experts", slow_but([2, 10, 24], 2, 10))
 def test_no_policy_passes_the_bound(experts, gpus, batch_size):
     """At the smallest cache, where layers run in waves, and at larger ones; on links from very slow to fast."""
     for bytes_per_s in (1e5, 1e6, 1e7, 1e8):
@@ -130,8 +131,8 @@ def test_a_run_below_the_bound_is_refused(trace):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize(("gpus", "replicas"), [(2, 2), (3, 2), (3, 3)])
-@pytest.mark.parametrize("experts", [3, 10, 24])
+@pytest.mark.parametrize(("gpus", "replicas"), slow_but([(2, 2), (3, 2), (3, 3)], (3, 2)))
+@pytest.mark.parametrize("experts", slow_but([3, 10, 24], 3))
 def test_with_replicas_no_policy_passes_the_bound_of_all_links_together(experts, gpus, replicas, batch_size):
     """Nor where links are so fast that computing, spread over other GPUs than at first, is all that takes time."""
     for bytes_per_s in (1e5, 1e6, 1e7, 1e12):
@@ -248,7 +249,7 @@ def bound_of(steps, model, home, machine, **left_out):
 LARGE = (50, 118, 183, 194, 206, 208, 218, 226, 256, 302, 338, 360, 370, 494)
 
 
-@pytest.mark.parametrize("part", [*range(10), pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", slow_but([*range(10), None], 0, 4))
 def test_no_schedule_of_a_tiny_run_passes_the_bound(part):
     """486 runs and 14, with chunks and without, on one GPU and two, half of them or so in waves."""
     seeds = LARGE if part is None else sorted({*range(part * 50, part * 50 + 50)} - {*LARGE})

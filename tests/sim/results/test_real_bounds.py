@@ -18,6 +18,7 @@ from sim.started_policy import Outcome
 from sim.sweeps.reference_runs import know_all
 from tests.support.in_memory import Setting, lower_bound_s, simulate
 from tests.support.shared_data import GPT_OSS
+from tests.support.slow_cases import slow_but
 from traces.published_models import published
 
 SHARES = (0.25, 0.5, 0.75)
@@ -115,7 +116,7 @@ def possible(spec: str, routing: Routing) -> bool:
     return make_policy(spec).requires <= routing.columns()
 
 
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", slow_but(SHARES, 0.25))
 def test_belady_has_the_highest_hit_rate_of_all_that_copy_only_what_was_demanded(
     routing: Routing, share: float
 ) -> None:
@@ -128,10 +129,7 @@ def test_belady_has_the_highest_hit_rate_of_all_that_copy_only_what_was_demanded
 GRID = list(product(SHARES, GIGABYTES_PER_S))
 
 
-@pytest.mark.parametrize(
-    ("share", "gigabytes_per_s"),  # the corners and the middle, and those between them
-    [pytest.param(*place, marks=[pytest.mark.slow] if number % 2 else []) for number, place in enumerate(GRID)],
-)
+@pytest.mark.parametrize(("share", "gigabytes_per_s"), slow_but(GRID, (0.25, 8), (0.5, 32)))
 def test_with_one_link_and_room_no_policy_beats_clairvoyant_and_none_passes_the_bound(
     routing: Routing, share: float, gigabytes_per_s: float
 ) -> None:
@@ -149,7 +147,7 @@ def test_with_one_link_and_room_no_policy_beats_clairvoyant_and_none_passes_the_
         assert best_s <= found.requests["tpot_s"].mean() * SLACK, spec
 
 
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", slow_but(SHARES, 0.5))
 def test_so_it_is_on_six_gpus(routing: Routing, share: float) -> None:
     for gigabytes_per_s in GIGABYTES_PER_S:
         setting = setting_of(routing, share, gigabytes_per_s, gpus=6)

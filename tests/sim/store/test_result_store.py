@@ -219,7 +219,7 @@ def test_a_store_that_several_processes_make_at_once_is_one_store(tmp_path: Path
     processes = [context.Process(target=_open_many, args=(tmp_path / "store", ids)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert len({ids.get(timeout=60) for _ in processes}) == 1
+    assert len({ids.get(timeout=120) for _ in processes}) == 1
     for process in processes:
         process.join()
     assert [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith(".")] == []

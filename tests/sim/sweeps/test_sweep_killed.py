@@ -1,7 +1,6 @@
 """A sweep that is killed again and again ends in the bytes of one that was left alone, and computes nothing twice."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
 from sim.sweeps.reference_runs import DEFAULT_REFERENCES
 from sim.sweeps.sweep_plan import SweepPlan
+from tests.support.slow_cases import slow_but
 from tests.support.sweep_runs import begun_again, events, run_bytes
 
 ROOT = Path(__file__).parents[3]
@@ -46,14 +46,12 @@ def kill(process: "subprocess.Popen[bytes]", everything: bool) -> None:
 
 def killed_on_the_way(experiment: Path, store: Path, out: Path, runs: int, kills: int) -> int:
     """Start the sweep, kill it when a share of its runs is stored, and so on; the answer is how often it was hit."""
-    rng = random.Random(0)
     hits = 0
     for number in range(kills):
         goal = (number + 1) * runs // (kills + 1)
         process = start(experiment, store, out)
         while process.poll() is None and stored_runs(store) < goal:
             time.sleep(0.01)
-        time.sleep(rng.random() * 0.2)
         hits += process.poll() is None
         kill(process, everything=number % 2 == 0)
     assert start(experiment, store, out).wait() == 0
@@ -66,7 +64,7 @@ def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     runs = len(SweepPlan.of(experiment, DEFAULT_REFERENCES).tasks())
     assert start(file, tmp_path / "alone", tmp_path / "alone-out").wait() == 0
     hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
-    assert hits >= kills - 1
+    assert hits >= max(1, kills - 1)
     tables = [(tmp_path / f"{name}-out" / "sweep.parquet").read_bytes() for name in ("alone", "killed")]
     assert tables[0] == tables[1]
     assert run_bytes(tmp_path / "killed") == run_bytes(tmp_path / "alone")
@@ -76,9 +74,10 @@ def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     assert all(count == 1 for (event, _), count in found.items() if event == "finished")
 
 
-def test_three_kills_on_the_way_change_nothing(trace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", slow_but([1, 3], 1))
+def test_kills_on_the_way_change_nothing(trace: Path, tmp_path: Path, kills: int) -> None:
     grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": [8, 10, 12, 14, 16], "seed": [0, 1, 2]}
-    check_kills(Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid), tmp_path, kills=3)
+    check_kills(Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid), tmp_path, kills=kills)
 
 
 @pytest.mark.slow
@@ -108,8 +107,8 @@ def test_the_workers_of_a_killed_sweep_end(trace: Path, tmp_path: Path) -> None:
     assert workers
     assert process.pid not in workers
     kill(process, everything=False)
-    for _ in range(200):
+    for _ in range(1200):
         if not any(map(is_alive, workers)):
             return
         time.sleep(0.1)
-    raise AssertionError("workers outlived the sweep by 20 seconds")
+    raise AssertionError("workers outlived the sweep by two minutes")

@@ -15,6 +15,7 @@ from common.errors import FieldError, UserError
 from policies.types import RecordedRequest
 from tests.support.capture_helpers import FAMILIES, model_of
 from tests.support.collect_helpers import command, numbers
+from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import VOCABULARY, save_tiny, tiny_tokenizer
 from traces.__main__ import main
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel
@@ -134,14 +135,14 @@ def test_one_pass_has_the_routing_of_decoding_token_by_token(family: str) -> Non
     assert_alike(read(loaded, texts), decoded(loaded, texts))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", slow_but([*RECIPES], "pocket"))
 def test_so_it_is_for_the_models_that_ship_with_the_project(name: str) -> None:
     loaded = load(name)
     texts = passages(loaded, 24)
     assert_alike(read(loaded, texts), decoded(loaded, texts))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "mixtral", "gpt_oss", "deepseek_v3"))
 def test_in_bfloat16_only_rounding_chooses_other_experts_now_and_then(family: str) -> None:
     """Prefill and decode steps of one model round otherwise, and experts that are nearly as good change places."""
     loaded = tiny(family, torch.bfloat16)

@@ -301,7 +301,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     place=st.integers(0, 23),
     key=st.sampled_from([*ROW_PARTS, "warmup", "type", "choices", "prompt_routed_experts", "token_ids"]),

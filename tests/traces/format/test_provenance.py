@@ -9,6 +9,7 @@ import pytest
 from sim.__main__ import main as sim
 from tests.support.compare_helpers import passed_off
 from tests.support.run_helpers import SHAPE, arguments
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_trace
 from traces.__main__ import main as traces
 from traces.format import provenance
@@ -18,7 +19,7 @@ from validate.__main__ import main as validate
 MADE_UP = {"synthetic": "SYNTHETIC", "fitted": "FITTED"}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=slow_but(KINDS, "captured", "synthetic"))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

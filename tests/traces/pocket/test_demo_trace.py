@@ -23,7 +23,7 @@ MAKEFILE = Path(__file__).parents[3] / "Makefile"
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """What the demo's own command records."""
     commands = MAKEFILE.read_text(encoding="utf-8").replace("\\\n", " ")
-    (command,) = re.findall(r"-m traces (collect pocket .*)", commands)
+    (command,) = re.findall(r"/finemoe traces (collect pocket .*)", commands)
     words = shlex.split(command)
     out = tmp_path_factory.mktemp("demo") / "pocket.trace"
     words[words.index("--out") + 1] = str(out)

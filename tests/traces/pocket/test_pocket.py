@@ -53,9 +53,9 @@ def control():
 
 @pytest.fixture(scope="module")
 def conversations(trained):
-    """Ids and prompt lengths of the demo prompts with the trained model's continuation, which both models read."""
+    """Ids and prompt lengths of demo prompts with the trained model's continuation, which both models read."""
     model, tokenizer = trained
-    prompts = [row["prompt"] for row in pocket.demo_prompts()]
+    prompts = [row["prompt"] for row in pocket.demo_prompts()[::2]]
     ids = tokenizer(prompts, return_tensors="pt", padding=True)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_left_padding_does_not_change_what_is_generated(trained):
 
 def test_the_trained_model_predicts_text_that_the_untrained_control_does_not(trained, control):
     model, tokenizer = trained
-    texts = [row["prompt"] for row in pocket.demo_prompts()]
+    texts = [row["prompt"] for row in pocket.demo_prompts()[::2]]
 
     def loss(of) -> float:
         readings = read(of, tokenizer, texts)
@@ -175,7 +175,7 @@ def test_every_expert_of_the_trained_model_is_used(trained, conversations):
 # tokenizer
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text())
 def test_any_text_survives_the_tokenizer(text):
     tokenizer = _tokenizer()

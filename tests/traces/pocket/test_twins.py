@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from tests.support.slow_cases import slow_but
 from traces.pocket import DEMO_PROMPTS, demo_prompts, load, model_dir
 from traces.pocket.recipe import POCKET, RECIPES, TWINS, Architecture, Recipe, Training, as_json, recipe_of
 from traces.published_models import PUBLISHED
@@ -175,6 +176,7 @@ def test_no_more_experts_are_idle_than_the_card_says(twin: Recipe, readings: Any
     ) + 0.02 * load.size  # the prompts are a hundredth of what the card was measured on
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     twin: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +184,7 @@ def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     from traces.__main__ import main as trace
 
     recorded, results, picture = (tmp_path / name for name in ("a.trace", "results", "a.svg"))
-    words = ["--prompts", str(DEMO_PROMPTS), "--limit", "4", "--max-new-tokens", "3", "--threads", "1"]
+    words = ["--prompts", str(DEMO_PROMPTS), "--limit", "2", "--max-new-tokens", "3", "--threads", "1"]
     assert trace(["collect", twin.name, *words, "--out", str(recorded)]) == 0
     assert trace(["info", str(recorded)]) == 0
     assert twin.name in capsys.readouterr().out

@@ -48,6 +48,7 @@ def test_a_corpus_is_made_of_archives_that_others_published_and_of_nothing_that_
     assert not [name for name in loaded if name.startswith("traces.prompts")]
 
 
+@pytest.mark.slow
 def test_no_passage_is_in_the_standard_library() -> None:
     """The library of this interpreter, whatever its version: the models were trained on that of Python 3.11."""
     library = Path(sysconfig.get_path("stdlib"))

@@ -185,10 +185,8 @@ def test_a_run_that_stands_still_says_so_and_ends(monkeypatch):
         return answer
 
     monkeypatch.setattr(ExpertCache, "demand", forgetful)
-    begun = time.perf_counter()
     with pytest.raises(UserError, match=r"^the run is stuck in iteration 0 after .* s: layer 0 waits for"):
         play(lru(), move=lambda copy: None)
-    assert time.perf_counter() - begun < 5
     assert in_threads_of_this_test() == []
 
 
@@ -219,10 +217,8 @@ def test_a_copy_that_fails_ends_the_run_with_its_message():
         if len(copies) == 7:
             raise OSError(5, "Input/output error")
 
-    begun = time.perf_counter()
     with pytest.raises(UserError, match=r"the link [01] has failed: OSError: \[Errno 5\] Input/output error"):
         play(lru(), move=failing)
-    assert time.perf_counter() - begun < 1
     assert in_threads_of_this_test() == []
 
 
@@ -253,15 +249,15 @@ def test_a_copy_that_hangs_does_not_hold_up_an_interruption():
     def interrupt(expert):
         raise KeyboardInterrupt
 
-    begun = time.perf_counter()
-    first = []
+    first, ended = [], []
 
     def move(copy):
         first.append(copy)
         if len(first) > 1:
-            hanging.wait(20)
+            hanging.wait(120)
+            ended.append(copy)
 
     with pytest.raises(KeyboardInterrupt):
         play(lru(), move=move, compute=interrupt)
-    assert time.perf_counter() - begun < 2
+    assert ended == []
     hanging.set()

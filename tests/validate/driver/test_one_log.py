@@ -6,14 +6,20 @@ from policies.registry import make_policy, policy_names
 from tests.support.both_drivers import assert_same, both
 from tests.support.policy_helpers import OUTSIDE
 from tests.support.restless import both_at_random
+from tests.support.slow_cases import slow_but
 
 LEARNED = "tests.support.learned_policy:learned"  # shares state, reads residency and rates, charges both parts
 
 
-@pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2)])
-@pytest.mark.parametrize(("batch_size", "slots"), [(1, 4), (1, 9), (1, 16), (3, 4), (3, 16)])
+# GPUs, replicas, batch size and slots
+PLACES = [
+    (*links, *sizes) for links in ((1, 1), (3, 1), (3, 2)) for sizes in ((1, 4), (1, 9), (1, 16), (3, 4), (3, 16))
+]
+
+
+@pytest.mark.parametrize(("gpus", "replicas", "batch_size", "slots"), slow_but(PLACES, (1, 1, 1, 9), (3, 2, 3, 4)))
 @pytest.mark.parametrize("name", [*policy_names(), *OUTSIDE, LEARNED])
-def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int, gpus: int, replicas: int) -> None:
+def test_both_drivers_write_the_same_log(name: str, gpus: int, replicas: int, batch_size: int, slots: int) -> None:
     simulated, run = both(
         lambda: make_policy(name), name=name, gpus=gpus, replicas=replicas, slots=slots, batch_size=batch_size
     )
@@ -21,7 +27,7 @@ def test_both_drivers_write_the_same_log(name: str, slots: int, batch_size: int,
     assert len(run.log.rows) > 200 or name == "no-offload"
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", slow_but(range(60), *range(12)))
 def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int) -> None:
     simulated, run = both_at_random(seed, 1 if seed % 2 else 2 + seed // 6 % 2)
     assert_same(simulated, run)

@@ -23,6 +23,7 @@ from tests.support.offload_helpers import (
     smallest_slots,
     tiny_loaded,
 )
+from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import tiny_model
 from traces.capture.generation import TokenizedPrompt, generate
 from traces.capture.model_loading import LoadedModel, load
@@ -94,28 +95,37 @@ BATCHES = [prompts_of(ALONE), prompts_of(RAGGED, seed=1)]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_offloading_changes_no_bit(family: str, tmp_path: Path) -> None:
+    """Of a ragged batch some of which ends early, in chunks to three devices with the fewest slots."""
+    assert_lossless(tiny_loaded(family), BATCHES[1:], tmp_path, caches=(1,))
+
+
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "qwen2_moe"))
+def test_offloading_changes_no_bit_whatever_the_cache(family: str, tmp_path: Path) -> None:
     assert_lossless(tiny_loaded(family), BATCHES, tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "mixtral", "gpt_oss", "deepseek_v3"))
 def test_offloading_changes_no_bit_of_bfloat16(family: str, tmp_path: Path) -> None:
     """What is copied and when does not depend on what the bytes are: in chunks to three devices, and whole to one."""
     assert_lossless(tiny_loaded(family, torch.bfloat16), BATCHES, tmp_path, caches=(1, 2))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", slow_but(["float32", "bfloat16"], "bfloat16"))
 def test_offloading_changes_no_bit_of_the_pocket_model(dtype: str, tmp_path: Path) -> None:
     loaded = load("pocket", dtype=dtype)
     loaded.model.set_experts_implementation("eager")
     vocabulary = loaded.config.vocab_size
     assert_lossless(
-        loaded, [prompts_of((40,), vocabulary=vocabulary), prompts_of((12, 40, 23), 1, vocabulary)], tmp_path
+        loaded,
+        [prompts_of((40,), vocabulary=vocabulary), prompts_of((12, 40, 23), 1, vocabulary)],
+        tmp_path,
+        caches=(1, 2),
     )
 
 
 def test_several_threads_change_no_bit(tmp_path: Path) -> None:
     torch.set_num_threads(2)
-    assert_lossless(tiny_loaded("qwen2_moe"), [prompts_of((60,)), prompts_of((60, 20, 33))], tmp_path, caches=(1, 4))
+    assert_lossless(tiny_loaded("qwen2_moe"), [prompts_of((60, 20))], tmp_path, caches=(1,))
 
 
 @pytest.mark.parametrize(
@@ -245,8 +255,8 @@ def test_each_generation_must_be_announced(tmp_path: Path) -> None:
     with offloaded.run(driver, arena):
         with pytest.raises(RuntimeError, match="open already"), offloaded.run(driver, arena):
             pass
-        with pytest.raises(RuntimeError, match=r"call serve\(\) before"):
+        with pytest.raises(RuntimeError, match=r"say with serve\(\)"):
             generate(loaded, prompts_of(ALONE), config_of(loaded))
         served(offloaded, loaded, prompts_of(ALONE))
-        with pytest.raises(RuntimeError, match=r"call serve\(\) before"):
+        with pytest.raises(RuntimeError, match=r"say with serve\(\)"):
             generate(loaded, prompts_of(ALONE), config_of(loaded))

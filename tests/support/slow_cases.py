@@ -1,0 +1,18 @@
+"""Which instances of a law `make test` runs, and which only `make test-slow`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+
+def slow_but(values: Sequence[Any], *fast: Any) -> list[Any]:
+    """Parameters of a test: of `values`, all but `fast` are marked slow; a tuple is one value per argument."""
+    missing = [value for value in fast if value not in values]
+    assert not missing, missing
+    return [
+        value
+        if value in fast
+        else pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
