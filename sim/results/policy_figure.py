@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common.figures import HIT, LATE, MISS, figure, legend, panels, save
+from common.figures import GREY, HIT, LATE, MISS, figure, legend, panels, save
 from sim.labels import labels
 from sim.results.result import Result
 from traces.format import provenance
+
+_HEADING: dict[str, Any] = {"fontsize": 10, "pad": 24}
+_BELOW_HEADING: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+_OUTCOMES = (
+    ("hit_rate", HIT, "hit: on its GPU"),
+    ("late_rate", LATE, "late: on its way"),
+    ("miss_rate", MISS, "miss: in host memory"),
+)
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
@@ -24,16 +33,18 @@ def draw(results: Sequence[Result], path: Path) -> None:
     place = np.arange(len(summary))[::-1]
 
     tpot_ms = summary["tpot_s_mean"] * 1e3
-    times.barh(place, tpot_ms, color=HIT)
-    times.hlines(place, summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3, color="black", label="p50 to p95")
+    times.barh(place, tpot_ms, color=GREY)
+    spread = (summary["tpot_s_p50"] * 1e3, summary["tpot_s_p95"] * 1e3)
+    times.hlines(place, *spread, color="black", label="median to 95th percentile")
     for at, value in zip(place, tpot_ms, strict=True):
         times.annotate(f"{value:.1f}", (value, at), (6, 9), textcoords="offset points", va="center", fontsize=8)
     times.set(yticks=place, yticklabels=names(results), xlabel=f"{kind} time per output token, mean [ms]")
     times.margins(x=0.15)
-    legend(times, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    times.set_title("How long a token takes: shorter is better", **_HEADING)
+    legend(times, **_BELOW_HEADING)
 
     left = np.zeros(len(summary))
-    for column, color, label in [("hit_rate", HIT, "hit"), ("late_rate", LATE, "late"), ("miss_rate", MISS, "miss")]:
+    for column, color, label in _OUTCOMES:
         percent = summary[column].to_numpy() * 100
         shares.barh(place, percent, left=left, color=color, label=label)
         for at, width, start in zip(place, percent, left, strict=True):
@@ -41,7 +52,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
                 shares.text(start + width / 2, at, f"{width:.0f}", ha="center", va="center", color="white", fontsize=8)
         left = left + percent
     shares.set(xlim=(0, 100), xlabel="share of the distinct experts demanded [%]")
-    legend(shares, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    shares.set_title("Where experts were when the router chose them", **_HEADING)
+    legend(shares, ncols=3, **_BELOW_HEADING)
 
     drawn.suptitle(title(results), fontsize=10)
     save(drawn, path)

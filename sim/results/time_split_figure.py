@@ -21,6 +21,17 @@ _COLORS = {
     "prefetch_wait_s": GREEN,
 }
 
+_MEANINGS = {
+    "compute": "attention, experts, head",
+    "exchange": "activations between GPUs",
+    "overhead": "starting operations, driving the offloading",
+    "miss (waiting)": "for an expert whose copy had not begun when the router chose it",
+    "late (waiting)": "for an expert whose copy was under way then",
+    "wave (waiting)": "for a slot, because one layer needs more experts than its GPU has slots",
+    "search (waiting)": "for the policy's predictions",
+    "prefetch (waiting)": "for all planned experts before the layer starts",
+}
+
 
 def columns(phase: str) -> list[str]:
     """The summary columns of the parts of a phase's mean iteration, in seconds."""
@@ -50,13 +61,13 @@ def draw_split(results: Sequence[Result], path: Path) -> None:
     summaries: list[Mapping[str, Any]] = [result.summary for result in results]
     phases = [phase for phase in PHASES if all(each[f"{phase}_compute_s"] is not None for each in summaries)]
     kind = "simulated" if summaries[0]["simulated"] else "measured"
-    drawn = figure(5.5 * len(phases), 2.2 + 0.4 * len(summaries))
+    drawn = figure(5.5 * len(phases), 2.8 + 0.4 * len(summaries))
     handles: dict[str, Any] = {}
     for panel, phase in zip(panels(drawn, 1, len(phases), sharey=True).flat, phases, strict=True):
         rows = [[each[column] for column in columns(phase)] for each in summaries]
         handles |= draw_parts(panel, names(results), rows)
         panel.set_xlabel(f"{kind} time of a mean {PHASES[phase]} [ms]")
-    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "outside lower center", "ncols": len(handles)}
-    drawn.legend(handles.values(), handles.keys(), **look)
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8, "loc": "outside lower center", "ncols": 2}
+    drawn.legend(handles.values(), [f"{name}: {_MEANINGS[name]}" for name in handles], **look)
     drawn.suptitle(title(results), fontsize=10)
     save(drawn, path)

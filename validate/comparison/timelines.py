@@ -110,6 +110,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
 
     A strip has a lane for the layers and one for each link, up to the last that is used.
     """
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     for logs in (simulated, measured):
@@ -140,6 +141,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
         Patch(facecolor=COMPUTES, label="layer computes its experts"),
         Patch(facecolor=_DEMANDED[0], label="demanded copy"),
         Patch(facecolor=_PREFETCHED[0], label="prefetch"),
+        Line2D([], [], color="black", linewidth=0.8, label="the iteration ends"),
     ]
     headed = {"title": f"Iteration {iteration} of {title}", "title_fontsize": 9}
     drawn.legend(handles=kinds, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=8, **headed)
