@@ -29,6 +29,7 @@ ALWAYS = {  # options that a command gets, in place of its own of the same name
     "sim whatif": "--requests 1",
 }
 WHERE_GIVEN = {  # the values of options in place of those that a command has
+    "traces collect": "--sample 8",
     "traces synthetic": "--requests 10",
     "traces prompts": "--sample 8",
 }

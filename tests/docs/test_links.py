@@ -6,18 +6,6 @@ import pytest
 
 from tests.support.documents import NOTEBOOKS, ROOT, WITH_LINKS, anchors, links, name_of
 
-SOON = {
-    *(
-        ROOT / "docs" / f"{name}.md"
-        for name in ("concepts", "write-a-policy", "results", "predict", "collect", "prompts")
-    ),
-    *(
-        ROOT / "docs" / f"{name}.md"
-        for name in ("convert", "workloads", "synthetic", "analysis", "validate", "testing")
-    ),
-    *(ROOT / name for name in ("docs/trace-format.md", "CONTRIBUTING.md")),
-}
-
 each_document = pytest.mark.parametrize("document", WITH_LINKS, ids=name_of)
 
 
@@ -31,8 +19,6 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
     for link in inside(document):
         path, _, anchor = link.partition("#")
         target = (document.parent / path).resolve() if path else document
-        if not target.exists() and target in SOON:
-            continue
         known = anchors(target) if target.suffix == ".md" and target.exists() else set()
         if not target.exists() or not target.is_relative_to(ROOT) or (anchor and anchor not in known):
             broken.append(link)
