@@ -1,1 +1,1 @@
-"""What all four packages share: user errors, files, tables, figures, command-line glue. Imports none of them."""
+"""What all four packages share: user errors, files, tables, figures, command lines. It imports none of them."""

@@ -1,15 +1,15 @@
-"""The glue of `finemoe PACKAGE COMMAND`: one cyclopts application per package.
+"""The command lines `finemoe PACKAGE COMMAND`: one cyclopts application per package.
 
-A command is a function in a file of `cli/`; its parameters are the options, its docstring the help. Settings of a
-library are a frozen dataclass, which the function takes whole:
+A command is a function in a file of `cli/`. Its parameters are the options, its docstring is the help. A library's
+settings are a frozen dataclass, which the function takes as one parameter:
 
     def collect(settings: Annotated[CollectSettings, FLAT], *, json: bool = False) -> None:
 
-`under(GROUP)` in place of `FLAT` puts the fields under a heading of the help. Lists of numbers may be written with
-commas; an option that is repeated replaces what was said before, or adds to a list.
+`under(GROUP)` instead of `FLAT` puts the fields under a heading of the help. Lists of numbers may be written with
+commas. A repeated option replaces its earlier value, or adds to a list.
 
-Errors of libraries speak of fields; here, and only here, a field is called by its option: that of a `FieldError`, and
-every field that a message has in backticks.
+Errors of libraries name fields. Only this module replaces a field by its option: that of a `FieldError`, and every
+field in backticks in a message.
 """
 
 import re
@@ -73,7 +73,7 @@ def application(
     )
     for place, (name, command) in enumerate(commands.items()):
         own = {"help_epilogue": epilogue} if (epilogue := _example(program, command.example)) else {}
-        if name not in words:  # the one that is called has its own docstring
+        if name not in words:  # the called command shows its own docstring
             own["help"] = command.help
         app.command(command.function, name=name, sort_key=place, **own)
     return app
@@ -98,12 +98,12 @@ def run(program: str, description: str, commands: Mapping[str, Command], words: 
 
 
 def option(field: str) -> str:
-    """What the command line calls a field: `--cache-gb` for `cache.gb`."""
+    """The option of a field: `--cache-gb` for `cache.gb`."""
     return "--" + field.replace(".", "-").replace("_", "-")
 
 
 def _options(app: App, words: Sequence[str]) -> set[str]:
-    """What the command that the words call has."""
+    """The options of the command that the words call."""
     command = app.parse_commands(words)[1][-1]
     return {name for argument in command.assemble_argument_collection() for name in argument.names}
 
@@ -122,7 +122,7 @@ def _said(error: CycloptsError) -> str:
         return f"unexpected argument: {' '.join(error.unused_tokens)}"
     if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens and not error.keyword:
         for word in error.unused_tokens or ():
-            if word.startswith("--") and error.app:  # the one that is missing may have been misspelt
+            if word.startswith("--") and error.app:  # the missing option may have been misspelt
                 known = error.app.assemble_argument_collection()
                 token = Token(keyword=word.partition("=")[0], source="cli")
                 return str(UnknownOptionError(token=token, argument_collection=known, verbose=False))
@@ -132,16 +132,16 @@ def _said(error: CycloptsError) -> str:
 
 
 def _default(value: object) -> str | None:
-    """What the help shows as a default: nothing for switches and for what is not set."""
+    """The default shown in the help: none for switches and for unset options."""
     if value is None or value is False or value == () or is_dataclass(value):
         return None
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Before cyclopts converts: take lists of numbers apart at commas, and refuse `1.5`, which it would round to 2.
+    """Before cyclopts converts: split lists of numbers at commas, and refuse `1.5`, which it would round to 2.
 
-    A converter would not do, since cyclopts does not hand it down to the fields of a dataclass.
+    A converter would not work, since cyclopts does not pass it on to the fields of a dataclass.
     """
     for argument in arguments:
         number, listed = _innermost(argument.hint)

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, said in one line."""
+"""Errors that a user can correct, each with a message of one line."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,17 +7,17 @@ from typing_extensions import override
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; its text is one line that names the file, field and value.
+    """A mistake in the user's input; its text is one line that names the file, field and value.
 
-    The commands print the text without a traceback and exit with status 2.
+    Commands print the text without a traceback and exit with status 2.
     """
 
 
 class FieldError(UserError):
-    """A setting has a value that it cannot have: `FIELD: PROBLEM`.
+    """A setting has an invalid value: `FIELD: PROBLEM`.
 
-    `field` is the dotted name of a field of a settings dataclass, such as `cache.gb`. The command line prints its own
-    name for the field in place of it, and nothing else does.
+    `field` is the dotted name of a field of a settings dataclass, such as `cache.gb`. Only the command line replaces it
+    by the name of the option.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -30,7 +30,7 @@ class FieldError(UserError):
         return FieldError, (self.field, self.problem)
 
     def inside(self, field: str) -> "FieldError":
-        """The same mistake, where the settings are themselves the value of `field`."""
+        """The same error, if these settings are themselves the value of `field`."""
         return FieldError(f"{field}.{self.field}", self.problem)
 
 
@@ -47,5 +47,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What the error says, on one line."""
+    """The message of the error on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The look of all pictures: one palette, axes without a frame, files that appear whole."""
+"""The style of all figures: one palette, axes without a frame, files that appear whole or not at all."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,18 +9,18 @@ from common.files import replacing
 
 PICTURES = (".png", ".svg", ".pdf")
 
-# Colours by what they stand for; told apart with any kind of colour vision.
+# Colours by meaning; distinguishable with any kind of colour vision.
 HIT = COMPUTES = BLUE = "#2a6f97"
 LATE = PREFETCHED = ORANGE = "#e9a13b"
 MISS = DEMANDED = RED = "#c8553d"
 WAITS = "#c3d9e6"
-DEMANDED_EDGE, PREFETCHED_EDGE = "#7a2f20", "#96631a"  # of bars that may be too short to show their colour
+DEMANDED_EDGE, PREFETCHED_EDGE = "#7a2f20", "#96631a"  # edges of bars that may be too short to show their colour
 GREY = "#8a8a8a"
 WHITE = "#ffffff"
 
 CYAN, NAVY, GREEN, MAROON = "#4cc3e6", "#1d1464", "#a3cf86", "#5a1a2a"
 
-# Of lines that stand for nothing else, in this order.
+# For lines without a meaning of their own, in this order.
 SERIES = (BLUE, RED, ORANGE, CYAN, NAVY, GREEN, MAROON, GREY)
 
 _PALE_MAROON = "#dda3b5"
@@ -33,18 +33,18 @@ def check_picture(path: Path) -> None:
 
 
 def mixed(colour: str, other: str, share: float) -> str:
-    """A colour `#rrggbb` with so much of another in it: 0 is the one, 1 the other."""
+    """Mix a share of another colour into `#rrggbb`: 0 gives the first, 1 the other."""
     pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
     return "#" + "".join(f"{round(one + (two - one) * share):02x}" for one, two in pairs)
 
 
 def shades(count: int) -> list[str]:
-    """So many colours from dark to light maroon, told apart by lightness: for lines that are no systems."""
+    """`count` colours from dark to light maroon, distinguished by lightness, for lines that are not systems."""
     return [mixed(MAROON, _PALE_MAROON, place / max(count - 1, 1)) for place in range(count)]
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure of so many inches, drawn without a screen."""
+    """An empty matplotlib figure, sizes in inches, drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the durable moves that this takes."""
+"""Files and folders that appear whole or not at all, and the durable renames behind them."""
 
 import errno
 import json
@@ -17,9 +17,9 @@ from common.interruptions import unwound
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[Path]:
-    """A name beside `path` to write `what` to; the file takes the place of `path` when the block ends without an error.
+    """A name beside `path` to write `what` to; the file replaces `path` when the block ends without an error.
 
-    Folders above are made. A `UserError` if the disk refuses. Nothing is left behind after an error or Ctrl-C.
+    Missing parent folders are created. A `UserError` if writing fails. An error or Ctrl-C leaves nothing behind.
     """
     with _written_beside(path, what) as partial:
         yield partial
@@ -30,7 +30,7 @@ def replacing(path: Path, what: str) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, what: str) -> Iterator[Path]:
-    """As `replacing`, for a file that must not be there yet: a `UserError` if it is, before or after the block."""
+    """Like `replacing`, but the file must not exist yet: a `UserError` if it does, before or after the block."""
     refuse_existing(path)
     with _written_beside(path, what) as partial:
         yield partial
@@ -41,10 +41,10 @@ def new_file(path: Path, what: str) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder beside `path` to put `what` into, which becomes `path` when the block ends without an error.
+    """An empty folder beside `path` to write `what` to, which becomes `path` when the block ends without an error.
 
-    A `UserError` if something is at `path` already, unless it is to be overwritten, or if the disk refuses. Nothing is
-    left behind after an error or Ctrl-C.
+    A `UserError` if `path` already exists and `overwrite` is not set, or if writing fails. An error or Ctrl-C leaves
+    nothing behind.
     """
     if not overwrite:
         refuse_existing(path)
@@ -55,20 +55,20 @@ def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Pa
         if overwrite:
             _exchange(partial, path)
         else:
-            refuse_existing(path)  # another process may have been faster
+            refuse_existing(path)  # another process may have created it meanwhile
             move(partial, path)
 
 
 def refuse_existing(path: Path, *, overwrite: bool | None = None) -> None:
-    """A `UserError` if something is there already, to be asked before anything is computed for it.
+    """Raise a `UserError` if `path` already exists; call it before computing anything for it.
 
-    `overwrite` says whether it is to be replaced; None where that is no choice.
+    `overwrite` allows replacing it; None means that replacing is not an option.
     """
     if overwrite:
         return
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):  # the second is for the writer to say, who knows what it writes
+    except (FileNotFoundError, NotADirectoryError):  # the writer reports the second, since it knows what it writes
         return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -77,10 +77,10 @@ def refuse_existing(path: Path, *, overwrite: bool | None = None) -> None:
 
 
 def name_beside(path: Path) -> Path:
-    """Where this thread writes what becomes `path` when it is whole.
+    """The temporary name under which this thread writes what becomes `path`.
 
-    Process and thread in it keep two writers of one target apart, and tell what a killed one has left from what a
-    living one is writing. The suffix is the target's, since matplotlib goes by it.
+    It contains process and thread, so two writers of one target do not collide, and leftovers of a killed writer can be
+    told from files of a running one. The suffix is the target's, since matplotlib chooses the format by it.
     """
     return path.parent / f"{path.stem}.{host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
 
@@ -91,7 +91,7 @@ def host() -> str:
 
 
 def write_json(path: Path, data: object, *, sort: bool = True) -> None:
-    """Readable JSON, its keys sorted or in the order of the data, on the disk when the call returns."""
+    """Write readable JSON, its keys sorted or in the order of the data; it is on the disk when the call returns."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         json.dump(data, file, sort_keys=sort, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -119,7 +119,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def fresh_folder(path: Path) -> Path:
-    """An empty folder, whatever was there before."""
+    """Make an empty folder, replacing whatever was there."""
     remove(path)
     path.mkdir(parents=True)
     return path
@@ -134,13 +134,13 @@ def remove(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make what a file holds durable."""
+    """Make the content of a file durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable: a rename is only then on the disk."""
+    """Make the names in a folder durable: only then is a rename on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -158,21 +158,21 @@ def _sync_all(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, which must not be there."""
+    """Give a file a second name, which must not exist."""
     try:
         target.hardlink_to(source)
     except FileExistsError:
-        refuse_existing(target)  # another process was faster
+        refuse_existing(target)  # another process has created it meanwhile
         raise
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
-        refuse_existing(target)  # a file system without second names, and so without a way to do both at once
+        refuse_existing(target)  # a file system without hard links cannot do both in one step
         source.rename(target)
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Put a folder where another one may be; a process that is killed in between leaves the old one beside `path`."""
+    """Put a folder where another one may be; if the process is killed in between, the old one is left beside `path`."""
     old = new.with_name(f"{new.name}.replaced")
     try:
         if path.exists():
@@ -187,7 +187,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 @contextmanager
 def _written_beside(path: Path, what: str) -> Iterator[Path]:
-    """`name_beside(path)`, which is deleted at the end if it is still there."""
+    """`name_beside(path)`, which is deleted at the end if it still exists."""
     partial = name_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,26 +202,26 @@ def _written_beside(path: Path, what: str) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete what writers of `path` left on this machine that were killed, and this very writer."""
+    """Delete what killed writers of `path` on this machine have left, and earlier leftovers of this writer."""
     own = name_beside(path)
     for beside in path.parent.iterdir():
         if beside == own or (beside.name.startswith(f"{path.stem}.") and is_abandoned(beside)):
-            with suppress(OSError):  # another writer may do the same
+            with suppress(OSError):  # another writer may delete it too
                 remove(beside)
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file or folder was being written by a process of this machine that is dead now."""
+    """Whether a file or folder was being written by a process of this machine that no longer runs."""
     found = re.fullmatch(rf".+\.{re.escape(host())}-(\d{{1,9}})-\d{{1,9}}\.partial(\..+)?", path.name)
     return found is not None and not is_alive(int(found[1]))
 
 
 def is_alive(process: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Whether this process runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it runs, under another user
         pass
     return True

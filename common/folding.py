@@ -8,14 +8,14 @@ NAME_WIDTH = 28  # characters of a policy's name in a line of a table
 
 
 def folded(text: str, width: int = WIDTH, indent: str = "") -> str:
-    """The text in lines of at most `width` characters, broken at spaces, but not between a number and its unit."""
+    """Fold a text into lines of at most `width` characters, at spaces, but not between a number and its unit."""
     tied = re.sub(r" (?=(?:GB|MB|kB|B|ms|µs|layers|×)\b|× )", "\u00a0", text)
     lines = wrap(tied, width, subsequent_indent=indent, break_on_hyphens=False)
     return "\n".join(lines).replace("\u00a0", " ")
 
 
 def folded_name(name: str, width: int, indent: str = "   ") -> str:
-    """A policy's name in lines of at most `width` characters, broken after punctuation where possible."""
+    """Fold a policy's name into lines of at most `width` characters, after punctuation if possible."""
     lines = [""]
     for piece in re.findall(r"[^.,:+ -]*[.,:+ -]|[^.,:+ -]+", name):
         if lines[-1].strip() and len(lines[-1]) + len(piece) > width:

@@ -14,17 +14,17 @@ def canonical_json(data: object) -> bytes:
 
 
 def sha256_of_json(data: object) -> str:
-    """SHA-256 of the canonical form."""
+    """SHA-256 of the canonical JSON of the data."""
     return hashlib.sha256(canonical_json(data)).hexdigest()
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with its own hash, for a description that shows whether it was changed."""
+    """The data with its own hash, so that a later change can be detected."""
     return {**data, "sha256": sha256_of_json(dict(data))}
 
 
 def is_sealed(data: Mapping[str, Any]) -> bool:
-    """Whether data is as `sealed` gave it."""
+    """Whether the data is unchanged since `sealed` returned it."""
     return data.get("sha256") == sha256_of_json({key: value for key, value in data.items() if key != "sha256"})
 
 

@@ -1,8 +1,8 @@
-"""What a command writes: refused before anything is computed if it cannot be written, and claimed while it computes.
+"""The outputs of commands: checked before anything is computed, and claimed while the command runs.
 
 A claim is a file beside the output, `NAME.claim`, that names host, process and thread and is locked by them. The system
-releases the lock of a killed process, so the next command on that output takes the claim over. Where a file system has
-no locks, only the way in which outputs appear keeps two commands apart: a new one never replaces another
+releases the lock of a killed process, so the next command on that output takes over the claim. On a file system without
+locks, two commands are only kept apart by the way in which outputs appear: a new output never replaces another
 (`common/files.py`).
 """
 
@@ -20,7 +20,7 @@ from common.figures import check_picture
 from common.files import host, name_beside, refuse_existing
 from common.interruptions import undone
 
-_TRIES = 100  # until a claim is taken whose owners come and go
+_TRIES = 100  # to take a claim whose owners keep changing
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -30,31 +30,31 @@ class Output:
 
     path: Path
     overwrite: bool | None = None
-    """Whether one that is there is replaced; None where that is no choice, and it is refused."""
+    """Whether an existing output is replaced; None if replacing is not an option, so it is refused."""
     is_file: bool = False
-    """It can take the place of a file, but of no folder."""
+    """Whether it is a file, which may replace a file but not a folder."""
 
     def check(self) -> None:
-        """A `UserError` if something is there that is not to be replaced."""
+        """Raise a `UserError` if something exists that must not be replaced."""
         refuse_existing(self.path, overwrite=self.overwrite)
         if self.is_file:
-            with suppress(OSError):  # a name that is too long, of which the claim says so
+            with suppress(OSError):  # a name that is too long is reported by the claim
                 if self.path.is_dir():
                     raise UserError(f"{self.path} cannot be written: it is a folder")
 
 
 def new(path: Path | None, *, overwrite: bool | None = None) -> Output | None:
-    """An output that must not be there yet, unless it is to be overwritten."""
+    """An output that must not exist yet, unless it may be overwritten."""
     return Output(path, overwrite) if path else None
 
 
 def replaced(path: Path | None) -> Output | None:
-    """A file that takes the place of one that is there."""
+    """A file that replaces an existing one."""
     return Output(path, overwrite=True, is_file=True) if path else None
 
 
 def picture(path: Path | None) -> Output | None:
-    """A picture, in place of one that is there; a `UserError` unless its name ends in a format that can be drawn."""
+    """A picture that replaces an existing one; a `UserError` unless its name ends in a known format."""
     if path:
         check_picture(path)
     return replaced(path)
@@ -62,15 +62,15 @@ def picture(path: Path | None) -> Output | None:
 
 @contextmanager
 def reserved(*outputs: Output | None) -> Iterator[None]:
-    """Within the block, other commands that reserve one of these outputs are refused; None stands for no output.
+    """Within the block, other commands cannot reserve these outputs; None stands for no output.
 
-    A `UserError` before the block is entered if an output is there already, cannot be written, or is reserved. Claims,
-    and folders that were made for them, are gone when the block ends.
+    A `UserError` before the block is entered if an output already exists, cannot be written, or is reserved. Claims,
+    and folders that were created for them, are removed when the block ends.
     """
     wanted = [output for output in outputs if output]
     seen: set[str] = set()
     for output in wanted:
-        output.check()  # before a folder that may not be written can hide it
+        output.check()  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)
         if place in seen:
             raise UserError(f"{output.path} cannot be written: it is the name of two outputs")
@@ -79,13 +79,13 @@ def reserved(*outputs: Output | None) -> Iterator[None]:
         for output in wanted:
             claims.enter_context(_claimed(output.path))
         for output in wanted:
-            output.check()  # another command may just have ended, or an output lie within another
+            output.check()  # another command may just have ended, or one output may lie within another
         yield
 
 
 @contextmanager
 def then_printed(text: Callable[[], str]) -> Iterator[None]:
-    """Print the text when the block, which writes, has ended: also after an error, since computing took longer."""
+    """Print the text after the block, which writes files; also after an error, so that the computation is not lost."""
     try:
         yield
     except Exception:
@@ -112,14 +112,14 @@ def _claimed(path: Path) -> Iterator[None]:
 
 
 def _locked(path: Path, claim: Path, undo: ExitStack) -> int:
-    """A handle of the claim, locked; `undo` removes the folders that were made for it, where they are empty."""
+    """A handle of the locked claim; `undo` removes the folders created for it if they are empty."""
     with suppress(FileNotFoundError):
-        name_beside(path).lstat()  # longer than the path, perhaps too long
+        name_beside(path).lstat()  # raises if this name, longer than the path, is too long
     for tries_left in reversed(range(_TRIES)):
         _make_folders(path.parent, undo)
         try:
             handle = os.open(claim, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another command has removed the folder that it had made
+        except FileNotFoundError:  # another command has removed the folder that it had created
             if tries_left:
                 continue
             raise
@@ -160,7 +160,7 @@ def _taken(handle: int, path: Path, claim: Path) -> bool:
 
 
 def _make_folders(folder: Path, undo: ExitStack) -> None:
-    """Make the folder and those above it, each to be removed again by `undo` if it is empty."""
+    """Create the folder and missing parents; `undo` removes each of them again if it is empty."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -168,7 +168,7 @@ def _make_folders(folder: Path, undo: ExitStack) -> None:
     for each in reversed(missing):
         try:
             each.mkdir()
-        except FileExistsError:  # another command was faster
+        except FileExistsError:  # another command has created it meanwhile
             continue
         undo.callback(_remove_if_empty, each)
 

@@ -1,7 +1,6 @@
-"""The project's one Parquet encoding, and tables of pandas in it.
+"""The project's one Parquet encoding, and pandas tables in it.
 
-Equal rows give equal bytes. Checksums of pages let a reader notice a flipped bit in what it reads, without hashing the
-file.
+Equal rows give equal bytes. Page checksums let a reader notice a flipped bit in what it reads without hashing the file.
 """
 
 import io
@@ -18,24 +17,24 @@ import pyarrow.parquet as pq
 from common.errors import UserError, one_line
 from common.files import sync_file
 
-META_KEY = b"finemoe_lab"  # of the JSON about a table, in its file's metadata
+META_KEY = b"finemoe_lab"  # key of the JSON about a table in its file's metadata
 
-_SELECTED_BY = ("policy", "request")  # columns by which rows are looked for
+_SELECTED_BY = ("policy", "request")  # columns by which rows are selected
 
-# Columns whose values come again and again, which a dictionary makes small. Others have none: zstd alone makes dense
-# distributions as small, and tokens and positions smaller, and all are read faster.
+# Columns with many repeated values, which a dictionary makes small. Others have none: zstd alone compresses dense
+# distributions as well, and tokens and positions better, and everything is read faster.
 _REPEATED = ("policy", "request", "iteration", "source", "split", "call", "gpu", "layer")
 
 
 @contextmanager
 def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file to write tables of a schema to, on the disk when the block has ended."""
+    """A Parquet file to write tables of a schema to; it is on the disk when the block has ended."""
     with path.open("wb") as raw:
         writer = _writer(raw, schema)
         try:
             yield writer
         except BaseException:
-            with suppress(Exception):  # the file is not going to be used; its footer does not matter
+            with suppress(Exception):  # the file will not be used, so its footer does not matter
                 writer.close()
             raise
         writer.close()
@@ -43,7 +42,7 @@ def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 
 def frame_to_bytes(frame: pd.DataFrame) -> bytes:
-    """A table as the content of a Parquet file, for whoever keeps it elsewhere than in a file of its own."""
+    """A table as the content of a Parquet file, to store elsewhere than in its own file."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     sink = io.BytesIO()
     with _writer(sink, table.schema) as writer:
@@ -52,15 +51,15 @@ def frame_to_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def frame_from_bytes(content: bytes) -> pd.DataFrame:
-    """The table that `frame_to_bytes` was given."""
+    """The table that `frame_to_bytes` received."""
     frame: pd.DataFrame = pq.read_table(io.BytesIO(content), page_checksum_verification=True).to_pandas()
     return frame
 
 
 def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], schema: pa.Schema | None = None) -> None:
-    """Put a table into a Parquet file that pandas opens, with `meta` as JSON in the file's metadata.
+    """Write a table to a Parquet file that pandas can open, with `meta` as JSON in the file's metadata.
 
-    `schema` types every column. Without it types follow from the values, which empty lists do not have.
+    `schema` gives the type of every column. Without it, types follow from the values, which fails for empty lists.
     """
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     said = {**(table.schema.metadata or {}), META_KEY: json.dumps(meta, sort_keys=True).encode()}
@@ -70,7 +69,7 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], schema
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A table that `write_frame` wrote, and what was said of it; a missing or broken file is a `UserError`."""
+    """A table that `write_frame` wrote, and its metadata; a missing or broken file is a `UserError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, memory_map=False) as file:
             table = file.read()

@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 @contextmanager
 def bar(what: str, total: int, unit: str = "request", *, quiet: bool = False) -> Iterator[Callable[[int], object]]:
-    """A bar that vanishes when its work is done; not drawn where stderr is no terminal, or if it is to be `quiet`.
+    """A bar that vanishes when its work is done; not drawn if `quiet` is set or stderr is not a terminal.
 
     Call the yielded function with the number of newly finished items.
     """
-    if quiet:  # in a worker, say: tqdm would make semaphores, which Python complains of if the process is killed
+    if quiet:  # as in a worker: tqdm would create semaphores, about which Python complains if the process is killed
         yield lambda count: None
         return
     from tqdm import tqdm
@@ -23,7 +23,7 @@ def bar(what: str, total: int, unit: str = "request", *, quiet: bool = False) ->
 
 
 def counted(items: Iterable[T], done: Callable[[int], object]) -> Iterator[T]:
-    """The same items; each is counted when the next one is asked for."""
+    """The same items; each is counted when the next one is requested."""
     for item in items:
         yield item
         done(1)

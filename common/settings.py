@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: checked by their annotations, to and from plain data such as TOML holds.
+"""Settings as frozen dataclasses: checked by their annotations, and converted to and from plain data as in TOML.
 
 A field is declared once, with its type, its bounds and its docstring:
 
@@ -10,9 +10,9 @@ A field is declared once, with its type, its bounds and its docstring:
         def __post_init__(self) -> None:
             check(self)
 
-Understood are `bool`, `int`, `float`, `str`, `Path`, `Literal`, a number or a `Literal` of words, other settings,
-`X | None`, `tuple[X, ...]` and `Mapping[str, str]`, and the bounds `Ge`, `Gt`, `Le`, `Lt` and `Interval` of
-`annotated_types`, `OrInfinite` of a number and `Suffix` of a path. Every mistake is a `FieldError`.
+Supported types are `bool`, `int`, `float`, `str`, `Path`, `Literal`, a number or a `Literal` of words, other settings,
+`X | None`, `tuple[X, ...]` and `Mapping[str, str]`. Supported bounds are `Ge`, `Gt`, `Le`, `Lt` and `Interval` of
+`annotated_types`, `OrInfinite` for a number and `Suffix` for a path. Every mistake is a `FieldError`.
 """
 
 import ast
@@ -31,14 +31,14 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from common.errors import FieldError, nearest
 
-LARGEST = 1 << 63  # whole numbers are below, as in TOML
+LARGEST = 1 << 63  # whole numbers must be below it, as in TOML
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class Suffix:
-    """A bound of a path: how its name must end, `Annotated[Path, Suffix(".png", ".svg")]`."""
+    """A bound of a path: the endings its name may have, `Annotated[Path, Suffix(".png", ".svg")]`."""
 
     known: tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Suffix:
 
 @dataclass(frozen=True, slots=True)
 class OrInfinite:
-    """A bound of a number that is met by infinity too, `Annotated[float, Gt(0), OrInfinite()]`."""
+    """A bound that also admits infinity for a number, `Annotated[float, Gt(0), OrInfinite()]`."""
 
 
 _BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
@@ -61,9 +61,9 @@ _COMPARE = {
 
 
 def check(settings: Any) -> None:
-    """Check and convert every field by its annotation; to be called at the end of init.
+    """Check and convert every field by its annotation; call it at the end of `__post_init__`.
 
-    A `str` becomes a `Path`, a whole number a `float` and a list a `tuple` where these are declared.
+    A `str` becomes a `Path`, a whole number a `float` and a list a `tuple` if the field is declared so.
     """
     kind: Any = type(settings)
     for name, hint in _hints(kind).items():
@@ -71,7 +71,7 @@ def check(settings: Any) -> None:
 
 
 def from_data(kind: type[S], data: Mapping[str, Any]) -> S:
-    """The settings that plain data describes, a mapping for each nested one; an unknown key is an error."""
+    """Make settings from plain data, with a mapping for each nested one; an unknown key is an error."""
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in data:
         if key not in known:
@@ -83,7 +83,7 @@ def from_data(kind: type[S], data: Mapping[str, Any]) -> S:
 
 
 def to_data(settings: Any, *, defaults: bool = True) -> dict[str, Any]:
-    """Plain data from which `from_data` makes equal settings; `None` is left out, and so are `defaults` on request."""
+    """Plain data from which `from_data` makes equal settings; leaves out `None`, and defaults on request."""
     answer: dict[str, Any] = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -95,7 +95,7 @@ def to_data(settings: Any, *, defaults: bool = True) -> dict[str, Any]:
 
 @cache
 def descriptions(kind: Any) -> dict[str, str]:
-    """What the docstring below each field says, by field."""
+    """The docstring below each field, by field."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -128,7 +128,7 @@ def _converted(value: Any, hint: Any, field: str) -> Any:
         if OrInfinite() in arguments[1:] and value == math.inf:
             return math.inf
         value = _converted(value, arguments[0], field)
-        _hold(value, arguments[1:], field)
+        _check_bounds(value, arguments[1:], field)
         return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -216,8 +216,8 @@ def _finite(value: Any, field: str) -> float:
     return number
 
 
-def _hold(value: Any, metadata: tuple[Any, ...], field: str) -> None:
-    """A `FieldError` unless the value, or each of a tuple, is within the bounds."""
+def _check_bounds(value: Any, metadata: tuple[Any, ...], field: str) -> None:
+    """Raise a `FieldError` unless the value, or each value of a tuple, is within the bounds."""
     bounds = list(_bounds(metadata))
     known = [suffix for each in metadata if isinstance(each, Suffix) for suffix in each.known]
     for each in value if isinstance(value, tuple) else (value,):

@@ -1,4 +1,4 @@
-"""Tables that people read."""
+"""Tables for people to read."""
 
 import math
 import re
@@ -17,13 +17,13 @@ def text_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], *, texts: 
 
 
 def markdown_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], *, texts: int = 1) -> str:
-    """The same in Markdown. A cell must not hold a vertical bar."""
+    """The same in Markdown. Cells must not contain a vertical bar."""
     aligned = ["left"] * texts + ["right"] * (len(headers) - texts)
     return tabulate(rows, headers=headers, colalign=aligned, disable_numparse=True, tablefmt="pipe")
 
 
 def record_table(records: Sequence[Mapping[str, Any]], *, texts: int = 1) -> str:
-    """A row per record, below the keys, which all records have in common."""
+    """A row per record, below the keys; all records must have the same keys."""
     return text_table([list(record.values()) for record in records], list(records[0]), texts=texts)
 
 
@@ -33,9 +33,9 @@ def name_table(rows: Sequence[tuple[str, Any]]) -> str:
 
 
 def number(value: float | None, form: str, factor: float = 1, *, unit: str = "") -> str:
-    """A number times `factor` in a format such as `.1f`, with its unit behind it; a dash where it is missing.
+    """A number times `factor` in a format such as `.1f`, followed by its unit; a dash if it is missing.
 
-    One that is not zero is not printed as zero: if the format has too few digits, its first one is.
+    A number other than zero is never printed as zero: if the format has too few digits, the first digit is printed.
     """
     if value is None or value != value:
         return MISSING
@@ -57,33 +57,33 @@ def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str
 
 
 class Unit(NamedTuple):
-    """How the numbers of a column are written: times `factor`, with so many digits behind the point."""
+    """How the numbers of a column are written: times `factor`, with so many digits after the point."""
 
     name: str
     factor: float
     digits: int
 
     def text(self, value: float | None) -> str:
-        """A number in this unit, without its name; a dash where it is missing."""
+        """A number in this unit, without its name; a dash if it is missing."""
         return number(value, f".{self.digits}f", self.factor)
 
 
-_TIMES = (("s", 1.0, 10.0), ("ms", 1e3, 1e-3), ("µs", 1e6, 0.0))  # name, factor, from which middle value on
+_TIMES = (("s", 1.0, 10.0), ("ms", 1e3, 1e-3), ("µs", 1e6, 0.0))  # name, factor, least median value
 _BYTES = (("GB", 1e-9, 1e9), ("MB", 1e-6, 1e6), ("kB", 1e-3, 1e3), ("B", 1.0, 0.0))
 
 
 def time_unit(seconds: Iterable[float | None]) -> Unit:
-    """The unit in which the middle one of these times reads best."""
+    """The unit in which the median of these times reads best."""
     return _unit(seconds, _TIMES, "ms")
 
 
 def byte_unit(sizes: Iterable[float | None]) -> Unit:
-    """The unit in which the middle one of these numbers of bytes reads best."""
+    """The unit in which the median of these numbers of bytes reads best."""
     return _unit(sizes, _BYTES, "MB")
 
 
 def _unit(values: Iterable[float | None], units: Sequence[tuple[str, float, float]], usual: str) -> Unit:
-    """Three digits of the middle value, at most two behind the point; zeros do not count."""
+    """Three digits of the median, at most two after the point; zeros do not count."""
     there = sorted(abs(value) for value in values if value and value == value)
     if not there:
         return next(Unit(name, factor, 1) for name, factor, _ in units if name == usual)

@@ -1,4 +1,4 @@
-"""One thread for linear algebra, where results must not depend on how many there are."""
+"""One thread for linear algebra, so that results do not depend on the number of threads."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -7,9 +7,9 @@ from threadpoolctl import get_cached_controller
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Let linear algebra use one thread: the last bits of a sum depend on how many share it, and a search on them.
+    """Let linear algebra use one thread: the number of threads changes the last bits of sums, and so search results.
 
-    The libraries are looked up once per process, which would otherwise cost milliseconds each time.
+    The libraries are looked up once per process, since a look-up costs milliseconds.
     """
     limit: AbstractContextManager[Any] = get_cached_controller().limit(limits=1)
     return limit

@@ -1,4 +1,4 @@
-"""TOML files that are read strictly: every key is known, there, and of its type, or the error names it."""
+"""Strict reading of TOML files: an unknown key, a missing key or a wrong type is an error that names the key."""
 
 import tomllib
 from collections.abc import Mapping, Set
@@ -12,7 +12,7 @@ from common.files import replacing
 
 
 class Section:
-    """A table of a TOML file, `name` being its dotted key, empty for the file itself; a `UserError` names the key."""
+    """A table of a TOML file. `name` is its dotted key, empty for the file itself; a `UserError` names the key."""
 
     def __init__(self, values: Mapping[str, Any], known: Set[str], name: str = "") -> None:
         self._values = values
@@ -22,7 +22,7 @@ class Section:
                 raise unknown("key", self.key(key), map(self.key, known))
 
     def key(self, key: str) -> str:
-        """The dotted key of what the section holds under `key`."""
+        """The dotted key of `key` in this section."""
         return f"{self._name}.{key}" if self._name else key
 
     def section(self, key: str, known: Set[str]) -> "Section":
@@ -30,18 +30,18 @@ class Section:
         return Section(self._table(key), known, self.key(key))
 
     def scalars(self, key: str) -> dict[str, str | int | float]:
-        """A table within this one that holds texts and numbers under any keys."""
+        """A table within this one, with strings and numbers under any keys."""
         table = self._table(key)
         for name, value in table.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise UserError(f"{self.key(key)}.{name}: {value!r} is neither a text nor a number")
+                raise UserError(f"{self.key(key)}.{name}: {value!r} is neither a string nor a number")
         return table
 
     def text(self, key: str) -> str:
         """A string."""
         value = self._get(key)
         if not isinstance(value, str):
-            raise UserError(f"{self.key(key)}: {value!r} is not a text")
+            raise UserError(f"{self.key(key)}: {value!r} is not a string")
         return value
 
     def whole(self, key: str) -> int:
@@ -79,7 +79,7 @@ class Section:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What the file holds; a missing or broken one is a `UserError`."""
+    """The content of a TOML file; a missing or broken file is a `UserError`."""
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
@@ -89,13 +89,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def toml_text(data: Mapping[str, Any]) -> str:
-    """What `write_toml` writes."""
+    """The text that `write_toml` writes."""
     return tomli_w.dumps(data)
 
 
 def write_toml(path: Path, data: Mapping[str, Any]) -> None:
-    """Put `data` into a file, in place of one that is there; it appears whole or not at all."""
-    with replacing(path, "it") as partial:
+    """Write `data` to a file, replacing an existing one; it appears whole or not at all."""
+    with replacing(path, "the file") as partial:
         partial.write_bytes(toml_text(data).encode())
 
 

@@ -1,4 +1,4 @@
-"""Tables with more columns than a line has room for."""
+"""Tables with more columns than fit on a line."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,9 +6,9 @@ from common.tables import text_table
 
 
 def wide_table(first: Sequence[str], columns: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Tables of at most `width` characters, each with the first column and as many of the others as fit.
+    """Split a table into tables of at most `width` characters, each with the first column and as many others as fit.
 
-    A column is its header and its cells, which may have several lines.
+    A column is a header and its cells, which may have several lines.
     """
     room = width - _width(first)
     block: list[Sequence[str]] = []
@@ -22,7 +22,7 @@ def wide_table(first: Sequence[str], columns: Sequence[Sequence[str]], width: in
 
 
 def _width(column: Sequence[str]) -> int:
-    """Characters that a column takes; headers are padded by two."""
+    """The width of a column in characters; headers are padded by two."""
     header, *cells = (max(map(len, cell.splitlines() or [""])) for cell in column)
     return max(header + 2, *cells)
 

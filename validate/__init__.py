@@ -1,1 +1,1 @@
-"""Real devices under the same policies, and how the simulation compares with them."""
+"""Run the same policies on real devices, and compare the simulation with them."""

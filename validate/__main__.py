@@ -9,29 +9,29 @@ from common.interruptions import end
 COMMANDS = {
     "calibrate": Command(
         "validate.cli.calibrate:calibrate",
-        "Measure this machine for a model, as a profile to simulate with.",
+        "Measure this machine with a model and write a profile to simulate it.",
         "calibrate pocket --out machine.toml",
     ),
     "measure": Command(
         "validate.cli.measure:measure",
-        "Measure the figures of this machine, as a data sheet to simulate any model with.",
+        "Measure the rates of this machine and write a data sheet to simulate any model on it.",
         "measure --out RATES",
     ),
     "replay": Command(
         "validate.cli.replay:replay",
-        "Run a model with its experts really offloaded.",
+        "Run a model with its experts really offloaded, and measure policies.",
         "replay pocket --policy finemoe --cache-experts 16 --out MEASURED",
     ),
     "compare": Command(
         "validate.cli.compare:compare",
-        "Print simulated beside measured results.",
+        "Compare simulated with measured results.",
         "compare SIMULATED MEASURED --plot timelines.png",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     return call("finemoe validate", "Offload experts on real devices and compare with the simulation.", COMMANDS, argv)
 
 

@@ -30,16 +30,16 @@ def measured_run(
     driver_type: Callable[..., Driver] = Driver,
     done: Callable[[int], object] = lambda requests: None,
 ) -> tuple[Outcome, dict[int, Output]]:
-    """Generate for all batches under the policy of the scenario; the run, and what came out for each request.
+    """Generate for all batches under the policy of the scenario; returns the run and the output of each request.
 
-    The policy is told the `rates` of the machine, if they are known. The makespan is the time spent in generation.
-    `done` is told how many requests have ended.
+    The policy receives the `rates` of the machine, if known. The makespan is the time spent in generation. `done` is
+    called with the number of requests that have ended.
     """
     started = StartedPolicy(scenario, inputs, rates)
     cache, recorder = started.cache, Recorder()
     outputs: dict[int, Output] = {}
     loaded, offloaded = testbed.loaded, testbed.offloaded
-    chunk_bytes = cache.chunk_bytes[0]  # a model that runs here has one precision, so all layers are alike
+    chunk_bytes = cache.chunk_bytes[0]  # models that run here have one precision, so all layers are alike
     arena = Arena(offloaded.records, slots=started.slots, devices=testbed.devices, chunk_bytes=chunk_bytes)
     if started.policy.preloaded:
         _fill(arena, cache)
@@ -66,7 +66,7 @@ def measured_run(
 
 
 def _fill(arena: Arena, cache: ExpertCache) -> None:
-    """Put every expert into the slot where the cache has it."""
+    """Copy every expert into the slot that the cache has for it."""
     for number, (gpu, slot) in enumerate(zip(cache.home, cache.residency.slot, strict=True)):
         for chunk, size in enumerate(cache.chunk_bytes[number // cache.model.experts]):
             arena.move(Copy(gpu, number, chunk, size, slot, victim=-1, demanded=False))

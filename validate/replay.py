@@ -1,6 +1,6 @@
 """Run a model with its experts really offloaded, and measure it: the same result as a simulation of the scenario.
 
-First the resident model runs all prompts: it gives the routing that policies learn from, and the outputs that every
+First the resident model runs all prompts. That yields the routing from which policies learn, and the outputs that every
 replay must equal. Then its experts move to a record file, and each policy serves the prompts that it has not seen.
 """
 
@@ -32,11 +32,11 @@ from traces.prompts.prompt_sets import PromptSet
 from validate.measurement import measured_run
 from validate.offload.arena import devices_of
 from validate.offload.records import layout_of
-from validate.offload.resident_model import hold_equal, resident_run
+from validate.offload.resident_model import require_equal, resident_run
 from validate.testbed import Testbed, devices_as_machine, load_model, open_testbed
 from validate.testbed_settings import TestbedSettings
 
-SIMULATED_ONLY = ("sizes", "history", "counts")  # fields of a scenario that a real run brings itself
+SIMULATED_ONLY = ("sizes", "history", "counts")  # fields of a scenario that a real run sets itself
 
 
 def replay(
@@ -48,23 +48,23 @@ def replay(
     profile: Path | None = None,
     demand_loading: DemandLoading = "parallel",
 ) -> PolicyComparison:
-    """Measure each scenario of the experiment, and `no-offload`, which they are measured against.
+    """Measure each scenario of the experiment, and `no-offload` as the reference.
 
-    The resident model runs the `prompts` and is recorded as `collection` says, which is the trace of the scenarios;
-    their machine is replaced by the devices, to which demanded experts are copied as `demand_loading` says. What
-    policies are told of times is in the file of a `profile`. A `UserError` names the first token or logits in which a
-    replay differs from the resident model.
+    The resident model runs the `prompts`, and its routing is recorded as set in `collection`; that is the trace of the
+    scenarios. Their machine is replaced by the devices, to which demanded experts are copied as set in
+    `demand_loading`. The file of a `profile` tells policies how long things take. A `UserError` names the first token
+    or logits in which a replay differs from the resident model.
     """
     for field in SIMULATED_ONLY:
         if getattr(experiment.scenario, field) is not None:
-            raise FieldError(field, f"has no meaning in a real run, value {getattr(experiment.scenario, field)}")
+            raise FieldError(field, f"cannot be set in a real run, value {getattr(experiment.scenario, field)}")
     for each in experiment.scenarios():
         make_policy(each.policy)  # mistakes are reported before the model is loaded
     check_target(collection.target)
     calibrated = read_profile(profile) if profile else None
     loaded = load_model(chosen)
     devices_of(chosen.device, chosen.devices)
-    layout_of(moe_blocks(loaded.model))  # what cannot be offloaded says so before anything has been run
+    layout_of(moe_blocks(loaded.model))  # a model that cannot be offloaded is refused before anything runs
     machine = devices_as_machine(chosen, demand_loading)
     scenarios = [replace(each, machine=machine.name) for each in experiment.scenarios()]
     first = scenarios[0]
@@ -75,7 +75,7 @@ def replay(
     rates = _rates_of(calibrated, shape, machine.gpus) if calibrated else None
     requests = tokenized(prompts.prompts, loaded, collection.lengths, where=prompts.where)
     train, test = train_test_split(range(len(requests)), first, where=prompts.where)
-    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, or the trace would split otherwise
+    beyond = sorted({*range(len(requests))} - {*train, *test})  # recorded too, or the trace would be split differently
     history, batches, others = (_batches(requests, some, first.batch_size) for some in (train, test, beyond))
 
     lengths = collection.lengths
@@ -95,7 +95,7 @@ def replay(
     def measured(scenario: Scenario, testbed: Testbed) -> Result:
         with bar(scenario.name, len(test)) as done:
             run, outputs = measured_run(scenario, inputs, testbed, batches, config, rates=rates, done=done)
-        equal = hold_equal(scenario.policy, expected, outputs)
+        equal = require_equal(scenario.policy, expected, outputs)
         result = Result.of(scenario, inputs, run)
         return replace(result, summary={**result.summary, **equal})
 
@@ -106,14 +106,14 @@ def replay(
 
 
 def _rates_of(profile: Profile, shape: ModelShape, gpus: int) -> Rates:
-    """What policies are told of the machine that was calibrated, which must be like this one."""
+    """The rates of the calibrated machine for policies; it must have as many devices as this one."""
     if profile.gpus != gpus:
         raise FieldError("profile", f"was measured with {devices(profile.gpus)}, this run has {devices(gpus)}")
     return rates_of(profile.cost(shape), shape, gpus)
 
 
 def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahead: Sequence[int]) -> None:
-    """Refuse what cannot be run before the resident model takes its time."""
+    """Refuse what cannot run before spending time on the resident model."""
     split_slots(shape, scenarios[0].cache.slots(shape), gpus)
     check_replicas(scenarios[0].replicas, gpus)
     for scenario in scenarios:
@@ -121,5 +121,5 @@ def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahea
 
 
 def _batches(requests: Sequence[TokenizedPrompt], ids: Sequence[int], size: int) -> list[list[TokenizedPrompt]]:
-    """Groups of so many, in order, as the simulator runs them."""
+    """Groups of `size` requests, in order, as the simulator runs them."""
     return [[requests[number] for number in ids[start : start + size]] for start in range(0, len(ids), size)]

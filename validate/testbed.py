@@ -21,7 +21,7 @@ from validate.testbed_settings import TestbedSettings
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices of a real run, a `Machine` on which times are measured: there is nothing to compute them from."""
+    """The devices of a real run: a `Machine` whose times are measured and cannot be computed."""
 
     name: str
     gpus: int
@@ -31,12 +31,12 @@ class Devices:
 
     @property
     def links(self) -> int:
-        """One for each device."""
+        """The number of links, one for each device."""
         return self.gpus
 
     @property
     def origins(self) -> Origins:
-        """Everything is measured, as a whole."""
+        """All times are measured, as a whole."""
         return {"everything": ("measured",)}
 
     def cost(self, model: ModelShape) -> Cost:
@@ -53,7 +53,7 @@ class Devices:
 class Testbed:
     """An offloaded model and the devices that its experts are copied to, each over a link of its own."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # despite its name, pytest must not collect it
 
     loaded: LoadedModel
     offloaded: OffloadedModel
@@ -61,14 +61,14 @@ class Testbed:
 
 
 def load_model(settings: TestbedSettings) -> LoadedModel:
-    """The model, on its first device; from here on torch uses the threads that the settings say."""
+    """Load the model on its first device; also sets torch's number of threads as in the settings."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return load(settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device)
 
 
 def devices_as_machine(settings: TestbedSettings, demand_loading: DemandLoading = "parallel") -> Devices:
-    """The devices as results call them, once the model is loaded."""
+    """The devices with their name in results; call it after the model is loaded."""
     threads = torch.get_num_threads()
     name = f"cpu with {threads} thread{'s'[: threads > 1]}" if settings.device == "cpu" else settings.device
     return Devices(name, settings.devices, demand_loading=demand_loading)

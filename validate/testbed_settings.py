@@ -1,4 +1,4 @@
-"""What real runs are asked for: the model and its devices, and the sizes of a calibration. Nothing here needs torch."""
+"""Settings of real runs: the model and its devices, and the sizes of a calibration. This module does not need torch."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
@@ -14,15 +14,15 @@ from traces.capture.capture_settings import ModelChoice
 class TestbedSettings(ModelChoice):
     """The model to run, and the devices that its experts are copied to."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # despite its name, pytest must not collect it
 
     _: KW_ONLY
     device: str = "cpu"
     """Kind of device."""
     devices: Annotated[int, Ge(1)] = 1
-    """Number of devices, each with its own slots and link."""
+    """Number of logical devices, each with its own slots and link."""
     threads: Annotated[int, Ge(1)] | None = None
-    """Threads of the CPU (default: torch's choice); small models want 1."""
+    """CPU threads (default: torch's choice); 1 is best for small models."""
 
     @override
     def __post_init__(self) -> None:
@@ -31,10 +31,10 @@ class TestbedSettings(ModelChoice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSettings:
-    """What a calibration measures, and up to which sizes."""
+    """The sizes up to which a calibration measures."""
 
     name: str | None = None
-    """Name of the machine in results (default: its devices)."""
+    """Name of the machine in results (default: that of its devices)."""
     max_tokens: Annotated[int, Ge(1)] = 256
     """Longest prompt to time."""
     batch_size: Annotated[int, Ge(1)] = 1

@@ -159,7 +159,7 @@ def test_what_a_real_run_brings_itself_is_refused(checkpoint, capsys, tmp_path, 
     file.write_text(f"[scenario]\ntrace = 'a.trace'\n{setting}\n")
     assert validate(arguments(checkpoint, "--scenario", file)) == 2
     name, _, value = setting.replace('"', "").partition(" = ")
-    assert capsys.readouterr().err.endswith(f"error: --{name}: has no meaning in a real run, value {value}\n")
+    assert capsys.readouterr().err.endswith(f"error: --{name}: cannot be set in a real run, value {value}\n")
 
 
 def test_a_scenario_of_a_trace_that_is_not_kept_is_not_saved(checkpoint, capsys, tmp_path):

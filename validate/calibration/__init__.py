@@ -1,1 +1,1 @@
-"""Measure a machine, so that a simulation can stand for it."""
+"""Measure a machine with a model, so that it can be simulated."""

@@ -1,4 +1,4 @@
-"""From the times of passes to the tables of a profile: medians, since a machine is never quite idle."""
+"""Turn the times of passes into the tables of a profile; uses medians, since a machine is never quite idle."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ from sim.hardware.parts import Contention
 from sim.hardware.profile import Table
 from validate.calibration.stopwatch import LayerTimes, PassTimes
 
-_HALVINGS = 60  # of an interval that shall be as short as a float can tell
+_HALVINGS = 60  # of an interval, until it is as short as a float can resolve
 
 
 def expert_s(layers: Sequence[LayerTimes]) -> float:
-    """One expert, in its place, in layers of passes with one token."""
+    """Seconds of one expert as it runs within layers, from passes with one token."""
     return median(after - before for one in layers for before, after in zip(one.given_s, one.computed_s, strict=True))
 
 
-def held_s(layers: Sequence[LayerTimes]) -> float:
-    """What layers take beside their experts where all are in place: deciding, and adding up."""
+def overhead_s(layers: Sequence[LayerTimes]) -> float:
+    """Seconds of a layer beside its experts if all are resident: decisions and the sum of contributions."""
     return median((one.over_s - one.computed_s[-1]) + (one.given_s[0] - one.gated_s) for one in layers)
 
 
 def dense(passes: Sequence[PassTimes]) -> tuple[Table, float]:
     """Seconds from one layer's experts to the next layer's gate, by tokens at no attended positions, and per position.
 
-    The latter is the slope over the contexts of passes with one token, and none where noise hides it.
+    The latter is the slope over the contexts of passes with one token, or 0 if noise hides it.
     """
     attended = _attended(passes)
     alone = [(pairs, median(_dense_s(one))) for one, pairs in zip(passes, attended, strict=True) if one.tokens == 1]
@@ -42,8 +42,9 @@ def dense(passes: Sequence[PassTimes]) -> tuple[Table, float]:
 
 
 def head(passes: Sequence[PassTimes]) -> Table:
-    """What a pass takes beside its layers, by the requests in it: from its last expert to the next pass and, before
-    its first layer, what that takes more than the others.
+    """Seconds of a pass beside its layers, by its number of requests.
+
+    From its last expert to the next pass, plus the extra time before its first layer compared with the other layers.
     """
     by_rows: dict[int, list[float]] = {}
     for one, following in pairwise(passes):
@@ -54,25 +55,26 @@ def head(passes: Sequence[PassTimes]) -> Table:
 
 
 def copy_latency_s(
-    layers: Sequence[LayerTimes], one_expert_s: float, held: float, moved_s: float, contention: Contention
+    layers: Sequence[LayerTimes], one_expert_s: float, overhead: float, moved_s: float, contention: Contention
 ) -> float:
-    """The latency of a copy with which the simulator's rule gives the median duration of layers that copied on demand.
+    """The copy latency with which the simulator's rule gives the median duration of layers that copied on demand.
 
-    The rule: hits are computed first; copies follow each other, each with its latency and then `moved_s` for the bytes;
-    each expert takes `one_expert_s`, a missing one when it is there; while bytes move and something is computed, both
-    are slower by the contention; `held` is on top. So what handing over between threads costs is in the answer.
+    The rule: hits are computed first. Copies follow one another, each with its latency and then `moved_s` for the
+    bytes. Each expert takes `one_expert_s`, a missing one after it has arrived. While bytes move and something is
+    computed, contention slows both. `overhead` is added. So the latency includes the cost of handing over between
+    threads.
     """
     found = []
     for one in layers:
         misses = len(one.given_s) - one.hits
         if misses:
             rule = partial(layer_s, one.hits, misses, one_expert_s, moved_s, contention)
-            found.append(_where(rule, one.over_s - one.gated_s - held))
+            found.append(_where(rule, one.over_s - one.gated_s - overhead))
     return median(found)
 
 
 def _where(rising: Callable[[float], float], wanted: float) -> float:
-    """Where a function that rises from 0 on reaches what is wanted; 0 if it is above it everywhere."""
+    """The argument, from 0 on, at which a rising function reaches `wanted`; 0 if it is above it everywhere."""
     low, high = 0.0, max(wanted, 0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -84,9 +86,9 @@ def _where(rising: Callable[[float], float], wanted: float) -> float:
 
 
 def layer_s(hits: int, misses: int, expert_s: float, moved_s: float, contention: Contention, latency_s: float) -> float:
-    """How long a layer takes on one GPU, from one change to the next: an expert arrives, bytes begin, all is computed.
+    """Seconds of a layer on one GPU, stepped from event to event: an expert arrives, bytes begin, all is computed.
 
-    `work_s` is what experts that are there still take alone; a copy has its latency left, then its bytes.
+    `work_s` is the time that resident experts still take alone. A copy first has its latency left, then its bytes.
     """
     now_s, work_s, copies = 0.0, hits * expert_s, misses
     waiting_s, bytes_s = latency_s, moved_s
@@ -116,7 +118,7 @@ def _dense_s(one: PassTimes) -> list[float]:
 
 
 def _attended(passes: Sequence[PassTimes]) -> list[int]:
-    """The (token, position) pairs that the attention of each pass scores; prompts of a batch are equally long."""
+    """The number of (token, position) pairs that each pass attends to; prompts of a batch are equally long."""
     answer, context = [], 0
     for one in passes:
         each = one.tokens // one.requests

@@ -1,8 +1,8 @@
-"""Measure this machine with a model, so that a simulation can stand for it.
+"""Measure this machine with a model, so that it can be simulated.
 
-The model runs as in a replay, on random prompts: once with every expert in place, for attention, experts and what is
-between; once with the smallest cache, for what a copy on demand really takes. Searches and copies of parts of an
-expert are timed by themselves.
+The model runs as in a replay, on random prompts. One run has every expert resident and times attention, experts and
+what lies between. Another has the smallest cache and times copies on demand. Searches and copies of parts of an expert
+are timed separately.
 """
 
 import os
@@ -37,12 +37,12 @@ from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
 _NEW_TOKENS = 12
 _REPEATS = 4
-_MOST_CALLS, _LEAST_CALLS, _CALLS_S = 200, 6, 1.0  # of what is timed by itself
+_MOST_CALLS, _LEAST_CALLS, _CALLS_S = 200, 6, 1.0  # of what is timed separately
 _LEAST_COPY_BYTES = 1 << 16
 
 
 def calibrate(chosen: TestbedSettings, settings: CalibrationSettings) -> Profile:
-    """The profile of this machine, measured now."""
+    """Measure this machine; its profile."""
     with open_testbed(chosen, load_model(chosen)) as testbed:
         return _profile(chosen, settings, testbed)
 
@@ -58,12 +58,12 @@ def _profile(chosen: TestbedSettings, settings: CalibrationSettings, testbed: Te
     on_demand = _passes(testbed, "lru", max(shape.top_k, machine.gpus), once)
 
     decoding = [times for one in resident if one.tokens == 1 for times in one.layers]
-    expert_s, held = fits.expert_s(decoding), fits.held_s(decoding)
+    expert_s, overhead_s = fits.expert_s(decoding), fits.overhead_s(decoding)
     dense, dense_s_per_attended = fits.dense(resident)
     copying = [times for one in on_demand if one.tokens == 1 for times in one.layers]
     moved = _moved(testbed)
     effects = _effects(testbed)
-    latency_s = fits.copy_latency_s(copying, expert_s, held, moved.seconds[-1], effects.contention)
+    latency_s = fits.copy_latency_s(copying, expert_s, overhead_s, moved.seconds[-1], effects.contention)
     searches = search_time(shape)
     return Profile(
         name=settings.name or machine.name,
@@ -74,7 +74,7 @@ def _profile(chosen: TestbedSettings, settings: CalibrationSettings, testbed: Te
         dense_s_per_attended=dense_s_per_attended,
         most_attended=max(longest * (longest + 1) // 2, settings.batch_size * (longest + _NEW_TOKENS)),
         head=fits.head(resident),
-        driving_s=held,
+        driving_s=overhead_s,
         copy=Table(sizes=moved.sizes, seconds=tuple(latency_s + each for each in moved.seconds)),
         copy_latency_s=latency_s,
         host=_host(len(testbed.devices), effects.links_worth * moved.sizes[-1] / moved.seconds[-1]),
@@ -98,7 +98,7 @@ def summary(profile: Profile) -> str:
         f"{profile.contention.copy_slowdown:.2f} beside computing",
         f"expert, one token      {profile.expert.seconds[0] * 1e6:8.1f} µs",
         f"attention, one token   {profile.dense.seconds[0] * 1e6:8.1f} µs a layer, with router and shared experts",
-        f"offloading itself      {profile.driving_s * 1e6:8.1f} µs a layer",
+        f"offloading overhead    {profile.driving_s * 1e6:8.1f} µs a layer",
         f"head and sampling      {profile.head.seconds[0] * 1e6:8.1f} µs an iteration",
         f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
         f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
@@ -107,11 +107,11 @@ def summary(profile: Profile) -> str:
 
 
 def _passes(testbed: Testbed, policy: str, cache_experts: int, batches: Sequence[Sequence[int]]) -> list[PassTimes]:
-    """Run batches of random prompts of these lengths under a policy; what the passes took."""
+    """Run batches of random prompts of these lengths under a policy; the times of all passes."""
     scenario = Scenario(Path("random tokens"), policy=policy, cache=CacheSize(experts=cache_experts))
     inputs = Inputs(model=testbed.offloaded.shape, machine=Devices("", len(testbed.devices)), requests=())
     config = generation_config(testbed.loaded, max_new_tokens=_NEW_TOKENS)
-    config.eos_token_id = None  # every request to its last token
+    config.eos_token_id = None  # so that every request runs to its last token
     passes: list[PassTimes] = []
     prompts = _random_prompts(batches, testbed.loaded.config.vocab_size)
     watched = partial(Stopwatch, passes=passes)
@@ -121,14 +121,14 @@ def _passes(testbed: Testbed, policy: str, cache_experts: int, batches: Sequence
 
 
 def _experts(testbed: Testbed, sizes: Sequence[int], in_place_s: float) -> Table:
-    """Seconds of one expert by tokens: what it takes alone, and what one token took more in its place."""
+    """Seconds of one expert by tokens: its time alone, plus what one token took longer within a layer."""
     with torch.no_grad():
         alone = [_timed(_expert(testbed, size), repeat(None)) for size in sizes]
     return Table(sizes=tuple(sizes), seconds=tuple(each + max(0.0, in_place_s - alone[0]) for each in alone))
 
 
 def _expert(testbed: Testbed, tokens: int) -> Callable[..., object]:
-    """A function that computes an expert on so many tokens, all of them its own."""
+    """A function that computes an expert on so many tokens."""
     offloaded = testbed.offloaded
     experts, parameters = offloaded.blocks[0].experts, offloaded.records.views(0)
     states = torch.randn(tokens, offloaded.shape.hidden, dtype=next(iter(parameters.values())).dtype)
@@ -137,7 +137,7 @@ def _expert(testbed: Testbed, tokens: int) -> Callable[..., object]:
 
 
 def _effects(testbed: Testbed) -> SideBySide:
-    """What an expert on one token and copies of whole experts over all links do to each other."""
+    """How much an expert on one token and copies of whole experts over all links slow each other down."""
     shape, devices = testbed.offloaded.shape, testbed.devices
     size = shape.expert_bytes
     arena = Arena(testbed.offloaded.records, slots=[2] * len(devices), devices=devices, chunk_bytes=[size])
@@ -151,12 +151,12 @@ def _effects(testbed: Testbed) -> SideBySide:
 
 
 def _host(links: int, bytes_per_s: float) -> Host:
-    """What links share that get so much at once; a single one shares nothing."""
+    """The host whose memory all links share at this total rate; a single link shares nothing."""
     return Host(memory_bytes_per_s=bytes_per_s) if links > 1 else Host()
 
 
 def _moved(testbed: Testbed) -> Table:
-    """Seconds of copies of an expert and of parts of it, by bytes; from records that are not the last ones used."""
+    """Seconds of copies of an expert and of parts of it, by bytes; each copy reads a record that was not just used."""
     records, shape = testbed.offloaded.records, testbed.offloaded.shape
     table = {}
     for chunk in copy_sizes(shape.expert_bytes):
@@ -168,9 +168,9 @@ def _moved(testbed: Testbed) -> Table:
 
 
 def copy_sizes(expert_bytes: int) -> list[int]:
-    """Bytes of the copies that are timed: an expert, its half, its quarter, …, and the chunks of a run's default.
+    """Bytes of the copies to time: an expert, its half, its quarter, …, and the chunks of the default size.
 
-    A demand may move whatever is left of an expert, and a run may have other chunks.
+    A demand may move any rest of an expert, and a run may use other chunks.
     """
     halvings = max(3, (expert_bytes // _LEAST_COPY_BYTES).bit_length() - 1)
     halves = {expert_bytes >> power for power in range(halvings + 1)}
@@ -178,7 +178,7 @@ def copy_sizes(expert_bytes: int) -> list[int]:
 
 
 def _timed(call: Callable[..., object], given: Iterable[object]) -> float:
-    """Median seconds of calls with what is `given`, as many as fit into the time for it and at least five."""
+    """Median seconds of calls, each with one of `given`; as many calls as fit into the time limit, at least five."""
     seconds: list[float] = []
     for one in islice(given, _MOST_CALLS):
         begun_s = time.perf_counter()
@@ -192,7 +192,7 @@ def _timed(call: Callable[..., object], given: Iterable[object]) -> float:
 def _circumstances(
     chosen: TestbedSettings, settings: CalibrationSettings, testbed: Testbed, moved: Table
 ) -> dict[str, str | int | float]:
-    """Where and with what it was measured."""
+    """The hardware, software and settings of the measurement."""
     return {
         "model": chosen.model,
         "device": chosen.device,
@@ -220,6 +220,6 @@ def _random_prompts(batches: Sequence[Sequence[int]], vocabulary: int) -> list[l
 
 
 def _powers(most: int) -> list[int]:
-    """1, 2, 4 … and last `most`."""
+    """1, 2, 4, … and finally `most`."""
     sizes = [2**power for power in range(most.bit_length())]
     return sizes if sizes[-1] == most else [*sizes, most]

@@ -1,4 +1,4 @@
-"""How long FineMoE's searches take on this machine, by the predictor's own code."""
+"""Measure how long FineMoE's searches take on this machine, with the predictor's own code."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,12 +13,12 @@ from policies.types import Batch, Gate, ModelShape, Prefetch, RecordedRequest, S
 _CAPACITIES = (16, 1000)
 _REPEATS = 15
 _ROWS = 64  # of a search that compares many queries at once
-_LEAST_S = 1e-15  # per byte or operation, where noise hides it
+_LEAST_S = 1e-15  # per byte or operation, if noise hides it
 
 
 @dataclass(frozen=True, slots=True)
 class SearchTime:
-    """A search takes the overhead and the longer of reading the store and computing with it (`CostModel.search_s`)."""
+    """A search takes the overhead plus the longer of reading the store and computing with it (`CostModel.search_s`)."""
 
     overhead_s: float
     bytes_per_s: float
@@ -41,7 +41,7 @@ def search_time(model: ModelShape) -> SearchTime:
 
 
 def _points(model: ModelShape, capacity: int, rows: int, rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Bytes read from the store and seconds, for a semantic search, trajectory searches and an update."""
+    """(Bytes read from the store, seconds) of a semantic search, of trajectory searches and of an update."""
     history = _random_request(model, capacity, rng)
     prefetcher = ExpertMapPrefetcher(capacity=capacity, prefetch_distance=min(3, model.layers))
     prefetcher.start(setup_without_cache(model, rng, history=[history]))

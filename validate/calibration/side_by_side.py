@@ -1,4 +1,4 @@
-"""How much copies and computing slow each other down, and copies over several links, when all go on at once."""
+"""Measure how much copies, computation and several links slow each other down when they run concurrently."""
 
 import sys
 import threading
@@ -18,15 +18,15 @@ Rates = Callable[[Sequence[Call]], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """The effects of what goes on at once."""
+    """The effects of running concurrently."""
 
     contention: Contention
     links_worth: float
-    """How many times what one link moves all links move at once; at least 1."""
+    """What all links together move per second, relative to one link alone; at least 1."""
 
 
 def calls_per_s(calls: Sequence[Call]) -> list[float]:
-    """How often each of them runs in a second while all run over and over, each in a thread of its own."""
+    """How often each call runs per second while all repeat concurrently, each in its own thread."""
     rates = [0.0] * len(calls)
     begun = threading.Barrier(len(calls))
 
@@ -52,10 +52,10 @@ def calls_per_s(calls: Sequence[Call]) -> list[float]:
 
 
 def side_by_side(compute: Call, copies: Sequence[Call], *, rates_of: Rates = calls_per_s) -> SideBySide:
-    """Time computing an expert, and for each link copying one, alone and at once.
+    """Time the computation of an expert, and a copy of one over each link, alone and concurrently.
 
-    Threads take turns as those of a real run do. Windows in which the calls run alone and at once alternate, so that
-    what else the machine does meets both; medians count.
+    Threads take turns as those of a real run do. Windows in which the calls run alone and concurrently alternate, so
+    that other load on the machine affects both; medians count.
     """
     turn_s = sys.getswitchinterval()
     sys.setswitchinterval(TURN_S)

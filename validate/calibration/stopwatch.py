@@ -1,4 +1,4 @@
-"""A driver that notes how long the parts of each pass take, as the model's thread sees it."""
+"""A driver that records how long the parts of each pass take, as seen by the model's thread."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from validate.driver.threaded_driver import Driver
 class LayerTimes:
     """One layer of one pass, in seconds."""
 
-    gated_s: float  # when its router had spoken
-    given_s: list[float]  # when each expert was there, in the order of computing
+    gated_s: float  # when its router had run
+    given_s: list[float]  # when each expert was in its slot, in the order of computation
     computed_s: list[float]  # when each had been computed
-    hits: int  # how many of them, the first ones, were there at once
+    hits: int  # how many of them, the first ones, were resident at once
     over_s: float = 0.0  # when the next layer could begin
 
 
@@ -27,14 +27,14 @@ class PassTimes:
 
     requests: int
     tokens: int
-    first: bool  # of its generation
+    first: bool  # whether it is the first of its generation
     begun_s: float
     layers: list[LayerTimes] = field(default_factory=list)
     ended_s: float = 0.0
 
 
 class Stopwatch(Driver):
-    """Decides nothing differently; what it notes is appended to `passes`."""
+    """A driver that appends the times of each pass to `passes`; it decides nothing differently."""
 
     def __init__(self, *, passes: list[PassTimes], **given: Any) -> None:
         super().__init__(**given)

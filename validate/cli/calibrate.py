@@ -16,9 +16,9 @@ def calibrate(
     out: Annotated[Path, Parameter(help="The profile to write, FILE.toml.")],
     settings: Annotated[CalibrationSettings | None, FLAT] = None,
 ) -> None:
-    """Measure this machine with a model, write the profile, and print its main figures.
+    """Measure this machine with a model, write a profile, and print its main figures.
 
-    `sim run --machine FILE.toml` simulates with it.
+    `finemoe sim run --machine FILE.toml` simulates with it.
     """
     if out.suffix != ".toml":
         raise FieldError("out", f"the name must end in .toml, value {out}")

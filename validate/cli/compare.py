@@ -11,16 +11,16 @@ from common.errors import FieldError
 
 
 def compare(
-    simulated: Annotated[Path, Parameter(help="A folder that `sim run --out` wrote.")],
-    measured: Annotated[Path, Parameter(help="A folder that `validate replay --out` wrote.")],
+    simulated: Annotated[Path, Parameter(help="A folder from `finemoe sim run --out`.")],
+    measured: Annotated[Path, Parameter(help="A folder from `finemoe validate replay --out`.")],
     /,
     *,
     json: Annotated[bool, Parameter(help="Print a list of objects, one per policy and metric.")] = False,
-    brief: Annotated[bool, Parameter(help="Print times, hit rates and traffic alone, in one table.")] = False,
+    brief: Annotated[bool, Parameter(help="Print only times, hit rates and traffic, in one table.")] = False,
     out: Annotated[Path | None, Parameter(help="Write the comparison as a tidy table, FILE.parquet.")] = None,
     plot: Annotated[
         Path | None,
-        Parameter(help="Draw both timelines of an iteration, FILE.png; needs --detail events."),
+        Parameter(help="Draw both timelines of an iteration, FILE.png; both runs need --detail events."),
     ] = None,
     iteration: Annotated[
         int | None, Parameter(help="Iteration to draw (default: the decode step of median measured time).")
@@ -39,7 +39,7 @@ def compare(
     if out and out.suffix != ".parquet":
         raise FieldError("out", f"the name must end in .parquet, value {out}")
     if iteration is not None and not plot:
-        raise FieldError("iteration", f"chooses what is drawn, but plot is not given, value {iteration}")
+        raise FieldError("iteration", f"has no effect without `plot`, value {iteration}")
     with reserved(replaced(out), picture(plot)):
         here, there = Folder.read(simulated), Folder.read(measured)
         match(here, there)

@@ -14,9 +14,9 @@ def measure(
     out: Annotated[Path, Parameter(help="The new folder for the data sheet and the measurements behind it.")],
     settings: Annotated[RateSettings | None, FLAT] = None,
 ) -> None:
-    """Measure the figures of this machine, write them as a data sheet, and print the main ones.
+    """Measure the rates of this machine, write them as a data sheet, and print the main ones.
 
-    `sim run --machine OUT/machine.toml` simulates any model with it.
+    `finemoe sim run --machine OUT/machine.toml` simulates any model with it.
     """
     from common.outputs import new, reserved, then_printed
 

@@ -21,7 +21,7 @@ from validate.testbed_settings import TestbedSettings
 GENERATION = Group("Generation", sort_key=30)
 
 _NEW_TOKENS = 48
-_SIMULATED = ("trace", "machine", "sizes", "history", "counts")  # fields that a real run brings itself
+_SIMULATED = ("trace", "machine", "sizes", "history", "counts")  # fields that a real run sets itself
 
 
 @takes_scenario(*(field for field in FIELDS if field not in _SIMULATED), recorded_by="record")
@@ -43,26 +43,26 @@ def replay(
 ) -> None:
     """Run a model with its experts really offloaded, and measure policies on prompts that they have not seen.
 
-    Every token and every logit must equal the resident model's bit for bit. The routing that policies learn from is
-    that of the resident model on the same prompts, and the machine is this one. The trace and machine in a scenario
-    file are ignored.
+    The model first runs with all experts resident on the same prompts. Policies learn from that routing, and every
+    token and logit of the offloaded model must equal the resident model's bit for bit. The run uses this machine; the
+    trace and machine of a scenario file are ignored.
 
     Parameters
     ----------
     prompts
-        built-in, lmsys-chat-1m, a file … (see `traces prompts`). By default, models of this project have theirs.
+        built-in, lmsys-chat-1m, a file … (see `finemoe traces prompts`). The models of this project have a default.
     lookahead
-        Also apply the router of layer l+D to what router l sees, for policies that speculate; several as in 1,3.
+        Also apply the router of layer l+D to the input of router l, for policies that speculate; several as in 1,3.
     profile
-        What `validate calibrate` measured here, FILE.toml: from it policies know what copies, layers and searches take.
+        Profile of this machine from `finemoe validate calibrate`, FILE.toml: tells policies how long things take.
     demand_loading
         Copy demanded experts over all links at once, or one after the other.
     record
-        Keep the routing as a trace, NAME.trace, for `sim run` to simulate.
+        Write the routing as a trace, NAME.trace, which `finemoe sim run` can simulate.
     overwrite
-        Replace a trace of that name.
+        Replace an existing trace at --record.
     out
-        Write tidy Parquet results, a new folder.
+        Write tidy Parquet results to a new folder.
     json
         Print a list of objects, one per policy.
     wide

@@ -1,1 +1,1 @@
-"""Simulated beside measured results."""
+"""Compare simulated with measured results."""

@@ -34,12 +34,12 @@ def routing_of(folder: Folder) -> str:
 
 
 def cautions(folder: Folder) -> list[str]:
-    """In what the trace is unlike text, in lines."""
+    """How the trace differs from natural text, in lines."""
     return provenance.caution(folder.provenance["trace"]["warning"])
 
 
 def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
-    """What a person reads: a table per policy, the exact counts of all, and what the marks of policies mean."""
+    """The report for people: a table per policy, exact counts of all policies, and the meaning of marks."""
     rows = objects(compared)
     runs = {policy: _runs_of(policy, simulated, measured) for policy in dict.fromkeys(row["policy"] for row in rows)}
     names = {policy: marked(policy, *summaries) for policy, summaries in runs.items()}
@@ -54,7 +54,7 @@ def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
         for row in rows
         if row["metric"] in counted
     ]
-    blocks.append("Exact counts; a policy that copies on demand alone must be equal in all of them.")
+    blocks.append("Exact counts; for a policy that only copies on demand, all of them must match exactly.")
     blocks.append(_table(["policy", "experts", "simulated", "measured", "difference"], counts))
     return "\n\n".join([*blocks, *footnotes((policy, each) for policy in runs for each in runs[policy])])
 
@@ -75,7 +75,7 @@ def brief_text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> s
 
 
 def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
-    """A line for each folder that has policies which the other lacks."""
+    """A line for each folder with policies that the other lacks."""
     for kind, one, other in (("simulated", simulated, measured), ("measured", measured, simulated)):
         alone = [policy for policy in one["policy"] if policy not in set(other["policy"])]
         if alone:
@@ -83,7 +83,7 @@ def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
 
 
 def _runs_of(policy: str, *folders: Folder) -> list[Summary]:
-    """The figures of its runs, simulated and measured."""
+    """The figures of a policy's runs, simulated and measured."""
     return [each.summary for folder in folders for each in folder.results if each.scenario.policy == policy]
 
 
@@ -108,6 +108,6 @@ def _table(headers: list[str], cells: list[list[str]]) -> str:
 
 
 def objects(compared: pd.DataFrame) -> list[dict[str, Any]]:
-    """For JSON: a value that is missing is null."""
+    """The rows for JSON; a missing value is null."""
     rows: list[dict[str, Any]] = compared.astype(object).where(compared.notna(), None).to_dict("records")  # type: ignore
     return rows

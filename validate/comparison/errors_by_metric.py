@@ -1,4 +1,4 @@
-"""Simulated beside measured figures, and how far the simulation is off."""
+"""Simulated beside measured figures, with the simulation's errors."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import pandas as pd
 
 
 class Metric(NamedTuple):
-    """A column of the summary in its `unit`, and how it is printed: times `factor` in the unit `printed`."""
+    """A column of the summary in its `unit`, and how it is printed: times `factor`, in the unit `printed`."""
 
     column: str
     unit: str
@@ -61,8 +61,8 @@ COLUMNS = ("policy", "metric", "unit", "simulated", "measured", "absolute_error"
 def errors_of(simulated: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """A row of `COLUMNS` for each policy in both summaries and each of `METRICS` and `COUNTS`, in the summary's units.
 
-    The error is simulated − measured, the relative one of what was measured; missing where either value is missing, the
-    relative one also where nothing was measured.
+    The absolute error is simulated − measured; the relative error divides it by the measured value. Both are missing if
+    either value is missing, the relative one also if the measured value is 0.
     """
     here, there = simulated.set_index("policy"), measured.set_index("policy")
     rows = [

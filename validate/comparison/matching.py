@@ -1,4 +1,4 @@
-"""Which results can be compared: of one trace, one model and equal capacities, simulated here and measured there."""
+"""Check that two results can be compared: one simulated, one measured, with equal trace, model and capacities."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class Folder(NamedTuple):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What all its runs had in common."""
+        """What all its runs have in common."""
         return self.results[0].provenance
 
 
@@ -37,7 +37,7 @@ def match(simulated: Folder, measured: Folder) -> None:
     for folder, expected, place in ((simulated, True, "first"), (measured, False, "second")):
         if any(result.summary["simulated"] != expected for result in folder.results):
             kinds = ("simulated", "measured") if expected else ("measured", "simulated")
-            raise UserError(f"{folder.path} holds {kinds[1]} results; the {place} folder must hold {kinds[0]} ones")
+            raise UserError(f"{folder.path} has {kinds[1]} results; the {place} folder must have {kinds[0]} ones")
         for metric in (*METRICS, *COUNTS):
             if metric.column not in folder.summary:
                 raise UserError(f"{folder.path}: its summary has no column {metric.column}; run again to write one")
@@ -45,17 +45,17 @@ def match(simulated: Folder, measured: Folder) -> None:
         if one != other:
             raise UserError(
                 f"{field} differs: {one} in {simulated.path}, {other} in {measured.path}; "
-                "only runs of equal settings can be compared"
+                "only runs with equal settings can be compared"
             )
 
 
 def _pairs(simulated: Folder, measured: Folder) -> Iterator[tuple[str, Any, Any]]:
-    """What must be equal: its name, here and there."""
+    """The name and the two values of everything that must be equal."""
     one, other = simulated.provenance, measured.provenance
     yield "trace digest", one["trace"]["digest"], other["trace"]["digest"]
     yield "cache_experts", one["cache_experts"], other["cache_experts"]
     yield "gpus", one["machine"]["gpus"], other["machine"]["gpus"]
-    # Results that do not say it are older than the choice.
+    # Older results lack it: loading was always parallel then.
     yield "demand_loading", *(each["machine"].get("demand_loading", "parallel") for each in (one, other))
     here, there = simulated.results[0].scenario, measured.results[0].scenario
     for field in _EQUAL:

@@ -1,4 +1,4 @@
-"""One iteration as it was simulated and as it was measured, drawn one above the other from the two decision logs."""
+"""Draw one iteration as simulated and as measured, one above the other, from the two decision logs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from sim.results.result import Result
 from validate.comparison.matching import Folder
 
 _DEMANDED, _PREFETCHED = (DEMANDED, DEMANDED_EDGE), (PREFETCHED, PREFETCHED_EDGE)
-_BAR = 0.7  # height, of a lane
-_NAME, _NUMBER = 0.045, 0.012  # of the width of the picture, that the label of a layer takes
+_BAR = 0.7  # height, as a share of a lane
+_NAME, _NUMBER = 0.045, 0.012  # width of a layer's label, as a share of the picture
 
 
 class Iteration(NamedTuple):
-    """Whether any request was prefilled in it, and when it was."""
+    """Whether any request was prefilled in an iteration, and when it began and ended."""
 
     prefill: bool
     start_s: float
@@ -25,14 +25,14 @@ class Iteration(NamedTuple):
 
 
 class Log(NamedTuple):
-    """The decision log of a policy, in time, and its iterations by their number."""
+    """The decision log of a policy, in the order of time, and its iterations by number."""
 
     rows: list[LoggedCall]
     iterations: dict[int, Iteration]
 
 
 class LayerSpan(NamedTuple):
-    """A layer from the moment its router spoke; ready when the last expert that it waited for had arrived."""
+    """A layer from the moment its router has run; ready when the last expert that it waited for had arrived."""
 
     layer: int
     demand_s: float
@@ -41,7 +41,7 @@ class LayerSpan(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """What an iteration of one run looks like; times count from its begin, copies are cut off at both ends."""
+    """An iteration of one run, as it is drawn; times count from its beginning, copies are cut off at both ends."""
 
     seconds: float
     layers: list[LayerSpan]
@@ -49,14 +49,14 @@ class Strip(NamedTuple):
 
 
 def logs_of(folder: Folder, policies: Sequence[str]) -> dict[str, Log]:
-    """The log of each policy; a `UserError` if a run kept none."""
+    """The log of each policy; a `UserError` if a run did not keep one."""
     results = {result.scenario.policy: result for result in folder.results}
     return {policy: _log_of(folder, results[policy]) for policy in policies}
 
 
 def _log_of(folder: Folder, result: Result) -> Log:
     if result.events is None or result.iterations is None:
-        raise UserError(f"{folder.path} has no events, which timelines are drawn from; run with detail events")
+        raise UserError(f"{folder.path} has no events to draw timelines from; repeat the run with detail events")
     times = result.iterations.set_index("iteration")[list(Iteration._fields)]
     iterations = {int(row[0]): Iteration(*row[1:]) for row in times.itertuples(name=None)}
     return Log(logged_calls(result.events), iterations)
@@ -91,7 +91,7 @@ def strip(log: Log, iteration: int) -> Strip:
 
 
 def _layers(rows: Sequence[LoggedCall], carried: Sequence[Transfer], start_s: float) -> Iterator[LayerSpan]:
-    """The layers that were demanded in `rows`, those of one iteration."""
+    """The layers demanded in `rows`, which are those of one iteration."""
     released = {row.layer: row.time_s for row in rows if row.call == "release"}  # the last one counts
     for row in rows:
         if row.call == "demand" and row.layer in released:
@@ -106,9 +106,9 @@ def _layers(rows: Sequence[LoggedCall], carried: Sequence[Transfer], start_s: fl
 
 
 def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: int, path: Path, *, title: str) -> None:
-    """Two strips per policy, simulated above measured, over one axis of milliseconds; the title says of what.
+    """Draw two strips per policy, simulated above measured, over one axis of milliseconds.
 
-    A strip has a lane for the layers and one for each link, up to the last that is used.
+    A strip has a lane for the layers and one for each link, up to the last one used.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

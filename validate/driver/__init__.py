@@ -1,1 +1,1 @@
-"""The driver of real devices: threads and real time."""
+"""The driver for real devices, with threads and real time."""

@@ -9,7 +9,7 @@ from policies.types import Search
 
 
 class Thread(Protocol):
-    """What has been started."""
+    """A started thread."""
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, or for so many seconds."""
@@ -17,7 +17,7 @@ class Thread(Protocol):
 
 
 class Clock:
-    """Seconds since its creation. A test puts one in its place whose time is modelled."""
+    """Seconds since its creation. Tests replace it with a clock of modelled time."""
 
     def __init__(self) -> None:
         self._start_s = time.perf_counter()
@@ -27,15 +27,15 @@ class Clock:
         return time.perf_counter() - self._start_s
 
     def condition(self, lock: "threading.RLock") -> threading.Condition:
-        """What threads wait for and are woken by, under `lock`."""
+        """A condition under `lock`, for threads to wait on."""
         return threading.Condition(lock)
 
     def start(self, run: Callable[[], None], name: str) -> Thread:
-        """Run beside the caller. The process may end without it: a copy that hangs must not hang everything."""
+        """Run in a daemon thread: the process may end without it, so a copy that hangs does not hang everything."""
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
 
     def served(self, search: Search, then: Callable[[], None]) -> None:
-        """Go on after predictor work: at once, since real work has taken its time when it is done."""
+        """Call `then` after predictor work: at once, since real work has already taken its time."""
         then()

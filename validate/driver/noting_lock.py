@@ -1,4 +1,4 @@
-"""A lock under which no failure goes unnoticed."""
+"""A lock that reports exceptions raised while it is held."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 class NotingLock:
-    """Holds a lock; what is raised under it is noted before another thread can go on."""
+    """Holds a lock; an exception raised under it is passed to `note` before another thread can go on."""
 
     def __init__(self, lock: "threading.RLock", note: Callable[[BaseException], None]) -> None:
         self._lock = lock

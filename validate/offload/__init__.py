@@ -1,1 +1,1 @@
-"""A Transformers model whose experts are really offloaded."""
+"""Run a Transformers model with its experts really offloaded."""

@@ -11,15 +11,15 @@ from validate.offload.records import Records
 
 
 class Arena:
-    """`slots[g]` slots on device g, each of which holds one record.
+    """`slots[g]` slots on device g, each with room for one record.
 
-    Devices are logical: several may be the CPU, each with a slab of its own. `chunk_bytes` are the sizes of an
-    expert's chunks as the cache counts them (`ExpertCache.chunk_bytes`, the same in all layers). A record may be
-    larger, by biases and alignment: that remainder moves with the last chunk. `records` and the slabs
-    `[slots, record_bytes]` are uint8.
+    Devices are logical: several may be the CPU, each with its own slab. `chunk_bytes` are the sizes of an expert's
+    chunks as the cache counts them (`ExpertCache.chunk_bytes`, the same in all layers). A record may be larger because
+    of biases and alignment; the remainder moves with the last chunk. `records` and the slabs `[slots, record_bytes]`
+    are uint8.
 
-    On a GPU a slab will lie in its memory, records in pinned host memory, and `move` will copy without blocking on a
-    stream of the link's own and wait for an event there, which is the link's thread's business alone.
+    On a GPU, a slab would lie in GPU memory and records in pinned host memory. `move` would then copy asynchronously on
+    the link's own stream and wait for an event there, which blocks only the link's thread.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Arena:
         self.records = records
         starts = [sum(chunk_bytes[:chunk]) for chunk in range(len(chunk_bytes))]
         self._bounds = [*starts, size]
-        # Written once: the first copy into a slot shall not be the one that waits for its pages.
+        # Written once, so that the first copy into a slot does not wait for its pages.
         self._slabs = [
             torch.zeros(count, size, dtype=torch.uint8, device=device).fill_(0)
             for count, device in zip(slots, devices, strict=True)
@@ -43,11 +43,11 @@ class Arena:
         self._views = [[records.layout.views(slot) for slot in slab] for slab in self._slabs]
 
     def views(self, gpu: int, slot: int) -> dict[str, Tensor]:
-        """The parameters of the expert in a slot, by name; always the same tensors for the same slot."""
+        """The parameters of the expert in a slot, by name; a slot always has the same tensors."""
         return self._views[gpu][slot]
 
     def move(self, copy: Copy) -> None:
-        """Copy chunks into their slot; returns when they lie there. Threads of several links may do this at a time."""
+        """Copy chunks into their slot and return when they have arrived. Threads of several links may do so at once."""
         chunks = slice(self._bounds[copy.chunk], self._bounds[copy.chunk + copy.chunks])
         self._slabs[copy.gpu][copy.slot, chunks].copy_(self.records.bytes[copy.number, chunks])
 
@@ -58,9 +58,9 @@ def _check(devices: Sequence[str | torch.device], chunk_bytes: Sequence[int], re
             raise UserError(f"device {str(device)!r}: replay runs on the CPU so far; use 'cpu'")
     if sum(chunk_bytes) > record_bytes:
         what = f"the cache counts {sum(chunk_bytes)} bytes for an expert, but its parameters have only {record_bytes}"
-        raise UserError(f"{what}: its shape is not that of the model")
+        raise UserError(f"{what}: it was set up for another shape than the model's")
 
 
 def devices_of(kind: str, count: int) -> list[torch.device]:
-    """`count` devices of a kind; of "cpu" there are as many as one likes."""
+    """`count` devices of a kind; "cpu" may be used any number of times."""
     return [torch.device(kind)] * count

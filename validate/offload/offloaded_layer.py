@@ -1,12 +1,12 @@
-"""What stands in for a layer's experts: it computes from slots, bit for bit as the class's own loop does.
+"""The replacement for a layer's experts: computes from slots, bit for bit as the model class's own loop does.
 
-Bits of a matrix product may depend on how many rows it has and on their order. So an expert is computed with all rows
-that the router gave it, in the order of that loop, and its contribution is added in the order of the experts, whatever
-the order of arrival.
+The bits of a matrix product may depend on its number of rows and on their order. So each expert is computed with all
+rows that the router gave it, in the order of that loop, and contributions are added in the order of the experts,
+whatever the order of arrival.
 
-Padding and requests that have ended are rows too, but no policy shall see them and no slot is used for them: an expert
-that only such rows want is read from the slow storage. It cannot be left out: those rows would go to other
-experts in the next layers, whose products would then have other numbers of rows.
+Padding and ended requests are rows too. They are hidden from policies and take no slots: an expert that only such rows
+need is read from the slow storage. It cannot be left out, since those rows would then go to other experts in later
+layers and change the number of rows of their products.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from validate.offload.arena import Arena
 NAME = "finemoe_lab"  # in Transformers' table of experts implementations
 
 _LAYER = "finemoe_lab_layer"  # attribute of an experts module while a run is open
-_Places = dict[int, tuple[Tensor | None, Tensor]]  # per expert its rows `[n]`, None for the only one; weights `[n, 1]`
+_Places = dict[int, tuple[Tensor | None, Tensor]]  # per expert its rows `[n]`, None for the only row; weights `[n, 1]`
 
 
 @dataclass(slots=True)
 class Rows:
-    """What the layers of the running pass have in common."""
+    """State that the layers of the running pass share."""
 
     real: Int | None = None  # [T] which rows of the pass are tokens of running requests; None: all
     maps: Float = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # [T, L, J] float32, filled by gates
@@ -46,13 +46,13 @@ class OffloadedLayer:
     driver: Driver
     arena: Arena
     rows: Rows
-    probs: Tensor | None = None  # [rows, J] float16, what the router has just said
-    ahead: dict[int, Tensor] = field(default_factory=dict)  # {distance: [rows, J]}, what a later router says to that
+    probs: Tensor | None = None  # [rows, J] float16, the router's last output
+    ahead: dict[int, Tensor] = field(default_factory=dict)  # {distance: [rows, J]}, a later router's for the same input
 
     def output(self, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """`[rows, h]` from hidden states `[rows, h]`, the experts `[rows, K]` to execute and their weights `[rows, K]`.
 
-        What the driver raises passes through.
+        Exceptions of the driver pass through.
         """
         chosen = index.to(torch.int16).cpu().numpy()
         gate = self._gate(chosen)
@@ -95,7 +95,7 @@ class OffloadedLayer:
 
 
 def install(experts: nn.Module, layer: OffloadedLayer | None) -> None:
-    """Make an experts module compute as `layer` of a run does; None: no run is open."""
+    """Make an experts module compute as `layer` of a run; None if no run is open."""
     if layer is None:
         experts.__dict__.pop(_LAYER, None)
     else:
@@ -123,7 +123,7 @@ def _distinct(chosen: Int, count: int) -> list[int]:
 
 
 def _places(chosen: Int, weights: Tensor, count: int) -> _Places:
-    """Where each of the experts in `[rows, K]` is wanted: first by the router's order `K`, then by row."""
+    """The rows and weights of each expert in `[rows, K]`, ordered by the router's order `K`, then by row."""
     if len(chosen) == 1:
         return {expert: (None, weights[:, k : k + 1]) for k, expert in enumerate(chosen[0].tolist())}
     flat = chosen.T.ravel()
@@ -142,7 +142,7 @@ def _places(chosen: Int, weights: Tensor, count: int) -> _Places:
 def contribution(
     experts: nn.Module, hidden: Tensor, rows: Tensor | None, weights: Tensor, parameters: Mapping[str, Tensor]
 ) -> Tensor:
-    """`[n, h]`: the weighted output of one expert for its rows; the operations are those of the class's own loop."""
+    """`[n, h]` the weighted output of one expert for its rows, by the same operations as the class's own loop."""
     states = hidden if rows is None else hidden[rows]
     states = _projected(experts, states, "gate_up_proj" if experts.has_gate else "up_proj", parameters)
     states = experts._apply_gate(states) if experts.has_gate else experts.act_fn(states)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""A Transformers model whose experts lie in slow storage, and the hooks that tell a driver what it does.
+"""A Transformers model whose experts lie in slow storage, and the hooks by which it calls a driver.
 
 model       starts   → which rows are tokens of running requests
 embedding   has run  → begin_iteration
@@ -34,7 +34,7 @@ _PROBE_TOKENS = 16
 
 @dataclass(slots=True)
 class _Generation:
-    """One call of `generate()`: which of its requests, the rows of the model's batch, are still running."""
+    """One call of `generate()`: its requests, the rows of the model's batch, and which of them still run."""
 
     requests: Int  # [rows] ids
     ends: frozenset[int]
@@ -46,7 +46,7 @@ class _Generation:
         self.running = np.ones(len(self.requests), bool)
 
     def advance(self, produced: Sequence[int]) -> list[int]:
-        """A pass has produced a token `[rows]` for each request; the running ones that it ends."""
+        """A pass has produced a token `[rows]` for each request; returns the running requests that it ends."""
         self.passes += 1
         over = [token in self.ends for token in produced] if self.passes < self.new_tokens else [True] * len(produced)
         ending: list[int] = self.requests[self.running & over].tolist()
@@ -55,10 +55,10 @@ class _Generation:
 
 
 class OffloadedModel:
-    """A model without its experts, and the records that hold them; `offload` makes it.
+    """A model without its experts, and the records that contain them; `offload` makes it.
 
-    It runs as it did, but inside `run` only. `shape` are its sizes with the experts; `score` says how its routers'
-    outputs become probabilities, and at the distances `lookahead` later routers are asked early.
+    It runs as before, but only inside `run`. `shape` are its sizes with the experts. `score` says how router outputs
+    become probabilities. At the distances in `lookahead`, later routers are applied early.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OffloadedModel:
     def run(self, driver: Driver, arena: Arena) -> Iterator[None]:
         """Let the model run with its experts in the slots of `arena`, as `driver` decides; iterations count from 0.
 
-        What the driver raises ends `generate()`. Whatever ends it, the next run finds nothing of this one.
+        An exception of the driver ends `generate()`. However a run ends, it leaves nothing behind for the next one.
         """
         if self._run is not None:
             raise RuntimeError("a run of this model is open already")
@@ -96,9 +96,9 @@ class OffloadedModel:
             self._run = None
 
     def serve(self, requests: Sequence[int], *, ends: Sequence[int], new_tokens: int) -> None:
-        """Say what the next call of `generate()` is: greedy, for these requests in the order of its rows.
+        """Announce the next call of `generate()`: greedy, for these requests in the order of its rows.
 
-        A request ends with the first token that is one of `ends`, or with its `new_tokens`-th, the call's limit.
+        A request ends with its first token among `ends`, or with its `new_tokens`-th token, the call's limit.
         """
         if self._run is None:
             raise RuntimeError("serve() belongs inside run()")
@@ -110,9 +110,10 @@ def offload(
 ) -> OffloadedModel:
     """Move the experts of a loaded model to a record file at `path` and free their memory.
 
-    Their modules have no parameters any more, so that nothing can use them by accident. (Meta tensors would not do:
-    on the CPU a product with one is garbage and no error.) `score` names the routers' score function; by default a few
-    tokens tell, as `GateRecorder` does. A model that cannot be offloaded is a `UserError`, before anything is written.
+    Their modules lose their parameters, so that nothing can use them by accident. (Meta tensors would not do: on the
+    CPU, a product with one is garbage and not an error.) `score` names the routers' score function; by default a pass
+    over a few tokens finds it, as in `GateRecorder`. A model that cannot be offloaded is a `UserError`, before anything
+    is written.
     """
     model = loaded.model
     blocks = moe_blocks(model)
@@ -138,7 +139,7 @@ def _probe(model: Any) -> str:
 
 
 class _Run:
-    """The hooks of one run, and how far the model is."""
+    """The hooks of one run, and the model's progress."""
 
     def __init__(self, offloaded: OffloadedModel, driver: Driver, arena: Arena) -> None:
         self.generation: _Generation | None = None
@@ -158,7 +159,7 @@ class _Run:
         self._request_row = np.zeros(0, np.int64)  # [T]
 
     def attach(self) -> None:
-        """Set the hooks."""
+        """Register the hooks."""
         model: nn.Module = self._model
         embedding: nn.Module = self._model.get_input_embeddings()
         self._hooks += [
@@ -175,7 +176,7 @@ class _Run:
             ]
 
     def detach(self) -> None:
-        """Remove all that `attach` has set."""
+        """Remove everything that `attach` has registered."""
         for hook in self._hooks:
             hook.remove()
         for block in self._blocks:
@@ -190,7 +191,7 @@ class _Run:
             raise ValueError("a run needs input_ids, and an attention mask of [batch, past + sequence] or none")
         generation = self.generation
         if generation is None or len(generation.requests) != len(tokens) or not generation.running.any():
-            raise RuntimeError("say with serve() which requests each generate() is for")
+            raise RuntimeError("call serve() before each generate(), to name its requests")
         real = np.broadcast_to(generation.running[:, None], tokens.shape)
         if mask is not None:
             real = real & (mask[:, -tokens.shape[1] :].cpu().numpy() != 0)
@@ -198,7 +199,7 @@ class _Run:
         self._rows.experts = []
         self._rows.maps = np.zeros((int(real.sum()), len(self._layers), self._layers[0].count), np.float32)
         self._tokens = tokens.to(torch.int32).cpu().numpy()[real]
-        # Counted without the requests that have ended.
+        # Rows are counted without requests that have ended.
         self._request_row = np.repeat(np.arange(generation.running.sum()), real.sum(1)[generation.running])
 
     def _embedded(self, embedding: nn.Module, args: Arguments, output: Tensor) -> None:
@@ -235,7 +236,7 @@ class _Run:
             ahead = layer.layer + distance
             if ahead < len(self._blocks):
                 later = self._blocks[ahead]
-                # `forward` and not a call: the later router's own hook must not hear this.
+                # `forward` and not a call, so that the later router's own hook does not run.
                 layer.ahead[distance] = self._probabilities(later.router.forward(*args, **kwargs), later)
             else:
                 layer.ahead[distance] = torch.zeros_like(layer.probs)  # as in a trace
@@ -252,7 +253,7 @@ class _Run:
 
 
 def _decoder_layer(model: nn.Module, block: str) -> nn.Module:
-    """The decoder layer that a block is in, or is: the first on its path that is one of a list."""
+    """The decoder layer of a block: the first module on its path that is in a list."""
     owner = model
     for name in block.split("."):
         child = owner.get_submodule(name)

@@ -1,4 +1,4 @@
-"""What the resident model says: the routing that policies learn from, and the outputs that a replay must equal."""
+"""Run the resident model: its routing, from which policies learn, and its outputs, which a replay must equal."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ Batches = Sequence[Sequence[TokenizedPrompt]]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What came out for one request: its tokens, and a hash of the logits from which each was chosen."""
+    """The output of one request: its tokens, and a hash of the logits from which each was chosen."""
 
     tokens: list[int]
     logits: list[bytes]
 
 
 class Equal(TypedDict):
-    """What was found equal to the resident model's: outputs of requests, and the tokens in them with their logits."""
+    """How much equals the resident model: outputs of requests, and the tokens in them with their logits."""
 
     equal_requests: int
     equal_tokens: int
@@ -60,10 +60,10 @@ def resident_run(
     prompts: str,
     done: Callable[[int], object],
 ) -> tuple[Trace, dict[int, Output]]:
-    """Run all batches with every expert in place and record them as the trace of `settings.target`.
+    """Run all batches with every expert resident and record them as the trace of `settings.target`.
 
-    The model computes its experts by its class's own loop, which is what a replay must equal bit for bit. `prompts` is
-    the name of their set. `done` is called with the number of requests that have ended.
+    The model computes its experts with its class's own loop, which a replay must equal bit for bit. `prompts` is the
+    name of the set of prompts. `done` is called with the number of requests that have ended.
     """
     loaded.model.set_experts_implementation("eager")
     outputs: dict[int, Output] = {}
@@ -86,8 +86,8 @@ def resident_run(
     return Trace.open(settings.target.out), outputs
 
 
-def hold_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> Equal:
-    """What was compared; a `UserError` that names the first token or logits that are not the resident model's."""
+def require_equal(policy: str, expected: dict[int, Output], got: dict[int, Output]) -> Equal:
+    """Compare with the resident model's outputs; a `UserError` names the first token or logits that differ."""
     compared = 0
     for request, output in got.items():
         wanted = expected[request]

@@ -1,4 +1,4 @@
-"""How much copies to a device and computing on it slow each other down."""
+"""Measure how much copies to a device and computation on it slow each other down."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from validate.rates.device_timer import DeviceTimer
 from validate.rates.operations import Operations
 
 _COPY_BYTES = 1 << 26
-_LONG_S = 0.1  # what is timed lasts about so long, and what it runs beside longer
+_LONG_S = 0.1  # timed work lasts about so long, and the work beside it longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredContention:
-    """Experts on so many tokens beside pinned copies: how much longer each takes than alone."""
+    """How much longer experts on so many tokens and pinned copies take beside each other than alone."""
 
     model: str
     tokens: int
@@ -22,7 +22,7 @@ class MeasuredContention:
 
 
 def contention(operations: Operations, timer: DeviceTimer, *, model: str, tokens: int) -> MeasuredContention:
-    """Time experts while copies run all the while, and copies while experts do."""
+    """Time experts while copies run, and copies while experts run."""
     source = torch.zeros(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
     target = torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=timer.device)
     copying = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Copies from host memory to a device, by their size and by the kind of host memory."""
+"""Measure copies from host memory to a device, by size and by the kind of host memory."""
 
 import time
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import torch
 from validate.rates.device_timer import DeviceTimer, Timing
 
 HostMemory = Literal["pinned", "pageable"]
-_MOVED_BYTES = 1 << 28  # by each repeat, of copies that are small
+_MOVED_BYTES = 1 << 28  # bytes that all repeats move together, for small copies
 
 
 def copy_times(timer: DeviceTimer, memory: HostMemory, sizes: Sequence[int]) -> dict[int, Timing]:
-    """How long a copy of each size takes that the host waits for, as an expert on demand does."""
+    """Time a copy of each size that the host waits for, as for an expert copied on demand."""
     source = torch.zeros(max(sizes), dtype=torch.uint8, pin_memory=memory == "pinned" and timer.on_gpu)
     target = torch.zeros(max(sizes), dtype=torch.uint8, device=timer.device)
     found = {}

@@ -1,4 +1,4 @@
-"""How long work takes on a device, without the time that launching it takes."""
+"""Measure how long work takes on a device, without the time to launch it."""
 
 import statistics
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 Launch = Callable[[int], object]
-"""Launches the n-th of some equal pieces of work."""
+"""Launches the n-th of several equal pieces of work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds of one piece of work: the median of some repeats, the fastest and the slowest."""
+    """Seconds of one piece of work: median, minimum and maximum of several repeats."""
 
     median_s: float
     least_s: float
@@ -27,7 +27,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTimer:
-    """Times work on a device; on a GPU as one graph of many pieces, so that launching is not part of it."""
+    """Times work on a device; on a GPU as one graph of many pieces, so that launches are not included."""
 
     device: torch.device
     repeats: int
@@ -38,7 +38,7 @@ class DeviceTimer:
         return self.device.type == "cuda"
 
     def timed(self, launch: Launch, pieces: int) -> Timing:
-        """How long a piece takes of so many, one after the other."""
+        """Time one piece of work, of so many that run one after the other."""
         run = self.launcher(launch, pieces)
         run()
         return Timing.of([self.seconds_of(run) / pieces for _ in range(self.repeats)])
@@ -55,7 +55,7 @@ class DeviceTimer:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            launch(0)  # whatever is set up once
+            launch(0)  # so that everything that is set up once is set up
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -63,7 +63,7 @@ class DeviceTimer:
         return graph.replay
 
     def seconds_of(self, run: Callable[[], object]) -> float:
-        """What a launch takes from its beginning on the device to its end there."""
+        """Seconds of a launch, from its beginning on the device to its end there."""
         if not self.on_gpu:
             begun_s = time.perf_counter()
             run()
@@ -76,6 +76,6 @@ class DeviceTimer:
         return float(begin.elapsed_time(end)) / 1e3
 
     def wait(self) -> None:
-        """Until the device has done all that was launched."""
+        """Wait until the device has done everything that was launched."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)

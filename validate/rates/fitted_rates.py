@@ -1,4 +1,4 @@
-"""From times to the rates of a data sheet: peaks, and the share of them that is reached at each size."""
+"""Turn times into the rates of a data sheet: peaks, and the share of them reached at each size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from validate.rates.operations import OperationTime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
-    """The best rates of a GPU, and what starting an operation takes."""
+    """The best rates of a GPU, and the time to start an operation."""
 
     flops_per_s: float
     product_side: int
-    """Of the square matrices whose product gives it."""
+    """Side of the square matrices whose product gives this rate."""
     memory_bytes_per_s: float
     copied_bytes: int
-    """Within the GPU's memory, which gives it."""
+    """Bytes of the copy within GPU memory that gives this rate."""
     overhead_s: float
 
     def ideal_s(self, one: OperationTime) -> tuple[float, float]:
-        """What computing and moving memory take at these rates."""
+        """Seconds of computation and of memory traffic at these rates."""
         return one.flops / self.flops_per_s, one.memory_bytes / self.memory_bytes_per_s
 
 
 def fitted_link(seconds: Mapping[int, float]) -> Link:
-    """The link whose copies take so long by their bytes; of each, nine tenths at most are latency."""
+    """The link whose copies take so many seconds by bytes; latency is at most nine tenths of the shortest."""
     sizes = sorted(seconds)
     least, next_least = sizes[0], sizes[1]
     slope_s = (seconds[next_least] - seconds[least]) / (next_least - least)
@@ -41,8 +41,8 @@ def fitted_link(seconds: Mapping[int, float]) -> Link:
 def efficiencies(times: Sequence[OperationTime], peaks: Peaks) -> dict[str, Curve]:
     """For each operation, the shares of the peak rate of computing and of memory, by tokens.
 
-    A time says something of the rate that bounds it: of computing where the arithmetic takes longer at the peaks, of
-    memory elsewhere. Of the models measured at a size the median counts; a share is at most 1.
+    A time yields the share of the rate that bounds it: computing if arithmetic takes longer at the peak rates,
+    otherwise memory. Of several models measured at one size, the median counts. A share is at most 1.
     """
     found: dict[str, dict[int, list[float]]] = {}
     for one in times:

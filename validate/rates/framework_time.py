@@ -1,4 +1,4 @@
-"""The processor time that a Transformers model takes beside what its GPU computes, for a layer and for an expert."""
+"""Measure the processor time of a Transformers model beside its GPU's work, per layer and per expert."""
 
 import inspect
 import time
@@ -19,7 +19,7 @@ _PROMPT = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """A decode step of one token: by the wall clock, and how long its kernels kept the GPU busy."""
+    """A decode step of one token: its wall time, and how long its kernels kept the GPU busy."""
 
     model: str
     layers: int
@@ -30,7 +30,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkTime:
-    """What each layer, each executed expert and each step take of the wall clock while the GPU is idle."""
+    """Wall time of each layer, each executed expert and each step during which the GPU is idle."""
 
     layer_s: float
     expert_s: float
@@ -38,7 +38,7 @@ class FrameworkTime:
 
 
 def step_times(shape: ModelShape, timer: DeviceTimer, dtype: torch.dtype, top_ks: tuple[int, ...]) -> list[StepTime]:
-    """Decode with models of a few layers and random weights, each token executing so many experts of a layer."""
+    """Time decode steps of models with few layers and random weights, for each number of experts per token."""
     found = []
     for layers in _LAYERS:
         model = _model(shape, layers, timer.device, dtype)
@@ -56,7 +56,7 @@ def step_times(shape: ModelShape, timer: DeviceTimer, dtype: torch.dtype, top_ks
 
 
 def framework_time(steps: list[StepTime]) -> FrameworkTime:
-    """The idle time of steps as a sum: so much for a step, for each of its layers, and for each expert of a layer."""
+    """Fit the GPU's idle time in a step as a sum of a time per step, per layer and per expert of a layer."""
     causes = np.array([[1, one.layers, one.layers * one.experts] for one in steps], float)
     idle_s = np.array([max(0.0, one.wall_s - one.busy_s) for one in steps])
     step_s, layer_s, expert_s = np.linalg.lstsq(causes, idle_s, rcond=None)[0]
@@ -90,7 +90,7 @@ def _model(shape: ModelShape, layers: int, device: torch.device, dtype: torch.dt
 
 
 def _step(model: Any, timer: DeviceTimer) -> tuple[float, float]:
-    """Wall and busy seconds of a decode step, of those in the middle of some."""
+    """Wall and busy seconds of a decode step; the wall time is a median."""
     tokens = torch.arange(_PROMPT, device=timer.device)[None]
     one = tokens[:, :1]
     with torch.no_grad():
@@ -114,5 +114,5 @@ def _step(model: Any, timer: DeviceTimer) -> tuple[float, float]:
 
 
 def _cache_argument(model: Any) -> str:
-    """What this version of Transformers calls the keys and values of earlier tokens."""
+    """The name that this version of Transformers gives to the keys and values of earlier tokens."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -1,6 +1,6 @@
-"""The operations of a model as one layer runs them, on random weights, and how long they take by tokens.
+"""Time the operations of a model as one layer runs them, on random weights, by tokens.
 
-The weights lie in memory as often as it takes to be larger than any cache of the device, and are used in turn.
+Several sets of weights, together larger than any cache of the device, are used in turn.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +21,15 @@ _PIECES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationTime:
-    """An operation on so many tokens (of the head: rows), what it computes and moves, and how long it takes."""
+    """An operation on so many tokens (for the head: rows), with its arithmetic, memory traffic and time."""
 
     model: str
     operation: str
     tokens: int
     context: int
-    """Cached positions, of `dense`."""
+    """Cached positions; only for `dense`."""
     attended: int
-    """(token, position) pairs, of `dense`."""
+    """(token, position) pairs; only for `dense`."""
     flops: float
     memory_bytes: float
     timing: Timing
@@ -44,7 +44,7 @@ class Operations:
         self._dtype = dtype
 
     def expert(self, tokens: int) -> OperationTime:
-        """A routed expert: two matrices with a gate between them, and one back."""
+        """Time a routed expert: two matrices with a gate between them, and one back."""
         model = self._model
         weights = self._in_turn(3 * model.hidden * model.expert_ffn, lambda: self._gated(model.expert_ffn))
         hidden = self._random(tokens, model.hidden)
@@ -55,7 +55,7 @@ class Operations:
         return self._timed("expert", tokens, expert_work(model, tokens), launch)
 
     def dense(self, tokens: int, context: int) -> OperationTime:
-        """Attention, router and shared experts of one layer: a prompt of so many tokens, or one that has a context."""
+        """Time attention, router and shared experts of one layer: for a prompt, or for one token with a context."""
         model = self._model
         heads, kv = model.attention_heads * model.head_dim, model.kv_heads * model.head_dim
 
@@ -83,7 +83,7 @@ class Operations:
         return self._timed("dense", tokens, needed, launch, context=context, attended=attended)
 
     def head(self, rows: int) -> OperationTime:
-        """The output projection."""
+        """Time the output projection."""
         model = self._model
         weights = self._in_turn(model.hidden * model.vocab, lambda: (self._random(model.vocab, model.hidden),))
         hidden = self._random(rows, model.hidden)
@@ -94,7 +94,7 @@ class Operations:
         return self._timed("head", rows, head_work(model, rows), launch)
 
     def expert_launcher(self, tokens: int, pieces: int) -> Callable[[], object]:
-        """A function that launches so many experts on these tokens."""
+        """A function that launches `pieces` experts, each on so many tokens."""
         model = self._model
         weights = self._in_turn(3 * model.hidden * model.expert_ffn, lambda: self._gated(model.expert_ffn))
         hidden = self._random(tokens, model.hidden)
@@ -124,7 +124,7 @@ class Operations:
         )
 
     def _in_turn(self, numbers: int, make: Callable[[], tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-        """As many sets of weights as outgrow the caches; a few on a processor, where this is a rehearsal."""
+        """Enough sets of weights to exceed the caches; only two on a CPU, which is just a rehearsal."""
         size = numbers * self._dtype.itemsize
         return [make() for _ in range(1 + (_LARGER_THAN_CACHES // size if self._timer.on_gpu else 1))]
 
@@ -138,7 +138,7 @@ class Operations:
 def operation_times(
     model: ModelShape, timer: DeviceTimer, dtype: torch.dtype, sizes: list[int], context: int
 ) -> Iterator[OperationTime]:
-    """Every operation at these sizes; decoding attends to `context` positions, a prompt to itself."""
+    """Time every operation at these sizes; one token attends to `context` positions, a prompt to itself."""
     operations = Operations(model, timer, dtype)
     for size in sizes:
         yield operations.expert(size)

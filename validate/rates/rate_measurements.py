@@ -1,8 +1,8 @@
-"""Measure the figures of this machine, for a data sheet that any model can be simulated with.
+"""Measure the rates of this machine, for a data sheet with which any model can be simulated.
 
-Operations are timed on the device itself, as graphs, with the shapes of the published models; copies as the host waits
-for them; what the serving framework takes beside the GPU with a Transformers model of random weights. A machine with
-one GPU says nothing of what all its links get from host memory together, nor of links between GPUs.
+Operations are timed on the device itself, as graphs, with the shapes of published models. Copies are timed as the host
+waits for them. The serving framework's own time is measured with a Transformers model of random weights. One GPU is not
+enough to measure the total rate of several links from host memory, or links between GPUs.
 """
 
 import platform
@@ -38,11 +38,11 @@ class Measurements:
 
     settings: RateSettings
     facts: dict[str, Any]
-    """Where and with what."""
+    """Hardware and software."""
     models: list[ModelShape]
     peaks: Peaks
     memory_bytes: float | None
-    """Of the GPU; None of a processor."""
+    """Memory of the GPU; None for a CPU."""
     copies: dict[str, dict[int, Timing]]
     """By kind of host memory and bytes."""
     operations: list[OperationTime]
@@ -51,16 +51,16 @@ class Measurements:
     search: SearchTime
 
     def shape(self, name: str) -> ModelShape:
-        """The shape that was measured under a model's name."""
+        """The measured shape of this name."""
         return next(model for model in self.models if model.name == name)
 
     def to_data(self) -> dict[str, Any]:
-        """As plain data."""
+        """The measurements as plain data."""
         return asdict(self)
 
 
 def measure(settings: RateSettings) -> Measurements:
-    """Measure this machine now; a `UserError` if it has no such device."""
+    """Measure this machine; a `UserError` if it lacks the device."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: no CUDA device was found, value cuda; `--device cpu` rehearses without one")
     device = torch.device(settings.device)
@@ -99,7 +99,7 @@ def measure(settings: RateSettings) -> Measurements:
 
 
 def simulated_step_s(one: StepTime, shape: ModelShape, cost: Cost, step_s: float) -> float:
-    """What a simulation says of a decode step with every expert in place, plus what a framework takes for a step."""
+    """Simulated seconds of a decode step with every expert resident, plus the framework's time per step."""
     effects = cost.effects
     layer_s = cost.dense_s(1, _CONTEXT, _CONTEXT) + effects.layer_host_s
     layer_s += one.experts * (cost.expert_s(1) + effects.expert_host_s)
@@ -107,7 +107,7 @@ def simulated_step_s(one: StepTime, shape: ModelShape, cost: Cost, step_s: float
 
 
 def _peaks(timer: DeviceTimer, dtype: torch.dtype, *, quick: bool) -> Peaks:
-    """The best rates of large products and copies, and a gated layer that has next to nothing to compute."""
+    """Measure the rates of large products and copies, and the overhead with an expert that computes almost nothing."""
     side = 256 if quick else 8192
     left, right = (torch.randn(side, side, dtype=dtype, device=timer.device) for _ in range(2))
     product = timer.timed(lambda piece: torch.mm(left, right), 8)

@@ -1,4 +1,4 @@
-"""What is measured of a machine. Nothing here needs torch."""
+"""Settings of the measurement of a machine. This module does not need torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,13 +13,13 @@ class RateSettings:
     """The device to measure, and how thoroughly."""
 
     device: Literal["cuda", "cpu"] = "cuda"
-    """The kind of device; the CPU is a rehearsal, on which host memory and device memory are the same."""
+    """Kind of device. On cpu this is only a rehearsal, since host memory and device memory are the same."""
     name: str | None = None
     """Name of the machine in results (default: its device)."""
     repeats: Annotated[int, Ge(1)] = 5
-    """How often each time is taken; the median counts."""
+    """Repeats of each measurement; the median counts."""
     quick: bool = False
-    """Measure a few small sizes only, to see that everything works."""
+    """Measure only a few small sizes, to check that everything works."""
 
     def __post_init__(self) -> None:
         check(self)

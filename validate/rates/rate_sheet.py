@@ -1,4 +1,4 @@
-"""What was measured of a machine, as files: a data sheet to simulate with, and every measurement behind it."""
+"""Write the measurements of a machine: a data sheet to simulate with, and every measurement behind it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from validate.rates.rate_measurements import Measurements, simulated_step_s
 
 SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
 _REHEARSED_MEMORY = {"value": 1e9, "source": "assumption: a processor has no memory of its own"}
-_BASIS = "mixtral-8x7b"  # the framework's times are fitted to it, and hold for the others or not
+_BASIS = "mixtral-8x7b"  # the framework's times are fitted to this model; the errors show how well they fit others
 
 
 def write_rates(folder: Path, found: Measurements) -> list[dict[str, Any]]:
-    """Put sheet and measurements into a new folder; the answer is how far the sheet is from what was measured.
+    """Write sheet and measurements to a new folder; returns the errors of the sheet.
 
-    Each row has an operation or a decode step, its measured seconds, and what a simulation with the sheet says.
+    Each row has an operation or a decode step, its measured seconds, and the seconds simulated with the sheet.
     """
     with new_folder(folder, "the figures of a machine") as scratch:
         write_toml(scratch / SHEET, sheet(found))
@@ -89,12 +89,12 @@ def sheet(found: Measurements) -> dict[str, Any]:
 
 
 def framework_of(found: Measurements) -> FrameworkTime:
-    """What the framework takes with the model that it is fitted to."""
+    """The framework's times, fitted to one model."""
     return framework_time([one for one in found.steps if one.model == _BASIS])
 
 
 def checked(found: Measurements, path: Path) -> list[dict[str, Any]]:
-    """Every measured operation and decode step beside what the sheet says of it."""
+    """Every measured operation and decode step, with its seconds simulated by the sheet."""
     machine, framework = machine_named(str(path)), framework_of(found)
     rows = []
     for one in found.operations:
@@ -136,7 +136,7 @@ def summary(found: Measurements) -> str:
 
 
 def error_summary(rows: Sequence[dict[str, Any]]) -> str:
-    """How far the sheet is from what was measured, for people."""
+    """The errors of the sheet, for people."""
     lines = []
     for name in dict.fromkeys(str(row["operation"]).partition(",")[0] for row in rows):
         off = [abs(row["error"]) for row in rows if str(row["operation"]).startswith(name)]

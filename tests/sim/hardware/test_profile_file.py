@@ -148,7 +148,7 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         ("gpus = 1\n", "gpus = 1.0\n", "gpus: 1.0 is not a whole number"),
         ("gpus = 1\n", "", "gpus is missing"),
         ("gpus = 1\n", "gpu = 1\n", "unknown key 'gpu'; did you mean 'gpus'?"),
-        ('name = "demo"\n', "name = 3\n", "name: 3 is not a text"),
+        ('name = "demo"\n', "name = 3\n", "name: 3 is not a string"),
         ('name = "demo"\n', 'name = ""\n', "name: '' is not a name"),
         ('name = "demo"\n', 'name = "a\\nb"\n', "name: 'a\\nb' is not a name"),
         ("hidden = 2\n", "hiden = 2\n", "unknown key 'model.hiden'; did you mean 'model.hidden'?"),
@@ -193,7 +193,7 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
             "\nbytes_per_s = -inf\n",
             "search.bytes_per_s: -inf is not a finite number above 0",
         ),
-        ("threads = 1\n", "threads = [1]\n", "measured.threads: [1] is neither a text nor a number"),
+        ("threads = 1\n", "threads = [1]\n", "measured.threads: [1] is neither a string nor a number"),
         ("threads = 1\n", "threads = nan\n", "measured.threads: nan is not a finite number"),
         ("gpus = 1\n", "gpus = = 1\n", "is not TOML: "),
         ("gpus = 1\n", "gpus = 1\ngpus = 1\n", "is not TOML: "),
@@ -253,6 +253,6 @@ def test_writing_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError) as error:
         write_profile(path, measured(driving_s=3.0))
-    assert str(error.value) == f"{path}: it could not be written: No space left on device"
+    assert str(error.value) == f"{path}: the file could not be written: No space left on device"
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -11,7 +11,7 @@ from validate.calibration.stopwatch import LayerTimes, PassTimes
 
 MS = 1e-3
 NO_CONTENTION = Contention()
-LAYERS, EXPERT, HELD, HEAD, LEAD = 3, 0.5 * MS, 0.1 * MS, 2.0 * MS, 0.25 * MS
+LAYERS, EXPERT, OVERHEAD, HEAD, LEAD = 3, 0.5 * MS, 0.1 * MS, 2.0 * MS, 0.25 * MS
 
 
 def dense_s(tokens: int, attended: int) -> float:
@@ -25,7 +25,7 @@ def one_pass(begun_s, *, requests=1, tokens=1, first=False, attended=1, copy_s=0
     for _ in range(LAYERS):
         now += dense_s(tokens, attended)
         times = LayerTimes(gated_s=now, given_s=[], computed_s=[], hits=2 - misses)
-        now += HELD  # deciding
+        now += OVERHEAD  # deciding
         begin = now
         for expert in range(2):
             arrived = begin + max(0, expert + 1 - times.hits) * copy_s
@@ -90,11 +90,11 @@ def test_the_pause_between_two_generations_is_nobodys():
 def test_expert_and_bookkeeping():
     layers = [times for one in generation(0.0, 1) for times in one.layers]
     assert fits.expert_s(layers) == pytest.approx(EXPERT)
-    assert fits.held_s(layers) == pytest.approx(HELD)
+    assert fits.overhead_s(layers) == pytest.approx(OVERHEAD)
 
 
 def latency_s(layers, moved_s, contention=NO_CONTENTION):
-    return fits.copy_latency_s(layers, EXPERT, HELD, moved_s, contention)
+    return fits.copy_latency_s(layers, EXPERT, OVERHEAD, moved_s, contention)
 
 
 @pytest.mark.parametrize("copy_s", [0.2 * MS, 0.5 * MS, 3 * MS])

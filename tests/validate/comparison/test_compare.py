@@ -213,17 +213,14 @@ def test_comparing_loads_no_torch() -> None:
 
 def test_folders_the_other_way_round_are_refused(refused: Any, simulated: Path, measured: Path) -> None:
     said = refused(measured, simulated)
-    assert said == f"{measured} holds measured results; the first folder must hold simulated ones"
+    assert said == f"{measured} has measured results; the first folder must have simulated ones"
 
 
 def test_two_of_a_kind_are_refused(refused: Any, simulated: Path, measured: Path) -> None:
     assert (
-        refused(simulated, simulated)
-        == f"{simulated} holds simulated results; the second folder must hold measured ones"
+        refused(simulated, simulated) == f"{simulated} has simulated results; the second folder must have measured ones"
     )
-    assert (
-        refused(measured, measured) == f"{measured} holds measured results; the first folder must hold simulated ones"
-    )
+    assert refused(measured, measured) == f"{measured} has measured results; the first folder must have simulated ones"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +309,7 @@ def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path,
     [
         (("--out", "a.csv"), "--out: the name must end in .parquet, value a.csv"),
         (("--plot", "a.jpg"), "a.jpg: the name must end in .png or .svg or .pdf"),
-        (("--iteration", 3), "--iteration: chooses what is drawn, but plot is not given, value 3"),
+        (("--iteration", 3), "--iteration: has no effect without --plot, value 3"),
     ],
 )
 def test_a_wrong_word_is_one_line(

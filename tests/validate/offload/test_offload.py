@@ -255,8 +255,8 @@ def test_each_generation_must_be_announced(tmp_path: Path) -> None:
     with offloaded.run(driver, arena):
         with pytest.raises(RuntimeError, match="open already"), offloaded.run(driver, arena):
             pass
-        with pytest.raises(RuntimeError, match=r"say with serve\(\)"):
+        with pytest.raises(RuntimeError, match=r"call serve\(\) before"):
             generate(loaded, prompts_of(ALONE), config_of(loaded))
         served(offloaded, loaded, prompts_of(ALONE))
-        with pytest.raises(RuntimeError, match=r"say with serve\(\)"):
+        with pytest.raises(RuntimeError, match=r"call serve\(\) before"):
             generate(loaded, prompts_of(ALONE), config_of(loaded))
