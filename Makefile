@@ -28,17 +28,15 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "2/4 SIMULATE  Replay that routing with Mixtral-8x7B's sizes on six simulated RTX 3090 that can hold a quarter"
 	@echo "    of the experts. Which policy waits least? finemoe sim run demo-out/pocket.trace … --brief"
-	@rm -rf demo-out/results
 	@$(BIN)/finemoe sim run demo-out/pocket.trace --sizes mixtral-8x7b --machine rtx3090x6 --cache-share 0.25 \
 		--policy finemoe --policy moe-infinity --policy promoe --policy mixtral-offloading --policy deepspeed \
-		--policy lru --policy belady --policy no-offload --brief --out demo-out/results
-	@$(BIN)/finemoe sim plot demo-out/results --out demo-out/policies.png >demo-out/log.txt
-	@$(BIN)/finemoe sim plot demo-out/results --stalls --out demo-out/stalls.png >>demo-out/log.txt
+		--policy lru --policy belady --policy no-offload --brief --overwrite --out demo-out/results
+	@$(BIN)/finemoe sim plot demo-out/results --overwrite --out demo-out/policies.png >demo-out/log.txt
+	@$(BIN)/finemoe sim plot demo-out/results --stalls --overwrite --out demo-out/stalls.png >>demo-out/log.txt
 	@echo
 	@echo "3/4 MEASURE  Time this machine, then run the pocket model with its experts really offloaded:"
 	@echo "    finemoe validate calibrate pocket …; finemoe validate replay pocket …"
-	@rm -rf demo-out/measured demo-out/simulated
-	@$(BIN)/finemoe validate calibrate pocket --threads 1 --out demo-out/machine.toml >>demo-out/log.txt
+	@$(BIN)/finemoe validate calibrate pocket --threads 1 --overwrite --out demo-out/machine.toml >>demo-out/log.txt
 	@$(BIN)/finemoe validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured \
 		>demo-out/measured.txt
@@ -47,8 +45,8 @@ demo: $(VENV)/.installed
 	@echo "4/4 COMPARE  Simulate the same requests on the timed machine, and hold that against what was measured."
 	@echo "    Hits of LRU must be equal. Times differ here: the model is tiny and the predictor runs in Python."
 	@$(BIN)/finemoe sim run demo-out/replayed.trace --machine demo-out/machine.toml --policy finemoe --policy lru \
-		--cache-experts 16 --detail events --out demo-out/simulated >>demo-out/log.txt
-	@$(BIN)/finemoe validate compare demo-out/simulated demo-out/measured --brief --plot demo-out/timelines.png
+		--cache-experts 16 --detail events --overwrite --out demo-out/simulated >>demo-out/log.txt
+	@$(BIN)/finemoe validate compare demo-out/simulated demo-out/measured --brief --overwrite --plot demo-out/timelines.png
 	@echo
 	@echo "Open  demo-out/policies.png   which policy is fastest, and what became of each demand"
 	@echo "      demo-out/stalls.png     where the time of a token goes"
@@ -56,16 +54,16 @@ demo: $(VENV)/.installed
 	@echo "Next  docs/quickstart.md goes through these commands; $(BIN)/finemoe --help lists all others."
 
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
-	$(BIN)/finemoe sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs
+	$(BIN)/finemoe sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs --overwrite
 
 # Measurements of others beside simulations of them.
 anchors: $(VENV)/.installed $(ROUTING)/mixtral-8x7b-twin.trace
-	$(BIN)/finemoe sim anchors --routing $(ROUTING) --out docs --store $(COMPARISON)/store --jobs $(JOBS)
+	$(BIN)/finemoe sim anchors --routing $(ROUTING) --out docs --overwrite --store $(COMPARISON)/store --jobs $(JOBS)
 
 # All figures and verdicts: about an hour. `make paper TIER=--quick` takes about ten minutes.
 TIER ?=
 paper: $(VENV)/.installed
-	$(BIN)/finemoe sim paper $(TIER) --jobs $(JOBS) --out paper-out
+	$(BIN)/finemoe sim paper $(TIER) --jobs $(JOBS) --overwrite --out paper-out
 
 $(ROUTING)/%-twin.trace: | $(VENV)/.installed
 	$(BIN)/finemoe traces collect $*-twin --continue-text --chat-template --max-new-tokens 64 --lookahead 1,3 \

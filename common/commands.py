@@ -15,6 +15,7 @@ field in backticks in a message.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -40,6 +41,8 @@ FLAT = Parameter(name="*")  # the fields of a dataclass as options of the comman
 MODEL = Group("Model", sort_key=10)
 PROMPTS = Group("Prompts", sort_key=20)
 OUTPUT = Group("Output", sort_key=90)
+
+OVERWRITE = Parameter(group=OUTPUT, help="Replace outputs that exist.")
 
 
 def under(group: Group) -> Parameter:
@@ -148,6 +151,8 @@ def _numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection)
         if listed and number in (int, float):
             argument.tokens = [token.evolve(value=word) for token in argument.tokens for word in token.value.split(",")]
         for token in argument.tokens:
+            if number is Path and not token.value:
+                raise UserError(f"{argument.name}: needs a value")
             if number is int and "." in token.value:
                 raise CoercionError(argument=argument, token=token, target_type=int)
 

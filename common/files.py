@@ -59,21 +59,35 @@ def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Pa
             move(partial, path)
 
 
-def refuse_existing(path: Path, *, overwrite: bool | None = None) -> None:
-    """Raise a `UserError` if `path` already exists; call it before computing anything for it.
+@contextmanager
+def files_together(folder: Path, what: str) -> Iterator[Path]:
+    """An empty folder to write files to, which all move into `folder` when the block ends without an error.
 
-    `overwrite` allows replacing it; None means that replacing is not an option.
+    They replace existing files. After an error or Ctrl-C all existing files are unchanged.
     """
-    if overwrite:
-        return
+    with _written_beside(folder / "files", what) as partial:
+        partial.mkdir()
+        try:
+            yield partial
+        except UserError as error:  # names the file where it was to be
+            raise UserError(str(error).replace(str(partial), str(folder))) from error
+        _sync_all(partial)
+        for file in sorted(each for each in partial.rglob("*") if each.is_file()):
+            target = folder / file.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+            sync_folder(target.parent)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise a `UserError` if `path` already exists; call it before computing anything for it."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):  # the writer reports the second, since it knows what it writes
         return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    remedy = "choose another name or remove it" if overwrite is None else "overwrite to replace it"
-    raise UserError(f"{path} exists already; {remedy}")
+    raise UserError(f"{path} exists already; choose another name, or `overwrite` it")
 
 
 def name_beside(path: Path) -> Path:

@@ -4,6 +4,8 @@ A claim is a file beside the output, `NAME.claim`, that names host, process and 
 releases the lock of a killed process, so the next command on that output takes over the claim. On a file system without
 locks, two commands are only kept apart by the way in which outputs appear: a new output never replaces another
 (`common/files.py`).
+
+One rule for all commands: an existing output is refused. With `overwrite` it is replaced once the new one is complete.
 """
 
 import errno
@@ -20,6 +22,7 @@ from common.figures import check_picture
 from common.files import host, name_beside, refuse_existing
 from common.interruptions import undone
 
+META = "meta.json"  # in every trace, and in every folder of results unless its command names another mark
 _TRIES = 100  # to take a claim whose owners keep changing
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -29,48 +32,60 @@ class Output:
     """A file or folder that a command is going to write."""
 
     path: Path
-    overwrite: bool | None = None
-    """Whether an existing output is replaced; None if replacing is not an option, so it is refused."""
-    is_file: bool = False
-    """Whether it is a file, which may replace a file but not a folder."""
+    mark: str | None = None
+    """A file that is in every such folder; None for an output that is itself a file."""
 
-    def check(self) -> None:
-        """Raise a `UserError` if something exists that must not be replaced."""
-        refuse_existing(self.path, overwrite=self.overwrite)
-        if self.is_file:
-            with suppress(OSError):  # a name that is too long is reported by the claim
-                if self.path.is_dir():
-                    raise UserError(f"{self.path} cannot be written: it is a folder")
+    def check(self, *, overwrite: bool) -> None:
+        """Raise a `UserError` if nothing may be written there, or if something exists that must not be replaced."""
+        if self.path.name in ("", ".."):
+            raise UserError(f"{self.path} cannot be written: it is no name for a new file or folder")
+        for folder in Path(os.path.realpath(self.path)).parents:
+            if folder.suffix == ".trace" and (folder / META).exists():
+                raise UserError(f"{self.path} cannot be written: {folder} is a trace")
+        if not overwrite:
+            refuse_existing(self.path)
+        with suppress(OSError):  # a name that is too long is reported by the claim
+            self._check_replaced()
+
+    def _check_replaced(self) -> None:
+        if self.mark is None:
+            if self.path.is_dir():
+                raise UserError(f"{self.path} cannot be replaced: it is a folder")
+        elif self.path.is_dir():
+            if any(self.path.iterdir()) and not (self.path / self.mark).exists():
+                raise UserError(f"{self.path} cannot be replaced: it has no {self.mark}, so no command wrote it")
+        elif self.path.exists():
+            raise UserError(f"{self.path} cannot be replaced: it is a file")
 
 
-def new(path: Path | None, *, overwrite: bool | None = None) -> Output | None:
-    """An output that must not exist yet, unless it may be overwritten."""
-    return Output(path, overwrite) if path else None
+def folder(path: Path | None, *, mark: str = META) -> Output | None:
+    """A folder of results, or a trace."""
+    return Output(path, mark) if path else None
 
 
-def replaced(path: Path | None) -> Output | None:
-    """A file that replaces an existing one."""
-    return Output(path, overwrite=True, is_file=True) if path else None
+def file(path: Path | None) -> Output | None:
+    """A file."""
+    return Output(path) if path else None
 
 
 def picture(path: Path | None) -> Output | None:
-    """A picture that replaces an existing one; a `UserError` unless its name ends in a known format."""
+    """A picture; a `UserError` unless its name ends in a known format."""
     if path:
         check_picture(path)
-    return replaced(path)
+    return file(path)
 
 
 @contextmanager
-def reserved(*outputs: Output | None) -> Iterator[None]:
+def reserved(*outputs: Output | None, overwrite: bool) -> Iterator[None]:
     """Within the block, other commands cannot reserve these outputs; None stands for no output.
 
-    A `UserError` before the block is entered if an output already exists, cannot be written, or is reserved. Claims,
-    and folders that were created for them, are removed when the block ends.
+    A `UserError` before the block is entered if an output cannot be written, is reserved, or exists without
+    `overwrite`. Claims, and folders that were created for them, are removed when the block ends.
     """
     wanted = [output for output in outputs if output]
     seen: set[str] = set()
     for output in wanted:
-        output.check()  # first, since a folder without write permission would hide the problem
+        output.check(overwrite=overwrite)  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)
         if place in seen:
             raise UserError(f"{output.path} cannot be written: it is the name of two outputs")
@@ -79,7 +94,7 @@ def reserved(*outputs: Output | None) -> Iterator[None]:
         for output in wanted:
             claims.enter_context(_claimed(output.path))
         for output in wanted:
-            output.check()  # another command may just have ended, or one output may lie within another
+            output.check(overwrite=overwrite)  # another command may just have ended, or one lies within another
         yield
 
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "comparison": Command(
         "sim.cli.comparison:comparison",
         "Rank the systems on many traces, caches and machines, and write docs/comparison.md.",
-        "comparison --routing comparison-out/routing --out docs",
+        "comparison --routing comparison-out/routing --out docs --overwrite",
     ),
     "paper": Command(
         "sim.cli.paper:paper",
@@ -35,7 +35,7 @@ COMMANDS = {
     "anchors": Command(
         "sim.cli.anchors:anchors",
         "Simulate published measurements and report the error, in docs/anchors.md.",
-        "anchors --routing comparison-out/routing --out docs",
+        "anchors --routing comparison-out/routing --out docs --overwrite",
     ),
     "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
     "policies": Command("sim.cli.policies:policies", "List policies and evictors, and their settings.", "policies"),

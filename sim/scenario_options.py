@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, option
 from common.errors import FieldError, UserError
-from common.outputs import new, reserved
+from common.outputs import file, reserved
 from common.settings import descriptions
 from sim.experiment import FieldPath, read_experiment
 from sim.scenario import Scenario
@@ -48,9 +48,9 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
         @functools.wraps(command)
         def called(*arguments: Any, **options: Any) -> int | None:
             given = signature.bind(*arguments, **options).arguments
-            if (file := given.get("trace")) and file.suffix == ".toml":  # a scenario, since traces are folders
+            if (first := given.get("trace")) and first.suffix == ".toml":  # a scenario, since traces are folders
                 if _FILE.name in given:
-                    raise FieldError(_FILE.name, f"is given twice, value {given[_FILE.name]} and {file}")
+                    raise FieldError(_FILE.name, f"is given twice, value {given[_FILE.name]} and {first}")
                 given[_FILE.name] = given.pop("trace")
             fields_given = {path: given[name] for name, path in paths.items() if name in given}
             if recorded_by:
@@ -59,7 +59,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             if _SAVE.name in given:
                 if recorded_by and recorded_by not in given:
                     raise FieldError(_SAVE.name, f"needs `{recorded_by}`, the trace that the scenario names")
-                with reserved(new(given[_SAVE.name])):
+                with reserved(file(given[_SAVE.name]), overwrite=given.get("overwrite", False)):
                     experiment.write(given[_SAVE.name])
             try:
                 return command(experiment, **{each.name: given[each.name] for each in own if each.name in given})

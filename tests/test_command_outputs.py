@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.outputs import new, reserved
+from common.outputs import file, reserved
 from tests.support.compare_helpers import passed_off
 from tests.support.run_helpers import SHAPE
 from tests.support.trace_helpers import small_trace
@@ -35,23 +35,14 @@ COMMANDS = {  # OUT stands for the output, NONE for an input that is not there
     "synthetic": "traces synthetic --like NONE.trace --out OUT.trace",
     "collect": "traces collect NONE --prompts NONE --max-new-tokens 1 --out OUT.trace",
     "calibrate": "validate calibrate NONE --out OUT.toml",
+    "measure": "validate measure --out OUT",
+    "route-trace": "traces convert route-trace NONE.csv --out OUT.trace",
     "compare": "validate compare NONE NONE --out OUT.parquet",
     "compare --plot": "validate compare NONE NONE --plot OUT.png",
     "replay": "validate replay NONE --prompts NONE --out OUT",
     "replay --record": "validate replay NONE --prompts NONE --record OUT.trace",
 }
-REPLACE = {
-    "whatif --plot",
-    "predict --plot",
-    "plot",
-    "arrivals",
-    "arrivals --plot",
-    "calibrate",
-    "compare",
-    "compare --plot",
-}
-
-Refused = Callable[[str, Path], str]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
@@ -59,8 +50,8 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
     """The one line with which a command refuses an output."""
     monkeypatch.chdir(tmp_path)
 
-    def run(command: str, out: Path) -> str:
-        program, *words = COMMANDS[command].replace("OUT", str(out)).split()
+    def run(command: str, out: Path, *more: str) -> str:
+        program, *words = [*COMMANDS[command].replace("OUT", str(out)).split(), *more]
         assert import_module(f"{program}.__main__").main(words) == 2
         captured = capsys.readouterr()
         assert (captured.out, captured.err.count("\n")) == ("", 1)
@@ -88,12 +79,35 @@ def test_an_output_that_cannot_be_written_is_refused_first(command: str, tmp_pat
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_output_that_another_command_writes_is_refused_first(command: str, tmp_path: Path, refused: Refused) -> None:
     path = path_of(command, tmp_path / "out")
-    with reserved(new(path)):
+    with reserved(file(path), overwrite=False):
         assert refused(command, tmp_path / "out").endswith(" is writing there\n")
     path.mkdir()
-    said = "cannot be written: it is a folder" if command in REPLACE else "exists already; "
-    assert refused(command, tmp_path / "out").startswith(f"error: {path} {said}")
-    assert list(tmp_path.iterdir()) == [path]
+    (path / "mine").touch()
+    said = f"error: {path} exists already; choose another name, or --overwrite it\n"
+    assert refused(command, tmp_path / "out") == said
+    assert refused(command, tmp_path / "out", "--overwrite").startswith(f"error: {path} cannot be replaced: ")
+    assert list(tmp_path.rglob("*")) == [path, path / "mine"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_name_is_refused(command: str, refused: Refused) -> None:
+    option = COMMANDS[command].split()[-2]
+    assert refused(command, Path("out"), option, "") == f"error: {option}: needs a value\n"
+
+
+def test_every_command_that_writes_says_in_the_same_words_that_it_can_overwrite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = {
+        "sweep": "sim sweep",
+        "paper": "sim paper",
+        "comparison": "sim comparison",
+        "anchors": "sim anchors",
+    }
+    for words in (*COMMANDS.values(), *more.values()):
+        program, *command = words.partition(" NONE")[0].partition(" --")[0].split()
+        assert import_module(f"{program}.__main__").main([*command, "--help"]) == 0
+        assert " ".join(capsys.readouterr().out.split()).count("--overwrite Replace outputs that exist.") == 1, words
 
 
 def test_of_two_predictions_into_one_file_one_is_there_and_one_is_refused(tmp_path: Path) -> None:

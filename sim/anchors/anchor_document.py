@@ -11,7 +11,7 @@ from sim.anchors.anchor_table import BASE, AnchorTable
 from sim.sweeps.run_table import Row
 from traces.format.provenance import label
 
-COMMAND = "finemoe sim anchors --routing ROUTING --out docs"
+COMMAND = "finemoe sim anchors --routing ROUTING --out docs --overwrite"
 _TIMES = ("measured_s_per_token", "simulated_s_per_token")
 NEAR = 0.25
 """An error up to this counts as near."""

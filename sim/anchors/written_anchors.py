@@ -8,7 +8,7 @@ anchors/anchors.png   the picture
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.files import replacing
+from common.files import files_together
 from sim.anchors.anchor import Anchor
 from sim.anchors.anchor_document import document
 from sim.anchors.anchor_figure import draw_anchors
@@ -26,11 +26,11 @@ def outputs(out: Path) -> list[Path]:
 
 def write_anchors(table: AnchorTable, anchors: Sequence[Anchor], out: Path) -> AnchorTable:
     """Write all files into a folder, replacing earlier ones, and return the table as read from them."""
-    beside = out / NAME
-    beside.mkdir(parents=True, exist_ok=True)
-    table.write(beside)
-    table = AnchorTable.read(beside)  # so that the document agrees with the files to the last digit
-    draw_anchors(table, anchors, beside / PICTURE)
-    with replacing(out / f"{NAME}.md", "the document") as partial:
-        partial.write_text(document(table, anchors, beside=NAME), encoding="utf-8")
+    with files_together(out, "the anchors") as partial:
+        beside = partial / NAME
+        beside.mkdir()
+        table.write(beside)
+        table = AnchorTable.read(beside)  # so that the document agrees with the files to the last digit
+        draw_anchors(table, anchors, beside / PICTURE)
+        (partial / f"{NAME}.md").write_text(document(table, anchors, beside=NAME), encoding="utf-8")
     return table

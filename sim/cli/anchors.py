@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -26,13 +26,14 @@ def anchors(
     out: Annotated[
         Path, Parameter(group=OUTPUT, help="The folder for anchors.md, and for anchors/ with tables and the picture.")
     ],
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:
     """Simulate published measurements and report the error.
 
     What is simulated is a list in sim/anchors/published_anchors.py. Runs that the store has are not computed again;
     after an interruption, the same command goes on. The exit status is 1 if a run failed.
     """
-    from common.outputs import replaced, reserved
+    from common.outputs import file, reserved
     from common.tables import percent, text_table
     from sim.anchors.anchor_runs import run_anchors
     from sim.anchors.anchor_table import BASE
@@ -41,7 +42,7 @@ def anchors(
 
     files = outputs(out)
     trace = routing if routing.suffix == ".trace" else routing / "mixtral-8x7b-twin.trace"
-    with reserved(*map(replaced, files)):
+    with reserved(*map(file, files), overwrite=overwrite):
         table = run_anchors(ANCHORS, trace, store=place_of_store(store), workers=workers)
         table = write_anchors(table, ANCHORS, out)
     rows = [

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -24,6 +24,7 @@ def comparison(
         Path,
         Parameter(group=OUTPUT, help="The folder to write comparison.md and comparison/ (tables, picture) into."),
     ],
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:
     """Run every system on every trace, cache and machine, and write which is fastest where, and where the order flips.
 
@@ -33,7 +34,7 @@ def comparison(
     from textwrap import fill
 
     from common.errors import UserError
-    from common.outputs import replaced, reserved
+    from common.outputs import file, reserved
     from common.tables import text_table
     from sim.ranking.compared import COMPARED
     from sim.ranking.comparison_runs import run_comparison
@@ -41,7 +42,7 @@ def comparison(
     from sim.ranking.written_comparison import outputs, write_comparison
 
     files = outputs(out)
-    with reserved(*map(replaced, files)):
+    with reserved(*map(file, files), overwrite=overwrite):
         table = run_comparison(COMPARED, routing, store=place_of_store(store), workers=workers)
         if not table.rows:
             names = ", ".join(f"{each.name}.trace" for each in COMPARED.traces)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -62,6 +62,7 @@ def paper(
             group=OUTPUT, help="The folder for figures/, paper_vs_ours.md and .csv, implied_testbed.md, and routing/."
         ),
     ],
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:
     """Make the tables and figures of the FineMoE paper from simulations, and judge each of its claims.
 
@@ -69,7 +70,7 @@ def paper(
     1 if a run failed.
     """
     from common.errors import FieldError
-    from common.outputs import replaced, reserved
+    from common.outputs import file, reserved
     from sim.paper.catalogue_of_figures import figures_named
     from sim.paper.reproduction import prepared_study, reproduce, written
     from sim.paper.tiers import TierName
@@ -81,7 +82,7 @@ def paper(
             raise FieldError(name, "needs a value")
     figures = figures_named(figure or [])
     tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
-    with reserved(*map(replaced, written(figures, out))):
+    with reserved(*map(file, written(figures, out)), overwrite=overwrite):
         study = prepared_study(tier, routing or [], out=out, store=place_of_store(store), workers=workers)
         report = reproduce(study, figures, out)
     print(report.text)

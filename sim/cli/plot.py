@@ -5,6 +5,8 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from common.commands import OVERWRITE
+
 SWEEP = Group("Of a sweep", sort_key=10)
 
 _UNUSED = {"metric": "fixed metrics", "over": "no axis to go over", "pareto": "no fronts"}
@@ -20,6 +22,7 @@ def plot(
     /,
     *,
     out: Annotated[Path, Parameter(help="The picture to write: .png, .svg or .pdf.")],
+    overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     metric: Annotated[
         str | None,
         Parameter(group=SWEEP, help="Draw this column of sweep.parquet (default: tpot_s_mean)."),
@@ -57,7 +60,7 @@ def plot(
     given = [name for name, value in chosen.items() if value]
     if (picked := "stalls" if stalls else "pareto" if pareto else "") and given not in ([], [picked]):
         raise FieldError(given[0], f"the picture of `{picked}` has {_UNUSED[given[0]]}; leave one of them out")
-    with reserved(picture(out)):
+    with reserved(picture(out), overwrite=overwrite):
         if not holds_sweep(results):
             if given:
                 raise FieldError(given[0], f"needs the folder of a sweep; {results} is not one")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT
+from common.commands import OUTPUT, OVERWRITE
 from sim.experiment import Experiment
 from sim.scenario_options import RUN, takes_scenario
 
@@ -34,6 +34,7 @@ def predict(
         ),
     ] = None,
     plot: Annotated[Path | None, Parameter(group=OUTPUT, help="Draw recall over distance: .png, .svg or .pdf.")] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
@@ -46,16 +47,16 @@ def predict(
     executed. Recall@K is the recall of the K highest-ranked experts, where K is the number executed. Coverage is the
     share of (iteration, layer) events with a plan. Lead is how many layers ahead the judged plans were made, as a mean.
     """
-    from common.outputs import new, picture, reserved, then_printed
+    from common.outputs import file, picture, reserved, then_printed
     from sim.forecast import recall_figure
     from sim.forecast.prediction_quality import prediction_quality
     from sim.forecast.quality_table import heading, report
 
-    with reserved(new(out), picture(plot)):
+    with reserved(file(out), picture(plot), overwrite=overwrite):
         quality = prediction_quality(experiment, distance)
         with then_printed(lambda: _rows(quality) if json else report(quality, wide=wide)):
             if out:
-                quality.write(out)
+                quality.write(out, overwrite=overwrite)
             if plot:
                 recall_figure.draw(quality.summary(), heading(quality), plot, uncharged=quality.uncharged)
 

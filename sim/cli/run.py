@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT
+from common.commands import OUTPUT, OVERWRITE
 from sim.experiment import Experiment
 from sim.scenario_options import FIELDS, RUN, takes_scenario
 
@@ -37,6 +37,7 @@ def run(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the results as Parquet tables into this new folder.")
     ] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per policy.")] = False,
     brief: Annotated[
         bool, Parameter(group=OUTPUT, help="Print one table of five columns, with the notes it needs.")
@@ -45,7 +46,7 @@ def run(
 ) -> None:
     """Simulate policies on the requests of a trace, and compare them."""
     from common.errors import FieldError
-    from common.outputs import new, reserved, then_printed
+    from common.outputs import folder, reserved, then_printed
     from sim.results.report import brief_report, report
     from sim.sweeps.comparison_run import compare_policies
     from sim.sweeps.reference_runs import BRIEF_REFERENCES, DEFAULT_REFERENCES, EVERY_BOUND, references_named
@@ -57,7 +58,7 @@ def run(
     wanted = EVERY_BOUND if json or out else shown
     if references is not None:
         wanted = references_named(references, EVERY_BOUND)
-    with reserved(new(out)):
+    with reserved(folder(out), overwrite=overwrite):
         comparison = compare_policies(
             experiment,
             references=wanted,
@@ -72,4 +73,4 @@ def run(
 
         with then_printed(printed):
             if out:
-                comparison.write(out)
+                comparison.write(out, overwrite=overwrite)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -39,6 +39,7 @@ def sweep(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the table, a row per run, into this new folder.")
     ] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per run.")] = False,
 ) -> int:
     """Run every combination of an experiment that is not in the store yet, and compare the policies.
@@ -47,7 +48,7 @@ def sweep(
     The exit status is 1 if a run failed, and 2 if no run finished.
     """
     from common.errors import FieldError, UserError
-    from common.outputs import new, reserved, then_printed
+    from common.outputs import folder, reserved, then_printed
     from sim.experiment import Experiment
     from sim.sweeps.reference_runs import references_named
     from sim.sweeps.sweep_run import run_sweep
@@ -62,12 +63,12 @@ def sweep(
     if dry_run or status:
         print((dry_run_report if dry_run else status_report)(described, place, wanted, workers))
         return 0
-    with reserved(new(out)):
+    with reserved(folder(out), overwrite=overwrite):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else found.report()):
             if "done" not in outcomes:
                 raise UserError("no run finished, so nothing is written" if out else "no run finished")
             if out:
-                found.write(out)
+                found.write(out, overwrite=overwrite)
     return 1 if "failed" in outcomes else 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from sim.experiment import Experiment
 from sim.scenario_options import FIELDS, takes_scenario
 from sim.store_options import STORE, place_of_store
@@ -30,6 +30,7 @@ def whatif(
     plot: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Draw TPOT over the factors: .png, .svg or .pdf.")
     ] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
 ) -> int:
     """Vary one resource of a scenario at a time, from ½× to 4×, and show how much each matters.
@@ -44,19 +45,19 @@ def whatif(
     run failed, and 2 if no run finished.
     """
     from common.errors import UserError
-    from common.outputs import new, picture, reserved, then_printed
+    from common.outputs import folder, picture, reserved, then_printed
     from sim.planning.whatif import what_if
     from sim.planning.whatif_figure import draw_what_if
     from sim.planning.whatif_report import report
 
-    with reserved(new(out), picture(plot)):
+    with reserved(folder(out), picture(plot), overwrite=overwrite):
         found = what_if(experiment, store=place_of_store(store), workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else report(found)):
             if "done" not in outcomes:
                 raise UserError("no run finished, so nothing is written" if out or plot else "no run finished")
             if out:
-                found.write(out)
+                found.write(out, overwrite=overwrite)
             if plot:
                 draw_what_if(found, plot)
     return 1 if "failed" in outcomes else 0

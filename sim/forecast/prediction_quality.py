@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import FieldError
-from common.files import new_file
+from common.files import new_file, replacing
 from common.parquet import write_frame
 from common.progress import bar, counted
 from common.threads import one_thread
@@ -41,9 +41,9 @@ class Quality:
         """The sums over layers: a row per policy, distance and kind of iteration."""
         return summarise_layers(self.layers)
 
-    def write(self, path: Path) -> None:
-        """Write the rows into a new Parquet file; raises a `UserError` if it exists."""
-        with new_file(path, "the predictions") as partial:
+    def write(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the rows into a Parquet file; raises a `UserError` if it exists, unless `overwrite`."""
+        with (replacing if overwrite else new_file)(path, "the predictions") as partial:
             write_frame(partial, self.layers, self.settings)
 
 

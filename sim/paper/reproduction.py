@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill, shorten
 
 from common.errors import FieldError
-from common.files import replacing
+from common.files import files_together
 from common.tables import text_table
 from sim.paper.catalogue_of_figures import FIGURES
 from sim.paper.figures.paper_figure import PaperFigure
@@ -45,18 +45,18 @@ def prepared_study(tier: TierName, routing: Sequence[str], *, out: Path, store: 
 def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report:
     """Simulate the runs that the store lacks and write the figures; with all figures also the verdict files."""
     shown = show(figures, study)
-    write_figures(figures, study, shown.tables, out)
     notes, full_twins = [provenance_line(study)], study.tier == FULL and are_all_twins(study.traces)
     documents = _documents(figures)
-    if documents.issuperset(FILES):
-        pictures = {each.key: file_of(each.key, ".png") for each in figures}
-        rows = write_verdicts(out, figures, shown.tables, pictures=pictures, notes=notes, full_twins=full_twins)
-    else:
-        rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
-    if REPORT in documents:
-        report = implied_testbed_document(shown.tables[ImpliedTestbed.key], *notes)
-        with replacing(out / REPORT, "the report") as partial:
-            partial.write_text(report, encoding="utf-8")
+    with files_together(out, "the figures") as partial:
+        write_figures(figures, study, shown.tables, partial)
+        if documents.issuperset(FILES):
+            pictures = {each.key: file_of(each.key, ".png") for each in figures}
+            rows = write_verdicts(partial, figures, shown.tables, pictures=pictures, notes=notes, full_twins=full_twins)
+        else:
+            rows = judged([claim for each in figures for claim in each.claims()], shown.tables)
+        if REPORT in documents:
+            report = implied_testbed_document(shown.tables[ImpliedTestbed.key], *notes)
+            (partial / REPORT).write_text(report, encoding="utf-8")
     ended = [_files(figures, out, documents), _verdicts(rows, documents), *_not_run(shown)]
     parts = [fill(note, WIDTH) for note in notes] + ended
     failed = bool((shown.not_run["status"] == "failed").any())

@@ -11,7 +11,7 @@ from sim.ranking.order_tables import NAMES, TIES, OrderTables, Rows, gigabytes, 
 from sim.ranking.orders import TIE
 from traces.format.provenance import caution
 
-COMMAND = "finemoe sim comparison --routing ROUTING --store STORE --out docs"
+COMMAND = "finemoe sim comparison --routing ROUTING --store STORE --out docs --overwrite"
 
 
 def document(orders: OrderTables, *, beside: str) -> str:

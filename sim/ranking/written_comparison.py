@@ -9,7 +9,7 @@ NAME/comparison.png
 import csv
 from pathlib import Path
 
-from common.files import replacing
+from common.files import files_together
 from sim.ranking.compared import Compared
 from sim.ranking.comparison_document import document
 from sim.ranking.comparison_table import ComparisonTable
@@ -33,18 +33,18 @@ def outputs(out: Path) -> list[Path]:
 
 def write_comparison(table: ComparisonTable, compared: Compared, out: Path) -> OrderTables:
     """Write all files into a folder, replacing older ones, and return the orders that they show."""
-    beside = out / NAME
-    beside.mkdir(parents=True, exist_ok=True)
-    table.write(beside)
-    table = ComparisonTable.read(beside)  # so the document agrees with the files to the last digit
-    orders = OrderTables(table, compared)
-    with replacing(beside / FLIPS, "the flips") as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(_row(flip, compared.base) for found in orders.flips.values() for flip in found)
-    draw_orders(table, compared, beside / PICTURE)
-    with replacing(out / f"{NAME}.md", "the document") as partial:
-        partial.write_text(document(orders, beside=NAME), encoding="utf-8")
+    with files_together(out, "the comparison") as partial:
+        beside = partial / NAME
+        beside.mkdir()
+        table.write(beside)
+        table = ComparisonTable.read(beside)  # so the document says what the files say, to the last digit
+        orders = OrderTables(table, compared)
+        with (beside / FLIPS).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(_row(flip, compared.base) for found in orders.flips.values() for flip in found)
+        draw_orders(table, compared, beside / PICTURE)
+        (partial / f"{NAME}.md").write_text(document(orders, beside=NAME), encoding="utf-8")
     return orders
 
 

@@ -66,10 +66,10 @@ class Sweep:
         outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts)
         return f"<Sweep over {', '.join(self.axes) or 'nothing'}: {len(self.frame)} runs, {outcomes or 'none'}>"
 
-    def write(self, folder: Path | str) -> None:
-        """Write the sweep into a new folder, which appears whole or not at all; an existing one is a `UserError`."""
+    def write(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write the sweep into a folder, which appears whole or not at all; an existing one needs `overwrite`."""
         meta = _meta_of(self)
-        with new_folder(Path(folder), "the sweep") as partial:
+        with new_folder(Path(folder), "the sweep", overwrite=overwrite) as partial:
             write_frame(partial / TABLE, self.frame, meta)
             seal(partial, meta)
 

@@ -27,8 +27,8 @@ def importing(out: Path, /) -> None:
     import waits_as_it_is_imported
 
 def importing_later(out: Path, /) -> None:
-    from common.outputs import new, reserved
-    with reserved(new(out)):
+    from common.outputs import file, reserved
+    with reserved(file(out), overwrite=False):
         import waits_as_it_is_imported
         raise AssertionError("reached")
 
@@ -49,8 +49,8 @@ def finalising(out: Path, /) -> None:
         time.sleep(0.01)
 
 def working(out: Path, /) -> None:
-    from common.outputs import new, reserved
-    with reserved(new(out)):
+    from common.outputs import file, reserved
+    with reserved(file(out), overwrite=False):
         ready()
 
 names = ("importing", "importing_later", "converting", "finalising", "working")

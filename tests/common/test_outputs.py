@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from common.outputs import Output, new, picture, replaced, reserved, then_printed
+from common.outputs import Output, file, folder, picture, reserved, then_printed
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,10 +26,10 @@ from pathlib import Path
 from common.command import Command
 from common.command_line import call
 from common.files import new_file
-from common.outputs import new, reserved
+from common.outputs import file, reserved
 
 def write(path: Path, /) -> None:
-    with reserved(new(path)):
+    with reserved(file(path), overwrite=False):
         print("reserved", flush=True)
         sys.stdin.readline()
         with new_file(path, "it") as partial:
@@ -55,8 +55,8 @@ def started(path: Path) -> "subprocess.Popen[str]":
     return command
 
 
-def refusal(*outputs: Output | None) -> str:
-    with pytest.raises(UserError) as error, reserved(*outputs):
+def refusal(*outputs: Output | None, overwrite: bool = False) -> str:
+    with pytest.raises(UserError) as error, reserved(*outputs, overwrite=overwrite):
         raise AssertionError("entered")
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -65,13 +65,13 @@ def refusal(*outputs: Output | None) -> str:
 def test_of_two_commands_on_one_output_the_second_is_refused_at_its_start(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a.txt"
     first = started(path)
-    assert refusal(new(path)).startswith(f"{path} cannot be written: process {first.pid}, thread ")
-    assert refusal(replaced(path)).endswith(" is writing there")
+    assert refusal(file(path)).startswith(f"{path} cannot be written: process {first.pid}, thread ")
+    assert refusal(file(path), overwrite=True).endswith(" is writing there")
     _, said = first.communicate("go\n", timeout=120)
     assert (first.returncode, said, path.read_text()) == (0, "", "whole")
     assert list(path.parent.iterdir()) == [path]
-    assert refusal(new(path)) == f"{path} exists already; choose another name or remove it"
-    with reserved(replaced(path)):
+    assert refusal(file(path)) == f"{path} exists already; choose another name, or `overwrite` it"
+    with reserved(file(path), overwrite=True):
         pass
     assert list(path.parent.iterdir()) == [path]
 
@@ -99,11 +99,11 @@ def test_the_claim_of_a_killed_command_is_taken_over(tmp_path: Path) -> None:
 
 def test_threads_of_one_process_keep_each_other_out(tmp_path: Path) -> None:
     said: list[str] = []
-    with reserved(new(tmp_path / "a")):
-        other = threading.Thread(target=lambda: said.append(refusal(new(tmp_path / "a"))))
+    with reserved(file(tmp_path / "a"), overwrite=False):
+        other = threading.Thread(target=lambda: said.append(refusal(file(tmp_path / "a"))))
         other.start()
         other.join()
-        with reserved(new(tmp_path / "b"), None):
+        with reserved(file(tmp_path / "b"), None, overwrite=False):
             pass
     assert f"process {os.getpid()}, thread {threading.get_native_id()} on " in said[0]
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +125,7 @@ def test_of_many_that_try_at_once_one_is_in_at_a_time(tmp_path: Path) -> None:
                 break
             tried.append(1)
             try:
-                with reserved(new(path)):
+                with reserved(file(path), overwrite=False):
                     inside.append(1)
                     most.append(len(inside))
                     entered.append(1)
@@ -157,9 +157,9 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path) ->
         (Path("/proc/a"), "No such file or directory"),
         (Path("/proc/a/b"), "No such file or directory"),
     ):
-        assert refusal(new(path)) == f"{path} cannot be written: {problem}"
-        assert refusal(replaced(path)) == f"{path} cannot be written: {problem}"
-    assert refusal(replaced(tmp_path)) == f"{tmp_path} cannot be written: it is a folder"
+        assert refusal(file(path)) == f"{path} cannot be written: {problem}"
+        assert refusal(file(path), overwrite=True) == f"{path} cannot be written: {problem}"
+    assert refusal(file(tmp_path), overwrite=True) == f"{tmp_path} cannot be replaced: it is a folder"
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "mine")]
 
 
@@ -172,7 +172,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest
         with monkeypatch.context() as patched:
             patched.setattr(os, name, refused)
             path = tmp_path / "below" / "a"
-            assert refusal(new(path)) == f"{path} cannot be written: {os.strerror(number)}"
+            assert refusal(file(path)) == f"{path} cannot be written: {os.strerror(number)}"
         assert list(tmp_path.iterdir()) == []
 
 
@@ -181,36 +181,65 @@ def test_without_locks_an_output_is_written_all_the_same(tmp_path: Path, monkeyp
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with reserved(new(tmp_path / "a")):
+    with reserved(file(tmp_path / "a"), overwrite=False):
         assert [each.name for each in tmp_path.iterdir()] == ["a.claim"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_only_has_the_name_of_a_claim_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "a.claim").write_text("mine")
-    assert "a.claim is in the way" in refusal(new(tmp_path / "a"))
+    assert "a.claim is in the way" in refusal(file(tmp_path / "a"))
     assert (tmp_path / "a.claim").read_text() == "mine"
 
 
 def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
-    assert refusal(new(tmp_path / "a"), replaced(tmp_path / "b" / ".." / "a")).endswith("the name of two outputs")
-    assert refusal(new(tmp_path / "a"), new(tmp_path / "a" / "b")).startswith(f"{tmp_path}/a exists already")
-    assert refusal(picture(tmp_path / "a.png"), new(tmp_path / "a.png" / "b")).endswith("it is a folder")
+    assert refusal(file(tmp_path / "a"), file(tmp_path / "b" / ".." / "a")).endswith("the name of two outputs")
+    assert refusal(file(tmp_path / "a"), file(tmp_path / "a" / "b")).startswith(f"{tmp_path}/a exists already")
+    assert refusal(picture(tmp_path / "a.png"), file(tmp_path / "a.png" / "b")).startswith(f"{tmp_path}/a.png exists")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.trace"
     path.mkdir()
-    assert refusal(new(path, overwrite=False)) == f"{path} exists already; overwrite to replace it"
-    with reserved(new(path, overwrite=True)):
+    assert refusal(folder(path)) == f"{path} exists already; choose another name, or `overwrite` it"
+    with reserved(folder(path), overwrite=True):
         assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_only_what_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with reserved(folder(mine), overwrite=True):  # it is empty
+        pass
+    (mine / "thesis.tex").write_text("mine")
+    said = "cannot be replaced: it has no meta.json, so no command wrote it"
+    assert refusal(folder(mine), overwrite=True) == f"{mine} {said}"
+    (mine / "meta.json").write_text("{}")
+    with reserved(folder(mine), overwrite=True):
+        pass
+    assert refusal(folder(mine / "thesis.tex"), overwrite=True).endswith("cannot be replaced: it is a file")
+
+
+def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
+    trace = tmp_path / "a.trace"
+    trace.mkdir()
+    (trace / "meta.json").write_text("{}")
+    for path in (trace / "b", trace / "below" / "b", tmp_path / "below" / ".." / "a.trace" / "b"):
+        for overwrite in (False, True):
+            assert refusal(file(path), overwrite=overwrite) == f"{path} cannot be written: {trace} is a trace"
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
+def test_an_output_has_a_name(path: str) -> None:
+    for overwrite in (False, True):
+        assert refusal(folder(Path(path)), overwrite=overwrite).endswith("it is no name for a new file or folder")
+
+
 def test_an_error_in_the_block_releases_the_output(tmp_path: Path) -> None:
     for error in (ValueError("a mistake"), KeyboardInterrupt(), SystemExit(1)):
-        with pytest.raises(type(error)), reserved(new(tmp_path / "below" / "a")):
+        with pytest.raises(type(error)), reserved(file(tmp_path / "below" / "a"), overwrite=False):
             raise error
     assert list(tmp_path.iterdir()) == []
 

@@ -220,7 +220,7 @@ def test_results_that_exist_are_not_touched(
     else:
         out.write_text("mine")
     assert refused(capsys, arguments(trace, "--out", out)) == (
-        f"{out} exists already; choose another name or remove it"
+        f"{out} exists already; choose another name, or --overwrite it"
     )
     assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
     assert list(out.parent.iterdir()) == [out]

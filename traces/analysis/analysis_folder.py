@@ -7,11 +7,11 @@ from common.parquet import write_frame
 from traces.analysis.trace_analysis import Analysis
 
 
-def write_folder(folder: Path, found: Analysis) -> None:
-    """Write a file per table and figure, and `meta.json`, into a new folder, completely or not at all."""
+def write_folder(folder: Path, found: Analysis, *, overwrite: bool = False) -> None:
+    """Write a file per table and figure, and `meta.json`, into a folder, completely or not at all."""
     from traces.analysis.analysis_figures import draw_all
 
-    with new_folder(folder, "results") as partial:
+    with new_folder(folder, "results", overwrite=overwrite) as partial:
         for name, table in found.tables.items():
             write_frame(partial / f"{name}.parquet", table, found.meta)
         draw_all(found, partial)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.commands import OUTPUT, OVERWRITE, under
 from common.errors import UserError
 from traces.analysis.analysis_settings import AnalysisSettings
 
@@ -21,6 +21,7 @@ def analyse(
     *,
     settings: Annotated[AnalysisSettings, under(ANALYSIS)] = AnalysisSettings(),
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
 ) -> None:
     """Tabulate and plot routing statistics of a trace.
@@ -34,9 +35,9 @@ def analyse(
     json
         Print JSON instead of tables.
     """
-    from common.outputs import new, reserved, then_printed
+    from common.outputs import folder, reserved, then_printed
 
-    with reserved(new(out)):
+    with reserved(folder(out), overwrite=overwrite):
         from traces.analysis import analysis_report, trace_analysis
         from traces.format.reader import Trace
 
@@ -53,7 +54,7 @@ def analyse(
             if out is not None:
                 from traces.analysis.analysis_folder import write_folder
 
-                write_folder(out, found)
+                write_folder(out, found, overwrite=overwrite)
     if out is not None:
         print(f"tables and figures: {out}", file=sys.stderr)
 

@@ -27,9 +27,9 @@ def arrivals(
     json
         Print JSON instead of a table.
     """
-    from common.outputs import picture, replaced, reserved, then_printed
+    from common.outputs import file, picture, reserved, then_printed
 
-    with reserved(replaced(target.out), picture(target.plot)):
+    with reserved(file(target.out), picture(target.plot), overwrite=target.overwrite):
         from traces.workloads.arrivals import describe
         from traces.workloads.drawn_workload import chosen_workload, provenance_of
 

@@ -6,7 +6,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError, UserError
-from common.outputs import new, reserved
+from common.outputs import folder, reserved
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, check_target
 from traces.prompts.prompt_sets import PASSAGES, PromptChoice, read_chosen
@@ -50,7 +50,7 @@ def collect(
         prompts = PASSAGES
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         found = read_chosen(prompts, choice, seed=generation.seed)
         try:
             from traces.capture.collection import collect as record

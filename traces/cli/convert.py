@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 
 from common.command import Command
 from common.commands import OUTPUT, application, under
-from common.outputs import new, reserved
+from common.outputs import file, folder, reserved
 from traces.convert.conversion_settings import (
     Beginnings,
     CountsTarget,
@@ -81,7 +81,7 @@ def npz(
     source
         The file routing.npz, or the folder that contains it.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.npz import convert_npz
 
         print(convert_npz(source, model.sizes(), target, max_tokens=beginnings.max_tokens))
@@ -102,7 +102,7 @@ def jsonl(
     source
         JSON Lines; the rows of a request must be adjacent.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.jsonl import convert_jsonl
 
         print(convert_jsonl(source, model.sizes(), target, how))
@@ -116,7 +116,7 @@ def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers
     source
         FILE.jsonl or FILE.parquet.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.policylang import convert_policylang
 
         print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
@@ -136,7 +136,7 @@ def route_trace(
     source
         FILE.csv that the engine wrote with its option --route-trace.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.route_trace import convert_route_trace
         from traces.format.reader import Trace
         from traces.format.recorded_hits import described, recorded_hits
@@ -163,7 +163,7 @@ def store(
     embeddings
         File of the embeddings, if it is not NAME~embed~C.npy in the same folder.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.authors_store import convert_store
 
         print(convert_store(source, embeddings, model.sizes(), target))
@@ -184,7 +184,7 @@ def counts(
     source
         A .pt file of SGLang, or counts as .npy, .npz or .json.
     """
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(file(target.out), overwrite=target.overwrite):
         from traces.convert.count_dumps import convert_counts
 
         print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.commands import OUTPUT, under
-from common.outputs import new, reserved
+from common.outputs import folder, reserved
 from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
@@ -29,7 +29,7 @@ def synthetic(
     target: Annotated[TraceTarget, under(OUTPUT)],
 ) -> None:
     """Generate a trace, and compare its statistics with those requested."""
-    with reserved(new(target.out, overwrite=target.overwrite)):
+    with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.synthetic.synthesis import synthesise
         from traces.synthetic.synthesis_report import report
 

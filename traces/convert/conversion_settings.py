@@ -89,7 +89,7 @@ class CountsTarget:
     out: Annotated[Path, Suffix(".parquet")]
     """Table to write: FILE.parquet."""
     overwrite: bool = False
-    """Replace an existing table."""
+    """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -84,7 +84,8 @@ def _only(file: Path, named: dict[str, Any]) -> NDArray[Any]:
 def convert_counts(file: Path, shape: ModelShape, target: CountsTarget, *, first_layer: int = 0) -> Path:
     """Convert a file of counts to a table, and print a summary on stderr."""
     out = target.out
-    refuse_existing(out, overwrite=target.overwrite)
+    if not target.overwrite:
+        refuse_existing(out)
     digest = sha256_of(file)
     counts = read_counts_of(file, shape, first_layer)
     write_counts(out, counts, {"source": file.name, "sha256": digest, "model": shape.name, "first_layer": first_layer})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from common.errors import UserError
-from common.files import fresh_folder, move, remove, sync_folder, write_json
+from common.files import fresh_folder, move, refuse_existing, remove, sync_folder, write_json
 from traces.format.storage import read_json
 
 
@@ -112,7 +112,7 @@ class PartialFolder:
     def _check_target(self) -> None:
         if self.target.exists() and not self.overwrite:
             self.close()
-            raise UserError(f"{self.target} exists already; overwrite to replace it")
+            refuse_existing(self.target)
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
         found = read_json(self.path / "plan.json")

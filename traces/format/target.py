@@ -16,7 +16,7 @@ class TraceTarget:
     restart: bool = False
     """Discard the work of an interrupted run instead of resuming it."""
     overwrite: bool = False
-    """Replace an existing trace."""
+    """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
         check(self)

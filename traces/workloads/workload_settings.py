@@ -72,6 +72,8 @@ class WorkloadTarget:
     """Write the workload to FILE.parquet, one row per request."""
     plot: Annotated[Path, Suffix(".png", ".svg", ".pdf")] | None = None
     """Draw arrivals over time, and lengths, to FILE.png, .svg or .pdf."""
+    overwrite: bool = False
+    """Replace outputs that exist."""
 
     def __post_init__(self) -> None:
         check(self)

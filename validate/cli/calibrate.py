@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import FLAT
+from common.commands import FLAT, OVERWRITE
 from common.errors import FieldError
 from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
@@ -14,6 +14,7 @@ def calibrate(
     testbed: Annotated[TestbedSettings, FLAT],
     *,
     out: Annotated[Path, Parameter(help="The profile to write, FILE.toml.")],
+    overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     settings: Annotated[CalibrationSettings | None, FLAT] = None,
 ) -> None:
     """Measure this machine with a model, write a profile, and print its main figures.
@@ -22,9 +23,9 @@ def calibrate(
     """
     if out.suffix != ".toml":
         raise FieldError("out", f"the name must end in .toml, value {out}")
-    from common.outputs import replaced, reserved, then_printed
+    from common.outputs import file, reserved, then_printed
 
-    with reserved(replaced(out)):
+    with reserved(file(out), overwrite=overwrite):
         from sim.hardware.profile import write_profile
         from validate.calibration.machine_profile import calibrate as measure
         from validate.calibration.machine_profile import summary

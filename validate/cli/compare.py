@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from common.commands import OVERWRITE
 from common.errors import FieldError
 
 
@@ -18,6 +19,7 @@ def compare(
     json: Annotated[bool, Parameter(help="Print a list of objects, one per policy and metric.")] = False,
     brief: Annotated[bool, Parameter(help="Print only times, hit rates and traffic, in one table.")] = False,
     out: Annotated[Path | None, Parameter(help="Write the comparison as a tidy table, FILE.parquet.")] = None,
+    overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     plot: Annotated[
         Path | None,
         Parameter(help="Draw both timelines of an iteration, FILE.png; both runs need --detail events."),
@@ -28,7 +30,7 @@ def compare(
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""
     from common.files import replacing
-    from common.outputs import picture, replaced, reserved, then_printed
+    from common.outputs import file, picture, reserved, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
     from validate.comparison.error_table import brief_text, cautions, heading, notes, objects, routing_of, text
@@ -40,7 +42,7 @@ def compare(
         raise FieldError("out", f"the name must end in .parquet, value {out}")
     if iteration is not None and not plot:
         raise FieldError("iteration", f"has no effect without `plot`, value {iteration}")
-    with reserved(replaced(out), picture(plot)):
+    with reserved(file(out), picture(plot), overwrite=overwrite):
         here, there = Folder.read(simulated), Folder.read(measured)
         match(here, there)
         compared = errors_of(here.summary, there.summary)

@@ -5,27 +5,28 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import FLAT
+from common.commands import FLAT, OVERWRITE
 from validate.rates.rate_settings import RateSettings
 
 
 def measure(
     *,
-    out: Annotated[Path, Parameter(help="The new folder for the data sheet and the measurements behind it.")],
+    out: Annotated[Path, Parameter(help="The folder for the data sheet and the measurements behind it.")],
+    overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     settings: Annotated[RateSettings | None, FLAT] = None,
 ) -> None:
     """Measure the rates of this machine, write them as a data sheet, and print the main ones.
 
     `finemoe sim run --machine OUT/machine.toml` simulates any model with it.
     """
-    from common.outputs import new, reserved, then_printed
+    from common.outputs import folder, reserved, then_printed
 
-    with reserved(new(out)):
+    with reserved(folder(out, mark="machine.toml"), overwrite=overwrite):
         from validate.rates.rate_measurements import measure as measured
         from validate.rates.rate_sheet import SHEET, error_summary, summary, write_rates
 
         found = measured(settings or RateSettings())
         with then_printed(lambda: summary(found)):
-            rows = write_rates(out, found)
+            rows = write_rates(out, found, overwrite=overwrite)
         print(error_summary(rows))
         print(out / SHEET)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import MODEL, OUTPUT, PROMPTS, under
+from common.commands import MODEL, OUTPUT, OVERWRITE, PROMPTS, under
 from common.errors import FieldError
 from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
@@ -36,7 +36,7 @@ def replay(
     profile: Annotated[Path | None, Parameter(group=MACHINE)] = None,
     demand_loading: Annotated[DemandLoading, Parameter(group=MACHINE)] = "parallel",
     record: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
-    overwrite: Annotated[bool, Parameter(group=OUTPUT)] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     json: Annotated[bool, Parameter(group=OUTPUT)] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT)] = False,
@@ -59,8 +59,6 @@ def replay(
         Copy demanded experts over all links at once, or one after the other.
     record
         Write the routing as a trace, NAME.trace, which `finemoe sim run` can simulate.
-    overwrite
-        Replace an existing trace at --record.
     out
         Write tidy Parquet results to a new folder.
     json
@@ -69,7 +67,7 @@ def replay(
         Print all columns, in lines of any width.
     """
     from common.files import scratch_folder
-    from common.outputs import new, reserved, then_printed
+    from common.outputs import folder, reserved, then_printed
     from sim.results.report import report
 
     if record and record.suffix != ".trace":
@@ -77,7 +75,7 @@ def replay(
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
-    with reserved(new(out), new(record, overwrite=overwrite)):
+    with reserved(folder(out), folder(record), overwrite=overwrite):
         found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
         from validate.replay import replay as measure
 
@@ -96,4 +94,4 @@ def replay(
 
         with then_printed(printed):
             if out:
-                comparison.write(out)
+                comparison.write(out, overwrite=overwrite)

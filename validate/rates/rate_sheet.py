@@ -18,12 +18,12 @@ _REHEARSED_MEMORY = {"value": 1e9, "source": "assumption: a processor has no mem
 _BASIS = "mixtral-8x7b"  # the framework's times are fitted to this model; the errors show how well they fit others
 
 
-def write_rates(folder: Path, found: Measurements) -> list[dict[str, Any]]:
-    """Write sheet and measurements to a new folder; returns the errors of the sheet.
+def write_rates(folder: Path, found: Measurements, *, overwrite: bool = False) -> list[dict[str, Any]]:
+    """Write sheet and measurements to a folder; returns the errors of the sheet.
 
     Each row has an operation or a decode step, its measured seconds, and the seconds simulated with the sheet.
     """
-    with new_folder(folder, "the figures of a machine") as scratch:
+    with new_folder(folder, "the figures of a machine", overwrite=overwrite) as scratch:
         write_toml(scratch / SHEET, sheet(found))
         rows = checked(found, scratch / SHEET)
         write_json(scratch / MEASUREMENTS, {**found.to_data(), "checked": rows}, sort=False)

@@ -40,7 +40,7 @@ def predict(trace, *more, policies=("finemoe", "hit-count", "mixtral-offloading"
 
 
 def test_the_command_prints_writes_and_draws_the_same_every_time(trace, tmp_path, capsys):
-    words = ("--distance", "1..3", "--plot", tmp_path / "recall.png", "--out")
+    words = ("--distance", "1..3", "--plot", tmp_path / "recall.png", "--overwrite", "--out")
     assert predict(trace, *words, tmp_path / "one.parquet") == 0
     table = capsys.readouterr().out
     assert predict(trace, *words, tmp_path / "two.parquet") == 0

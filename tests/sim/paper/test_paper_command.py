@@ -26,7 +26,9 @@ def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
     assert {*first} == {f"figures/figure_{key}.{end}" for key in SHOWN for end in ("png", "pdf", "csv", "parquet")}
     assert "SYNTHETIC" in said
     assert "Simulated, not measured." in said
-    assert main(command) == 0
+    assert main(command) == 2  # not without a word
+    assert "figure_10.png exists already" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
     assert events(tmp_path / "store") == ran
     assert files_of(tmp_path) == first
 
@@ -78,7 +80,7 @@ def test_a_trace_of_which_nothing_can_run_leaves_earlier_figures_alone(
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    assert main([*words(trace, tmp_path, "10"), "--store", str(tmp_path / "other store")]) == 2
+    assert main([*words(trace, tmp_path, "10"), "--overwrite", "--store", str(tmp_path / "other store")]) == 2
     assert "tiny.trace: none of its" in capsys.readouterr().err.splitlines()[-1]
     assert files_of(tmp_path) == before
 

@@ -14,7 +14,7 @@ from tests.support.run_helpers import SHAPE, arguments
 def drawn(folder: Path, *words: str) -> str:
     """The texts of the picture, which matplotlib notes in comments."""
     picture = folder.parent / "a.svg"
-    assert main(["plot", str(folder), "--out", str(picture), *words]) == 0
+    assert main(["plot", str(folder), "--out", str(picture), "--overwrite", *words]) == 0
     return picture.read_text()
 
 

@@ -33,7 +33,7 @@ def folder(sweep: Sweep, tmp_path: Path) -> Path:
 )
 def test_a_sweep_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], text: str) -> None:
     picture = folder.with_name("a.svg")
-    assert main(["plot", str(folder), "--out", str(picture), *words]) == 0
+    assert main(["plot", str(folder), "--out", str(picture), "--overwrite", *words]) == 0
     assert capsys.readouterr().out == f"{picture}\n"
     assert text in picture.read_text()
 

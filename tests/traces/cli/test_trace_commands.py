@@ -107,7 +107,7 @@ def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Pa
     (tmp_path / "a.trace").mkdir()
     status, heavy, said = loaded_by("synthetic", "--out", str(tmp_path / "a.trace"))
     assert (status, heavy) == (2, set())
-    assert said == f"error: {tmp_path}/a.trace exists already; overwrite to replace it\n"
+    assert said == f"error: {tmp_path}/a.trace exists already; choose another name, or --overwrite it\n"
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_mistakes_with_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
         f"--out: the name must end in .parquet, value {tmp_path}/b.trace"
     )
     assert convert(file) == 0
-    assert told(capsys, lambda: convert(file)).endswith("exists already; overwrite to replace it")
+    assert told(capsys, lambda: convert(file)).endswith("exists already; choose another name, or --overwrite it")
     assert convert(file, "--overwrite") == 0
     (tmp_path / "b.json").write_text('{"x": [1], "y": [2]}')
     line = told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))

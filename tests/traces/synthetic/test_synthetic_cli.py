@@ -161,7 +161,7 @@ def test_a_trace_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = written(tmp_path / "a.trace").path
     before = content(out)
     assert main(command(out, "--seed", "5")) == 2
-    assert f"error: {out} exists already; overwrite to replace it\n" in capsys.readouterr().err
+    assert f"error: {out} exists already; choose another name, or --overwrite it\n" in capsys.readouterr().err
     assert content(out) == before
     assert main(command(out, "--seed", "5", "--overwrite")) == 0
     assert content(out) != before

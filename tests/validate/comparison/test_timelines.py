@@ -178,7 +178,7 @@ def folders(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 @pytest.mark.parametrize("more", [(), ("--iteration", "0")])
 def test_the_picture_is_drawn(folders: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]) -> None:
     picture = tmp_path / "below" / "a.png"
-    assert main(["compare", *map(str, folders), "--plot", str(picture), *more]) == 0
+    assert main(["compare", *map(str, folders), "--plot", str(picture), "--overwrite", *more]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert list(picture.parent.iterdir()) == [picture]
 
