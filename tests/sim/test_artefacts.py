@@ -57,7 +57,7 @@ def unmade() -> Any:
     raise AssertionError("made anew")
 
 
-def test_what_was_put_in_comes_back_to_the_last_bit_and_read_only(artefacts: Artefacts) -> None:
+def test_an_artefact_is_returned_bit_for_bit_and_read_only(artefacts: Artefacts) -> None:
     key = key_of(artefacts, a=1)
     assert artefacts.get("learned", key) is None
     for found in (
@@ -71,7 +71,7 @@ def test_what_was_put_in_comes_back_to_the_last_bit_and_read_only(artefacts: Art
         assert {type(array) for array in found.values()} == {np.ndarray}
 
 
-def test_an_artefact_of_no_arrays_is_one(artefacts: Artefacts) -> None:
+def test_an_artefact_may_have_no_arrays(artefacts: Artefacts) -> None:
     key = key_of(artefacts)
     artefacts.put("learned", key, {})
     assert artefacts.made("learned", key, unmade) == {}
@@ -100,7 +100,7 @@ def test_keys_differ_by_kind_facts_and_code(artefacts: Artefacts) -> None:
     assert key_of(Artefacts(None, "code"), b=[2], a=1) in keys
 
 
-def test_equal_artefacts_are_equal_files_in_whatever_order_their_arrays_come(tmp_path: Path) -> None:
+def test_the_order_of_arrays_does_not_change_an_artefacts_files(tmp_path: Path) -> None:
     files = []
     for number, arrays in enumerate((ARRAYS, dict(reversed(ARRAYS.items())))):
         one = Artefacts(tmp_path / str(number), "code")
@@ -187,7 +187,7 @@ BREAKS = (
 
 
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_a_broken_artefact_is_noticed_and_made_anew(artefacts: Artefacts, breaks: Callable[[Path], None]) -> None:
+def test_a_broken_artefact_is_detected_and_made_again(artefacts: Artefacts, breaks: Callable[[Path], None]) -> None:
     key = key_of(artefacts)
     artefacts.put("learned", key, ARRAYS)
     breaks(folder_of(artefacts, key))
@@ -206,7 +206,7 @@ print(Artefacts(Path(sys.argv[1]), "code").get("learned", sys.argv[2]) is None)
 
 
 @pytest.mark.parametrize("breaks", [flipped, truncated, other_schema])
-def test_another_process_notices_it_too(artefacts: Artefacts, breaks: Callable[[Path], None]) -> None:
+def test_another_process_detects_it_too(artefacts: Artefacts, breaks: Callable[[Path], None]) -> None:
     key = key_of(artefacts)
     artefacts.put("learned", key, ARRAYS)
     breaks(folder_of(artefacts, key))
@@ -290,7 +290,7 @@ def unfinished(artefacts: Artefacts) -> list[Path]:
     return list(artefacts.folder.glob("*/??/*.partial*"))
 
 
-def test_of_two_processes_that_keep_one_artefact_at_once_the_slower_drops_his(artefacts: Artefacts) -> None:
+def test_if_two_processes_write_one_artefact_the_slower_discards_its_copy(artefacts: Artefacts) -> None:
     key = key_of(artefacts)
     writers = [writer_of(artefacts, key) for _ in "ab"]
     assert len(unfinished(artefacts)) == 2
@@ -316,7 +316,7 @@ def test_a_killed_writer_leaves_nothing_that_is_read_and_the_next_one_clears_up(
     assert unfinished(artefacts) == []
 
 
-def test_what_is_removed_can_be_read_on_by_whoever_has_it(artefacts: Artefacts) -> None:
+def test_a_removed_artefact_stays_readable_for_its_users(artefacts: Artefacts) -> None:
     key = key_of(artefacts)
     found = artefacts.made("learned", key, lambda: ARRAYS)
     shutil.rmtree(artefacts.path("learned", key))

@@ -47,13 +47,13 @@ def test_prefetches_of_every_policy_move_in_the_chunks_of_the_run(trace: Path, p
         ("deepspeed", 50, EXPERT_BYTES),
     ],
 )
-def test_a_policy_that_says_otherwise_has_its_own(trace: Path, policy: str, run: int, bytes_: int) -> None:
+def test_a_policys_own_chunk_size_takes_precedence(trace: Path, policy: str, run: int, bytes_: int) -> None:
     result = ran(trace, policy, chunk_bytes=run)
     assert set(copies(result)[0]) == {bytes_}
     assert result.summary["chunk_bytes"] == bytes_
 
 
-def test_what_only_copies_on_demand_does_not_depend_on_chunks(trace: Path) -> None:
+def test_policies_that_copy_on_demand_do_not_depend_on_chunks(trace: Path) -> None:
     whole, cut = (ran(trace, "lru", chunk_bytes=size) for size in ("whole", 50))
     assert whole.iterations is not None
     assert cut.iterations is not None

@@ -80,7 +80,7 @@ def test_inputs_of_another_split_have_another_key(scenario: Scenario) -> None:
     assert content_hash(reseeded, resolve(scenario)) != key(reseeded)
 
 
-def test_counts_count_by_their_content(scenario: Scenario, tmp_path: Path) -> None:
+def test_expert_counts_are_hashed_by_content(scenario: Scenario, tmp_path: Path) -> None:
     keys = []
     for number in (1, 2, 1):
         path = tmp_path / f"{len(keys)}.parquet"
@@ -101,7 +101,7 @@ def test_every_field_is_hashed_or_named_as_not_hashed(scenario: Scenario) -> Non
     assert set(hashing.BY_DIGEST) == inputs
 
 
-def test_a_trace_counts_by_its_content_not_by_its_place(scenario: Scenario, tmp_path: Path) -> None:
+def test_a_trace_is_hashed_by_content_not_by_path(scenario: Scenario, tmp_path: Path) -> None:
     shutil.copytree(scenario.trace, tmp_path / "copy.trace")
     other = small_trace(tmp_path / "other.trace", 9, shape=SHAPE)
     assert key(replace(scenario, trace=tmp_path / "copy.trace")) == key(scenario)
@@ -109,7 +109,7 @@ def test_a_trace_counts_by_its_content_not_by_its_place(scenario: Scenario, tmp_
     assert key(replace(scenario, history=other)) != key(scenario)
 
 
-def test_a_profile_counts_by_its_content(scenario: Scenario, tmp_path: Path) -> None:
+def test_a_profile_is_hashed_by_content(scenario: Scenario, tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
     write_profile(tmp_path / "b.toml", flat_profile(SHAPE))
     write_profile(tmp_path / "c.toml", replace(flat_profile(SHAPE), driving_s=9.0))
@@ -202,7 +202,7 @@ def test_the_sources_of_a_plug_in_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(hashing.outside_sources("plugged,capacity=3")["plugged_in"]) == {"plugged_in.py"}
 
 
-def test_an_installed_policy_does_not_drag_in_what_is_installed_beside_it() -> None:
+def test_the_key_of_an_installed_policy_ignores_other_installed_packages() -> None:
     assert {path.partition("/")[0] for path in sources_of("simpy.core")} == {"simpy"}
 
 

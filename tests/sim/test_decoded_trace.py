@@ -30,7 +30,7 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return decoded
 
 
-def test_a_trace_is_decoded_once_wherever_it_lies(
+def test_a_trace_is_decoded_once_wherever_it_is_stored(
     artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [small_trace(tmp_path / f"{name}.trace", 3, shape=SHAPE) for name in "ab"]
@@ -43,7 +43,7 @@ def test_a_trace_is_decoded_once_wherever_it_lies(
             assert_same(trace.read(request), Trace.open(path).read(request))
 
 
-def test_another_trace_or_other_code_decodes_anew(
+def test_another_trace_or_other_code_decodes_again(
     artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [small_trace(tmp_path / f"{requests}.trace", requests, shape=SHAPE) for requests in (3, 4)]
@@ -54,7 +54,7 @@ def test_another_trace_or_other_code_decodes_anew(
     assert noted == [*paths, paths[0]]
 
 
-def test_a_trace_that_is_large_or_has_no_place_is_streamed(
+def test_a_large_trace_or_one_that_cannot_be_kept_is_streamed(
     artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = Trace.open(small_trace(tmp_path / "a.trace", 3, shape=SHAPE))
@@ -67,7 +67,7 @@ def test_a_trace_that_is_large_or_has_no_place_is_streamed(
     assert with_decoded(trace, artefacts) is not trace
 
 
-def test_a_place_that_refuses_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     refused = Artefacts(tmp_path / "file" / "artefacts", "code")
     path = small_trace(tmp_path / "a.trace", 3, shape=SHAPE)
@@ -88,7 +88,7 @@ def test_a_broken_trace_is_not_kept(artefacts: Artefacts, tmp_path: Path) -> Non
     assert list(artefacts) == []
 
 
-def test_a_file_that_was_changed_since_is_refused_as_ever(artefacts: Artefacts, tmp_path: Path) -> None:
+def test_a_file_that_was_changed_since_is_still_refused(artefacts: Artefacts, tmp_path: Path) -> None:
     path = small_trace(tmp_path / "a.trace", 3, shape=SHAPE)
     with_decoded(Trace.open(path), artefacts)
     change_values(path, "tokens.parquet", "token", lambda tokens: tokens.reverse(), rehash=False)

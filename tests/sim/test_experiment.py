@@ -82,7 +82,7 @@ def test_a_figure_of_the_machine_goes_into_its_text() -> None:
     assert Experiment(scenario=BASE, list=[{"machine.gpus": 2}, {}]).matrix()[1].value("machine.gpus") is None
 
 
-def test_a_figure_that_the_machine_has_set_already_is_refused() -> None:
+def test_a_figure_that_the_machine_already_sets_is_refused() -> None:
     grid = {"machine": ["rtx3090,gpus=2", "rtx3090"], "machine.gpus": [4]}
     assert [run.problem for run in Experiment(scenario=BASE, grid=grid).matrix()] == [
         "machine.gpus: machine rtx3090,gpus=2 already sets it, value 4",
@@ -90,7 +90,7 @@ def test_a_figure_that_the_machine_has_set_already_is_refused() -> None:
     ]
 
 
-def test_a_run_that_no_scenario_can_be_is_kept_with_its_reason() -> None:
+def test_an_impossible_run_is_kept_with_its_reason() -> None:
     good, bad = Experiment(scenario=BASE, grid={"cache.share": [0.5, 1.5]}).matrix()
     assert good.problem is None
     assert bad.scenario is None
@@ -98,7 +98,7 @@ def test_a_run_that_no_scenario_can_be_is_kept_with_its_reason() -> None:
     assert dict(bad.point) == {"cache.share": 1.5}
 
 
-def test_one_and_true_are_different_values() -> None:
+def test_1_and_true_are_different_values() -> None:
     assert len(points(grid={"seed": [1, True]})) == 2
 
 
@@ -165,7 +165,7 @@ def test_a_point_that_leaves_out_an_axis_has_the_scenario_s_value_there() -> Non
     assert [two.value(name) for name in ("batch_size", "requests")] == [1, 8]
 
 
-def test_a_matrix_beyond_all_patience_is_refused_at_once() -> None:
+def test_a_matrix_that_is_too_large_is_refused_at_once() -> None:
     grid = {"seed": range(1000), "requests": range(1, 1001)}
     with pytest.raises(UserError, match="the axes have 1,000,000 combinations; a sweep has at most 100,000"):
         Experiment(scenario=BASE, grid=grid).matrix()

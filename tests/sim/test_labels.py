@@ -23,17 +23,17 @@ UNKNOWN = {"label": "c", "fits": None, "prediction_charged": None}
 FREE = {"label": "d", "fits": False, "prediction_charged": False}
 
 
-def test_only_what_certainly_does_not_fit_is_labelled() -> None:
+def test_only_runs_that_certainly_do_not_fit_are_labelled() -> None:
     assert [labels(each) for each in (FITS, EXCEEDS, UNKNOWN)] == [[], ["does not fit"], []]
     assert [marked(each["label"], each) for each in (FITS, EXCEEDS, UNKNOWN)] == ["a", "b *", "c"]
 
 
-def test_what_predicts_in_no_time_is_labelled() -> None:
+def test_policies_whose_predictions_take_no_time_are_labelled() -> None:
     assert labels(FREE) == ["does not fit", "prediction time not charged"]
     assert marked("d", FREE) == "d * †"
 
 
-def test_a_mark_and_a_footnote_stand_once_however_many_runs_have_the_label() -> None:
+def test_a_label_has_one_mark_and_one_footnote_for_all_its_runs() -> None:
     assert marked("b", EXCEEDS, FITS, EXCEEDS) == "b *"
     (line,) = footnotes([("a", FITS), ("b", EXCEEDS), ("b", EXCEEDS), ("d", EXCEEDS)])
     assert line.startswith("* b, d: does not fit; ")
@@ -89,14 +89,14 @@ def test_the_whole_of_mixtral_does_not_fit_on_one_a100(tmp_path: Path, capsys: p
     assert main(arguments(trace, *words, "--cache-experts", 217, policies=("lru",))) == 0
 
 
-def test_a_machine_that_states_no_memory_checks_nothing(simulate: Any, trace: Path, tmp_path: Path) -> None:
+def test_without_known_memory_nothing_is_checked(simulate: Any, trace: Path, tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
     words = ("--machine", tmp_path / "a.toml", "--cache-share", "1.0")
     found = simulate(trace, *words, policies=("lru", "no-offload"))
     assert [each["fits"] for each in found.values()] == [None, None]
 
 
-def test_what_does_not_fit_is_labelled_in_json_table_picture_and_results(
+def test_a_run_that_does_not_fit_is_labelled_in_json_table_picture_and_results(
     simulate: Any, trace: Path, small_machine: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--machine", small_machine, "--cache-experts", 8)
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_labelled_in_json_table_picture_and_results(
     assert picture.read_text().count("does not fit") == 1
 
 
-def test_the_reference_that_does_not_fit_is_noted_where_it_is_only_compared_with(
+def test_a_reference_run_that_does_not_fit_is_noted(
     trace: Path, small_machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--machine", small_machine, "--cache-experts", 8)
@@ -125,7 +125,7 @@ def test_the_reference_that_does_not_fit_is_noted_where_it_is_only_compared_with
     assert "\n* no-offload: does not fit; " in capsys.readouterr().out
 
 
-def test_what_fits_has_no_label(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fits_has_no_label(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     large = machine_with(tmp_path / "large.toml", room_bytes=32 * EXPERT_BYTES)
     assert main(arguments(trace, "--machine", large, policies=("lru", "no-offload"))) == 0
     assert "does not fit" not in capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_a_comparison_with_measured_results_has_the_label(
     assert printed.count("\n* no-offload: does not fit; ") == 1
 
 
-def test_a_trace_with_arrivals_says_that_batches_ignore_them(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_note_says_that_batches_ignore_arrival_times(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every second request of the trace has one."""
     result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
     assert result.summary["note"] == ARRIVALS_IGNORED
@@ -153,7 +153,7 @@ def test_a_trace_with_arrivals_says_that_batches_ignore_them(trace: Path, capsys
     assert f"belady: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_trace_without_arrivals_says_nothing_of_them(tmp_path: Path) -> None:
+def test_a_trace_without_arrival_times_has_no_such_note(tmp_path: Path) -> None:
     plain = small_trace(tmp_path / "plain.trace", 10, shape=SHAPE)
 
     def forget(arrivals: list[float | None]) -> None:

@@ -82,9 +82,7 @@ def assert_equal(one: Outcome, other: Outcome) -> None:
 
 
 @pytest.mark.parametrize("policy", ALONE)
-def test_every_policy_does_the_same_whether_it_learns_or_has_learned(
-    policy: str, traced: Path, artefacts: Artefacts
-) -> None:
+def test_kept_learning_does_not_change_what_a_policy_does(policy: str, traced: Path, artefacts: Artefacts) -> None:
     scenario = scenario_of(traced, policy)
     alone = ran(scenario)
     assert_equal(ran(scenario, artefacts), alone)
@@ -94,7 +92,7 @@ def test_every_policy_does_the_same_whether_it_learns_or_has_learned(
 
 @pytest.mark.parametrize("bare", slow_but([False, True], True))
 @pytest.mark.parametrize("policy", LEARNERS)
-def test_what_was_learned_for_one_machine_and_cache_serves_another(
+def test_learning_is_shared_between_machines_and_caches(
     policy: str, bare: bool, traced: Path, artefacts: Artefacts, tmp_path: Path
 ) -> None:
     """Also without prefill and embeddings, and where the arrays of another policy lie in the same folder."""
@@ -121,7 +119,7 @@ def test_what_was_learned_for_one_machine_and_cache_serves_another(
         {"trace": "other"},
     ],
 )
-def test_another_policy_history_split_model_or_seed_learns_anew(
+def test_another_policy_history_split_model_or_seed_learns_again(
     change: dict[str, Any], traced: Path, artefacts: Artefacts, tmp_path: Path
 ) -> None:
     other = small_trace(tmp_path / "other.trace", 9, shape=SHAPE, lookahead=(1, 2))
@@ -140,7 +138,7 @@ def test_the_same_trace_elsewhere_is_the_same_history(traced: Path, artefacts: A
     ran(scenario_of(tmp_path / "copy.trace", "finemoe"), artefacts, unread=True)
 
 
-def test_a_policy_of_ones_own_that_was_edited_learns_anew(
+def test_an_edited_policy_of_ones_own_learns_again(
     traced: Path, artefacts: Artefacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -151,7 +149,7 @@ def test_a_policy_of_ones_own_that_was_edited_learns_anew(
     assert len(list(artefacts)) == 2
 
 
-def test_nothing_is_kept_of_what_no_file_holds_or_nothing_describes(traced: Path, artefacts: Artefacts) -> None:
+def test_nothing_is_kept_if_code_or_history_cannot_be_identified(traced: Path, artefacts: Artefacts) -> None:
     scenario = scenario_of(traced, "finemoe")
     inputs = resolve(scenario)
     assert learning_from(artefacts, scenario, inputs) is not None
@@ -178,7 +176,7 @@ def drawn(learned: Any, rng: np.random.Generator) -> list[Any]:
     return answer
 
 
-def test_the_generator_goes_on_as_if_it_had_been_learned_again(artefacts: Artefacts) -> None:
+def test_the_generator_continues_as_after_learning_again(artefacts: Artefacts) -> None:
     expected = drawn(learned_at_once, np.random.default_rng(5))
     for kept in (Artefacts(None, "code"), artefacts, artefacts):
         rng = np.random.default_rng(5)
@@ -212,7 +210,7 @@ def both_learn() -> Policy:
     return Policy(prefetcher=LearningPrefetcher(), evictor=LearningEvictor())
 
 
-def test_what_prefetcher_and_evictor_learn_is_kept_apart(traced: Path, artefacts: Artefacts) -> None:
+def test_learning_of_prefetcher_and_evictor_is_kept_apart(traced: Path, artefacts: Artefacts) -> None:
     scenario = scenario_of(traced, "tests.sim.test_learned_state:both_learn")
     alone = ran(scenario)
     for _ in range(2):

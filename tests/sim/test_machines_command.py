@@ -45,7 +45,7 @@ def test_every_figure_has_its_unit_kind_and_source(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", [TEXT, "a100-80gb,scale.link=2", "paper-rtx3090"])
-def test_programs_get_the_figures_as_a_file_has_them(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_json_has_the_figures_as_in_a_file(capsys: pytest.CaptureFixture[str], name: str) -> None:
     (found,) = json.loads(said(capsys, name, "--json"))
     machine = machine_named(name)
     assert (found["name"], found["digest"]) == (machine.name, machine.digest)
@@ -57,7 +57,7 @@ def test_programs_get_the_figures_as_a_file_has_them(capsys: pytest.CaptureFixtu
             assert figure["value"] == (list(map(list, value)) if isinstance(value, tuple) else value)
 
 
-def test_a_profile_shows_the_range_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_shows_its_measured_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_profile(tmp_path / "cpu.toml", flat_profile(shape(), contention=Contention(copy_slowdown=1.5)))
     text = said(capsys, f"{tmp_path / 'cpu.toml'},scale.link=4")
     rows = [line.split() for line in text.splitlines()]
@@ -67,12 +67,14 @@ def test_a_profile_shows_the_range_of_what_was_measured(tmp_path: Path, capsys: 
     assert ["scale.link", "4", "times", "as", "fast", "assumed", "assumption:", "what", "if"] in rows
 
 
-def test_what_is_no_machine_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_machine_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["machines", "rtx3090,gpus=none"]) == 2
     assert capsys.readouterr().err == ("error: machine rtx3090,gpus=none: gpus: must be a whole number, value 'none'\n")
 
 
-def test_what_a_text_sets_of_a_profile_is_shown_as_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_effects_set_in_a_profiles_text_are_shown_as_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_profile(tmp_path / "cpu.toml", flat_profile(shape(), contention=Contention(copy_slowdown=1.5)))
     text = said(capsys, f"{tmp_path / 'cpu.toml'},host.memory_bytes_per_s=5e9,demand_loading=serial")
     rows = [line.split() for line in text.splitlines()]

@@ -61,7 +61,9 @@ def test_lru_hits_as_often_as_the_engine_that_was_measured(tmp_path: Path) -> No
     ],
     ids=["mixed sizes", "a dense layer and three turns", "whole last layer", "no prefill"],
 )
-def test_lru_hits_exactly_where_a_cache_of_as_many_slots_did(engine: Engine, turns: list, tmp_path: Path) -> None:
+def test_lru_hits_exactly_where_the_measured_cache_of_equal_size_did(
+    engine: Engine, turns: list, tmp_path: Path
+) -> None:
     trace = traced(route_file(tmp_path / "tiny.csv", engine, turns), tmp_path)
     found = recorded_hits(trace)
     for phase, name in enumerate(("prefill", "decode")):

@@ -63,14 +63,14 @@ def test_no_offload_hits_always_and_moves_nothing(simulate: Any, trace: Path) ->
     assert found["expert_memory_bytes"] == 32 * EXPERT_BYTES
 
 
-def test_distance_from_no_offload_is_a_ratio_of_two_rows_and_needs_not_both(simulate: Any, trace: Path) -> None:
+def test_tpot_over_no_offload_is_a_ratio_of_two_runs(simulate: Any, trace: Path) -> None:
     both, alone = simulate(trace), simulate(trace, policies=("lru",))
     ratio = both["lru"]["tpot_s_mean"] / both["no-offload"]["tpot_s_mean"]
     assert both["lru"]["tpot_over_no_offload"] == pytest.approx(ratio, rel=1e-12)
     assert alone["lru"] == both["lru"]
 
 
-def test_what_was_never_prefetched_has_no_outcome(simulate: Any, trace: Path) -> None:
+def test_without_prefetches_there_are_no_outcomes(simulate: Any, trace: Path) -> None:
     found = simulate(trace)
     assert found["lru"]["prefetched_copies"] == 0
     assert found["lru"]["prefetch_useful"] is None
@@ -165,7 +165,7 @@ def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixtu
         assert word in heading
 
 
-def test_the_heading_says_what_the_times_stand_for(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_heading_says_what_was_simulated_or_measured(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(trace, "--sizes", "mixtral-8x7b", policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
     for word in ("Simulated, not measured", "3 requests", "small.trace", "SYNTHETIC", "mixtral-8x7b layers × 4"):
@@ -265,7 +265,7 @@ def test_with_as_many_layers_the_model_has_its_own_name(simulate: Any, tmp_path:
 # ---- cache sizes -----------------------------------------------------------------------------------------------------
 
 
-def test_the_three_ways_to_say_a_cache_size_agree(simulate: Any, trace: Path) -> None:
+def test_the_three_ways_to_give_a_cache_size_agree(simulate: Any, trace: Path) -> None:
     """A quarter of 32 experts is 8, of Mixtral's 352 MB: 2.82 GB and a bit more, but not another expert."""
     ways = [("--cache-experts", 8), ("--cache-share", 0.25), ("--cache-gb", 2.9), ("--cache-gb", 3.17), ()]
     found = [simulate(trace, "--sizes", "mixtral-8x7b", *way, policies=("lru",)) for way in ways]
@@ -302,7 +302,7 @@ def test_a_share_in_whole_percent_is_exact(model: str) -> None:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def test_checking_changes_nothing_that_comes_out(simulate: Any, trace: Path) -> None:
+def test_checking_does_not_change_the_result(simulate: Any, trace: Path) -> None:
     assert simulate(trace, "--check") == simulate(trace)
 
 

@@ -154,7 +154,7 @@ def test_a_missing_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.C
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_forgotten_ending_is_offered(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_forgotten_suffix_is_suggested(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"did you mean {trace}?" in refused(capsys, arguments(trace.with_suffix("")))
 
 

@@ -39,7 +39,7 @@ FULL = Scenario(
 UNLABELLED = replace(FULL, label=None)  # a label names one policy
 
 
-def test_a_text_is_enough_for_a_path() -> None:
+def test_a_path_may_be_given_as_text() -> None:
     assert Scenario("a.trace").trace == Path("a.trace")  # type: ignore[arg-type]
 
 
@@ -84,7 +84,7 @@ def test_an_experiment_reads_back_what_it_wrote(tmp_path: Path, experiment: Expe
 
 
 @pytest.mark.parametrize("policies", [(), ("lru", "lfu")])
-def test_a_file_says_every_setting_so_that_a_later_default_changes_nothing(
+def test_a_file_has_every_setting_so_that_later_defaults_change_nothing(
     tmp_path: Path, policies: tuple[str, ...]
 ) -> None:
     grid = {"policy": policies} if policies else {}
@@ -101,7 +101,7 @@ def test_policies_are_an_axis_and_run_once_each() -> None:
     assert [each.policy for each in Experiment(scenario=FULL).scenarios()] == [FULL.policy]
 
 
-def test_what_is_given_overrides_the_file(tmp_path: Path) -> None:
+def test_given_values_override_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     Experiment(scenario=UNLABELLED, grid={"policy": ("lru", "lfu")}).write(path)
     found = read_experiment(path, {("seed",): 5, ("cache", "share"): 0.5, ("policy",): ("belady",)})
@@ -142,7 +142,7 @@ def test_a_mistake_in_a_file_names_the_file_and_the_field(tmp_path: Path, text: 
     assert not isinstance(raised.value, FieldError)
 
 
-def test_a_mistake_in_what_is_given_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+def test_a_mistake_in_a_given_value_is_not_blamed_on_the_file(tmp_path: Path) -> None:
     Experiment(scenario=FULL).write(tmp_path / "a.toml")
     with pytest.raises(FieldError, match=r"^cache\.gb: must be above 0, value -1\.0$"):
         read_experiment(tmp_path / "a.toml", {("cache", "gb"): -1.0})

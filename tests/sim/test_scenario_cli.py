@@ -38,7 +38,7 @@ def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.C
     assert found == printed(capsys, *arguments(trace, "--cache-share", 0.5, "--seed", 4, policies=("lru",)))
 
 
-def test_a_saved_scenario_is_there_before_the_run_and_takes_no_files_place(
+def test_a_scenario_is_saved_before_the_run_and_replaces_no_file(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.toml"
@@ -73,7 +73,7 @@ def test_a_mistake_in_the_file_names_it(
     assert capsys.readouterr().err == f"error: {file}: {said}\n"
 
 
-def test_a_trace_must_come_from_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--policy", "lru"]) == 2
     assert capsys.readouterr().err == "error: --trace: is required\n"
 
@@ -102,7 +102,7 @@ def test_help_is_grouped_and_shows_defaults(capsys: pytest.CaptureFixture[str], 
         ("from sim import Scenario, simulate, Result", set()),
     ],
 )
-def test_what_is_not_needed_is_not_imported(code: str, heavy: set[str]) -> None:
+def test_unneeded_libraries_are_not_imported(code: str, heavy: set[str]) -> None:
     """Neither by help nor by the package: torch, scikit-learn and matplotlib never, pandas and pyarrow not by help."""
     wanted = heavy | {"torch", "sklearn", "matplotlib", "transformers"}
     words = [sys.executable, "-c", f"{code}; import sys; print(sorted({wanted!r} & sys.modules.keys()))"]

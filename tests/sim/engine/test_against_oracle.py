@@ -135,13 +135,13 @@ def sources_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("sources_read_once")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_simulators_say_the_same(family: str) -> None:
+def test_both_simulators_give_the_same_numbers(family: str) -> None:
     for instance, oracle in drawn(family)[0]:
         found = list(differences(instance, oracle))
         assert not found, f"seed {instance.seed}, {instance.policy}: {found[:4]}"
 
 
-def test_the_draw_covers_what_it_claims() -> None:
+def test_random_instances_cover_all_claimed_features() -> None:
     """Counts are of instances."""
     runs = [run for family in FAMILIES for run in drawn(family)[0]]
     assert len(runs) == INSTANCES

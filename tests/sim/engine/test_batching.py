@@ -53,7 +53,7 @@ def test_the_last_batch_takes_what_is_left():
     assert [len(step.batch.request) for step in steps(3, requests)] == [3, 3, 3, 3, 1, 1]
 
 
-def test_no_requests_are_no_iterations():
+def test_without_requests_there_are_no_iterations():
     assert steps(2, []) == []
 
 
@@ -155,7 +155,7 @@ def test_a_token_attends_to_itself_and_to_all_before_it():
     assert [step.attended for step in steps(1, [four])] == [1 + 2 + 3 + 4]
 
 
-def test_positions_say_what_is_cached_even_where_earlier_rows_were_not_recorded():
+def test_positions_give_the_context_even_if_earlier_rows_are_missing():
     later = replace(SECOND, position=np.array([9], np.int32))
     (step,) = steps(1, [later])
     assert (step.context, step.attended) == (10, 10)
@@ -170,7 +170,7 @@ def test_embeddings_are_joined_token_by_token():
     assert first.batch.embedding.dtype == np.float32
 
 
-def test_without_the_embeddings_of_all_there_are_none():
+def test_embeddings_are_dropped_unless_all_requests_have_them():
     rng = np.random.default_rng(2)
     (known,) = random_requests(MODEL, rng, requests=1, decoded=1, prefill_tokens=2, hidden=3)
     first, second = steps(2, [known, replace(SECOND, request=9)])
@@ -201,7 +201,7 @@ def test_lookahead_has_the_precision_of_the_gates():
     assert step.lookahead[1].dtype == step.maps.dtype == np.float32
 
 
-def test_nothing_recorded_is_changed():
+def test_recorded_requests_are_not_changed():
     before = [recorded.experts.copy() for recorded in ALL]
     for step in fixed_batches(ALL, 2):
         assert step.demands

@@ -62,14 +62,14 @@ def assert_equal_times(one, other, rtol=1e-9):
 
 
 @pytest.mark.parametrize("policy", policy_names())
-def test_host_memory_that_feeds_all_links_changes_nothing(policy):
+def test_host_memory_as_fast_as_all_links_changes_nothing(policy):
     hardware = slow(3)
     enough = Effects(host_bytes_per_s=3 * hardware.host_link.bytes_per_s)
     assert_same(run(policy, hardware, enough), run(policy, hardware))
 
 
 @pytest.mark.parametrize("policy", policy_names())
-def test_one_link_shares_host_memory_with_nobody(policy):
+def test_a_single_link_does_not_share_host_memory(policy):
     """It moves bytes at the lower of the two rates."""
     hardware = slow(1)
     below = Effects(host_bytes_per_s=0.6 * hardware.host_link.bytes_per_s)
@@ -294,7 +294,7 @@ def test_on_one_gpu_demand_is_serial_anyway(policy):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_without_offloading_cpu_time_adds_itself(batch_size):
+def test_without_offloading_cpu_time_is_simply_added(batch_size):
     """Of each layer and of each distinct expert that it launches; all of it is overhead."""
     framework = Effects(layer_host_s=7e-6, expert_host_s=3e-6)
     bare, driven = (run("no-offload", slow(3), effects, batch_size=batch_size) for effects in (None, framework))
@@ -318,7 +318,7 @@ def test_contention_without_copies_changes_nothing(batch_size):
 
 
 @pytest.mark.parametrize("policy", MOVING)
-def test_slowdowns_of_next_to_nothing_change_next_to_nothing(policy):
+def test_tiny_slowdowns_have_tiny_effects(policy):
     """The engine that knows no end before it comes decides as the one of closed forms does."""
     contended = Effects(compute_slowdown=1 + 1e-13, copy_slowdown=1 + 1e-13)
     assert_equal_times(run(policy, slow(3), contended), run(policy, slow(3)))

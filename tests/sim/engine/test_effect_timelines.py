@@ -115,7 +115,7 @@ def test_attention_and_head_slow_down_on_the_gpus_of_their_layers():
     assert end == pytest.approx(40.5)
 
 
-def test_under_contention_latency_slows_nothing_down():
+def test_latency_does_not_slow_computing_under_contention():
     """An expert computes 15-19 while the next copy on its link has latency 15-17 and then bytes.
 
         5 gate: 0 and 1 are demanded on one GPU, 0 arrives at 15, 1 has its latency until 17
@@ -129,7 +129,7 @@ def test_under_contention_latency_slows_nothing_down():
     assert end == pytest.approx(21 + 16 / 3 + 4)
 
 
-def test_the_framework_holds_up_computing_but_no_copies():
+def test_cpu_time_delays_computing_but_not_copies():
     """3 µs of CPU before attention, 2 µs for each of two experts.
 
      0 CPU 0-3, attention 3-8; the prefetch of expert 0 runs 0-10
@@ -144,7 +144,7 @@ def test_the_framework_holds_up_computing_but_no_copies():
     assert parts["miss_wait_s"] + parts["late_wait_s"] == pytest.approx(4 * US)  # 12 + 2 · 4 = 20
 
 
-def test_the_framework_starts_when_what_the_layer_waits_for_is_there():
+def test_cpu_time_starts_after_the_prefetch_wait():
     """A layer waits for its prefetch until 10, then CPU 10-13, attention 13-18, CPU 18-20, the expert 20-24."""
     cost = LinkCost(layer_host_s=3 * US, expert_host_s=2 * US)
     times, end, parts = run([[0]], cost, slots=[2], plan=[Prefetch(0, [0], [1.0])], blocking_prefetch=True)

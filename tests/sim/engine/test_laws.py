@@ -101,7 +101,7 @@ def test_more_room_never_costs_lru_a_hit(gpus):
 
 
 @pytest.mark.parametrize("policy", MOVING)
-def test_time_spent_is_work_plus_waiting(policy):
+def test_iteration_time_is_work_plus_waiting(policy):
     """What an iteration takes longer than with every expert in place is the waiting that was recorded."""
     offloaded, resident = run(policy), run("no-offload")
     took, least = ((each.iterations["end_s"] - each.iterations["start_s"]) for each in (offloaded, resident))
@@ -135,7 +135,7 @@ def test_the_same_inputs_and_seed_give_the_same_run(policy):
 
 
 @pytest.mark.parametrize("policy", policy_names())
-def test_the_decision_log_tells_what_was_counted(policy):
+def test_the_decision_log_agrees_with_the_counts(policy):
     """Conservation between two records of one run: the log's calls and the counters."""
     result = run(policy, log=True)
     calls = [row.call for row in result.log.rows]

@@ -50,7 +50,7 @@ def distinct(recorded):
 @pytest.mark.parametrize("hidden", [None, 3])
 @pytest.mark.parametrize("gpus", [1, 2])
 @pytest.mark.parametrize("policy", [*policy_names(), "finemoe,prefill_records=iteration", "finemoe,learn=false"])
-def test_every_policy_runs_and_only_what_is_executed_is_demanded(policy, gpus, hidden):
+def test_every_policy_runs_and_only_executed_experts_are_demanded(policy, gpus, hidden):
     history, tested = requests(hidden)[:3], requests(hidden)[3:]
     setting = Setting(model=MODEL, hardware=machine(gpus), cache_experts=20, batch_size=gpus)
     run = simulate(policy, setting, tested, history=history, future=KnownFuture(MODEL, tested))

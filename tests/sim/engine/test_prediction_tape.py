@@ -94,7 +94,7 @@ def test_a_run_that_replays_is_the_run_that_predicts(spec, batch_size, requests,
         )
 
 
-def test_arrays_may_be_read_only_and_lie_in_files(tmp_path):
+def test_recorded_arrays_may_be_read_only_and_memory_mapped(tmp_path):
     arrays = {}
     for name, array in recorded(SPECS[0]).items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -138,7 +138,7 @@ def test_blocks_may_end_in_the_middle_of_requests(spec, monkeypatch):
     assert same(ran(spec, tape=PredictionTape(tape.arrays())), expected)
 
 
-def test_what_an_evictor_draws_is_what_it_would_have_drawn(monkeypatch):
+def test_replaying_does_not_change_an_evictors_random_draws(monkeypatch):
     class Drawing(Evictor):
         def start(self, setup):
             super().start(setup)

@@ -68,7 +68,7 @@ def test_the_parts_add_up_to_the_time_of_each_iteration(policy, batch_size, gpus
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("policy", policy_names())
-def test_what_is_no_wait_is_the_same_for_every_policy(policy, batch_size):
+def test_all_parts_except_waits_are_the_same_for_every_policy(policy, batch_size):
     offloaded, resident = (run(name, batch_size=batch_size).iterations for name in (policy, "no-offload"))
     for part in ("compute_s", "exchange_s", "overhead_s"):
         np.testing.assert_allclose(offloaded[part], resident[part], rtol=1e-9)
@@ -77,21 +77,21 @@ def test_what_is_no_wait_is_the_same_for_every_policy(policy, batch_size):
 
 @pytest.mark.parametrize("gpus", [1, 2])
 @pytest.mark.parametrize("policy", policy_names())
-def test_nobody_waits_for_copies_and_searches_that_take_no_time(policy, gpus):
+def test_copies_and_searches_that_take_no_time_cause_no_waiting(policy, gpus):
     hardware = machine(gpus, bytes_per_s=float("inf"), free_search=True)
     found = run(policy, hardware=hardware, experts=MODEL.experts * gpus).iterations
     assert (found[list(WAITS)] == 0).to_numpy().all()
 
 
 @pytest.mark.parametrize("policy", ON_DEMAND)
-def test_who_copies_on_demand_waits_for_misses_and_waves_alone(policy):
+def test_on_demand_policies_wait_only_for_misses_and_waves(policy):
     found = run(policy, experts=4).iterations
     assert (found[["late_wait_s", "search_wait_s", "prefetch_wait_s"]] == 0).to_numpy().all()
     if policy != "no-offload":
         assert found["miss_wait_s"].sum() > 0 < found["wave_wait_s"].sum()
 
 
-def test_what_starting_an_operation_takes_is_overhead():
+def test_starting_operations_counts_as_overhead():
     """Of a layer, the operations of the GPU that takes longest: in decode steps the one with most experts."""
     slow = machine(2)
     free = replace(slow, gpu=replace(slow.gpu, overhead_s=0.0))
@@ -153,7 +153,7 @@ def test_the_timeline_of_two_layers_and_two_slots():
         (True, 30, 10),  # resident until 65; the first is there while the other would be computed; until 75
     ],
 )
-def test_a_copy_that_comes_while_others_are_computed_costs_nothing(on_arrival, expert_us, waited_us):
+def test_a_copy_hidden_by_computing_costs_nothing(on_arrival, expert_us, waited_us):
     model = shape(layers=1, experts=2, top_k=2)
     policy = scripted({}, LeastRecentlyUsed(), compute_on_arrival=on_arrival)
     cost = HandCost(expert_s=expert_us * US)
@@ -161,7 +161,7 @@ def test_a_copy_that_comes_while_others_are_computed_costs_nothing(on_arrival, e
     assert parts(recorder) == [{"compute_s": 5 + 2 * expert_us, "miss_wait_s": waited_us}]
 
 
-def test_a_layer_that_is_held_back_waits_for_prefetches():
+def test_a_blocked_layer_waits_for_prefetches():
     """Copies 0-10 and 10-20, then attention, and every expert is there."""
     model = shape(layers=1, experts=2, top_k=2)
     plan = {(0, -1): [Prefetch(0, [0, 1], [0.6, 0.4])]}
@@ -176,7 +176,7 @@ def test_a_layer_that_is_held_back_waits_for_prefetches():
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize(("gpus", "experts"), [(1, 3), (2, 5), (2, 12)])
 @pytest.mark.parametrize("policy", ["finemoe", "promoe", "lru", "clairvoyant", "deepspeed", "perfect-prefetch"])
-def test_the_waits_for_experts_are_the_differences_of_layers_played_again(policy, gpus, experts, batch_size):
+def test_expert_waits_are_the_differences_between_replayed_layers(policy, gpus, experts, batch_size):
     """Each layer is played from its copies in the log, once for each number of arrivals that are late as they were.
 
     None of these policies waits for its predictions, so that experts are computed from the gate on.

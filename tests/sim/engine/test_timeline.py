@@ -133,7 +133,7 @@ def test_gpus_copy_and_compute_in_parallel_and_then_exchange():
     assert recorder.iterations()["end_s"].iloc[0] == pytest.approx(22 * US, abs=1e-12)
 
 
-def test_experts_that_wait_for_all_are_computed_after_the_last_arrival():
+def test_without_compute_on_arrival_experts_run_after_the_last_arrival():
     """Copies end at 15 and 25. On arrival: 15-19 and 25-29. Otherwise both from 25: 33."""
     model = shape(layers=1, experts=2, top_k=2)
     request = request_of([[[0, 1]]], model)
@@ -156,7 +156,7 @@ def test_a_blocking_prefetch_holds_back_its_layer():
     assert recorder.iterations()["wait_s"].iloc[0] == pytest.approx(20 * US, abs=1e-12)
 
 
-def test_a_link_that_waits_for_a_slot_is_woken_though_the_clock_rounds():
+def test_a_stalled_link_wakes_despite_rounding_of_the_clock():
     """Layers end at times that floating point cannot add up exactly: a wake-up a rounding error early must not repeat.
 
     One slot, so each prefetch waits for the pins of the layer before; an endless loop would raise here.

@@ -109,7 +109,7 @@ def test_mistakes_are_reported_in_one_line(trace, capsys, more, policies, report
     assert reported in captured.err
 
 
-def test_a_file_that_is_there_is_not_overwritten(trace, capsys, tmp_path):
+def test_an_existing_file_is_not_overwritten(trace, capsys, tmp_path):
     taken = tmp_path / "rows.parquet"
     taken.touch()
     assert predict(trace, "--out", taken) == 2

@@ -140,7 +140,7 @@ class EveryGate(Prefetcher):
             yield Prefetch(layer, [layer - gate.layer], [1.0])
 
 
-def test_a_policy_is_shown_at_every_lead_for_which_it_plans_by_what_stood_then():
+def test_a_policy_is_shown_at_every_lead_for_which_it_plans():
     """Layer 3 executes expert 2, which was planned two layers ahead, and replaced by expert 1 one layer ahead.
 
     Layer 1 executes expert 1 and has but one layer before it: at all leads its last plan counts. Layer 0 has none.
@@ -158,7 +158,7 @@ def test_a_policy_is_shown_at_every_lead_for_which_it_plans_by_what_stood_then()
 WITH_SEARCH = "hit-count,prefetch_distance=1"
 
 
-def test_a_policy_that_plans_without_a_search_is_known_by_it():
+def test_a_policy_that_plans_without_a_search_is_not_charged():
     model = shape(layers=3, experts=6, top_k=2)
     requests = random_requests(model, np.random.default_rng(1), requests=2)
     charged = {spec: measure(spec, model, requests).charged for spec in ("deepspeed", WITH_SEARCH, "speculate")}
@@ -170,7 +170,7 @@ def test_a_policy_that_plans_without_a_search_is_known_by_it():
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("spec", ["perfect-prefetch,prefetch_distance=2", "clairvoyant", "deepspeed"])
-def test_who_is_told_or_takes_all_recalls_all(spec, batch_size):
+def test_oracles_and_policies_that_plan_all_experts_recall_all(spec, batch_size):
     model = shape(layers=3, experts=6, top_k=2)
     requests = random_requests(model, np.random.default_rng(1), requests=3, prefill_tokens=4)
     found = measure(spec, model, requests, future=KnownFuture(model, requests), batch_size=batch_size)
@@ -230,7 +230,7 @@ def test_guessing_recalls_k_of_j():
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3])
-def test_lookahead_gates_that_tell_the_truth_recall_all_but_the_first_layer(distance):
+def test_perfect_lookahead_gates_recall_all_but_the_first_layer(distance):
     model = shape(layers=4, experts=6, top_k=2)
     drawn = random_requests(model, np.random.default_rng(5), requests=2)
     requests = [with_lookahead(each, *range(1, distance + 1)) for each in drawn]
@@ -299,7 +299,7 @@ def test_recall_of_the_nearest_map_follows_from_the_arrays_alone(gpt_oss, distan
 
 
 @needs_gpt_oss
-def test_fine_recalls_more_than_coarse_at_every_distance(gpt_oss):
+def test_fine_maps_recall_more_than_coarse_counts_at_every_distance(gpt_oss):
     """Figure 4: expert maps above counts of the whole request, over the layers that both can guide.
 
     By trajectory only, as there are no embeddings: `map-t` is the same here.

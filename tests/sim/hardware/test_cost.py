@@ -208,7 +208,7 @@ def test_a_mixtral_expert_takes_eleven_milliseconds_over_pcie_and_a_third_of_one
 
 
 @pytest.mark.parametrize("name", ["rtx3090x5", "h100", ""])
-def test_an_unknown_machine_is_told_all_and_how_to_describe_another(name):
+def test_an_unknown_machine_is_an_error_that_lists_all(name):
     with pytest.raises(UserError) as error:
         preset(name)
     assert str(error.value) == (

@@ -21,7 +21,7 @@ def reaching(**curves) -> DataSheetMachine:
     return replace(machine(), efficiency=Efficiency(**curves))
 
 
-def test_a_share_is_straight_in_the_logarithm_of_the_size_and_constant_outside() -> None:
+def test_a_share_is_linear_in_the_logarithm_of_the_size_and_constant_outside() -> None:
     assert [share_at(CURVE, size) for size in (0, 9, 10)] == [0.2] * 3
     assert share_at(CURVE, 100) == pytest.approx(0.5, rel=1e-15)
     assert share_at(CURVE, 10**1.5) == pytest.approx(0.2 + 0.6 / 4, rel=1e-12)
@@ -45,7 +45,7 @@ def test_a_copy_moves_at_the_share_that_its_size_reaches() -> None:
     assert (cost.copy_s(100), cost.copy_latency_s(100)) == (link.copy_s(100), 0.25)
 
 
-def test_no_way_to_cut_an_expert_is_faster_than_the_least() -> None:
+def test_no_chunking_of_an_expert_is_faster_than_the_lower_bound() -> None:
     """By chunks of 100 bytes a link that tires at large sizes is faster than by whole experts."""
     link = Link(bytes_per_s=1e3, latency_s=1e-9, efficiency=((100.0, 1.0), (200.0, 0.25)))
     assert 10 * link.copy_s(100) < link.copy_s(1000)
@@ -95,7 +95,7 @@ def test_an_operation_reaches_its_own_share_of_its_own_peak_by_its_tokens(part: 
         ([["a", 1]], "efficiency: must be a number, value 'a'"),
     ],
 )
-def test_what_is_no_efficiency_is_refused(curve: list, said: str) -> None:
+def test_impossible_efficiencies_are_refused(curve: list, said: str) -> None:
     with pytest.raises(FieldError) as error:
         Link(bytes_per_s=1, latency_s=0, efficiency=curve)
     assert str(error.value) == said

@@ -79,7 +79,7 @@ def test_a_file_that_only_extends_a_preset_is_that_preset_by_another_name(tmp_pa
     assert found.sources == preset(name).sources
 
 
-def test_a_file_differs_from_what_it_extends_in_what_it_says_and_nothing_else(tmp_path: Path) -> None:
+def test_a_file_changes_only_the_figures_that_it_lists(tmp_path: Path) -> None:
     text = 'extends = "rtx3090"\ngpus = 4\n[gpu]\nmemory_bytes = { value = 48e9, source = "data sheet" }\n'
     found, base = read_data_sheet(written(tmp_path, text)), preset("rtx3090")
     assert found == replace(base, name="mine", gpus=4, gpu=replace(base.gpu, memory_bytes=48e9))
@@ -211,7 +211,7 @@ def test_files_that_extend_each_other_in_a_circle_are_named(tmp_path: Path, name
     assert str(error.value) == f"{tmp_path / names[-1]}.toml: extends: files extend each other in a circle: {circle}"
 
 
-def test_a_profile_is_told_from_a_data_sheet_by_what_is_in_it(tmp_path: Path) -> None:
+def test_profiles_and_data_sheets_are_recognised_by_their_contents(tmp_path: Path) -> None:
     profile = flat_profile(MODEL)
     write_profile(tmp_path / "a100.toml", profile)
     assert machine_named(str(tmp_path / "a100.toml")) == profile
@@ -234,7 +234,9 @@ def test_a_data_sheet_without_a_section_is_still_one(tmp_path: Path, section: st
 
 
 @pytest.mark.parametrize(("text", "said"), [("a100.tom", "unknown machine 'a100.tom'"), ("a100.toml", "a100.toml: ")])
-def test_what_is_neither_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+def test_a_file_that_is_neither_is_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         machine_named(text)

@@ -38,7 +38,7 @@ def test_a_text_changes_the_figures_that_it_gives_and_no_others() -> None:
     assert found.sources["gpu.memory_bytes"] == base.sources["gpu.memory_bytes"]
 
 
-def test_a_machine_is_called_as_its_text_unless_that_names_it() -> None:
+def test_a_machines_name_is_its_text_unless_it_sets_one() -> None:
     assert sheet("rtx3090,gpus=4").name == "rtx3090,gpus=4"
     assert sheet("rtx3090,gpus=4,name=mine").name == "mine"
     assert sheet("rtx3090,gpus=4,framework=transformers,copies=pageable").describe() == (
@@ -56,7 +56,7 @@ def test_values_are_what_toml_reads_and_words_need_no_quotes() -> None:
     assert sheet('rtx3090,gpus={ value = 3, source = "the bill" }').sources["gpus"] == "the bill"
 
 
-def test_a_text_is_put_together_as_it_was_taken_apart() -> None:
+def test_a_text_is_joined_as_it_was_split() -> None:
     name, settings = parts_of("rtx3090,host_link.efficiency=[[1, 0.5], [2, 1]],gpu.name='x,y',gpus=2")
     assert (name, list(settings)) == ("rtx3090", ["host_link.efficiency", "gpu.name", "gpus"])
     assert parts_of(text_of(name, settings)) == (name, settings)

@@ -78,7 +78,7 @@ def test_a_profile_was_measured_and_says_what_was_not() -> None:
     assert "host memory" not in flat_profile(shape(), gpus=1).origins
 
 
-def test_what_is_scaled_is_assumed(tmp_path: Path) -> None:
+def test_scaled_parts_are_assumed(tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", replace(flat_profile(shape())))
     before = machine_named(str(tmp_path / "a.toml")).origins
     scaled = machine_named(f"{tmp_path / 'a.toml'},scale.link=2,scale.host=2").origins

@@ -28,7 +28,7 @@ def measured(**changes: Any) -> Profile:
 # ---- between and at the points ---------------------------------------------------------------------------------------
 
 
-def test_a_measured_point_is_answered_exactly() -> None:
+def test_a_measured_point_is_returned_exactly() -> None:
     seconds = (0.1, 0.7, 0.3)
     cost = measured(expert=Table(sizes=(1, 8, 64), seconds=seconds)).cost(MODEL)
     assert tuple(map(cost.expert_s, (1, 8, 64))) == seconds
@@ -98,7 +98,7 @@ NARROW = Table(sizes=(2, 64), seconds=(1.0, 2.0))
         (lambda cost: cost.copy_s(65), "copy time was measured for 2 … 64 bytes, 65 are needed"),
     ],
 )
-def test_outside_what_was_measured_there_is_no_answer(ask: Any, said: str) -> None:
+def test_sizes_outside_the_measured_range_are_refused(ask: Any, said: str) -> None:
     cost = measured(expert=NARROW, dense=NARROW, head=NARROW, copy=NARROW, most_attended=50).cost(MODEL)
     with pytest.raises(UserError) as error:
         ask(cost)
@@ -132,7 +132,7 @@ def test_the_same_sizes_under_another_name_are_the_same_model() -> None:
     assert isinstance(measured().cost(replace(MODEL, name="other")), MeasuredCost)
 
 
-def test_what_was_measured_beside_each_other_is_in_the_costs() -> None:
+def test_measured_contention_is_in_the_costs() -> None:
     host, framework = Host(memory_bytes_per_s=3e9), Framework(layer_s=0.1, expert_s=0.2)
     contention = Contention(compute_slowdown=1.5, copy_slowdown=1.25)
     profile = measured(copy_latency_s=2.0, host=host, framework=framework, contention=contention)

@@ -103,7 +103,7 @@ def test_the_order_of_the_provenance_does_not_matter() -> None:
     assert one.digest == other.digest
 
 
-def test_the_file_is_for_people_too(tmp_path: Path) -> None:
+def test_the_file_is_readable_for_people(tmp_path: Path) -> None:
     write_profile(tmp_path / "demo.toml", measured())
     lines = (tmp_path / "demo.toml").read_text().splitlines()
     assert lines[:2] == ['name = "demo"', "gpus = 1"]
@@ -122,7 +122,7 @@ def test_what_was_not_measured_is_not_in_the_file_and_off(tmp_path: Path) -> Non
     assert found.cost(MODEL).effects == Effects(copy_slowdown=1.5)
 
 
-def test_a_whole_number_stands_for_seconds(tmp_path: Path) -> None:
+def test_seconds_may_be_whole_numbers(tmp_path: Path) -> None:
     path = changed(tmp_path, "[driving]\nseconds = 1.0\n", "[driving]\nseconds = 1\n")
     assert read_profile(path) == measured()
 
@@ -221,7 +221,7 @@ def test_a_mistake_in_the_file_is_one_line_with_file_key_and_value(
 @pytest.mark.parametrize(
     ("data", "said"), [(None, "No such file"), (b"\xff\xfe", "is not TOML"), (b"", "model is missing")]
 )
-def test_what_is_no_profile_is_one_line(tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_a_file_that_is_not_a_profile_is_an_error_of_one_line(tmp_path: Path, data: bytes | None, said: str) -> None:
     path = tmp_path / "a.toml"
     if data is not None:
         path.write_bytes(data)
@@ -240,7 +240,7 @@ def test_a_measurement_that_cannot_be_is_refused_before_it_is_written() -> None:
         measured(seconds={"expert": float("nan")})
 
 
-def test_writing_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.toml"
     write_profile(path, measured())
     before = path.read_bytes()

@@ -51,7 +51,7 @@ def rows(sweep: Sweep, policy: str, resource: str) -> dict[float, dict[str, Any]
     return {row["factor"]: row for row in own.to_dict("records")}
 
 
-def test_copies_that_nothing_overlaps_give_the_link_their_share_as_elasticity(sweep: Sweep) -> None:
+def test_without_overlap_the_links_elasticity_is_the_share_of_copies(sweep: Sweep) -> None:
     """LRU on one GPU: of a layer's only expert, the copy is waited for whole, and takes 1 / factor of its time."""
     link = rows(sweep, "lru", "link")
     whole_s, waiting_s = link[1.0]["tpot_s_mean"], link[1.0]["decode_miss_wait_s"]
@@ -95,14 +95,14 @@ def test_the_elasticities_of_all_speeds_add_up_to_minus_one(one_expert: Path) ->
     assert found["CPU time"] < -0.01
 
 
-def test_of_what_the_machine_has_not_there_is_no_figure(sweep: Sweep) -> None:
+def test_a_resource_that_the_machine_lacks_has_no_figures(sweep: Sweep) -> None:
     for resource, said in (("host memory", "not limited"), ("CPU time", "takes no time")):
         (row,) = rows(sweep, "lru", resource).values()
         assert (row["factor"], row["at_1x"], row["status"]) == (1, said, "done")
         assert row["tpot_elasticity"] != row["tpot_elasticity"]  # nan
 
 
-def test_what_cannot_be_is_a_row_with_its_reason(sweep: Sweep) -> None:
+def test_an_impossible_factor_is_a_row_with_its_reason(sweep: Sweep) -> None:
     slots, gpus = rows(sweep, "lru", "slots"), rows(sweep, "lru", "GPUs")
     assert {factor: (row["count"], row["status"]) for factor, row in slots.items()} == {
         0.5: (6, "done"),
@@ -127,7 +127,7 @@ def test_a_row_is_what_simulating_its_scenario_gives_and_1x_is_one_run(sweep: Sw
         assert (len(own), own["key"].nunique()) == (7, 1)
 
 
-def test_how_much_there_is_of_each_resource(one_expert: Path) -> None:
+def test_the_amount_of_each_resource_is_shown(one_expert: Path) -> None:
     scenario = Scenario(one_expert, policy="lru", machine=f"rtx3090x6,{SLOWED}", cache=TWELVE)
     said = {each.name: each.at_1x for each in resources_of(scenario, resolve(scenario))}
     assert said["host memory"] == "40.00 GB/s"
@@ -136,14 +136,14 @@ def test_how_much_there_is_of_each_resource(one_expert: Path) -> None:
     assert said["GPUs"] == "6"
 
 
-def test_a_machine_that_was_scaled_before_is_scaled_from_there() -> None:
+def test_a_scaled_machine_is_scaled_further() -> None:
     scenario = Scenario("a.trace", machine="rtx3090,gpus=2,scale.link=0.5")
     link, gpus = Resource(name="link", at_1x=""), Resource(name="GPUs", at_1x="2", count=2)
     assert [each.point for each in variations(link, scenario)][4] == {"machine": "rtx3090,gpus=2,scale.link=1"}
     assert next(each.point for each in variations(gpus, scenario)) == {"machine": "rtx3090,gpus=1,scale.link=0.5"}
 
 
-def test_where_nothing_is_decoded_the_report_and_the_picture_have_ttft(sweep: Sweep, tmp_path: Path) -> None:
+def test_without_decoding_report_and_picture_show_ttft(sweep: Sweep, tmp_path: Path) -> None:
     decoded = [name for name in sweep.frame if name.startswith(("tpot_s", "decode_"))]
     prefills = replace(sweep, frame=sweep.frame.assign(**dict.fromkeys(decoded)))
     said = report(prefills)
@@ -201,7 +201,7 @@ def test_json_has_a_row_per_resource_and_factor(
     assert done["largest_share"].between(0.2, 1).all()
 
 
-def test_a_scenario_may_stand_in_the_traces_place_but_not_twice(
+def test_a_scenario_file_may_replace_the_trace_but_only_once(
     scenario: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert whatif(folder, scenario, "--scenario", scenario) == 2

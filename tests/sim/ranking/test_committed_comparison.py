@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 
 
-def test_the_document_is_what_its_table_says() -> None:
+def test_the_document_follows_from_its_table() -> None:
     table = ComparisonTable.read(DOCS / "comparison")
     said = document(OrderTables(table, COMPARED), beside="comparison")
     assert said == (DOCS / "comparison.md").read_text(encoding="utf-8")

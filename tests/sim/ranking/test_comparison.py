@@ -39,7 +39,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_on_the_way_it_goes_on_and_ends_with_the_same_bytes(alone: Path, routing: Path, tmp_path: Path) -> None:
+def test_a_killed_comparison_resumes_and_ends_with_the_same_bytes(alone: Path, routing: Path, tmp_path: Path) -> None:
     store, out = tmp_path / "store", tmp_path / "docs"
     runs = len(list((alone / "store").glob("runs/??/*")))
     words = [sys.executable, "-m", "tests.support.tiny_comparison", *map(str, (routing, store, out))]
@@ -56,7 +56,7 @@ def test_killed_on_the_way_it_goes_on_and_ends_with_the_same_bytes(alone: Path, 
     assert begun_again(store) == []
 
 
-def test_made_again_from_the_store_nothing_is_computed_and_no_byte_differs(
+def test_a_second_comparison_computes_nothing_and_gives_the_same_bytes(
     alone: Path, routing: Path, tmp_path: Path
 ) -> None:
     before = events(alone / "store")
@@ -79,7 +79,7 @@ def test_orders_in_the_document_are_those_of_the_means_in_the_table(alone: Path)
     assert orders_checked(alone / "docs") == 12
 
 
-def test_what_cannot_be_shown_is_a_dash_with_a_reason(alone: Path) -> None:
+def test_a_missing_number_is_a_dash_with_a_reason(alone: Path) -> None:
     text = (alone / "docs" / "comparison.md").read_text(encoding="utf-8")
     lines = " ".join(text.split())
     assert (

@@ -55,7 +55,7 @@ def test_no_choice_of_contents_loads_less(seed):
     assert loads[half, 0] == tried(events[: (half + 1) * model.layers], slots)
 
 
-def test_in_a_window_a_link_copies_what_no_slot_can_have_held_before():
+def test_in_a_window_a_link_copies_the_experts_that_had_no_slot_before():
     """GPU 0 needs 0, 2, 4 and then GPU 1 needs 1, 3, each with one slot: after 0, which stays, 2 and 4 must come."""
     model = shape(1, 5, top_k=1)
     steps = list(fixed_batches([request_of([[[expert]] for expert in (0, 2, 4, 1, 3)], model)], 1))
@@ -110,7 +110,7 @@ def test_no_policy_passes_the_bound(experts, gpus, batch_size):
 
 
 @pytest.mark.parametrize(("gpus", "experts", "bytes_per_s"), [(1, 4, 1e6), (2, 8, 1e5), (2, 12, 1e6), (3, 12, 1e5)])
-def test_nobody_in_the_registry_passes_the_bound(gpus, experts, bytes_per_s):
+def test_no_registered_policy_passes_the_bound(gpus, experts, bytes_per_s):
     requests = [with_lookahead(each, *range(1, MODEL.layers)) for each in TEST]
     history = [with_lookahead(each, *range(1, MODEL.layers)) for each in HISTORY]
     hardware = machine(gpus, bytes_per_s=bytes_per_s, latency_s=1e-7)

@@ -31,12 +31,12 @@ def bound_s(given):
 @pytest.mark.parametrize("policy", [name for name in policy_names() if name != "no-offload"])
 @pytest.mark.parametrize("effects", [HOST, ALL], ids=["host memory", "all"])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_no_policy_passes_it(policy, effects, replicas):
+def test_no_policy_passes_the_bound_with_effects(policy, effects, replicas):
     given = setting(effects, replicas=replicas)
     found = simulate(policy, given, TEST, history=HISTORY, future=KnownFuture(MODEL, TEST))
     assert found.makespan_s >= bound_s(given) * (1 - 1e-9)
 
 
-def test_host_memory_that_binds_raises_it():
+def test_limiting_host_memory_raises_the_bound():
     """All loads together need their bytes at its bandwidth, here less than a third of what the links could move."""
     assert bound_s(setting(HOST)) > 1.5 * bound_s(setting(Effects()))

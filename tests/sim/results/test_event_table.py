@@ -106,7 +106,7 @@ def test_the_types_do_not_depend_on_the_rows(result: Result, out: Path, rows: li
     assert schema_of(out) == SCHEMA
 
 
-def test_an_empty_log_may_stand_beside_another(result: Result, out: Path) -> None:
+def test_an_empty_log_can_be_stored_with_others(result: Result, out: Path) -> None:
     empty = replace(result, scenario=replace(result.scenario, policy="lru"), events=event_frame([]))
     write_results(out, [empty, result])
     assert read_results(out) == [empty, result]

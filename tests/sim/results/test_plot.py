@@ -46,7 +46,7 @@ def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, 
     assert "on a measured profile of flat" in picture
 
 
-def test_where_the_time_goes_is_drawn_of_decode_and_prefill(trace: Path, out: Path) -> None:
+def test_the_time_split_is_drawn_for_decode_and_prefill(trace: Path, out: Path) -> None:
     assert main(arguments(trace, "--out", out, policies=("lru", "deepspeed"))) == 0
     picture = drawn(out, "--stalls")
     assert "simulated time of a mean decode iteration [ms]" in picture

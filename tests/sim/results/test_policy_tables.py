@@ -33,7 +33,7 @@ def test_no_line_has_more_than_100_characters(
     assert widest(text) <= 100
 
 
-def test_a_long_name_goes_on_in_the_next_line(trace: Path, simulate: Any) -> None:
+def test_a_long_name_continues_on_the_next_line(trace: Path, simulate: Any) -> None:
     (row,) = summaries(trace, simulate, policies=("lru",))
     for label in (LONG, "my_package.with_a_long_name:" + "x" * 99, "the policy that my colleague made on Monday"):
         table = figures_table([row | {"label": label, "fits": False}])
@@ -63,7 +63,7 @@ def _cells(rows: Sequence[Summary], wide: bool) -> list[str]:
     return [word for line in text.splitlines() if line.startswith(("finemoe", "lru")) for word in line.split()[1:]]
 
 
-def test_columns_that_say_nothing_are_left_out(decoded: Path, simulate: Any) -> None:
+def test_columns_without_values_are_left_out(decoded: Path, simulate: Any) -> None:
     """No prefills, nobody prefetches, one GPU and nothing that it is measured against."""
     (row,) = summaries(decoded, simulate, "--machine", "paper-a100", policies=("lru",))
     row |= {"tpot_over_no_offload": None, "tpot_over_best_known": None}

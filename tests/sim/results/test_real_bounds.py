@@ -148,7 +148,7 @@ def test_with_one_link_and_room_no_policy_beats_clairvoyant_and_none_passes_the_
 
 
 @pytest.mark.parametrize("share", slow_but(SHARES, 0.5))
-def test_so_it_is_on_six_gpus(routing: Routing, share: float) -> None:
+def test_no_policy_passes_the_bound_on_six_gpus(routing: Routing, share: float) -> None:
     for gigabytes_per_s in GIGABYTES_PER_S:
         setting = setting_of(routing, share, gigabytes_per_s, gpus=6)
         least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))

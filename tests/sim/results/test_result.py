@@ -58,7 +58,7 @@ def test_results_differ_if_one_bit_does(scenario: Scenario) -> None:
     assert replace(result, requests=result.requests.copy()) == result
 
 
-def test_three_lines_in_a_notebook(trace: Path) -> None:
+def test_a_result_needs_three_lines_in_a_notebook(trace: Path) -> None:
     result = simulate(Scenario(trace, policy="lru", cache=CacheSize(experts=8)))
     assert result.summary["policy"] == "lru"
     assert result.provenance["cache_experts"] == 8
@@ -66,7 +66,7 @@ def test_three_lines_in_a_notebook(trace: Path) -> None:
     assert len(result.content_hash or "") == 64
 
 
-def test_figures_do_not_hang_on_how_many_threads_share_a_sum(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_do_not_depend_on_the_number_of_threads(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[int] = set()
 
     class Counting(Prefetcher):
@@ -152,7 +152,7 @@ def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out
     ],
     ids=["a flipped bit", "a table gone", "a table of another kind", "an edited setting"],
 )
-def test_what_was_changed_afterwards_is_one_line(scenario: Scenario, out: Path, spoil: Any, said: str) -> None:
+def test_a_changed_file_is_an_error_of_one_line(scenario: Scenario, out: Path, spoil: Any, said: str) -> None:
     simulate(scenario).write(out)
     spoil(out)
     with pytest.raises(UserError, match=said) as raised:

@@ -45,7 +45,7 @@ def expected(requests):
     return np.mean(semantic), np.mean(trajectory)
 
 
-def test_it_is_the_mean_of_the_nearest_entries_cosines():
+def test_a_search_score_is_the_mean_cosine_of_the_nearest_entries():
     assert figures(FROZEN) == pytest.approx(expected(TEST), rel=1e-6)
 
 
@@ -56,11 +56,11 @@ def test_without_embeddings_there_is_no_semantic_search():
 
 
 @pytest.mark.parametrize("spec", ["lru", "deepspeed", "moe-infinity,prefetch_distance=1", "promoe,prefetch_distance=1"])
-def test_what_searches_no_expert_maps_has_none(spec):
+def test_policies_that_search_no_expert_maps_have_no_score(spec):
     assert figures(spec) == (None, None)
 
 
-def test_a_store_that_is_empty_is_not_searched():
+def test_an_empty_expert_map_store_is_not_searched():
     assert figures(FROZEN, history=None) == (None, None)
     learned = figures(f"finemoe,prefetch_distance={DISTANCE}", history=None)
     assert all(0 < score <= 1 for score in learned)

@@ -53,7 +53,7 @@ def test_no_policy_moves_less_in_any_iteration(policy: str, gpus: int, experts: 
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_no_choice_that_a_policy_may_make_breaks_the_law(replicas: int) -> None:
+def test_no_choice_of_a_policy_moves_fewer_bytes(replicas: int) -> None:
     binding = 0
     for seed in range(150):
         run = random_run(seed, replicas=replicas)
@@ -65,7 +65,7 @@ def test_no_choice_that_a_policy_may_make_breaks_the_law(replicas: int) -> None:
     assert binding > 20
 
 
-def test_where_sizes_differ_the_smallest_may_be_the_ones_that_move() -> None:
+def test_if_sizes_differ_the_smallest_experts_may_be_the_ones_that_move() -> None:
     """Two experts of each layer, of 40, 10, 20, 30 and 50 bytes, and seven slots: 10 + 10 + 20 bytes have no slot."""
     model = replace(MODEL, expert_bytes_by_layer=(40, 10, 20, 30, 50))
     hardware = machine(1, bytes_per_s=1e6)
@@ -79,7 +79,7 @@ def test_where_sizes_differ_the_smallest_may_be_the_ones_that_move() -> None:
     assert moved_too_little(run.iterations, 40, found["least_link_s_per_iteration"]).empty
 
 
-def test_the_law_is_tight() -> None:
+def test_the_least_bytes_can_be_reached() -> None:
     """With the same experts in every step, holding on to all but one slot's worth moves no more than the law says."""
     tokens = [[[0, 1]] * MODEL.layers] * 6
     requests = [request_of(tokens, MODEL)]

@@ -131,7 +131,7 @@ def test_events_are_the_decision_log(simulate: Any, trace: Path, out: Path) -> N
     assert set(events["policy"]) == set(POLICIES)
 
 
-def test_meta_stands_in_every_file_and_beside_them(simulate: Any, trace: Path, out: Path) -> None:
+def test_metadata_is_in_every_table_and_in_meta_json(simulate: Any, trace: Path, out: Path) -> None:
     simulate(trace, "--out", out, "--detail", "events")
     beside = json.loads((out / "meta.json").read_text())
     del beside["files"], beside["sha256"]  # a file cannot hold its own hash
@@ -208,6 +208,6 @@ def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> N
     assert content(tmp_path / "1" / "results") == content(tmp_path / "2" / "results")
 
 
-def test_a_policys_row_does_not_depend_on_those_beside_it(simulate: Any, trace: Path) -> None:
+def test_a_policys_row_does_not_depend_on_other_policies(simulate: Any, trace: Path) -> None:
     alone = {name: simulate(trace, policies=(name,))[name] for name in POLICIES}
     assert simulate(trace, policies=POLICIES[::-1]) == alone

@@ -39,7 +39,7 @@ def test_every_run_is_listed_once_with_its_figures(filled: Path, capsys: pytest.
     assert len(capsys.readouterr().out.splitlines()) == 2 + 10
 
 
-def test_what_there_is_is_counted(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_contents_of_a_store_are_counted(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "info", filled)
     assert (found["runs"], found["bounds"], found["failures"], found["runs_broken"]) == (10, 4, 0, 0)
     assert found["runs_bytes"] == sum(map(len, run_bytes(filled).values())) - sum(
@@ -48,14 +48,14 @@ def test_what_there_is_is_counted(filled: Path, capsys: pytest.CaptureFixture[st
     assert found["artefacts"] > 0
 
 
-def test_nothing_of_use_is_deleted(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_useful_runs_are_not_deleted(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = run_bytes(filled)
     assert main(["store", "gc", str(filled)]) == 0
     assert capsys.readouterr().out == "nothing to delete\n"
     assert run_bytes(filled) == before
 
 
-def test_broken_runs_leftovers_and_unused_artefacts_go_and_the_rest_stays(
+def test_broken_runs_leftovers_and_unused_artefacts_are_deleted(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "store"
@@ -88,7 +88,7 @@ def test_broken_runs_leftovers_and_unused_artefacts_go_and_the_rest_stays(
     assert list((folder / "artefacts").rglob("*.npy")) == []
 
 
-def test_runs_of_other_libraries_go(
+def test_runs_of_other_library_versions_are_deleted(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "store"

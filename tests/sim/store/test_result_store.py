@@ -45,15 +45,13 @@ def run_folder(store: ResultStore) -> Path:
 
 
 @pytest.mark.parametrize("detail", ["requests", "iterations", "events"])
-def test_what_is_put_in_comes_out_to_the_last_bit(store: ResultStore, scenario: Scenario, detail: str) -> None:
+def test_a_stored_result_is_returned_bit_for_bit(store: ResultStore, scenario: Scenario, detail: str) -> None:
     asked = replace(scenario, detail=detail)
     key, inputs, result = put(store, asked)
     assert store.find(key, asked, inputs) == result
 
 
-def test_equal_runs_under_other_names_are_equal_bytes_and_come_out_under_the_names_of_who_asks(
-    tmp_path: Path, scenario: Scenario
-) -> None:
+def test_equal_runs_have_equal_bytes_and_get_the_readers_names(tmp_path: Path, scenario: Scenario) -> None:
     """Two machines have the trace in different places and give the size of the cache in different ways."""
     copy = tmp_path / "another name.trace"
     shutil.copytree(scenario.trace, copy)
@@ -66,7 +64,7 @@ def test_equal_runs_under_other_names_are_equal_bytes_and_come_out_under_the_nam
     assert stores[0].find(key, other, inputs) == result
 
 
-def test_less_detail_is_cut_from_more_and_more_is_not_there(store: ResultStore, scenario: Scenario) -> None:
+def test_less_detail_is_derived_from_more_but_not_the_reverse(store: ResultStore, scenario: Scenario) -> None:
     key, inputs, result = put(store, scenario)
     rough, fine = replace(scenario, detail="requests"), replace(scenario, detail="events")
     assert store.find(key, rough, inputs) == result.trimmed(rough)
@@ -77,7 +75,7 @@ def test_less_detail_is_cut_from_more_and_more_is_not_there(store: ResultStore, 
     assert store.find(key, fine, inputs) is not None  # the finer one stays
 
 
-def test_who_wants_a_checked_run_does_not_get_one_that_was_not(store: ResultStore, scenario: Scenario) -> None:
+def test_an_unchecked_run_does_not_serve_a_checked_scenario(store: ResultStore, scenario: Scenario) -> None:
     key, inputs, _ = put(store, scenario)
     assert store.find(key, replace(scenario, check=True), inputs) is None
     put(store, replace(scenario, check=True))
@@ -117,7 +115,7 @@ def test_bounds_and_failures_are_kept_and_a_flipped_byte_in_them_is_noticed(stor
     assert store.failure(key) is None
 
 
-def test_a_run_that_succeeds_has_no_failure_any_more(store: ResultStore, scenario: Scenario) -> None:
+def test_a_run_that_succeeds_clears_its_failure(store: ResultStore, scenario: Scenario) -> None:
     key = RunKeys().of(scenario, resolve(scenario))
     assert key is not None
     store.put_failure(key, "lru", "out of memory")

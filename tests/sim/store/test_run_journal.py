@@ -41,7 +41,7 @@ def test_what_a_dead_process_began_does_not_run(journal: RunJournal, tmp_path: P
     assert journal.running() == {}
 
 
-def test_a_process_of_another_machine_is_believed(journal: RunJournal, tmp_path: Path) -> None:
+def test_processes_of_other_machines_are_assumed_alive(journal: RunJournal, tmp_path: Path) -> None:
     journal.note("started", "a", "lru")
     journal_file(tmp_path, f"{host()}-{os.getpid()}").rename(journal_file(tmp_path, "elsewhere-4194304"))
     assert [line.process for line in journal.running().values()] == ["elsewhere-4194304"]

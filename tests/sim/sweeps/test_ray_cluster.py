@@ -45,7 +45,7 @@ def test_two_nodes_give_the_bytes_of_one_process(cluster: TwoNodes, trace: Path,
     assert len(list(meeting.iterdir())) == 2  # each node has one processor
 
 
-def test_a_sweep_that_is_interrupted_leaves_no_run_behind_and_goes_on(
+def test_an_interrupted_sweep_leaves_no_running_process_and_resumes(
     cluster: TwoNodes, trace: Path, tmp_path: Path
 ) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy",), seeds=20)
@@ -65,7 +65,7 @@ def test_a_sweep_that_is_interrupted_leaves_no_run_behind_and_goes_on(
     assert sum(after["started"].values()) <= 20 + 2  # what was running on either node
 
 
-def test_a_node_killed_in_the_middle_costs_only_what_ran_there(trace: Path, tmp_path: Path) -> None:
+def test_a_killed_node_costs_only_the_runs_on_it(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy",), seeds=16)
     alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")
     with two_nodes(slow_s=0.7) as cluster:
@@ -115,7 +115,7 @@ def test_a_run_whose_process_dies_every_time_ends_the_sweep_in_one_line(
     assert len(sweep.counts("store")["finished"]) == 1
 
 
-def test_what_a_node_does_not_see_is_one_line_that_names_host_and_path(trace: Path, tmp_path: Path) -> None:
+def test_a_path_that_a_node_does_not_see_is_an_error_with_host_and_path(trace: Path, tmp_path: Path) -> None:
     hidden, store = tmp_path / "hidden", tmp_path / "seen" / "store"
     hidden.mkdir()
     ResultStore.open(store)

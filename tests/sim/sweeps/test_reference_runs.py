@@ -47,7 +47,7 @@ def test_a_policy_is_perfected_in_its_prediction_and_in_its_eviction(
     assert regret(scenario, policy) == perfected
 
 
-def test_whatever_a_policy_is_perfected_to_can_run(scenario: Scenario) -> None:
+def test_every_perfected_policy_can_run(scenario: Scenario) -> None:
     for policy in policy_names():
         asked = Scenario(scenario.trace, policy=policy, machine="rtx3090")
         inputs = resolve(asked)
@@ -113,7 +113,7 @@ def test_every_own_cache_is_the_policy_without_its_prefetches(scenario: Scenario
     assert shared >= 3
 
 
-def test_without_prefetch_an_evictor_still_hears_what_is_believed(scenario: Scenario) -> None:
+def test_without_prefetch_an_evictor_still_gets_beliefs(scenario: Scenario) -> None:
     inputs = resolve(scenario)
     believing = simulate(replace(scenario, policy="finemoe", prefetch=False), inputs)
     unbelieving = simulate(replace(scenario, policy="lru+finemoe"), inputs)
@@ -132,7 +132,7 @@ def test_no_offload_gives_the_same_figures_at_every_size(scenario: Scenario) -> 
     assert small.iterations.equals(large.iterations)
 
 
-def test_the_smallest_cache_is_one_that_can_be(scenario: Scenario) -> None:
+def test_the_smallest_cache_is_possible(scenario: Scenario) -> None:
     model = resolve(scenario).model
     for gpus in (1, 2, 6):
         least = least_slots(model, gpus)

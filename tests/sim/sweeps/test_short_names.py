@@ -23,13 +23,13 @@ def test_short_names_fit_and_differ(width: int) -> None:
     assert {line.partition(" = ")[2] for line in legend(short)} == {name for name in names if short[name] != name}
 
 
-def test_of_a_path_the_last_part_is_enough_if_no_other_has_it() -> None:
+def test_a_path_is_shortened_to_its_last_part_if_unique() -> None:
     assert short_names(["traces/of/a/pocket.trace"], 12) == {"traces/of/a/pocket.trace": "pocket.trace"}
     assert [*short_names(["traces/of/a/x.trace", "traces/of/b/x.trace"], 12).values()] == ["x.trace…a", "x.trace…b"]
     assert short_names(["traces/of/a/x.trace", "x.trace"], 12)["traces/of/a/x.trace"] == "x.trace…a"
 
 
-def test_a_setting_leaves_out_what_it_has_no_value_of() -> None:
+def test_a_settings_text_leaves_out_axes_without_a_value() -> None:
     settings = [(None, 2.0, True), (0.25, None, False), (None, None, None)]
     names = SettingNames(("cache.share", "cache.gb", "check"), settings, 12)
     assert [names.text(each) for each in settings] == [

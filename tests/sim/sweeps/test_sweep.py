@@ -116,7 +116,7 @@ def test_missing_and_doubled_columns_are_refused(sweep: Sweep) -> None:
         Sweep(frame=sweep.frame.assign(status="lost"), axes=(), experiment={})
 
 
-def test_a_folder_that_is_there_is_not_overwritten(sweep: Sweep, folder: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(sweep: Sweep, folder: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         sweep.write(folder)
 

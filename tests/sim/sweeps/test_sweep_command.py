@@ -55,7 +55,7 @@ def test_a_dry_run_computes_no_run_and_makes_no_store(
     assert not store.exists()
 
 
-def test_a_dry_run_says_what_is_stored_and_why_runs_cannot_be(
+def test_a_dry_run_shows_stored_runs_and_reasons_for_refusals(
     trace: Path, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = {"policy": ["lru"], "cache.experts": [1, 8, 16]}
@@ -163,7 +163,7 @@ def test_without_references_a_comparison_runs_no_others(trace: Path, capsys: pyt
     assert "over no-" not in capsys.readouterr().out  # nor has its table columns for them
 
 
-def test_a_full_disk_ends_in_one_line_and_the_next_call_goes_on(
+def test_a_full_disk_ends_in_one_line_and_the_next_call_resumes(
     file: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sim.results import result
@@ -204,7 +204,7 @@ def test_a_store_of_another_version_is_refused_before_anything_runs(
     assert [path.name for path in store.iterdir()] == ["store.json"]
 
 
-def test_an_output_that_is_there_is_refused_before_anything_runs(
+def test_an_existing_output_is_refused_before_anything_runs(
     file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -214,14 +214,14 @@ def test_an_output_that_is_there_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize("words", [["--dry-run", "--status"], ["--status", "--json"], ["--dry-run", "--out", "x"]])
-def test_options_of_which_one_would_be_ignored_are_refused(
+def test_options_that_exclude_each_other_are_refused(
     file: Path, store: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(file, store, *words) == 2
     assert "cannot be combined with" in capsys.readouterr().err
 
 
-def test_a_sweep_of_which_nothing_can_run_prints_why_writes_nothing_and_fails(
+def test_a_sweep_without_a_possible_run_prints_why_writes_nothing_and_fails(
     file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text(file.read_text().replace(".trace", ".trase"))

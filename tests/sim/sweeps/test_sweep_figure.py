@@ -64,7 +64,7 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(drawn: list[Any]) 
             assert (min(edge), max(edge)) == pytest.approx((own.min() * 1e3, own.max() * 1e3))
 
 
-def test_a_run_that_is_there_twice_is_drawn_once(drawn: list[Any]) -> None:
+def test_a_duplicate_run_is_drawn_once(drawn: list[Any]) -> None:
     table = [{"cache.share": 0.5, "seed": seed, "tpot_s_mean": tpot} for seed, tpot in ((0, 0.1), (1, 0.2), (0, 0.1))]
     draw_axis(hand_made(table, "cache.share", "seed"), Path("a.png"), axis="cache.share")
     draw_pareto(hand_made([row | {"hit_rate": 0.5} for row in table], "cache.share", "seed"), Path("a.png"))
@@ -156,7 +156,7 @@ def test_a_metric_that_no_run_has_cannot_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_front_is_what_nothing_dominates(seed: int) -> None:
+def test_a_front_has_the_points_that_no_other_dominates(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, 8, (2, 30)).tolist()  # with equal points and equal coordinates
     points = list(zip(x, y, strict=True))
@@ -164,7 +164,7 @@ def test_a_front_is_what_nothing_dominates(seed: int) -> None:
     assert on_front(x, y).tolist() == brute
 
 
-def test_fronts_leave_out_who_knows_the_future_or_keeps_all(drawn: list[Any]) -> None:
+def test_fronts_leave_out_oracles_and_preloaded_policies(drawn: list[Any]) -> None:
     table = [
         *rows(("lru", "lfu", "belady"), seeds=1),
         *rows(("no-offload",), seeds=1, preloaded=True, tpot_s_mean=1e-6, expert_memory_bytes=1),
@@ -215,7 +215,7 @@ def test_equal_sweeps_give_equal_pictures(draw: Any, suffix: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("draw", [draw_axis, draw_pareto])
-def test_a_picture_says_what_it_was_made_from(draw: Any, trace: Path, tmp_path: Path) -> None:
+def test_a_pictures_title_says_what_was_simulated(draw: Any, trace: Path, tmp_path: Path) -> None:
     draw(simulated_sweep(trace, policies=("lru", "belady"), seeds=(0,)), tmp_path / "a.svg")
     picture = " ".join(re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text()))  # its lines of text
     for text in (

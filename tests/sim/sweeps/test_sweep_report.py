@@ -150,7 +150,7 @@ def test_inversions_are_listed_with_what_they_cost() -> None:
     assert lines[4].split() == ["lfu", "cache.share=0.25", "2", "of", "2", "+50.0", "+11.00"]
 
 
-def test_inversions_are_out_of_the_settings_in_which_both_policies_ran() -> None:
+def test_inversions_are_counted_out_of_settings_with_both_policies() -> None:
     table = runs(**{"cache.share": [0.25, 0.5, 0.75]})
     for row in table:
         row["hit_rate"] = 0.9 if row["policy"] == "lfu" else 0.4
@@ -162,7 +162,7 @@ def test_inversions_are_out_of_the_settings_in_which_both_policies_ran() -> None
     assert "Inversions (better hit rate, worse TPOT): none." in hand_made(runs(), "policy").report()
 
 
-def test_the_distance_to_the_best_known_says_what_that_is_and_that_it_is_no_bound() -> None:
+def test_the_best_known_is_named_and_called_no_bound() -> None:
     report = hand_made(runs(seed=[0]), "policy", "seed").report()
     assert "1.25" in part(report, "TPOT over best known")
     text = " ".join(report.split())
@@ -236,7 +236,7 @@ def test_a_policy_without_a_run_in_a_setting_has_a_dash_there_and_not_fewer_seed
     assert row.split() == ["lru", "–", "●", "10.05"]
 
 
-def test_those_who_are_no_candidates_come_last() -> None:
+def test_policies_that_are_no_candidates_come_last() -> None:
     report = hand_made(runs(("belady", "lru", "clairvoyant", "lfu"), seed=[0]), "policy", "seed").report()
     names = [line.split()[0] for line in part(report, "TPOT, mean").splitlines()[3:7]]
     assert names == ["lru", "lfu", "belady", "clairvoyant"]

@@ -40,7 +40,7 @@ def test_a_row_of_a_sweep_is_what_simulating_its_scenario_gives(trace: Path, sto
             assert row[name] == value or (value is None and row[name] != row[name]) or row[name] is value, name
 
 
-def test_what_a_row_is_measured_against_is_what_simulating_that_gives(trace: Path, store: Path) -> None:
+def test_reference_columns_are_what_simulating_the_references_gives(trace: Path, store: Path) -> None:
     (row,) = run_sweep(
         small_experiment(trace, grid={"policy": ["finemoe,prefetch_distance=2"]}),
         store=store,
@@ -172,13 +172,13 @@ def test_learned_state_and_decoded_routing_change_no_byte(trace: Path, tmp_path:
     assert run_bytes(tmp_path / "a") == run_bytes(tmp_path / "b")
 
 
-def test_predictions_are_made_once_per_seed_and_told_to_the_other_sizes_and_evictors(trace: Path, store: Path) -> None:
+def test_predictions_are_made_once_per_seed_and_shared_by_sizes_and_evictors(trace: Path, store: Path) -> None:
     grid = {"policy": ["finemoe", "finemoe+lru"], "cache.experts": [8, 12, 16], "seed": [0, 1]}
     run_sweep(small_experiment(trace, grid=grid), store=store, references=(), workers=HERE)
     assert len(list((store / "artefacts" / "predictions").glob("??/*.artefact"))) == 2
 
 
-def test_of_runs_that_share_predictions_one_comes_first_and_the_others_later(trace: Path) -> None:
+def test_runs_that_share_predictions_are_kept_apart(trace: Path) -> None:
     """So that of two workers one does not predict what the other one just predicts."""
     grid = {"policy": ["finemoe", "finemoe+lru"], "cache.experts": [8, 16], "seed": [0, 1]}
     tasks = SweepPlan.of(small_experiment(trace, grid=grid), ()).tasks()
@@ -194,9 +194,7 @@ def test_batches_of_other_sizes_have_predictions_of_their_own(trace: Path, store
 
 
 @pytest.mark.parametrize("first", [{"detail": "events"}, {"check": True}])
-def test_a_run_that_says_more_is_never_replaced_by_one_that_says_less(
-    trace: Path, store: Path, first: dict[str, Any]
-) -> None:
+def test_a_run_is_never_replaced_by_one_with_less_detail(trace: Path, store: Path, first: dict[str, Any]) -> None:
     """Asked in turn for the decision log and for a checked run, the store computes twice and then has both."""
     base = Scenario(trace, policy="lru", machine="rtx3090")
     other: dict[str, Any] = {"check": True} if "detail" in first else {"detail": "events"}

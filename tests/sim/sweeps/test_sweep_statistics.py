@@ -68,7 +68,7 @@ def test_a_difference_is_taken_over_the_seeds_that_both_have() -> None:
     assert (difference.mean, difference.low, difference.high, difference.seeds) == pytest.approx((1.5, 1.0, 2.0, 2))
 
 
-def test_those_who_know_the_future_or_keep_all_are_no_candidates() -> None:
+def test_oracles_and_preloaded_policies_are_no_candidates() -> None:
     found = statistics(
         rows("lru", [4.0]),
         rows("belady", [3.0]),
@@ -82,7 +82,7 @@ def test_those_who_know_the_future_or_keep_all_are_no_candidates() -> None:
     assert statistics(rows("belady", [3.0])).standing(QUARTER) is None
 
 
-def test_an_outside_policy_that_is_not_at_hand_is_a_candidate() -> None:
+def test_an_outside_policy_that_cannot_be_imported_is_a_candidate() -> None:
     assert statistics(rows("nowhere_to_be_found:mine", [1.0])).candidates == ["nowhere_to_be_found:mine"]
 
 
@@ -102,14 +102,14 @@ def test_an_inversion_hits_more_and_is_slower() -> None:
         ([2.0, 3.0], [0.6, 0.7], False),  # slower by 1.0 and by 0.0
     ],
 )
-def test_an_inversion_is_clear_of_the_intervals_of_both_differences(
+def test_the_intervals_of_both_differences_of_an_inversion_exclude_0(
     tpot_s: list[float], hit_rate: list[float], inverted: bool
 ) -> None:
     found = statistics(rows("lru", tpot_s, hit_rate), rows("lfu", [1.0, 3.0], [0.5, 0.5]))
     assert [(each.hits_more, each.faster) for each in found.inversions()] == [("lru", "lfu")] * inverted
 
 
-def test_who_keeps_all_experts_inverts_nothing() -> None:
+def test_preloaded_policies_have_no_inversions() -> None:
     assert not list(statistics(rows("no-offload", [2.0], [1.0], preloaded=True), rows("lru", [1.0])).inversions())
 
 
@@ -133,7 +133,7 @@ def test_without_reference_runs_there_is_no_regret() -> None:
     assert (regret.prediction_s, regret.eviction_s, regret.both_s) == (None, None, None)
 
 
-def test_runs_that_are_not_done_count_nowhere() -> None:
+def test_unfinished_runs_are_not_counted() -> None:
     failed = rows("lru", [0.0, 0.0], status="failed", reason="broke")
     found = statistics(failed, rows("lfu", [1.0, 2.0]))
     assert (found.policies, found.seeds(QUARTER, "lru")) == (["lfu"], 0)
@@ -150,6 +150,6 @@ def test_a_setting_without_a_value_of_an_axis_is_a_setting() -> None:
     assert [found.figure(setting, "lru").mean for setting in found.settings] == [1.0, 2.0]
 
 
-def test_a_run_that_is_there_twice_counts_once() -> None:
+def test_a_duplicate_run_counts_once() -> None:
     found = statistics(rows("lru", [1.0, 2.0]), rows("lru", [5.0]))
     assert found.figure(QUARTER, "lru").mean == 1.5

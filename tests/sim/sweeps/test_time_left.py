@@ -21,7 +21,7 @@ def ended(policy: str, wall_s: float) -> TaskEnd:
     return TaskEnd(key="", policy=policy, end="done", wall_s=wall_s)
 
 
-def test_nothing_is_said_before_anything_is_known() -> None:
+def test_there_is_no_estimate_before_the_first_run_ends() -> None:
     left = TimeLeft(tasks(lru=3), {}, 1)
     assert left.seconds() is None
     assert left.text() == ""
@@ -35,7 +35,7 @@ def test_each_policy_counts_by_its_own_mean_and_processes_share_the_work() -> No
     assert left.text() == "11 s left"
 
 
-def test_a_policy_of_which_nothing_is_known_counts_like_the_others() -> None:
+def test_an_unknown_policy_is_assumed_to_take_the_mean_of_the_others() -> None:
     left = TimeLeft(tasks(lru=2, finemoe=1), {}, 1)
     left.ended(ended("lru", 4.0))
     assert left.seconds() == 4.0 + 4.0
@@ -45,7 +45,7 @@ def test_earlier_sweeps_count_from_the_start() -> None:
     assert TimeLeft(tasks(lru=2), {"lru": 5.0, "other": 100.0}, 1).seconds() == 10.0
 
 
-def test_what_was_known_already_says_nothing_of_time() -> None:
+def test_stored_runs_do_not_change_the_estimate() -> None:
     left = TimeLeft(tasks(lru=2), {"lru": 5.0}, 1)
     left.ended(TaskEnd(key="", policy="lru", end="known"))
     assert left.seconds() == 5.0
@@ -54,5 +54,5 @@ def test_what_was_known_already_says_nothing_of_time() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.2, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
 )
-def test_times_are_said_in_a_unit_that_fits(seconds: float, said: str) -> None:
+def test_times_are_shown_in_a_fitting_unit(seconds: float, said: str) -> None:
     assert duration(seconds) == said

@@ -130,7 +130,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize(("jobs", "seen"), [*(("1", seen) for seen in SEEN), ("2", "another store")])
-def test_a_worker_that_sees_something_else_says_so_and_finished_runs_stay(
+def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
     sweep: SweepFolder,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -160,7 +160,7 @@ def test_a_worker_that_sees_something_else_says_so_and_finished_runs_stay(
 # ---- workers that die ------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_one_line_and_the_next_call_goes_on(trace: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_one_line_and_the_next_call_resumes(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("lru", "deadly_policy:policy"), seeds=4)
     (tmp_path / "deadly_policy.py").write_text(DEADLY_POLICY)
     (tmp_path / "deadly").touch()
@@ -197,7 +197,7 @@ def test_without_ray_one_line_says_how_to_install_it(
 
 
 @needs_ray
-def test_an_address_at_which_nobody_listens_is_one_line(trace: Path, tmp_path: Path) -> None:
+def test_an_unreachable_address_is_an_error_of_one_line(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2)
     said = "error: no Ray cluster answers at $RAY_ADDRESS, 127.0.0.1:1: Connection refused\n"
     assert sweep.run("--store", "store", address="127.0.0.1:1") == (2, "", said)
