@@ -47,7 +47,7 @@ def drawn(
     calibrated: Calibration | None = None,
 ) -> Trace:
     lengths = Lengths.constant(requests, prompt, output)
-    return Trace.open(generate(wanted, calibrated or calibrate(wanted), lengths, path, told={}))
+    return Trace.open(generate(wanted, calibrated or calibrate(wanted), lengths, path, notes={}))
 
 
 def command(out: Path, *more: Any) -> list[str]:

@@ -1,1 +1,1 @@
-"""Routing drawn from stated statistics."""
+"""Generate routing with given statistics."""

@@ -1,4 +1,4 @@
-"""The parameters that settings ask for, completed by what was measured of another trace or by defaults."""
+"""Derive parameters from settings, with measured statistics of another trace or defaults for the rest."""
 
 from dataclasses import fields, replace
 
@@ -15,19 +15,19 @@ from traces.synthetic.synthetic_settings import LengthSettings, StatisticsSettin
 from traces.workloads.arrivals import sample
 from traces.workloads.workload_files import read_workload
 
-_REACHED = 0.02  # how near a statistic that was asked for must come, entropy relative to its maximum
+_REACHED = 0.02  # tolerance for a requested statistic; for entropy relative to its maximum
 _USUAL_OVERLAPS = {
     "overlap": 0.30,
     "request_overlap": 0.22,
     "cluster_overlap": 0.15,
     "token_overlap": 0.45,
-}  # of what is above chance
+}  # as shares of the way from chance to 1
 
 
 def parameters_of(
     shape: ModelShape, asked: StatisticsSettings, source: Trace | None = None, fitted: Measured | None = None
 ) -> Parameters:
-    """What the settings say, else what was `fitted` to the `source`, else the defaults."""
+    """The parameters: from the settings, else from statistics `fitted` to `source`, else defaults."""
     chance = shape.top_k / shape.experts
     usual = {
         "entropy_bits": 0.6 * float(np.log2(shape.experts)),
@@ -40,7 +40,7 @@ def parameters_of(
             known[name] = given * shape.layers if len(given) == 1 else given
     clusters = asked.clusters if asked.clusters is not None else fitted.clusters if fitted else 16
     if clusters == 1 and asked.cluster_overlap:
-        raise FieldError("cluster_overlap", "with one cluster, load_cv alone decides it")
+        raise FieldError("cluster_overlap", "cannot be set with one cluster, where load_cv determines it")
     meta = source.meta if source else None
     recall = asked.trajectory_recall
     if recall is None and fitted:
@@ -62,7 +62,7 @@ def parameters_of(
 
 
 def lengths_of(asked: LengthSettings, source: Trace | None, seed: int) -> Lengths:
-    """Of the workload, of the trace that this one is like, or constant; a constant that is given goes before."""
+    """Lengths from the settings: constants first, else those of the workload or of `source`, else defaults."""
     rng = np.random.default_rng(seed)
     if asked.workload:
         found = Lengths.of_workload(sample(read_workload(asked.workload), rng, requests=asked.requests))
@@ -78,7 +78,7 @@ def lengths_of(asked: LengthSettings, source: Trace | None, seed: int) -> Length
 
 
 def refuse_unreachable(asked: StatisticsSettings, parameters: Parameters, calibration: Calibration) -> None:
-    """A statistic that was given must come out, or its mistake be reported before anything is written."""
+    """Raise `FieldError` if the model cannot reach a requested statistic, before anything is written."""
     for one in fields(Statistics):
         wanted, got = (np.array(getattr(which, one.name)) for which in (parameters.statistics, calibration.expected))
         scale = np.log2(parameters.shape.experts) if one.name == "entropy_bits" else 1
@@ -88,15 +88,14 @@ def refuse_unreachable(asked: StatisticsSettings, parameters: Parameters, calibr
         if _given(asked, one.name) and abs(wanted[layer] - got[layer]) > _REACHED * scale:
             raise FieldError(
                 _setting(one.name),
-                f"cannot be {wanted[layer]:g} in layer {layer}: nothing nearer than {got[layer]:.3f} goes with the "
-                "other statistics; overlaps must rise from cluster_overlap to request_overlap, and load_cv alone "
-                "raises all of them",
+                f"cannot be {wanted[layer]:g} in layer {layer}: the nearest value possible with the other statistics "
+                f"is {got[layer]:.3f}; request_overlap must reach cluster_overlap, and load_cv raises all overlaps",
             )
     recall, reached = asked.trajectory_recall, calibration.trajectory_recall
     if recall is not None and reached is not None and abs(recall - reached) > _REACHED:
         raise FieldError(
             "trajectory_recall",
-            f"cannot be {recall:g}: nothing nearer than {reached:.3f} goes with the other statistics; it must lie "
+            f"cannot be {recall:g}: the nearest value possible with the other statistics is {reached:.3f}; it must lie "
             "between cluster_overlap and token_overlap",
         )
 
@@ -111,7 +110,7 @@ def _given(asked: StatisticsSettings, statistic: str) -> PerLayer:
 
 
 def _lookahead(asked: StatisticsSettings, shape: ModelShape, fitted: Measured | None) -> dict[int, float]:
-    """Recall by distance."""
+    """Recall by lookahead distance."""
     known = fitted.lookahead if fitted else {}
     if asked.lookahead:
         distances = sorted(set(asked.lookahead))
@@ -122,5 +121,5 @@ def _lookahead(asked: StatisticsSettings, shape: ModelShape, fitted: Measured | 
     if asked.lookahead_recall is None:
         return known
     if not known:
-        raise FieldError("lookahead_recall", f"needs lookahead, which says how far, value {asked.lookahead_recall:g}")
+        raise FieldError("lookahead_recall", f"needs lookahead with the distances, value {asked.lookahead_recall:g}")
     return dict.fromkeys(known, asked.lookahead_recall)

@@ -1,9 +1,9 @@
-"""The coefficients of the synthetic model that give the statistics which are asked for.
+"""Solve for the coefficients of the synthetic model that give the requested statistics.
 
-Each layer is solved by itself on a sample of pairs of tokens, from the parts that all tokens share to those that only
-few do: more of a part raises its own statistic and leaves those that were solved before it as they are. How many
-phrases there are is solved at last, on requests drawn with the coefficients of all layers: the fewer, the more often is
-another occurrence among the stored maps, and the more a search by trajectory finds.
+Each layer is solved separately on a sample of pairs of tokens, from the parts that all tokens share to those that few
+share: a larger part raises its own statistic and leaves the statistics solved before unchanged. The number of phrases
+is solved last, on requests drawn with the coefficients of all layers: with fewer phrases, the stored maps contain more
+often another occurrence of the same phrase, and a search by trajectory finds more.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,25 +22,25 @@ from traces.synthetic.parameters import PHRASE, Parameters, Statistics
 from traces.synthetic.state_space import Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
 from traces.synthetic.trajectory_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch
 
-PAIRS = 2048  # of tokens: a share that is the mean of so many has a standard error of at most 0.011
-_NEAR = 1e-3  # to the target is near enough
-_STEPS = 20  # at most, of a search
-_ROUNDS = 3  # of popularity and clusters in turn: the one changes the other a little
-PHRASES = 32  # of a cluster, where no search decides
-FEWEST = 2  # with one alone, no other would be its opposite
-_STORED = 100  # requests drawn for a store
-_ITERATIONS = 11  # of each of them; the first, which remembers nothing, is left out
-_RECALL_NEAR = 0.005  # to its target is near enough: its standard error is more
+PAIRS = 2048  # pairs of tokens in the sample; a mean share has a standard error of at most 0.011
+_NEAR = 1e-3  # tolerance of a solution
+_STEPS = 20  # maximum steps of a solution
+_ROUNDS = 3  # rounds over popularity and clusters, which affect each other a little
+PHRASES = 32  # per cluster, if no recall is requested
+FEWEST = 2  # phrases per cluster: each needs an opposite one
+_STORED = 100  # requests drawn for the store
+_ITERATIONS = 11  # of each stored request; the first, which has no memory, is skipped
+_RECALL_NEAR = 0.005  # tolerance of a recall; its standard error is larger
 _STREAM = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The coefficients, and what they give on the sample: not what was asked for where that is impossible."""
+    """The coefficients, and the statistics they reach on the sample, which may differ from impossible requests."""
 
     coefficients: Coefficients
     expected: Statistics
-    trajectory_recall: float | None  # of the nearest expert map; None with too few layers to look ahead
+    trajectory_recall: float | None  # of the nearest expert map; None with too few layers
     lookahead: dict[int, float]  # distance -> share of executed experts in its top K, mean over target layers
 
 
@@ -49,9 +49,9 @@ def calibrate(
     iterations: int = 128,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda layers: layers,
 ) -> Calibration:
-    """Solve every layer, then what they have in common; `progress` may watch the layers go by.
+    """Solve every layer, then the number of phrases; `progress` wraps the iteration over layers.
 
-    `iterations` are those of a typical request: the longer it is, the more a search finds in the request itself.
+    `iterations` is the length of a typical request: the longer it is, the more a search finds in the request itself.
     """
     patterns = first_patterns(parameters)
     solved = [_solve(parameters, patterns, layer) for layer in progress(range(parameters.shape.layers))]
@@ -70,7 +70,7 @@ def calibrate(
 
 
 def _with_phrases(parameters: Parameters, iterations: int, known: Coefficients) -> tuple[Coefficients, float | None]:
-    """The coefficients with as many phrases as the recall of a search asks for, and what it is."""
+    """The coefficients with the number of phrases that gives the requested recall, and the recall reached."""
     most = parameters.shape.vocab // (PHRASE * parameters.clusters)
     if parameters.shape.layers <= DISTANCE:
         return replace(known, phrases=min(most, PHRASES)), None
@@ -87,7 +87,7 @@ def _with_phrases(parameters: Parameters, iterations: int, known: Coefficients) 
 
 
 def _recall(parameters: Parameters, iterations: int, known: Coefficients) -> float:
-    """Of requests drawn with these coefficients, with the same random numbers whatever they are."""
+    """Recall of requests drawn with these coefficients; random numbers do not depend on the coefficients."""
     plain = replace(parameters, prefill=False, embedding=False, lookahead={}, drift=0.0)
     lengths = [_ITERATIONS] * _STORED + [max(2, min(iterations, LONGEST))] * SEARCHED
     model = SyntheticModel(plain, known, len(lengths))
@@ -107,7 +107,7 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
     sample = _Sample(parameters, patterns, layer)
     popularity = cluster = 0.0
     for _ in range(_ROUNDS):
-        # With what a cluster shares given, popularity takes its part of that, or more.
+        # Solve popularity for the current cluster share, then the cluster share, which is at least popularity.
         popularity = solve(partial(sample.load_cv, cluster), asked.load_cv[layer], 0, 1)
         cluster = popularity
         if parameters.clusters > 1:
@@ -145,9 +145,9 @@ def _solve(parameters: Parameters, patterns: Patterns, layer: int) -> tuple[dict
 
 
 def solve(function: Callable[[float], float], target: float, low: float, high: float, near: float = _NEAR) -> float:
-    """Where a rising function has nearly the value `target`; the nearer end where it never has.
+    """Where an increasing function has about the value `target`; the nearer end of the interval if nowhere.
 
-    By false position (Illinois): as safe as bisection, in half the steps.
+    Uses false position (Illinois): as safe as bisection, in half the steps.
     """
     below, above = function(low) - target, function(high) - target
     if above <= 0:
@@ -167,7 +167,7 @@ def solve(function: Callable[[float], float], target: float, low: float, high: f
 
 
 class _Sample:
-    """Pairs of tokens in one layer, the same random numbers whatever the coefficients are."""
+    """Pairs of tokens in one layer; the random numbers do not depend on the coefficients."""
 
     def __init__(self, parameters: Parameters, patterns: Patterns, layer: int) -> None:
         self._top_k = parameters.shape.top_k
@@ -181,7 +181,7 @@ class _Sample:
         self._next_cluster = patterns.clusters[(cluster + moved) % parameters.clusters, layer]
 
     def fix(self, popularity: float, cluster: float) -> None:
-        """Keep what tokens of one cluster share, for all that is asked below."""
+        """Fix the part that tokens of one cluster share, for all methods below."""
         self._share = cluster
         self._fixed = self._common(popularity, cluster, self._cluster)
         self._next_fixed = self._common(popularity, cluster, self._next_cluster)
@@ -199,8 +199,8 @@ class _Sample:
         return self._shared(self._executed(same + own * self._one), self._executed(same + own * self._other))
 
     def token_overlap(self, request: float, memory: float, token: float) -> float:
-        """Of iterations with the same token, being of one cluster, with requests of their own."""
-        # What is remembered is of the same tokens too, as far as the phrase goes back.
+        """Overlap of iterations of two requests in one cluster, with the same token."""
+        # Memory comes from the same tokens too, back to the start of the phrase.
         remembered = 1 - memory ** (2 * (1 + np.arange(PAIRS) % PHRASE))
         own = sqrt(1 - self._share)
         alike = (token * (1 - request) * remembered / max(1 - self._share, 1e-12)).astype(np.float32)[:, None]
@@ -208,7 +208,7 @@ class _Sample:
         return self._shared(self._executed(self._fixed + own * self._one), self._executed(self._fixed + own * again))
 
     def overlap(self, request: float, alike: float) -> float:
-        """Of an iteration and the next, whose parts that are not the request's correlate by `alike`."""
+        """Overlap of an iteration and the next; their parts beyond the request's correlate by `alike`."""
         same, own = self._in_request(request)
         following = alike * self._one + sqrt(1 - alike**2) * self._other
         moved = same - self._fixed + self._next_fixed

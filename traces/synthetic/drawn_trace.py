@@ -1,4 +1,4 @@
-"""A synthetic trace on disk, drawn and written in parts."""
+"""Generate a synthetic trace and write it in parts."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,25 +29,25 @@ _PART = 8  # requests
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Of `R` requests, and when they arrive if that is known."""
+    """Lengths of `R` requests, and their arrival times if known."""
 
     prompt_tokens: Int  # [R] int64
     output_tokens: Int  # [R] int64
     arrival_s: Sequence[float | None]  # [R]
-    source: str  # in words
+    source: str  # description
 
     def __len__(self) -> int:
         return len(self.output_tokens)
 
     @classmethod
     def constant(cls, requests: int, prompt_tokens: int, output_tokens: int) -> "Lengths":
-        """All alike."""
+        """The same lengths for all requests."""
         prompts, outputs = np.full(requests, prompt_tokens), np.full(requests, output_tokens)
         return cls(prompt_tokens=prompts, output_tokens=outputs, arrival_s=[None] * requests, source="constant")
 
     @classmethod
     def of_workload(cls, workload: Workload) -> "Lengths":
-        """Its lengths and arrivals."""
+        """Lengths and arrivals of a workload."""
         return cls(
             prompt_tokens=workload.prompt_tokens,
             output_tokens=workload.output_tokens,
@@ -57,12 +57,12 @@ class Lengths:
 
     @classmethod
     def of_trace(cls, trace: Trace, requests: int | None, rng: np.random.Generator) -> "Lengths":
-        """Those of every request in order, with the arrivals, or of so many drawn with replacement."""
+        """Lengths and arrivals of all requests in order, or lengths of `requests` drawn with replacement."""
         infos = list(trace.infos.values())
         if requests is not None:
             infos = [infos[place] for place in rng.integers(0, len(infos), requests)]
         return cls(
-            # A trace may know its prompts' lengths by their rows only.
+            # Prompt lengths from the rows, since `prompt_tokens` may be missing.
             prompt_tokens=np.array([trace.rows_of(one.request) - one.output_tokens + 1 for one in infos]),
             output_tokens=np.array([one.output_tokens for one in infos]),
             arrival_s=[one.arrival_s if requests is None else None for one in infos],
@@ -71,11 +71,11 @@ class Lengths:
 
     @property
     def sha256(self) -> str:
-        """Of the numbers."""
+        """SHA-256 of lengths and arrivals."""
         return sha256_of_json([self.prompt_tokens.tolist(), self.output_tokens.tolist(), list(self.arrival_s)])
 
     def info(self, request: int, source: str, prefill: bool) -> RequestInfo:
-        """A row of `requests.parquet`."""
+        """The row of a request in `requests.parquet`."""
         return RequestInfo(
             request=request,
             source=source,
@@ -91,11 +91,11 @@ def generate(
     lengths: Lengths,
     out: Path,
     *,
-    told: Mapping[str, Any],
+    notes: Mapping[str, Any],
     restart: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write the trace `out`; it goes on where it was interrupted. `told` is for `meta.generation` to cite."""
+    """Write the trace `out`, or resume it; `notes` are further entries of `meta.generation`."""
     total = len(lengths)
     model = SyntheticModel(parameters, calibration.coefficients, total)
     expected = {name: round(value, 4) for name, value in calibration.expected.mean().items()}
@@ -110,7 +110,7 @@ def generate(
         lookahead=tuple(parameters.lookahead),
         embedding=parameters.embedding,
         seed=parameters.seed,
-        generation={**parameters.told(), "expected": expected, "lengths": lengths.source, **told},
+        generation={**parameters.described(), "expected": expected, "lengths": lengths.source, **notes},
         versions=library_versions(),
         notes=NOTES,
     )

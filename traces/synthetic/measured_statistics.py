@@ -1,9 +1,9 @@
-"""The statistics of a trace that a synthetic one can be asked for.
+"""Measure the statistics of a trace that a synthetic trace can imitate.
 
-Entropy, overlap and load are those of `traces analyse`. The overlaps of far iterations come from how often each request
-executes each expert, its *signature*: a random iteration of one request and one of another share Σ_j f_j · g_j of K
-experts. Clusters are found among signatures (k-means; as many as have the best silhouette), so they are of whole
-requests: a topic that changes during a request, and a drift from request to request, are not looked for.
+Entropy, overlap and load are those of `finemoe traces analyse`. The overlaps of distant iterations come from each
+request's *signature*, the frequency with which it executes each expert: random iterations of two requests share
+Σ_j f_j · g_j of K experts. Clusters are found among signatures (k-means, with the number of clusters that has the best
+silhouette), so they group whole requests; changes of topic within a request and drift are not detected.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,28 +21,28 @@ from traces.format.reader import Trace
 from traces.synthetic.parameters import Statistics
 from traces.synthetic.trajectory_search import SEARCHED, TrajectorySearch
 
-SIGNATURES = 1000  # requests, drawn at random, that clusters are sought among
-ITERATIONS = 10  # of each of them, that are compared by token
+SIGNATURES = 1000  # random requests whose signatures are clustered
+ITERATIONS = 10  # iterations of each of them that are compared by token
 MOST_CLUSTERS = 32
-CLEAR = 0.1  # silhouette that clusters must reach; below it there is one
-_ENOUGH = 3  # decode iterations, to have a first and a last third
+CLEAR = 0.1  # minimum silhouette of clusters; below it all requests are one cluster
+_ENOUGH = 3  # decode iterations needed for a first and a last third
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a trace tells of `Parameters`."""
+    """The `Parameters` that can be measured in a trace."""
 
     statistics: Statistics
     clusters: int
-    silhouette: float | None  # of the clusters, from −1 to 1; None where there were too few requests to look for any
-    trajectory_recall: float | None  # of the nearest expert map; None with too few layers to look ahead
+    silhouette: float | None  # of the clusters, from −1 to 1; None with too few requests for clustering
+    trajectory_recall: float | None  # of the nearest expert map; None with too few layers
     lookahead: dict[int, float]  # distance -> share of executed experts in its top K
 
 
 def measure(
     trace: Trace, progress: Callable[[Sequence[int]], Iterable[int]] = lambda ids: ids, *, seed: int = 0
 ) -> Measured:
-    """Read every request once; `progress` may watch their ids go by. `seed` is of what is drawn from it."""
+    """Measure a trace, reading every request once; `progress` wraps the iteration over request numbers."""
     shape = trace.shape
     ids = trace.request_ids
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def measure(
         speculation.add(recorded)
     overlap = popularity.overlaps()["overlap"].to_numpy()
     if len(signatures.found) < 2 or np.isnan(overlap).any() or not signatures.long_enough:
-        raise UserError(f"{trace.path}: its statistics need two requests, and one with {_ENOUGH} decode iterations")
+        raise UserError(f"{trace.path}: measuring needs two requests, one of them with {_ENOUGH} decode iterations")
     labels, silhouette = clusters_of(np.stack(signatures.found))
     chance = shape.top_k / shape.experts
     within_cluster = np.clip(signatures.cluster_overlap(labels), chance, 1)
@@ -93,7 +93,7 @@ def _tuple(values: Array) -> tuple[float, ...]:
 
 
 class Signatures:
-    """How often some requests execute each expert in a decode iteration, and whether they keep to it."""
+    """Signatures of the `kept` requests, and the overlap of early and late iterations of all requests."""
 
     def __init__(self, shape: ModelShape, kept: set[int]) -> None:
         self._kept = kept
@@ -103,7 +103,7 @@ class Signatures:
         self.found: list[Single] = []  # [L, J] each
 
     def add(self, request: Iterations) -> None:
-        """Take a request in."""
+        """Add a request."""
         decode = request.demands[request.prefill :]
         if len(decode) and request.request in self._kept:
             self.found.append(decode.mean(axis=0, dtype=np.float32))
@@ -113,11 +113,11 @@ class Signatures:
             self.long_enough += 1
 
     def request_overlap(self) -> Array:
-        """`[L]`: of an iteration in the first third of a request with one in the last; mean over requests."""
+        """`[L]`: overlap of iterations in the first and the last third of a request; mean over requests."""
         return self._shared / self.long_enough
 
     def cluster_overlap(self, labels: Int) -> Array:
-        """`[L]`: of iterations of two requests with the same label `[R]`; mean over pairs of requests."""
+        """`[L]`: overlap of iterations of two requests with the same label `[R]`; mean over pairs of requests."""
         found = np.stack(self.found)
         shared, pairs = _within(found, labels)
         with_itself, alone = _within(found, np.arange(len(found)))
@@ -125,7 +125,7 @@ class Signatures:
 
 
 class SameToken:
-    """A few decode iterations of some requests, to compare those that have the same token."""
+    """Overlap of decode iterations of different requests with the same token, from a few iterations of each."""
 
     def __init__(self, shape: ModelShape, kept: set[int]) -> None:
         self._kept = kept
@@ -135,7 +135,7 @@ class SameToken:
         self._demands: list[Bool] = []
 
     def add(self, request: Iterations, token: Int) -> None:
-        """Take a request in, with the tokens of its rows."""
+        """Add a request and the tokens of its rows."""
         decode = request.demands[request.prefill :]
         if not len(decode) or request.request not in self._kept:
             return
@@ -145,7 +145,7 @@ class SameToken:
         self._demands.append(decode[chosen])
 
     def overlap(self) -> Array | None:
-        """`[L]`: of two iterations of different requests with the same token, mean over pairs; None without any."""
+        """`[L]`: mean overlap over pairs of iterations; None without any pair."""
         demands = np.concatenate(self._demands)
         _, token = np.unique(self._token, return_inverse=True)
         _, owner = np.unique(self._owner, return_inverse=True)
@@ -158,7 +158,7 @@ class SameToken:
 
 
 def _within(members: Single | Bool, group: Int) -> tuple[Array, int]:
-    """`[L]`: the products of all ordered pairs of `[n, L, J]` in the same group, each with itself too, and how many."""
+    """`[L]`: products summed over ordered pairs of `members` `[n, L, J]` in one group, with self-pairs; their count."""
     order = np.argsort(group, kind="stable")
     first = np.unique(group[order], return_index=True)[1]
     sums = np.add.reduceat(members[order], first, axis=0, dtype=np.float64)
@@ -167,7 +167,7 @@ def _within(members: Single | Bool, group: Int) -> tuple[Array, int]:
 
 
 class Speculation:
-    """How many of the executed experts the recorded lookahead gates rank first."""
+    """Recall of the recorded lookahead gates: share of executed experts in their top K."""
 
     def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
@@ -175,28 +175,28 @@ class Speculation:
         self._executed: dict[int, int] = {}
 
     def add(self, recorded: RecordedRequest) -> None:
-        """Take a request in."""
+        """Add a request."""
         for distance, gate in recorded.lookahead.items():
-            said = top(gate[:, :-distance].astype(np.float32), self._shape.top_k)
+            predicted = top(gate[:, :-distance].astype(np.float32), self._shape.top_k)
             executed = recorded.experts[:, distance:]
-            shared = int((said[..., :, None] == executed[..., None, :]).sum())
+            shared = int((predicted[..., :, None] == executed[..., None, :]).sum())
             self._shared[distance] = self._shared.get(distance, 0) + shared
             self._executed[distance] = self._executed.get(distance, 0) + int((executed >= 0).sum())
 
     def recall(self) -> dict[int, float]:
-        """By distance."""
+        """Recall by distance."""
         return {distance: shared / self._executed[distance] for distance, shared in self._shared.items()}
 
 
 def clusters_of(signatures: Single) -> tuple[Int, float | None]:
-    """A label for each of `[R, L, J]`, and the silhouette of the clusters; all 0 where none are clear."""
+    """Cluster labels `[R]` of signatures `[R, L, J]`, and the silhouette; all labels are 0 without clear clusters."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
     flat = signatures.reshape(len(signatures), -1)
     best: Int = np.zeros(len(flat), np.int64)
     highest: float | None = None
-    # Fewer than three requests to a cluster on average would be clusters of chance.
+    # Clusters of fewer than three requests on average would be chance.
     for count in range(2, min(MOST_CLUSTERS, len(flat) // 3) + 1):
         labels = KMeans(count, n_init=4, random_state=0).fit(flat).labels_
         score = float(silhouette_score(flat, labels)) if len(np.unique(labels)) > 1 else -1.0

@@ -1,4 +1,4 @@
-"""What a synthetic trace is drawn from: statistics that are asked for, and everything else that the user decides."""
+"""Parameters of a synthetic trace: the statistics to reach, and all other choices of the user."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,29 +15,29 @@ PHRASE = 8  # tokens that always follow each other
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What is measured of a trace, a number per layer each; what a synthetic one is asked for.
+    """Statistics of a trace, measured or requested, with one number per layer.
 
-    Overlaps are shares of the executed experts of a decode iteration that another one executed too, from K/J, by
-    chance, to 1.
+    An overlap is the share of a decode iteration's executed experts that another iteration executed too, from K/J (by
+    chance) to 1.
     """
 
-    entropy_bits: PerLayer  # of single decode iterations: sharpness
-    overlap: PerLayer  # with the decode iteration before
-    request_overlap: PerLayer  # with one of the same request and topic, far away
-    cluster_overlap: PerLayer  # with one of another request of the same cluster
-    token_overlap: PerLayer  # with one of another request that has the same token
-    load_cv: PerLayer  # coefficient of variation of the experts' load: standard deviation over mean
+    entropy_bits: PerLayer  # of single decode iterations
+    overlap: PerLayer  # with the previous decode iteration
+    request_overlap: PerLayer  # with a distant iteration of the same request and topic
+    cluster_overlap: PerLayer  # with an iteration of another request in the same cluster
+    token_overlap: PerLayer  # with an iteration of another request that has the same token
+    load_cv: PerLayer  # coefficient of variation of the experts' load: standard deviation / mean
 
     def mean(self) -> dict[str, float]:
-        """Of each of them the mean over layers."""
+        """Mean over layers of each statistic."""
         return {name: float(np.mean(values)) for name, values in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Everything that a synthetic trace is drawn from, but the lengths of its requests.
+    """Everything that a synthetic trace is generated from, except the lengths of its requests.
 
-    Requests are dealt to the clusters like cards, so that none has more by luck.
+    Requests are dealt to the clusters in turn, so that all clusters get the same number.
     """
 
     shape: ModelShape
@@ -46,9 +46,9 @@ class Parameters:
     topic_change: float = 0.0  # probability per decode iteration that the topic moves to another cluster
     drift: float = 0.0  # popularity and clusters of the last request correlate by 1 − drift with the first one's
     token_similarity: float = 0.6  # mean cosine of the embeddings of two different tokens of a cluster
-    trajectory_recall: float | None = None  # of the nearest expert map, `trajectory_search.py`; None: whatever it is
+    trajectory_recall: float | None = None  # of the nearest expert map, `trajectory_search.py`; None: no target
     lookahead: dict[int, float] = field(default_factory=dict)  # distance -> share of executed experts in its top K
-    gate_complete: bool = True  # False: gates are known at the executed experts only, and so is their entropy
+    gate_complete: bool = True  # False: gates, and so their entropy, cover only the executed experts
     prefill: bool = True
     embedding: bool = True
     seed: int = 0
@@ -59,7 +59,7 @@ class Parameters:
         ranges = {
             "entropy_bits": (0.0, float(np.log2(known))),
             "load_cv": (0.0, float(np.sqrt(1 / chance - 1))),
-            "overlap": (0.0, 1.0),  # neighbours may avoid each other
+            "overlap": (0.0, 1.0),  # successive iterations may overlap less than by chance
         }
         for name, values in asdict(self.statistics).items():
             if len(values) != shape.layers:
@@ -71,7 +71,7 @@ class Parameters:
             _within(name, getattr(self, name), 0.0, 1.0)
         most = shape.vocab // PHRASE
         if not 1 <= self.clusters <= most:
-            _refuse("clusters", self.clusters, f"must be from 1 to {most}, {PHRASE} of {shape.vocab} tokens for each")
+            _refuse("clusters", self.clusters, f"must be from 1 to {most}: each needs {PHRASE} of {shape.vocab} tokens")
         if self.topic_change and self.clusters == 1:
             _refuse("topic_change", self.topic_change, "there is only one cluster")
         if self.trajectory_recall is not None:
@@ -81,8 +81,8 @@ class Parameters:
         for recall in self.lookahead.values():
             _within("lookahead_recall", recall, chance, 1.0)
 
-    def told(self) -> dict[str, Any]:
-        """What `meta.generation` says: all that a trace does not note elsewhere; one number where all layers agree."""
+    def described(self) -> dict[str, Any]:
+        """Entries for `meta.generation` that are not elsewhere in the trace; one number if all layers are equal."""
         described = asdict(self) | {"lookahead": {str(at): recall for at, recall in self.lookahead.items()}}
         per_layer = {name: [round(one, 4) for one in values] for name, values in described.pop("statistics").items()}
         short = {name: values[0] if len(set(values)) == 1 else values for name, values in per_layer.items()}
@@ -96,5 +96,5 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def _refuse(name: str, value: object, what: str) -> None:
-    """Under the name that the setting has; only statistics have their unit in the name."""
+    """Raise `FieldError` under the name of the setting, which has no unit."""
     raise FieldError(name.removesuffix("_bits"), f"{what}, value {value}")

@@ -1,4 +1,4 @@
-"""From settings to a synthetic trace: measure another one if asked to, calibrate, draw, and measure what came out."""
+"""From settings to a synthetic trace: measure the trace to imitate if any, calibrate, generate, measure the result."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,19 +20,19 @@ from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesis:
-    """A synthetic trace, and what it was made of."""
+    """A synthetic trace, its parameters and its measured statistics."""
 
     path: Path
     parameters: Parameters
     calibration: Calibration
-    measured: Measured  # of the trace itself
-    like: Measured | None  # of the trace that it should be like
+    measured: Measured  # the trace itself
+    like: Measured | None  # the imitated trace
 
 
 def synthesise(
     shape: ShapeSettings, statistics: StatisticsSettings, lengths: LengthSettings, target: TraceTarget
 ) -> Synthesis:
-    """Draw a trace; nothing is written unless every statistic that is asked for can be reached."""
+    """Generate a trace; raises `FieldError`, and writes nothing, if a requested statistic cannot be reached."""
     source = Trace.open(shape.like) if shape.like else None
     sizes = shape.sizes(source.shape if source else None)
     drawn = lengths_of(lengths, source, statistics.seed)
@@ -46,7 +46,7 @@ def synthesise(
         calibration,
         drawn,
         target.out,
-        told={"like": source.path.name, "like_sha256": source.digest} if source else {},
+        notes={"like": source.path.name, "like_sha256": source.digest} if source else {},
         restart=target.restart,
         overwrite=target.overwrite,
     )

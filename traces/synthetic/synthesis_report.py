@@ -1,4 +1,4 @@
-"""What was asked of a synthetic trace, what its model gives, and what it has, to be read by people."""
+"""Report on a synthetic trace: statistics requested, expected from the model, and measured."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from traces.synthetic.trajectory_search import DISTANCE
 
 _NAMES = {
     "entropy_bits": "entropy of a decode iteration [bits]",
-    "overlap": "overlap with the iteration before",
-    "request_overlap": "overlap within a request, far away",
+    "overlap": "overlap with the previous iteration",
+    "request_overlap": "overlap within a request, distant",
     "cluster_overlap": "overlap between requests of a cluster",
-    "token_overlap": "overlap between requests at the same token",
+    "token_overlap": "overlap between requests, same token",
     "load_cv": "load of experts, coefficient of variation",
 }
 
 
 def report(made: Synthesis) -> str:
-    """A table of the statistics, and what to know about them."""
+    """A table of the statistics, with notes."""
     parameters, calibration, found, fitted = made.parameters, made.calibration, made.measured, made.like
     means = [parameters.statistics.mean(), calibration.expected.mean(), found.statistics.mean()]
     rows: list[list[Any]] = [[name, *(f"{one[key]:.3f}" for one in means)] for key, name in _NAMES.items()]
@@ -30,21 +30,21 @@ def report(made: Synthesis) -> str:
     for distance, recall in parameters.lookahead.items():
         reached = [recall, calibration.lookahead[distance], found.lookahead[distance]]
         rows.append([f"lookahead {distance}: recall of its top K", *(f"{one:.3f}" for one in reached)])
-    table = text_table(rows, ["mean over layers", "asked", "model", "measured"])
+    table = text_table(rows, ["mean over layers", "requested", "model", "measured"])
     lines = [f"{made.path} ({provenance.explained('synthetic')}), in the shape of {parameters.shape.name}", table]
     if found.clusters != parameters.clusters:
         lines.append(
-            "Measured: clusters are sought anew, among whole requests; too few requests, or changes of topic, hide "
-            "them, and then the overlap within one is that of others."
+            "Measured: clusters are searched for among whole requests. Too few requests or changes of topic hide them; "
+            "the overlap between requests of a cluster then mixes several clusters."
         )
     if fitted:
-        clear = "too few requests to look for clusters" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
+        clear = "too few requests for clustering" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
         lines.append(
-            "Asked: as measured of the other trace, where nothing else was said (silhouette of its clusters: "
-            f"{clear}). Not fitted: changes of topic, drift, embeddings."
+            "Requested: as measured in the imitated trace, unless given (silhouette of its clusters: "
+            f"{clear}). Not imitated: changes of topic, drift, embeddings."
         )
     if not parameters.gate_complete:
-        lines.append("Gates and their entropy are of the executed experts alone, as in the other trace.")
+        lines.append("Gates and their entropy cover only the executed experts, as in the imitated trace.")
     if parameters.drift or parameters.topic_change:
-        lines.append("Asked and model are of one moment and topic; what moves is measured with the rest.")
+        lines.append("Requested and model describe one moment and topic; measured includes drift and changes of topic.")
     return "\n\n".join(lines)

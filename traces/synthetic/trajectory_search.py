@@ -1,4 +1,4 @@
-"""What a search by trajectory finds in a trace: how much of the layers ahead the nearest expert map knows."""
+"""Recall of a trajectory search in a trace: how well the nearest expert map predicts the layers ahead."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,18 +8,18 @@ from policies.types import Bool, Float, Int, ModelShape
 from traces.analysis.iterations import Array, Iterations, top
 from traces.analysis.similarity import Sampler, Single, draw
 
-DISTANCE = 3  # layers that are looked ahead: the prefetch distance of the paper
-MAPS = 1000  # in the store, as in the paper
-LONGEST = 512  # decode iterations; what follows in a request is not searched for
+DISTANCE = 3  # layers ahead: the prefetch distance of the paper
+MAPS = 1000  # size of the store, as in the paper
+LONGEST = 512  # decode iterations per request; later ones are not searched for
 SEARCHED = 32  # requests
-_STEP = 24  # decode iterations from one that is searched for to the next, so that long requests weigh more
+_STEP = 24  # every 24th decode iteration is searched for, so that long requests weigh more
 
 
 class TrajectorySearch:
-    """Searches for decode iterations of some requests among stored ones of others and those before in the same request.
+    """Searches for decode iterations of some requests among stored ones of others and earlier ones of the same request.
 
-    So a policy searches that learns as it goes. `stored` gives the number of iterations of each of the other requests,
-    the first `skip` of which are no decode iterations; `MAPS` are drawn from them.
+    This is how a policy searches that keeps learning. `stored` is the number of iterations of each stored request; the
+    first `skip` are not decode iterations. `MAPS` of them are drawn.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class TrajectorySearch:
         self._requests: list[tuple[Float, Bool]] = []
 
     def add(self, request: Iterations) -> None:
-        """Take a request in."""
+        """Add a request."""
         self._stored.add(request)
         if request.request in self._searched:
             decode = slice(self._skip, self._skip + LONGEST)
             self._requests.append((request.maps[decode].astype(np.float16), request.demands[decode].copy()))
 
     def recall(self) -> float | None:
-        """Share of the executed experts that the nearest map ranks first; None where there is nothing to find."""
+        """Share of the executed experts in the top K of the nearest map; None without stored or searched iterations."""
         stored = self._stored.sample(self._rng)
         if stored is None or self._shape.layers <= DISTANCE:
             return None
@@ -48,21 +48,21 @@ class TrajectorySearch:
         for maps, demands in self._requests:
             if len(maps):
                 rows = np.arange(min(_STEP // 2, len(maps) - 1), len(maps), _STEP)
-                said = predicted(stored.maps, maps.astype(np.float32), rows, self._shape.top_k).astype(np.int64)
-                found.append(np.take_along_axis(demands[rows, DISTANCE:], said, axis=2).mean(axis=(1, 2)))
+                experts = predicted(stored.maps, maps.astype(np.float32), rows, self._shape.top_k).astype(np.int64)
+                found.append(np.take_along_axis(demands[rows, DISTANCE:], experts, axis=2).mean(axis=(1, 2)))
         return float(np.concatenate(found).mean()) if found else None
 
 
 def predicted(stored: Single, request: Single, rows: Int, top_k: int) -> Int:
-    """`[Q, L − d, K]`: the top K in layers d … L−1, d = `DISTANCE`, of the map that is nearest to each of `rows` `[Q]`.
+    """`[Q, L − d, K]`: the top K in layers d … L−1, d = `DISTANCE`, of the map nearest to each of `rows` `[Q]`.
 
-    Among the stored ones `[C, L, J]` and those before in the request `[I, L, J]`, by the cosine of the trajectories up
-    to d layers before (paper eq. 5); the first among equals.
+    The search covers the `stored` maps `[C, L, J]` and the earlier maps of the `request` `[I, L, J]`, by cosine of the
+    trajectories up to d layers before (paper eq. 5); ties go to the first.
     """
     known = np.concatenate([stored, request])
     products = np.matmul(request[rows].transpose(1, 0, 2), known.transpose(1, 2, 0)).cumsum(axis=0)  # [L, Q, C + I]
     lengths: Array = np.sqrt(np.vecdot(known, known).cumsum(axis=1).T)  # [L, C + I]
-    cosines = products / lengths[:, None]  # but for the rows' own lengths, which are the same for all
+    cosines = products / lengths[:, None]  # up to the norm of the row, which is the same for all maps
     cosines[:, np.arange(len(known)) >= len(stored) + rows[:, None]] = -np.inf
     nearest = cosines[:-DISTANCE].argmax(axis=2).T  # [Q, L − d]
     return top(known[nearest, np.arange(DISTANCE, known.shape[1])], top_k)

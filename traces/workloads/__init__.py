@@ -1,1 +1,1 @@
-"""When requests arrive and how long they are."""
+"""Workloads: arrival times and lengths of requests."""

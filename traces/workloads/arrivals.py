@@ -1,4 +1,4 @@
-"""When requests arrive and how long they are: workloads, recorded elsewhere or drawn."""
+"""Workloads, that is arrival times and lengths of requests, from files or generated."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,52 +13,52 @@ MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """`N` requests in the order of their arrival.
+    """`N` requests in order of arrival.
 
-    The mean rate is `N - 1` gaps over the time from the first arrival to the last.
+    The mean rate is `N - 1` divided by the time from the first arrival to the last.
     """
 
-    arrival_s: Float  # [N] float64, from 0, never falling
+    arrival_s: Float  # [N] float64, from 0, not decreasing
     prompt_tokens: Int  # [N] int64, positive
     output_tokens: Int  # [N] int64, positive
-    source: str  # where it came from, in words
-    dropped: int = 0  # rows of the source without prompt or without output: requests that failed
+    source: str  # description of the origin
+    dropped: int = 0  # failed requests: rows of the source without prompt or output
 
     def __len__(self) -> int:
         return len(self.arrival_s)
 
     @property
     def duration_s(self) -> float:
-        """From the first arrival to the last."""
+        """Time from the first arrival to the last."""
         return float(self.arrival_s[-1])
 
     @property
     def rate_per_s(self) -> float | None:
-        """Requests per second; None where all arrive at once."""
+        """Mean requests per second; None if all arrive at once."""
         return (len(self) - 1) / self.duration_s if self.duration_s > 0 else None
 
 
 def poisson_arrivals(requests: int, rate: float, rng: np.random.Generator) -> Float:
-    """`[requests]` seconds from 0: gaps are independent and exponential with mean `1 / rate`."""
+    """Arrivals `[requests]` in seconds from 0; the gaps are independent and exponential with mean `1 / rate`."""
     _check_process(requests, rate)
     return _from_gaps(rng.exponential(1 / rate, requests - 1))
 
 
 def gamma_arrivals(requests: int, rate: float, burstiness: float, rng: np.random.Generator) -> Float:
-    """`[requests]` seconds from 0: independent Gamma gaps with mean `1 / rate`.
+    """Arrivals `[requests]` in seconds from 0; the gaps are independent and Gamma distributed with mean `1 / rate`.
 
-    `burstiness` is their coefficient of variation, standard deviation over mean: 1 is a Poisson process, less is more
-    regular, more comes in bursts.
+    `burstiness` is their coefficient of variation, standard deviation / mean: 1 is a Poisson process, lower values are
+    more regular, higher values come in bursts.
     """
     _check_process(requests, rate)
     if not (np.isfinite(burstiness) and burstiness > 0):
         raise FieldError("burstiness", f"must be above 0, value {burstiness:g}")
-    variance = burstiness**2  # of gaps with mean 1: a Gamma of shape k has the coefficient 1/√k
+    variance = burstiness**2  # of gaps with mean 1; a Gamma distribution of shape k has coefficient of variation 1/√k
     return _from_gaps(rng.gamma(1 / variance, variance / rate, requests - 1))
 
 
 def with_fixed_lengths(arrival_s: Float, prompt_tokens: int, output_tokens: int, source: str) -> Workload:
-    """All requests alike."""
+    """A workload whose requests all have the same lengths."""
     for name, tokens in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
         if tokens < 1:
             raise FieldError(name, f"must be at least 1, value {tokens}")
@@ -71,7 +71,7 @@ def with_fixed_lengths(arrival_s: Float, prompt_tokens: int, output_tokens: int,
 
 
 def with_lengths_of(arrival_s: Float, lengths: Workload, rng: np.random.Generator, source: str) -> Workload:
-    """Each request as long as one of `lengths`, drawn with replacement; prompt and output stay together."""
+    """A workload with lengths drawn from `lengths` with replacement; prompt and output length stay together."""
     drawn = rng.integers(0, len(lengths), len(arrival_s))
     return Workload(
         arrival_s=arrival_s,
@@ -84,33 +84,33 @@ def with_lengths_of(arrival_s: Float, lengths: Workload, rng: np.random.Generato
 def sample(
     workload: Workload, rng: np.random.Generator, *, requests: int | None = None, rate: float | None = None
 ) -> Workload:
-    """`requests` of the workload's rows, in their order, with time stretched so that `rate` is the mean rate.
+    """A sample of `requests` rows, in order, with times rescaled to the mean `rate`.
 
-    Rows are drawn without replacement, all alike, so that the course of the day stays and bursts thin out. None leaves
-    the rows or the time as they are, but that the first arrival is at 0. The paper's online runs (fig. 11): 256
-    requests of the Azure traces at 2.91 requests/s.
+    Rows are drawn uniformly without replacement, which keeps the course of the day and thins out bursts. None keeps all
+    rows or the time scale; the first arrival is always at 0. The paper's online runs (fig. 11) use 256 requests of the
+    Azure traces at 2.91 requests/s.
     """
-    rows, told = np.arange(len(workload)), ""
+    rows, prefix = np.arange(len(workload)), ""
     if requests is not None:
         if not 1 <= requests <= len(workload):
             raise FieldError(
-                "requests", f"must be from 1 to {len(workload)}, all of {workload.source}, value {requests}"
+                "requests", f"must be from 1 to {len(workload)}, the size of {workload.source}, value {requests}"
             )
         rows = np.sort(rng.choice(len(workload), requests, replace=False))
-        told = f"{requests} of {len(workload)} requests of "
+        prefix = f"{requests} of {len(workload)} requests of "
     arrival_s = workload.arrival_s[rows] - workload.arrival_s[rows[0]]
     drawn = replace(
         workload,
         arrival_s=arrival_s,
         prompt_tokens=workload.prompt_tokens[rows],
         output_tokens=workload.output_tokens[rows],
-        source=told + workload.source,
+        source=prefix + workload.source,
     )
     return drawn if rate is None else _stretched(drawn, rate)
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """Rates and lengths, as plain JSON; what is not defined, such as the gaps of one request, is None."""
+    """Rates and lengths as plain JSON; undefined values, such as the gaps of a single request, are None."""
     gaps = np.diff(workload.arrival_s)
     spread = float(gaps.std() / gaps.mean()) if workload.duration_s > 0 else None
     return {
@@ -127,7 +127,7 @@ def describe(workload: Workload) -> dict[str, Any]:
 
 
 def counts_per(workload: Workload, width_s: float) -> Int:
-    """Arrivals in each `width_s` seconds, counted from the first."""
+    """Number of arrivals in each interval of `width_s` seconds from the first arrival."""
     counts: Int = np.bincount((workload.arrival_s // width_s).astype(np.int64))
     return counts
 
@@ -142,7 +142,7 @@ def _stretched(workload: Workload, rate: float) -> Workload:
     if workload.duration_s == 0:
         raise FieldError("rate", f"cannot be {rate:g}: all requests of {workload.source} arrive at once")
     wanted_s = (len(workload) - 1) / rate
-    # Divided first, so that the last arrival is exactly at the end.
+    # Divide first, so that the last arrival is exactly at the end.
     arrival_s = workload.arrival_s / workload.duration_s * wanted_s
     return replace(workload, arrival_s=arrival_s, source=f"{workload.source} at {rate:g}/s")
 

@@ -1,4 +1,4 @@
-"""A fitted trace on disk, made and written in parts."""
+"""Fit recorded requests to a workload and write the trace in parts."""
 
 import sys
 from pathlib import Path
@@ -21,12 +21,12 @@ _PART = 8  # requests
 
 
 def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
-    """Write a trace with a request for each row of the workload; it goes on where it was interrupted.
+    """Write a trace with one request per row of the workload, or resume it.
 
-    How many rows were used again, and how many prompts cut, is said on stderr.
+    Prints on stderr how many recorded rows were reused and how many prompts were cut.
     """
     if not trace.meta.all_executed:
-        what = "tokens of its prefills pass layers by (experts -1), so no prompt of another length can be made of them"
+        what = "tokens of its prefills skip layers (experts -1), so prompts of other lengths cannot be built from them"
         raise TraceError.at(trace.path, what)
     whole, rng = read_workload(settings.workload), np.random.default_rng(settings.seed)
     workload = sample(whole, rng, requests=settings.requests, rate=settings.rate)
@@ -64,4 +64,4 @@ def _repeated(plan: FitPlan, *, prefill: bool) -> str:
     shares = [(plan.repeated_decode_rows, f"{plan.decode_rows:,} decode rows")]
     if prefill:
         shares.append((plan.repeated_prompt_rows, f"{plan.prompt_rows:,} rows of prompts"))
-    return "recorded rows used again: " + ", ".join(f"{number(share, '.1%')} of {rows}" for share, rows in shares)
+    return "reused recorded rows: " + ", ".join(f"{number(share, '.1%')} of {rows}" for share, rows in shares)

@@ -1,4 +1,4 @@
-"""Recorded requests at the lengths and arrivals of a workload."""
+"""Give recorded requests the lengths and arrivals of a workload."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from traces.workloads.arrivals import Workload
 from traces.workloads.row_pool import Piece, RowPool
 from traces.workloads.workload_settings import MAX_PROMPT_TOKENS
 
-_HELD_BYTES = 64 * 2**20  # of recorded requests that were read last, since one may serve several rows
+_CACHE_BYTES = 64 * 2**20  # cache of the requests read last, since one may serve several rows
 
 PROMPT_RULE = "chains of recorded prefills of one source, the last one cut at the wanted length, positions counted on; "
 DECODE_RULE = "chains of recorded decode iterations of one source{which}; no row is used again while others are unused"
@@ -23,37 +23,37 @@ DECODE_RULE = "chains of recorded decode iterations of one source{which}; no row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """Which recorded rows stand for one row of a workload, in their order."""
+    """The recorded rows for one row of a workload, in order."""
 
     source: str
-    """Of the recorded requests, or of the first of them where one source had not enough."""
+    """Source of the recorded requests; of the first one if a single source was not enough."""
     prefills: Sequence[Piece]
     decodes: Sequence[Piece]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlan:
-    """Which recorded rows stand for all rows of a workload."""
+    """The recorded rows for all rows of a workload."""
 
     servings: Sequence[Serving]
     prompt_rows: int
     decode_rows: int
     repeated_prompt_rows: float
-    """Of the rows of all prompts, the share that was used before."""
+    """Share of all prompt rows that had been used before."""
     repeated_decode_rows: float
 
 
 def plan_fit(trace: Trace, workload: Workload, *, seed: int, max_prompt_tokens: int = MAX_PROMPT_TOKENS) -> FitPlan:
-    """Choose recorded rows for each row of the workload, in turn; a prompt gets at most `max_prompt_tokens`.
+    """Choose recorded rows for each row of the workload in turn, with at most `max_prompt_tokens` per prompt.
 
-    If they are unused, the decode iterations of the prompt's last request come first: they followed this text when they
-    were recorded. Requests without a decode iteration are not used.
+    Decoding starts with the decode iterations of the prompt's last request, if unused, since they followed this text
+    when it was recorded. Requests without decode iterations are not used.
     """
     rng = np.random.default_rng(seed)
     decodes = {request: trace.decode_rows_of(request) for request in trace.request_ids}
     usable = [request for request, rows in decodes.items() if rows]
     if not usable:
-        raise UserError(f"{trace.path}: no request has a decode iteration, so none can be fitted")
+        raise UserError(f"{trace.path}: no request has a decode iteration, so the trace cannot be fitted")
     sources = {request: trace.infos[request].source for request in usable}
     prompt_pool = RowPool({request: trace.rows_of(request) - decodes[request] for request in usable}, sources, rng)
     decode_pool = RowPool({request: decodes[request] for request in usable}, sources, rng)
@@ -75,16 +75,16 @@ def plan_fit(trace: Trace, workload: Workload, *, seed: int, max_prompt_tokens: 
 
 
 class Fitter:
-    """Makes the requests of a plan out of the recorded ones of a trace."""
+    """Builds the requests of a plan from the recorded requests of a trace."""
 
     def __init__(self, trace: Trace, plan: FitPlan) -> None:
         self.trace = trace
         self.plan = plan
-        self._held: OrderedDict[int, RecordedRequest] = OrderedDict()
-        self._held_bytes = 0
+        self._cached: OrderedDict[int, RecordedRequest] = OrderedDict()
+        self._cached_bytes = 0
 
     def fitted(self, row: int, workload: Workload) -> tuple[RequestInfo, RecordedRequest]:
-        """Row `row` of the workload as a request of that number."""
+        """The request number `row`, for that row of the workload."""
         serving = self.plan.servings[row]
         prefill = sum(piece.rows for piece in serving.prefills)
         info = RequestInfo(
@@ -101,23 +101,23 @@ class Fitter:
         return info, _joined(row, info.source, parts, prefill)
 
     def _read(self, request: int) -> RecordedRequest:
-        if request in self._held:
-            self._held.move_to_end(request)
-            return self._held[request]
+        if request in self._cached:
+            self._cached.move_to_end(request)
+            return self._cached[request]
         recorded = self.trace.read(request)
-        self._held[request] = recorded
-        self._held_bytes += _bytes_of(recorded)
-        while self._held_bytes > _HELD_BYTES and len(self._held) > 1:
-            self._held_bytes -= _bytes_of(self._held.popitem(last=False)[1])
+        self._cached[request] = recorded
+        self._cached_bytes += _bytes_of(recorded)
+        while self._cached_bytes > _CACHE_BYTES and len(self._cached) > 1:
+            self._cached_bytes -= _bytes_of(self._cached.popitem(last=False)[1])
         return recorded
 
 
 def fitted_meta(
-    trace: Trace, workload: Workload, plan: FitPlan, told: Mapping[str, Any], *, max_prompt_tokens: int
+    trace: Trace, workload: Workload, plan: FitPlan, further: Mapping[str, Any], *, max_prompt_tokens: int
 ) -> TraceMeta:
-    """What a fitted trace says about itself; `told` are further settings for it to cite.
+    """The description of a fitted trace; `further` are settings to add to it.
 
-    What was synthetic stays so: a fit does not make it better.
+    A fitted synthetic trace keeps the kind "synthetic".
     """
     meta = trace.meta
     which = ", those of the prompt's last request first if they are unused" if meta.prefill else ""
@@ -131,14 +131,14 @@ def fitted_meta(
         "max_prompt_tokens": max_prompt_tokens if meta.prefill else None,
         "repeated_prompt_rows": plan.repeated_prompt_rows if meta.prefill else None,
         "repeated_decode_rows": plan.repeated_decode_rows,
-        **told,
+        **further,
     }
     note = f"fitted to the lengths and arrivals of {workload.source}: {rule}"
     return replace(
         meta,
         kind="synthetic" if meta.kind == "synthetic" else "fitted",
         prompt_text=False,
-        residency=False,  # the engine's cache was in another state before rows that now follow others
+        residency=False,  # the engine's cache had another state, since rows now follow other rows
         generation={**meta.generation, **{f"fit_{name}": one for name, one in settings.items() if one is not None}},
         versions={**meta.versions, **library_versions()},
         notes="; ".join(filter(None, [meta.notes, note])),
@@ -147,7 +147,7 @@ def fitted_meta(
 
 
 def _joined(request: int, source: str, parts: Sequence[tuple[RecordedRequest, Int]], prefill: int) -> RecordedRequest:
-    """One request of some rows of others: `prefill` rows of iteration 0, then a decode iteration each."""
+    """Join rows of several requests to one: `prefill` rows of iteration 0, then one decode iteration per row."""
 
     def rows_of(values: Sequence[Any]) -> Any:
         return np.concatenate([one[rows] for one, (_, rows) in zip(values, parts, strict=True)])

@@ -1,4 +1,4 @@
-"""Recorded rows that are taken in chains, none twice while others are unused."""
+"""A pool of recorded rows that are taken in chains; no row is reused while others are unused."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ class Piece:
 
     @property
     def rows(self) -> int:
-        """How many they are."""
+        """Number of rows."""
         return self.stop - self.start
 
 
 class RowPool:
-    """Rows of recorded requests, taken in rounds: in each, every row is taken once.
+    """Rows of recorded requests, taken in rounds: each round takes every row once.
 
-    A round goes through the requests in random order. What is left of a request of which a part was taken comes after
-    all others of its source, so that as many chains as can begin where a recorded request does.
+    A round visits the requests in random order. The rest of a partly taken request is queued after all others of its
+    source, so that as many chains as possible start where a recorded request starts.
     """
 
     def __init__(self, rows: Mapping[int, int], sources: Mapping[int, str], rng: np.random.Generator) -> None:
@@ -37,9 +37,9 @@ class RowPool:
         self._left = self._queued = self.taken = 0
 
     def take(self, wanted: int, *, source: str | None = None, first: int | None = None) -> list[Piece]:
-        """A chain of so many rows: pieces of different requests of one source, of others once it has no unused rows.
+        """Take a chain of `wanted` rows: pieces of requests of one source, then of others when it has no unused rows.
 
-        It begins with the rows of request `first` if none of them is used, else with the `source`, else anywhere.
+        The chain starts with request `first` if none of its rows is used, else with the `source`, else anywhere.
         """
         pieces = []
         self.taken += wanted
@@ -58,7 +58,7 @@ class RowPool:
 
     @property
     def repeated(self) -> float:
-        """Of the rows that were taken, the share that had been taken before."""
+        """Share of the taken rows that had been taken before."""
         return max(0, self.taken - sum(self._rows.values())) / self.taken if self.taken else 0.0
 
     def _begin_round(self) -> None:
@@ -74,17 +74,17 @@ class RowPool:
 
     def _next(self, source: str | None, first: int | None) -> Piece:
         if first in self._untouched:
-            self._untouched.remove(first)  # its place in the queue is passed over later
+            self._untouched.remove(first)  # its entry in the queue is skipped later
             return Piece(first, 0, self._rows[first])
-        self._pass_over_used()
+        self._drop_used()
         if source not in self._queues:
             source = min(self._queues, key=lambda name: self._queues[name][0][0])
         _, piece = self._queues[source].popleft()
         self._untouched.discard(piece.request)
         return piece
 
-    def _pass_over_used(self) -> None:
-        """Drop what was taken out of turn from the heads of the queues, and the queues that are empty."""
+    def _drop_used(self) -> None:
+        """Drop pieces taken out of turn from the heads of the queues, and drop empty queues."""
         for name in list(self._queues):
             queue = self._queues[name]
             while queue and queue[0][1].start == 0 and queue[0][1].request not in self._untouched:

@@ -1,4 +1,4 @@
-"""A picture of a workload: when requests arrive, and how long they are."""
+"""Figure of a workload: arrivals over time, and lengths."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from traces.workloads.arrivals import MINUTE_S, Workload, counts_per
 
 
 def draw_workload(workload: Workload, path: Path) -> None:
-    """Three panels: arrivals over time, and how prompt and output lengths are spread."""
+    """Draw three panels: arrivals over time, and histograms of prompt and output lengths."""
     drawn = figure(12, 3.6)
     over_time, *histograms = panels(drawn, 1, 3, width_ratios=(2, 1, 1))[0]
 
-    # Up to ten minutes by the second; longer ones by the minute, or the bars would be too thin to see.
+    # Up to ten minutes per second; longer workloads per minute, or the bars would be too thin to see.
     by_minute = workload.duration_s > 10 * MINUTE_S
     width_s, unit = (MINUTE_S, "minute") if by_minute else (1.0, "second")
     counts = counts_per(workload, width_s)
@@ -23,7 +23,7 @@ def draw_workload(workload: Workload, path: Path) -> None:
 
     lengths: list[tuple[Any, str]] = [(workload.prompt_tokens, "prompt"), (workload.output_tokens, "output")]
     for axes, (tokens, name) in zip(histograms, lengths, strict=True):
-        # Equal steps of a logarithm, since the longest is often a hundred times the median; whole tokens at the edges.
+        # Logarithmic bins, since the longest is often a hundred times the median; edges at whole tokens.
         edges = np.unique(np.geomspace(tokens.min(), tokens.max() + 1, 50).round())
         axes.hist(tokens, bins=edges, color=BLUE)
         axes.axvline(float(tokens.mean()), color=ORANGE, label=f"mean {tokens.mean():,.0f}")

@@ -1,4 +1,4 @@
-"""Workloads in files: the published ones that can be read, and our own."""
+"""Workload files: readers of published formats, and our own format."""
 
 import csv
 import json
@@ -34,33 +34,33 @@ SCHEMA = pa.schema(
 _LARGEST = np.iinfo(np.int32).max
 _CHUNK = 100_000  # rows
 
-# What is left of a row: its number, and the texts of time, prompt and output, None where the row has none.
+# A row reduced to its number and the strings of time, prompt and output; None if missing.
 _Record = tuple[int, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A published file of arrivals: what its columns are called, and how to read its times."""
+    """A published file format: names of its columns, and how to read its times."""
 
     name: str
     time: str
     prompt: str
     output: str
-    time_is: str  # in words, for errors
-    to_ns: Callable[["pd.Series[Any]"], tuple[Int, Bool]]  # texts [n] -> nanoseconds [n], and which cannot be read
+    time_is: str  # description for error messages
+    to_ns: Callable[["pd.Series[Any]"], tuple[Int, Bool]]  # strings [n] -> nanoseconds [n], and which are invalid
 
     @property
     def columns(self) -> tuple[str, str, str]:
-        """Time, prompt and output."""
+        """Names of the columns time, prompt and output."""
         return self.time, self.prompt, self.output
 
 
 def read_workload(path: Path) -> Workload:
-    """The workload of a file; its columns tell which of the known formats it is.
+    """Read a workload; its columns identify the format.
 
-    Azure LLM inference traces of 2023 and 2024, BurstGPT, Mooncake JSONL, and Parquet that `write_workload` wrote. Rows
-    without a prompt or an output are requests that failed (BurstGPT says so): they are dropped and counted. Every
-    mistake is a `UserError` in one line with file, row and field; rows count from 0, the header is none.
+    Formats are the Azure LLM inference traces of 2023 and 2024, BurstGPT, Mooncake JSONL, and Parquet by
+    `write_workload`. Rows without prompt or output are failed requests (as BurstGPT documents): they are dropped and
+    counted. Raises `UserError` with file, row and field; rows count from 0, without the header.
     """
     if not path.is_file():
         raise TraceError.at(path, "is a folder" if path.is_dir() else "is missing")
@@ -78,11 +78,11 @@ def read_workload(path: Path) -> Workload:
 
 
 def write_workload(path: Path, workload: Workload, settings: Mapping[str, Any]) -> None:
-    """Tidy Parquet, a row per request; `settings` say how it was drawn and stand in the file with its source."""
-    told = {"source": workload.source, "dropped": workload.dropped, **settings}
+    """Write Parquet with one row per request; `settings` go into its metadata, with the workload's source."""
+    described = {"source": workload.source, "dropped": workload.dropped, **settings}
     columns = [workload.arrival_s, workload.prompt_tokens, workload.output_tokens]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-    schema = SCHEMA.with_metadata({META_KEY: canonical_json(told)})
+    schema = SCHEMA.with_metadata({META_KEY: canonical_json(described)})
     with replacing(path, "the workload") as temporary, parquet_sink(temporary, schema) as sink:
         sink.write_table(pa.table(arrays, schema=schema))
 
@@ -90,12 +90,12 @@ def write_workload(path: Path, workload: Workload, settings: Mapping[str, Any]) 
 def _read_parquet(path: Path) -> Workload:
     with open_parquet(path, SCHEMA) as file, reading(path):
         table = file.read(use_threads=False)
-        told = json.loads((file.schema_arrow.metadata or {}).get(META_KEY, b"{}"))
+        described = json.loads((file.schema_arrow.metadata or {}).get(META_KEY, b"{}"))
     arrival_s, prompt, output = (table.column(name).to_numpy() for name in SCHEMA.names)
     _refuse(
         path, "arrival_s", "must be finite and not negative", ~(np.isfinite(arrival_s) & (arrival_s >= 0)), arrival_s
     )
-    _refuse(path, "arrival_s", "must not fall", np.diff(arrival_s, prepend=0) < 0, arrival_s)
+    _refuse(path, "arrival_s", "must not decrease", np.diff(arrival_s, prepend=0) < 0, arrival_s)
     for name, tokens in (("prompt_tokens", prompt), ("output_tokens", output)):
         _refuse(path, name, "must be positive", tokens < 1, tokens)
     if not len(table):
@@ -104,8 +104,8 @@ def _read_parquet(path: Path) -> Workload:
         arrival_s=arrival_s - arrival_s[0],
         prompt_tokens=prompt.astype(np.int64),
         output_tokens=output.astype(np.int64),
-        source=str(told.get("source", path.name)),
-        dropped=int(told.get("dropped", 0)),
+        source=str(described.get("source", path.name)),
+        dropped=int(described.get("dropped", 0)),
     )
 
 
@@ -128,12 +128,12 @@ def _text(path: Path) -> Iterator[None]:
 
 
 def _format_of(path: Path, header: list[str]) -> Format:
-    """The format whose columns are there; one that is missing a column is named when it is the nearest."""
+    """The format with these columns; raises `TraceError` with the missing column of the nearest format."""
     best = max(CSV_FORMATS, key=lambda form: len(set(form.columns) & set(header)))
     missing = [name for name in best.columns if name not in header]
     if len(missing) == len(best.columns):
         known = "; ".join(f"{form.name}: {', '.join(form.columns)}" for form in (*CSV_FORMATS, MOONCAKE))
-        raise TraceError.at(path, f"has the columns of no known workload ({known})", value=", ".join(header) or "none")
+        raise TraceError.at(path, f"columns fit no known workload ({known})", value=", ".join(header) or "none")
     for name in missing:
         raise TraceError.at(path, f"is missing; {best.name} has the columns {', '.join(best.columns)}", field=name)
     return best
@@ -165,14 +165,14 @@ def _json_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
 
 
 def _read(path: Path, form: Format, records: Iterator[_Record]) -> Workload:
-    """The workload of the records, in chunks, so that texts never fill the memory."""
+    """The workload of the records, converted in chunks, so that strings never fill the memory."""
     chunks = [_numbers(path, form, chunk) for chunk in iter(lambda: list(islice(records, _CHUNK)), [])]
     if not chunks:
         raise TraceError.at(path, "there is no request")
     row, ns, prompt, output = (np.concatenate(column) for column in zip(*chunks, strict=True))
     for at in np.flatnonzero(np.diff(ns) < 0)[:1] + 1:
         behind_s = (int(ns[at - 1]) - int(ns[at])) / 1e9
-        what = f"must not be before the row above; it is by {behind_s:g} s"
+        what = f"must not be before the previous row; it is {behind_s:g} s earlier"
         raise TraceError.at(path, what, row=int(row[at]), field=form.time)
     kept = (prompt > 0) & (output > 0)
     if not kept.any():
@@ -188,7 +188,7 @@ def _read(path: Path, form: Format, records: Iterator[_Record]) -> Workload:
 
 
 def _numbers(path: Path, form: Format, chunk: list[_Record]) -> tuple[Int, Int, Int, Int]:
-    """Rows, nanoseconds, prompt and output tokens of some records, each `[n]` int64."""
+    """Row numbers, nanoseconds, prompt and output tokens of a chunk of records, each `[n]` int64."""
     row, *columns = zip(*chunk, strict=True)
     texts = [pd.Series(column, dtype=object) for column in columns]
     numbers = []

@@ -119,4 +119,4 @@ def test_no_prompts_of_other_lengths_are_made_of_them(trace: Trace, capsys: pyte
     pd.DataFrame({"arrival_s": [0.0, 1.0], "prompt_tokens": [3, 9], "output_tokens": [2, 4]}).to_parquet(workload)
     out = trace.path.with_name("b.trace")
     assert main(["fit", str(trace.path), "--workload", str(workload), "--out", str(out)]) == 2
-    assert "tokens of its prefills pass layers by (experts -1)" in capsys.readouterr().err
+    assert "tokens of its prefills skip layers (experts -1)" in capsys.readouterr().err

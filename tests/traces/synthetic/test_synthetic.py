@@ -229,7 +229,7 @@ def test_solve_finds_a_crossing_and_stays_at_the_ends() -> None:
 
 
 def test_statistics_say_one_number_where_layers_agree() -> None:
-    told = parameters(overlap=[0.5, 0.5, 0.6, 0.5, 0.5]).told()
+    told = parameters(overlap=[0.5, 0.5, 0.6, 0.5, 0.5]).described()
     assert told["overlap"] == [0.5, 0.5, 0.6, 0.5, 0.5]
     assert told["load_cv"] == 0.4
     assert statistics().mean() == pytest.approx(ASKED)

@@ -79,7 +79,7 @@ def test_a_trace_notes_what_it_was_drawn_from(tmp_path: Path, capsys: pytest.Cap
     assert "drawn from a model, not recorded" in meta.notes
     printed = capsys.readouterr().out
     assert "(SYNTHETIC: generated, not recorded)" in printed
-    assert re.search(r"overlap with the iteration before +0\.500 +0\.50\d +0\.\d{3}\n", printed)
+    assert re.search(r"overlap with the previous iteration +0\.500 +0\.50\d +0\.\d{3}\n", printed)
 
 
 def test_a_published_model_gives_the_sizes(tmp_path: Path) -> None:
@@ -121,17 +121,20 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--entropy", "sharp"], 'Invalid value for --entropy: unable to convert "sharp" into float.'),
         (["--overlap", "0.4,0.5"], "--overlap: must be one number, or one for each of the 5 layers, value (0.4, 0.5)"),
         (["--clusters", "0"], "--clusters: must be at least 1, value 0"),
-        (["--clusters", "4001"], "--clusters: must be from 1 to 4000, 8 of 32000 tokens for each, value 4001"),
+        (["--clusters", "4001"], "--clusters: must be from 1 to 4000: each needs 8 of 32000 tokens, value 4001"),
         (["--clusters", "1", "--topic-change", "0.1"], "--topic-change: there is only one cluster, value 0.1"),
         (
             ["--clusters", "1", "--cluster-overlap", "0.4"],
-            "--cluster-overlap: with one cluster, load_cv alone decides it",
+            "--cluster-overlap: cannot be set with one cluster, where load_cv determines it",
         ),
         (["--trajectory-recall", "1.5"], "--trajectory-recall: must be at least 0 and at most 1, value 1.5"),
-        (["--trajectory-recall", "0.9"], "--trajectory-recall: cannot be 0.9: nothing nearer than 0."),
+        (
+            ["--trajectory-recall", "0.9"],
+            "--trajectory-recall: cannot be 0.9: the nearest value possible with the other statistics is 0.",
+        ),
         (["--trajectory-recall", "0.5", "--layers", "3"], "--trajectory-recall: needs more than 3 layers, value 0.5"),
         (["--lookahead", "5"], "--lookahead: must be from 1 to 4 layers, value 5"),
-        (["--lookahead-recall", "0.9"], "--lookahead-recall: needs lookahead, which says how far, value 0.9"),
+        (["--lookahead-recall", "0.9"], "--lookahead-recall: needs lookahead with the distances, value 0.9"),
         (["--top-k", "9"], "--top-k: must be at most 8, the experts of a layer, value 9"),
         (["--experts", "0"], "--experts: must be at least 1, value 0"),
         (["--model", "mixtral-8x7b"], "--experts: mixtral-8x7b has 8, value 8"),
@@ -235,7 +238,7 @@ def test_gates_that_are_known_in_part_stay_so(tmp_path: Path, capsys: pytest.Cap
 def test_too_few_requests_to_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = drawn(tmp_path / "one.trace", parameters(), 1)
     assert main(["synthetic", "--like", str(source.path), "--out", str(tmp_path / "a.trace")]) == 2
-    expected = f"error: {source.path}: its statistics need two requests, and one with 3 decode iterations\n"
+    expected = f"error: {source.path}: measuring needs two requests, one of them with 3 decode iterations\n"
     assert expected in capsys.readouterr().err
 
 
@@ -301,6 +304,6 @@ def test_a_plan_of_other_lengths_is_another_trace(tmp_path: Path) -> None:
     one, other = (Lengths.constant(3, 2, output) for output in (4, 5))
     assert one.sha256 != other.sha256
     paths = [
-        generate(wanted, found, each, tmp_path / f"{each.output_tokens[0]}.trace", told={}) for each in (one, other)
+        generate(wanted, found, each, tmp_path / f"{each.output_tokens[0]}.trace", notes={}) for each in (one, other)
     ]
     assert content(paths[0]) != content(paths[1])

@@ -95,7 +95,7 @@ def test_stretching_gives_the_rate_and_keeps_order_and_proportions(rate: float, 
 
 def test_a_sample_that_cannot_be_is_refused() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"^requests: must be from 1 to 50, all of mine, value 51$"):
+    with pytest.raises(UserError, match=r"^requests: must be from 1 to 50, the size of mine, value 51$"):
         sample(random_workload(0), rng, requests=51)
     with pytest.raises(UserError, match=r"^rate: cannot be 2: all requests of mine arrive at once$"):
         sample(workload([0, 0]), rng, rate=2)

@@ -219,7 +219,7 @@ def test_requests_without_a_decode_iteration_serve_none(tmp_path: Path, workload
     none = write_trace(tmp_path / "none.trace", meta, [pairs[:1]])
     capsys.readouterr()
     assert main(["fit", str(none), "--workload", str(workload), "--out", str(tmp_path / "b.trace")]) == 2
-    expected = f"error: {none}: no request has a decode iteration, so none can be fitted\n"
+    expected = f"error: {none}: no request has a decode iteration, so the trace cannot be fitted\n"
     assert capsys.readouterr().err == expected
 
 
@@ -282,13 +282,13 @@ def test_tables_and_pictures_say_that_a_trace_is_fitted(source: Path, workload: 
 def test_memory_does_not_grow_with_the_requests_that_were_read(
     source: Path, workload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("traces.workloads.fitting._HELD_BYTES", 2_000)
+    monkeypatch.setattr("traces.workloads.fitting._CACHE_BYTES", 2_000)
     trace = Trace.open(source)
     fitter = Fitter(trace, plan_fit(trace, read_workload(workload), seed=0))
     for request in [0, 1, 2, 3, 4, 5, 0, 0]:
         fitter._read(request)
-        assert fitter._held_bytes <= 2_000 or len(fitter._held) == 1
-    assert list(fitter._held)[-1] == 0
+        assert fitter._cached_bytes <= 2_000 or len(fitter._cached) == 1
+    assert list(fitter._cached)[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_memory_does_not_grow_with_the_requests_that_were_read(
     [
         (["--max-prompt-tokens", "0"], "--max-prompt-tokens: must be at least 1, value 0"),
         (["--seed", "-1"], "--seed: must be at least 0, value -1"),
-        (["--requests", "99"], "--requests: must be from 1 to 10, all of hand-made, value 99"),
+        (["--requests", "99"], "--requests: must be from 1 to 10, the size of hand-made, value 99"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

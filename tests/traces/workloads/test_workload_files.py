@@ -100,7 +100,9 @@ def test_a_file_is_read_the_same_in_chunks(tmp_path: Path, monkeypatch: pytest.M
     chunked = read(tmp_path, text)
     assert_rows(chunked, *(getattr(whole, name).tolist() for name in ("arrival_s", "prompt_tokens", "output_tokens")))
     assert chunked.dropped == whole.dropped == sum(second % 7 == 0 or second % 5 == 0 for second in range(100))
-    with pytest.raises(UserError, match=r"row 100, field Timestamp: must not be before the row above; it is by 31 s$"):
+    with pytest.raises(
+        UserError, match=r"row 100, field Timestamp: must not be before the previous row; it is 31 s earlier$"
+    ):
         read(tmp_path, text + "2,m,1,1,0,l\n")
 
 
@@ -112,8 +114,8 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "has the columns of no known workload (Azure LLM inference trace: TIMESTAMP, .*), value none"),
-        ("a,b\n1,2\n", "has the columns of no known workload (.*Mooncake JSONL: timestamp, .*), value a, b"),
+        ("", "columns fit no known workload (Azure LLM inference trace: TIMESTAMP, .*), value none"),
+        ("a,b\n1,2\n", "columns fit no known workload (.*Mooncake JSONL: timestamp, .*), value a, b"),
         (
             "TIMESTAMP,ContextTokens\n",
             "field GeneratedTokens: is missing; Azure LLM inference trace has the columns TIMESTAMP, .*",
@@ -132,7 +134,7 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
         (AZURE + GOOD.replace("44", "44,1"), "row 0: must have 3 fields, value 4"),
         (
             AZURE + GOOD + GOOD.replace("46.68", "46.18"),
-            "row 1, field TIMESTAMP: must not be before the row above; it is by 0.5 s",
+            "row 1, field TIMESTAMP: must not be before the previous row; it is 0.5 s earlier",
         ),
         (AZURE + 'a"b",1,1\n"', "cannot be read: .*"),
         (BURST + "-1,m,1,1,1,l\n", "row 0, field Timestamp: must be a number of seconds .*, value '-1'"),
@@ -158,7 +160,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str | bytes, e
     [
         ("arrival_s", [0.0, -1.0], "row 1, field arrival_s: must be finite and not negative, value -1.0"),
         ("arrival_s", [0.0, float("nan")], "row 1, field arrival_s: must be finite and not negative, value nan"),
-        ("arrival_s", [2.0, 1.0], "row 1, field arrival_s: must not fall, value 1.0"),
+        ("arrival_s", [2.0, 1.0], "row 1, field arrival_s: must not decrease, value 1.0"),
         ("prompt_tokens", [0, 1], "row 0, field prompt_tokens: must be positive, value 0"),
         ("output_tokens", [1, -3], "row 1, field output_tokens: must be positive, value -3"),
     ],
