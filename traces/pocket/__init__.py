@@ -1,8 +1,8 @@
 """Small trained MoE language models that ship with the project.
 
-The pocket model and its larger kin, the pocket twins of published models. `load(name)` gives model and tokenizer;
-`python -m traces.pocket_training --help` makes them anew. The model cards are `models/NAME/README.md`. Importing this
-package imports neither torch nor transformers.
+They are the pocket model and its larger relatives, the twins of published models. `load(name)` returns model and
+tokenizer; `python -m traces.pocket_training --help` shows how to train them again. The model cards are
+`models/NAME/README.md`. Importing this package imports neither torch nor transformers.
 """
 
 import json
@@ -15,7 +15,7 @@ from traces.pocket.recipe import POCKET, recipe_of
 if TYPE_CHECKING:
     import torch
 
-# Those of Transformers, whose own annotations differ between versions.
+# The classes of Transformers, whose annotations differ between versions.
 Model: TypeAlias = Any
 Tokenizer: TypeAlias = Any
 
@@ -23,20 +23,20 @@ DEMO_PROMPTS = Path(__file__).parent / "demo_prompts.jsonl"
 
 
 def model_dir(name: str) -> Path:
-    """The folder of a committed model; an unknown name is a `UserError`."""
+    """The folder of a committed model; raises `UserError` for an unknown name."""
     return Path(__file__).parent / "models" / recipe_of(name).name
 
 
 def load(
     name: str = POCKET.name, *, dtype: "torch.dtype | None" = None, folder: Path | None = None
 ) -> tuple[Model, Tokenizer]:
-    """Model, ready to run, and tokenizer; from the committed checkpoint of `name` unless a `folder` is given.
+    """Load model, in evaluation mode, and tokenizer from the committed checkpoint of `name`, or from `folder`.
 
-    The stored weights are bfloat16. They run in `dtype`, float32 when it is not given.
+    The stored weights are bfloat16; they run in `dtype`, by default float32.
     """
     folder = folder or model_dir(name)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no model: config.json is missing")
+        raise UserError(f"{folder} contains no model: config.json is missing")
     try:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,5 +48,5 @@ def load(
 
 
 def demo_prompts() -> list[dict[str, str]]:
-    """48 short prompts written for this project, with the fields `prompt` and `source` (the kind of text)."""
+    """48 short prompts written for this project, with fields `prompt` and `source` (the kind of text)."""
     return [json.loads(line) for line in DEMO_PROMPTS.read_text(encoding="utf-8").splitlines()]

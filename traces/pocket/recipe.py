@@ -1,8 +1,7 @@
-"""How each committed model is made: its shape, its corpus plan and its training, as frozen data.
+"""The recipe of each committed model: shape, corpus plan and training, as frozen data.
 
-Two runs of one recipe on one machine give the same bytes. What the sources are and how text is taken out of them stand
-in `sources.py`, `extract.py` and `maths.py`.
-A further model is a further `Recipe` in `RECIPES`; `build.py` knows how each family becomes a Transformers model.
+Two runs of one recipe on one machine give the same bytes. `sources.py`, `extract.py` and `maths.py` define the sources
+and how text is extracted from them. To add a model, add a `Recipe` to `RECIPES`; `build.py` builds each model family.
 """
 
 import dataclasses
@@ -18,8 +17,8 @@ from traces.published_models import published
 class Architecture:
     """The shape of a small Mixture-of-Experts language model.
 
-    `initializer_range` is the standard deviation of all weights but the routers', which get `router_std`: with
-    the usual 0.02 a router of so few dimensions starts out indifferent and hardly specialises in a few hundred steps.
+    `initializer_range` is the standard deviation of all weights except the routers', which get `router_std`: with the
+    usual 0.02, a router of so few dimensions starts almost uniform and hardly specialises in a few hundred steps.
     """
 
     family: str
@@ -28,7 +27,7 @@ class Architecture:
     top_k: int
     hidden: int
     expert_ffn: int
-    shared_ffn: int = 0  # width of the shared expert beside the routed ones; 0: there is none
+    shared_ffn: int = 0  # width of the shared expert; 0: none
     attention_heads: int
     kv_heads: int
     vocabulary: int = 4096
@@ -41,7 +40,7 @@ class Architecture:
 class Training:
     """A fixed number of AdamW steps; the learning rate warms up linearly and then follows a half cosine.
 
-    `balance_weight` multiplies the load-balancing loss, which is the mean over layers of each layer's own.
+    `balance_weight` multiplies the load-balancing loss, which is averaged over layers.
     """
 
     steps: int = 1040
@@ -57,13 +56,13 @@ class Training:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the whole training sees."""
+        """Number of tokens seen in training."""
         return self.steps * self.batch * self.window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusPlan:
-    """How many characters of each domain are trained on and how many are held out.
+    """Number of training and held-out characters of each domain.
 
     Whole groups are held out (a play, a module, a page, a conversation), so no held-out text shares its file with a
     training text. A domain with less text than its share is repeated, at most `repeats` times.
@@ -71,22 +70,22 @@ class CorpusPlan:
 
     characters: tuple[tuple[str, int], ...]
     held_out_characters: int = 24_000  # of each domain
-    held_out_per_group: int = 6_000  # so that one long play is not all there is
-    piece_characters: int = 2_400  # long files are cut at blank lines into pieces of at most about this
+    held_out_per_group: int = 6_000  # so that one long play does not fill the share
+    piece_characters: int = 2_400  # long files are cut at blank lines into pieces of about this size at most
     repeats: int = 3
     seed: int = 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that makes one model; `seed` is for the weights, the order of the batches and the router's noise."""
+    """Everything that defines one model; `seed` is for the weights, the order of batches and the router's noise."""
 
     name: str
     architecture: Architecture
     corpus: CorpusPlan
     training: Training = field(default_factory=Training)
     seed: int = 7
-    original: str = ""  # of a twin: the published model with this routing topology
+    original: str = ""  # for a twin: the published model with this routing topology
 
 
 POCKET = Recipe(
@@ -115,7 +114,7 @@ POCKET = Recipe(
     ),
 )
 
-# About twice the pocket model's text, from the same packages; the rule of what is held out, and so the texts, are its.
+# About twice the pocket model's text, from the same packages; the rule for held-out texts, and so the texts, are equal.
 _TWIN_CORPUS = CorpusPlan(
     characters=(
         ("code", 1_250_000),
@@ -130,7 +129,7 @@ _TWIN_CORPUS = CorpusPlan(
 
 
 def _twin(original: str, family: str, *, expert_ffn: int, kv_heads: int, shared_ffn: int = 0) -> Recipe:
-    """A pocket twin: as many layers, experts and choices as the published model has, at hidden size 64."""
+    """A twin: layers, experts and top-k of the published model, at hidden size 64."""
     shape = published(original)
     return Recipe(
         name=f"{original}-twin",
@@ -161,12 +160,12 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (POCKET, *TWINS)
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe of a committed model; an unknown name is a `UserError` that offers the nearest."""
+    """The recipe of a committed model; raises `UserError` for an unknown name and suggests the nearest."""
     if name not in RECIPES:
         raise unknown("model", name, RECIPES)
     return RECIPES[name]
 
 
 def as_json(what: Recipe | CorpusPlan) -> Any:
-    """The fields as they read once they have been written to a JSON file: tuples become lists."""
+    """The fields as read back from JSON: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(what)))

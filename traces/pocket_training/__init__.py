@@ -1,1 +1,1 @@
-"""The code that makes the pocket models; it is not part of the installed package."""
+"""Code that trains the pocket models; not part of the installed package."""

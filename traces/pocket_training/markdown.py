@@ -11,5 +11,5 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def flow(text: str) -> str:
-    """The text as one paragraph, wrapped anew."""
+    """The text as one wrapped paragraph."""
     return textwrap.fill(" ".join(text.split()), width=118, break_long_words=False, break_on_hyphens=False)

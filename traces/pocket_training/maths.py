@@ -1,7 +1,7 @@
 """Seeded arithmetic and logic problems from reasoning-gym's generators.
 
-The package's own `__init__` imports a dozen further packages that these generators do not need. So the modules are
-imported one by one, below bare packages that only know where the files are.
+The package's own `__init__` imports a dozen packages that these generators do not need. So the modules are imported one
+by one, below empty packages that only have the path of the files.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from types import ModuleType
 from common.errors import UserError
 from traces.pocket_training.extract import Document, dialogue
 
-# gsm_symbolic is left out: it follows templates that others published, whose terms we did not find to be permissive
+# Without gsm_symbolic, which follows templates that others published, whose terms we did not find to be permissive.
 GENERATORS: tuple[str, ...] = (
     "algebra.simple_equations",
     "algorithmic.base_conversion",
@@ -37,7 +37,7 @@ SEED = 7
 
 
 def problems(folder: Path) -> Iterator[Document]:
-    """`PROBLEMS_EACH` questions with answers of every generator, in turn; each is a group of its own."""
+    """`PROBLEMS_EACH` questions with answers from each generator, in turn; each is a separate group."""
     with _bare_packages(folder / "reasoning_gym"):
         try:
             for name in GENERATORS:
@@ -55,10 +55,10 @@ def problems(folder: Path) -> Iterator[Document]:
 
 @contextmanager
 def _bare_packages(root: Path) -> Iterator[None]:
-    """Within this block `reasoning_gym` and the generators' packages are importable, and afterwards forgotten."""
+    """Make `reasoning_gym` and the generators' packages importable within this block, and remove them afterwards."""
     before = {name for name in sys.modules if name.split(".")[0] == "reasoning_gym"}
     if before:
-        raise UserError("reasoning_gym is imported already; assemble the corpus in a process of its own")
+        raise UserError("reasoning_gym is imported already; assemble the corpus in a separate process")
     try:
         for name in sorted({"", *(f".{generator.split('.')[0]}" for generator in GENERATORS)}):
             package = ModuleType(f"reasoning_gym{name}")

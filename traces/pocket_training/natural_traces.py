@@ -1,4 +1,4 @@
-"""How natural the traces of a model are, be it greedy, sampling or reading text: a section of its card."""
+"""The section of a model card on the naturalness of its traces: greedy, sampled, and continuing text."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from traces.prompts.prompt import Prompt
 from traces.prompts.prompt_sets import PASSAGES, PromptSet, read_prompts
 
 TITLE = "## How natural its traces are"
-OUTPUT_TOKENS = 64  # after each passage's beginning
+OUTPUT_TOKENS = 64  # after the prefill of each passage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Way:
 
 
 def ways(corpus: Corpus | None) -> Iterator[Way]:
-    """Greedily, sampled and by the text's own tokens from the beginnings of the built-in passages; held-out text."""
+    """The ways to record: built-in passages generated greedily, sampled and with their own text; held-out text."""
     passages = read_prompts(PASSAGES)
     lengths = Lengths(output_tokens=OUTPUT_TOKENS, prompt_tokens=PREFILL_TOKENS)
     for name, generation in (
@@ -54,7 +54,7 @@ def ways(corpus: Corpus | None) -> Iterator[Way]:
 
 
 def measured(folder: Path, corpus: Corpus | None = None) -> dict[str, Naturalness]:
-    """Record the model in `folder` in each way, and measure the traces."""
+    """Record the model in `folder` in each way and measure the traces."""
     found = {}
     for way in ways(corpus):
         with tempfile.TemporaryDirectory(prefix="finemoe-") as scratch:
@@ -71,17 +71,17 @@ def measured(folder: Path, corpus: Corpus | None = None) -> dict[str, Naturalnes
 def section(found: Mapping[str, Naturalness]) -> str:
     """The section of the card."""
     about = flow(f"""
-        Passages: those of `{PASSAGES}`, which no training corpus holds; the first {PREFILL_TOKENS} tokens are the
-        prompt, and {OUTPUT_TOKENS} tokens follow. Held-out text: each up to {LONGEST} tokens. All figures are of the
-        tokens after the prompt; docs/naturalness.md says what they mean and where their limits are. The recall is that
-        of "fine" above, among the texts of one row of this table.
+        Passages: those of `{PASSAGES}`, which are in no training corpus; the first {PREFILL_TOKENS} tokens are the
+        prompt, and {OUTPUT_TOKENS} tokens follow. Held-out text: up to {LONGEST} tokens per text. All values are for
+        tokens after the prompt; docs/naturalness.md explains them and their limits. The recall is "fine" above, among
+        the texts of one row of this table.
     """)
     head = ("tokens", "rows", "distinct", "repeated 4-grams", "repeated rows", "recall at d = 3", "warning")
     return f"{TITLE}\n\n{about}\n\n{table(head, (_row(name, each) for name, each in found.items()))}"
 
 
 def with_section(card: str, text: str) -> str:
-    """The card with this section in place of the one that it has."""
+    """The card with its section on naturalness replaced by `text`."""
     before, found, after = card.partition(f"{TITLE}\n")
     if not found:
         raise UserError(f"the card has no section {TITLE!r}")

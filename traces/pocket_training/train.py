@@ -1,4 +1,4 @@
-"""Train a pocket model: one pass of fixed steps, deterministic for a seed on one machine with one thread."""
+"""Train a pocket model for a fixed number of steps; deterministic per seed on one machine with one thread."""
 
 import dataclasses
 import json
@@ -26,14 +26,14 @@ from traces.pocket_training.tokenizer import END_ID, train_tokenizer
 
 
 def make(recipe: Recipe, corpus: Corpus, out: Path, *, threads: int = 1, progress: bool = True) -> None:
-    """Train tokenizer and model and put the checkpoint, in bfloat16, into the folder `out`.
+    """Train tokenizer and model and write the checkpoint, in bfloat16, to the folder `out`.
 
-    `out` appears when all is done. The facts of the run that the model card needs are in `training.json`.
+    `out` appears only when everything is done. `training.json` has the facts about the run for the model card.
     """
     import transformers
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder; name a new one for the model")
+        raise UserError(f"{out} is not an empty folder; choose a new one for the model")
     torch.set_num_threads(threads)
     texts = corpus.texts("train")
     tokenizer = train_tokenizer(texts, recipe.architecture.vocabulary, recipe.architecture.max_positions)
@@ -63,14 +63,14 @@ def make(recipe: Recipe, corpus: Corpus, out: Path, *, threads: int = 1, progres
 
 
 def save(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write model (rounded to bfloat16 in place) and tokenizer as Transformers does; generation is greedy."""
+    """Write model (rounded to bfloat16 in place) and tokenizer in the format of Transformers; generation is greedy."""
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.uint16]:
-    """All texts in one row of token ids, each closed by `<|endoftext|>`."""
+    """Token ids of all texts in one row, with `<|endoftext|>` after each."""
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return np.concatenate([np.array([*row, END_ID], dtype=np.uint16) for row in rows])
 
@@ -84,9 +84,9 @@ def train(
     *,
     progress: bool = False,
 ) -> list[float]:
-    """Train the model in place; the language-modelling loss of every step.
+    """Train the model in place and return the language-modelling loss of every step.
 
-    The routers of one family draw from torch's global generator while they train; it is seeded and restored afterwards.
+    Seeds torch's global generator, from which the routers of one family sample in training, and restores it afterwards.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,11 +126,11 @@ def _train(
 
 
 def balance_loss(router_logits: Sequence[Tensor], top_k: int) -> Tensor:
-    """The load-balancing loss of the Switch Transformer, computed per layer and averaged over the layers.
+    """The load-balancing loss of the Switch Transformer, computed per layer and averaged over layers.
 
-    `router_logits` holds `[T, J]` per layer. A layer's loss is `J · Σ_j f_j · p_j` with `f_j` the share of the T·K
-    assignments that expert j got and `p_j` its mean probability: 1 when both are uniform, J when one expert has
-    everything. Transformers' own version pools the layers first, which lets one layer's imbalance hide another's.
+    `router_logits` has `[T, J]` per layer. A layer's loss is `J · Σ_j f_j · p_j`, where `f_j` is the share of expert j
+    in the T·K assignments and `p_j` its mean probability: 1 if both are uniform, J if one expert gets everything. The
+    version in Transformers pools the layers first, so one layer's imbalance can hide another's.
     """
     losses = []
     for logits in router_logits:
@@ -150,7 +150,7 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 def batches(tokens: NDArray[np.uint16], training: Training, seed: int) -> Iterator[Tensor]:
-    """`steps` batches of token ids `[batch, window]`: windows in random order, each once before any comes again."""
+    """Batches of token ids `[batch, window]`: windows in random order, each used once before any is repeated."""
     windows = len(tokens) // training.window
     if windows < training.batch:
         raise UserError(f"the corpus has only {len(tokens)} tokens; a batch has {training.batch * training.window}")

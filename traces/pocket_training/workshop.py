@@ -1,4 +1,4 @@
-"""Which committed model is made, and where its text is."""
+"""Settings shared by all steps: the model and the cache folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,12 @@ from traces.pocket.recipe import POCKET, Recipe, recipe_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """What all steps need."""
+    """Settings shared by all steps."""
 
     cache: Path
-    """Folder of packages and corpus."""
+    """Cache folder with packages and corpus."""
     model: str = POCKET.name
-    """pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin or phi-3.5-moe-twin."""
+    """Model: pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin or phi-3.5-moe-twin."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -22,5 +22,5 @@ class Workshop:
 
     @property
     def recipe(self) -> Recipe:
-        """How the model is made."""
+        """The recipe of the model."""
         return recipe_of(self.model)

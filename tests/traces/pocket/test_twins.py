@@ -137,7 +137,7 @@ def test_the_documentation_repeats_what_the_cards_say(twin: Recipe) -> None:
     (told,) = re.findall(r"\| all \| [\d,]+ \| ([\d.]+) \|", card)
     assert float(loss) == pytest.approx(float(told), abs=0.0051)
     token, text, uniform = entropy.split(" / ")
-    assert f"(uniform: {uniform}), mean over the layers: of a single token's {token}, of a text's mean {text}." in card
+    assert f"(uniform: {uniform}), mean over layers: {token} for single tokens, {text} for a text's mean gate." in card
     *shares, share = re.findall(r"\| 3 \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", card)[0]
     assert recalls == " / ".join(shares)
     assert same == share
@@ -169,7 +169,7 @@ def test_the_executed_experts_are_the_most_probable(readings: Any) -> None:
 
 
 def test_no_more_experts_are_idle_than_the_card_says(twin: Recipe, readings: Any) -> None:
-    (idle,) = re.findall(r"Experts that no held-out token ran: (\d+) of", " ".join(card_of(twin).split()))
+    (idle,) = re.findall(r"Experts that no held-out token executed: (\d+) of", " ".join(card_of(twin).split()))
     load = expert_load(readings)
     assert (load == 0).sum() <= int(
         idle

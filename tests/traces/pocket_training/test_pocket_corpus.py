@@ -149,7 +149,7 @@ def test_a_corpus_of_another_models_plan_is_not_trained_on(tmp_path, capsys):
     (tmp_path / "corpus.json").write_text(json.dumps(account))
     words = ["train", "--model", "phi-3.5-moe-twin", "--cache", str(tmp_path), "--out", str(tmp_path / "model")]
     assert main(words) == 2
-    told = "holds a corpus of another plan; assemble it with: corpus --model phi-3.5-moe-twin\n"
+    told = "has a corpus of another plan; assemble it with: corpus --model phi-3.5-moe-twin\n"
     assert capsys.readouterr().err.endswith(told)
     assert not (tmp_path / "model").exists()
 

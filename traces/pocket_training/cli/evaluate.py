@@ -16,9 +16,9 @@ def evaluate(workshop: Annotated[Workshop, FLAT], *, folder: Path | None = None,
     Parameters
     ----------
     folder
-        Folder of the model (default: the committed one).
+        Folder of the model. Default: the committed one.
     card
-        Write the card into the model's folder as README.md instead.
+        Write the card to README.md in the model's folder instead of printing it.
     """
     from threadpoolctl import threadpool_limits
 
@@ -36,7 +36,7 @@ def evaluate(workshop: Annotated[Workshop, FLAT], *, folder: Path | None = None,
         raise FieldError("model", f"{folder} was trained by the recipe {noted['recipe']['name']}, value {recipe.name}")
     corpus = corpus_of(folder, workshop.cache)
     model, tokenizer = load(folder=folder)
-    with threadpool_limits(1):  # several threads wait for each other at matrices this small
+    with threadpool_limits(1):  # for matrices this small, several threads mostly wait for each other
         trained = measured(model, tokenizer, corpus)
         control = measured(untrained(recipe.architecture, recipe.seed), tokenizer, corpus)
         natural = section(traces_of(folder, corpus))

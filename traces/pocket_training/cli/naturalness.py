@@ -14,15 +14,15 @@ def naturalness(model: str, /, *, cache: Path | None = None, card: bool = False)
     Parameters
     ----------
     model
-        pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin or phi-3.5-moe-twin.
+        Model: pocket, mixtral-8x7b-twin, qwen1.5-moe-a2.7b-twin or phi-3.5-moe-twin.
     cache
-        Folder of the corpus; without it, held-out text is left out.
+        Cache folder with the corpus; without it, held-out text is not measured.
     card
-        Write the section into the model's README.md instead; needs the cache.
+        Write the section to the model's README.md instead of printing it; needs the cache.
     """
     folder = model_dir(recipe_of(model).name)
     if card and cache is None:
-        raise FieldError("cache", "is required with `card`, which has held-out text too")
+        raise FieldError("cache", "is required with `card`, which includes held-out text")
     from traces.pocket_training.card import corpus_of
     from traces.pocket_training.natural_traces import measured, section, with_section
 

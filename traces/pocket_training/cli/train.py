@@ -11,14 +11,14 @@ from traces.pocket_training.workshop import Workshop
 
 
 def train(workshop: Annotated[Workshop, FLAT], *, out: Path, threads: int = 1) -> None:
-    """Train tokenizer and model on one core: minutes, for a twin half an hour.
+    """Train tokenizer and model on one core: a few minutes, for a twin half an hour.
 
     Parameters
     ----------
     out
         New folder for the model.
     threads
-        Threads of torch; 1 is deterministic.
+        Threads of PyTorch; only 1 is deterministic.
     """
     if threads < 1:
         raise FieldError("threads", f"must be at least 1, value {threads}")
@@ -26,9 +26,9 @@ def train(workshop: Annotated[Workshop, FLAT], *, out: Path, threads: int = 1) -
     corpus = read(workshop.cache)
     if corpus.account["plan"] != as_json(recipe.corpus):
         raise UserError(
-            f"{workshop.cache} holds a corpus of another plan; assemble it with: corpus --model {recipe.name}"
+            f"{workshop.cache} has a corpus of another plan; assemble it with: corpus --model {recipe.name}"
         )
-    from traces.pocket_training.train import make  # torch is only needed once there is something to train on
+    from traces.pocket_training.train import make  # imported late: mistakes above need no torch
 
     make(recipe, corpus, out, threads=threads)
     print(out)
