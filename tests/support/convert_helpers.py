@@ -37,7 +37,7 @@ def converted(kind: str, file: Path, *more: str) -> Trace:
     return Trace.open(out)
 
 
-def told(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
+def reported(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
     """The one line of a mistake, after which nothing may be left."""
     capsys.readouterr()
     assert run() == 2

@@ -275,7 +275,9 @@ class Assembler:
         self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and not negative", values)
         totals = values.sum(axis=2, keepdims=True)
         self._refuse(totals == 0, lines, name, "must not all be 0", values)
-        off = ~(np.abs(values.astype(np.float16).sum(axis=2, dtype=np.float32) - 1.0) <= GATE_SUM_TOLERANCE)
+        with np.errstate(over="ignore"):  # a value beyond float16 becomes infinite, and so off
+            rounded = values.astype(np.float16)
+            off = ~(np.abs(rounded.sum(axis=2, dtype=np.float32) - 1.0) <= GATE_SUM_TOLERANCE)
         self.rescaled += int(off.sum())
         shares: Float = np.where(off[:, :, None], values / totals, values).astype(np.float16)
         return shares

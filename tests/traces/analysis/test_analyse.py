@@ -127,7 +127,7 @@ def test_fewer_requests_are_a_seeded_draw(trace: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["captured", "imported", "synthetic", "fitted"])
-def test_titles_name_the_trace_and_shout_what_was_not_recorded(tmp_path: Path, kind: str) -> None:
+def test_titles_name_the_trace_and_label_what_was_not_recorded(tmp_path: Path, kind: str) -> None:
     found = analyse(Trace.open(small_trace(tmp_path / "some.trace", kind=kind)), AnalysisSettings())
     title = whose(found)
     assert title.startswith("some.trace: ")
@@ -155,7 +155,7 @@ def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> N
         (["--request", "99"], "--request: must be one of the 8 analysed requests, value 99"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     trace: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert traces(["analyse", str(trace), *more]) == 2

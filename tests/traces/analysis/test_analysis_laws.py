@@ -110,7 +110,7 @@ def test_fine_coarse_and_running_entropy_worked_out_by_hand() -> None:
     }
 
 
-def test_running_entropy_begins_anew_after_the_prefill() -> None:
+def test_running_entropy_restarts_after_the_prefill() -> None:
     # The prefill's map (½, ½): 1 bit; with a sure 0 added (¾, ¼): 0.811. Of the decode steps alone: 0.
     entropies = Entropies(1, 2)
     entropies.add(request_of(np.array([[[0.5, 0.5]], [[1, 0]]]), prefill=True))
@@ -147,7 +147,7 @@ def test_overlap_is_the_share_of_the_later_iterations_experts() -> None:
     assert overlap(used).tolist() == [[0.5], [0.0]]
 
 
-def test_overlap_with_the_prefill_is_told_apart() -> None:
+def test_overlap_with_the_prefill_is_a_separate_column() -> None:
     maps = np.concatenate([np.full((1, 1, 4), 0.25), one_hot(2, 2, 3)])
     popularity = Popularity(1, 4)
     popularity.add(request_of(maps, prefill=True))

@@ -1,4 +1,4 @@
-"""`traces analyse` on real routing of gpt-oss-20b, against what others measured and what the arrays say."""
+"""`finemoe traces analyse` on real routing of gpt-oss-20b, against published measurements and the arrays."""
 
 import contextlib
 import io

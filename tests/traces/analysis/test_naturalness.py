@@ -141,7 +141,7 @@ def test_long_traces_are_sampled_and_equal_however_they_are_read(
     assert naturalness_of(trace) == found
 
 
-def test_what_a_trace_cannot_tell_is_null_and_said(tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_null_with_its_reason(tmp_path: Path) -> None:
     deep = small_meta(kind="imported", shape=DEEP, embedding=False)
     flat, synthetic = replace(deep, shape=small_shape(layers=3)), replace(deep, kind="synthetic")
     nameless = [(info, replace(one, token=np.zeros_like(one.token))) for info, one in pairs_of(4, deep)]
@@ -177,7 +177,7 @@ def test_a_figure_beyond_its_limit_is_a_warning_and_others_are_none() -> None:
     assert warning(good | {"decode": few}, {}) == "50% of the decode rows occurred before"
 
 
-def test_prompts_that_begin_alike_are_a_warning_where_rows_were_put_together_anew_only() -> None:
+def test_prompts_that_begin_alike_are_a_warning_only_in_fitted_traces() -> None:
     alike = {"decode": GOOD, "prompts": GOOD | {"repeated_rows": 0.3}, "unknown": []}
     assert warning(alike, {}) is None
     assert warning(alike, {"fit_repeated_prompt_rows": 0.04}) is None

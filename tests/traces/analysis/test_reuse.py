@@ -1,4 +1,4 @@
-"""Reuse distances and the curves of caches, against worked examples, plain simulation and brute force."""
+"""Reuse distances and cache curves, against worked examples, plain simulation and brute force."""
 
 from functools import cache
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Each family that the recorder knows: what is recorded is what its routers and experts did."""
+"""For each supported family, the recording equals what its routers and experts did."""
 
 from typing import Any
 
@@ -132,7 +132,7 @@ def test_group_limited_routing_executes_experts_of_the_chosen_groups_only() -> N
         ("llama4_text", r"experts of block model\.layers\.0\.feed_forward are called without the indices"),
     ],
 )
-def test_an_unsupported_model_is_told_what_is_missing(family: str, said: str) -> None:
+def test_an_unsupported_model_is_reported_with_what_is_missing(family: str, said: str) -> None:
     model = tiny_model(family)
     with pytest.raises(UserError, match=said), GateRecorder(model), torch.no_grad():
         model(input_ids=padded((5,))[0])

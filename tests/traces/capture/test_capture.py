@@ -1,4 +1,4 @@
-"""What the recorder hears is what the model did, and the model does what it does without it."""
+"""The recorder records what the model did, and does not change it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A collection says what the model did, and an interrupted one ends as if it had not been interrupted."""
+"""A collection records what the model did, and a resumed one equals an uninterrupted one."""
 
 import os
 import shutil

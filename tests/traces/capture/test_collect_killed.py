@@ -1,4 +1,4 @@
-"""A collection that is killed again and again, wherever it is, ends in the bytes of one that was left alone."""
+"""A collection that is killed repeatedly, at any moment, ends in the same bytes as an uninterrupted one."""
 
 import os
 import random

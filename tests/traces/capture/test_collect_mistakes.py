@@ -1,4 +1,4 @@
-"""What a user may get wrong in a collection is told in one line, with exit status 2, and nothing is written."""
+"""User mistakes in a collection are reported in one line with exit status 2, and nothing is written."""
 
 import json
 import shutil
@@ -108,7 +108,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
 
 
 @pytest.mark.parametrize("mistake", mistakes())
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     checkpoints: Path,
     prompts: Path,
     tmp_path: Path,
@@ -121,8 +121,8 @@ def test_a_mistake_is_told_in_one_line(
     arguments = make(checkpoints, prompts, tmp_path)
     capsys.readouterr()
     assert main(arguments) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert said in told
+    (reported,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said in reported
     assert not list(tmp_path.glob("a.*"))
 
 
@@ -149,9 +149,9 @@ def test_a_wrong_option_is_refused_before_anything_is_loaded(
     tmp_path: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command("none", tmp_path / "none", tmp_path / "a.trace", *option)) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("error: ")
-    assert option[-2] in told
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert reported.startswith("error: ")
+    assert option[-2] in reported
 
 
 def test_out_of_memory_names_the_batch_and_the_way_out(

@@ -1,4 +1,4 @@
-"""Options of `collect` and its kin come from frozen settings: help and mistakes come at once, in the user's words."""
+"""Options of `collect` come from frozen settings: help and mistakes appear at once, in the user's words."""
 
 import subprocess
 import sys
@@ -86,15 +86,15 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
 )
 def test_mistakes_name_options(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", *words]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"error: {said}")
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert reported.startswith(f"error: {said}")
 
 
 def test_an_error_in_the_middle_of_a_run_names_options_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["collect", "pocket", "--prompts", "built-in", "--limit", "1", "--out", str(tmp_path / "a.trace")]
     assert main([*words, "--max-new-tokens", "4000"]) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert told.endswith("context of 1024; --prompt-tokens cuts prompts, --max-prompt-chars skips long ones")
+    (reported,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert reported.endswith("context of 1024; --prompt-tokens cuts prompts, --max-prompt-chars skips long ones")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_an_error_in_the_middle_of_a_run_names_options_too(tmp_path: Path, capsy
     ],
 )
 def test_settings_check_themselves_and_name_the_field(kind: Any, values: dict[str, Any], field: str) -> None:
-    with pytest.raises(FieldError) as told:
+    with pytest.raises(FieldError) as reported:
         kind(**values)
-    assert told.value.field == field
-    assert "--" not in str(told.value)
+    assert reported.value.field == field
+    assert "--" not in str(reported.value)
 
 
 def test_a_collection_needs_a_number_of_new_tokens_which_others_may_leave_to_a_default() -> None:

@@ -1,4 +1,4 @@
-"""Options of a collection for large models: budgets of tokens, device maps, fixed lengths, and what a log shows."""
+"""Options of a collection for large models: token budgets, device maps, fixed lengths, and logs."""
 
 import io
 import re
@@ -180,8 +180,8 @@ def test_a_model_that_only_its_own_code_knows_is_refused_unasked(
 ) -> None:
     model = with_own_code(checkpoints / "mixtral", tmp_path / "own", tmp_path / "ran", "unheard_of")
     assert collect(model, prompts, tmp_path / "a.trace", "--max-new-tokens", "3") == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "unheard_of" in told
+    (reported,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "unheard_of" in reported
     assert not (tmp_path / "ran").exists()
 
 

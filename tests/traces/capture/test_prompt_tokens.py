@@ -1,4 +1,4 @@
-"""Prompts become the tokens that the options say: with a start token or a chat template, and of a fixed length."""
+"""Prompts become the tokens that the options ask for: start token, chat template, fixed length."""
 
 import random
 from typing import Any
@@ -112,8 +112,8 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
         (Model(context=20), {"prompt_tokens": 17}, "p.txt: line 1, field prompt: 17 tokens and 4 new ones exceed"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(model: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError) as told:
+def test_impossible_options_are_reported_in_one_line(model: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as reported:
         tokens_of(model, "w20 w21", **options)
-    assert str(told.value).startswith(said)
-    assert "\n" not in str(told.value)
+    assert str(reported.value).startswith(said)
+    assert "\n" not in str(reported.value)

@@ -1,4 +1,4 @@
-"""Texts that are continued: one pass has the routing of decoding them token by token, and their own tokens."""
+"""Continued texts: one pass gives the routing of decoding them token by token, and their own tokens."""
 
 import random
 from functools import cache
@@ -210,17 +210,17 @@ def test_texts_that_are_too_short_are_left_out_and_counted(
     assert [info.output_tokens for info in trace.infos.values()] == [20] * len(trace)
     assert f"skipped {6 - len(trace)} of 6 texts with fewer than 33 tokens" in capsys.readouterr().err
     assert main(collect(checkpoint, texts, tmp_path / "c.trace", "--prompt-tokens", "99")) == 2
-    told = (
+    reported = (
         "texts.txt: all 6 texts have fewer than 100 tokens (prefill 99, continuation 1); the longest, in line 2, has 61"
     )
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
-def test_a_text_that_the_model_cannot_read_is_told_with_its_line() -> None:
+def test_a_text_that_the_model_cannot_read_is_reported_with_its_line() -> None:
     loaded = tiny("mixtral")
     prompts = [Prompt(text=" ".join(["w9"] * count), source="s", line=count) for count in (60, 128)]
-    told = r"^t: line 128, field prompt: 129 tokens exceed the model's context of 128; `max_new_tokens` takes fewer"
-    with pytest.raises(UserError, match=told):
+    reported = r"^t: line 128, field prompt: 129 tokens exceed the model's context of 128; `max_new_tokens` limits"
+    with pytest.raises(UserError, match=reported):
         divided_texts(prompts, loaded, Lengths(), where="t")
     assert len(divided_texts(prompts, loaded, Lengths(max_new_tokens=91), where="t")) == 2
 

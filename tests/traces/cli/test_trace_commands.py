@@ -1,4 +1,4 @@
-"""The command lines of convert, arrivals, fit, synthetic and analyse: help, mistakes, and what they cost."""
+"""The commands convert, arrivals, fit, synthetic and analyse: help, mistakes, and import costs."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Imported routing equals the arrays that it came from, and what is wrong with them is told."""
+"""Imported routing equals its source arrays, and mistakes in them are reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert check(trace.path) == []
 
 
-def test_the_folder_does_as_well_as_the_file_and_limit_takes_the_first(tmp_path: Path) -> None:
+def test_a_folder_works_like_its_file_and_max_requests_takes_the_first(tmp_path: Path) -> None:
     arrays = small_arrays()
     np.savez(tmp_path / "routing.npz", **arrays)
     out = tmp_path / "two.trace"
@@ -88,7 +88,7 @@ def test_of_long_requests_the_first_tokens_can_be_taken_alone(tmp_path: Path) ->
     assert check(trace.path) == []
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_conversion_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from traces.format.writer import TraceWriter
 
     arrays = small_arrays(120)
@@ -183,7 +183,7 @@ def test_a_broken_archive_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found.count("\n") == 1
 
 
-def test_mistakes_on_the_command_line_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "a.trace")]
     assert main(["convert", "npz", str(tmp_path / "no.npz"), "--model", "gpt-oss-20b", *out]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/no.npz: is missing\n"

@@ -1,4 +1,4 @@
-"""Counts of serving engines become a table, and experts are placed by it."""
+"""Counts of serving engines become a table, which experts are placed by."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from policies.cache.placement import balanced
 from sim.__main__ import main as sim
 from sim.inputs import train_test_split
 from sim.scenario import Scenario
-from tests.support.convert_helpers import MODEL, SHAPE, told
+from tests.support.convert_helpers import MODEL, SHAPE, reported
 from tests.support.run_helpers import arguments
 from tests.support.trace_helpers import small_trace
 from traces.__main__ import main
@@ -90,13 +90,13 @@ def test_a_dump_that_would_execute_something_is_refused(tmp_path: Path, capsys: 
     import torch
 
     torch.save({"logical_count": Path("x")}, tmp_path / "bad.pt")
-    assert "bad.pt: cannot be read: " in told(capsys, lambda: convert(tmp_path / "bad.pt"))
+    assert "bad.pt: cannot be read: " in reported(capsys, lambda: convert(tmp_path / "bad.pt"))
     torch.save({"other": torch.zeros(1)}, tmp_path / "bad.pt")
-    line = told(capsys, lambda: convert(tmp_path / "bad.pt"))
+    line = reported(capsys, lambda: convert(tmp_path / "bad.pt"))
     assert line == f"{tmp_path}/bad.pt: has neither logical_count nor records; it has other"
     records = [{"global_physical_count": torch.zeros(3, 7)}]
     torch.save({"records": records, "last_physical_to_logical_map": torch.zeros(3, 6).long()}, tmp_path / "bad.pt")
-    assert "records must have global_physical_count" in told(capsys, lambda: convert(tmp_path / "bad.pt"))
+    assert "records must have global_physical_count" in reported(capsys, lambda: convert(tmp_path / "bad.pt"))
 
 
 def test_without_torch_a_dump_says_what_to_install(
@@ -105,13 +105,13 @@ def test_without_torch_a_dump_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "traces.convert.sglang_records", raising=False)
     (tmp_path / "a.pt").touch()
-    line = told(capsys, lambda: convert(tmp_path / "a.pt"))
+    line = reported(capsys, lambda: convert(tmp_path / "a.pt"))
     assert line == f"{tmp_path}/a.pt: reading it needs torch: pip install 'finemoe-lab[models]'"
 
 
 def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", [[0] * 6, *SUMS])
-    line = told(capsys, lambda: convert(file))
+    line = reported(capsys, lambda: convert(file))
     assert line == f"{file}: must have 3 layers and 6 experts for small, value 4 and 6"
     assert convert(file, "--first-layer", "1") == 0
     assert read_counts(tmp_path / "counts.parquet", SHAPE).tokens.tolist() == SUMS
@@ -135,24 +135,24 @@ def test_what_are_no_counts_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: Any, line: str
 ) -> None:
     file = save(tmp_path / "a.npy", counts)
-    assert told(capsys, lambda: convert(file)).startswith(f"{file}: {line}")
+    assert reported(capsys, lambda: convert(file)).startswith(f"{file}: {line}")
     assert [each.name for each in tmp_path.iterdir()] == ["a.npy"]
 
 
-def test_mistakes_with_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", SUMS)
-    assert told(capsys, lambda: convert(file, out="b.trace")) == (
+    assert reported(capsys, lambda: convert(file, out="b.trace")) == (
         f"--out: the name must end in .parquet, value {tmp_path}/b.trace"
     )
     assert convert(file) == 0
-    assert told(capsys, lambda: convert(file)).endswith("exists already; choose another name, or --overwrite it")
+    assert reported(capsys, lambda: convert(file)).endswith("exists already; choose another name, or --overwrite it")
     assert convert(file, "--overwrite") == 0
     (tmp_path / "b.json").write_text('{"x": [1], "y": [2]}')
-    line = told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
+    line = reported(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
     assert line == f"{tmp_path}/b.json: field logical_count: is missing; it has x, y"
     (tmp_path / "b.json").write_text("[[1, 2], [3]]")
-    assert "is not a nested JSON list" in told(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
-    assert "no.npy: is missing" in told(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
+    assert "is not a nested JSON list" in reported(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
+    assert "no.npy: is missing" in reported(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
 
 
 # ---- placing by them -------------------------------------------------------------------------------------------------
@@ -228,21 +228,21 @@ def test_the_table_that_analyse_writes_does_too(tmp_path: Path, trace: Path) -> 
         (lambda table: table.iloc[:0], "field layer: must be whole numbers, value no row"),
     ],
 )
-def test_a_table_that_does_not_fit_is_told(
+def test_a_table_of_another_shape_is_reported(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str], change: Any, line: str
 ) -> None:
     convert(save(tmp_path / "a.npy", SUMS))
     file = tmp_path / "counts.parquet"
     change(pd.read_parquet(file)).to_parquet(file)
     options = ["--placement", "balanced", "--counts", file]
-    found = told(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))
+    found = reported(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))
     assert found.startswith(f"{file}: {line}")
 
 
 def test_counts_without_the_placement_that_uses_them_are_refused(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = told(capsys, lambda: sim(arguments(trace, "--counts", tmp_path / "x", policies=("lru",))))
+    line = reported(capsys, lambda: sim(arguments(trace, "--counts", tmp_path / "x", policies=("lru",))))
     assert line == f"--counts: needs placement balanced, not round-robin, value {tmp_path}/x"
     options = ["--placement", "balanced", "--counts", tmp_path / "x"]
-    assert "x: is missing" in told(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))
+    assert "x: is missing" in reported(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))

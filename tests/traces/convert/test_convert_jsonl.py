@@ -1,4 +1,4 @@
-"""Route logs become traces that hold the same rows, and rows out of place are refused with their line."""
+"""Route logs become traces with the same rows, and misplaced rows are reported with their line."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from sim.__main__ import main as sim
-from tests.support.convert_helpers import SHAPE, convert, converted, recorded_pairs, rows_of, told, write_lines
+from tests.support.convert_helpers import SHAPE, convert, converted, recorded_pairs, reported, rows_of, write_lines
 from tests.support.trace_helpers import assert_same, content, small_meta
 from traces.__main__ import main
 from traces.convert.conversion_settings import LogReading
@@ -93,7 +93,7 @@ def test_full_gates_and_rows_of_all_layers_come_back_the_same(tmp_path: Path) ->
         assert_same(trace.read(info.request), recorded)
 
 
-def test_phases_tell_the_prefill(tmp_path: Path) -> None:
+def test_phases_mark_the_prefill(tmp_path: Path) -> None:
     pairs = recorded_pairs()
     rows = rows_of(pairs)
     for row in rows:
@@ -121,10 +121,10 @@ def test_names_of_fields_and_of_the_first_layer_can_be_given(tmp_path: Path) -> 
     assert trace.read(0).experts[1].tolist() == [[2, 0], [4, 3], [1, 5]]
 
 
-def test_a_part_of_the_rows_can_be_left_unread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_of_the_rows_can_be_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As the step of an engine that counts on from request to request."""
     file = write_lines(tmp_path / "log.jsonl", [{**row, "step": 70 + row["token_idx"]} for row in BY_HAND])
-    line = told(capsys, lambda: convert("jsonl", file))
+    line = reported(capsys, lambda: convert("jsonl", file))
     assert line == f"{file}: line 1, field step: a request must start at iteration 1, value 70"
     trace = converted("jsonl", file, "--field", "iteration=")
     assert trace.read(0).iteration.tolist() == [0, 0, 1]
@@ -154,9 +154,9 @@ def test_passes_of_one_request_at_a_time_become_requests(tmp_path: Path, capsys:
     assert "12 warm-up rows were dropped" in (trace.meta.notes or "")
 
 
-def test_indices_that_begin_anew_are_not_guessed_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_positions_that_restart_need_the_option_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_lines(tmp_path / "log.jsonl", in_passes())
-    line = told(capsys, lambda: convert("jsonl", file))
+    line = reported(capsys, lambda: convert("jsonl", file))
     assert line.startswith(f"{file}: line 14, field layer: repeats a layer of this token, which is in line 2")
     assert "set index to pass" in line
 
@@ -244,7 +244,7 @@ def put(row: int, key: str, value: Any) -> Callable[[list[Any]], None]:
         (put(24, "request", [0]), "line 25, field request: must be a string or a whole number, value [0]"),
     ],
 )
-def test_a_row_out_of_place_is_told(
+def test_a_row_out_of_place_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[list[Any]], Any], line: str
 ) -> None:
     rows = rows_of(recorded_pairs(1)) + [{**row, "request": 9} for row in rows_of(recorded_pairs(1))]
@@ -252,22 +252,22 @@ def test_a_row_out_of_place_is_told(
         row["token"] = 3
     change(rows)
     file = write_lines(tmp_path / "log.jsonl", rows)
-    found = told(capsys, lambda: convert("jsonl", file))
+    found = reported(capsys, lambda: convert("jsonl", file))
     assert found.startswith(f"{file}: {line}")
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_a_request_that_comes_back_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_request_with_separated_rows_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = rows_of(recorded_pairs(1)), [{**row, "request": 9} for row in rows_of(recorded_pairs(1))]
     file = write_lines(tmp_path / "log.jsonl", [*first, *second, first[0]])
-    line = told(capsys, lambda: convert("jsonl", file))
+    line = reported(capsys, lambda: convert("jsonl", file))
     assert line.startswith(f"{file}: line 49, field request: returns after another request; sort the file")
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 @pytest.mark.parametrize("order", ["token", "layer"])
 def test_no_row_can_be_lost_doubled_or_moved_unnoticed(tmp_path: Path, order: str) -> None:
-    """Every single mutation, told with a line at the place or behind it."""
+    """Every single mutation, reported with a line at the place or behind it."""
     rows = rows_of(recorded_pairs(2), order)
     lines = [Row(line=number, **row) for number, row in enumerate(rows, start=1)]
     file = tmp_path / "log.jsonl"
@@ -309,7 +309,8 @@ JSON = st.recursive(
     index=st.sampled_from([False, True]),
 )
 @example(place=0, key="experts", value=[[None, []], None], index=False)
-def test_whatever_stands_in_a_field_it_is_taken_or_told(
+@example(place=0, key="weights", value=[True, 65520], index=False)  # beyond float16
+def test_any_value_in_any_field_is_accepted_or_reported(
     tmp_path: Path, place: int, key: str, value: Any, index: bool
 ) -> None:
     """Never anything but a request whose rows a trace would take, or a `UserError`."""
@@ -351,7 +352,7 @@ def test_what_is_no_log_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[str], line: str
 ) -> None:
     file = write_lines(tmp_path / "log.jsonl", lines)
-    assert f"{file}: {line}" in told(capsys, lambda: convert("jsonl", file))
+    assert f"{file}: {line}" in reported(capsys, lambda: convert("jsonl", file))
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
@@ -368,11 +369,11 @@ def test_what_is_no_log_is_one_line(
         (["--shape", "layers=x"], "--shape: layers must be a number, value 'x'"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told(
+def test_mistakes_on_the_command_line_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], line: str
 ) -> None:
     file = write_lines(tmp_path / "log.jsonl", BY_HAND)
-    assert line in told(capsys, lambda: convert("jsonl", file, *options))
+    assert line in reported(capsys, lambda: convert("jsonl", file, *options))
 
 
 # ---- long files, interruptions, use ----------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak(large) < peak(small) + 1000 * 200
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_conversion_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from traces.format.writer import TraceWriter
 
     file = write_lines(tmp_path / "log.jsonl", rows_of(recorded_pairs(120)))
@@ -421,7 +422,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(tmp_path: Path, mon
     assert content(tmp_path / "again.trace") == whole
 
 
-def test_limit_takes_the_first_requests(tmp_path: Path) -> None:
+def test_max_requests_takes_the_first_requests(tmp_path: Path) -> None:
     pairs = recorded_pairs(5)
     trace = converted("jsonl", write_lines(tmp_path / "log.jsonl", rows_of(pairs)), "--max-requests", "2")
     assert trace.request_ids == [0, 1]

@@ -1,4 +1,4 @@
-"""What moe-policylang's recorder wrote becomes a trace; its files are made here after its 1.15.0."""
+"""Recordings of moe-policylang become traces; the files here are made in the format of its 1.15.0."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.convert_helpers import convert, converted, recorded_pairs, told, write_lines
+from tests.support.convert_helpers import convert, converted, recorded_pairs, reported, write_lines
 from tests.support.trace_helpers import Pair
 from traces.convert.policylang import JSONL, PARQUET
 
@@ -82,27 +82,28 @@ def test_layers_may_be_numbered_as_in_the_model(tmp_path: Path, capsys: pytest.C
     pairs = recorded_pairs(1, gate_complete=True)
     some = [each | {"layer": each["layer"] + 1} for each in entries(pairs)]
     file = save_jsonl(tmp_path / "rec.jsonl", some)
-    line = told(capsys, lambda: convert("policylang", file))
+    line = reported(capsys, lambda: convert("policylang", file))
     assert line == f"{file}: line 2, field l: must be 0, the first layer of a new token, value 1"
     trace = converted("policylang", file, "--first-layer", "1")
     np.testing.assert_array_equal(trace.read(0).experts, pairs[0][1].experts)
 
 
-def test_mistakes_are_told_by_the_recorder_s_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_with_the_recorders_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = entries(recorded_pairs(1, gate_complete=True))
     some[20]["experts"] = [0, 6]
     file = save_jsonl(tmp_path / "rec.jsonl", some)
     assert (
-        told(capsys, lambda: convert("policylang", file)) == f"{file}: line 22, field e: must be from 0 to 5, value 6"
+        reported(capsys, lambda: convert("policylang", file))
+        == f"{file}: line 22, field e: must be from 0 to 5, value 6"
     )
     file = save_parquet(tmp_path / "rec.parquet", some)
     wanted = f"{file}: row 20, field selected_experts: must be from 0 to 5, value 6"
-    assert told(capsys, lambda: convert("policylang", file)) == wanted
+    assert reported(capsys, lambda: convert("policylang", file)) == wanted
     file = save_jsonl(tmp_path / "rec.jsonl", some, HEADER | {"num_experts": 8})
     wanted = f"{file}: line 1, field num_experts: must be 6 for small, value 8"
-    assert told(capsys, lambda: convert("policylang", file)) == wanted
+    assert reported(capsys, lambda: convert("policylang", file)) == wanted
     file = write_lines(tmp_path / "rec.jsonl", [HEADER, json.dumps({"p": 0, "t": 0, "l": 0})])
-    assert told(capsys, lambda: convert("policylang", file)) == f"{file}: line 2, field e: is missing"
+    assert reported(capsys, lambda: convert("policylang", file)) == f"{file}: line 2, field e: is missing"
     (tmp_path / "rec.parquet").write_bytes(b"PAR1")
-    assert "rec.parquet: cannot be read: " in told(capsys, lambda: convert("policylang", tmp_path / "rec.parquet"))
-    assert "no.jsonl: is missing" in told(capsys, lambda: convert("policylang", tmp_path / "no.jsonl"))
+    assert "rec.parquet: cannot be read: " in reported(capsys, lambda: convert("policylang", tmp_path / "rec.parquet"))
+    assert "no.jsonl: is missing" in reported(capsys, lambda: convert("policylang", tmp_path / "no.jsonl"))

@@ -1,4 +1,4 @@
-"""The authors' exported store becomes a trace of its entries, and policies learn from it what another is run with."""
+"""The authors' exported store becomes a trace, and policies learn from it for runs on another trace."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from policies.prediction.cosine import nearest
 from policies.systems.finemoe import finemoe
 from sim.__main__ import main as sim
 from tests.support.builders import setup_of
-from tests.support.convert_helpers import SHAPE, convert, converted, told
+from tests.support.convert_helpers import SHAPE, convert, converted, reported
 from tests.support.run_helpers import arguments
 from tests.support.trace_helpers import content, small_shape, small_trace
 from traces.format.reader import Requests
@@ -81,7 +81,7 @@ def test_entries_that_lack_layers_are_left_out_and_counted(tmp_path: Path, capsy
     assert "1 entries without all layers were skipped" in (trace.meta.notes or "")
     maps[:, 2] = 0
     file = export(tmp_path, maps, np.eye(4))
-    line = told(capsys, lambda: convert("store", file, name="b.trace"))
+    line = reported(capsys, lambda: convert("store", file, name="b.trace"))
     assert line == f"{file}: no entry has all 3 layers; the most complete has 2"
 
 
@@ -170,7 +170,7 @@ def test_a_history_of_another_model_is_refused(
     tmp_path: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = small_trace(tmp_path / "other.trace", 2, shape=small_shape(experts=7))
-    line = told(capsys, lambda: sim(arguments(recorded, "--history", other, policies=("lru",))))
+    line = reported(capsys, lambda: sim(arguments(recorded, "--history", other, policies=("lru",))))
     assert line == f"--history: {other}: shape.experts must be 6 as in {recorded}, value 7"
 
 
@@ -198,29 +198,29 @@ def test_what_is_wrong_with_an_entry_is_one_line(
     maps = some_maps(4)
     change(maps)
     file = export(tmp_path, maps, np.eye(4))
-    assert told(capsys, lambda: convert("store", file)) == f"{file}: {line}"
+    assert reported(capsys, lambda: convert("store", file)) == f"{file}: {line}"
     assert not list(tmp_path.glob("*.trace*"))
 
 
 def test_what_is_no_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = export(tmp_path, some_maps(4)[:, :2], np.eye(4))
-    line = told(capsys, lambda: convert("store", file))
+    line = reported(capsys, lambda: convert("store", file))
     assert line == f"{file}: field maps: must be float [entries, 3, 6] for small, value float32 [8, 2, 6]"
     file = export(tmp_path, some_maps(4), np.eye(4)[:, :3])
     embeddings = tmp_path / "small~embed~8.npy"
-    line = told(capsys, lambda: convert("store", file))
+    line = reported(capsys, lambda: convert("store", file))
     assert line == f"{embeddings}: field embeds: must be float [entries, 4] for small, value float32 [8, 3]"
     np.save(embeddings, np.zeros((7, 4), np.float32))
-    line = told(capsys, lambda: convert("store", file))
+    line = reported(capsys, lambda: convert("store", file))
     assert line == f"{embeddings}: must have as many rows as {file.name}, 8, value 7"
     np.save(embeddings, np.full((8, 4), 1e9, np.float32))
-    line = told(capsys, lambda: convert("store", file))
+    line = reported(capsys, lambda: convert("store", file))
     assert line == f"{embeddings}: row 0, field embeds: must be finite as float16"
     file.write_bytes(b"\x93NUMPY")
-    assert f"{file}: is not a NumPy array: " in told(capsys, lambda: convert("store", file))
-    assert "no.npy: is missing" in told(capsys, lambda: convert("store", tmp_path / "no.npy"))
+    assert f"{file}: is not a NumPy array: " in reported(capsys, lambda: convert("store", file))
+    assert "no.npy: is missing" in reported(capsys, lambda: convert("store", tmp_path / "no.npy"))
     np.savez(tmp_path / "v.npz", version=np.array(2), maps=some_maps(1), embeds=np.eye(4)[:1])
-    line = told(capsys, lambda: convert("store", tmp_path / "v.npz"))
+    line = reported(capsys, lambda: convert("store", tmp_path / "v.npz"))
     assert line == f"{tmp_path}/v.npz: field version: must be 1, value 2"
 
 

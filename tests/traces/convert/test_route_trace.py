@@ -1,4 +1,4 @@
-"""Route traces of BigMoeOnEdge as traces: nothing lost, and every mistake told with its line."""
+"""Route traces of BigMoeOnEdge become traces without loss, and every mistake is reported with its line."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sim.hardware.memory import dense_weights
-from tests.support.convert_helpers import told
+from tests.support.convert_helpers import reported
 from tests.support.route_traces import HEADER, Engine, route_file
 from tests.support.shared_data import BIG_MOE_ON_EDGE
 from traces.__main__ import main
@@ -193,7 +193,7 @@ def test_sizes_come_from_a_named_model_or_a_shape(tmp_path: Path, capsys: pytest
     assert (shape.name, shape.top_k, shape.hidden, shape.expert_ffn) == ("gpt-oss-20b", 2, 2880, 2880)
     assert shape.expert_bytes == 40_000_000 == round(3 * 2880 * 2880 * shape.weight_bytes)
     assert "guessed" not in (Trace.open(file.with_suffix(".trace")).meta.notes or "")
-    line = told(capsys, lambda: convert(file, "--overwrite", "--model", "mixtral-8x7b"))
+    line = reported(capsys, lambda: convert(file, "--overwrite", "--model", "mixtral-8x7b"))
     assert line == f"mixtral-8x7b: layers must be 24 as in {file}, value 32"
 
 
@@ -318,25 +318,25 @@ MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_told_with_its_line(file: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_reported_with_its_line(file: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     change, line = MISTAKES[case]
     edited(file, change)
-    found = told(capsys, lambda: convert(file))
+    found = reported(capsys, lambda: convert(file))
     assert found.startswith(str(file))
     assert line in found
     assert not file.with_suffix(".trace").exists()
 
 
 @pytest.mark.parametrize("kept", [1, 7, 15, 20])
-def test_a_last_line_that_was_cut_off_is_told(file: Path, kept: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_last_line_is_reported(file: Path, kept: int, capsys: pytest.CaptureFixture[str]) -> None:
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:-1], lines[-1][:kept]]))
-    found = told(capsys, lambda: convert(file))
+    found = reported(capsys, lambda: convert(file))
     assert found.startswith(f"{file}: line {len(lines)} (incomplete): must have 9 values")
 
 
-def test_a_file_that_is_no_text_or_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_or_binary_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.csv"
-    assert told(capsys, lambda: convert(file)) == f"{file}: is missing"
+    assert reported(capsys, lambda: convert(file)) == f"{file}: is missing"
     file.write_bytes(b"\xff\xfe\x00turn")
-    assert told(capsys, lambda: convert(file)).startswith(f"{file}: cannot be read")
+    assert reported(capsys, lambda: convert(file)).startswith(f"{file}: cannot be read")

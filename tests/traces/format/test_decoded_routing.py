@@ -1,4 +1,4 @@
-"""A trace that is read from arrays gives what its files give."""
+"""A trace read from arrays equals the trace read from its files."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A longer trace is not held in more memory, while it is made nor when it is read."""
+"""Longer traces need no more memory, neither to write nor to read."""
 
 import json
 import os

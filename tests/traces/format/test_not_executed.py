@@ -1,4 +1,4 @@
-"""Traces whose tokens may pass layers by, and whose engine said what its cache had."""
+"""Traces whose tokens may skip layers, with the state of the engine's own cache."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,7 +99,7 @@ WRONG: dict[Callable[[Any], None], str] = {
 
 
 @pytest.mark.parametrize("spoil", WRONG)
-def test_what_is_wrong_is_told(spoil: Callable[[Any], None], tmp_path: Path) -> None:
+def test_mistakes_are_reported(spoil: Callable[[Any], None], tmp_path: Path) -> None:
     info, recorded = random_request(0, META)
     spoil(recorded)
     with pytest.raises(TraceError) as caught:

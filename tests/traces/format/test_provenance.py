@@ -1,4 +1,4 @@
-"""What was drawn or put together anew says so in every table and every picture; what was recorded never does."""
+"""Synthetic and fitted traces are labelled in every table and figure; recorded traces are not."""
 
 import json
 from pathlib import Path
@@ -72,12 +72,12 @@ def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
     said(validate, *compare, "--plot", tmp_path / "a.svg", picture=tmp_path / "a.svg")
 
 
-def test_programs_are_told_too(kind: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = {"trace_kind": kind}
+def test_json_output_contains_it_too(kind: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported = {"trace_kind": kind}
     assert sim(arguments(trace, "--json", policies=("lru",))) == 0
-    assert all(told.items() <= each.items() for each in json.loads(capsys.readouterr().out))
+    assert all(reported.items() <= each.items() for each in json.loads(capsys.readouterr().out))
     assert sim(["predict", str(trace), "--policy", "finemoe", "--distance", "1", "--json"]) == 0
-    assert all(told.items() <= each.items() for each in json.loads(capsys.readouterr().out))
+    assert all(reported.items() <= each.items() for each in json.loads(capsys.readouterr().out))
     for command in ("info", "analyse"):
         assert traces([command, str(trace), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["kind"] == kind

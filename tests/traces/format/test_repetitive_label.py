@@ -1,4 +1,4 @@
-"""What repeats itself says so in every table and every picture, and in results; what does not never does."""
+"""Repetitive traces are labelled in every table, figure and result; natural ones are not."""
 
 import json
 from dataclasses import replace
@@ -108,19 +108,19 @@ def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
     said(validate, *compare, "--plot", tmp_path / "a.svg", picture=tmp_path / "a.svg")
 
 
-def test_results_and_programs_are_told_too(
+def test_results_and_json_output_contain_it_too(
     repetitive: bool, trace: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (result,) = read_results(results)
-    told = result.provenance["trace"]
-    assert told["naturalness"]["decode"]["repeated_rows"] == 0.5 * repetitive
-    assert told["warning"] == (WHY if repetitive else None)
+    reported = result.provenance["trace"]
+    assert reported["naturalness"]["decode"]["repeated_rows"] == 0.5 * repetitive
+    assert reported["warning"] == (WHY if repetitive else None)
     assert sim(arguments(trace, "--json", policies=("lru",))) == 0
     (run,) = json.loads(capsys.readouterr().out)
-    assert run["trace_warning"] == told["warning"]
-    assert run["trace_nearest_map_recall"] == told["naturalness"]["decode"]["nearest_map_recall"]
+    assert run["trace_warning"] == reported["warning"]
+    assert run["trace_nearest_map_recall"] == reported["naturalness"]["decode"]["nearest_map_recall"]
     assert sim(["predict", str(trace), "--policy", "finemoe", "--distance", "1", "--json"]) == 0
-    assert all(each["trace_warning"] == told["warning"] for each in json.loads(capsys.readouterr().out))
+    assert all(each["trace_warning"] == reported["warning"] for each in json.loads(capsys.readouterr().out))
 
 
 def test_pictures_of_an_analysis_say_it(

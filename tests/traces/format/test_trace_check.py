@@ -1,4 +1,4 @@
-"""Whatever is broken in a trace is told in one line, and never reaches the simulator."""
+"""Every fault in a trace is reported in one line and never reaches the simulator."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def trace(tmp_path: Path, whole: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_trace_is_told_in_one_line_and_never_read(trace: Path, case: str) -> None:
+def test_a_broken_trace_is_reported_in_one_line_and_never_read(trace: Path, case: str) -> None:
     breaker, line = BROKEN[case]
     breaker(trace)
     with pytest.raises(TraceError, match=line) as caught:
@@ -50,7 +50,7 @@ def test_a_broken_trace_is_told_in_one_line_and_never_read(trace: Path, case: st
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_check_tells_every_broken_trace_and_exits_with_2(
+def test_check_reports_every_broken_trace_and_exits_with_2(
     trace: Path, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     breaker, line = BROKEN[case]
@@ -80,7 +80,7 @@ def test_a_whole_trace_is_ok(trace: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith(f"{trace}: ok, SYNTHETIC, 4 requests, 32 rows, sha256 ")
 
 
-def test_a_wrong_hash_is_told_and_the_row_all_the_same(trace: Path) -> None:
+def test_a_wrong_hash_is_reported_and_the_changed_row_too(trace: Path) -> None:
     change_values(trace, "tokens.parquet", "experts", lambda values: values.__setitem__((17, 0), 9), rehash=False)
     found = check(trace)
     assert "tokens.parquet: is not the file that meta.json describes" in found[0]
@@ -110,7 +110,7 @@ def test_a_sparse_gate_is_positive_exactly_where_experts_ran(tmp_path: Path) -> 
             read_everything(path)
 
 
-def test_a_flipped_bit_is_told_with_its_rows_and_column(trace: Path) -> None:
+def test_a_flipped_bit_is_reported_with_its_rows_and_column(trace: Path) -> None:
     column = pq.ParquetFile(trace / "tokens.parquet").metadata.row_group(2).column(5)
     assert column.path_in_schema.startswith("experts")
     damaged = bytearray((trace / "tokens.parquet").read_bytes())
@@ -122,7 +122,7 @@ def test_a_flipped_bit_is_told_with_its_rows_and_column(trace: Path) -> None:
     assert len(found) == 2
 
 
-def test_a_flipped_bit_anywhere_is_told_and_never_changes_what_is_read(trace: Path) -> None:
+def test_a_flipped_bit_anywhere_is_reported_and_never_changes_what_is_read(trace: Path) -> None:
     rng = np.random.default_rng(3)
     whole, expected = content(trace), list(Trace.open(trace).iter())
     refused = 0
@@ -149,7 +149,7 @@ def test_another_table_of_requests_of_the_same_size_is_noticed_when_the_trace_is
         Trace.open(trace)
 
 
-def test_a_file_that_the_description_does_not_know_is_told(trace: Path) -> None:
+def test_a_file_that_the_description_does_not_know_is_reported(trace: Path) -> None:
     (trace / "more.parquet").write_bytes(b"")
     (trace / "times.json").write_text("{}")  # a sidecar may lie there
     assert check(trace) == [f"{trace}/more.parquet: is not described in meta.json"]
@@ -172,7 +172,7 @@ def test_many_problems_are_cut_off(trace: Path, capsys: pytest.CaptureFixture[st
         ("b.trace.partial", "is unfinished; run the command that started it again"),
     ],
 )
-def test_what_is_no_trace_is_told(trace: Path, capsys: pytest.CaptureFixture[str], name: str, line: str) -> None:
+def test_what_is_not_a_trace_is_reported(trace: Path, capsys: pytest.CaptureFixture[str], name: str, line: str) -> None:
     (trace.parent / "b.trace.partial").mkdir()
     assert main(["info", str(trace.parent / name)]) == 2
     assert line.format(trace=trace) in capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_what_is_no_trace_is_told(trace: Path, capsys: pytest.CaptureFixture[str
 # The commands
 
 
-def test_info_counts_tokens_and_shouts_what_is_not_real(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_counts_tokens_and_labels_what_was_not_recorded(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(trace)]) == 0
     lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
     assert lines["kind"] == "SYNTHETIC: generated, not recorded"

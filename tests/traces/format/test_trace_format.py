@@ -1,4 +1,4 @@
-"""What a trace's files look like, what a writer refuses, and how a trace is read."""
+"""The files of a trace, what a writer rejects, and how a trace is read."""
 
 import json
 import pickle
@@ -138,7 +138,7 @@ def test_a_request_whose_number_is_too_large_is_refused(tmp_path: Path) -> None:
     assert "field request: must fit into int32, value 2147483648" in refused(tmp_path, info, recorded)
 
 
-def test_names_and_empty_traces_are_told(tmp_path: Path) -> None:
+def test_wrong_names_and_empty_traces_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.folder: the name of a trace must end in \.trace"):
         TraceWriter(tmp_path / "a.folder", small_meta(), plan=PLAN)
     with (
@@ -206,7 +206,7 @@ def test_a_sequence_reaches_its_last_position_wherever_the_recording_begins(tmp_
     assert trace.positions(1) == trace.read(1).position.max() + 1
 
 
-def test_a_position_that_a_read_would_refuse_is_not_counted(tmp_path: Path) -> None:
+def test_a_position_that_a_reader_would_reject_is_not_counted(tmp_path: Path) -> None:
     path = small_trace(tmp_path / "a.trace", 2, prefill=False)
 
     def backwards(positions: list[int]) -> None:
@@ -240,7 +240,7 @@ def test_a_split_is_random_complete_and_in_order(tmp_path: Path) -> None:
         split(trace.request_ids, 1.5, np.random.default_rng(0))
 
 
-def test_an_unknown_request_is_told(tmp_path: Path) -> None:
+def test_an_unknown_request_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no request 17"):
         Trace.open(small_trace(tmp_path / "a.trace")).read(17)
 

@@ -1,4 +1,4 @@
-"""What any legal trace keeps, and what any change to its files cannot hide."""
+"""Properties of all valid traces, and changes to files that are always detected."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -170,7 +170,7 @@ def test_what_is_written_is_read_and_no_partition_shows(
     shutil.rmtree(folder)
 
 
-# Every change of the files is told, or it changes nothing that is read
+# Every change of the files is reported, or it changes nothing that is read
 
 
 def values(path: Path) -> list[Any]:
@@ -184,16 +184,16 @@ def values(path: Path) -> list[Any]:
     return found
 
 
-def assert_told_or_harmless(path: Path, before: list[Any]) -> None:
-    told = check(path)
-    assert all("\n" not in line for line in told)
-    if not told:
+def assert_reported_or_harmless(path: Path, before: list[Any]) -> None:
+    reported = check(path)
+    assert all("\n" not in line for line in reported)
+    if not reported:
         assert values(path) == before
 
 
 @settings(max_examples=10)
 @given(data=st.data(), given_trace=traces(widest=7))
-def test_a_byte_that_changes_in_any_file_is_told_or_changes_nothing(
+def test_a_byte_that_changes_in_any_file_is_reported_or_changes_nothing(
     data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     meta, pairs = given_trace
@@ -205,14 +205,14 @@ def test_a_byte_that_changes_in_any_file_is_told_or_changes_nothing(
         changed = bytearray(whole[name])
         changed[at] ^= data.draw(st.integers(1, 255), "changed bits")
         (path / name).write_bytes(changed)
-        assert_told_or_harmless(path, before)
+        assert_reported_or_harmless(path, before)
         (path / name).write_bytes(whole[name])
     shutil.rmtree(path.parent)
 
 
 @settings(max_examples=10)
 @given(data=st.data(), given_trace=traces(widest=7))
-def test_files_cut_lengthened_removed_or_added_are_told_or_change_nothing(
+def test_files_cut_lengthened_removed_or_added_are_reported_or_change_nothing(
     data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     meta, pairs = given_trace
@@ -222,7 +222,7 @@ def test_files_cut_lengthened_removed_or_added_are_told_or_change_nothing(
         more = data.draw(st.binary(min_size=1, max_size=9), "appended")
         for changed in (data_of[: data.draw(st.integers(0, len(data_of) - 1), "kept")], data_of + more):
             (path / name).write_bytes(changed)
-            assert_told_or_harmless(path, before)
+            assert_reported_or_harmless(path, before)
             if name != "meta.json":  # its last byte ends a line
                 assert check(path)
         (path / name).unlink()
@@ -231,14 +231,14 @@ def test_files_cut_lengthened_removed_or_added_are_told_or_change_nothing(
     added = path / data.draw(st.sampled_from(["more.parquet", "embeddings.parquet", "times.json", "notes"]), "added")
     if not added.exists():
         added.write_bytes(more)
-        assert_told_or_harmless(path, before)
+        assert_reported_or_harmless(path, before)
         assert (added.suffix == ".parquet") == bool(check(path))
     shutil.rmtree(path.parent)
 
 
 @settings(max_examples=6)
 @given(seeds=st.tuples(st.integers(0, 9), st.integers(10, 19)), embedding=st.booleans())
-def test_files_swapped_between_two_traces_of_one_shape_are_told(
+def test_files_swapped_between_two_traces_of_one_shape_are_reported(
     seeds: tuple[int, int], embedding: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("t")

@@ -1,4 +1,4 @@
-"""Interruptions of any kind cost at most one part of a trace and change no byte of it."""
+"""Interruptions lose at most one part of a trace and change no byte of it."""
 
 import errno
 import os

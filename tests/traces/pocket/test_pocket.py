@@ -1,4 +1,4 @@
-"""The pocket model that ships with the project, and the code that made it."""
+"""The pocket model that ships with the project, and the code that trained it."""
 
 import dataclasses
 import functools

@@ -105,7 +105,7 @@ def test_a_twin_was_trained_by_the_recipe_that_the_code_states(twin: Recipe) -> 
 
 
 def test_the_card_agrees_with_the_notes_of_the_training(twin: Recipe, loaded: Any) -> None:
-    facts, card = noted(twin), card_of(twin)
+    facts, card = noted(twin), " ".join(card_of(twin).split())
     assert facts["parameters"] == sum(parameter.numel() for parameter in loaded[0].parameters())
     for said in (
         f"# FineMoE Lab: {twin.name}",
@@ -134,8 +134,8 @@ def test_the_documentation_repeats_what_the_cards_say(twin: Recipe) -> None:
     (row,) = re.findall(rf"^\| `{re.escape(twin.name)}` \|.*$", document, re.MULTILINE)
     *_, loss, entropy, recalls, same = (cell.strip() for cell in row.strip("|").split("|"))
     card = " ".join(card_of(twin).split())
-    (told,) = re.findall(r"\| all \| [\d,]+ \| ([\d.]+) \|", card)
-    assert float(loss) == pytest.approx(float(told), abs=0.0051)
+    (reported,) = re.findall(r"\| all \| [\d,]+ \| ([\d.]+) \|", card)
+    assert float(loss) == pytest.approx(float(reported), abs=0.0051)
     token, text, uniform = entropy.split(" / ")
     assert f"(uniform: {uniform}), mean over layers: {token} for single tokens, {text} for a text's mean gate." in card
     *shares, share = re.findall(r"\| 3 \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", card)[0]
@@ -211,8 +211,8 @@ def test_a_twin_is_not_evaluated_as_another_model(capsys: pytest.CaptureFixture[
 
     folder = model_dir(TWINS[0].name)
     assert main(["evaluate", "--folder", str(folder), "--cache", str(tmp_path)]) == 2
-    told = f"error: --model: {folder} was trained by the recipe mixtral-8x7b-twin, value pocket\n"
-    assert capsys.readouterr().err == told
+    reported = f"error: --model: {folder} was trained by the recipe mixtral-8x7b-twin, value pocket\n"
+    assert capsys.readouterr().err == reported
 
 
 # the families

@@ -1,4 +1,4 @@
-"""What the model cards say of how natural traces are: measured, marked, and put into its place."""
+"""The section of a model card on naturalness: measured, marked, and inserted."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The corpus of the pocket model: what is taken from packages, cut, held out and accounted for."""
+"""The corpus of the pocket model: text extracted from packages, cut, held out and accounted for."""
 
 import gzip
 import hashlib
@@ -149,8 +149,8 @@ def test_a_corpus_of_another_models_plan_is_not_trained_on(tmp_path, capsys):
     (tmp_path / "corpus.json").write_text(json.dumps(account))
     words = ["train", "--model", "phi-3.5-moe-twin", "--cache", str(tmp_path), "--out", str(tmp_path / "model")]
     assert main(words) == 2
-    told = "has a corpus of another plan; assemble it with: corpus --model phi-3.5-moe-twin\n"
-    assert capsys.readouterr().err.endswith(told)
+    reported = "has a corpus of another plan; assemble it with: corpus --model phi-3.5-moe-twin\n"
+    assert capsys.readouterr().err.endswith(reported)
     assert not (tmp_path / "model").exists()
 
 

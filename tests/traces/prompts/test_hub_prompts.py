@@ -1,4 +1,4 @@
-"""Data sets of the hub are read by the real libraries: from folders in their layout, and from a hub on this machine."""
+"""Hub data sets are read by the real libraries: from folders in their layout, and from a local hub."""
 
 import json
 import os
@@ -122,36 +122,36 @@ def test_a_downloaded_array_gives_what_the_streamed_one_gives(sharegpt: Path) ->
 
 
 def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read as a data set: ") as told:
+    with pytest.raises(UserError, match="cannot be read as a data set: ") as reported:
         read_prompts(str(tmp_path))
-    assert str(tmp_path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path) in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 # A hub
 
 
-def test_a_set_of_the_hub_is_streamed_and_its_commit_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_set_of_the_hub_is_streamed_and_its_commit_reported(hub: Hub, tmp_path: Path) -> None:
     hub.read.clear()
     done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3", "--json", token=TOKEN)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["name"] == f"lmsys-chat-1m (lmsys/lmsys-chat-1m@{COMMIT})"
-    assert told["examples"] == [{"source": "lmsys-chat-1m", "prompt": asked(number)} for number in range(3)]
+    reported = json.loads(done.stdout)
+    assert reported["name"] == f"lmsys-chat-1m (lmsys/lmsys-chat-1m@{COMMIT})"
+    assert reported["examples"] == [{"source": "lmsys-chat-1m", "prompt": asked(number)} for number in range(3)]
     assert not any(name.startswith("train-00001") for name in hub.read)  # the second file is not needed
 
 
 def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> None:
     done = ours(hub.url, tmp_path, f"sharegpt@{COMMIT}", "--sample", "3", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["name"] == f"sharegpt ({SHAREGPT.repository}@{COMMIT}), 3 of the first 29, seed 0"
-    assert told["prompts"] == 3
+    reported = json.loads(done.stdout)
+    assert reported["name"] == f"sharegpt ({SHAREGPT.repository}@{COMMIT}), 3 of the first 29, seed 0"
+    assert reported["prompts"] == 3
     assert done.stderr.startswith("sharegpt@5eb1f4")
     assert done.stderr.endswith(": skipped 6 duplicates, 5 without user text\n")
 
 
-def test_who_may_not_read_a_gated_set_is_told_what_to_do(hub: Hub, tmp_path: Path) -> None:
+def test_denied_access_to_a_gated_set_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
     done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3")
     assert done.returncode == 2
     assert done.stderr == (

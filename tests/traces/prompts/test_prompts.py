@@ -1,4 +1,4 @@
-"""Prompt files are read as they are, and what is wrong with one is told by file, line and field."""
+"""Prompt files are read unchanged, and mistakes are reported with file, line and field."""
 
 import hashlib
 import json
@@ -77,13 +77,13 @@ def test_a_limit_stops_before_what_is_wrong(tmp_path: Path) -> None:
         (b"\xff\xfe\n", "p.jsonl: is not UTF-8"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_mistakes_are_reported_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
     file = tmp_path / "p.jsonl"
     file.write_bytes(content)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as reported:
         read(file)
-    assert said in str(told.value)
-    assert "\n" not in str(told.value)
+    assert said in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_json_file_may_also_have_an_object_per_line(tmp_path: Path) -> None:
         ('[{"prompt": "a"}, {"prompt": 1}]', "p.json: item 2, field prompt: must be text"),
     ],
 )
-def test_what_is_wrong_with_an_array_is_told_in_one_line(tmp_path: Path, content: str, said: str) -> None:
+def test_mistakes_in_an_array_are_reported_in_one_line(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(UserError, match=said):
         read(tmp_path / "p.json")
@@ -268,8 +268,8 @@ def test_the_command_names_options_where_the_library_names_fields(
     assert main(["prompts", file, "--prompt-field", "text", "--sample", "2"]) == 2
     assert capsys.readouterr().err == f"error: --sample: {file} has only 1 prompts, value 2\n"
     assert main(["prompts", "sharegpt"]) == 2
-    told = "error: sharegpt: is large; choose the number of prompts with --limit or --sample\n"
-    assert capsys.readouterr().err == told
+    reported = "error: sharegpt: is large; choose the number of prompts with --limit or --sample\n"
+    assert capsys.readouterr().err == reported
 
 
 def test_the_command_lists_the_sets_and_describes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,7 +278,7 @@ def test_the_command_lists_the_sets_and_describes_one(tmp_path: Path, capsys: py
     assert all(name in shown for name in ("built-in", "lmsys/lmsys-chat-1m", "ShareGPT"))
     rows = [{"prompt": "one two", "source": "b"}, {"prompt": "x", "source": "a"}, {"prompt": "one two three"}]
     assert main(["prompts", str(lines(tmp_path / "p.jsonl", *rows)), "--source-name", "a", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["name"], told["prompts"], told["sources"]) == ("p.jsonl", 3, {"a": 2, "b": 1})
-    assert told["words"] == {"mean": 2.0, "p5": 1, "p50": 2, "p95": 3, "max": 3}
-    assert [one["prompt"] for one in told["examples"]] == ["one two", "x", "one two three"]
+    reported = json.loads(capsys.readouterr().out)
+    assert (reported["name"], reported["prompts"], reported["sources"]) == ("p.jsonl", 3, {"a": 2, "b": 1})
+    assert reported["words"] == {"mean": 2.0, "p5": 1, "p50": 2, "p95": 3, "max": 3}
+    assert [one["prompt"] for one in reported["examples"]] == ["one two", "x", "one two three"]

@@ -1,4 +1,4 @@
-"""The synthetic model: what is asked for comes out, one statistic does not move another, and its limits are laws."""
+"""The synthetic model reaches the requested statistics, moves each without the others, and obeys laws at its limits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def assert_comes_out(found: Any, asked: Any) -> None:
     np.testing.assert_allclose(found, np.broadcast_to(asked, np.shape(found)), atol=3 * TOLERANCE)
 
 
-def test_each_statistic_comes_out_when_it_is_worked_out_by_hand(trace: Trace) -> None:
+def test_each_statistic_computed_by_hand_is_as_requested(trace: Trace) -> None:
     found = by_hand(trace)
     assert found.keys() == ASKED.keys()
     for name, asked in ASKED.items():
@@ -38,7 +38,7 @@ def test_each_statistic_comes_out_when_it_is_worked_out_by_hand(trace: Trace) ->
         assert_comes_out(found[name] / scale, asked / scale)
 
 
-def test_the_projects_analysis_finds_them_too(trace: Trace) -> None:
+def test_the_projects_analysis_measures_them_as_requested(trace: Trace) -> None:
     tables = analyse(trace, AnalysisSettings()).tables
     assert_comes_out(tables["entropy"]["fine_decode_bits"] / BITS, ASKED["entropy_bits"] / BITS)
     assert_comes_out(tables["overlap"]["overlap"], ASKED["overlap"])
@@ -228,8 +228,8 @@ def test_solve_finds_a_crossing_and_stays_at_the_ends() -> None:
     assert solve(lambda x: x, -2, 0, 1) == 0
 
 
-def test_statistics_say_one_number_where_layers_agree() -> None:
-    told = parameters(overlap=[0.5, 0.5, 0.6, 0.5, 0.5]).described()
-    assert told["overlap"] == [0.5, 0.5, 0.6, 0.5, 0.5]
-    assert told["load_cv"] == 0.4
+def test_statistics_are_one_number_if_all_layers_agree() -> None:
+    reported = parameters(overlap=[0.5, 0.5, 0.6, 0.5, 0.5]).described()
+    assert reported["overlap"] == [0.5, 0.5, 0.6, 0.5, 0.5]
+    assert reported["load_cv"] == 0.4
     assert statistics().mean() == pytest.approx(ASKED)

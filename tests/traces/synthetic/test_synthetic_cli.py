@@ -1,4 +1,4 @@
-"""`traces synthetic`: the command, its mistakes, and traces that come out like another."""
+"""`finemoe traces synthetic`: the command, its mistakes, and traces that imitate another."""
 
 import contextlib
 import io
@@ -49,7 +49,7 @@ def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path
     assert check(tmp_path / "a.trace") == []
 
 
-def test_what_was_interrupted_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, known = written(tmp_path / "whole.trace").path, SyntheticModel.request
     asked = []
 
@@ -148,7 +148,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         ),  # all share more
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     assert main(command(tmp_path / "a.trace", *more)) == 2
@@ -160,7 +160,7 @@ def test_mistakes_are_told_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trace_that_is_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = written(tmp_path / "a.trace").path
     before = content(out)
     assert main(command(out, "--seed", "5")) == 2
@@ -219,23 +219,23 @@ def test_layers_of_the_other_trace_come_back_one_by_one(tmp_path: Path) -> None:
     assert len(trace) == 80
 
 
-def test_what_is_given_goes_before_what_is_fitted(known: Trace, tmp_path: Path) -> None:
+def test_given_statistics_override_fitted_ones(known: Trace, tmp_path: Path) -> None:
     more = ["--entropy", 0.5, "--clusters", 3, "--output-tokens", 30, "--requests", 10]
     meta = like(known.path, tmp_path / "like.trace", *more).meta
     assert (meta.generation["entropy_bits"], meta.generation["clusters"]) == (0.5, 3)
     assert {one.output_tokens for one in Trace.open(tmp_path / "like.trace").infos.values()} == {30}
 
 
-def test_gates_that_are_known_in_part_stay_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incomplete_gates_stay_incomplete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = drawn(tmp_path / "source.trace", parameters({"gate_complete": False}, entropy_bits=0.8), 20)
     trace = like(source.path, tmp_path / "like.trace")
     assert not trace.meta.gate_complete
     assert check(trace.path) == []
     assert np.mean(by_hand(trace)["entropy_bits"]) == pytest.approx(0.8, abs=0.03)
-    assert "of the executed experts alone" in capsys.readouterr().out
+    assert "cover only the executed experts" in capsys.readouterr().out
 
 
-def test_too_few_requests_to_fit_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_requests_to_fit_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = drawn(tmp_path / "one.trace", parameters(), 1)
     assert main(["synthetic", "--like", str(source.path), "--out", str(tmp_path / "a.trace")]) == 2
     expected = f"error: {source.path}: measuring needs two requests, one of them with 3 decode iterations\n"

@@ -1,4 +1,4 @@
-"""Synthetic layers depend on each other as asked: what the nearest expert map knows of the layers ahead."""
+"""Synthetic layers depend on each other as requested: how well the nearest expert map predicts the layers ahead."""
 
 from dataclasses import replace
 from functools import cache

@@ -1,4 +1,4 @@
-"""When requests arrive: processes, samples, and what is said about them."""
+"""Arrival processes, samples of workloads, and their descriptions."""
 
 import json
 from pathlib import Path
@@ -171,8 +171,8 @@ def test_the_command_writes_what_it_has_drawn(azure: Path, capsys: pytest.Captur
         np.testing.assert_array_equal(getattr(written, name), getattr(expected, name))
     assert written.source == expected.source == "10 of 30 requests of azure.csv at 2.91/s"
     assert json.loads(capsys.readouterr().out) == describe(written)
-    told = json.loads(pq.read_schema(out).metadata[b"finemoe_lab"])
-    assert (told["seed"], told["rate"], told["requests"]) == (4, 2.91, 10)
+    reported = json.loads(pq.read_schema(out).metadata[b"finemoe_lab"])
+    assert (reported["seed"], reported["rate"], reported["requests"]) == (4, 2.91, 10)
     assert sorted(file.name for file in out.parent.iterdir()) == ["azure.csv", "drawn.parquet"]
 
 
@@ -229,6 +229,6 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("a.csv --burstiness 2", "--burstiness: is for poisson and gamma only, not for a.csv"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(words: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_reported_in_one_line(words: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert arrivals(*words.split()) == 2
     assert capsys.readouterr().err == f"error: {error}\n"

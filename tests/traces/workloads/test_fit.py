@@ -1,4 +1,4 @@
-"""Recorded requests at the lengths of a workload: every row is one that was recorded."""
+"""Requests fitted to a workload consist of recorded rows only."""
 
 from collections import Counter
 from pathlib import Path
@@ -255,10 +255,15 @@ def test_an_interrupted_fit_goes_on_to_the_same_bytes(
 def test_the_meta_says_what_was_fitted_to_what_and_how(source: Path, workload: Path) -> None:
     meta = Trace.open(fit(source, workload, "fitted.trace", "--seed", 3, "--requests", 4, "--rate", 2)).meta
     assert meta.kind == "fitted"
-    told = meta.generation
-    assert told["fit_trace_sha256"] == Trace.open(source).digest
-    assert told["fit_workload"] == "4 of 10 requests of hand-made at 2/s"
-    assert (told["fit_seed"], told["fit_requests"], told["fit_rate"], told["fit_max_prompt_tokens"]) == (3, 4, 2, 2048)
+    reported = meta.generation
+    assert reported["fit_trace_sha256"] == Trace.open(source).digest
+    assert reported["fit_workload"] == "4 of 10 requests of hand-made at 2/s"
+    assert (
+        reported["fit_seed"],
+        reported["fit_requests"],
+        reported["fit_rate"],
+        reported["fit_max_prompt_tokens"],
+    ) == (3, 4, 2, 2048)
     assert "no row is used again while others are unused" in (meta.notes or "")
     assert "hand-made" in (meta.notes or "")
     assert meta.model == "small"
@@ -299,7 +304,7 @@ def test_memory_does_not_grow_with_the_requests_that_were_read(
         (["--requests", "99"], "--requests: must be from 1 to 10, the size of hand-made, value 99"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     source: Path, workload: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(source.with_name("a.trace"))

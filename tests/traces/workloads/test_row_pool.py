@@ -1,4 +1,4 @@
-"""Rows in chains: as many as wanted, none twice while others are unused, of one source while it lasts."""
+"""Chains of rows have the wanted length, reuse no row while others are unused, and keep to one source if possible."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Published workloads, read as they are; what is wrong with one is named."""
+"""Published workloads are read without loss, and their mistakes are reported."""
 
 import re
 from pathlib import Path
