@@ -1,10 +1,10 @@
-"""Run notebooks from scratch, and write what they show into them.
+"""Run notebooks from scratch and write their outputs into them.
 
-python notebooks/fresh_outputs.py          all of this folder
-python notebooks/fresh_outputs.py 02 04    those whose names begin so
+python notebooks/fresh_outputs.py          all notebooks of this folder
+python notebooks/fresh_outputs.py 02 04    those whose names start with 02 or 04
 
-Each runs in an empty folder, so none needs files of another. On one machine, the same code and libraries give the same
-bytes: what differs from run to run (times, versions of Python, names of folders) is left out.
+Each notebook runs in an empty folder, so it cannot depend on another's files. On one machine, the same code and
+libraries give the same bytes: what differs from run to run (times, versions of Python, names of folders) is left out.
 """
 
 import os
@@ -22,12 +22,12 @@ CELL_TIMEOUT_S = 600  # a cell that takes longer is an error
 
 
 def notebooks(*beginnings: str) -> list[Path]:
-    """The notebooks of this folder whose names begin so; without any beginning, all."""
+    """The notebooks of this folder whose names start with one of these; without arguments, all."""
     return [path for path in sorted(HERE.glob("*.ipynb")) if path.name.startswith(beginnings or "")]
 
 
 def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with what its cells show when they run in a folder, by this Python and this code.
+    """Run the notebook in a folder with this Python and this code, and return it with its outputs.
 
     An error in a cell is a `CellExecutionError`.
     """
@@ -50,7 +50,7 @@ def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """That of this process, but `python` is this Python, our packages are those beside us, and no store is set."""
+    """This process's environment, with this Python, the packages of this checkout, and no result store."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINEMOE_", "PYTEST_"))}
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -61,7 +61,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what another Python or Jupyter would write otherwise."""
+    """Drop what differs between versions of Python and Jupyter."""
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -74,7 +74,7 @@ def _tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Write fresh outputs into the notebooks that the command line names."""
+    """Write fresh outputs into the notebooks given on the command line."""
     for path in notebooks(*sys.argv[1:]):
         print(path.name, flush=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -64,14 +64,14 @@ def done(routing: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ancho
     return run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)), store
 
 
-def test_a_second_time_nothing_is_computed(done: tuple[AnchorTable, Path], routing: Path) -> None:
+def test_a_second_run_of_the_anchors_computes_nothing(done: tuple[AnchorTable, Path], routing: Path) -> None:
     table, store = done
     before = events(store)
     assert run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)) == table
     assert events(store) == before
 
 
-def test_files_say_what_the_runs_said(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:
+def test_files_keep_the_results_of_the_runs(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:
     written = write_anchors(done[0], (REPLAYED, MADE), tmp_path)
     assert all(path.exists() for path in outputs(tmp_path))
     assert written == AnchorTable.read(tmp_path / "anchors")
@@ -80,7 +80,7 @@ def test_files_say_what_the_runs_said(done: tuple[AnchorTable, Path], tmp_path: 
 
 
 def test_times_and_errors_follow_from_the_numbers_and_units(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:
-    """0.5 s per token are 0.5 s, 20 tokens/s are 0.05 s; an error is the simulated time over that, less 1."""
+    """20 tokens/s are 0.05 s per token; an error is the simulated time divided by the measured one, minus 1."""
     write_anchors(done[0], (REPLAYED, MADE), tmp_path)
     with (tmp_path / "anchors" / "runs.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
@@ -101,7 +101,7 @@ def test_a_variation_changes_what_it_says(done: tuple[AnchorTable, Path]) -> Non
     assert found["half", "slow link"]["simulated_s_per_token"] > found["half", BASE]["simulated_s_per_token"]
 
 
-def test_what_cannot_run_is_a_dash_with_its_reason(done: tuple[AnchorTable, Path]) -> None:
+def test_a_refused_run_is_a_dash_with_its_reason(done: tuple[AnchorTable, Path]) -> None:
     row = next(row for row in done[0].rows if row["point"] == "nothing fits")
     assert (row["status"], row["error"]) == ("refused", None)
     text = document(done[0], (REPLAYED, MADE), beside="anchors")
@@ -116,7 +116,7 @@ def test_a_trace_of_another_model_is_refused_before_anything_runs(tmp_path: Path
 
 @pytest.mark.parametrize("hit_rate", [0.0, 0.3, 0.75])
 @pytest.mark.parametrize("slots", [2, 3, 5])
-def test_made_demands_hit_as_often_as_they_should(hit_rate: float, slots: int, tmp_path: Path) -> None:
+def test_built_demands_have_the_requested_hit_rate(hit_rate: float, slots: int, tmp_path: Path) -> None:
     path = with_hit_rate(LARGER, hit_rate, 48, tmp_path / "made.trace")
     scenario = Scenario(
         path,
@@ -134,7 +134,7 @@ def test_a_hit_rate_that_a_cold_cache_cannot_have_is_refused() -> None:
         spread_misses(LARGER, 0.99, 10)
 
 
-def test_other_sizes_leave_the_routing_as_it_was(routing: Path, tmp_path: Path) -> None:
+def test_other_sizes_do_not_change_the_routing(routing: Path, tmp_path: Path) -> None:
     before = Trace.open(routing)
     after = Trace.open(resized(before, quantised(LARGER, 3.0, unpacked=True), tmp_path / "resized.trace"))
     assert after.shape.layer_expert_bytes == (3 * 16 * 64 * 3 // 8,) * 4

@@ -34,7 +34,7 @@ def table() -> AnchorTable:
     return AnchorTable.read(DOCS / "anchors")
 
 
-def test_the_document_is_what_its_table_says(table: AnchorTable) -> None:
+def test_the_document_of_anchors_matches_its_table(table: AnchorTable) -> None:
     assert document(table, ANCHORS, beside="anchors") == (DOCS / "anchors.md").read_text(encoding="utf-8")
     assert {row["status"] for row in table.rows} == {"done"}
 
@@ -49,7 +49,7 @@ def test_every_published_number_is_there_with_its_source(table: AnchorTable) -> 
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
-def test_its_command_is_the_makefiles() -> None:
+def test_the_documents_command_is_the_makefiles() -> None:
     words = ["make", "--dry-run", "--always-make", "VENV=there", "anchors"]
     printed = subprocess.run(words, cwd=DOCS.parent, capture_output=True, text=True, check=True).stdout
     commands = printed.replace("\\\n", " ").replace("there/bin/", "").replace("comparison-out/routing", "ROUTING")
@@ -57,7 +57,7 @@ def test_its_command_is_the_makefiles() -> None:
     assert "--out ROUTING/mixtral-8x7b-twin.trace" in commands  # which it replays
 
 
-def test_errors_are_those_of_the_times(table: AnchorTable) -> None:
+def test_errors_follow_from_the_times(table: AnchorTable) -> None:
     for row in table.rows:
         seconds = row["measured"] if row["unit"] == "s per token" else 1 / row["measured"]
         assert row["measured_s_per_token"] == pytest.approx(seconds)
@@ -72,7 +72,7 @@ def test_units_mean_the_same_to_the_anchors_and_to_their_table(table: AnchorTabl
         assert row["measured"] == pytest.approx(seconds if unit == "s per token" else 1 / seconds)
 
 
-def test_what_is_replayed_hits_as_often_as_published(table: AnchorTable) -> None:
+def test_replayed_demands_hit_as_often_as_published(table: AnchorTable) -> None:
     replayed = [row for row in table.rows if row["published_hit_rate"] is not None]
     assert len(replayed) == 4 * 7
     for row in replayed:
@@ -90,7 +90,7 @@ def test_every_variation_has_its_runs(table: AnchorTable) -> None:
     assert [(row["anchor"], row["point"], row["variation"]) for row in table.rows] == wanted
 
 
-def test_every_figure_of_a_machine_has_a_source() -> None:
+def test_every_value_of_a_machine_has_a_source() -> None:
     for anchor in ANCHORS:
         sources = read_data_sheet(anchor.sheet).sources
         assert sources

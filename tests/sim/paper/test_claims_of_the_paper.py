@@ -98,7 +98,7 @@ def claims() -> dict[str, Claim]:
     return {claim.key: claim for claim in every}
 
 
-def test_every_figure_with_data_is_there_in_the_papers_order() -> None:
+def test_the_catalogue_has_every_figure_with_data_in_the_papers_order() -> None:
     keys = [figure.key for figure in FIGURES]
     assert [key for key in keys if key in FIGURES_WITH_DATA] == FIGURES_WITH_DATA
 
@@ -113,7 +113,7 @@ def test_every_order_and_limit_of_the_text_has_its_claim(claims: dict[str, Claim
     assert {key: (claims[key].low, claims[key].high) for key in LIMITS} == LIMITS
 
 
-def test_a_claim_is_called_after_its_figure_and_reads_tables_that_are_made(claims: dict[str, Claim]) -> None:
+def test_a_claim_is_named_after_its_figure_and_reads_existing_tables(claims: dict[str, Claim]) -> None:
     keys = {figure.key for figure in FIGURES}
     for claim in claims.values():
         assert claim.key.startswith(f"{claim.figure}-")
@@ -123,7 +123,7 @@ def test_a_claim_is_called_after_its_figure_and_reads_tables_that_are_made(claim
         assert "|" not in "".join(claim.reasons.values())
 
 
-def test_every_reason_is_of_a_footing_and_of_a_verdict_that_needs_one(claims: dict[str, Claim]) -> None:
+def test_every_reason_belongs_to_a_footing_and_a_verdict_that_needs_one(claims: dict[str, Claim]) -> None:
     for claim in claims.values():
         for key in claim.reasons:
             footing, verdict = key if isinstance(key, tuple) else ("even", key)
@@ -131,7 +131,7 @@ def test_every_reason_is_of_a_footing_and_of_a_verdict_that_needs_one(claims: di
             assert verdict in (SAME_ORDER, NOT_REPRODUCED, NOT_JUDGED)
 
 
-def test_the_headline_is_what_figure_10s_numbers_have_on_average(claims: dict[str, Claim]) -> None:
+def test_the_headline_is_the_mean_of_figure_10s_numbers(claims: dict[str, Claim]) -> None:
     times = [
         claim.paper or 0 for key, claim in claims.items() if key.startswith(("10-ttft-", "10-tpot-")) and claim.paper
     ]

@@ -33,7 +33,7 @@ def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
     assert files_of(tmp_path) == first
 
 
-def test_killed_it_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_killed_command_continues_to_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
     trace = tiny_trace(tmp_path)
     assert main(words(trace, tmp_path / "whole", *SHOWN)) == 0
     command = words(trace, tmp_path / "killed", *SHOWN)
@@ -61,7 +61,7 @@ def test_killed_it_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(tmp_p
         (["--routing", "twins"], "--routing: is either twins or traces"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_a_mistake_gives_one_line(
     change: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words(tiny_trace(tmp_path), tmp_path, "10"), *change]) == 2
@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_trace_of_which_nothing_can_run_leaves_earlier_figures_alone(
+def test_a_trace_without_possible_runs_leaves_earlier_figures_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tiny_trace(tmp_path)
@@ -85,6 +85,6 @@ def test_a_trace_of_which_nothing_can_run_leaves_earlier_figures_alone(
     assert files_of(tmp_path) == before
 
 
-def test_what_is_no_trace_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_is_no_trace_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tmp_path / "no.trace", tmp_path, "10")) == 2
     assert "no.trace" in capsys.readouterr().err

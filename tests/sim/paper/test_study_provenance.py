@@ -1,4 +1,4 @@
-"""Routing that was not recorded, or that repeats itself, says so wherever figures and verdicts are shown."""
+"""Figures and verdicts label routing that was not recorded or that repeats itself."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ WHY = "50% of the decode rows occurred before; policies that learn look better o
 
 
 def study_of(folder: Path, kind: str, *, repetitive: bool) -> Study:
-    """A study of one trace; the second half of its requests are the first once more if it is to be repetitive."""
+    """A study of one trace; if `repetitive`, the second half of its requests repeats the first."""
     meta = small_meta(kind=kind, shape=SHAPE)
     pairs = [random_request(at % 5 if repetitive else at, meta) for at in range(10)]
     own = [(replace(info, request=at), replace(one, request=at)) for at, (info, one) in enumerate(pairs)]
@@ -40,7 +40,7 @@ def study_of(folder: Path, kind: str, *, repetitive: bool) -> Study:
         ("captured", True, f" small, some: captured, REPETITIVE routing of small. REPETITIVE small, some: {WHY}"),
     ],
 )
-def test_every_picture_and_table_says_it(
+def test_every_picture_and_table_states_its_provenance(
     kind: str, repetitive: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(tmp_path, kind, repetitive=repetitive)
@@ -56,7 +56,7 @@ def test_every_picture_and_table_says_it(
     assert [(each["kind"], bool(each["warning"])) for each in meta["traces"]] == [(kind, repetitive)]
 
 
-def test_verdicts_and_testbed_begin_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_and_testbed_report_begin_with_the_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(tmp_path, "synthetic", repetitive=True)
     figures = [Figure18(), ImpliedTestbed()]
     monkeypatch.setattr(reproduction, "FIGURES", figures)
@@ -66,7 +66,7 @@ def test_verdicts_and_testbed_begin_with_it(tmp_path: Path, monkeypatch: pytest.
         assert "SYNTHETIC, REPETITIVE routing in the shape of small. REPETITIVE small, some: 50% of" in head
 
 
-def test_how_natural_a_trace_is_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_naturalness_of_a_trace_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(tmp_path, "captured", repetitive=True)
     first = provenance_line(study)
 

@@ -29,7 +29,7 @@ def test_tiers_of_different_size_share_no_trace() -> None:
     assert len(set(names)) == len(names) == 6 + 6 + 3
 
 
-def test_other_routing_is_not_the_twins_whatever_it_is_called(tmp_path: Path) -> None:
+def test_other_routing_with_a_twins_name_is_not_a_twin(tmp_path: Path) -> None:
     every = twins(FULL, tmp_path)
     for trace in every:
         small_trace(trace.path, 1, shape=small_shape(), model=f"{trace.sizes}-twin")
@@ -40,13 +40,13 @@ def test_other_routing_is_not_the_twins_whatever_it_is_called(tmp_path: Path) ->
     assert not are_all_twins(every)
 
 
-def test_a_trace_of_the_users_is_called_by_its_model_and_the_set_of_its_prompts(tmp_path: Path) -> None:
+def test_a_users_trace_is_named_after_its_model_and_prompts(tmp_path: Path) -> None:
     trace = small_trace(tmp_path / "mine.trace", 4, shape=small_shape())
     (found,) = users([trace])
     assert (found.title, found.sizes, found.best_distance) == ("small, mine", None, 3)
 
 
-def test_the_papers_own_model_is_known_by_its_shape(tmp_path: Path) -> None:
+def test_a_model_of_the_paper_is_recognised_by_its_shape(tmp_path: Path) -> None:
     shape = replace(PUBLISHED["qwen1.5-moe-a2.7b"], name="Qwen/Qwen1.5-MoE-A2.7B-Chat", vocab=50)
     trace = small_trace(tmp_path / "lmsys.trace", 1, shape=shape)
     (found,) = users([trace])

@@ -1,4 +1,4 @@
-"""What is computed from routing: entropy, prediction over distance, similar prompts."""
+"""Analyses of routing: entropy, prediction over distance, similar prompts."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return routing_trace(tmp_path_factory.mktemp("routing"))
 
 
-def test_a_sample_is_drawn_once_and_in_the_trace_s_order(trace: Trace) -> None:
+def test_a_sample_is_reproducible_and_in_the_traces_order(trace: Trace) -> None:
     chosen = sampled(trace, SETTINGS)
     assert chosen == sampled(trace, SETTINGS) == sorted(set(chosen))
     assert sampled(trace, {"prompts": 99, "seed": 1}) == trace.request_ids
@@ -38,7 +38,7 @@ def test_in_the_released_reading_fine_entropy_is_that_of_k_equal_experts(trace: 
     assert len(table) == 4 * trace.shape.layers
 
 
-def test_coarse_entropy_is_of_all_that_a_request_executes(trace: Trace) -> None:
+def test_coarse_entropy_counts_all_executions_of_a_request(trace: Trace) -> None:
     requests = [trace.read(number) for number in sampled(trace, SETTINGS)]
     by_hand = []
     for recorded in requests:
@@ -50,7 +50,7 @@ def test_coarse_entropy_is_of_all_that_a_request_executes(trace: Trace) -> None:
     assert found.to_numpy() == pytest.approx(np.mean(by_hand, axis=0))
 
 
-def test_the_released_running_entropy_takes_each_prompt_token_for_an_iteration(trace: Trace) -> None:
+def test_the_released_running_entropy_treats_each_prompt_token_as_an_iteration(trace: Trace) -> None:
     table = running_entropies(trace, SETTINGS)
     released = table[table["reading"] == RELEASED]["entropy_nats"].to_numpy()
     assert len(released) == trace.rows_of(0) == 5 + 23
@@ -61,7 +61,7 @@ def test_the_released_running_entropy_takes_each_prompt_token_for_an_iteration(t
     assert len(table[table["reading"] == RANDOM]) == len(released)
 
 
-def test_one_run_that_plans_all_ahead_gives_every_distance_of_map_t(trace: Trace) -> None:
+def test_one_run_that_plans_all_layers_gives_every_distance_of_map_t(trace: Trace) -> None:
     table = recall_by_distance(trace, {"requests": 2, "distances": [1, 3, 5, 9], "seed": 0})
     assert sorted(table["distance_layers"].unique()) == [1, 3, 5]  # the ninth layer ahead does not exist
     for distance in (1, 3, 5):
@@ -77,7 +77,7 @@ def test_one_run_that_plans_all_ahead_gives_every_distance_of_map_t(trace: Trace
     ).all()
 
 
-def test_the_main_reading_means_over_all_pairs_of_decode_steps(trace: Trace) -> None:
+def test_the_main_reading_averages_over_all_pairs_of_decode_steps(trace: Trace) -> None:
     table = similar_prompts(trace, SETTINGS)
     its = [iterations_of(trace.read(number), prefill=True) for number in sampled(trace, SETTINGS)]
     maps = [each.maps[1:].reshape(23, -1) for each in its]

@@ -21,7 +21,7 @@ TABLE = pd.DataFrame(
 )
 
 
-def test_a_change_is_a_share_of_what_it_is_measured_against_on_each_footing_and_trace() -> None:
+def test_a_change_is_relative_to_the_baseline_on_each_footing_and_trace() -> None:
     found = changes(TABLE, "tpot_ms", "ProMoE")
     assert found["footing"].tolist() == ["even", "even", "released"]
     assert found["trace"].tolist() == ["Mixtral, chat", "Mixtral, text", "Mixtral, text"]
@@ -29,13 +29,13 @@ def test_a_change_is_a_share_of_what_it_is_measured_against_on_each_footing_and_
     assert math.isnan(found["value"].tolist()[2])  # nothing to measure it against there
 
 
-def test_a_gain_in_hits_is_relative_and_says_the_points_beside_it() -> None:
+def test_a_gain_in_hits_is_relative_with_points_as_detail() -> None:
     found = hit_gains(TABLE[TABLE["footing"] == "even"], "hit_rate", "ProMoE")
     assert found["value"].tolist() == pytest.approx([0.5, 0.6])
     assert set(found["detail"]) == {"as a difference: +30.0 points"}
 
 
-def test_an_order_holds_or_not_and_says_nothing_where_a_side_is_missing() -> None:
+def test_an_order_holds_or_not_and_is_nan_if_a_side_is_missing() -> None:
     found = rising(TABLE, "tpot_ms", ["FineMoE", "ProMoE"])
     assert found["value"].tolist()[:2] == [1.0, 0.0]
     assert math.isnan(found["value"].tolist()[2])
@@ -72,7 +72,7 @@ def test_a_reason_ends_without_a_full_stop() -> None:
         Claim(key="x", figure="1", says="", rule="order", ours=lambda tables: nothing(), reasons={SAME_ORDER: "Why."})
 
 
-def test_a_reason_of_one_footing_goes_before_that_of_its_verdict() -> None:
+def test_a_reason_for_a_footing_takes_precedence_over_one_for_a_verdict() -> None:
     reasons = {NOT_REPRODUCED: "in general", ("released", NOT_REPRODUCED): "serial demand"}
     claim = Claim(key="x", figure="1", says="", rule="order", ours=lambda tables: nothing(), reasons=reasons)
     assert claim.reason("released", NOT_REPRODUCED) == "serial demand"

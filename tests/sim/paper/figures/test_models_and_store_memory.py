@@ -43,7 +43,7 @@ def test_the_closed_form_is_what_the_store_allocates(hidden: int | None) -> None
     assert store_bytes(model, 11, embeddings=hidden is not None) == allocated == store.nbytes
 
 
-def test_32_k_maps_take_the_megabytes_that_are_known() -> None:
+def test_32_k_maps_take_the_known_megabytes() -> None:
     table = store_memory()
     largest = table[table["capacity"] == 32 * 1024].set_index(["model", "content"])["memory_mb"]
     assert dict(largest) == {key: pytest.approx(32 * 1024 * 4 * numbers / 1e6) for key, numbers in BY_HAND_MB.items()}

@@ -44,7 +44,7 @@ def study_of(traces: Sequence[PaperTrace], tier: Tier = QUICK) -> Study:
 
 
 def made_up(figure: PaperFigure, study: Study, values: Any) -> pd.DataFrame:
-    """A row per case with the columns of a summary that `values` gives for its labels."""
+    """A row per case, with the columns of a summary that `values` returns for its labels."""
     known = {"status": "done", "reason": None, "requests": 8, "ttft_s_mean": 1.0, "tpot_s_mean": 0.1}
     return pd.DataFrame([{**case.labels, **known, **values(case.labels)} for case in figure.cases(study)])
 

@@ -38,7 +38,7 @@ def test_hot_experts_are_the_fewest_with_nine_tenths() -> None:
     assert hot_experts(np.array([[0.95, 0.05, 0, 0], [0.25, 0.25, 0.25, 0.25]])) == pytest.approx((1 + 4) / 2)
 
 
-def test_fine_above_coarse_is_asked_at_every_distance() -> None:
+def test_fine_must_be_above_coarse_at_every_distance() -> None:
     rows = [
         {"model": "M", "prompts": "p", "grain": grain, "distance_layers": d, "hit_rate": rate, "hit_rate_from_1": 0.8}
         for grain, rates in ((FINE, (0.8, 0.79, 0.6)), (COARSE, (0.5, 0.5, 0.7)))
@@ -63,7 +63,7 @@ def test_a_trace_without_embeddings_has_no_semantic_similarity(tmp_path: Path) -
         assert values.isna().all() == ("semantic" in claim.key)
 
 
-def test_a_promise_for_more_maps_than_there_are_is_not_judged(trace: Trace) -> None:
+def test_a_promise_for_more_maps_than_the_history_has_is_not_judged(trace: Trace) -> None:
     table = nearest_of_stored(trace, SETTINGS).assign(model="M", prompts="p")
     asked = dict(zip(table["theory"].dropna(), table.loc[table["theory"].notna(), "asked_maps"], strict=True))
     assert asked == {0.75: 72, 0.98: 65}  # 2LJ and ½·LJ·ln(LJ) of 36 experts
@@ -76,7 +76,7 @@ def test_a_promise_for_more_maps_than_there_are_is_not_judged(trace: Trace) -> N
 
 
 def tables_of(trace: Trace) -> dict[str, pd.DataFrame]:
-    """The table of each figure, of one trace under two names of models."""
+    """The table of each figure, from one trace under the names of two models."""
     made = {
         "3a": heat_maps(trace, SETTINGS),
         "3b": layer_entropies(trace, SETTINGS),
@@ -103,7 +103,7 @@ FIGURES: tuple[PaperFigure, ...] = (
 )
 
 
-def test_every_figure_draws_its_table_and_values_its_claims(trace: Trace) -> None:
+def test_every_figure_draws_its_table_and_evaluates_its_claims(trace: Trace) -> None:
     tables = tables_of(trace)
     for figure in FIGURES:
         assert figure.draw(tables[figure.key]).get_size_inches()[0] == pytest.approx(7)
@@ -113,6 +113,6 @@ def test_every_figure_draws_its_table_and_values_its_claims(trace: Trace) -> Non
             assert {"trace", "value"} <= set(found.columns)
 
 
-def test_no_figure_about_routing_runs_anything() -> None:
+def test_figures_about_routing_have_no_runs() -> None:
     assert [figure.cases(None) for figure in FIGURES] == [()] * len(FIGURES)  # type: ignore[arg-type]  # no study
     assert max(figure_4.THIN) <= figure_4.FARTHEST

@@ -21,7 +21,7 @@ TPOT_S = dict(zip(NAMES, (0.2, 0.4, 0.25, 0.5, 1.0), strict=True))
 
 
 def row(system: PaperSystem, *, model: str = "Mixtral", footing: str = "even", **values: object) -> dict[str, object]:
-    """A run's labels, and of its summary what figures read."""
+    """A run's labels and the columns of its summary that figures read."""
     labels = {"model": model, "prompts": "chat", "footing": footing, "machine": TESTBED, "cache_gb": 12.0}
     rates = {"hit_rate": 0.5, "late_rate": 0.2, "miss_rate": 0.3, "hit_or_late_rate": 0.7}
     done = {"status": "done", "reason": None, "expert_memory_bytes": 12e9, "ttft_s_mean": 1.0}
@@ -53,7 +53,7 @@ def test_claims_count_the_main_form() -> None:
     assert found["detail"] == ""
 
 
-def test_a_reduction_stands_beside_that_of_knowing_every_demand() -> None:
+def test_a_reduction_has_clairvoyants_reduction_as_detail() -> None:
     table = lineup_table(runs_of(*map(row, SYSTEMS), row(CLAIRVOYANT, tpot_s_mean=0.1)))
     (found,) = reductions(table, "tpot_ms", "DeepSpeed").to_dict("records")
     assert (found["value"], found["detail"]) == (pytest.approx(-0.8), "knowing every demand (first prompts): −90 %")
@@ -120,7 +120,7 @@ def test_gaps_may_narrow_in_ms_and_widen_as_shares() -> None:
 
 
 def trade_off(sizes: Mapping[float, Mapping[str, float]]) -> pd.DataFrame:
-    """Figure 1b's table, with 48 GB of experts that take 10 ms a token when all of them are there."""
+    """Figure 1b's table, with 48 GB of experts and 10 ms per token if all of them are cached."""
     runs = pd.concat([over_sizes(sizes), runs_of(row(NO_OFFLOAD, expert_memory_bytes=48e9))], ignore_index=True)
     return Figure1b().table(None, runs)  # type: ignore[arg-type]  # needs no study
 
@@ -135,7 +135,7 @@ def test_memory_is_read_on_the_line_between_two_runs() -> None:
     assert fast_and_large(table)["value"].tolist() == [1]
 
 
-def test_who_needs_least_cannot_be_said_where_the_smallest_cache_is_enough_for_two() -> None:
+def test_least_memory_is_not_judged_if_the_smallest_cache_is_enough_for_two() -> None:
     assert math.isnan(least_memory(trade_off({6.0: scaled(0.05), 96.0: scaled(0.01)}))["value"].item())
 
 
@@ -145,13 +145,13 @@ def test_memory_that_is_never_enough_is_missing() -> None:
 
 
 def two_machines(**on_a100: object) -> pd.DataFrame:
-    """Equal runs on both machines, but for what FineMoE does on the A100."""
+    """Equal runs on both machines, except for FineMoE on the A100."""
     rows = [row(system, machine=machine) for machine in (TESTBED, SECOND_TESTBED) for system in SYSTEMS]
     rows[len(SYSTEMS)] |= on_a100
     return lineup_table(runs_of(*rows, row(SYSTEMS[0], machine=WIDE_LINK)))
 
 
-def test_gains_are_smaller_only_if_those_of_both_times_are() -> None:
+def test_gains_are_smaller_only_if_both_times_gain_less() -> None:
     assert smaller_gains(two_machines(tpot_s_mean=0.24, ttft_s_mean=1.1))["value"].tolist() == [1]
     assert smaller_gains(two_machines(tpot_s_mean=0.24, ttft_s_mean=0.9))["value"].tolist() == [0]
 
@@ -162,7 +162,7 @@ def test_the_largest_change_of_a_hit_rate_counts() -> None:
     assert found["detail"] == "FineMoE -12.0 points, FineMoE -12.0, on a link of 192 GB/s +0.0"
 
 
-def test_the_papers_weak_spot_is_looked_for_on_mixtral_and_the_a100_alone() -> None:
+def test_the_papers_weak_spot_is_judged_only_on_mixtral_and_the_a100() -> None:
     assert behind_moe_infinity(two_machines(tpot_s_mean=0.41))["value"].tolist() == [1]
     assert behind_moe_infinity(two_machines())["value"].tolist() == [0]
     assert behind_moe_infinity(two_machines().assign(model="Phi")).empty
@@ -174,7 +174,7 @@ def split(system: PaperSystem, searching_s: float) -> dict[str, object]:
     return row(system, **times, prefill_search_wait_s=searching_s, decode_search_wait_s=searching_s / 2)
 
 
-def test_what_searches_could_add_is_what_waiting_finemoe_waits_for() -> None:
+def test_the_wait_of_synchronous_finemoe_bounds_the_cost_of_searches() -> None:
     table = Figure17().table(None, runs_of(split(SYSTEMS[0], 0), split(WAITING, 0.03)))  # type: ignore[arg-type]
     shares = table.groupby(["system", "phase"])["share"].sum()
     assert shares.tolist() == pytest.approx([1] * len(shares))
@@ -189,7 +189,7 @@ def test_keys_of_claims_are_unique_and_name_their_figure() -> None:
     assert all(claim.figure == figure.key and claim.key.startswith(f"{figure.key}-") for claim, figure in claims)
 
 
-def test_a_bar_that_would_flatten_the_others_is_cut_and_says_its_value() -> None:
+def test_a_bar_that_would_flatten_the_others_is_cut_and_labelled_with_its_value() -> None:
     rows = [row(system, footing=footing) for footing in ("even", "released") for system in SYSTEMS]
     rows[-1]["tpot_s_mean"] = 7.0
     drawn = Figure10().draw(lineup_table(runs_of(*rows)))

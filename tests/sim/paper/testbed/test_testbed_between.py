@@ -33,7 +33,7 @@ def test_simulated_points_stay_as_they_are():
     np.testing.assert_allclose(together["tpot_ms"], together["tpot_ms_simulated"], rtol=1e-12)
 
 
-def test_what_is_left_out_shows_how_far_interpolation_is_off():
+def test_points_left_out_show_the_error_of_interpolation():
     exact = left_out(table_from(copies_and_framework))
     assert set(exact["link_gb_per_s"]) == {16.0}
     np.testing.assert_allclose(exact["tpot_ms_interpolated"], exact["tpot_ms"], rtol=1e-12)
@@ -44,7 +44,7 @@ def test_what_is_left_out_shows_how_far_interpolation_is_off():
 CHECKED = replace(SMALL, check_link_gb_per_s=(12.8,))
 
 
-def test_checks_are_no_points_of_the_grid():
+def test_checks_are_not_points_of_the_grid():
     assert {testbed.layer_ms for testbed in CHECKED.checks()} == {0.0, 4.0}
     table = table_from(copies_and_framework, CHECKED)
     assert len(table) > len(table_from(copies_and_framework))
@@ -52,7 +52,7 @@ def test_checks_are_no_points_of_the_grid():
     assert left_out(table).equals(left_out(table_from(copies_and_framework)))
 
 
-def test_checks_stand_beside_what_the_grid_says_there():
+def test_checks_are_compared_with_the_interpolated_grid():
     exact = checks_of_rate(table_from(copies_and_framework, CHECKED))
     assert len(exact) == 2 * 2 * 3 * len(SYSTEMS)
     assert (exact["cache_gb"] == 6).all()
@@ -63,7 +63,7 @@ def test_checks_stand_beside_what_the_grid_says_there():
     assert checks_of_rate(table_from(copies_and_framework)).empty
 
 
-def test_a_grid_of_edges_alone_checks_nothing():
+def test_a_grid_with_only_edges_checks_nothing():
     table = table_from(copies_and_framework)
     edges = table[table["link_gb_per_s"] != 16]
     assert left_out(edges).empty

@@ -28,7 +28,7 @@ def tpot_s(trace: Path, policy: str, testbed: PossibleTestbed) -> float:
 
 
 def parts_s(trace: Path, testbed: PossibleTestbed) -> Iterator[float]:
-    """Seconds of a copy of an expert; of an expert on one token; and of all else in a token but the framework."""
+    """Seconds of an expert's copy, of an expert on one token, and of the rest of a token without the framework."""
     scenario = Scenario(trace, sizes="mixtral-8x7b", machine=testbed.machine, cache=CACHE, requests=1)
     model = resolve(scenario).model
     cost = machine_named(testbed.machine).cost(model)
@@ -44,7 +44,7 @@ def machine_with(link: float, layer_ms: float, loading: str) -> PossibleTestbed:
 @pytest.mark.parametrize(("loading", "copies"), [("parallel", 2), ("serial", 8)])
 @pytest.mark.parametrize(("link", "layer_ms"), [(32.0, 0.0), (8.0, 4.0)])
 def test_deepspeed_copies_whole_layers_and_waits_for_the_framework(trace, loading, copies, link, layer_ms):
-    """Of a layer's 8 experts over 6 links, two links copy two each; or all come in turn. Two layers may be cached."""
+    """8 experts per layer over 6 links: two links copy two each, or all come one by one. Two layers may be cached."""
     machine = machine_with(link, layer_ms, loading)
     copy_s, expert_s, rest_s = parts_s(trace, machine)
     least = 30 * copies * copy_s + 32 * (layer_ms / 1e3 + expert_s) + rest_s
@@ -61,21 +61,21 @@ def test_time_per_layer_adds_up_where_nothing_is_prefetched_meanwhile(trace, pol
 
 @pytest.mark.parametrize("policy", ["deepspeed", "lru"])
 @pytest.mark.parametrize("loading", ["parallel", "serial"])
-def test_times_are_straight_in_one_over_the_rate(trace, policy, loading):
-    """So what lies between simulated rates may be interpolated."""
+def test_times_are_linear_in_one_over_the_rate(trace, policy, loading):
+    """So values between simulated rates may be interpolated."""
     at = {link: tpot_s(trace, policy, machine_with(link, 0.0, loading)) for link in (8.0, 16.0, 32.0)}
     assert at[8.0] - at[16.0] == pytest.approx(2 * (at[16.0] - at[32.0]), rel=0.01)
 
 
-def test_lru_copies_what_a_token_asks_for_one_after_the_other(trace):
-    """Two experts per layer; of 17 slots none is still there 32 layers later."""
+def test_lru_copies_a_tokens_experts_one_after_the_other(trace):
+    """Two experts per layer: with 17 slots, none stays cached for 32 layers."""
     machine = machine_with(32.0, 0.0, "serial")
     copy_s, expert_s, rest_s = parts_s(trace, machine)
     assert tpot_s(trace, "lru", machine) == pytest.approx(32 * (2 * copy_s + expert_s) + rest_s, rel=0.01)
 
 
 @pytest.mark.parametrize("grid", [FULL, QUICK, KICK_THE_TIRES])
-def test_every_machine_of_a_grid_can_be_read_and_has_its_figures(grid):
+def test_every_machine_of_a_grid_can_be_read_and_has_its_values(grid):
     for each in grid.testbeds():
         found = machine_named(each.machine)
         assert found.host_link.bytes_per_s == each.link_gb_per_s * 1e9

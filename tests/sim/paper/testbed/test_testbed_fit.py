@@ -24,7 +24,7 @@ AT_TRUTH = {(number.quantity, number.baseline): number.change for number in NUMB
 
 
 def the_paper_at_one_point(testbed, cache_gb, model, system, form):
-    """On one machine all numbers are the paper's: figure 12's at 6 GB, figure 10's at 12 GB; elsewhere all are 0."""
+    """On one machine all numbers are the paper's (figure 12's at 6 GB, figure 10's at 12 GB); elsewhere all are 0."""
     here = (testbed.link_gb_per_s, testbed.layer_ms, testbed.loading) == (16.0, 4.0, "serial")
     there = here and system != "FineMoE" and form in ("", "paper", "whole layers")
     ttft = AT_TRUTH["ttft", system] if there and cache_gb == 12 else 0
@@ -77,7 +77,7 @@ def test_a_tolerance_counts_percentage_points_on_both_sides(found):
     assert not met(first, 0.05)["10-ttft-deepspeed"].any()
 
 
-def test_a_change_is_a_mean_of_each_models_own_ratio():
+def test_a_change_is_the_mean_of_the_models_ratios():
     def one_slow_model(testbed, cache_gb, model, system, form):
         times = {"Mixtral": 4.0, "Qwen": 2.0, "Phi": 1.25}
         own = 1.0 if system == "FineMoE" else times[model]
@@ -89,7 +89,7 @@ def test_a_change_is_a_mean_of_each_models_own_ratio():
     assert changes(table)["10-hit-promoe", "", "on its GPU"].max() == pytest.approx(3)
 
 
-def test_a_number_is_unknown_where_one_model_has_no_value():
+def test_a_number_is_missing_if_one_model_has_no_value():
     table = table_from(the_paper_at_one_point)
     lost = (table["model"] == "Qwen") & (table["system"] == "ProMoE") & (table["cache_gb"] == 12)
     table.loc[lost, "tpot_ms"] = math.nan

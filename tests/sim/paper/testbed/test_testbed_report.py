@@ -63,8 +63,8 @@ def half_of_every_baseline(testbed, cache_gb, model, system, form):
 
 
 def test_the_report_counts_what_is_met():
-    """Everything is −50 %, hits +100 %: within 5 points that is 46 % TPOT against DeepSpeed, and 53 % TTFT against
-    MoE-Infinity; within 15 more."""
+    """All times change by −50 % and hit rates by +100 %. Within 5 points that meets −46 % (TPOT, DeepSpeed) and −53 %
+    (TTFT, MoE-Infinity); within 15 points it meets more."""
     document = implied_testbed_document(table_from(half_of_every_baseline), PROVENANCE)
     expected = sum(abs(number.change + 0.5) <= 0.05 + 1e-12 for number in NUMBERS if number.quantity != "hit")
     assert expected == 2
@@ -81,7 +81,7 @@ def test_the_paper_alone_puts_figure_10_on_both_sides_of_figure_12():
     assert "larger with 12 GB than with 6 GB on 0 of 12 machines" in words
 
 
-def test_the_report_says_how_far_interpolation_along_the_rate_is_off():
+def test_the_report_has_the_error_of_interpolation_along_the_rate():
     """A constant is interpolated exactly between two rates; FineMoE's TPOT is twice the interpolated one there."""
     grid = GridOfTestbeds(link_gb_per_s=(8.0, 32.0), layer_ms=(0.0, 8.0), cache_gb=(6.0,), requests=1)
     without = " ".join(implied_testbed_document(table_from(half_of_every_baseline, grid), PROVENANCE).split())

@@ -54,7 +54,7 @@ def test_the_verdict_follows_from_the_values(said: Claim, values: list[float], v
     assert judge(said, values).verdict == verdict
 
 
-def test_the_count_is_of_the_traces_that_have_a_value() -> None:
+def test_only_traces_with_a_value_are_counted() -> None:
     found = judge(REDUCTION, [-0.1, math.nan, 0.1, -0.3])
     assert found.holds_in == "2 of 3"
     assert found.mean == pytest.approx(-0.1)

@@ -42,7 +42,7 @@ def claim(baseline: str, paper: float) -> Claim:
     )
 
 
-def test_a_form_stands_for_its_baseline_and_no_other_changes() -> None:
+def test_exchanging_a_form_changes_only_its_baseline() -> None:
     code = OTHER_FORMS[0]
     found = main_forms(exchanged({"10": table()}, code)["10"]).drop_duplicates(["system", "form"])
     times = {"FineMoE": 50, "MoE-Infinity": 40, "ProMoE": 80, "DeepSpeed": 200}
@@ -59,12 +59,12 @@ def test_only_the_forms_of_the_claims_own_baseline_are_judged() -> None:
     assert with_other_forms(claim("DeepSpeed", -0.46), {"10": table()}) == {}
 
 
-def test_without_runs_of_other_forms_nothing_is_said() -> None:
+def test_without_runs_of_other_forms_there_is_no_judgement() -> None:
     alone = table({title: time for title, time in TPOT_MS.items() if "code" not in title and "lookahead" not in title})
     assert with_other_forms(claim("MoE-Infinity", -0.22), {"10": alone}) == {}
 
 
-def test_the_detail_has_the_verdict_with_the_other_form_and_the_summary_where_it_changes(tmp_path: Path) -> None:
+def test_the_detail_has_the_verdict_with_the_other_form_and_the_summary_lists_changes(tmp_path: Path) -> None:
     claims = [claim("MoE-Infinity", -0.22), claim("ProMoE", -0.6)]
     rows = write_claims(tmp_path, claims, {"10": table()}, sections={}, notes=[])
     assert rows[0].detail == "with MoE-Infinity (code) +25.0 % (0 of 1), not reproduced"

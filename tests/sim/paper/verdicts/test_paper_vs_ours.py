@@ -109,7 +109,7 @@ def written(folder: Path, tables: Tables) -> str:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Both files, of tables drawn anew for each folder."""
+    """Both files in several folders, each from other random tables."""
     found = [tmp_path_factory.mktemp("drawn") for _ in range(6)]
     for seed, folder in enumerate(found):
         written(folder, drawn(seed))
@@ -126,7 +126,7 @@ def test_the_random_tables_bring_out_most_verdicts_of_every_rule(folders: list[P
     assert len({(row["rule"], row["verdict"]) for folder in folders for row in read(folder)}) >= 10
 
 
-def test_a_reason_stands_beside_the_verdict_that_it_explains_only(folders: list[Path]) -> None:
+def test_a_reason_is_printed_only_beside_its_verdict(folders: list[Path]) -> None:
     seen = set()
     for row in (row for folder in folders for row in read(folder)):
         seen.add(row["reason"])
@@ -136,7 +136,7 @@ def test_a_reason_stands_beside_the_verdict_that_it_explains_only(folders: list[
     assert {"WHY NOT", "WHY THE SAME", "WHY, EVEN", ""} < seen
 
 
-def test_on_other_routing_a_reason_says_that_it_is_the_twins() -> None:
+def test_on_other_routing_a_reason_is_labelled_as_the_twins() -> None:
     tables = drawn(0)
     of_twins, elsewhere = judged(ALL, tables, full_twins=True), judged(ALL, tables)
     assert [row.verdict for row in elsewhere] == [row.verdict for row in of_twins]
@@ -162,7 +162,7 @@ def test_the_headline_is_the_mean_over_the_baselines_of_figure_10(tmp_path: Path
     assert float(rows["headline-hit", "even"]["ours"]) == pytest.approx(float(rows["10-hit-promoe", "even"]["ours"]))
 
 
-def test_what_was_not_asked_for_says_so(tmp_path: Path) -> None:
+def test_a_claim_without_its_table_names_the_missing_figure(tmp_path: Path) -> None:
     tables = {key: table for key, table in drawn(0).items() if key != "10"}
     text = written(tmp_path, tables)
     assert verdicts_checked(tmp_path) == len(ALL)
@@ -181,7 +181,7 @@ def test_a_trace_that_cannot_be_judged_has_an_empty_cell(tmp_path: Path) -> None
     assert (row["ours: Phi, chat"], row["holds_in"][-1]) == ("", "4")
 
 
-def test_what_cannot_be_judged_gives_the_reason_that_comes_with_its_values(tmp_path: Path) -> None:
+def test_a_detail_explains_why_a_claim_cannot_be_judged(tmp_path: Path) -> None:
     none = pd.DataFrame([("both", "Qwen, chat", float("nan"), "too short")], columns=COLUMNS)
     claim = Claim(key="x-y", figure="x", says="", rule="order", ours=lambda tables: none)
     [row] = write_claims(tmp_path, [claim], {"x": none}, sections={}, notes=[])
@@ -208,7 +208,7 @@ def test_the_counts_for_the_terminal_are_those_of_the_file(tmp_path: Path) -> No
         assert re.search(rf"{verdict} +{counts[0]} +{counts[1]}$", printed, re.MULTILINE), printed
 
 
-def test_what_follows_from_the_model_alone_is_marked_and_counted_apart(folders: list[Path]) -> None:
+def test_claims_by_construction_are_marked_and_counted_separately(folders: list[Path]) -> None:
     for folder in folders:
         text = (folder / FILES[1]).read_text(encoding="utf-8")
         assert "- 1: ∎ FROM SIZES ALONE." in text
