@@ -1,5 +1,6 @@
 """Figure 9: hit rate over similarity, second set of prompts; and the coefficients of both sets."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing_extensions import override
 
 from sim.paper.analyses.prompt_pairs import MAIN, SEARCHED, SEMANTIC, TRAJECTORY
 from sim.paper.claims.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Reasons, Tables
-from sim.paper.claims.claim_values import each_trace, nothing
+from sim.paper.claims.claim_values import each_trace
 from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.figures.similarity_scatter import (
     HIGHEST,
@@ -78,7 +79,7 @@ class Figure9(PaperFigure):
 
 
 def _coefficients(tables: Tables, *, kind: str, reading: tuple[str, str]) -> pd.DataFrame:
-    both = [tables[key] for key in ("8", "9") if len(tables[key])]
-    if not both:
-        return nothing()
-    return each_trace(pd.concat(both, ignore_index=True), lambda rows: coefficient(rows, kind, reading))
+    if tables["9"].empty:
+        return each_trace(tables["8"], lambda _: (math.nan, "no second set of prompts was given"))
+    both = pd.concat([tables["8"], tables["9"]], ignore_index=True)
+    return each_trace(both, lambda rows: coefficient(rows, kind, reading))

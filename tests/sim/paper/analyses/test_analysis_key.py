@@ -13,6 +13,7 @@ WITHOUT_EFFECT = {  # files, hashes and messages; and sizes, which analyses take
     "common/errors.py",
     "common/files.py",
     "common/hashing.py",
+    "common/interruptions.py",
     "common/parquet.py",
     "common/progress.py",
     "common/tables.py",

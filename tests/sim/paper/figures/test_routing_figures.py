@@ -10,6 +10,7 @@ from sim.paper.analyses.prompt_pairs import TRAJECTORY, similar_prompts
 from sim.paper.analyses.recall_by_distance import COARSE, FINE, recall_by_distance
 from sim.paper.analyses.routing_entropy import heat_maps, layer_entropies, running_entropies
 from sim.paper.analyses.stored_maps import REPLACEMENT, nearest_of_stored
+from sim.paper.claims.claim import NOT_JUDGED
 from sim.paper.figures import figure_4
 from sim.paper.figures.figure_3a import Figure3a, hot_experts
 from sim.paper.figures.figure_3b import Figure3b
@@ -19,6 +20,7 @@ from sim.paper.figures.figure_8 import Figure8
 from sim.paper.figures.figure_9 import Figure9
 from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.figures.theory_of_coverage import TheoryOfCoverage
+from sim.paper.verdicts.verdict_table import judged
 from tests.support.paper_routing import SETTINGS, routing_trace
 from tests.support.trace_helpers import random_request, small_meta, write_trace
 from traces.format.reader import Trace
@@ -57,10 +59,17 @@ def test_a_trace_without_embeddings_has_no_semantic_similarity(tmp_path: Path) -
     table = similar_prompts(bare, SETTINGS)
     assert set(table["similarity"]) == {TRAJECTORY}
     assert "prefill" not in set(table["compared"])
-    named = table.assign(model="M", prompts="p")
+    first, second = (table.assign(model="M", prompts=prompts) for prompts in ("p", "q"))
     for claim in Figure9().claims():
-        values = claim.ours({"8": named, "9": named.iloc[:0]})["value"]
+        values = claim.ours({"8": first, "9": second})["value"]
+        assert len(values) == 2
         assert values.isna().all() == ("semantic" in claim.key)
+
+
+def test_figure_9_is_not_judged_without_a_second_set_of_prompts(trace: Trace) -> None:
+    table = similar_prompts(trace, SETTINGS).assign(model="M", prompts="p")
+    for row in judged(Figure9().claims(), {"8": table, "9": table.iloc[:0]}):
+        assert (row.verdict, row.reason) == (NOT_JUDGED, "no second set of prompts was given")
 
 
 def test_a_promise_for_more_maps_than_the_history_has_is_not_judged(trace: Trace) -> None:
