@@ -75,7 +75,7 @@ def make_policy(spec: str) -> Policy:
     if len(others) > 1:
         raise UserError(f"policy {spec!r}: a policy has one evictor, not {len(others)}")
     if policy.preloaded:
-        raise UserError(f"policy {spec!r}: {name} keeps every expert, so it never evicts")
+        raise UserError(f"policy {spec!r}: {name} keeps every expert, so there is nothing to evict")
     composed = copy(policy)  # not a new one: the constructor of a subclass may take other arguments than the fields
     evictor = make_evictor(others[0])
     object.__setattr__(composed, "evictor", evictor)

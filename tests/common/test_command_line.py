@@ -36,19 +36,19 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return ends
 
 
-def test_every_error_that_a_user_can_mend_is_one_line(ends: Callable[[BaseException], str]) -> None:
+def test_every_user_error_is_one_line(ends: Callable[[BaseException], str]) -> None:
     assert ends(UserError("a.trace: a mistake\nin two lines")) == "error: a.trace: a mistake in two lines\n"
     assert ends(FieldError("cache.gb", "must be above 0, value 0")) == "error: --cache-gb: must be above 0, value 0\n"
 
 
-def test_what_the_system_refuses_names_the_file(ends: Callable[[BaseException], str]) -> None:
+def test_an_error_of_the_operating_system_names_the_file(ends: Callable[[BaseException], str]) -> None:
     for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO):
         said = os.strerror(number)
         assert ends(OSError(number, said, "results/a.parquet")) == f"error: results/a.parquet: {said}\n"
         assert ends(OSError(number, said)) == f"error: {said}\n"
 
 
-def test_memory_that_is_not_there_is_one_line(ends: Callable[[BaseException], str]) -> None:
+def test_a_lack_of_memory_is_one_line(ends: Callable[[BaseException], str]) -> None:
     assert ends(MemoryError()) == "error: out of memory\n"
     assert ends(MemoryError("Unable to allocate 3 TiB")) == "error: out of memory: Unable to allocate 3 TiB\n"
 

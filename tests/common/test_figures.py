@@ -37,7 +37,7 @@ def lab(color: str, vision: Any) -> Any:
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("palette", [(HIT, LATE, MISS, WAITS, GREY), SERIES])
-def test_colours_are_told_apart_with_any_kind_of_colour_vision(vision: str, palette: tuple[str, ...]) -> None:
+def test_colours_are_distinguishable_with_any_kind_of_colour_vision(vision: str, palette: tuple[str, ...]) -> None:
     seen = [lab(color, VISION[vision]) for color in palette]
     assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) > 25
 

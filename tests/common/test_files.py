@@ -16,7 +16,7 @@ from common.files import new_file, new_folder, refuse_existing, replacing
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_file_takes_the_place_of_the_one_before_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_whole_file_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a.txt"
     for text in ("first", "second"):
         with replacing(path, "it") as partial:
@@ -43,7 +43,7 @@ def broken_off(made: AbstractContextManager[Path], error: BaseException) -> None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a mistake"), SystemExit(1)])
-def test_what_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_an_interrupted_block_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"
     for made in (replacing(path, "it"), new_file(path, "it"), new_folder(tmp_path / "a", "results")):
         with pytest.raises(type(error)):
@@ -79,7 +79,7 @@ def test_a_folder_that_is_there_is_refused_before_and_after(tmp_path: Path) -> N
         raise AssertionError("entered")
 
 
-def test_a_folder_takes_the_place_of_the_one_before_if_it_is_to(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_if_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "results"
     for text in ("first", "second"):
         with new_folder(path, "results", overwrite=True) as partial:
@@ -212,7 +212,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["a.txt", "results"])
-def test_what_a_killed_writer_leaves_is_removed_by_the_next(tmp_path: Path, name: str) -> None:
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     writer = writer_of(path, "a")
     writer.kill()

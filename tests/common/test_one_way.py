@@ -28,5 +28,5 @@ def lines_with(pattern: str, only: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("home", BY_HAND)
-def test_nothing_else_does_by_hand_what_common_does(home: str) -> None:
+def test_nothing_else_reimplements_common(home: str) -> None:
     assert list(lines_with(BY_HAND[home], home)) == []

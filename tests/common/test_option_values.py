@@ -69,14 +69,14 @@ def test_the_last_of_a_repeated_option_counts(run: Callable[..., Any]) -> None:
         (["--out", "a.jpg"], "--out: the name must end in .png or .svg, value a.jpg"),
     ],
 )
-def test_what_is_not_a_value_is_one_line(
+def test_an_invalid_value_is_one_line(
     run: Callable[..., Any], words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
-def test_the_name_of_a_file_is_held_to_its_suffixes() -> None:
+def test_the_name_of_a_file_must_have_one_of_its_suffixes() -> None:
     assert Example(out=Path("a.svg")).out == Path("a.svg")
     assert Example().out is None
     with pytest.raises(FieldError, match=r"^out: the name must end in \.png or \.svg, value a$"):

@@ -146,7 +146,7 @@ def test_of_many_that_try_at_once_one_is_in_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.claim")) == []
 
 
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path, problem in (
         (tmp_path / "file" / "a", "Not a directory"),
@@ -164,7 +164,9 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_an_error_of_the_operating_system_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refused(*arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -253,7 +255,7 @@ def test_a_text_is_printed_whether_writing_succeeds_or_not(capsys: pytest.Captur
     assert capsys.readouterr().out == "the table\n"
 
 
-def test_an_error_of_writing_is_reported_even_if_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_error_is_reported_even_if_the_pipe_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: Any, **options: Any) -> None:
         raise BrokenPipeError
 

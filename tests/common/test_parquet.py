@@ -27,7 +27,7 @@ FRAME = pd.DataFrame(
 META = {"seed": 1, "trace": "a.trace"}
 
 
-def test_a_table_reads_back_with_what_is_said_of_it(tmp_path: Path) -> None:
+def test_a_table_reads_back_with_its_metadata(tmp_path: Path) -> None:
     write_frame(tmp_path / "a.parquet", FRAME, META)
     frame, meta = read_frame(tmp_path / "a.parquet")
     assert meta == META
@@ -42,7 +42,7 @@ def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
-def test_a_schema_types_what_values_do_not(tmp_path: Path) -> None:
+def test_a_schema_gives_types_that_values_do_not(tmp_path: Path) -> None:
     frame = pd.DataFrame({"policy": ["lru"], "experts": [()]})
     schema = pa.schema({"policy": pa.large_string(), "experts": pa.list_(pa.int64())})
     for rows in (1, 0):
@@ -108,7 +108,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> Non
         read_frame(tmp_path / "b.parquet")
 
 
-def test_a_table_of_somebody_else_is_one_line(tmp_path: Path) -> None:
+def test_a_table_written_by_another_program_is_one_line(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet cannot be read: its metadata have no 'finemoe_lab'"):
         read_frame(tmp_path / "a.parquet")

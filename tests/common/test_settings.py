@@ -82,7 +82,7 @@ def test_a_wrong_value_is_one_line_that_names_the_field(given: dict[str, Any], s
     assert "\n" not in str(raised.value)
 
 
-def test_what_has_no_default_must_be_there() -> None:
+def test_a_setting_without_default_is_required() -> None:
     with pytest.raises(FieldError, match=r"^trace: is required$"):
         from_data(Settings, {})
 
@@ -127,7 +127,7 @@ def test_texts_under_any_keys_go_to_plain_data_and_back() -> None:
         ({"rate": 0}, "rate: must be above 0, value 0.0"),
     ],
 )
-def test_what_is_no_text_or_no_rate_is_refused(given: dict[str, Any], said: str) -> None:
+def test_a_value_that_is_no_string_or_no_rate_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(FieldError) as error:
         Rates(**given)
     assert str(error.value) == said

@@ -20,7 +20,7 @@ from common.tables import (
 
 
 @pytest.mark.parametrize("value", [None, math.nan, np.nan, np.float32("nan")])
-def test_what_is_missing_is_a_dash(value: float | None) -> None:
+def test_a_missing_value_is_a_dash(value: float | None) -> None:
     assert number(value, ".1f") == MISSING == "–"
     assert numbers([0.5, value, 1], ".0f", 100) == "50 / – / 100"
 
@@ -39,7 +39,7 @@ def test_shares_are_written_in_percent_with_a_true_minus() -> None:
 
 @pytest.mark.parametrize("form", [".0f", ".2f", "+.1f", ".0%", "+.1%"])
 @pytest.mark.parametrize("value", [3e-12, -7e-5, 0.004, 0.04, 1e-300])
-def test_what_is_not_zero_is_never_printed_as_zero(value: float, form: str) -> None:
+def test_a_nonzero_number_is_never_printed_as_zero(value: float, form: str) -> None:
     shown = number(value, form)
     assert float(shown.rstrip("%")) / (100 if "%" in form else 1) == pytest.approx(value, rel=0.5)
     assert shown.startswith("+") == (form.startswith("+") and value > 0)
@@ -77,7 +77,7 @@ def test_texts_are_aligned_left_and_numbers_right() -> None:
     ]
 
 
-def test_what_looks_like_a_number_is_printed_as_it_is() -> None:
+def test_text_that_looks_like_a_number_is_printed_as_it_is() -> None:
     assert "1e3  007" in " ".join(text_table([["1e3", "007"]], ["a", "b"]).split("\n")[-1:])
 
 
@@ -92,5 +92,5 @@ def test_records_are_rows_below_their_keys() -> None:
     assert record_table(records) == text_table([["a", 1], ["b", 20]], ["name", "count"])
 
 
-def test_a_name_stands_beside_its_value() -> None:
+def test_a_name_is_printed_beside_its_value() -> None:
     assert name_table([("set", "demo"), ("prompts", 48)]).splitlines() == ["set      demo", "prompts  48"]

@@ -97,7 +97,7 @@ def test_the_same_past_gives_the_same_decisions_with_any_evictor(spec):
 
 
 @pytest.mark.parametrize("spec", ORACLES)
-def test_who_is_told_the_future_uses_it(spec):
+def test_a_policy_that_knows_the_future_uses_it(spec):
     """An oracle is exempt by its own word in `requires`; it decides otherwise if something else will follow."""
     assert not all(decides_alike(spec, *place) for place in ALL_PLACES)
 
@@ -146,7 +146,7 @@ EVERY_LAYER = tuple((1, 1, iteration, layer) for iteration in (0, 3) for layer i
 
 
 @pytest.mark.parametrize("spec", CAUSAL_ALONE)
-def test_no_answer_depends_on_layers_or_iterations_to_come(spec):
+def test_no_answer_depends_on_coming_layers_or_iterations(spec):
     assert all(acts_alike(spec, *place) for place in (*EVERY_LAYER, IN_A_BATCH))
 
 
@@ -156,7 +156,7 @@ def test_a_look_ahead_is_caught_in_the_answers(name):
 
 
 @pytest.mark.parametrize("spec", ["perfect-prefetch", "clairvoyant"])
-def test_a_prefetcher_that_is_told_the_future_answers_by_it(spec):
+def test_a_prefetcher_that_knows_the_future_answers_by_it(spec):
     assert not all(acts_alike(spec, *place) for place in EVERY_LAYER)
 
 
@@ -170,11 +170,11 @@ def blocks_equal_callbacks(spec, monkeypatch):
 
 
 @pytest.mark.parametrize("spec", IN_BLOCKS)
-def test_prediction_in_blocks_is_what_the_callbacks_predict(spec, monkeypatch):
+def test_prediction_in_blocks_equals_the_callbacks_predictions(spec, monkeypatch):
     assert blocks_equal_callbacks(spec, monkeypatch)
 
 
-def test_who_offers_blocks_overrides_the_prediction_of_blocks():
+def test_a_prefetcher_with_blocks_overrides_predict_block():
     offered = {
         spec for spec in ALONE if type(make_policy(spec).prefetcher).predict_block is not Prefetcher.predict_block
     }
@@ -274,7 +274,7 @@ def test_every_prefetcher_works_with_every_evictor(spec, watched):
 
 @pytest.mark.parametrize("evictor", EVICTORS)
 @pytest.mark.parametrize("name", [name for name in policy_names() if make_policy(name).preloaded])
-def test_where_everything_is_kept_there_is_nothing_to_evict(name, evictor):
+def test_a_policy_that_keeps_everything_takes_no_evictor(name, evictor):
     with pytest.raises(UserError, match="nothing to evict"):
         make_policy(f"{name}+{evictor}")
 
@@ -296,14 +296,14 @@ def test_a_column_that_is_missing_is_named(spec):
 
 
 @pytest.mark.parametrize("spec", ORACLES)
-def test_who_needs_the_future_and_is_not_told_says_so(spec):
+def test_a_policy_without_the_future_that_it_requires_is_refused(spec):
     with pytest.raises(UserError, match="future") as caught:
         simulate(spec, Setting(model=MODEL, hardware=machine(), cache_experts=9), TEST, history=HISTORY)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("spec", ALONE)
-def test_who_needs_no_column_runs_without_any(spec, watched):
+def test_a_policy_that_needs_no_column_runs_without_any(spec, watched):
     """A trace of gates alone; who said that it needs more names the column in the middle of its run, too."""
     history = [replace(recorded, embedding=None, lookahead={}) for recorded in HISTORY]
     needs = make_policy(spec).requires & COLUMNS.keys()
@@ -334,18 +334,18 @@ def second_request(spec, first=""):
 
 
 @pytest.mark.parametrize("spec", CAUSAL_ALONE)
-def test_nothing_is_learned_from_what_has_not_ended(spec):
+def test_nothing_is_learned_from_unfinished_iterations(spec):
     """All gates of a first iteration, without its end, leave no trace in what another request is given."""
     assert same(second_request(spec, "begun"), second_request(spec))
 
 
 @pytest.mark.parametrize("spec", LEARNING)
-def test_what_has_ended_is_learned(spec):
+def test_finished_iterations_are_learned(spec):
     assert not same(second_request(spec, "ended"), second_request(spec))
 
 
 @pytest.mark.parametrize("spec", [spec for spec in CAUSAL_ALONE if not listens(spec)])
-def test_who_hears_of_no_end_does_the_same_ever_after(spec):
+def test_a_policy_that_never_sees_a_request_end_repeats_itself(spec):
     assert same(second_request(spec, "ended"), second_request(spec))
 
 

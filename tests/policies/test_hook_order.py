@@ -103,7 +103,7 @@ def test_engine_driver_and_forecast_call_in_the_same_order():
     assert calls == [call for call in diaries[0] if call[0] not in OF_A_CACHE]
 
 
-def test_the_evictor_hears_first_and_everything_in_the_order_that_is_written_down():
+def test_hooks_are_called_in_the_documented_order_evictor_first():
     policy, calls = diary()
     Played(policy, REQUESTS[:1], model=MODEL, slots=4, gpus=1).simulated(1)
     names = [call[0] for call in calls if call[0] not in OF_A_CACHE]
@@ -206,7 +206,7 @@ def told(spec, monkeypatch):
     return setups[0]
 
 
-def test_only_who_requires_the_future_is_told(monkeypatch):
+def test_only_a_policy_that_requires_the_future_gets_it(monkeypatch):
     assert told("finemoe", monkeypatch).future is None
     assert told("perfect-prefetch", monkeypatch).future is not None
     assert told("finemoe+belady", monkeypatch).future is not None
@@ -245,7 +245,7 @@ def test_a_policy_with_shared_state_runs_in_a_forecast_too():
 # ---- standing still --------------------------------------------------------------------------------------------------
 
 
-def test_both_drivers_say_so_when_nothing_can_go_on(monkeypatch):
+def test_both_drivers_report_a_deadlock(monkeypatch):
     """A cache that forgets what was demanded."""
     from common.errors import UserError
     from policies.cache.expert_cache import ExpertCache
@@ -266,6 +266,6 @@ def test_both_drivers_say_so_when_nothing_can_go_on(monkeypatch):
             play(Played(Policy(prefetcher=Prefetcher(), evictor=Evictor()), REQUESTS, model=MODEL, slots=6, gpus=1), 1)
 
 
-def test_both_is_what_the_tests_of_one_log_use():
+def test_the_tests_of_one_log_use_both():
     simulated, run = both(lambda: diary()[0])
     assert simulated.bytes() == run.bytes()

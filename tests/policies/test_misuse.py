@@ -55,7 +55,7 @@ def test_a_misuse_is_one_line(kind, driver):
 
 @pytest.mark.parametrize("driver", [simulated, replayed])
 @pytest.mark.parametrize("kind", KEYS)
-def test_an_order_of_copies_that_is_none_is_one_line_wherever_copies_are_made(kind, driver):
+def test_an_invalid_copy_key_is_one_line_wherever_copies_are_made(kind, driver):
     spec = f"tests.support.misused_policies:with_key,kind={kind}"
     assert line_of(driver, spec) == f"policy {spec}: {KEYS[kind][1]}"
 
@@ -70,13 +70,13 @@ def test_scores_that_any_hook_spoils_are_one_line_wherever_there_is_a_cache(hook
     assert re.match(f"policy {re.escape(spec)}: {said}", line_of(driver, spec))
 
 
-def test_what_a_hook_raised_is_the_cause():
+def test_an_exception_in_a_hook_is_the_cause():
     with pytest.raises(UserError) as caught:
         simulated(spec_of("on_gate fails"))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_our_own_policies_are_held_to_the_same_under_check(monkeypatch):
+def test_our_own_policies_are_checked_under_check(monkeypatch):
     monkeypatch.setattr(
         "policies.systems.deepspeed.WholeLayers.on_layer", lambda self, batch, layer: [Prefetch(0, [6], [1.0])]
     )
@@ -122,7 +122,7 @@ def mine(
     "words", [("sim", "run", "a.trace"), ("sim", "predict", "a.trace"), ("validate", "replay", "pocket")]
 )
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_policy_that_cannot_be_is_one_line_in_every_command(mine, capsys, trace, settings, words):
+def test_an_invalid_policy_is_one_line_in_every_command(mine, capsys, trace, settings, words):
     program, *arguments = words
     name = mine(MINE)
     arguments = [str(trace) if word == "a.trace" else word for word in arguments]
@@ -169,7 +169,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("part", "attributes", "line"), PARTS)
-def test_a_part_that_is_not_what_it_should_be_is_one_line(part, attributes, line):
+def test_a_part_of_the_wrong_type_is_one_line(part, attributes, line):
     prefetcher, evictor = Prefetcher(), Evictor()
     for name, value in attributes.items():
         if part != "policy":
@@ -180,7 +180,7 @@ def test_a_part_that_is_not_what_it_should_be_is_one_line(part, attributes, line
     assert str(caught.value) == f"policy mine:x: {line}"
 
 
-def test_a_users_error_in_a_hook_of_somebody_elses_is_named_too(mine):
+def test_a_user_error_in_a_hook_from_outside_names_policy_and_hook(mine):
     name = mine(
         "from common.errors import UserError\n"
         "from policies.base import *\n"
@@ -206,7 +206,7 @@ def test_a_policy_cannot_change_the_price_of_a_search_once_it_is_issued():
     assert ends["cheap"] == ends["fair"] > 1.0  # ten times 0.2 s, blocking
 
 
-def test_iterations_to_come_are_shown_to_no_policy_from_outside():
+def test_no_policy_from_outside_sees_coming_iterations():
     spec = "tests.support.broken_policies:block_peeker"
     policy = make_policy(spec)
     assert policy.prefetcher.block == 4
@@ -237,7 +237,7 @@ def test_an_evictor_keeps_its_patience_when_it_is_checked():
     assert checked.evictor.patience == 3
 
 
-def test_what_is_no_policy_says_what_it_is(mine):
+def test_a_class_that_is_not_a_policy_is_refused_by_its_kind(mine):
     name = mine("from policies.base import Prefetcher\nclass Mine(Prefetcher): ...\n")
     with pytest.raises(UserError, match=r"is a Prefetcher; name a function that returns Policy\("):
         make_policy(f"{name}:Mine")

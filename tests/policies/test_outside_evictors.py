@@ -108,5 +108,5 @@ def test_a_plug_in_may_be_a_policy_or_an_evictor() -> None:
         ("lru+broken", "evictor broken: its package cannot be loaded: division by zero"),
     ],
 )
-def test_a_mistake_in_a_plug_in_is_told_in_one_line(spec: str, said: str) -> None:
+def test_a_mistake_in_a_plug_in_is_one_line(spec: str, said: str) -> None:
     assert refusal(spec) == said

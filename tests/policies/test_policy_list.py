@@ -28,7 +28,7 @@ def test_all_policies_and_evictors_are_listed_with_a_line_each(capsys: pytest.Ca
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_list_tells_what_is_needed_and_the_settings_with_their_defaults(
+def test_the_list_shows_requirements_and_settings_with_their_defaults(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = {each["name"]: each for each in json.loads(listed(capsys, "--json"))["policies"]}
@@ -82,7 +82,7 @@ def test_an_author_sees_what_the_command_line_understands(mine: Any, capsys: pyt
     }
 
 
-def test_only_what_is_asked_for_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_names_asked_for_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(listed(capsys, "sieve", "deepspeed", "sieve", "--json"))
     assert {kind: [each["name"] for each in entries] for kind, entries in found.items()} == {
         "policies": ["deepspeed"],
@@ -102,7 +102,7 @@ def test_only_what_is_asked_for_is_listed_once(capsys: pytest.CaptureFixture[str
         ),
     ],
 )
-def test_a_mistake_in_what_is_asked_for_is_told_in_one_line(
+def test_a_mistake_in_the_options_is_one_line(
     mine: Any, capsys: pytest.CaptureFixture[str], code: str, asked: str, said: str
 ) -> None:
     name = mine(code)

@@ -76,10 +76,10 @@ def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
         ("finemoe+", "unknown policy 'finemoe+'; did you mean 'finemoe'?"),
         ("finemoe+lhd,classes", "evictor 'lhd,classes': expected setting=value, value 'classes'"),
         ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
-        ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so it never evicts"),
+        ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
     ],
 )
-def test_a_mistake_in_a_composition_is_told_in_one_line(spec: str, said: str) -> None:
+def test_a_mistake_in_a_composition_is_one_line(spec: str, said: str) -> None:
     assert refusal(spec) == said
 
 
@@ -150,7 +150,7 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
         ),
     ],
 )
-def test_a_mistake_in_a_policy_from_outside_is_told_in_one_line(mine: Any, code: str, spec: str, said: str) -> None:
+def test_a_mistake_in_a_policy_from_outside_is_one_line(mine: Any, code: str, spec: str, said: str) -> None:
     name = mine(code)
     assert refusal(spec.format(name)) == said.format(name)
 
@@ -204,7 +204,7 @@ def test_a_policy_slower_than_its_own_cache_without_prefetch_is_flagged(
     assert re.search(r"^§ deepspeed: prefetching does not pay here; ", text, re.MULTILINE)
 
 
-def test_the_table_shows_the_distance_to_the_best_known_and_says_what_that_is(
+def test_the_table_shows_and_explains_the_distance_to_the_best_known(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = arguments(trace, "--batch-size", 2, "--placement", "balanced", "--out", tmp_path / "out", policies=("lru",))

@@ -108,7 +108,7 @@ def test_without_annotation_a_setting_has_the_type_of_its_default(default: objec
         ("float | Literal['whole']", "hole", "must be a finite number or whole, value 'hole'; did you mean 'whole'?"),
     ],
 )
-def test_a_text_that_does_not_fit_is_refused_with_what_would(annotation: str, text: str, said: str) -> None:
+def test_a_text_that_does_not_fit_is_refused_with_the_accepted_values(annotation: str, text: str, said: str) -> None:
     part = f"mine:again,x={text}"
     assert refusal(taking(annotation), part) == f"policy {part!r}: x: {said}"
 
@@ -137,7 +137,7 @@ def test_an_annotation_that_no_text_can_fill_is_refused(annotation: str, shown: 
 
 
 @pytest.mark.parametrize("annotation", ["str | Literal['a']", "int | Literal[1, 2]", "int | float | Literal['a']"])
-def test_words_stand_beside_one_kind_of_number_alone(annotation: str) -> None:
+def test_a_literal_of_words_combines_with_one_kind_of_number_only(annotation: str) -> None:
     assert refusal(taking(annotation), "mine:again,x=1").endswith(f"; understood are {UNDERSTOOD}")
 
 
@@ -190,7 +190,7 @@ def test_a_partial_function_has_the_settings_that_it_leaves_open() -> None:
     assert list(settings_of(partial(factory, 4), "policy x")) == ["decay"]
 
 
-def test_a_callable_that_does_not_say_what_it_takes_is_refused() -> None:
+def test_a_callable_without_a_signature_is_refused() -> None:
     assert refusal(dict, "mine:again") == (
         "policy mine:again: its settings cannot be read: no signature found for builtin type <class 'dict'>"
     )
@@ -230,7 +230,7 @@ def test_a_mistake_is_one_line(factory: Callable[..., Any], part: str, said: str
     assert refusal(factory, part) == said
 
 
-def test_what_a_factory_raised_is_kept_for_its_author() -> None:
+def test_an_exception_in_a_factory_is_the_cause() -> None:
     with pytest.raises(UserError) as raised:
         called(failing, "policy", "mine:failing")
     assert isinstance(raised.value.__cause__, KeyError)

@@ -154,7 +154,7 @@ def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_
 
 
 @pytest.mark.parametrize("setting", ['sizes = "mixtral-8x7b"', 'history = "other.trace"'])
-def test_what_a_real_run_brings_itself_is_refused(checkpoint, capsys, tmp_path, setting):
+def test_fields_that_a_real_run_sets_itself_are_refused(checkpoint, capsys, tmp_path, setting):
     file = tmp_path / "a.toml"
     file.write_text(f"[scenario]\ntrace = 'a.trace'\n{setting}\n")
     assert validate(arguments(checkpoint, "--scenario", file)) == 2
@@ -247,7 +247,7 @@ def test_a_mistake_is_one_line(checkpoint, capsys, more, message):
     assert message in error
 
 
-def test_an_unknown_policy_is_told_before_anything_runs(checkpoint, capsys):
+def test_an_unknown_policy_is_refused_before_anything_runs(checkpoint, capsys):
     assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "finemo")) == 2
     assert "did you mean 'finemoe'" in capsys.readouterr().err
 
@@ -347,13 +347,13 @@ MISUSED = {
 
 
 @pytest.mark.parametrize("kind", slow_but([*MISUSED], "an expert twice", "touched fails"))
-def test_what_a_policy_may_not_say_ends_a_replay_with_one_line(checkpoint, capsys, kind):
+def test_a_policys_mistake_ends_a_replay_with_one_line(checkpoint, capsys, kind):
     spec = f"tests.support.misused_policies:misused,kind={kind}"
     assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: policy {spec}: {MISUSED[kind]}"
 
 
-def test_a_policy_is_told_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_path, monkeypatch):
+def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_path, monkeypatch):
     """With shared state, its own order of copies and a look at the cache: all that the contract has."""
     seen = []
     start = Policy.start

@@ -40,7 +40,7 @@ def begun(policy, *, slots, serial=True, layers=1, experts=4, **choices):
     return [each[:4] for each in copies(log)], round(recorder.iterations()["end_s"].iloc[0] / US, 6)
 
 
-def test_a_layer_that_is_fetched_whole_comes_expert_after_expert():
+def test_a_layer_fetched_whole_arrives_expert_by_expert():
     """Two GPUs, even experts on GPU 0; attention starts at 40 in place of 20 and takes 5 µs, the expert 4 µs."""
     assert begun(deepspeed(), slots=[2, 2]) == ([(10 * each, A, each, 0) for each in EVERY], 49)
     assert begun(deepspeed(), slots=[2, 2], serial=False) == (
@@ -49,7 +49,7 @@ def test_a_layer_that_is_fetched_whole_comes_expert_after_expert():
     )
 
 
-def test_what_is_in_flight_goes_on_and_a_begun_one_comes_before_those_without_a_slot():
+def test_a_copy_in_flight_goes_on_and_a_begun_one_precedes_those_without_a_slot():
     """A chunk takes 10 µs. When layer a begins, first chunks of a0 and a1 are in flight, as they were planned before.
 
     10 both land; a0 goes on, 10-20
@@ -79,14 +79,14 @@ def test_a_more_urgent_prefetch_of_another_layer_needs_no_turn():
     assert found[:3] == [(0, B, 0, 0), (0, A, 1, 0), (10, A, 0, 0)]
 
 
-def test_a_link_without_a_slot_holds_up_neither_the_turn_nor_the_layer():
+def test_a_link_without_a_slot_delays_neither_the_turn_nor_the_layer():
     """A slot on each of three GPUs, taken by their first experts: a3, a4 and a5 find none. Attention starts at 30."""
     found, end = begun(deepspeed(), slots=[1, 1, 1], experts=6)
     assert found == [(0, A, 0, 0), (10, A, 1, 0), (20, A, 2, 0)]
     assert end == 39
 
 
-def test_the_turn_passes_by_a_link_that_finds_no_slot_for_what_it_waits_with():
+def test_the_turn_skips_a_link_that_finds_no_slot():
     """GPU 1 waits with a1, and its slot is in use until its layer ends, so that a2 on GPU 2 comes first."""
     cache = watched((2, 1, 2), serial_demand=True)
     cache.demand(B, [0], 0.0)
@@ -106,7 +106,7 @@ def test_the_turn_passes_by_a_link_that_finds_no_slot_for_what_it_waits_with():
     assert cache.devices[2].next_copy(1.0).number == 2
 
 
-def test_those_that_wait_choose_anew_when_their_layer_gets_another_plan():
+def test_waiting_links_choose_again_when_their_layer_gets_another_plan():
     """The piece that has the turn keeps it, planned or not; a1 is not wanted any more, so b1 need not wait."""
     cache = watched((2, 2), serial_demand=True)
     cache.begin_wait(A)
@@ -140,7 +140,7 @@ def test_when_the_layer_starts_nothing_has_the_turn():
     assert cache.devices[1].next_copy(2.0).number == 1
 
 
-def test_what_still_moves_when_its_layer_starts_takes_no_turn_from_the_next_layer():
+def test_a_copy_that_outlasts_its_layers_wait_takes_no_turn_from_the_next_layer():
     """a0 is no longer planned: layer a starts while it moves, b1 begins beside it and keeps its turn when a0 lands."""
     cache = watched((2, 2), serial_demand=True)
     cache.begin_wait(A)
@@ -177,7 +177,7 @@ def test_two_awaited_copies_at_a_time_break_invariant_11():
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), gpus=st.integers(1, 4), replicas=st.integers(1, 2))
-def test_no_run_stands_still_and_on_one_gpu_turns_change_nothing(seed, gpus, replicas):
+def test_no_run_deadlocks_and_on_one_gpu_turns_change_nothing(seed, gpus, replicas):
     """Random plans at any moment, chunks, guards, waves; a standstill raises, as do two awaited copies at a time."""
     log = DecisionLog()
     serial = random_run(seed, gpus=gpus, replicas=replicas, observers=[log], serial_demand=True)

@@ -136,7 +136,7 @@ def test_a_plan_for_a_gated_layer_means_the_next_iteration_and_survives_until_th
     assert drain(cache) == [(1, 3), (0, 1)]
 
 
-def test_a_new_plan_replaces_what_was_pending_for_its_layer():
+def test_a_new_plan_replaces_the_earlier_one_of_its_layer():
     cache = cache_of(shape(2, 4), [6])
     begin(cache)
     cache.plan(Prefetch(1, [0, 1], [0.5, 0.4]), 0.0)
@@ -144,7 +144,7 @@ def test_a_new_plan_replaces_what_was_pending_for_its_layer():
     assert drain(cache) == [(1, 2)]
 
 
-def test_what_is_pending_for_a_layer_is_dropped_when_it_has_been_gated():
+def test_prefetches_waiting_for_a_layer_are_dropped_at_its_gate():
     cache = cache_of(shape(2, 4), [6])
     begin(cache)
     cache.plan(Prefetch(0, [1, 2], [0.5, 0.4]), 0.0)
@@ -152,7 +152,7 @@ def test_what_is_pending_for_a_layer_is_dropped_when_it_has_been_gated():
     assert drain(cache) == [(0, 3)]
 
 
-def test_a_prefetch_never_evicts_what_the_running_layer_has_demanded():
+def test_a_prefetch_never_evicts_experts_demanded_by_the_running_layer():
     cache = cache_of(shape(2, 4), [2])
     begin(cache)
     load(cache, 0, [0, 1])
@@ -164,7 +164,7 @@ def test_a_prefetch_never_evicts_what_the_running_layer_has_demanded():
     assert drain(cache) == [(1, 2)]
 
 
-def test_a_release_ahead_of_time_holds_from_then_on():
+def test_a_release_in_advance_takes_effect_at_its_time():
     cache = cache_of(shape(2, 4), [2])
     begin(cache)
     load(cache, 0, [0, 1])
@@ -174,7 +174,7 @@ def test_a_release_ahead_of_time_holds_from_then_on():
     assert cache.devices[0].next_copy(5.0).victim == 0
 
 
-def test_a_prefetch_never_evicts_what_a_nearer_plan_holds():
+def test_a_prefetch_never_evicts_experts_of_a_nearer_plan():
     """Layer 1's plan holds its resident expert 0, so a prefetch for layer 2 takes the slot of layer 0's."""
     cache = cache_of(shape(3, 4), [2])
     begin(cache)
@@ -191,7 +191,7 @@ def test_a_prefetch_never_evicts_what_a_nearer_plan_holds():
     assert cache.devices[0].next_copy(0.0) is None  # the other slot is held by the same layer's plan
 
 
-def test_a_nearer_prefetch_may_evict_what_a_farther_plan_holds():
+def test_a_nearer_prefetch_may_evict_experts_of_a_farther_plan():
     cache = cache_of(shape(3, 4), [1], evictor=LeastRecentlyUsed())
     begin(cache)
     cache.plan(Prefetch(2, [3], [0.9]), 0.0)
@@ -213,7 +213,7 @@ def test_a_blocked_far_prefetch_lets_a_nearer_one_through():
     assert (copy.number // 2, copy.victim) == (1, 4)
 
 
-def test_what_a_demand_put_in_the_place_of_a_planned_expert_is_a_victim_for_the_rest_of_the_plan():
+def test_an_expert_that_a_demand_put_in_place_of_a_planned_one_is_a_victim_for_the_rest_of_the_plan():
     cache = cache_of(shape(3, 4), [2], evictor=Constant())
     device, scores = cache.devices[0], cache.evictor.scores
     begin(cache)
@@ -280,7 +280,7 @@ def test_a_paused_prefetch_that_its_layer_turned_out_not_to_need_is_cancelled():
     assert cache.counts.bytes == 12 + 24
 
 
-def test_waves_are_what_the_fullest_gpu_needs():
+def test_waves_are_those_of_the_fullest_gpu():
     """Experts 0, 2, 4 live on GPU 0 with two slots, expert 1 on GPU 1."""
     cache = cache_of(shape(1, 6), [2, 2])
     begin(cache)
@@ -343,7 +343,7 @@ def test_a_device_is_stalled_once_however_many_layers_find_no_slot():
         assert cache.stalled == [cache.devices[0]]
 
 
-def test_chunks_so_small_that_nobody_can_mean_them_are_refused():
+def test_absurdly_small_chunks_are_refused():
     said = "chunk_bytes 1: an expert of 2400000 bytes would take more than 100000 copies"
     with pytest.raises(UserError, match=said):
         cache_of(shape(1, 2, hidden=400, expert_ffn=1000), [2], chunk_bytes=1)

@@ -42,7 +42,7 @@ class Calls:
 # ---- the order -------------------------------------------------------------------------------------------------------
 
 
-def test_the_largest_key_goes_first_and_is_asked_with_what_is_known_then():
+def test_the_largest_key_goes_first_and_is_computed_at_that_moment():
     asked = []
 
     def lowest_weight(layer, expert, weight, distance):
@@ -162,7 +162,7 @@ def test_prefetches_move_in_chunks_and_a_demanded_expert_in_one_piece():
 
 
 @pytest.mark.parametrize("in_the_air", [False, True])
-def test_what_is_left_of_a_late_expert_moves_in_one_piece(in_the_air):
+def test_the_rest_of_a_late_expert_moves_in_one_piece(in_the_air):
     cache = cache_of(1, 4, chunk_bytes=10)
     device = cache.devices[0]
     cache.plan(Prefetch(0, [2], [1.0]), 0.0)

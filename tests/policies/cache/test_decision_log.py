@@ -82,17 +82,17 @@ def unlike_declared(rows):
     }
 
 
-def test_rows_hold_plain_values_even_if_calls_bring_numpys():
+def test_rows_have_plain_values_even_if_calls_pass_numpy_ones():
     assert unlike_declared(every_call()) == set()
     assert unlike_declared([LoggedCall(np.float64(1), "plan", 0, weights=(np.float64(1),))]) == {"time_s", "weights"}
 
 
 @pytest.mark.parametrize("spec", ALONE)
-def test_every_policys_log_holds_plain_values(spec):
+def test_every_policys_log_contains_plain_values(spec):
     assert unlike_declared(unchanged(spec)) == set()
 
 
-def test_a_release_that_was_announced_ahead_stands_where_it_holds():
+def test_a_release_announced_in_advance_is_sorted_to_where_it_takes_effect():
     log = DecisionLog()
     log.rows = [LoggedCall(5.0, "release", 0), LoggedCall(4.0, "copied", 0), LoggedCall(5.0, "demand", 0)]
     assert [row.call for row in log.in_time()] == ["copied", "release", "demand"]

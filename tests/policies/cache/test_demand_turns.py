@@ -61,7 +61,7 @@ def test_a_link_whose_expert_waits_for_its_turn_moves_no_prefetch():
     assert begun[:3] == [(5, A, 0), (15, A, 1), (25, B, 1)]
 
 
-def test_whoever_has_the_turn_keeps_it_while_its_gpu_has_no_slot():
+def test_a_link_keeps_the_turn_while_its_gpu_has_no_slot():
     """Three tokens, an expert each; a0 and a2 on GPU 0, which has one slot, a3 on GPU 1.
 
     a0 5-15, computed 15-19, when its slot is free; a2 19-29, and a3 29-39, though its link was idle from the beginning.

@@ -82,7 +82,7 @@ def test_a_hit_too_many_breaks_4():
         cache.demand(0, [0], 0.0)
 
 
-def test_computing_what_has_not_arrived_breaks_5():
+def test_computing_a_missing_expert_breaks_5():
     cache = watched()
     cache.demand(0, [0], 0.0)
     with pytest.raises(InvariantError, match="invariant 5 "):
@@ -105,7 +105,7 @@ def test_a_prefetch_without_an_end_breaks_7():
         cache.demand(0, [0], 0.0)
 
 
-def test_dropping_what_is_in_use_breaks_8():
+def test_evicting_an_expert_in_use_breaks_8():
     cache = watched()
     cache.demand(0, [0, 1], 0.0)
     for _ in range(2):
@@ -116,7 +116,7 @@ def test_dropping_what_is_in_use_breaks_8():
         cache.devices[0].next_copy(0.0)
 
 
-def test_moving_what_is_there_breaks_9():
+def test_moving_a_present_expert_breaks_9():
     cache = watched(slots=(2, 2), replicas=2)
     cache.demand(0, [0], 0.0)
     cache.devices[0].copied(cache.devices[0].next_copy(0.0), 0.0)
@@ -135,7 +135,7 @@ def test_a_copy_to_a_gpu_that_is_no_home_breaks_9():
         cache.devices[1].next_copy(0.0)
 
 
-def test_moving_what_waits_for_a_link_breaks_9():
+def test_moving_an_expert_that_waits_for_a_link_breaks_9():
     cache = watched(slots=(2, 2), replicas=2)
     cache.demand(0, [0], 0.0)
     cache.home[0] = 1

@@ -87,7 +87,7 @@ def test_a_plan_goes_to_the_link_with_the_fewest_demands_then_with_the_fewest_pl
     assert [device.pending for device in cache.devices] == [{1: [(0.5, -4)]}, {1: [(0.2, -5), (0.3, -6)]}]
 
 
-def test_what_is_planned_anew_leaves_the_queue_that_it_was_in():
+def test_an_expert_planned_again_leaves_its_old_queue():
     """Of layer 1, expert 0 is pending at GPU 0 and 2 at GPU 1; then 2 alone is wanted, and goes to its first home."""
     cache = cache_of()
     cache.plan(Prefetch(1, [0, 2], [0.5, 0.5]), 0.0)
@@ -96,7 +96,7 @@ def test_what_is_planned_anew_leaves_the_queue_that_it_was_in():
     assert [device.pending for device in cache.devices] == [{1: [(0.5, -6)]}, {}]
 
 
-def test_a_demand_for_what_is_pending_elsewhere_is_copied_once():
+def test_a_demanded_expert_that_waits_on_another_link_is_copied_once():
     cache = cache_of()
     cache.plan(Prefetch(1, [0, 2], [0.5, 0.5]), 0.0)
     demand = cache.demand(1, [2, 3], 0.0)
@@ -104,7 +104,7 @@ def test_a_demand_for_what_is_pending_elsewhere_is_copied_once():
     assert [drain(cache, gpu) for gpu in (0, 1)] == [[(1, 2)], [(1, 3)]]
 
 
-def test_what_is_on_its_way_or_there_stays():
+def test_experts_under_way_or_present_stay():
     """Expert 2 of layer 1 flies to GPU 1: the plan for it alone, its demand and its next plan leave it there."""
     cache = cache_of(chunk_bytes=12)
     cache.plan(Prefetch(1, [0, 2], [0.5, 0.5]), 0.0)
@@ -185,7 +185,7 @@ def test_every_kind_of_policy_runs_under_any_number_of_replicas(policy, placemen
         assert len(run.requests) == 2
 
 
-def test_a_policy_with_every_expert_in_place_does_not_care():
+def test_a_policy_with_every_expert_resident_is_unaffected():
     model = shape(5, 6)
     requests = random_requests(model, np.random.default_rng(3))
     setting = Setting(model=model, hardware=machine(3), cache_experts=9, check=True)
@@ -193,7 +193,7 @@ def test_a_policy_with_every_expert_in_place_does_not_care():
     assert len(spans) == 1
 
 
-def test_the_command_line_takes_replicas_and_tells_them(simulate: Any, trace: Any) -> None:
+def test_the_command_line_takes_replicas_and_reports_them(simulate: Any, trace: Any) -> None:
     found = simulate(trace, "--replicas", 3, "--check", policies=("lru",))["lru"]
     assert found["replicas"] == 3
     assert found["makespan_lower_bound_s"] <= found["makespan_s"]

@@ -59,13 +59,13 @@ class Bookkeeping:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("evictor", [LeastRecentlyUsed, BeliefAndFrequency])
 @pytest.mark.parametrize("seed", range(12))
-def test_the_view_is_what_the_decisions_so_far_add_up_to(seed, evictor, replicas):
+def test_the_view_equals_the_sum_of_the_decisions_so_far(seed, evictor, replicas):
     books = Bookkeeping()
     random_run(seed, replicas=replicas, evictor=evictor(), observers=[books], chunk_bytes="whole")
     assert books.compared > 20
 
 
-def test_of_a_copy_in_chunks_what_has_arrived_is_no_longer_queued():
+def test_chunks_that_have_arrived_are_no_longer_queued():
     """Experts of 24 bytes in chunks of 10, 10 and 4."""
     cache = cache_of(shape(2, 4), [4], chunk_bytes=10)
     device = cache.devices[0]
@@ -92,7 +92,7 @@ def test_of_a_copy_in_chunks_what_has_arrived_is_no_longer_queued():
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_what_is_seen_cannot_be_written_and_is_not_the_state_itself(name):
+def test_the_view_is_a_read_only_copy(name):
     cache = cache_of(shape(2, 4), [4])
     begin(cache)
     seen = getattr(cache.view, name)

@@ -79,7 +79,7 @@ def test_lru_counts_the_arrival_of_a_prefetch_as_a_use():
     assert [use(cache, expert) for expert in (4, 5, 1)] == [[2], [0], [3]]
 
 
-def test_lfu_drops_what_was_used_least_often_and_then_least_recently():
+def test_lfu_evicts_the_least_often_and_then_the_least_recently_used():
     cache = cache_of(LeastFrequentlyUsed(), 3)
     for expert in (0, 0, 1, 2, 1):
         use(cache, expert)
@@ -88,7 +88,7 @@ def test_lfu_drops_what_was_used_least_often_and_then_least_recently():
     assert use(cache, 4) == [0]  # 0, 1 and 2 at two, 0 the longest ago
 
 
-def test_lfu_takes_back_what_it_credited_to_a_prefetch_that_was_not_used():
+def test_lfu_takes_back_the_credit_of_an_unused_prefetch():
     cache = cache_of(LeastFrequentlyUsed(), 2)
     for expert in (0, 0, 1, 1):
         use(cache, expert)
@@ -124,7 +124,7 @@ class Queue:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_sieve_does_what_its_authors_print(seed):
+def test_sieve_matches_its_authors_example(seed):
     rng = np.random.default_rng(seed)
     model = shape(1, 12, top_k=1)
     slots = int(rng.integers(2, 8))
@@ -162,7 +162,7 @@ def test_sieve_takes_the_experts_of_an_event_in_turn(seed):
 
 
 @pytest.mark.parametrize(("event_atomic", "victim"), [(False, 4), (True, 0)])
-def test_event_atomic_sieve_keeps_its_hand_from_what_arrived_with_the_event(event_atomic, victim):
+def test_event_atomic_sieve_keeps_its_hand_from_arrivals_of_the_event(event_atomic, victim):
     """Four slots hold 0 to 3, of which 0 and 1 were visited. For 4 goes 2, and for 5, of the same event, goes 3.
 
     Taken in turn, 4 had arrived by then and is next under the hand. As one, nothing newer than 3 had, so the hand
@@ -237,7 +237,7 @@ def test_recency_by_layer_gives_each_layer_a_cache_of_its_own(seed):
         assert use(cache, expert, layer=layer) == victims
 
 
-def test_by_layer_a_layer_takes_back_what_another_holds_beyond_its_share():
+def test_by_layer_a_layer_takes_back_slots_that_another_uses_beyond_its_share():
     """Four slots, two for each layer; layer 0 demands three at once. Layer 1 takes a free slot, then one of these.
 
     From then on both are within their share, and each drops its own.
@@ -292,7 +292,7 @@ def test_the_arrival_of_a_demanded_expert_changes_nothing_for_lru():
     assert cache.evictor.scores.tolist() == before
 
 
-def test_scores_of_used_experts_never_tie_where_an_evictor_says_so():
+def test_scores_of_used_experts_never_tie_if_the_evictor_is_distinct():
     rng = np.random.default_rng(0)
     for kind in (LeastRecentlyUsed, Sieve):
         cache = cache_of(kind(), 3)

@@ -97,7 +97,7 @@ COUNTS = st.lists(st.integers(1, 4), min_size=1, max_size=8)
     distance=st.integers(1, LAYERS),
     seed=st.integers(0, 99),
 )
-def test_a_block_finds_and_replaces_what_plain_arithmetic_does(counts, stored, room, hidden, distance, seed):
+def test_a_block_finds_and_replaces_the_same_as_plain_arithmetic(counts, stored, room, hidden, distance, seed):
     maps, embeddings = drawn(seed, [stored, *counts], hidden)
     index, nearest, slots = plain(maps, embeddings, counts, stored, stored + room, distance)
     store = filled(maps, embeddings, stored, stored + room, distance)

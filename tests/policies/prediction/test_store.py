@@ -185,7 +185,7 @@ def test_an_entry_without_its_embedding_is_an_error():
         store.add(np.ones((1, 1, 2), np.float32), None)
 
 
-def test_a_sample_holds_each_record_equally_often():
+def test_a_sample_contains_each_record_equally_often():
     """2 of 5 records, 5,000 draws: each is expected in 40 % of them, standard error 0.7 %."""
     rng = np.random.default_rng(0)
     records = np.arange(5, dtype=np.float32).reshape(5, 1, 1)

@@ -101,7 +101,7 @@ def test_moe_infinity_waits_for_its_prediction():
     assert blocked.iterations["wait_s"].tolist() == pytest.approx([search_s] * 3)
 
 
-def test_moe_infinity_learns_a_request_when_it_ends_and_says_that_it_began_with_nothing():
+def test_moe_infinity_learns_a_request_when_it_ends_and_notes_that_it_began_empty():
     model = shape(2, 4, top_k=1)
     requests = [one_each([[2, 3]] * 2, model, number) for number in range(2)]
     result = run("moe-infinity,prefetch_distance=1", model, requests)
@@ -111,7 +111,7 @@ def test_moe_infinity_learns_a_request_when_it_ends_and_says_that_it_began_with_
     assert [row.call for row in result.log.rows].index("plan") > begun[2]
 
 
-def test_moe_infinity_asks_for_what_any_request_of_a_batch_asks_for():
+def test_moe_infinity_plans_the_experts_of_every_request_of_a_batch():
     """A ran 0 1, B ran 2 3; two requests run like them, together: layer 1 gets the expert of either."""
     model = shape(2, 4, top_k=1)
     past = [one_each([[0, 1]], model), one_each([[2, 3]], model, 1)]
@@ -148,7 +148,7 @@ def test_moe_infinity_plans_every_expert_with_a_count_in_a_prefill_and_top_k_in_
     assert counted(result) == (6, 0, 0)
 
 
-def test_moe_infinity_plans_what_one_of_a_hundred_tokens_ran_in_a_prefill():
+def test_moe_infinity_plans_an_expert_that_one_of_a_hundred_prefill_tokens_ran():
     model = shape(2, 5, top_k=1)
     past, request = (prefill_and_decode(model, number, [[0, 2]] * 99 + [[1, 3]], [0, 2]) for number in range(2))
     result = run("moe-infinity,prefetch_distance=1", model, [request], [past], experts=4)
@@ -223,7 +223,7 @@ def test_moe_infinity_as_its_code_does_not_wait_for_a_wrong_prefetch():
     assert 18e-6 - 1e-9 <= paper.makespan_s - code.makespan_s <= 24e-6
 
 
-def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
+def test_a_plan_that_is_too_late_for_a_layer_is_dropped_for_that_layer():
     model = shape(4, 4, top_k=1)
     past = one_each([[2, 3, 1, 0]] * 2, model)
     for prefetcher in (ActivationMatrixPrefetcher(prefetch_distance=2), Speculator(stride=2)):
@@ -276,7 +276,7 @@ def following(first, layers):
     return [(first + layer) % 4 for layer in range(layers)]
 
 
-def test_promoe_learns_what_follows_a_gate():
+def test_promoe_learns_the_experts_that_follow_a_gate():
     """In the history each layer runs the expert after that of the layer before.
 
     Two tokens of three layers: layers 1 and 2 HIT, layer 0 is a MISS, as nothing guides it.
@@ -296,7 +296,7 @@ def test_promoe_reaches_the_first_layers_by_shorter_strides():
     assert planned(result) == [(1, [2]), (2, [3]), (3, [0])]
 
 
-def test_promoe_loses_where_the_layer_before_does_not_tell():
+def test_promoe_loses_where_the_layer_before_predicts_nothing():
     """Layer 1 always runs 0 and layer 2 what layer 0 ran, in the history more often 1 than 2. The request runs 2, 0, 2.
 
     From layer 1's gate 1 is the more probable: a MISS, where the trajectory tells FineMoE. Both miss layer 0.
@@ -333,7 +333,7 @@ def test_a_demand_overtakes_promoe_s_prefetch_between_chunks():
     assert chunks.makespan_s < whole.makespan_s
 
 
-def test_promoe_without_history_predicts_nothing_and_says_so():
+def test_promoe_without_history_predicts_nothing_and_notes_it():
     model = shape(3, 4, top_k=1)
     for spec, told in [
         ("promoe", "only where the trace has lookahead"),
@@ -345,7 +345,7 @@ def test_promoe_without_history_predicts_nothing_and_says_so():
         assert told in result.note
 
 
-def test_a_speculation_costs_what_reading_its_weights_costs():
+def test_a_speculation_costs_the_reading_of_its_weights():
     """A learned map has 4 × (4 + 1) numbers, a router 4 × h = 4 × 2; from layer 0 one for each stride."""
     model = shape(4, 4, top_k=1)
     past = one_each([following(n, 4) for n in (0, 1, 2, 3)], model)
@@ -398,7 +398,7 @@ def test_mixtral_offloading_loses_time_where_the_early_router_is_wrong():
     assert looked.makespan_s > lru.makespan_s + 8 * 20e-6
 
 
-def test_mixtral_offloading_names_the_column_that_it_misses():
+def test_mixtral_offloading_names_the_missing_column():
     model = shape(3, 4, top_k=1)
     with pytest.raises(UserError, match="lookahead_1"):
         run("mixtral-offloading", model, [with_lookahead(one_each([[0, 1, 2]], model), 2)])
@@ -432,7 +432,7 @@ def test_deepspeed_never_misses_and_copies_whole_layers():
     assert result.counts.copies == 3 * 2 * 4
 
 
-def test_deepspeed_copies_only_what_is_not_there():
+def test_deepspeed_copies_only_absent_experts():
     """Room for five: the fifth slot keeps the expert that ran last in the layer before, which spares it one copy.
 
     Layer 0 copies 4, layer 1 copies 4 and drops what did not run of layer 0. From then on each turn finds one expert.
@@ -524,13 +524,13 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
         ("promoe,train_tokens=0", "train_tokens 0"),
     ],
 )
-def test_an_impossible_setting_is_told_in_one_line(spec, told):
+def test_an_impossible_setting_is_one_line(spec, told):
     with pytest.raises(UserError, match=told) as caught:
         run(spec, MODEL, TEST, HISTORY)
     assert "\n" not in str(caught.value)
 
 
-def test_only_what_a_policy_needs_is_required():
+def test_only_needed_columns_are_required():
     required = {name: make_policy(name).requires for name in BASELINES}
     assert required.pop("mixtral-offloading") == {"lookahead_1"}
     assert not any(required.values())

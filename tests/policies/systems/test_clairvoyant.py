@@ -72,7 +72,7 @@ def test_it_fetches_in_the_order_of_next_use_while_it_computes():
     assert timed("belady", model, [request], 4)[0] == pytest.approx(76)
 
 
-def test_it_never_drops_what_is_needed_before_what_it_fetches():
+def test_it_never_evicts_an_expert_needed_before_the_one_it_fetches():
     """Two slots, demands 0 1 0 1 2: expert 2 waits until 0 has been used for the last time, nothing is copied twice."""
     model = shape(1, 3, top_k=1)
     request = request_of([[[0]], [[1]], [[0]], [[1]], [[2]]], model)
@@ -91,7 +91,7 @@ def test_it_sees_across_requests():
     assert took == pytest.approx(10 + 4 + 3 * 9)
 
 
-def test_what_was_dropped_on_demand_is_fetched_again_in_time():
+def test_an_expert_evicted_by_a_demand_is_fetched_again_in_time():
     """An expert that its layer's plan holds, and that has to go, waits for its copy once more."""
     model = shape(4, 4, top_k=1)
     requests = random_requests(model, np.random.default_rng(2), requests=2, decoded=12)
@@ -110,7 +110,7 @@ def test_no_policy_with_part_of_its_knowledge_is_faster(gpus, copy_us):
         assert best <= timed(spec, model, requests, 24 // gpus, gpus=gpus, chunk_s=copy_us * US)[0] * (1 + 1e-9)
 
 
-def test_in_a_batch_it_says_that_the_future_is_an_estimate():
+def test_in_a_batch_it_notes_that_the_future_is_an_estimate():
     model = shape(2, 4)
     requests = random_requests(model, np.random.default_rng(5), requests=4)
     for batch_size, word in ((1, ""), (2, "estimate")):

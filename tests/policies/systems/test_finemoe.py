@@ -50,7 +50,7 @@ def test_a_belief_outlives_the_iteration_and_is_its_layer_s_alone():
     assert evictor.scores.tolist() == [0.5, 0.5, 0.9, 0.1]
 
 
-def test_one_stored_map_is_what_gets_prefetched_layer_by_layer():
+def test_one_stored_map_is_prefetched_layer_by_layer():
     """d = 1, top-1. The stored map says 2, 0, 3; its own trajectory finds it with score 1, so δ = 0: one expert."""
     model = shape(3, 4, top_k=1)
     recorded = request_of([[[2], [0], [3]]], model)
@@ -84,7 +84,7 @@ def test_the_embedding_guides_the_first_layers_and_no_others():
     assert prefetcher.note == ""
 
 
-def test_what_is_found_too_late_for_a_layer_is_dropped_for_that_layer():
+def test_a_plan_that_is_too_late_for_a_layer_is_dropped_for_that_layer():
     model = shape(4, 4, top_k=1)
     recorded = request_of([[[2], [0], [3], [1]]], model, rng=np.random.default_rng(0), hidden=3)
     prefetcher = started(model, [recorded], prefetch_distance=2)
@@ -252,7 +252,7 @@ def test_prediction_helps_where_the_history_repeats_itself():
         ("lru,capacity=3", "no settings"),
     ],
 )
-def test_an_impossible_setting_is_told_in_one_line(spec, told):
+def test_an_impossible_setting_is_one_line(spec, told):
     model = shape(4, 4)
     setting = Setting(model=model, hardware=machine(), cache_experts=4)
     with pytest.raises(UserError, match=told) as caught:
@@ -338,7 +338,7 @@ def test_the_demo_counts_visits_that_found_the_expert_there():
     assert evictor.scores.tolist() == [1, 0.5]
 
 
-def test_the_demo_starts_anew_with_what_was_dropped():
+def test_the_demo_resets_evicted_experts():
     evictor = InCacheFrequency(count_misses=True, reset_on_evict=True)
     evictor.start(setup_of(shape(1, 2)))
     evictor.touched(0, [0, 1], 0.0)

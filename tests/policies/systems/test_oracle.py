@@ -59,7 +59,7 @@ def test_no_eviction_misses_less(seed):
     assert run.counts.misses == fewest_misses(events_of(requests, model), slots)
 
 
-def test_it_drops_what_is_needed_again_last():
+def test_it_evicts_the_expert_that_is_needed_again_last():
     """One layer, top-1, two slots, demands 0 1 2 0 1: at 2 expert 0 is needed next, so 1 goes; LRU would drop 0."""
     model = shape(1, 3, top_k=1)
     request = request_of([[[0]], [[1]], [[2]], [[0]], [[1]]], model)

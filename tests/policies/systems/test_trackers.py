@@ -41,7 +41,7 @@ def planned(result):
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_tracker_differs_from_finemoe_in_what_it_prefetches_only(tracker):
+def test_a_tracker_differs_from_finemoe_only_in_its_prefetches(tracker):
     policy, finemoe = make_policy(tracker), make_policy("finemoe")
     assert type(policy.evictor) is BeliefAndFrequency
     for choice in ("blocking_prediction", "blocking_prefetch", "compute_on_arrival", "chunk_bytes", "requires"):

@@ -182,7 +182,7 @@ def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -
         Result.read(out)
 
 
-def test_a_folder_that_holds_no_results_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"meta\.json is missing; "):
         Result.read(tmp_path)
     (tmp_path / "meta.json").write_text("{")

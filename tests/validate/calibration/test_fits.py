@@ -77,13 +77,13 @@ def test_noise_that_hides_the_slope_leaves_none():
     assert fits.dense(passes)[1] == 0.0
 
 
-def test_the_head_is_what_lies_between_passes_and_before_the_first_layer():
+def test_the_head_is_the_time_between_passes_and_before_the_first_layer():
     table = fits.head([*generation(0.0, 5), *generation(9.0, 5, requests=4)])
     assert table.sizes == (1, 4)
     assert table.seconds == pytest.approx([HEAD + LEAD] * 2)
 
 
-def test_the_pause_between_two_generations_is_nobodys():
+def test_the_pause_between_two_generations_is_not_counted():
     assert fits.head([*generation(0.0, 5), *generation(99.0, 5)]).seconds == pytest.approx([HEAD + LEAD])
 
 
@@ -104,7 +104,7 @@ def test_the_latency_is_found_with_which_the_simulators_rule_gives_the_layers_du
     assert latency_s(layers, share * copy_s) == pytest.approx((1 - share) * copy_s, abs=1e-9)
 
 
-def test_what_contention_explains_is_no_latency():
+def test_time_explained_by_contention_is_not_latency():
     """Two copies of 1 ms and two experts of 0.5 ms: the first expert is computed beside the second copy.
 
     Copies are half as fast meanwhile, so of the second one 0.25 ms are done after 0.5 ms: 1 + 0.5 + 0.75 + 0.5 ms.
@@ -116,7 +116,7 @@ def test_what_contention_explains_is_no_latency():
     assert latency_s(layers, MS) == pytest.approx(0.125 * MS, abs=1e-9)
 
 
-def test_a_copy_behind_a_hit_shows_only_what_the_hit_does_not_hide():
+def test_a_copy_behind_a_hit_shows_only_the_time_that_the_hit_does_not_hide():
     visible = one_pass(0.0, copy_s=3 * MS, misses=1).layers
     assert latency_s(visible, 1 * MS) == pytest.approx(2 * MS, abs=1e-9)
     hidden = one_pass(0.0, copy_s=0.2 * MS, misses=1).layers

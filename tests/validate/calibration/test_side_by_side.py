@@ -30,7 +30,7 @@ def test_slowdowns_are_the_ratios_of_rates_alone_and_at_once() -> None:
     assert found.links_worth == 1.0
 
 
-def test_what_runs_faster_beside_others_is_noise() -> None:
+def test_a_speedup_beside_others_is_noise() -> None:
     answer = rates({**ALONE, (COMPUTE, ONE): [120.0, 55.0]})
     assert side_by_side(COMPUTE, [ONE], rates_of=answer).contention == Contention()  # type: ignore[arg-type]
 
@@ -42,7 +42,7 @@ def test_a_disturbance_that_meets_fewer_than_half_of_the_windows_does_not_count(
 
 
 @pytest.mark.parametrize(("at_once", "worth"), [([50.0, 50.0], 2.0), ([40.0, 30.0], 1.4), ([20.0, 20.0], 1.0)])
-def test_links_share_what_all_get_at_once_which_is_at_least_what_one_gets(at_once: list[float], worth: float) -> None:
+def test_links_share_their_total_rate_which_is_at_least_that_of_one(at_once: list[float], worth: float) -> None:
     answer = rates({**ALONE, (COMPUTE, ONE): [100.0, 50.0], (ONE, OTHER): at_once})
     found = side_by_side(COMPUTE, [ONE, OTHER], rates_of=answer)  # type: ignore[arg-type]
     assert found.links_worth == worth

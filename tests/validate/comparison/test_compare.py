@@ -87,7 +87,7 @@ def test_errors_are_simulated_minus_measured_and_relative_to_what_was_measured()
 
 
 @pytest.mark.parametrize(("one", "other"), [(None, 0.5), (0.5, None), (None, None), (0.5, float("nan"))])
-def test_what_one_side_does_not_have_has_no_error(one: float | None, other: float | None) -> None:
+def test_a_value_missing_on_one_side_has_no_error(one: float | None, other: float | None) -> None:
     found = row(summary(ttft_s_mean=one), summary(ttft_s_mean=other), "ttft_s_mean")
     assert math.isnan(found["absolute_error"])
     assert math.isnan(found["relative_error"])
@@ -105,7 +105,7 @@ def test_policies_are_those_in_both_in_the_order_of_the_simulation() -> None:
     assert list(dict.fromkeys(errors_of(one, other)["policy"])) == ["c", "b"]
 
 
-def test_each_metric_stands_once_per_policy() -> None:
+def test_each_metric_appears_once_per_policy() -> None:
     found = errors_of(summary(), summary())
     assert found.columns.tolist() == list(COLUMNS)
     assert found["metric"].tolist() == COMPARED
@@ -140,7 +140,7 @@ def test_a_run_a_quarter_slower_is_underestimated_by_a_fifth(compared: Any, simu
     assert found["lru", "prefetch_useful"]["relative_error"] is None
 
 
-def test_the_table_says_which_is_which_in_readable_units(compared: Any, simulated: Path, measured: Path) -> None:
+def test_the_table_has_labels_and_readable_units(compared: Any, simulated: Path, measured: Path) -> None:
     printed = compared(simulated, measured)
     heading = printed.split("\n\n")[0]
     assert "Simulated on rtx3090x6 (6 × RTX 3090), measured on bench: 3 requests of small.trace" in heading
@@ -153,7 +153,7 @@ def test_the_table_says_which_is_which_in_readable_units(compared: Any, simulate
     assert line[2:] == ["%", "–", "–", "–", "–"]
 
 
-def test_exact_counts_are_equal_or_told_by_how_many(compared: Any, simulated: Path, tmp_path: Path) -> None:
+def test_exact_counts_are_equal_or_show_the_difference(compared: Any, simulated: Path, tmp_path: Path) -> None:
     def one_hit_less(name: str, frame: pd.DataFrame) -> None:
         if name == "summary":
             frame.loc[frame["policy"] == "lru", "hits"] -= 1
@@ -318,7 +318,7 @@ def test_a_wrong_word_is_one_line(
     assert refused(simulated, measured, *more) == said
 
 
-def test_a_folder_that_holds_no_results_is_one_line(refused: Any, simulated: Path, tmp_path: Path) -> None:
+def test_a_folder_without_results_is_one_line(refused: Any, simulated: Path, tmp_path: Path) -> None:
     assert "meta.json is missing" in refused(simulated, tmp_path)
 
 

@@ -43,7 +43,7 @@ def arrived(time_s: float, gpu: int, layer: int, expert: int, complete: bool = T
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_copy_lasts_until_its_link_tells_that_it_has_arrived() -> None:
+def test_a_copy_lasts_until_its_arrival_is_logged() -> None:
     rows = [
         began(1, 0, 0, 3, True),
         no_slot(1, 1),
@@ -194,7 +194,7 @@ def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Pa
     assert "time since iteration 5 began [ms]" in svg
 
 
-def test_an_iteration_that_is_not_there_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_iteration_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
     logs = [logs_of(Folder.read(folder), ["lru"]) for folder in folders]
     with pytest.raises(UserError, match="iteration: lru has the iterations 0 … 11, value 12"):
         draw(logs[0], logs[1], 12, tmp_path / "a.png", title="some.trace")

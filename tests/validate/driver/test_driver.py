@@ -175,7 +175,7 @@ def test_experts_may_be_computed_by_other_threads_while_the_layer_goes_on(seed):
     assert len(done) == sum(len(experts) for step in steps for experts in step.demands)
 
 
-def test_a_run_that_stands_still_says_so_and_ends(monkeypatch):
+def test_a_deadlocked_run_ends_with_an_error(monkeypatch):
     demand = ExpertCache.demand
 
     def forgetful(cache, layer, experts, now_s):
@@ -242,7 +242,7 @@ def test_an_error_of_the_user_passes_as_it_is():
         play(Policy(prefetcher=Refusing(), evictor=LeastRecentlyUsed()), move=lambda copy: time.sleep(1e-3))
 
 
-def test_a_copy_that_hangs_does_not_hold_up_an_interruption():
+def test_a_hanging_copy_does_not_delay_an_interruption():
     """Ctrl-C while the model waits for a copy that never comes."""
     hanging = threading.Event()
 

@@ -137,7 +137,7 @@ def test_several_threads_change_no_bit(tmp_path: Path) -> None:
         ("dbrx", r"block transformer\.blocks\.0\.ffn, DbrxExperts, do not use Transformers' experts interface"),
     ],
 )
-def test_a_model_that_cannot_be_offloaded_is_told_why(family: str, said: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_offloaded_is_refused_with_the_reason(family: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         offload(loaded_as(tiny_model(family)), record_path(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -167,7 +167,7 @@ def test_the_experts_are_gone_from_memory(tmp_path: Path) -> None:
         generate(loaded, prompts_of(ALONE), config_of(loaded))
 
 
-def test_what_is_computed_is_what_lies_in_the_slots(tmp_path: Path) -> None:
+def test_experts_are_computed_from_their_slots(tmp_path: Path) -> None:
     loaded = tiny_loaded("mixtral")
     resident = generate(loaded, prompts_of(ALONE), config_of(loaded), logits=True)
     offloaded = offload(loaded, record_path(tmp_path))
@@ -181,7 +181,7 @@ def test_what_is_computed_is_what_lies_in_the_slots(tmp_path: Path) -> None:
     assert_same(changed, again)
 
 
-def test_experts_that_only_padding_wants_are_neither_demanded_nor_left_out(tmp_path: Path) -> None:
+def test_experts_needed_only_by_padding_are_neither_demanded_nor_left_out(tmp_path: Path) -> None:
     loaded = tiny_loaded("olmoe")
     batch = prompts_of((1, 1, 20))
     resident = generate(loaded, batch, config_of(loaded), logits=True)
@@ -211,7 +211,7 @@ class FailingDriverError(Exception):
 
 
 @pytest.mark.parametrize("call", ["begin_iteration", "begin_layer", "gated", "computed", "end_iteration"])
-def test_what_the_driver_raises_ends_generation_and_leaves_the_model_usable(call: str, tmp_path: Path) -> None:
+def test_an_exception_of_the_driver_ends_generation_and_leaves_the_model_usable(call: str, tmp_path: Path) -> None:
     loaded = tiny_loaded("qwen2_moe")
     batch = prompts_of(RAGGED)
     resident = generate(loaded, batch, config_of(loaded), logits=True)

@@ -51,7 +51,7 @@ def test_a_record_holds_all_parameters_of_its_expert(family: str, dtype: torch.d
     assert [file.name for file in tmp_path.iterdir()] == ["experts.records"]
 
 
-def test_biases_make_a_record_larger_than_what_the_cache_counts() -> None:
+def test_biases_make_a_record_larger_than_the_cache_counts() -> None:
     model = tiny_model("gpt_oss")
     layout = layout_of(moe_blocks(model))
     assert layout.record_bytes > shape_of(model, name="tiny").expert_bytes

@@ -46,7 +46,7 @@ def test_noise_that_makes_a_larger_copy_faster_leaves_rates_above_zero():
     assert link.copy_s(2**16) == pytest.approx(13e-3)
 
 
-def test_a_time_says_something_of_the_rate_that_bounds_it():
+def test_a_time_yields_the_rate_that_bounds_it():
     """Memory takes 100 µs and computing 1 µs, and 1 against 100 µs: the shares are 0.5 and 0.8."""
     memory_bound = operation(1, 5e-6 + 200e-6, flops=1e6, memory_bytes=1e7)
     compute_bound = operation(512, 5e-6 + 125e-6, flops=1e8, memory_bytes=1e5)

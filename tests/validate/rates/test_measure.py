@@ -30,7 +30,7 @@ def test_the_sheet_is_a_machine_whose_every_figure_has_a_source(measured):
     assert min(cost.effects.layer_host_s, cost.effects.expert_host_s) >= 0  # a busy machine may leave nothing for one
 
 
-def test_what_was_measured_is_kept_beside_what_the_sheet_says_of_it(measured):
+def test_measurements_are_kept_beside_the_sheets_values(measured):
     kept = json.loads((measured / "measurements.json").read_text())
     assert {each["operation"] for each in kept["operations"]} == {"expert", "dense", "head"}
     assert set(kept["copies"]) == {"pinned", "pageable"}
