@@ -1,4 +1,4 @@
-"""Settings as dataclasses: held to their annotations, to plain data and back."""
+"""Settings as dataclasses: checked by their annotations, to plain data and back."""
 
 import math
 from collections.abc import Mapping

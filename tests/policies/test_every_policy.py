@@ -1,6 +1,6 @@
-"""What holds for every policy that has a name, alone and with every evictor, and for every variant worth its own run.
+"""Laws for every named policy, alone and with every evictor, and for every variant worth its own run.
 
-A policy that is added to the tables of `policies.registry` is held to all this without a line here. Each check is
+A policy added to the tables of `policies.registry` is tested for all of them without a line here. Each check is
 shown a policy of `broken_policies` that it must catch.
 """
 
@@ -133,11 +133,11 @@ def test_a_policy_from_outside_has_nothing_to_look_ahead_by(name):
 
 def acts_alike(spec, batch_size, number, iteration, layer):
     """Whether all that is done before a gate is the same when that gate, and all after it, say something else."""
-    told = (TEST, changed(number, iteration, layer))
+    variants = (TEST, changed(number, iteration, layer))
     moment = divmod(demand_at(batch_size, number, iteration, layer), MODEL.layers)
     past = [
         [act for act in acts(started(spec, requests), fixed_batches(requests, batch_size)) if act[0] < moment]
-        for requests in told
+        for requests in variants
     ]
     return same(*past)
 

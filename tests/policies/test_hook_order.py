@@ -1,4 +1,4 @@
-"""One order of hooks, in the engine, in the driver of real devices and in forecasts; and what a policy is told."""
+"""One order of hooks, in the engine, in the driver of real devices and in forecasts; and the setup of a policy."""
 
 import numpy as np
 import pytest
@@ -120,8 +120,8 @@ def test_hooks_are_called_in_the_documented_order_evictor_first():
 def test_an_iteration_ends_with_the_experts_that_it_executed():
     policy, calls = diary()
     Played(policy, REQUESTS, model=MODEL, slots=4, gpus=1).simulated(2)
-    told = [call[3] for call in calls if call[0] == "on_batch_end"]
-    assert told == [step.experts.tolist() for step in fixed_batches(REQUESTS, 2)]
+    executed = [call[3] for call in calls if call[0] == "on_batch_end"]
+    assert executed == [step.experts.tolist() for step in fixed_batches(REQUESTS, 2)]
 
 
 # ---- charging --------------------------------------------------------------------------------------------------------
@@ -190,10 +190,10 @@ def test_updates_alone_are_a_charge(check):
     assert hooks.charged
 
 
-# ---- what a policy is told -------------------------------------------------------------------------------------------
+# ---- what a policy gets at its start ---------------------------------------------------------------------------------
 
 
-def told(spec, monkeypatch):
+def setup_of(spec, monkeypatch):
     """The setup that a policy is given in a simulation."""
     setups = []
 
@@ -207,13 +207,13 @@ def told(spec, monkeypatch):
 
 
 def test_only_a_policy_that_requires_the_future_gets_it(monkeypatch):
-    assert told("finemoe", monkeypatch).future is None
-    assert told("perfect-prefetch", monkeypatch).future is not None
-    assert told("finemoe+belady", monkeypatch).future is not None
+    assert setup_of("finemoe", monkeypatch).future is None
+    assert setup_of("perfect-prefetch", monkeypatch).future is not None
+    assert setup_of("finemoe+belady", monkeypatch).future is not None
 
 
 def test_a_policy_knows_slots_history_rates_and_an_empty_cache(monkeypatch):
-    setup = told("finemoe", monkeypatch)
+    setup = setup_of("finemoe", monkeypatch)
     assert (setup.model, tuple(setup.slots), list(setup.history)) == (MODEL, (5, 4), REQUESTS)
     assert [name for name in dir(setup.history) if not name.startswith("_")] == []  # nor what it is read from
     cost = machine(2).cost(MODEL)

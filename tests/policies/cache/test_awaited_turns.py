@@ -178,7 +178,7 @@ def test_two_awaited_copies_at_a_time_break_invariant_11():
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), gpus=st.integers(1, 4), replicas=st.integers(1, 2))
 def test_no_run_deadlocks_and_on_one_gpu_turns_change_nothing(seed, gpus, replicas):
-    """Random plans at any moment, chunks, guards, waves; a standstill raises, as do two awaited copies at a time."""
+    """Random plans at any moment, chunks, guards, waves; a deadlock raises, as do two awaited copies at a time."""
     log = DecisionLog()
     serial = random_run(seed, gpus=gpus, replicas=replicas, observers=[log], serial_demand=True)
     if len(serial.cache.devices) == 1:

@@ -188,7 +188,7 @@ def test_a_prefetch_never_evicts_experts_of_a_nearer_plan():
     assert (copy.number // 4, copy.victim) == (2, 0)
     cache.devices[0].copied(copy, 0.0)
     cache.plan(Prefetch(2, [2, 3], [0.9, 0.9]), 0.0)
-    assert cache.devices[0].next_copy(0.0) is None  # the other slot is held by the same layer's plan
+    assert cache.devices[0].next_copy(0.0) is None  # the other slot is taken by the same layer's plan
 
 
 def test_a_nearer_prefetch_may_evict_experts_of_a_farther_plan():
@@ -317,19 +317,19 @@ def test_preloaded_experts_are_all_there():
 
 
 class Believer(Evictor):
-    """Notes what it is told to believe."""
+    """Records its last belief."""
 
     def believe(self, layer, probs):
-        self.told = (layer, probs.tolist())
+        self.believed = (layer, probs.tolist())
 
 
 def test_every_prediction_passes_through_the_evictor():
     evictor = Believer()
     cache = cache_of(shape(2, 4), [2], evictor=evictor)
     cache.plan(Prefetch(1, [2, 0], [0.7, 0.2]), 0.0)
-    assert evictor.told == (1, [0.2, 0, 0.7, 0])
+    assert evictor.believed == (1, [0.2, 0, 0.7, 0])
     cache.plan(Prefetch(1, [2], [0.7], belief=np.array([0.1, 0.1, 0.7, 0.1])), 0.0)
-    assert evictor.told == (1, [0.1, 0.1, 0.7, 0.1])
+    assert evictor.believed == (1, [0.1, 0.1, 0.7, 0.1])
 
 
 def test_a_device_is_stalled_once_however_many_layers_find_no_slot():

@@ -115,7 +115,7 @@ def expected_turns(gate_s, busy_until_s, misses, late, seconds):
 
 
 def test_each_turn_begins_as_soon_as_it_may_and_none_is_stuck():
-    """Random plans, evictors that guard, waves, replicas, layers that wait for their prefetches; a standstill raises.
+    """Random plans, evictors that guard, waves, replicas, layers that wait for their prefetches; a deadlock raises.
 
     The layers that run in one wave are compared with the rule, worked out anew.
     """

@@ -298,8 +298,8 @@ def test_scores_of_used_experts_never_tie_if_the_evictor_is_distinct():
         cache = cache_of(kind(), 3)
         for expert in rng.integers(0, 6, 60).tolist():
             (use if rng.random() < 0.7 else prefetch)(cache, expert)
-            held = sorted(float(cache.evictor.scores[x]) for x in range(6) if cache.residency.where[x])
-            assert all(one < other for one, other in pairwise(held))
+            resident = sorted(float(cache.evictor.scores[x]) for x in range(6) if cache.residency.where[x])
+            assert all(one < other for one, other in pairwise(resident))
 
 
 def test_perfect_prefetch_plans_the_layers_within_its_distance_and_no_others():

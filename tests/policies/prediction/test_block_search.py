@@ -38,18 +38,21 @@ def plain(maps, embeddings, counts, stored, capacity, distance):
         records = range(first, first + count)
         for record in records:
             prefixes = [
-                [cosine(maps[record, :end], maps[held, :end]) for held in slots] for end in range(1, LAYERS + 1)
+                [cosine(maps[record, :end], maps[stored_record, :end]) for stored_record in slots]
+                for end in range(1, LAYERS + 1)
             ]
             found.append([int(np.argmax(each)) for each in prefixes])
             if embeddings is not None:
-                nearest.append(int(np.argmax([cosine(embeddings[record], embeddings[held]) for held in slots])))
+                nearest.append(
+                    int(np.argmax([cosine(embeddings[record], embeddings[stored_record]) for stored_record in slots]))
+                )
         for record in records:
             if len(slots) < capacity:
                 slots.append(record)
                 continue
-            redundancy = [(1 - share) * cosine(maps[record], maps[held]) for held in slots]
+            redundancy = [(1 - share) * cosine(maps[record], maps[stored_record]) for stored_record in slots]
             if embeddings is not None:
-                alike = [share * cosine(embeddings[record], embeddings[held]) for held in slots]
+                alike = [share * cosine(embeddings[record], embeddings[stored_record]) for stored_record in slots]
                 redundancy = np.add(redundancy, alike)
             slots[int(np.argmax(redundancy))] = record
         first += count
@@ -82,8 +85,8 @@ def learned(store, maps, embeddings, counts, groups):
         store.keep(block)
         first = end
     assert not counts
-    held = store.maps(np.arange(store.count)[:, None], np.arange(LAYERS))
-    return found, held.tolist()
+    entries = store.maps(np.arange(store.count)[:, None], np.arange(LAYERS))
+    return found, entries.tolist()
 
 
 COUNTS = st.lists(st.integers(1, 4), min_size=1, max_size=8)
@@ -102,10 +105,10 @@ def test_a_block_finds_and_replaces_the_same_as_plain_arithmetic(counts, stored,
     index, nearest, slots = plain(maps, embeddings, counts, stored, stored + room, distance)
     store = filled(maps, embeddings, stored, stored + room, distance)
     rest = None if embeddings is None else embeddings[stored:]
-    found, held = learned(store, maps[stored:], rest, counts, [len(counts)])
+    found, entries = learned(store, maps[stored:], rest, counts, [len(counts)])
     assert found["index"] == index
     assert found["nearest"] == nearest
-    assert held == maps[slots].tolist()
+    assert entries == maps[slots].tolist()
 
 
 @given(
@@ -118,7 +121,7 @@ def test_a_block_finds_and_replaces_the_same_as_plain_arithmetic(counts, stored,
     seed=st.integers(0, 99),
 )
 def test_grouping_iterations_changes_no_bit(data, counts, stored, room, hidden, twins, seed):
-    """Twins: half of the records occur twice, so that equal scores have to be told apart by their place alone."""
+    """Twins: half of the records occur twice, so that equal scores must be distinguished by their place alone."""
     maps, embeddings = drawn(seed, [stored, *counts], hidden)
     if twins:
         same = np.arange(len(maps)) // 2

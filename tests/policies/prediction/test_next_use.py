@@ -1,4 +1,4 @@
-"""When experts are demanded next, told the future of each request."""
+"""When experts are demanded next, by the known future of each request."""
 
 from dataclasses import replace
 

@@ -335,14 +335,14 @@ def test_a_demand_overtakes_promoe_s_prefetch_between_chunks():
 
 def test_promoe_without_history_predicts_nothing_and_notes_it():
     model = shape(3, 4, top_k=1)
-    for spec, told in [
+    for spec, part in [
         ("promoe", "only where the trace has lookahead"),
         ("promoe,lookahead=false", "predicts nothing"),
     ]:
         result = run(spec, model, [one_each([[0, 1, 2]] * 2, model)])
         assert result.counts.prefetched == 0
         assert "no history" in result.note
-        assert told in result.note
+        assert part in result.note
 
 
 def test_a_speculation_costs_the_reading_of_its_weights():
@@ -379,7 +379,7 @@ def test_a_learned_map_is_the_ridge_regression_of_the_normal_equations():
 
 
 def test_mixtral_offloading_has_the_next_layer_when_its_router_was_right():
-    """Layer 0 has nobody to look ahead to it: a MISS. Layers 1 and 2 were looked at one layer early: HIT."""
+    """No layer looks ahead to layer 0: a MISS. Layers 1 and 2 were looked at one layer early: HIT."""
     model = shape(3, 4, top_k=1)
     request = with_lookahead(one_each([[0, 1, 2], [3, 2, 1]], model), 1, 2)
     result = run("mixtral-offloading", model, [request])
@@ -514,7 +514,7 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "problem"),
     [
         ("moe-infinity,prefetch_distance=5", "distance 5"),
         ("moe-infinity,capacity=0", "capacity 0"),
@@ -524,8 +524,8 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
         ("promoe,train_tokens=0", "train_tokens 0"),
     ],
 )
-def test_an_impossible_setting_is_one_line(spec, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_an_impossible_setting_is_one_line(spec, problem):
+    with pytest.raises(UserError, match=problem) as caught:
         run(spec, MODEL, TEST, HISTORY)
     assert "\n" not in str(caught.value)
 

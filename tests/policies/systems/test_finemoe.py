@@ -234,7 +234,7 @@ def test_prediction_helps_where_the_history_repeats_itself():
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "problem"),
     [
         ("finemoe,prefetch_distance=9", "prefetch_distance 9"),
         ("finemoe,prefetch_distance=0", "prefetch_distance 0"),
@@ -252,10 +252,10 @@ def test_prediction_helps_where_the_history_repeats_itself():
         ("lru,capacity=3", "no settings"),
     ],
 )
-def test_an_impossible_setting_is_one_line(spec, told):
+def test_an_impossible_setting_is_one_line(spec, problem):
     model = shape(4, 4)
     setting = Setting(model=model, hardware=machine(), cache_experts=4)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=problem) as caught:
         simulate(spec, setting, [], history=random_requests(model, np.random.default_rng(0)))
     assert "\n" not in str(caught.value)
 

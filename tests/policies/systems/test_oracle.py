@@ -16,12 +16,12 @@ def fewest_misses(events: list[frozenset], slots: int) -> int:
     """Try every eviction: the fewest loads that serve the events, each of which needs all its experts at once."""
 
     @cache
-    def cost(place: int, held: frozenset) -> int:
+    def cost(place: int, cached: frozenset) -> int:
         if place == len(events):
             return 0
         need = events[place]
-        loads = len(need - held)
-        pool = held | need
+        loads = len(need - cached)
+        pool = cached | need
         if len(pool) <= slots:
             return loads + cost(place + 1, pool)
         return loads + min(

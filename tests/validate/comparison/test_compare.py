@@ -161,8 +161,10 @@ def test_exact_counts_are_equal_or_show_the_difference(compared: Any, simulated:
 
     printed = compared(simulated, passed_off(simulated, tmp_path / "measured", one_hit_less))
     counts = printed.split("Exact counts")[1].splitlines()
-    told = {(words[0], words[1]): words[-1] for words in map(str.split, counts) if words and words[0] in POLICIES}
-    assert told == {
+    differences = {
+        (words[0], words[1]): words[-1] for words in map(str.split, counts) if words and words[0] in POLICIES
+    }
+    assert differences == {
         (policy, count): {("lru", "hits"): "+1", ("lru", "misses"): "-1"}.get((policy, count), "equal")
         for policy in POLICIES
         for count in ("distinct", "hits", "late", "misses")

@@ -125,13 +125,13 @@ def test_a_policy_may_look_at_the_cache_from_its_own_thread_while_links_change_i
             return self._acts()
 
         def on_found(self, batch, layer_now, search, found):
-            held = self.view.resident | self.view.copying  # nothing changes meanwhile
-            seen.append((held.sum(), True, 0))
+            taken = self.view.resident | self.view.copying  # nothing changes meanwhile
+            seen.append((taken.sum(), True, 0))
             return list(self._wishes())
 
     policy = Policy(prefetcher=Looking(0, MODEL), evictor=LeastRecentlyUsed())
     play(policy, move=jittered(2), chunk_bytes=7, slots=(3, 4))
-    assert max(held for held, _, _ in seen) == 7  # as many as there are slots
+    assert max(taken for taken, _, _ in seen) == 7  # as many as there are slots
     assert any(planned for _, planned, _ in seen)
     assert any(queued for _, _, queued in seen)
 

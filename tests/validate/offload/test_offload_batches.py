@@ -1,4 +1,4 @@
-"""What a driver is told of a real run is what the simulator replays from its trace."""
+"""A driver receives from a real run what the simulator replays from its trace."""
 
 from dataclasses import replace
 from itertools import product
