@@ -68,7 +68,7 @@ class Engine:
             self._links = Links(self._env, cache, cost)
         self._work = self._work_of(policy)
         self._links.on_demanded = self._work.arrived
-        self._links.on_prefetched = self._let_through
+        self._links.on_prefetched = self._start_if_ready
         self._searcher = Searcher(self._env, hooks, cost, self._found)
         self._layers = cache.model.layers
         self._layer_host_s, self._expert_host_s = cost.effects.layer_host_s, cost.effects.expert_host_s
@@ -147,21 +147,21 @@ class Engine:
         if self._blocking_prefetch:
             self._cache.begin_wait(self._layer)
         self._act(self._hooks.begin_layer(self._batch, self._layer), now_s)
-        self._links.held_layer, self._held_since_s = self._layer, now_s
+        self._links.waiting_layer, self._waiting_since_s = self._layer, now_s
         self._links.wake(now_s)
-        self._let_through()
+        self._start_if_ready()
 
-    def _let_through(self) -> bool:
+    def _start_if_ready(self) -> bool:
         """Start the waiting layer, unless the policy waits for its prefetches; returns whether it starts."""
-        held = self._links.held_layer
-        if held < 0:
+        waiting = self._links.waiting_layer
+        if waiting < 0:
             return False
         if self._blocking_prefetch:
-            if self._cache.waits_for(held):
+            if self._cache.waits_for(waiting):
                 return False
             self._cache.end_wait()
-        self._links.held_layer = -1
-        self._prefetch_wait_s += self._env.now - self._held_since_s
+        self._links.waiting_layer = -1
+        self._prefetch_wait_s += self._env.now - self._waiting_since_s
         self._attend()
         return True
 
@@ -254,4 +254,4 @@ class Engine:
             cache.plan(prefetch, now_s)
         if cache.wake:
             self._links.wake(now_s)
-        self._let_through()
+        self._start_if_ready()

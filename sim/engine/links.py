@@ -28,14 +28,14 @@ class Links:
     """Moves the copies that the devices of a cache choose.
 
     When an expert is complete, `on_demanded` is called with its copy if the running layer demands it. Otherwise
-    `on_prefetched` is called, which returns whether it has scheduled anything. It is skipped if `held_layer`, the layer
-    in its prefetch wait, certainly waits on: for the copy that the link continues with, or for one that arrives in the
-    same flight.
+    `on_prefetched` is called, which returns whether it has scheduled anything. It is skipped if `waiting_layer`, the
+    layer in its prefetch wait, certainly waits on: for the copy that the link continues with, or for one that arrives
+    in the same flight.
     """
 
     on_demanded: Callable[[Copy, float], None]
     on_prefetched: Callable[[], bool]
-    held_layer = -1
+    waiting_layer = -1
 
     def __init__(self, env: simpy.Environment, cache: ExpertCache, cost: Cost) -> None:
         self._env = env
@@ -79,10 +79,10 @@ class Links:
     def _arrived(self, flight: Flight) -> None:
         """Copies have arrived: the next copy begins on each link."""
         now_s, experts = self._env.now, self._experts
-        last = -1  # an expert in this flight that the held layer waits for
-        if self.held_layer >= 0:
+        last = -1  # an expert in this flight that the waiting layer needs
+        if self.waiting_layer >= 0:
             number = flight.copies[-1].number
-            if number // experts == self.held_layer and self._cache.residency.planned[number]:
+            if number // experts == self.waiting_layer and self._cache.residency.planned[number]:
                 last = number
         following_flight = None  # the flight that may take more copies; any other event scheduled in between ends it
         for copy in flight.copies:
@@ -106,7 +106,7 @@ class Links:
                         self.wake(now_s)
                 elif last >= 0 and copy.number != last:
                     continue  # the layer cannot start before that one has arrived
-                elif (following is None or following.number // experts != self.held_layer) and self.on_prefetched():
+                elif (following is None or following.number // experts != self.waiting_layer) and self.on_prefetched():
                     following_flight = None
         self._spare.append(flight)
         if self._cache.stalled:
