@@ -207,8 +207,8 @@ def coverage(found: Analysis) -> Any:
     most = "95 % of the test iterations"
     axis.fill_between(table["maps"], table["similarity_p05"], 1, color=BLUE, alpha=0.12, label=most)
     axis.plot(table["maps"], table["similarity_mean"], "o-", color=BLUE, markersize=4, label="their mean")
-    said = table[table["theory"].notna()]
-    for row in said.itertuples():
+    guaranteed = table[table["theory"].notna()]
+    for row in guaranteed.itertuples():
         name, marker = _PROMISES[row.theory]
         less = f" (only {row.maps:,} available)" if row.maps < row.asked_maps else ""
         label = f"theory: {name} = {row.asked_maps:,} maps{less}"

@@ -131,7 +131,7 @@ def trace_meta(settings: CollectSettings, loaded: LoadedModel, score: str, *, pr
 def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, Any]:
     """How tokens were chosen and batches formed; options that are off by default appear only if on."""
     lengths, generation = settings.lengths, settings.generation
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "mode": generation.mode,
         "max_new_tokens": lengths.most_new_tokens,
         "batch_size": generation.prompts_per_batch,
@@ -142,16 +142,16 @@ def _generation_of(settings: CollectSettings, loaded: LoadedModel) -> dict[str, 
         "experts": str(getattr(loaded.config, "_experts_implementation", None)),
     }
     if generation.batch_tokens is not None:
-        said["batch_tokens"] = generation.batch_tokens
+        described["batch_tokens"] = generation.batch_tokens
     if lengths.exactly:
-        said["output_tokens"] = lengths.new_tokens
+        described["output_tokens"] = lengths.new_tokens
     if generation.continue_text:
-        said |= {"prompt_tokens": lengths.prefill_tokens, "prompt_tokens_rule": TEXT_RULE}
+        described |= {"prompt_tokens": lengths.prefill_tokens, "prompt_tokens_rule": TEXT_RULE}
     elif lengths.prompt_tokens is not None:
-        said |= {"prompt_tokens": lengths.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
+        described |= {"prompt_tokens": lengths.prompt_tokens, "prompt_tokens_rule": FIXED_LENGTH_RULE}
     if settings.model.trust_remote_code:
-        said["trust_remote_code"] = True
-    return said
+        described["trust_remote_code"] = True
+    return described
 
 
 def plan_of(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:

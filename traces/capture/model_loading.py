@@ -72,8 +72,10 @@ class LoadedModel:
     @property
     def config_sha256(self) -> str:
         """Hash of the configuration, without the parts that depend on the machine or library version."""
-        said = self.model.config.to_dict()
-        return sha256_of_json({key: said[key] for key in said if key not in ("_name_or_path", "transformers_version")})
+        content = self.model.config.to_dict()
+        return sha256_of_json(
+            {key: content[key] for key in content if key not in ("_name_or_path", "transformers_version")}
+        )
 
 
 def load(

@@ -85,8 +85,12 @@ def rotary_limits(config: Any) -> Mapping[str, int]:
     "longrope" has two sets of frequencies, for sequences below and above the limit; "dynamic" has a different set for
     each length above the limit.
     """
-    said = getattr(config, "rope_parameters", None) or {}
-    every = said.values() if said and all(isinstance(one, Mapping) for one in said.values()) else [said]
+    parameters = getattr(config, "rope_parameters", None) or {}
+    every = (
+        parameters.values()
+        if parameters and all(isinstance(one, Mapping) for one in parameters.values())
+        else [parameters]
+    )
     return {
         one["rope_type"]: one.get("original_max_position_embeddings", config.max_position_embeddings)
         for one in every

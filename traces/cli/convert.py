@@ -9,12 +9,12 @@ from common.command import Command
 from common.commands import OUTPUT, application, under
 from common.outputs import file, folder, reserved
 from traces.convert.conversion_settings import (
-    Beginnings,
     CountsTarget,
     ImportTarget,
     LayerNumbers,
     LogReading,
-    PerhapsTracedModel,
+    OptionalTracedModel,
+    RequestPart,
     TracedModel,
 )
 
@@ -71,7 +71,7 @@ def npz(
     /,
     *,
     model: Model,
-    beginnings: Annotated[Beginnings, under(OUTPUT)] = Beginnings(),
+    part: Annotated[RequestPart, under(OUTPUT)] = RequestPart(),
     target: Target,
 ) -> None:
     """Convert the NumPy arrays experts, probs, offsets, token and source.
@@ -84,7 +84,7 @@ def npz(
     with reserved(folder(target.out), overwrite=target.overwrite):
         from traces.convert.npz import convert_npz
 
-        print(convert_npz(source, model.sizes(), target, max_tokens=beginnings.max_tokens))
+        print(convert_npz(source, model.sizes(), target, max_tokens=part.max_tokens))
 
 
 def jsonl(
@@ -126,7 +126,7 @@ def route_trace(
     source: Path,
     /,
     *,
-    model: Annotated[PerhapsTracedModel, under(MODEL)] = PerhapsTracedModel(),
+    model: Annotated[OptionalTracedModel, under(MODEL)] = OptionalTracedModel(),
     target: Target,
 ) -> None:
     """Convert a route trace of BigMoeOnEdge, and print the hit rate of the engine's own cache.

@@ -21,10 +21,10 @@ def info(trace: Path, /, *, json: bool = False) -> None:
 
     opened = Trace.open(trace)
     found = naturalness_of(opened).to_data()
-    said = warning(found, opened.meta.generation)
+    caution = warning(found, opened.meta.generation)
     if json:
-        whole = summary(opened) | {"naturalness": found, "warning": said}
+        whole = summary(opened) | {"naturalness": found, "warning": caution}
         print(json_text.dumps(whole, indent=1, ensure_ascii=False))
     else:
-        first, *others = naturalness_report.lines(found, said)
+        first, *others = naturalness_report.lines(found, caution)
         print(table(opened, [("naturalness", first), *(("", line) for line in others)]))

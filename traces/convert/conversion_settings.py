@@ -40,7 +40,7 @@ class TracedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PerhapsTracedModel:
+class OptionalTracedModel:
     """The model that was traced, for recordings that may name it themselves."""
 
     model: str | None = None
@@ -72,7 +72,7 @@ class ImportTarget(TraceTarget):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginnings:
+class RequestPart:
     """How much of each request to convert."""
 
     max_tokens: Annotated[int, Ge(1)] | None = None

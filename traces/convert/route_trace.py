@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import UserError
 from policies.executed import scattered
 from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
-from traces.convert.conversion_settings import ImportTarget, PerhapsTracedModel
+from traces.convert.conversion_settings import ImportTarget, OptionalTracedModel
 from traces.convert.imported_trace import Pair, imported, sha256_of, write_trace
 from traces.convert.route_trace_file import RouteTrace, first, read_route_trace
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
@@ -212,7 +212,7 @@ class Recording:
             )
 
 
-def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShape, list[str]]:
+def shape_of(recording: Recording, asked: OptionalTracedModel) -> tuple[ModelShape, list[str]]:
     """The traced model with layers, experts, top-k and expert bytes of the file, and notes on estimates.
 
     The file does not state the model's width. For an unnamed model, attention and experts get sizes that match the
@@ -254,7 +254,7 @@ def shape_of(recording: Recording, asked: PerhapsTracedModel) -> tuple[ModelShap
     return shape, notes
 
 
-def convert_route_trace(file: Path, asked: PerhapsTracedModel, target: ImportTarget) -> Path:
+def convert_route_trace(file: Path, asked: OptionalTracedModel, target: ImportTarget) -> Path:
     """Convert a route trace, with all of it in memory."""
     digest = sha256_of(file)
     recording = Recording(file, read_route_trace(file))

@@ -34,8 +34,8 @@ def explained(kind: str) -> str:
 
 def tokens(generation: Mapping[str, Any]) -> str | None:
     """How the tokens of the decode steps were chosen; None if the trace does not state it."""
-    said = _TOKENS.get(generation.get("mode", ""))
-    return said and said.format_map(generation)
+    text = _TOKENS.get(generation.get("mode", ""))
+    return text and text.format_map(generation)
 
 
 def routing(kind: str, model: str, warning: str | None = None) -> str:
@@ -50,5 +50,5 @@ def caution(warning: str | None, *, name: str | None = None, width: int = 100) -
     """
     if not warning:
         return []
-    said = f"{_REPETITIVE}{f' {name}' if name else ''}: {warning}; policies that learn look better on it than on text"
-    return textwrap.wrap(said, width, break_long_words=False, break_on_hyphens=False)
+    text = f"{_REPETITIVE}{f' {name}' if name else ''}: {warning}; policies that learn look better on it than on text"
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -176,11 +176,11 @@ def _verdict(evaluation: Evaluation) -> str:
     )
 
 
-def _where(said: str, otherwise: str, distances: Sequence[int], of: int) -> str:
+def _where(statement: str, otherwise: str, distances: Sequence[int], of: int) -> str:
     """A statement true at `distances`, or the opposite one if true at none; `of` is the number of distances."""
     if len(distances) in (0, of):
-        return f"{said if distances else otherwise} at every distance"
-    return f"{said} at d = {', '.join(map(str, distances))} only"
+        return f"{statement if distances else otherwise} at every distance"
+    return f"{statement} at d = {', '.join(map(str, distances))} only"
 
 
 def _how_it_was_trained(recipe: Recipe, noted: dict[str, Any]) -> str:
