@@ -58,7 +58,7 @@ def test_a_killed_command_continues_to_the_bytes_of_an_uninterrupted_one(tmp_pat
         (["--figure", "1a"], "--figure: figure 1a is a diagram without data"),
         (["--figure"], "--figure: needs a value"),
         (["--quick"], "--quick: cannot be given together with --kick-the-tires"),
-        (["--routing", "twins"], "--routing: is either twins or traces"),
+        (["--routing", "twins"], "--routing: must be either twins or traces"),
     ],
 )
 def test_a_mistake_gives_one_line(
