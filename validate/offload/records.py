@@ -12,9 +12,9 @@ from common.errors import UserError
 from common.files import replacing
 from traces.capture.model_structure import MoeBlock
 
-ALIGNMENT = 64  # bytes: that of torch's own tensors, which the bits of a matrix product may depend on
+ALIGNMENT = 64  # bytes, as for torch's own tensors: the bits of a matrix product may depend on it
 
-_SAID_BY_THE_INTERFACE = ("is_transposed", "has_bias", "has_gate", "_apply_gate")
+_INTERFACE_ATTRIBUTES = ("is_transposed", "has_bias", "has_gate", "_apply_gate")
 _SHARED = "post_expert_norm."  # one norm for all experts of a layer; it stays with the model
 
 
@@ -29,13 +29,13 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """The size of the parameter."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a record holds: the parameters of one expert, each aligned, biases included; the same in all layers."""
+    """The content of a record: the parameters of one expert, each aligned, biases included; the same in all layers."""
 
     layers: int
     experts: int
@@ -62,15 +62,15 @@ class Records:
     bytes: Tensor
 
     def views(self, number: int) -> dict[str, Tensor]:
-        """The parameters of an expert, read from the slow storage where they are used."""
+        """The parameters of an expert, read from the slow storage when they are used."""
         return self.layout.views(self.bytes[number])
 
 
 def layout_of(blocks: Sequence[MoeBlock]) -> Layout:
     """The layout of the experts of a model's blocks.
 
-    A `UserError` where their class does not dispatch through Transformers' experts interface, where a parameter is
-    not `[J, …]`, or where layers differ.
+    A `UserError` if their class does not dispatch through Transformers' experts interface, if a parameter is not
+    `[J, …]`, or if layers differ.
     """
     layouts = [_layout_of(block, len(blocks)) for block in blocks]
     for block, layout in zip(blocks, layouts, strict=True):
@@ -81,9 +81,9 @@ def layout_of(blocks: Sequence[MoeBlock]) -> Layout:
 
 
 def write_records(path: Path, blocks: Sequence[MoeBlock]) -> None:
-    """Write the experts of a loaded model to `path`, which is either whole or as it was before.
+    """Write the experts of a loaded model to `path`, completely or not at all.
 
-    Besides the errors of `layout_of`, a file that cannot be written is a `UserError`.
+    Raises the errors of `layout_of`, and a `UserError` if the file cannot be written.
     """
     layout = layout_of(blocks)
     record = torch.zeros(layout.record_bytes, dtype=torch.uint8)
@@ -115,7 +115,7 @@ def open_records(path: Path, layout: Layout) -> Records:
 def _layout_of(block: MoeBlock, layers: int) -> Layout:
     experts = block.experts
     of_class = f"the experts of block {block.name}, {type(experts).__name__},"
-    missing = [name for name in _SAID_BY_THE_INTERFACE if not hasattr(experts, name)]
+    missing = [name for name in _INTERFACE_ATTRIBUTES if not hasattr(experts, name)]
     if missing or not hasattr(type(experts).forward, "__wrapped__"):
         what = f"no {missing[0]!r}" if missing else "no dispatch in 'forward'"
         raise UserError(f"{of_class} do not use Transformers' experts interface: they have {what}")
@@ -135,7 +135,7 @@ def _layout_of(block: MoeBlock, layers: int) -> Layout:
 
 
 def _needed(experts: nn.Module) -> list[str]:
-    """Names that the interface gives to the parameters of an expert."""
+    """The names of an expert's parameters in the interface."""
     matrices = ["gate_up_proj" if experts.has_gate else "up_proj", "down_proj"]
     return matrices + [f"{name}_bias" for name in matrices if experts.has_bias]
 
