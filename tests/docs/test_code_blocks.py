@@ -1,8 +1,8 @@
 """The code in the documentation runs: block after block of a document, in a folder like that of `make demo`.
 
-Commands run in this process, on less data than the documentation names: `ALWAYS`, `WHERE_GIVEN` and `SMALLER_TEXT`
-are all that is changed. `tests/support/documents.py` describes the labels of blocks that are not simply run, and
-`not_run.txt` lists those that cannot.
+Commands run in this process, on less data than the documentation names: `ALWAYS`, `WHERE_GIVEN`, `SMALLER_TEXT` and
+`FEWER` are all that is changed. `tests/support/documents.py` describes the labels of blocks that are not simply run,
+and `not_run.txt` lists those that cannot.
 """
 
 import shlex
@@ -39,6 +39,11 @@ SMALLER_TEXT = {  # of blocks as a whole
     "requests=8": "requests=1",
     "seed = [0, 1, 2]": "seed = [0]",
     '"seed": [0, 1, 2]': '"seed": [0]',
+}
+FEWER = {  # counts in the code
+    "validate.calibration.machine_profile._REPEATS": 1,
+    "validate.calibration.machine_profile._NEW_TOKENS": 4,
+    "sim.sweeps.workers.Workers.processes": lambda *_: 1,  # none but this one
 }
 
 # What `make demo` leaves, and recordings that the documents call by these names: each made when a document needs it.
@@ -134,11 +139,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder, whose modules can be imported and are forgotten afterwards; one process runs sweeps."""
+    """An empty current folder, whose modules can be imported and are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("FINEMOE_STORE", raising=False)
-    monkeypatch.setattr("sim.sweeps.workers.Workers.processes", lambda *_: 1)
+    for name, value in FEWER.items():
+        monkeypatch.setattr(name, value)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
