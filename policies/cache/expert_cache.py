@@ -20,7 +20,7 @@ from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, R
 from policies.cache.residency_view import CacheView
 from policies.types import Batch, ChunkBytes, Demand, Int, ModelShape, Prefetch, ResidencyView, Search
 
-MOST_CHUNKS = 100_000  # of an expert
+MOST_CHUNKS = 1000  # of an expert; runs with smaller chunks would take hours
 
 
 class ExpertCache:
@@ -312,5 +312,8 @@ def _chunks(size: int, chunk_bytes: ChunkBytes) -> list[int]:
     """The bytes of each chunk of an expert of `size` bytes; the last one may be smaller."""
     chunk = size if chunk_bytes == "whole" else min(chunk_bytes, size)
     if size > MOST_CHUNKS * chunk:
-        raise UserError(f"chunk_bytes {chunk}: an expert of {size} bytes would take more than {MOST_CHUNKS} copies")
+        raise UserError(
+            f"chunk_bytes {chunk}: an expert of {size} bytes would take more than {MOST_CHUNKS} copies; "
+            f"give at least {-(-size // MOST_CHUNKS)}"
+        )
     return [min(chunk, size - start) for start in range(0, size, chunk)]

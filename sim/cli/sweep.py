@@ -45,7 +45,8 @@ def sweep(
     """Run every combination of an experiment that is not in the store yet, and compare the policies.
 
     A refused or failed run is reported at the end and does not stop the others. Run the same command again to resume.
-    The exit status is 1 if a run failed, and 2 if no run finished.
+    The exit status is 1 if a run failed, and 2 if no run finished. With --dry-run it is 2 if no
+    run can run, and otherwise 0.
     """
     from common.errors import FieldError, UserError
     from common.outputs import folder, reserved, then_printed
@@ -61,8 +62,13 @@ def sweep(
     if given[1:] and given[0] in ("dry_run", "status"):
         raise FieldError(given[1], f"cannot be combined with `{given[0]}`")
     if dry_run or status:
-        print((dry_run_report if dry_run else status_report)(described, place, wanted, workers))
-        return 0
+        possible = True
+        if dry_run:
+            text, possible = dry_run_report(described, place, wanted, workers)
+        else:
+            text = status_report(described, place, wanted, workers)
+        print(text)
+        return 0 if possible else 2
     with reserved(folder(out), overwrite=overwrite):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])

@@ -1,5 +1,6 @@
 """Runs a sweep: computes what the store does not have yet, in parallel processes."""
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.progress import bar
 from sim.experiment import Experiment, Run
 from sim.results.policy_comparison import beside_own_cache, fastest, names_of
 from sim.scenario import Scenario
@@ -87,12 +89,18 @@ def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str
 
 
 @contextmanager
-def _progress(missing: Sequence[RunTask], store: ResultStore, workers: Workers) -> Iterator[Callable[[TaskEnd], None]]:
+def _progress(
+    missing: Sequence[RunTask], store: ResultStore, workers: Workers
+) -> Iterator[Callable[[TaskEnd], object]]:
     """A progress bar with the time left, estimated from each policy's finished runs."""
+    left = TimeLeft(missing, RunJournal(store).mean_seconds(), workers.processes(len(missing)))
+    if not sys.stderr.isatty():
+        with bar("sweep", len(missing), "run") as done:
+            yield lambda end: done(1)
+        return
     from tqdm import tqdm
 
-    left = TimeLeft(missing, RunJournal(store).mean_seconds(), workers.processes(len(missing)))
-    with tqdm(total=len(missing), desc="sweep", unit="run", disable=None, leave=False, bar_format=BAR) as drawn:
+    with tqdm(total=len(missing), desc="sweep", unit="run", leave=False, bar_format=BAR) as drawn:
         drawn.set_postfix_str(left.text())
 
         def ended(end: TaskEnd) -> None:

@@ -22,8 +22,10 @@ from sim.sweeps.workers import Workers
 MOST_ROWS = 200  # rows of the matrix that are printed
 
 
-def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:
-    """The matrix with the state of each run, the time that the missing runs would take, and the refusals."""
+def dry_run_report(
+    experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers
+) -> tuple[str, bool]:
+    """The matrix with the state of each run, the time of the missing runs, and the refusals; and if any run can run."""
     plan = SweepPlan.of(experiment, wanted)
     opened = _existing_store(store)
     tasks = plan.tasks()
@@ -42,7 +44,7 @@ def dry_run_report(experiment: Experiment, store: Path, wanted: Collection[Refer
             f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
             f"({duration(alone_s)} of work), from timed runs of a few requests, without lower bounds"
         )
-    return "\n".join([*lines, *_refusals(plan)])
+    return "\n".join([*lines, *_refusals(plan)]), bool(own)
 
 
 def status_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:

@@ -101,6 +101,8 @@ def load(
         raise UserError(f"model {source}: there is no such folder")
     if not local and "/" not in source:  # hub models are called OWNER/NAME
         raise unknown("model", source, RECIPES)
+    if local and not any((Path(source) / file).exists() for file in _TOKENIZERS):
+        raise UserError(f"model {source}: the folder has no tokenizer, none of {', '.join(_TOKENIZERS)}")
     wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # its annotations change from release to release
@@ -131,6 +133,10 @@ def load(
         tokenizer=tokenizer,
         device=place,
     )
+
+
+# One of these has the vocabulary.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 @contextmanager

@@ -60,6 +60,7 @@ def analyse(
 
 
 def _bar(ids: Sequence[int]) -> Iterable[int]:
-    from tqdm import tqdm
+    from common.progress import bar, counted
 
-    return tqdm(ids, desc="analyse", unit="request", file=sys.stderr, disable=None)
+    with bar("analyse", len(ids)) as done:
+        yield from counted(ids, done)

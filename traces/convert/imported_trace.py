@@ -1,7 +1,6 @@
 """Code shared by the converters: hash the source, read its lines or arrays, and write requests one by one."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,10 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.errors import UserError, one_line
 from common.files import remove
+from common.progress import bar
 from policies.types import ModelShape, RecordedRequest
 from traces.convert.conversion_settings import ImportTarget
 from traces.format.schema import RequestInfo, TraceError, TraceMeta, library_versions
@@ -78,13 +76,13 @@ def write_trace(
     options = {"restart": target.restart, "overwrite": target.overwrite}
     with (
         TraceWriter(target.out, meta, plan=plan, **options) as writer,
-        tqdm(total=total, unit="request", file=sys.stderr, disable=None) as bar,
+        bar("convert", total) as done,
     ):
         try:
             for number, part in enumerate(_parts(islice(requests, target.max_requests), meta.shape)):
                 if number not in writer.finished:
                     writer.write_part(number, [info for info, _ in part], [recorded for _, recorded in part])
-                bar.update(len(part))
+                done(len(part))
         except TraceError:
             remove(target.out.with_name(target.out.name + ".partial"))
             raise

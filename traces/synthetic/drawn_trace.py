@@ -1,15 +1,14 @@
 """Generate a synthetic trace and write it in parts."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.hashing import sha256_of_json
+from common.progress import bar
 from policies.types import Int
 from traces.format.reader import Trace
 from traces.format.schema import RequestInfo, TraceMeta, library_versions
@@ -117,7 +116,7 @@ def generate(
     plan = {"lengths": lengths.sha256}
     with (
         TraceWriter(out, meta, plan=plan, restart=restart, overwrite=overwrite) as writer,
-        tqdm(total=total, desc="draw", unit="request", file=sys.stderr, disable=None) as bar,
+        bar("draw", total) as done,
     ):
         for number, first in enumerate(range(0, total, _PART)):
             part = range(first, min(first + _PART, total))
@@ -127,5 +126,5 @@ def generate(
                 ]
                 infos = [lengths.info(one.request, one.source, parameters.prefill) for one in drawn]
                 writer.write_part(number, infos, drawn)
-            bar.update(len(part))
+            done(len(part))
         return writer.finish()

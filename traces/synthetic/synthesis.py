@@ -1,13 +1,12 @@
 """From settings to a synthetic trace: measure the trace to imitate if any, calibrate, generate, measure the result."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from common.progress import bar, counted
 from traces.format.reader import Trace
 from traces.format.target import TraceTarget
 from traces.synthetic.asked_parameters import lengths_of, parameters_of, refuse_unreachable
@@ -55,7 +54,8 @@ def synthesise(
 
 
 def _watch(what: str, unit: str) -> Callable[[Sequence[int]], Iterable[int]]:
-    def bar(items: Sequence[int]) -> Iterator[int]:
-        yield from tqdm(items, desc=what, unit=unit, file=sys.stderr, disable=None, leave=False)
+    def watched(items: Sequence[int]) -> Iterator[int]:
+        with bar(what, len(items), unit) as done:
+            yield from counted(items, done)
 
-    return bar
+    return watched

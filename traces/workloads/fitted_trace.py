@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from common.progress import bar
 from common.tables import number
 from traces.format.reader import Trace
 from traces.format.schema import TraceError
@@ -44,14 +44,14 @@ def fit_trace(trace: Trace, settings: FitSettings, target: TraceTarget) -> Path:
     total = len(workload)
     with (
         TraceWriter(target.out, meta, plan={"fit": noted}, **options) as writer,
-        tqdm(total=total, unit="request", file=sys.stderr, disable=None) as bar,
+        bar("fit", total) as done,
     ):
         for number, first in enumerate(range(0, total, _PART)):
             part = range(first, min(first + _PART, total))
             if number not in writer.finished:
                 infos, recorded = zip(*(fitter.fitted(row, workload) for row in part), strict=True)
                 writer.write_part(number, infos, recorded)
-            bar.update(len(part))
+            done(len(part))
         out = writer.finish()
     print(_repeated(plan, prefill=trace.meta.prefill), file=sys.stderr)
     cut = int((workload.prompt_tokens > longest).sum())

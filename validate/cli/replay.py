@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import MODEL, OUTPUT, OVERWRITE, PROMPTS, under
 from common.errors import FieldError
+from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
 from sim.scenario_options import FIELDS, MACHINE, takes_scenario
@@ -77,6 +78,8 @@ def replay(
     scenario = experiment.scenario
     with reserved(folder(out), folder(record), overwrite=overwrite):
         found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
+        for each in experiment.scenarios():
+            make_policy(each.policy)  # a mistake is reported before torch is imported
         from validate.replay import replay as measure
 
         with scratch_folder() as scratch:

@@ -71,6 +71,11 @@ def test_a_dry_run_shows_stored_runs_and_reasons_for_refusals(
     assert all(len(line) <= 100 for line in said.splitlines())
 
 
+def test_a_dry_run_of_which_nothing_can_run_is_a_mistake(trace: Path, tmp_path: Path, store: Path) -> None:
+    small_experiment(trace, grid={"policy": ["lru"], "cache.experts": [1]}).write(tmp_path / "a.toml")
+    assert sweep(tmp_path / "a.toml", store, "--dry-run") == 2
+
+
 def test_the_status_of_a_sweep_that_is_over_and_of_one_that_has_not_begun(
     file: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

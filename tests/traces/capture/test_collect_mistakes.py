@@ -88,7 +88,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
         "missing weight": (changed("mixtral", without_a_weight), "lacks 1 weights, the first 'model.layers.0.mlp.gate"),
         "no tokenizer": (
             changed("mixtral", lambda folder: [file.unlink() for file in folder.glob("tokenizer*")]),
-            "cannot be loaded",
+            "the folder has no tokenizer",
         ),
         "other tokenizer": (changed("mixtral", with_larger_tokens), "is not in the model's vocabulary"),
         "no experts": (changed("llama", lambda folder: None), "'llama' has no experts"),
