@@ -12,6 +12,7 @@ import pytest
 from common.outputs import file, reserved
 from tests.support.compare_helpers import passed_off
 from tests.support.run_helpers import SHAPE
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_trace
 
 MODEL = "--model gpt-oss-20b"
@@ -137,18 +138,18 @@ def on_a_full_disk(command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "sim run TRACE --policy lru --json --out OUT",
-        "sim predict TRACE --policy finemoe --json --out OUT",
-        "sim predict TRACE --policy finemoe --json --plot OUT.png",
-        "traces analyse TRACE --json --out OUT",
-        "traces arrivals poisson --requests 200 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --out OUT.parquet",
-        "traces arrivals poisson --requests 9 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --plot OUT.png",
-        "validate compare SIMULATED MEASURED --json --out OUT.parquet",
-    ],
-)
+ON_A_FULL_DISK = [
+    "sim run TRACE --policy lru --json --out OUT",
+    "sim predict TRACE --policy finemoe --json --out OUT",
+    "sim predict TRACE --policy finemoe --json --plot OUT.png",
+    "traces analyse TRACE --json --out OUT",
+    "traces arrivals poisson --requests 200 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --out OUT.parquet",
+    "traces arrivals poisson --requests 9 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --plot OUT.png",
+    "validate compare SIMULATED MEASURED --json --out OUT.parquet",
+]
+
+
+@pytest.mark.parametrize("command", slow_but(ON_A_FULL_DISK, ON_A_FULL_DISK[0], ON_A_FULL_DISK[-1]))
 def test_on_a_full_disk_the_figures_are_still_printed(command: str, tmp_path: Path) -> None:
     trace = small_trace(tmp_path / "small.trace", 10, shape=SHAPE)
     if "SIMULATED" in command:

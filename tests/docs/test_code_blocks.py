@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.documents import WITH_CODE, Block, blocks, name_of
+from tests.support.slow_cases import slow_but
 
 NOT_RUN = Path(__file__).with_name("not_run.txt")
 LANGUAGES = {"", "sh", "python", "toml", "text", "json"}
@@ -64,6 +65,7 @@ DEMO = {
     "--output-tokens 4 --no-prefill --no-embeddings --out",
 }
 
+QUICK = ("quickstart.md", "write-a-policy.md")  # what a newcomer runs first
 documents = [each for each in WITH_CODE if blocks(each)]
 each_document = pytest.mark.parametrize("document", documents, ids=name_of)
 
@@ -152,7 +154,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             del sys.modules[name]
 
 
-@each_document
+@pytest.mark.parametrize(
+    "document", slow_but(documents, *(each for each in documents if each.name in QUICK)), ids=name_of
+)
 def test_the_blocks_of_a_document_run_one_after_the_other(
     document: Path, workplace: Path, demo: Callable[[str], Path]
 ) -> None:

@@ -72,7 +72,12 @@ EACH = [SPECS[0], "hit-count,prefetch_distance=2", "moe-infinity", "promoe"]
 
 @pytest.mark.parametrize(
     ("batch_size", "requests", "history"),  # each two of the choices meet
-    [(1, TEST, HISTORY), (3, TEST, None), (1, BARE, None), (3, BARE, HISTORY)],
+    [
+        (1, TEST, HISTORY),
+        pytest.param(3, TEST, None, marks=pytest.mark.slow),
+        pytest.param(1, BARE, None, marks=pytest.mark.slow),
+        (3, BARE, HISTORY),
+    ],
 )
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_run_that_replays_is_the_run_that_predicts(spec, batch_size, requests, history, monkeypatch):

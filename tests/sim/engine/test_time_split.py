@@ -30,6 +30,7 @@ from tests.support.builders import (
     with_lookahead,
 )
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 
 MODEL = shape(4, 6)
 REQUESTS = [
@@ -53,7 +54,9 @@ def taken_s(iterations: pd.DataFrame) -> pd.Series:
 # ---- laws ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("gpus", "replicas", "experts"), [(1, 1, 3), (2, 1, 5), (2, 1, 14), (3, 2, 9)])
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "experts"), slow_but([(1, 1, 3), (2, 1, 5), (2, 1, 14), (3, 2, 9)], (1, 1, 3), (3, 2, 9))
+)
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("policy", policy_names())
 def test_the_parts_add_up_to_the_time_of_each_iteration(policy, batch_size, gpus, replicas, experts):

@@ -33,6 +33,7 @@ def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
     assert files_of(tmp_path) == first
 
 
+@pytest.mark.slow
 def test_a_killed_command_continues_to_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:
     trace = tiny_trace(tmp_path)
     assert main(words(trace, tmp_path / "whole", *SHOWN)) == 0

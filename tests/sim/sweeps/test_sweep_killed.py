@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.files import is_alive
+from sim.__main__ import main
 from sim.experiment import Experiment
 from sim.scenario import Scenario
 from sim.store.result_store import ResultStore
@@ -21,15 +22,14 @@ from tests.support.sweep_runs import begun_again, events, run_bytes
 ROOT = Path(__file__).parents[3]
 
 
-def command(experiment: Path, store: Path, out: Path) -> list[str]:
-    words = ["sweep", str(experiment), "--store", str(store), "--out", str(out), "--jobs", "2"]
-    return [sys.executable, "-m", "sim", *words]
+def words(experiment: Path, store: Path, out: Path) -> list[str]:
+    return ["sweep", str(experiment), "--store", str(store), "--out", str(out)]
 
 
 def start(experiment: Path, store: Path, out: Path) -> "subprocess.Popen[bytes]":
     quiet = subprocess.DEVNULL
-    words = command(experiment, store, out)
-    return subprocess.Popen(words, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
+    command = [sys.executable, "-m", "sim", *words(experiment, store, out), "--jobs", "2"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def stored_runs(store: Path) -> int:
@@ -62,7 +62,7 @@ def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     file = tmp_path / "experiment.toml"
     experiment.write(file)
     runs = len(SweepPlan.of(experiment, DEFAULT_REFERENCES).tasks())
-    assert start(file, tmp_path / "alone", tmp_path / "alone-out").wait() == 0
+    assert main([*words(file, tmp_path / "alone", tmp_path / "alone-out"), "--jobs", "1"]) == 0
     hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
     assert hits >= max(1, kills - 1)
     tables = [(tmp_path / f"{name}-out" / "sweep.parquet").read_bytes() for name in ("alone", "killed")]

@@ -29,7 +29,7 @@ def recall_by_hand(trace: Trace) -> float:
     kept = rng.permutation(len(others))[:1000]
     hits: list[int] = []
     for gates, experts in decode[cut:]:
-        for row in range(5, len(gates), 6):
+        for row in range(5, len(gates), 12):
             known = np.concatenate([others[kept], gates[:row]])
             routed = np.concatenate([executed[kept], experts[:row]])
             products = (known * gates[row]).sum(axis=2).cumsum(axis=1)  # `[maps, L]`, of all layers up to each
