@@ -24,7 +24,7 @@ LANGUAGES = {"", "sh", "python", "toml", "text", "json"}
 PROGRAMS = ("sim", "traces", "validate")
 
 ALWAYS = {  # options that a command gets, in place of its own of the same name
-    "traces collect": "--limit 10 --max-new-tokens 6",
+    "traces collect": "--limit 10 --max-new-tokens 4",
     "validate calibrate": "--max-tokens 64",
     "validate replay": "--limit 3 --max-new-tokens 4",
     "sim whatif": "--requests 1",
@@ -186,7 +186,7 @@ def test_a_block_says_its_language_or_is_output(document: Path) -> None:
 
 def test_options_are_made_smaller_and_nothing_else_is_changed() -> None:
     words = ["pocket", "--limit", "96", "--out", "a"]
-    assert smaller("traces", "collect", words) == ["pocket", "--limit", "10", "--out", "a", "--max-new-tokens", "6"]
+    assert smaller("traces", "collect", words) == ["pocket", "--limit", "10", "--out", "a", "--max-new-tokens", "4"]
     assert smaller("traces", "synthetic", ["--requests", "200"]) == ["--requests", "10"]
     assert smaller("traces", "synthetic", ["--seed", "1"]) == ["--seed", "1"]
     assert smaller("sim", "run", ["a.trace"]) == ["a.trace"]
