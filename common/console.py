@@ -17,7 +17,7 @@ PACKAGES = {
     "sim": Command("sim.__main__:main", "Simulate offloading policies on traces."),
     "validate": Command("validate.__main__:main", "Offload experts on real devices and compare with the simulation."),
 }
-DESCRIPTION = "FineMoE Lab: how to serve Mixture-of-Experts models whose experts do not all fit on the GPU."
+DESCRIPTION = "FineMoE Lab: simulate and test expert offloading for Mixture-of-Experts models."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

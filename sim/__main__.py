@@ -29,24 +29,24 @@ COMMANDS = {
     ),
     "paper": Command(
         "sim.cli.paper:paper",
-        "Make the figures of the FineMoE paper, and check each of its claims.",
+        "Make the tables and figures of the FineMoE paper, and judge its claims.",
         "paper --quick --out paper-out",
     ),
     "anchors": Command(
         "sim.cli.anchors:anchors",
-        "Simulate published measurements and report the error, in docs/anchors.md.",
+        "Simulate published measurements, and write the errors to docs/anchors.md.",
         "anchors --routing comparison-out/routing --out docs --overwrite",
     ),
-    "store": Command("sim.cli.store:app", "Look at a result store, and clean it up."),
+    "store": Command("sim.cli.store:app", "Inspect a result store, or clean it up."),
     "policies": Command("sim.cli.policies:policies", "List policies and evictors, and their settings.", "policies"),
     "machines": Command(
         "sim.cli.machines:machines",
-        "List machines, or show the source of each of their figures.",
+        "List machines, or show their figures with sources.",
         "machines rtx3090x6,framework=transformers",
     ),
     "predict": Command(
         "sim.cli.predict:predict",
-        "Measure how well policies predict, without time or caches.",
+        "Measure how well policies predict, without modelling time or caches.",
         "predict NAME.trace --policy finemoe --policy hit-count --plot recall.png",
     ),
     "plot": Command(

@@ -64,7 +64,7 @@ class Scenario:
     """
 
     trace: Path
-    """The trace whose routing is replayed: a NAME.trace folder."""
+    """Trace whose routing is replayed: a folder NAME.trace."""
     _: KW_ONLY
     policy: str = "finemoe"
     """NAME[,setting=value…][+EVICTOR]: a policy, and optionally another evictor. Either may be your own
@@ -79,12 +79,12 @@ class Scenario:
     cache: CacheSize = CacheSize(share=0.25)
     """The size of the expert cache, over all GPUs together."""
     history: Path | None = None
-    """Learn from this trace, not from a share of the other trace. Does not change which requests run; set the train
-    split to 0 to run all."""
+    """Learn from this trace instead of from a share of the replayed one. Does not change which requests run; set the
+    train split to 0 to run all."""
     train_split: Annotated[float, Interval(ge=0, lt=1)] = 0.7
     """Share of the requests that the policy may learn from (its history). The other requests run."""
     requests: Annotated[int, Ge(1)] | None = None
-    """Run at most N requests of those outside the history."""
+    """Run at most N of the requests outside the history."""
     batch_size: Annotated[int, Ge(1)] = 1
     """Requests per batch. The next batch starts when the last request of a batch has ended."""
     placement: Placement = "round-robin"
@@ -104,11 +104,11 @@ class Scenario:
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the split into history and requests to run, and of the policy."""
     detail: Detail = "iterations"
-    """The finest rows to keep in the result; events adds the decision log."""
+    """Finest rows to keep in the result. events adds the decision log."""
     check: bool = False
-    """Check every answer of the policy, and the cache's invariants after every call; slower."""
+    """Check every answer of the policy, and the cache's invariants after every call (slower)."""
     label: str | None = None
-    """The run's name in tables and figures; default: its policy."""
+    """The run's name in tables and figures. Default: its policy."""
 
     def __post_init__(self) -> None:
         check(self)

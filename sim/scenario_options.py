@@ -137,9 +137,7 @@ _SAVE = inspect.Parameter(
     "save_scenario",
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
-    annotation=Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Write the scenario to a new FILE.toml, then run it.")
-    ],
+    annotation=Annotated[Path | None, Parameter(group=OUTPUT, help="Write the scenario to FILE.toml, then run it.")],
 )
 _TRACEBACK = inspect.Parameter(
     "traceback",

@@ -10,7 +10,7 @@ from common.commands import OUTPUT
 DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(
     group=OUTPUT,
-    help="The result store: a folder of finished runs, created if missing. Default: $FINEMOE_STORE, or "
+    help="Result store: a folder of finished runs, created if missing. Default: $FINEMOE_STORE, or "
     f"{DEFAULT_STORE} in the current folder.",
 )
 

@@ -9,12 +9,12 @@ from common.interruptions import end
 COMMANDS = {
     "calibrate": Command(
         "validate.cli.calibrate:calibrate",
-        "Measure this machine with a model and write a profile to simulate it.",
+        "Measure this machine with a model, and write a profile for the simulator.",
         "calibrate pocket --out machine.toml",
     ),
     "measure": Command(
         "validate.cli.measure:measure",
-        "Measure the rates of this machine and write a data sheet to simulate any model on it.",
+        "Measure the rates of this machine, and write a data sheet that serves any model.",
         "measure --out RATES",
     ),
     "replay": Command(

@@ -22,7 +22,7 @@ class TestbedSettings(ModelChoice):
     devices: Annotated[int, Ge(1)] = 1
     """Number of logical devices, each with its own slots and link."""
     threads: Annotated[int, Ge(1)] | None = None
-    """CPU threads (default: torch's choice); 1 is best for small models."""
+    """CPU threads. Default: PyTorch's choice; use 1 for small models."""
 
     @override
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class CalibrationSettings:
     """The sizes up to which a calibration measures."""
 
     name: str | None = None
-    """Name of the machine in results (default: that of its devices)."""
+    """Name of the machine in results. Default: that of its devices."""
     max_tokens: Annotated[int, Ge(1)] = 256
     """Longest prompt to time."""
     batch_size: Annotated[int, Ge(1)] = 1

@@ -24,14 +24,14 @@ def anchors(
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),
     out: Annotated[
-        Path, Parameter(group=OUTPUT, help="The folder for anchors.md, and for anchors/ with tables and the picture.")
+        Path, Parameter(group=OUTPUT, help="Folder to write anchors.md and anchors/ (tables, picture) into.")
     ],
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:
     """Simulate published measurements and report the error.
 
-    What is simulated is a list in sim/anchors/published_anchors.py. Runs that the store has are not computed again;
-    after an interruption, the same command goes on. The exit status is 1 if a run failed.
+    sim/anchors/published_anchors.py lists what is simulated. Runs in the store are not computed again, so the same
+    command resumes after an interruption. The exit status is 1 if a run failed.
     """
     from common.outputs import file, reserved
     from common.tables import percent, text_table

@@ -16,13 +16,13 @@ def comparison(
     *,
     routing: Annotated[
         Path,
-        Parameter(help="The folder of the traces. Missing traces are left out; the document says how to add them."),
+        Parameter(help="Folder of the traces. Missing traces are left out; the document says how to add them."),
     ],
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),
     out: Annotated[
         Path,
-        Parameter(group=OUTPUT, help="The folder to write comparison.md and comparison/ (tables, picture) into."),
+        Parameter(group=OUTPUT, help="Folder to write comparison.md and comparison/ (tables, picture) into."),
     ],
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:

@@ -22,7 +22,7 @@ _KEY, _VALUE, _ORIGIN = 27, 16, 9  # columns of the table of figures
 
 def machines(
     *names: Annotated[str, Parameter(help="Machines to show in full: NAME_OR_FILE[,key=value…].")],
-    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a list of objects with all figures.")] = False,
+    json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, with all figures.")] = False,
 ) -> None:
     """List the machines, or show every figure of the named ones with its unit, kind and source."""
     found = [machine_named(name) for name in names] or [preset(name) for name in preset_names()]

@@ -11,8 +11,7 @@ from sim.sweeps.workers import Workers
 
 SIZE = Group(
     "Size",
-    "Without one of these: at most 32 prompts per run (the paper has 64), 8 in most sweeps; about an hour on 2 "
-    "processors.",
+    "Default: at most 32 prompts per run (the paper has 64), 8 in most sweeps; about an hour on 2 processors.",
     sort_key=20,
 )
 RUNS = Group("Runs", sort_key=40)
@@ -25,8 +24,8 @@ def paper(
         Parameter(
             negative="",
             consume_multiple=True,
-            help="Only these tables and figures, such as 10, 14a, table-1, theory (paper §4.4) or testbed (the implied "
-            "testbed); 3 stands for 3a, 3b and 3c. Verdict files are written only when all figures are made.",
+            help="Tables and figures to make, such as 10, 14a, table-1, theory (paper §4.4) or testbed (the implied "
+            "testbed); 3 stands for 3a, 3b and 3c. Verdicts are written only if all are made. Default: all.",
         ),
     ] = None,
     routing: Annotated[
@@ -34,8 +33,8 @@ def paper(
         Parameter(
             negative="",
             consume_multiple=True,
-            help="NAME.trace folders of your own, or twins: the small models that ship with the project, recorded on "
-            "the way (default: twins).",
+            help="Traces of your own, each a folder NAME.trace; or twins, which records the small models that ship "
+            "with the project. Default: twins.",
         ),
     ] = None,
     quick: Annotated[
@@ -51,7 +50,7 @@ def paper(
         Parameter(
             group=SIZE,
             negative="",
-            help="1 or 2 prompts per run and few points per axis: does it work? About a minute.",
+            help="1 or 2 prompts per run and few points per axis, to check that everything works; about a minute.",
         ),
     ] = False,
     store: Annotated[Path | None, STORE] = None,
@@ -59,14 +58,14 @@ def paper(
     out: Annotated[
         Path,
         Parameter(
-            group=OUTPUT, help="The folder for figures/, paper_vs_ours.md and .csv, implied_testbed.md, and routing/."
+            group=OUTPUT, help="Folder to write: figures/, paper_vs_ours.md and .csv, implied_testbed.md, and routing/."
         ),
     ],
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> int:
     """Make the tables and figures of the FineMoE paper from simulations, and judge each of its claims.
 
-    Runs that the store has are not computed again; after an interruption, the same command goes on. The exit status is
+    Runs in the store are not computed again, so the same command resumes after an interruption. The exit status is
     1 if a run failed.
     """
     from common.errors import FieldError

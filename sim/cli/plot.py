@@ -21,15 +21,15 @@ def plot(
     ],
     /,
     *,
-    out: Annotated[Path, Parameter(help="The picture to write: .png, .svg or .pdf.")],
+    out: Annotated[Path, Parameter(help="Picture to write: FILE.png, .svg or .pdf.")],
     overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     metric: Annotated[
         str | None,
-        Parameter(group=SWEEP, help="Draw this column of sweep.parquet (default: tpot_s_mean)."),
+        Parameter(group=SWEEP, help="Column of sweep.parquet to draw. Default: tpot_s_mean."),
     ] = None,
     over: Annotated[
         str | None,
-        Parameter(group=SWEEP, help="Draw it over this axis, such as cache.share (default: the first numeric axis)."),
+        Parameter(group=SWEEP, help="Axis to draw it over, such as cache.share. Default: the first numeric axis."),
     ] = None,
     pareto: Annotated[
         bool,

@@ -13,7 +13,9 @@ INDENT = " " * 22
 
 
 def policies(
-    *names: Annotated[str, Parameter(help="Show only these; your own module:callable works, too.")],
+    *names: Annotated[
+        str, Parameter(help="Policies or evictors to show; your own module:callable works, too. Default: all.")
+    ],
     json: Annotated[bool, Parameter(help="Print a JSON object with a list of policies and one of evictors.")] = False,
 ) -> None:
     """List policies and evictors, what they need from a trace, and their settings."""

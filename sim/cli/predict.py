@@ -22,18 +22,20 @@ def predict(
         str | None,
         Parameter(
             group=RUN,
-            help="Prefetch distances, such as 3, 1,2,4 or 1..8 (default: 1..8, or all layers if fewer). A policy "
-            "with a fixed distance, of its own or from a setting, is shown at every distance for which it plans.",
+            help="Prefetch distances, such as 3 or 1,2,4 or 1..8. A policy with a fixed distance, of its own or from a "
+            "setting, is shown at every distance for which it plans. Default: 1..8, or all layers if fewer.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         Parameter(
             group=OUTPUT,
-            help="Write a new Parquet file with a row per policy, distance, kind of iteration and layer.",
+            help="Write a table to FILE.parquet, one row per policy, distance, kind of iteration and layer.",
         ),
     ] = None,
-    plot: Annotated[Path | None, Parameter(group=OUTPUT, help="Draw recall over distance: .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, Parameter(group=OUTPUT, help="Draw recall over distance to FILE.png, .svg or .pdf.")
+    ] = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
@@ -45,7 +47,8 @@ def predict(
 
     Recall is the share of executed experts that were planned. Precision is the share of planned experts that were
     executed. Recall@K is the recall of the K highest-ranked experts, where K is the number executed. Coverage is the
-    share of (iteration, layer) events with a plan. Lead is how many layers ahead the judged plans were made, as a mean.
+    share of (iteration, layer) events with a plan. Lead is the mean number of layers by which
+    the judged plans were ahead.
     """
     from common.outputs import file, picture, reserved, then_printed
     from sim.forecast import recall_figure

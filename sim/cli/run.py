@@ -32,7 +32,7 @@ def run(
     ] = None,
     store: Annotated[
         Path | None,
-        Parameter(group=OUTPUT, help="Read runs from this result store, and keep new ones (default: $FINEMOE_STORE)."),
+        Parameter(group=OUTPUT, help="Result store to read runs from and keep new ones in. Default: $FINEMOE_STORE."),
     ] = None,
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Write the results as Parquet tables into this new folder.")

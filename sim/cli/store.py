@@ -11,7 +11,7 @@ from common.commands import OUTPUT, application
 from sim.store_options import place_of_store
 
 _FOLDER = Annotated[
-    Path | None, Parameter(help="The store. Default: $FINEMOE_STORE, or finemoe-store in the current folder.")
+    Path | None, Parameter(help="Result store. Default: $FINEMOE_STORE, or finemoe-store in the current folder.")
 ]
 
 COMMANDS = {
@@ -27,7 +27,7 @@ COMMANDS = {
 }
 app = application(
     "finemoe sim store",
-    "Look at a result store, and clean it up.",
+    "Inspect a result store, or clean it up.",
     COMMANDS,
     example="info finemoe-store",
     nested=True,
@@ -67,9 +67,9 @@ def gc(
     /,
     *,
     unused_days: Annotated[
-        int | None, Parameter(help="Also delete artefacts not used for this many days; they are rebuilt when needed.")
+        int | None, Parameter(help="Also delete artefacts that were not used for N days. They are rebuilt when needed.")
     ] = None,
-    dry_run: Annotated[bool, Parameter(help="Say what would be deleted, and delete nothing.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Print what would be deleted, and delete nothing.")] = False,
 ) -> None:
     """Delete broken runs, runs of other versions of the code or libraries, and leftovers of killed processes.
 

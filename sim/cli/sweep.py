@@ -30,14 +30,16 @@ def sweep(
     workers: Annotated[Workers, under(SWEEP)] = Workers(),
     dry_run: Annotated[
         bool,
-        Parameter(group=SWEEP, help="Print the planned runs, the refused ones with the reason, and a time estimate."),
+        Parameter(
+            group=SWEEP, help="Print the planned runs, the refused runs with the reasons, and an estimate of the time."
+        ),
     ] = False,
     status: Annotated[
         bool,
         Parameter(group=SWEEP, help="Print the progress of this sweep; works from another terminal, too."),
     ] = False,
     out: Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Write the table, a row per run, into this new folder.")
+        Path | None, Parameter(group=OUTPUT, help="Write a table, one row per run, into this new folder.")
     ] = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print a JSON list of objects, one per run.")] = False,

@@ -24,11 +24,11 @@ def whatif(
         Path | None,
         Parameter(
             group=OUTPUT,
-            help="Write the table, a row per policy, resource and factor, as a sweep into this new folder.",
+            help="Write a table, one row per policy, resource and factor, as a sweep into this new folder.",
         ),
     ] = None,
     plot: Annotated[
-        Path | None, Parameter(group=OUTPUT, help="Draw TPOT over the factors: .png, .svg or .pdf.")
+        Path | None, Parameter(group=OUTPUT, help="Draw TPOT over the factors to FILE.png, .svg or .pdf.")
     ] = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
@@ -36,10 +36,10 @@ def whatif(
     """Vary one resource of a scenario at a time, from ½× to 4×, and show how much each matters.
 
     The resources are link (host to GPU), host memory bandwidth, cache slots, compute, the framework's CPU time,
-    search, and the number of GPUs. The tables show TPOT (and TTFT if the trace has prefills) at ½×, 1×, 2× and 4×; the
-    elasticity, by how many percent the time changes with 1% more of the resource; and the largest part of an
-    iteration, with the factors between which it changes. Impossible factors (too few slots, more than the memory
-    holds, half a GPU) are left out, and the reason is printed.
+    search, and the number of GPUs. The tables show TPOT (and TTFT if the trace has prefills) at ½×, 1×, 2× and 4×, and
+    the elasticity: by how many percent the time changes with 1% more of the resource. They also show which part of an
+    iteration takes longest, and between which factors that changes. Impossible factors (too few slots, more than the
+    memory holds, half a GPU) are left out, and the reason is printed.
 
     All runs go through the result store, so the same command resumes after an interruption. The exit status is 1 if a
     run failed, and 2 if no run finished.

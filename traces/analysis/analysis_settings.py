@@ -19,11 +19,11 @@ class AnalysisSettings:
     requests: Annotated[int, Ge(1)] | None = None
     """Analyse N requests drawn at random. Default: all."""
     sample: Annotated[int, Ge(1)] = 400
-    """Compare N test iterations with N history iterations, every pair."""
+    """Compare every pair of N test iterations and N history iterations."""
     request: int | None = None
-    """Number of the request to draw heat maps of. Default: the first."""
+    """Number of the request whose heat maps to draw. Default: the first."""
     shared_cache: bool = False
-    """Also draw hit-rate curves of one cache shared by all layers (takes minutes)."""
+    """Also draw hit-rate curves of one cache shared by all layers (slower: minutes)."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,7 +10,9 @@ from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
 SHAPE = Group(
-    "Shape", sort_key=1, help="Taken from another trace, from a published model, or from the sizes given here."
+    "Shape",
+    sort_key=1,
+    help="The shape comes from another trace, from a published model, or from the sizes given here.",
 )
 STATISTICS = Group(
     "Statistics",
@@ -18,7 +20,7 @@ STATISTICS = Group(
     help="FLOAT... is one number for all layers, or one per layer, separated by commas. "
     "An overlap is the share of executed experts that two iterations have in common; chance is top-k / experts.",
 )
-LENGTHS = Group("Lengths", sort_key=3, help="With --like, the default is that trace's lengths, each used once.")
+LENGTHS = Group("Lengths", sort_key=3, help="With --like, the default is the lengths of that trace, each used once.")
 
 
 def synthetic(

@@ -73,26 +73,26 @@ class StatisticsSettings:
     overlap: Annotated[tuple[float, ...], SHARE] = ()
     """Overlap of successive decode iterations. Default: 30 % of the way from chance to 1."""
     request_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of distant iterations of one request and topic. Default: 22 % of the way."""
+    """Overlap of distant iterations of one request and topic. Default: 22 % of the way from chance to 1."""
     cluster_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of iterations of two requests in one cluster. Default: 15 % of the way."""
+    """Overlap of iterations of two requests in one cluster. Default: 15 % of the way from chance to 1."""
     token_overlap: Annotated[tuple[float, ...], SHARE] = ()
-    """Overlap of iterations of two requests with the same token. Default: 45 % of the way."""
+    """Overlap of iterations of two requests with the same token. Default: 45 % of the way from chance to 1."""
     load_cv: Annotated[tuple[float, ...], Ge(0)] = ()
     """Coefficient of variation (standard deviation / mean) of the experts' load. Default: 0.3."""
     trajectory_recall: Annotated[float, SHARE] | None = None
     """Share of the executed experts in the top K of the nearest expert map, 3 layers ahead, among 1,000 maps of other
-    requests and the request's own earlier maps. Default: what 32 phrases of tokens per cluster give."""
+    requests and the request's own earlier maps. Default: the value that 32 phrases of tokens per cluster give."""
     clusters: Annotated[int, Ge(1)] | None = None
     """Number of semantic clusters; each request belongs to one. Default: 16."""
     topic_change: Annotated[float, SHARE] = 0.0
     """Probability per iteration that the topic moves to another cluster."""
     drift: Annotated[float, SHARE] = 0.0
-    """Drift of popularity and clusters: the first and the last request's correlate by 1 − drift."""
+    """Drift of popularity and clusters from the first to the last request, which have a correlation of 1 − drift."""
     token_similarity: Annotated[float, SHARE] = 0.6
     """Mean cosine similarity of the embeddings of two tokens in a cluster."""
     lookahead: Annotated[tuple[int, ...], Ge(1)] = ()
-    """Also generate early predictions of the routers this many layers ahead, e.g. 1,3."""
+    """Also generate lookahead predictions of the routers, for each of these distances in layers, e.g. 1,3."""
     lookahead_recall: Annotated[float, SHARE] | None = None
     """Share of the executed experts in the top K of those predictions. Default: 0.8."""
     no_prefill: bool = False

@@ -22,11 +22,11 @@ class ArrivalSettings:
     process: poisson or gamma."""
     _: KW_ONLY
     requests: Annotated[int, Ge(1)] | None = None
-    """Number of requests; from a file they are drawn at random. Default: all of a file."""
+    """Number of requests, drawn at random if they come from a file. Default: all of a file."""
     rate: Annotated[float, Gt(0)] | None = None
     """Mean requests per second; the arrival times of a file are rescaled."""
     burstiness: Annotated[float, Gt(0)] | None = None
-    """For gamma: coefficient of variation of the gaps between arrivals; 1 is Poisson."""
+    """For gamma: coefficient of variation of the gaps between arrivals; 1 gives a Poisson process."""
     lengths: Path | None = None
     """For a process: draw prompt and output lengths from the workload in this file."""
     prompt_tokens: Annotated[int, Ge(1)] | None = None

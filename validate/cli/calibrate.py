@@ -13,7 +13,7 @@ from validate.testbed_settings import CalibrationSettings, TestbedSettings
 def calibrate(
     testbed: Annotated[TestbedSettings, FLAT],
     *,
-    out: Annotated[Path, Parameter(help="The profile to write, FILE.toml.")],
+    out: Annotated[Path, Parameter(help="Profile to write: FILE.toml.")],
     overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     settings: Annotated[CalibrationSettings | None, FLAT] = None,
 ) -> None:

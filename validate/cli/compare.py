@@ -16,16 +16,20 @@ def compare(
     measured: Annotated[Path, Parameter(help="A folder from `finemoe validate replay --out`.")],
     /,
     *,
-    json: Annotated[bool, Parameter(help="Print a list of objects, one per policy and metric.")] = False,
+    json: Annotated[bool, Parameter(help="Print a JSON list of objects, one per policy and metric.")] = False,
     brief: Annotated[bool, Parameter(help="Print only times, hit rates and traffic, in one table.")] = False,
-    out: Annotated[Path | None, Parameter(help="Write the comparison as a tidy table, FILE.parquet.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Write the comparison to FILE.parquet, one row per policy and metric.")
+    ] = None,
     overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     plot: Annotated[
         Path | None,
-        Parameter(help="Draw both timelines of an iteration, FILE.png; both runs need --detail events."),
+        Parameter(
+            help="Draw an iteration's simulated and measured timelines to FILE.png; both runs need --detail events."
+        ),
     ] = None,
     iteration: Annotated[
-        int | None, Parameter(help="Iteration to draw (default: the decode step of median measured time).")
+        int | None, Parameter(help="Iteration to draw. Default: the decode step of median measured time.")
     ] = None,
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""

@@ -11,7 +11,7 @@ from validate.rates.rate_settings import RateSettings
 
 def measure(
     *,
-    out: Annotated[Path, Parameter(help="The folder for the data sheet and the measurements behind it.")],
+    out: Annotated[Path, Parameter(help="Folder to write: the data sheet, and the measurements behind it.")],
     overwrite: Annotated[bool, Parameter(help=OVERWRITE.help)] = False,
     settings: Annotated[RateSettings | None, FLAT] = None,
 ) -> None:

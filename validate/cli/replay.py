@@ -51,19 +51,21 @@ def replay(
     Parameters
     ----------
     prompts
-        built-in, lmsys-chat-1m, a file … (see `finemoe traces prompts`). The models of this project have a default.
+        A prompt set, such as built-in or lmsys-chat-1m (`finemoe traces prompts` lists them), a file or a folder.
+        Required, except for models shipped with the project.
     lookahead
-        Also apply the router of layer l+D to the input of router l, for policies that speculate; several as in 1,3.
+        Also apply the router of layer l+D to the input of router l, for each distance D, e.g. 1,3. Some policies
+        require it.
     profile
-        Profile of this machine from `finemoe validate calibrate`, FILE.toml: tells policies how long things take.
+        Profile of this machine, FILE.toml from `finemoe validate calibrate`. Policies estimate times with it.
     demand_loading
         Copy demanded experts over all links at once, or one after the other.
     record
-        Write the routing as a trace, NAME.trace, which `finemoe sim run` can simulate.
+        Write the routing as a trace for `finemoe sim run`: a folder NAME.trace.
     out
-        Write tidy Parquet results to a new folder.
+        Write the results as Parquet tables into this new folder.
     json
-        Print a list of objects, one per policy.
+        Print a JSON list of objects, one per policy.
     wide
         Print all columns, in lines of any width.
     """

@@ -13,11 +13,11 @@ class RateSettings:
     """The device to measure, and how thoroughly."""
 
     device: Literal["cuda", "cpu"] = "cuda"
-    """Kind of device. On cpu this is only a rehearsal, since host memory and device memory are the same."""
+    """Kind of device. On cpu this is only a rehearsal, because host and device memory are the same."""
     name: str | None = None
-    """Name of the machine in results (default: its device)."""
+    """Name of the machine in results. Default: that of its device."""
     repeats: Annotated[int, Ge(1)] = 5
-    """Repeats of each measurement; the median counts."""
+    """Repeats of each measurement; the median is used."""
     quick: bool = False
     """Measure only a few small sizes, to check that everything works."""
 
