@@ -1,6 +1,6 @@
 """What a program says of a command before it imports it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Command(NamedTuple):
@@ -12,3 +12,5 @@ class Command(NamedTuple):
     function: str
     help: str
     example: str = ""
+    resumes: Literal["always", "with a store", "never"] = "never"
+    """When the same command, after an interruption, keeps what was finished."""

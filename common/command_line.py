@@ -27,7 +27,7 @@ def call(program: str, description: str, commands: Mapping[str, Command], argv: 
     """Run a command of `program`, for example `finemoe sim`, and return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        with interruptible(), _watched_output():
+        with interruptible(resumes=_resumes(commands, words)), _watched_output():
             from common.commands import run
 
             return run(program, description, commands, words)
@@ -48,6 +48,14 @@ def call(program: str, description: str, commands: Mapping[str, Command], argv: 
     except OSError as error:
         what = error.strerror or one_line(error)
         return _refused(what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}")
+
+
+def _resumes(commands: Mapping[str, Command], words: Sequence[str]) -> bool:
+    """Whether the called command, after an interruption, keeps what was finished."""
+    command = commands.get(words[0]) if words else None
+    if command is None or command.resumes != "with a store":
+        return command is not None and command.resumes == "always"
+    return bool(os.environ.get("FINEMOE_STORE")) or any(word.partition("=")[0] == "--store" for word in words)
 
 
 class _OutputError(OSError):

@@ -34,6 +34,10 @@ class FieldError(UserError):
         return FieldError(f"{field}.{self.field}", self.problem)
 
 
+class PolicyCodeError(UserError):
+    """The code of a user's own policy raised an error, which is the cause of this one."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a `name` that is not among the `known` ones; it offers the nearest."""
     return UserError(f"unknown {what} {name!r}; {nearest(name, known)}")

@@ -39,12 +39,14 @@ class Interruption(KeyboardInterrupt):
     def line(self) -> str:
         """What the user reads."""
         how = "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
-        return f"{how}; run the same command again"
+        return f"{how}; {'run the same command again to resume' if _state.resumes else 'nothing was kept'}"
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(*, resumes: bool = False) -> Iterator[None]:
     """Within the block a signal raises an `Interruption`, unless the process ignores that signal.
+
+    If the command `resumes`, the interruption's line says so.
 
     Any error that leaves the block after a signal becomes the `Interruption`, whatever libraries made of it. Only the
     main thread receives signals; in another thread the block runs as it is.
@@ -54,7 +56,7 @@ def interruptible() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     hook = sys.unraisablehook
-    _state.begin()
+    _state.begin(resumes=resumes)
     _state.active = True
     sys.unraisablehook = lambda error: _raise_again(error.exc_value) or hook(error)
     for number, handler in before.items():
@@ -112,7 +114,8 @@ class _State:
         self.undoing: list[Callable[[], object]] = []
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, *, resumes: bool = False) -> None:
+        self.resumes = resumes
         self.raised: Interruption | None = None
         self.raised_at = -_REPEAT_S
 

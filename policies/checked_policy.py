@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
-from common.errors import UserError, one_line
+from common.errors import PolicyCodeError, UserError, one_line
 from policies.base import CopyKey, Evictor, Policy, Prefetcher
 from policies.registry import is_own
 from policies.types import Batch, Float, Found, Gate, Int, Iteration, ModelShape, Prefetch, Search, Setup
@@ -74,8 +74,10 @@ class _Blame:
         except (Exception, SystemExit) as error:
             plain = isinstance(error, MisuseError | UserError | NotImplementedError)
             problem = one_line(error) if plain else f"{type(error).__name__}: {one_line(error)}"
-            cause = None if isinstance(error, MisuseError) else error
-            raise UserError(f"policy {self._name}: {hook}{where}: {problem}") from cause
+            blamed = f"policy {self._name}: {hook}{where}: {problem}"
+            if isinstance(error, MisuseError):
+                raise UserError(blamed) from None
+            raise PolicyCodeError(blamed) from error
 
 
 class _Shown:

@@ -17,7 +17,7 @@ from sysconfig import get_path
 from types import ModuleType
 from typing import Any
 
-from common.errors import UserError, one_line, unknown
+from common.errors import PolicyCodeError, UserError, one_line, unknown
 
 OWN_PACKAGES = {"common", "policies", "traces", "sim", "validate"}  # whose sources are hashed elsewhere
 _SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: its sources when it was imported
@@ -36,9 +36,10 @@ def inside(place: str) -> Callable[..., Any]:
     return factory
 
 
-def outside(place: str, kind: str) -> Callable[..., object]:
+def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callable[..., object]:
     """The factory of a policy or evictor (the `kind`) in a module that is not ours, perhaps in the current directory.
 
+    An unknown name is an error that lists the names of the module whose values are `offered`.
     A module that has been edited since it was imported is imported again, with its whole package.
     """
     module_name, _, name = place.partition(":")
@@ -47,16 +48,16 @@ def outside(place: str, kind: str) -> Callable[..., object]:
             module = _import_as_it_is_now(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
+            raise _cannot_import(kind, place, error) from error
         raise UserError(
             f"{kind} {place}: there is no module {error.name!r} in the current folder or installed"
         ) from error
     except (Exception, SystemExit) as error:  # whatever a module from outside may raise
-        raise UserError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}") from error
+        raise _cannot_import(kind, place, error) from error
     found: object = getattr(module, name, None)
     if found is None:
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-        public = [each for each in own if not each.startswith("_")]
+        public = [each for each in own if not each.startswith("_") and offered(vars(module)[each])]
         raise unknown(f"{kind} in module {module_name}", name, public)
     if not callable(found):
         raise UserError(f"{kind} {place}: {name} is a {type(found).__name__}, not a class or function")
@@ -131,6 +132,11 @@ def _import_as_it_is_now(module_name: str) -> ModuleType:
         sys.dont_write_bytecode = before
     setattr(sys.modules[package], _SOURCES, now)
     return module
+
+
+def _cannot_import(kind: str, place: str, error: BaseException) -> UserError:
+    module_name = place.partition(":")[0]
+    return PolicyCodeError(f"{kind} {place}: module {module_name} cannot be imported: {one_line(error)}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from functools import partial
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from common.errors import UserError, one_line, unknown
+from common.errors import PolicyCodeError, UserError, one_line, unknown
 
 _WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, a number | Literal, and each of these | None"
@@ -114,7 +114,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
         raise
     except (Exception, SystemExit) as error:  # whatever a factory from outside may raise
         raised = type(error).__name__ + f": {one_line(error)}" * bool(str(error))
-        raise UserError(f"{what} cannot be made: {raised}") from error
+        raise PolicyCodeError(f"{what} cannot be made: {raised}") from error
 
 
 def _globals_of(factory: Callable[..., object]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def evictor_factory(name: str) -> Callable[..., object]:
 
 def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[..., object]:
     if ":" in name:
-        return outside(name, kind)
+        return outside(name, kind, lambda value: _could_make(kind, value))
     plug_ins = entry_points(group=PLUG_INS)
     if name not in plug_ins.names:
         raise unknown(kind, name, known)
@@ -137,6 +137,13 @@ def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[...
     if not callable(loaded):
         raise UserError(f"{kind} {name}: its entry point must be a class or function, not {type(loaded).__name__}")
     return loaded
+
+
+def _could_make(kind: str, value: object) -> bool:
+    """Whether a value can be the factory of a policy or evictor (the `kind`): a function, or a class of them."""
+    if not isinstance(value, type):
+        return callable(value)
+    return issubclass(value, Evictor) or (kind == "policy" and issubclass(value, Policy))
 
 
 def is_own(spec: str) -> bool:

@@ -285,6 +285,10 @@ def train_test_split(requests: Sequence[int], scenario: Scenario, *, where: str)
     """The requests to learn from, drawn with the scenario's seed, and the other requests that run."""
     train, test = split(requests, scenario.train_split, np.random.default_rng(scenario.seed))
     if not test:
-        problem = f"none of the {len(requests)} requests of {where} is left to run, value {scenario.train_split}"
-        raise FieldError("train_split", problem)
+        few, all_of_it = ("1 request is", "it") if len(requests) == 1 else (f"{len(requests)} requests are", "all")
+        raise FieldError(
+            "train_split",
+            f"{few} not enough: {scenario.train_split} takes {all_of_it} as history and leaves none of {where} to run; "
+            "give more, or `train_split` 0",
+        )
     return train, test[: scenario.requests]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 from cyclopts import Group, Parameter
 
 from common.commands import OUTPUT, option
-from common.errors import FieldError, UserError
+from common.errors import FieldError, PolicyCodeError, UserError
 from common.outputs import file, reserved
 from common.settings import descriptions
 from sim.experiment import FieldPath, read_experiment
@@ -64,8 +64,10 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             try:
                 return command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
             except UserError as error:
-                if given.get(_TRACEBACK.name) and error.__cause__:
+                if error.__cause__ and given.get(_TRACEBACK.name):
                     traceback.print_exception(error.__cause__)
+                elif error.__cause__ and isinstance(error, PolicyCodeError):
+                    raise UserError(f"{error} (`traceback` shows where)") from error.__cause__
                 raise
 
         called.__signature__ = signature  # type: ignore[attr-defined]

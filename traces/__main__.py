@@ -11,6 +11,7 @@ COMMANDS = {
         "traces.cli.collect:collect",
         "Run a model on prompts and record its routing.",
         "collect pocket --continue-text --max-new-tokens 64 --out A.trace",
+        resumes="always",
     ),
     "prompts": Command("traces.cli.prompts:prompts", "List the prompt sets, or describe one.", "prompts built-in"),
     "info": Command("traces.cli.info:info", "Describe a trace.", "info NAME.trace"),
@@ -20,7 +21,9 @@ COMMANDS = {
         "Tabulate and plot routing statistics of a trace.",
         "analyse NAME.trace --out analysis",
     ),
-    "convert": Command("traces.cli.convert:app", "Convert a recording made by another tool to a trace."),
+    "convert": Command(
+        "traces.cli.convert:app", "Convert a recording made by another tool to a trace.", resumes="always"
+    ),
     "arrivals": Command(
         "traces.cli.arrivals:arrivals",
         "Describe, sample or generate a workload.",
@@ -30,11 +33,13 @@ COMMANDS = {
         "traces.cli.fit:fit",
         "Give recorded requests the lengths and arrivals of a workload.",
         "fit NAME.trace --workload azure.parquet --out NAME-azure.trace",
+        resumes="always",
     ),
     "synthetic": Command(
         "traces.cli.synthetic:synthetic",
         "Generate a trace with given statistics.",
         "synthetic --model mixtral-8x7b --overlap 0.5 --out NAME.trace",
+        resumes="always",
     ),
 }
 

@@ -148,6 +148,8 @@ def test_traceback_shows_an_author_where_it_came_from(mine, capsys, trace, shown
         assert said[-1] == (
             f"error: policy {name}:mine: on_gate, iteration 0, layer 0: "
             "AttributeError: 'Batch' object has no attribute 'no_such_thing'"
+            + " (--traceback shows where)"
+            * (not shown)
         )
         assert ("    return batch.no_such_thing" in said) == shown
         assert len(said) > 5 or not shown

@@ -129,6 +129,11 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
         ("import nothing_such", "{}:x", "policy {0}:x: module {0} cannot be imported: No module named 'nothing_such'"),
         ("1 / 0", "{}:x", "policy {0}:x: module {0} cannot be imported: division by zero"),
         ("def lastly(): ...", "{}:lasty", "unknown policy in module {0} 'lasty'; did you mean 'lastly'?"),
+        (
+            f"limit = 3\n{snippet()}\nclass Evicts(LeastRecentlyUsed): ...",
+            "{}:nothing_like_it",
+            "unknown policy in module {0} 'nothing_like_it'; known: Evicts, again",
+        ),
         ("best = 3", "{}:best", "policy {0}:best: best is a int, not a class or function"),
         ("def best(): return 3", "{}:best", "policy {0}:best: must return a Policy or an Evictor, not int"),
         ("def best(a: int): ...", "{}:best", "policy {0}:best needs the setting 'a'"),

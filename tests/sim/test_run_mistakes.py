@@ -75,7 +75,10 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--train-split", 1), "--train-split: must be at least 0 and below 1, value 1.0"),
         (("--train-split", -0.1), "--train-split: must be at least 0 and below 1, value -0.1"),
         (("--train-split", "nan"), "--train-split: must be a finite number, value nan"),
-        (("--train-split", 0.99), "--train-split: none of the 10 requests of "),
+        (
+            ("--train-split", 0.99),
+            "--train-split: 10 requests are not enough: 0.99 takes all as history and leaves none of ",
+        ),
         (("--batch-size", 0), "--batch-size: must be at least 1, value 0"),
         (("--batch-size", -2), "--batch-size: must be at least 1, value -2"),
         (("--replicas", 0), "--replicas: must be at least 1, value 0"),
@@ -150,7 +153,7 @@ def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys:
 
 def test_a_missing_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, arguments(tmp_path / "none.trace", "--out", out))
-    assert said == f"{tmp_path}/none.trace: is not a trace folder"
+    assert said == f"{tmp_path}/none.trace: does not exist"
     assert list(tmp_path.iterdir()) == []
 
 

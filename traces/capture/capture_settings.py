@@ -85,7 +85,7 @@ class Lengths:
         """Maximum number of tokens generated per prompt; raises `FieldError` if not set."""
         number = self.most_new_tokens
         if number is None:
-            raise FieldError("max_new_tokens", "is required, or `output_tokens`")
+            raise FieldError("max_new_tokens", "give `max_new_tokens` N or `output_tokens` N")
         return number
 
     @property

@@ -46,7 +46,7 @@ def collect(
         raise FieldError("greedy", f"cannot be given together with `{other}`")
     if prompts is None:
         if not generation.continue_text:
-            raise FieldError("prompts", "is required, or `continue_text`")
+            raise FieldError("prompts", "give `prompts` NAME or `continue_text`")
         prompts = PASSAGES
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)

@@ -241,7 +241,8 @@ def read_meta(folder: Path) -> tuple[TraceMeta, str]:
     """The description of a trace, and the hash stored in it."""
     if not folder.is_dir():
         hint = f"; did you mean {folder}.trace?" if folder.with_name(folder.name + ".trace").is_dir() else ""
-        raise TraceError.at(folder, "is not a trace folder" + hint)
+        what = "is not a trace folder" if folder.exists() else "does not exist"
+        raise TraceError.at(folder, what + hint)
     if folder.name.endswith(".partial"):
         raise TraceError.at(folder, "is unfinished; run the command that started it again")
     data = read_json(folder / META)

@@ -53,7 +53,7 @@ def test_an_interrupted_sweep_leaves_no_running_process_and_resumes(
     sweep.waits_until("store", lambda lines: sum(line.event == "finished" for line in lines) >= 3)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=120)
-    assert (process.returncode, out, errors) == (130, "", "interrupted; run the same command again\n")
+    assert (process.returncode, out, errors) == (130, "", "interrupted; run the same command again to resume\n")
     before = sweep.counts("store")
     assert sum(before["started"].values()) < 20
     status, out, errors = sweep.run("--store", "store", "--out", "sweep", address=cluster.address)

@@ -232,7 +232,7 @@ def test_a_sweep_without_a_possible_run_prints_why_writes_nothing_and_fails(
     file.write_text(file.read_text().replace(".trace", ".trase"))
     assert sweep(file, store, "--out", tmp_path / "out") == 2
     printed = capsys.readouterr()
-    assert "small.trase: is not a trace folder" in " ".join(printed.out.split())
+    assert "small.trase: does not exist" in " ".join(printed.out.split())
     assert printed.err == "error: no run finished, so nothing is written\n"
     assert not (tmp_path / "out").exists()
 

@@ -65,7 +65,10 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
         (("pocket", "--promts", "built-in", *NAMED[2:]), "Unknown option: --promts. Did you mean --prompts?"),
         (NAMED, "MODEL is required"),
         (("pocket", *NAMED[:4]), "--out is required"),
-        (("pocket", *NAMED[:2], *NAMED[4:]), "--max-new-tokens: is required, or --output-tokens"),
+        (
+            ("pocket", *NAMED[:2], *NAMED[4:]),
+            "--max-new-tokens: give --max-new-tokens N or --output-tokens N",
+        ),
         (("pocket", *NAMED, "--output-tokens", "3"), "--output-tokens: cannot be given together with --max-new-tokens"),
         (("pocket", *NAMED, "--batch-size", "8", "--batch-tokens", "99"), "--batch-tokens: cannot be given together"),
         (("pocket", *NAMED, "--greedy", "--temperature", "1"), "--greedy: cannot be given together with --temperature"),
@@ -74,7 +77,7 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
             ("pocket", *NAMED, "--temperature", "1", "--continue-text"),
             "--temperature: cannot be given together with --continue-text",
         ),
-        (("pocket", *NAMED[2:]), "--prompts: is required, or --continue-text"),
+        (("pocket", *NAMED[2:]), "--prompts: give --prompts NAME or --continue-text"),
         (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
         (
             ("pocket", *NAMED, "--batch-size", "2.5"),
@@ -119,7 +122,7 @@ def test_settings_check_themselves_and_name_the_field(kind: Any, values: dict[st
 
 def test_a_collection_needs_a_number_of_new_tokens_which_others_may_leave_to_a_default() -> None:
     settings = {"model": {"model": "pocket"}, "lengths": {"chat_template": True}, "target": {"out": "a.trace"}}
-    with pytest.raises(FieldError, match=r"^max_new_tokens: is required, or `output_tokens`$"):
+    with pytest.raises(FieldError, match=r"^max_new_tokens: give `max_new_tokens` N or `output_tokens` N$"):
         from_data(CollectSettings, settings)
     assert Lengths(chat_template=True).or_at_most(48) == Lengths(max_new_tokens=48, chat_template=True)
     assert Lengths(output_tokens=7).or_at_most(48) == Lengths(output_tokens=7)

@@ -167,8 +167,8 @@ def test_many_problems_are_cut_off(trace: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("nothing.trace", "nothing.trace: is not a trace folder"),
-        ("a", "is not a trace folder; did you mean {trace}?"),
+        ("nothing.trace", "nothing.trace: does not exist"),
+        ("a", "does not exist; did you mean {trace}?"),
         ("b.trace.partial", "is unfinished; run the command that started it again"),
     ],
 )
@@ -227,7 +227,7 @@ def test_an_interruption_is_one_line_and_130(
 
     monkeypatch.setattr("traces.format.reader.Trace.open", interrupt)
     assert main(["info", str(trace)]) == 130
-    assert capsys.readouterr().err == "interrupted; run the same command again\n"
+    assert capsys.readouterr().err == "interrupted; nothing was kept\n"
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
