@@ -19,7 +19,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import IO, Any, cast
 
 from common.command import Command
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, reason
 from common.interruptions import Interruption, interruptible
 
 
@@ -46,7 +46,7 @@ def call(program: str, description: str, commands: Mapping[str, Command], argv: 
     except MemoryError as error:
         return _refused(f"out of memory: {one_line(error)}" if str(error) else "out of memory")
     except OSError as error:
-        what = error.strerror or one_line(error)
+        what = reason(error)
         return _refused(what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}")
 
 

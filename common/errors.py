@@ -53,3 +53,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """The message of the error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """The message of the error, for a line that names the file: without the system's error number and file name."""
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)

@@ -7,8 +7,8 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
@@ -63,7 +63,7 @@ def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Pa
 def files_together(folder: Path, what: str) -> Iterator[Path]:
     """An empty folder to write files to, which all move into `folder` when the block ends without an error.
 
-    They replace existing files. After an error or Ctrl-C all existing files are unchanged.
+    They replace existing files. After an error or Ctrl-C, even while they move, all existing files are unchanged.
     """
     with _written_beside(folder / "files", what) as partial:
         partial.mkdir()
@@ -72,11 +72,14 @@ def files_together(folder: Path, what: str) -> Iterator[Path]:
         except UserError as error:  # names the file where it was to be
             raise UserError(str(error).replace(str(partial), str(folder))) from error
         _sync_all(partial)
-        for file in sorted(each for each in partial.rglob("*") if each.is_file()):
-            target = folder / file.relative_to(partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-            sync_folder(target.parent)
+        files = sorted(each.relative_to(partial) for each in partial.rglob("*") if each.is_file())
+        with ExitStack() as undo:
+            for name in files:  # what needs room on the disk comes first
+                make_folders((folder / name).parent, undo)
+            _replace_all(files, partial, folder, undo)
+            undo.pop_all()
+        for parent in {(folder / name).parent for name in files}:
+            sync_folder(parent)
 
 
 def refuse_existing(path: Path) -> None:
@@ -147,6 +150,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_folders(folder: Path, undo: ExitStack) -> None:
+    """Create the folder and missing parents; `undo` removes each of them again if it is empty."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        try:
+            each.mkdir()
+        except FileExistsError:  # another command has created it meanwhile
+            continue
+        undo.callback(_remove_if_empty, each)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def sync_file(path: Path) -> None:
     """Make the content of a file durable."""
     with path.open("rb") as file:
@@ -183,6 +205,32 @@ def _link(source: Path, target: Path) -> None:
             raise
         refuse_existing(target)  # a file system without hard links cannot do both in one step
         source.rename(target)
+
+
+def _replace_all(names: Sequence[Path], new: Path, folder: Path, undo: ExitStack) -> None:
+    """Move these files from the folder `new`; `undo` puts back what they replace."""
+    old = Path(tempfile.mkdtemp(dir=new))  # deleted together with `new`
+    for name in names:
+        if (folder / name).exists():
+            (old / name).parent.mkdir(parents=True, exist_ok=True)
+            _copy_or_link(folder / name, old / name)
+    for name in names:
+        undo.callback(_put_back, old / name, new / name, folder / name)
+        (new / name).replace(folder / name)
+
+
+def _copy_or_link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _put_back(old: Path, new: Path, path: Path) -> None:
+    if old.exists():
+        old.replace(path)
+    elif not new.exists():
+        path.unlink(missing_ok=True)
 
 
 def _exchange(new: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.figures import check_picture
-from common.files import host, name_beside, refuse_existing
+from common.files import host, make_folders, name_beside, refuse_existing
 from common.interruptions import undone
 
 META = "meta.json"  # in every trace, and in every folder of results unless its command names another mark
@@ -131,7 +131,7 @@ def _locked(path: Path, claim: Path, undo: ExitStack) -> int:
     with suppress(FileNotFoundError):
         name_beside(path).lstat()  # raises if this name, longer than the path, is too long
     for tries_left in reversed(range(_TRIES)):
-        _make_folders(path.parent, undo)
+        make_folders(path.parent, undo)
         try:
             handle = os.open(claim, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # another command has removed the folder that it had created
@@ -172,22 +172,3 @@ def _taken(handle: int, path: Path, claim: Path) -> bool:
         claim.unlink()
         raise
     return True
-
-
-def _make_folders(folder: Path, undo: ExitStack) -> None:
-    """Create the folder and missing parents; `undo` removes each of them again if it is empty."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        try:
-            each.mkdir()
-        except FileExistsError:  # another command has created it meanwhile
-            continue
-        undo.callback(_remove_if_empty, each)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

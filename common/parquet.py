@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import UserError, one_line
+from common.errors import UserError, reason
 from common.files import sync_file
 
 META_KEY = b"finemoe_lab"  # key of the JSON about a table in its file's metadata
@@ -78,7 +78,7 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):
         raise UserError(f"{path} cannot be read: its metadata have no {META_KEY.decode()!r}, so no command wrote it")
     return frame, meta

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pandas as pd
 from typing_extensions import override
 
-from common.errors import FieldError, UserError, one_line
+from common.errors import FieldError, UserError, reason
 from common.files import new_folder, write_json
 from common.hashing import is_sealed, sealed, sha256_of
 from common.parquet import read_frame, write_frame
@@ -176,15 +176,17 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
     """
     path = folder / "meta.json"
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found, unchanged = meta["schema_version"], is_sealed(meta)
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {folder} is not {what}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    if not isinstance(meta, dict):
+        raise UserError(f"{path}: is not a JSON object")
+    found = meta.get("schema_version")
     if found != version:
         raise UserError(f"{path}: field schema_version: must be {version}, value {found}; run again to write one")
-    if not unchanged:
+    if not is_sealed(meta):
         raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from common.errors import UserError, one_line
+from common.errors import UserError, reason
 from common.files import remove, replacing, write_json
 from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
 from sim.artefacts import Artefacts
@@ -90,8 +90,8 @@ class ResultStore:
         except FileNotFoundError:
             raise StoreError(f"{about} is missing; {folder} is not a store of results") from None
         except OSError as error:
-            raise StoreError(f"{about} cannot be read: {one_line(error)}") from error
-        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{about} cannot be read: {reason(error)}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{about} does not describe a store of results; choose another folder") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
@@ -145,7 +145,7 @@ class ResultStore:
                 remove(self._failure(key))
             except (UserError, OSError) as error:
                 if _errno(error) not in OF_OTHERS:
-                    raise StoreError(f"{self.folder}: a run could not be stored: {one_line(error)}") from error
+                    raise StoreError(f"{self.folder}: a run could not be stored: {reason(error)}") from error
         if not self.has(key, kept.scenario):
             raise StoreError(f"{self.folder}: a run could not be stored: other processes keep replacing it")
 
@@ -290,5 +290,5 @@ def _read_sealed(path: Path) -> dict[str, Any] | None:
     try:
         said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return said if is_sealed(said) else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import one_line
+from common.errors import reason
 from common.files import host, is_alive
 from sim.store.result_store import ResultStore, StoreError
 
@@ -48,7 +48,7 @@ class RunJournal:
             with (self._folder / f"{host()}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(said) + "\n")
         except OSError as error:
-            raise StoreError(f"{self._folder.parent}: the store cannot be written: {one_line(error)}") from error
+            raise StoreError(f"{self._folder.parent}: the store cannot be written: {reason(error)}") from error
 
     def lines(self) -> Iterator[JournalLine]:
         """All lines, in order of time; incomplete lines of killed processes are left out."""
@@ -82,7 +82,7 @@ def _read(path: Path) -> Iterator[JournalLine]:
     for row in text.splitlines():
         try:
             yield JournalLine(**json.loads(row), process=path.stem)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
 
 

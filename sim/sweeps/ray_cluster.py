@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.errors import FieldError, UserError, one_line
+from common.errors import FieldError, UserError, one_line, reason
 
 # Only calls on a node that has died are repeated elsewhere. The limit ends a call whose process dies every time, for
 # example because its policy crashes Python.
@@ -79,7 +79,7 @@ def connected_processors() -> int:
             )
         except (OSError, RuntimeError, ValueError) as error:
             where = f"no Ray cluster answers at $RAY_ADDRESS, {address}" if address else "Ray cannot be started here"
-            raise UserError(f"{where}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+            raise UserError(f"{where}: {reason(error)}") from error
     processors = int(ray.cluster_resources().get("CPU", 0))
     if not processors:
         raise UserError("the Ray cluster has no processors")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.files import new_file, new_folder, refuse_existing, replacing
+from common.files import files_together, new_file, new_folder, refuse_existing, replacing
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,6 +108,47 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         pass
     assert (path / "a.txt").read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(each.relative_to(folder)): each.read_text() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+@pytest.mark.parametrize("step", range(3))
+def test_files_arrive_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: int
+) -> None:
+    """Also if the error comes when some have moved already."""
+    before = {"a.txt": "old", "below/b.txt": "old"}
+    out = tmp_path / "out"
+    (out / "below").mkdir(parents=True)
+    for name, text in before.items():
+        (out / name).write_text(text)
+    replace, moved = Path.replace, []
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.read_text() == "new":
+            moved.append(path)
+        if len(moved) == step + 1:
+            moved.append(path)
+            raise error
+        return replace(path, target)
+
+    def write() -> None:
+        with files_together(out, "the figures") as partial:
+            for name in (*before, "deep/er/c.txt"):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_text("new")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
+        write()
+    assert contents(out) == before
+    assert {each.name for each in out.iterdir()} == {"a.txt", "below"}
+    monkeypatch.undo()
+    write()
+    assert contents(out) == dict.fromkeys((*before, "deep/er/c.txt"), "new")
 
 
 def test_folders_within_a_folder_arrive_too(tmp_path: Path) -> None:

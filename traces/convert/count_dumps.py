@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import UserError, one_line
+from common.errors import UserError, reason
 from common.files import refuse_existing
 from policies.types import Int, ModelShape
 from traces.analysis.expert_counts import write_counts
@@ -71,7 +71,7 @@ def _json(file: Path) -> NDArray[Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
         return _only(file, data) if isinstance(data, dict) else np.array(data)
     except (OSError, ValueError, RecursionError) as error:
-        raise TraceError.at(file, f"is not a nested JSON list: {one_line(error)}") from None
+        raise TraceError.at(file, f"is not a nested JSON list: {reason(error)}") from None
 
 
 def _only(file: Path, named: dict[str, Any]) -> NDArray[Any]:

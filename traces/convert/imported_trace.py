@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, reason
 from common.files import remove
 from common.progress import bar
 from policies.types import ModelShape, RecordedRequest
 from traces.convert.conversion_settings import ImportTarget
 from traces.format.schema import RequestInfo, TraceError, TraceMeta, library_versions
-from traces.format.storage import file_info, reading
+from traces.format.storage import file_info, reading, require_file
 from traces.format.writer import TraceWriter
 
 Pair = tuple[RequestInfo, RecordedRequest]
@@ -24,9 +24,8 @@ _PART_GATES = 1 << 25  # values of `gate` in a part (64 MiB), after which it tak
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file; raises `TraceError` if it is missing."""
-    if not file.is_file():
-        raise TraceError.at(file, "is missing")
+    """SHA-256 of a file; raises `TraceError` if it is missing, or something else than a file."""
+    require_file(file)
     return file_info(file).sha256
 
 
@@ -40,7 +39,8 @@ def reading_arrays(file: Path, what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise TraceError.at(file, "is missing") from None
     except Exception as error:  # numpy and zipfile raise nearly anything for a damaged archive
-        raise TraceError.at(file, f"is not {what}: {one_line(error)}") from None
+        why = "it has Python objects, or is no such file" if "allow_pickle" in str(error) else reason(error)
+        raise TraceError.at(file, f"is not {what}: {why}") from None
 
 
 def imported(shape: ModelShape, target: ImportTarget, notes: Sequence[str], **known: Any) -> TraceMeta:

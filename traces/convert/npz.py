@@ -18,6 +18,7 @@ from traces.convert.imported_trace import (
     write_trace,
 )
 from traces.format.schema import GATE_SUM_TOLERANCE, RequestInfo, TraceError
+from traces.format.storage import require_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,7 @@ _ARRAYS: dict[str, tuple[str, str]] = {
 
 
 def _load(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise TraceError.at(file, "is missing")
+    require_file(file)
     with reading_arrays(file, "an npz archive of plain arrays"), np.load(file, allow_pickle=False) as archive:
         for name in _ARRAYS:
             if name not in archive.files:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import one_line
+from common.errors import one_line, reason
 from policies.types import Int
 from traces.format.schema import TraceError
 
@@ -23,7 +23,7 @@ def read_pt(file: Path) -> Int:
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly anything for a foreign file
-        raise TraceError.at(file, f"cannot be read: {one_line(error)}") from None
+        raise TraceError.at(file, f"cannot be read: {reason(error)}") from None
     if isinstance(data, torch.Tensor):
         return data.numpy()
     if isinstance(data, dict) and isinstance(data.get("logical_count"), torch.Tensor):

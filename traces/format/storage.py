@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import one_line
+from common.errors import reason
 from common.hashing import sha256_of
 from traces.format.schema import FileInfo, TraceError
 
@@ -21,7 +21,13 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise TraceError.at(path, "is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise TraceError.at(path, f"cannot be read: {one_line(error)}") from None
+        raise TraceError.at(path, f"cannot be read: {reason(error)}") from None
+
+
+def require_file(path: Path) -> None:
+    """Raise a `TraceError` unless `path` is a regular file; a pipe or device would have no end or no size."""
+    if not path.is_file():
+        raise TraceError.at(path, "is not a file" if path.exists() else "is missing")
 
 
 def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
@@ -62,7 +68,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise TraceError.at(path, "is missing") from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise TraceError.at(path, f"cannot be read: {one_line(error)}") from None
+        raise TraceError.at(path, f"cannot be read: {reason(error)}") from None
 
 
 def file_info(path: Path) -> FileInfo:

@@ -94,7 +94,7 @@ def _lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, str, str]]:
 def _object(line: str, place: str) -> Mapping[str, Any]:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{place}: must be a JSON object, value {shortened(data)}")

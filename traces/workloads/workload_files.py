@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, reason
 from common.files import replacing
 from common.hashing import canonical_json
 from common.parquet import META_KEY, parquet_sink
 from policies.types import Bool, Int
 from traces.format.schema import TraceError
-from traces.format.storage import open_parquet, reading
+from traces.format.storage import open_parquet, reading, require_file
 from traces.workloads.arrivals import Workload
 
 SCHEMA = pa.schema(
@@ -62,8 +62,7 @@ def read_workload(path: Path) -> Workload:
     `write_workload`. Rows without prompt or output are failed requests (as BurstGPT documents): they are dropped and
     counted. Raises `UserError` with file, row and field; rows count from 0, without the header.
     """
-    if not path.is_file():
-        raise TraceError.at(path, "is a folder" if path.is_dir() else "is missing")
+    require_file(path)
     if path.suffix == ".parquet":
         return _read_parquet(path)
     with _text(path), path.open(encoding="utf-8-sig", newline="") as file:
@@ -124,7 +123,7 @@ def _text(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, csv.Error) as error:
-        raise TraceError.at(path, f"cannot be read: {one_line(error)}") from None
+        raise TraceError.at(path, f"cannot be read: {reason(error)}") from None
 
 
 def _format_of(path: Path, header: list[str]) -> Format:
@@ -156,7 +155,7 @@ def _json_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
             continue
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError.at(path, f"is not JSON: {one_line(error)}", row=number) from None
         if not isinstance(data, dict):
             raise TraceError.at(path, "is not a JSON object", row=number)

@@ -185,8 +185,28 @@ def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"meta\.json is missing; "):
         Result.read(tmp_path)
-    (tmp_path / "meta.json").write_text("{")
-    with pytest.raises(UserError, match=r"meta\.json cannot be read: "):
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"meta\.json cannot be read: "),
+        ("[" * 100_000, r"meta\.json cannot be read: "),
+        ("[]", r"meta\.json: is not a JSON object$"),
+        ("{}", r"meta\.json: field schema_version: must be \d+, value None; "),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "runs": NaN}}', r"meta\.json: field sha256: does not match; "),
+        (f'{{"schema_version": {SCHEMA_VERSION}, "runs": "\\ud800"}}', r"meta\.json: field sha256: does not match; "),
+    ],
+)
+def test_what_no_command_wrote_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "meta.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        Result.read(tmp_path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").mkdir()
+    with pytest.raises(UserError, match=r"meta\.json cannot be read: Is a directory$"):
         Result.read(tmp_path)
 
 

@@ -139,7 +139,7 @@ def test_a_folder_of_something_else_is_not_taken_for_a_store(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"schema_version": 1}'])
 def test_a_broken_description_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "store.json").write_text(text)
     with pytest.raises(UserError, match=r"store\.json does not describe a store") as raised:

@@ -153,6 +153,14 @@ def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "b.json").write_text("[[1, 2], [3]]")
     assert "is not a nested JSON list" in reported(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
     assert "no.npy: is missing" in reported(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
+    (tmp_path / "text.npy").write_text("no array")
+    assert reported(capsys, lambda: convert(tmp_path / "text.npy", "--overwrite")).endswith(
+        "text.npy: is not a NumPy array: it has Python objects, or is no such file"
+    )
+    (tmp_path / "folder.npy").mkdir()
+    assert reported(capsys, lambda: convert(tmp_path / "folder.npy", "--overwrite")).endswith(
+        "folder.npy: is not a file"
+    )
 
 
 # ---- placing by them -------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def test_a_limit_stops_before_what_is_wrong(tmp_path: Path) -> None:
         (b"", "p.jsonl: contains no prompt"),
         (b"\n \n", "p.jsonl: contains no prompt"),
         (b'{"prompt": "a"}\n{"prompt": "b"\n', "p.jsonl: line 2: is not JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, "p.jsonl: line 1: is not JSON"),
         (b'["a"]\n', "p.jsonl: line 1: must be a JSON object"),
         (b'{"text": "a"}\n', "p.jsonl: line 1, field prompt: is missing"),
         (b'{"prompt": 3}\n', "p.jsonl: line 1, field prompt: must be text"),

@@ -1,5 +1,6 @@
 """Published workloads are read without loss, and their mistakes are reported."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
         ('{"timestamp": null}', "row 0, field timestamp: is missing"),
         ('{"timestamp": true}', "row 0, field timestamp: must be a number of milliseconds .*, value 'True'"),
         ('{"timestamp": 1\n', "row 0: is not JSON: .*"),
+        ('{"timestamp": ' + "[" * 100_000, "row 0: is not JSON: .*"),
         ('{"timestamp": 1, "input_length": 2, "output_length": 2}\n[1]\n', "row 1: is not a JSON object"),
         (b"\xff\xfe\x00", "cannot be read: .*"),
     ],
@@ -179,8 +181,9 @@ def test_another_parquet_file_is_not_taken_for_a_workload(tmp_path: Path) -> Non
     (tmp_path / "b.parquet").write_text("no")
     with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):
         read_workload(tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="is a folder"):
-        read_workload(tmp_path)
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(UserError, match=f"^{path}: is not a file$"):
+            read_workload(path)
 
 
 # The real ones
