@@ -37,8 +37,9 @@ def _opening(table: AnchorTable, anchors: Sequence[Anchor], beside: str) -> Iter
     )
     yield paragraph(
         f"The whole file is written by `{COMMAND}`: do not edit it. The routing is `mixtral-8x7b-twin.trace` of that "
-        "folder ([comparison.md](comparison.md) describes how to record it), or a trace of your own. The runs are in "
-        f"[{beside}/runs.csv]({beside}/runs.csv)."
+        "folder ([how to record it](comparison.md#make-the-traces)), or ROUTING is a trace of your own with the "
+        "layers, experts per layer and top-k of Mixtral-8x7B (32, 8, 2). `make anchors` records it and writes this "
+        f"file. The runs are in [{beside}/runs.csv]({beside}/runs.csv)."
     )
     rows = [(anchor, point, row) for anchor in anchors for point, row in _pairs(table, anchor)]
     yield paragraph(_verdict(table, [row for _, _, row in rows]))

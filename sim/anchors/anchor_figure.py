@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.figures import BLUE, GREEN, GREY, ORANGE, RED, figure, panels, save
+from common.figures import GREY, figure, panels, save, shades
 from sim.anchors.anchor import Anchor
 from sim.anchors.anchor_table import AnchorTable
 
-_COLOURS = (BLUE, RED, ORANGE, GREEN)
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -21,8 +20,7 @@ def draw_anchors(table: AnchorTable, anchors: Sequence[Anchor], path: Path) -> N
     places, names = [], []
     place = 0.0
     ratios = [1.0]
-    for number, anchor in enumerate(anchors):
-        colour = _COLOURS[number % len(_COLOURS)]
+    for anchor, colour in zip(anchors, shades(len(anchors)), strict=True):
         label: str | None = anchor.title
         for row in table.of(anchor.key):
             found = table.spread(anchor.key, row["point"])

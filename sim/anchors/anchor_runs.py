@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import FieldError
 from common.files import scratch_folder
 from common.settings import to_data
 from policies.types import ModelShape
@@ -29,17 +29,13 @@ AS_ASSUMED = Variation(name=BASE, meaning="everything as assumed")
 def run_anchors(anchors: Sequence[Anchor], routing: Path, *, store: Path, workers: Workers) -> AnchorTable:
     """Simulate every point under every variation, reusing runs in the store.
 
-    `routing` is a trace with Mixtral's experts per layer and top-k. Raises a `UserError` if it or the store is
+    `routing` is a trace with Mixtral's layers, experts per layer and top-k. Raises a `UserError` if it or the store is
     unusable.
     """
     trace = Trace.open(routing)
     for anchor in anchors:
-        sizes = [(each.experts, each.top_k) for each in (anchor.shape, trace.shape)]
-        if anchor.replays_routing and sizes[0] != sizes[1]:
-            raise UserError(
-                f"{routing}: has top-{sizes[1][1]} of {sizes[1][0]} experts, but {anchor.title} needs "
-                f"top-{sizes[0][1]} of {sizes[0][0]}"
-            )
+        if anchor.replays_routing:
+            _check(trace, anchor.shape)
     rows: list[Row] = []
     for anchor in anchors:
         # Traces are written again each time, because keys of runs cover content, not paths.
@@ -128,6 +124,17 @@ class _AnchorRuns:
             },
             "source": anchor.url,
         }
+
+
+def _check(trace: Trace, shape: ModelShape) -> None:
+    """A `FieldError` if a trace's routing is not for as many layers and experts as the model has."""
+    for what, has, needs in (
+        ("layers", trace.shape.layers, shape.layers),
+        ("experts per layer", trace.shape.experts, shape.experts),
+        ("experts per token", trace.shape.top_k, shape.top_k),
+    ):
+        if has != needs:
+            raise FieldError("routing", f"{trace.path.name} has {has} {what}, {shape.name} has {needs}")
 
 
 def _named(point: Any) -> tuple[tuple[str, Any], ...]:

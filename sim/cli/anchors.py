@@ -17,8 +17,9 @@ def anchors(
     routing: Annotated[
         Path,
         Parameter(
-            help="A trace with the experts per layer and the top-k of Mixtral-8x7B, or a folder with "
-            "mixtral-8x7b-twin.trace."
+            help="A trace with the layers, experts per layer and top-k of Mixtral-8x7B (32, 8, 2), or a folder with "
+            "mixtral-8x7b-twin.trace. To record that one: finemoe traces collect mixtral-8x7b-twin --continue-text "
+            "--chat-template --max-new-tokens 64 --lookahead 1,3 --threads 1 --out ROUTING/mixtral-8x7b-twin.trace."
         ),
     ],
     store: Annotated[Path | None, STORE] = None,

@@ -16,7 +16,11 @@ def comparison(
     *,
     routing: Annotated[
         Path,
-        Parameter(help="Folder of the traces. Missing traces are left out; the document says how to add them."),
+        Parameter(
+            help="Folder with any of the comparison's traces, by name: mixtral-8x7b-twin.trace, "
+            "qwen1.5-moe-a2.7b-twin.trace, phi-3.5-moe-twin.trace, gpt-oss-20b.trace, gemma-4-26b-a4b.trace. "
+            "docs/comparison.md has the commands that make them; `make comparison` makes all."
+        ),
     ],
     store: Annotated[Path | None, STORE] = None,
     workers: Annotated[Workers, under(RUNS)] = Workers(),
@@ -28,8 +32,9 @@ def comparison(
 ) -> int:
     """Run every system on every trace, cache and machine, and write which is fastest where, and where the order flips.
 
-    sim/ranking/compared.py lists what is compared. Runs in the store are not computed again, so the same command
-    resumes after an interruption. The exit status is 1 if a run failed.
+    sim/ranking/compared.py lists what is compared. To rank policies on a trace of your own, use `finemoe sim sweep`.
+    Runs in the store are not computed again, so the same command resumes after an interruption. The exit status is 1 if
+    a run failed.
     """
     from textwrap import fill
 

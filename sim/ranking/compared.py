@@ -17,7 +17,9 @@ class ComparedSystem:
     role: Role = "system"
     """Systems are ranked, ablations are compared with FineMoE, anchors are shown for scale."""
     letter: str = ""
-    """How orders call a system. Two forms of one system share a letter."""
+    """How orders call a system."""
+    other_form: bool = False
+    """It is another form of the system before it, and shares that one's colour in the picture."""
     needs: tuple[Need, ...] = ()
     """What a trace must have for this system."""
     knows_the_future: bool = False
@@ -36,6 +38,8 @@ class ComparedTrace:
     """Where the routing comes from."""
     made_by: tuple[str, ...]
     """Commands that make it; ROUTING stands for the folder, DATA for data that is not part of the project."""
+    data: str = ""
+    """The recording that it is converted from, in DATA."""
     requests: int = 4
     """The most requests to run, of those outside the history."""
     train_split: float = 0.7
@@ -71,11 +75,17 @@ class Compared:
 SYSTEMS = (
     ComparedSystem(name="FineMoE", letter="F", policy="finemoe", needs=("history",)),
     ComparedSystem(name="ProMoE (learned)", letter="P", policy="promoe,lookahead=false", needs=("history",)),
-    ComparedSystem(name="ProMoE (lookahead)", letter="p", policy="promoe", needs=("history", "lookahead_3")),
+    ComparedSystem(
+        name="ProMoE (lookahead)", letter="A", policy="promoe", needs=("history", "lookahead_3"), other_form=True
+    ),
     ComparedSystem(name="MoE-Infinity (paper)", letter="I", policy="moe-infinity", needs=("history",)),
-    ComparedSystem(name="MoE-Infinity (code)", letter="i", policy="moe-infinity-code", needs=("history",)),
+    ComparedSystem(
+        name="MoE-Infinity (code)", letter="C", policy="moe-infinity-code", needs=("history",), other_form=True
+    ),
     ComparedSystem(name="Mixtral-Offloading (paper)", letter="M", policy="mixtral-offloading", needs=("lookahead_1",)),
-    ComparedSystem(name="Mixtral-Offloading (released)", letter="m", policy="mixtral-offloading-released"),
+    ComparedSystem(
+        name="Mixtral-Offloading (released)", letter="R", policy="mixtral-offloading-released", other_form=True
+    ),
     ComparedSystem(name="DeepSpeed", letter="D", policy="deepspeed"),
     ComparedSystem(name="LRU", letter="L", policy="lru"),
     ComparedSystem(name="Belady", letter="B", policy="belady", knows_the_future=True),
@@ -116,6 +126,7 @@ TRACES = (
         title="gpt-oss",
         sizes=None,
         source="AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting on Hugging Face, Apache-2.0",
+        data="gpt-oss-20b/routing.npz",
         made_by=(
             "finemoe traces convert npz DATA/gpt-oss-20b/routing.npz --model gpt-oss-20b "
             "--max-tokens 64 --out ROUTING/gpt-oss-20b.trace",
@@ -126,6 +137,7 @@ TRACES = (
         title="gemma",
         sizes=None,
         source="Helldez/BigMoeOnEdge on GitHub, Apache-2.0",
+        data="bigmoeonedge/gemma.route.csv",
         made_by=(
             "finemoe traces convert route-trace DATA/bigmoeonedge/gemma.route.csv --out ROUTING/gemma-4-26b-a4b.trace",
         ),

@@ -1,6 +1,8 @@
 """The document of a comparison, in Markdown: every sentence and number in it follows from the table of runs."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 from common.markdown_prose import item, paragraph
@@ -44,6 +46,8 @@ class _Document:
             *self._ablation_section(),
             "## What was compared",
             *self._subject_section(),
+            "## Make the traces",
+            *self._making_section(),
             "## Figures",
             *self._figure_section(),
         ]
@@ -62,9 +66,15 @@ class _Document:
             "about several settings count them."
         )
         yield paragraph(
-            f"`{COMMAND}` writes this whole file (`make comparison` also collects the traces): do not edit it. "
+            f"`{COMMAND}` writes this whole file: do not edit it. "
             f"[{self._beside}/runs.csv]({self._beside}/runs.csv) has the runs behind it, "
             f"[{self._beside}/flips.csv]({self._beside}/flips.csv) every flip."
+        )
+        names = ", ".join(f"`{each.name}.trace`" for each in self._compared.traces)
+        yield paragraph(
+            f"ROUTING is a folder with any of these traces, by name: {names}. [Make them one by one](#make-the-traces) "
+            "or all with `make comparison`, which then compares them. To rank policies on a trace of your own, use a "
+            "sweep ([sweeps.md](sweeps.md))."
         )
         for name, facts in self._traces.items():
             yield from map(paragraph, caution(facts["warning"], name=name, width=10_000))
@@ -72,22 +82,24 @@ class _Document:
         yield f"![Time of each system over that of LRU]({self._beside}/comparison.png)"
 
     def _left_out(self) -> Iterator[str]:
-        """The missing traces, and how to make them."""
+        """The missing traces."""
         for each in self._compared.traces:
             if each.title not in self._traces:
-                yield paragraph(f"**Left out: {each.title}**, because `{each.name}.trace` is missing. To add it:")
-                yield "```sh\n" + "\n".join(each.made_by) + "\n```"
+                yield paragraph(f"**Left out: {each.title}**, because `{each.name}.trace` is missing.")
 
     def _order_section(self) -> Iterator[str]:
         letters = [f"**{each.letter}** {each.name}" for each in self._compared.of_role("system")]
         oracles = [each.name for each in self._compared.of_role("system") if each.knows_the_future]
         yield paragraph(
-            f"Fastest first; neighbours in brackets tie. {', '.join(letters)}; {_listed(oracles)} knows the "
-            f"future. ⇅ counts the pairs that flip compared with *{self._compared.base}*. Two systems tie if their "
-            f"means differ by less than {TIE * 100:.0f} %, or if the 95 % bootstrap interval of their difference, "
-            "paired by request and resampled over requests, includes 0."
+            f"Two systems tie if their means differ by less than {TIE * 100:.0f} %, or if the 95 % bootstrap interval "
+            "of their difference, paired by request and resampled over requests, includes 0. The machines:"
         )
         yield "\n".join(item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
+        yield paragraph(
+            f"Each cell names systems by a letter, the fastest first; neighbours in brackets tie. ⇅ counts the pairs "
+            f"that flip compared with *{self._compared.base}*. The letters: {', '.join(letters)}; {_listed(oracles)} "
+            "knows the future."
+        )
         table = self._orders.order_rows(self._metrics, "`{}`")
         rows = [[self._notes.marked(trace), *rest] for trace, *rest in table.rows]
         yield markdown_table(with_groups(rows), table.headers, texts=len(table.headers))
@@ -196,6 +208,18 @@ class _Document:
         ]
         yield markdown_table(rows, ["letter", "system", "policy"], texts=3)
 
+    def _making_section(self) -> Iterator[str]:
+        sources = [f"`DATA/{each.data}` ({each.source})" for each in self._compared.traces if each.data]
+        yield "These commands make the traces in a folder ROUTING."
+        if sources:
+            yield paragraph(
+                f"Recordings of others do not ship with the project: download them, here as {_listed(sources)}. `make "
+                "comparison` records the twins in `comparison-out/routing`, and converts the recordings that it finds "
+                "in the folder `FINEMOE_DATA`."
+            )
+        commands = [_broken(command) for each in self._compared.traces for command in each.made_by]
+        yield "<!-- not run: long, or for data that does not ship -->\n```sh\n" + "\n".join(commands) + "\n```"
+
     def _figure_section(self) -> Iterator[str]:
         not_charged = [each.name for each in self._compared.systems if each.name in self._figures.not_charged]
         charged = f" {NOT_CHARGED}: predictions take no time ({', '.join(not_charged)})." if not_charged else ""
@@ -211,6 +235,12 @@ class _Document:
             "Systems that wait for their prefetches before a layer starts pay for their rates with that waiting."
         )
         yield _markdown(self._figures.hit_rows(), texts=2)
+
+
+def _broken(command: str) -> str:
+    """A command in lines that fit the page."""
+    joined = re.sub(r"(--\S+) (?!--)", "\\1\0", command)  # an option and its value stay together
+    return " \\\n    ".join(wrap(joined, 96, break_long_words=False, break_on_hyphens=False)).replace("\0", " ")
 
 
 def _trace_cells(facts: Mapping[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ def _draw(panel: Any, compared: Compared, times: Sequence[Mapping[str, Times]]) 
         (handles[system.name],) = panel.plot(
             *zip(*points, strict=True),
             color=colour_of(system.policy),
-            linestyle="--" if system.letter.islower() else "-",  # two forms of one system share a colour
+            linestyle="--" if system.other_form else "-",  # two forms of one system share a colour
             linewidth=2.2 if first else 1.2,
             marker="o",
             markersize=4 if first else 2.5,

@@ -109,8 +109,8 @@ def test_a_refused_run_is_a_dash_with_its_reason(done: tuple[AnchorTable, Path])
 
 
 def test_a_trace_of_another_model_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    small_trace(tmp_path / "other.trace", 3, shape=small_shape(experts=6), lookahead=())
-    with pytest.raises(UserError, match=r"top-2 of 6 experts, .* needs top-2 of 8"):
+    small_trace(tmp_path / "other.trace", 3, shape=small_shape(layers=4, experts=6), lookahead=())
+    with pytest.raises(UserError, match=r"routing: other.trace has 6 experts per layer, larger has 8"):
         run_anchors((REPLAYED,), tmp_path / "other.trace", store=tmp_path / "store", workers=Workers(jobs=1))
 
 
