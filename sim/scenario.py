@@ -97,7 +97,7 @@ class Scenario:
     link."""
     chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
     """Split prefetches into chunks of N bytes, or copy them whole. A demanded expert is copied whole, and waits for at
-    most one chunk of a prefetch. A policy's own chunk size takes precedence."""
+    most one chunk of a prefetch. A policy's own chunk size takes precedence. At most 1,000 chunks per expert."""
     prefetch: bool = True
     """Copy what the policy plans. If off, experts are copied on demand only: an evictor that reads predictions still
     gets the plans, but nothing waits for them."""

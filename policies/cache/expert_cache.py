@@ -20,7 +20,7 @@ from policies.cache.residency import ABSENT, COPYING, NEVER, RESIDENT, Counts, R
 from policies.cache.residency_view import CacheView
 from policies.types import Batch, ChunkBytes, Demand, Int, ModelShape, Prefetch, ResidencyView, Search
 
-MOST_CHUNKS = 1000  # of an expert; runs with smaller chunks would take hours
+MOST_CHUNKS = 1000  # of an expert; runs with far smaller chunks would take hours
 
 
 class ExpertCache:

@@ -4,6 +4,7 @@ import queue
 import random
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,13 @@ from validate.driver.threaded_driver import Driver
 
 MODEL = shape(layers=4, experts=6, top_k=2)
 REQUESTS = random_requests(MODEL, np.random.default_rng(3), requests=3, decoded=6, prefill_tokens=5, hidden=3)
+
+
+@contextmanager
+def without_hanging():
+    begun = time.perf_counter()
+    yield
+    assert time.perf_counter() - begun < 60  # far more than a busy machine needs
 
 
 def play(
@@ -185,7 +193,8 @@ def test_a_deadlocked_run_ends_with_an_error(monkeypatch):
         return answer
 
     monkeypatch.setattr(ExpertCache, "demand", forgetful)
-    with pytest.raises(UserError, match=r"^the run is stuck in iteration 0 after .* s: layer 0 waits for"):
+    stuck = r"^the run is stuck in iteration 0 after .* s: layer 0 waits for"
+    with without_hanging(), pytest.raises(UserError, match=stuck):
         play(lru(), move=lambda copy: None)
     assert in_threads_of_this_test() == []
 
@@ -217,7 +226,8 @@ def test_a_copy_that_fails_ends_the_run_with_its_message():
         if len(copies) == 7:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(UserError, match=r"the link [01] has failed: OSError: \[Errno 5\] Input/output error"):
+    failed = r"the link [01] has failed: OSError: \[Errno 5\] Input/output error"
+    with without_hanging(), pytest.raises(UserError, match=failed):
         play(lru(), move=failing)
     assert in_threads_of_this_test() == []
 
