@@ -90,7 +90,7 @@ def refuse_existing(path: Path) -> None:
         return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    raise UserError(f"{path} exists already; choose another name, or `overwrite` it")
+    raise UserError(f"{path} exists already; choose another name, or replace it with `overwrite`")
 
 
 def name_beside(path: Path) -> Path:

@@ -38,7 +38,7 @@ class Output:
     def check(self, *, overwrite: bool) -> None:
         """Raise a `UserError` if nothing may be written there, or if something exists that must not be replaced."""
         if self.path.name in ("", ".."):
-            raise UserError(f"{self.path} cannot be written: it is no name for a new file or folder")
+            raise UserError(f"{self.path} cannot be written: it is not a name for a file or folder")
         for folder in Path(os.path.realpath(self.path)).parents:
             if folder.suffix == ".trace" and (folder / META).exists():
                 raise UserError(f"{self.path} cannot be written: {folder} is a trace")
@@ -88,7 +88,7 @@ def reserved(*outputs: Output | None, overwrite: bool) -> Iterator[None]:
         output.check(overwrite=overwrite)  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)
         if place in seen:
-            raise UserError(f"{output.path} cannot be written: it is the name of two outputs")
+            raise UserError(f"{output.path} cannot be written: two outputs have this name")
         seen.add(place)
     with ExitStack() as claims:
         for output in wanted:
@@ -152,7 +152,7 @@ def _taken(handle: int, path: Path, claim: Path) -> bool:
     """Lock the claim and sign it; False if its owner has removed it meanwhile."""
     owner = os.pread(handle, 200, 0).decode(errors="replace").strip()
     if owner and not owner.startswith("process "):
-        raise UserError(f"{path} cannot be written: {claim} is in the way, which no command has put there")
+        raise UserError(f"{path} cannot be written: {claim} is in the way, and no command wrote it")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

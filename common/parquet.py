@@ -80,7 +80,7 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):
-        raise UserError(f"{path} cannot be read: its metadata have no {META_KEY.decode()!r}, so no command wrote it")
+        raise UserError(f"{path} cannot be read: it has no metadata {META_KEY.decode()!r}, so no command wrote it")
     return frame, meta
 
 

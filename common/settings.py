@@ -172,7 +172,7 @@ def _nested(value: Any, hint: Any, field: str) -> Any:
 
 def _texts(value: Any, field: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
-        raise FieldError(field, f"must be a table of texts, value {value!r}")
+        raise FieldError(field, f"must be a table of strings, value {value!r}")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise FieldError(f"{field}.{key}", f"must be a string, value {text!r}")

@@ -132,7 +132,7 @@ def _declared(parameter: inspect.Parameter, known: dict[str, Any], what: str) ->
     if annotation is inspect.Parameter.empty:
         annotation = type(default)
         if annotation not in _WANTED:
-            raise UserError(f"{where} needs an annotation, for example {name}: int; understood are {UNDERSTOOD}")
+            raise UserError(f"{where} needs an annotation, for example {name}: int; supported are {UNDERSTOOD}")
     try:
         holder = SimpleNamespace(__annotations__={name: annotation})
         hint = get_type_hints(holder, globalns=known, include_extras=True)[name]
@@ -151,4 +151,4 @@ def _declared(parameter: inspect.Parameter, known: dict[str, Any], what: str) ->
     if len(kinds) == 2 and words and plain in ([int], [float]) and all(type(choice) is str for choice in choices):
         return Setting(kind=plain[0], choices=choices, nullable=nullable, default=default)
     shown = " ".join(inspect.formatannotation(hint).split()).removeprefix("typing.")
-    raise UserError(f"{where} has the annotation {shown}; understood are {UNDERSTOOD}")
+    raise UserError(f"{where} has the annotation {shown}; supported are {UNDERSTOOD}")

@@ -113,7 +113,7 @@ class Artefacts:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 _REFUSED.add(self.folder)
-                print(f"{error}; the run continues, but keeps nothing more there", file=sys.stderr)
+                print(f"{error}; the run continues, but stores nothing more there", file=sys.stderr)
             # Otherwise another process was faster.
 
     def __iter__(self) -> Iterator[StoredArtefact]:

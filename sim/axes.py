@@ -65,7 +65,7 @@ def check_value(value: Any, field: str) -> Value:
     """The value as a plain Python object. Raises a `FieldError` unless it is a text, a number or a Boolean."""
     plain = value.item() if hasattr(value, "item") else value
     if not isinstance(plain, str | int | float | bool):
-        raise FieldError(field, f"must be a text, a number, true or false, value {value!r}")
+        raise FieldError(field, f"must be a string, a number, true or false, value {value!r}")
     return plain
 
 

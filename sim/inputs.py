@@ -226,7 +226,7 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     if (traced.experts, traced.top_k) != (model.experts, model.top_k):
         raise FieldError(
             "sizes",
-            f"{model.name} has top-{model.top_k} of {model.experts} experts, "
+            f"{model.name} has top-{model.top_k} of {model.experts} experts, but "
             f"the trace of {traced.name} has top-{traced.top_k} of {traced.experts}",
         )
     if traced.layers == model.layers:
@@ -254,8 +254,8 @@ def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machi
     fitting = max(0, int(memory.room_bytes // model.expert_bytes))
     raise FieldError(
         f"cache.{size.field}",
-        f"{experts} experts take {wanted}, but of the {of} of {machine.describe()} dense weights take {dense} and the "
-        f"KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, size.field)}",
+        f"{experts} experts take {wanted}, but {machine.describe()} has {of}, of which dense weights take {dense} and "
+        f"the KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, size.field)}",
     )
 
 

@@ -58,7 +58,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             experiment = read_experiment(given.get(_FILE.name), fields_given)
             if _SAVE.name in given:
                 if recorded_by and recorded_by not in given:
-                    raise FieldError(_SAVE.name, f"needs `{recorded_by}`, the trace that the scenario names")
+                    raise FieldError(_SAVE.name, f"needs `{recorded_by}`, because a scenario names its trace")
                 with reserved(file(given[_SAVE.name]), overwrite=given.get("overwrite", False)):
                     experiment.write(given[_SAVE.name])
             try:

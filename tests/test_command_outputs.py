@@ -84,7 +84,7 @@ def test_an_output_that_another_command_writes_is_refused_first(command: str, tm
         assert refused(command, tmp_path / "out").endswith(" is writing there\n")
     path.mkdir()
     (path / "mine").touch()
-    said = f"error: {path} exists already; choose another name, or --overwrite it\n"
+    said = f"error: {path} exists already; choose another name, or replace it with --overwrite\n"
     assert refused(command, tmp_path / "out") == said
     assert refused(command, tmp_path / "out", "--overwrite").startswith(f"error: {path} cannot be replaced: ")
     assert list(tmp_path.rglob("*")) == [path, path / "mine"]

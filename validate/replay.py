@@ -108,7 +108,7 @@ def replay(
 def _rates_of(profile: Profile, shape: ModelShape, gpus: int) -> Rates:
     """The rates of the calibrated machine for policies; it must have as many devices as this one."""
     if profile.gpus != gpus:
-        raise FieldError("profile", f"was measured with {devices(profile.gpus)}, this run has {devices(gpus)}")
+        raise FieldError("profile", f"was measured with {devices(profile.gpus)}, but this run has {devices(gpus)}")
     return rates_of(profile.cost(shape), shape, gpus)
 
 

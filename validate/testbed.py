@@ -45,7 +45,7 @@ class Devices:
 
     def describe(self) -> str:
         """`cpu with 1 thread (2 logical devices)`."""
-        serial = ", what a layer waits for one at a time" if self.demand_loading == "serial" else ""
+        serial = ", serial demand loading" if self.demand_loading == "serial" else ""
         return f"{self.name} ({devices(self.gpus)}{serial})"
 
 

@@ -14,4 +14,4 @@ def deadlock(cache: ExpertCache, iteration: int, now_s: float) -> UserError:
     else:
         what = f"the layer after layer {cache.layer_now} waits for its planned experts"
     where = f"the run is stuck in iteration {iteration} after {now_s:.6g} s"
-    return UserError(f"{where}: {what}, and no link has a copy that it can make")
+    return UserError(f"{where}: {what}, and no link has anything to copy")

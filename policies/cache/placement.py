@@ -39,8 +39,7 @@ def homes_of(home: Int, replicas: int, gpus: int) -> Int:
 def check_replicas(replicas: int, gpus: int) -> None:
     """A `UserError` unless 1 ≤ R ≤ G."""
     if not 1 <= replicas <= gpus:
-        what = "1 GPU an expert has 1 home" if gpus == 1 else f"{gpus} GPUs an expert has from 1 to {gpus} homes"
-        raise UserError(f"replicas {replicas}: on {what}")
+        raise UserError(f"replicas: must be from 1 to {gpus}, the number of GPUs, value {replicas}")
 
 
 def demand_counts(model: ModelShape, history: History) -> Int:
@@ -90,6 +89,6 @@ def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
     if not least <= total <= model.total_experts:
         raise UserError(
             f"cache of {total} experts: {model.name} on {gpus} GPU{'s' * (gpus > 1)} needs at least {least} "
-            f"(top-{model.top_k}, one slot per GPU) and has use for at most {model.total_experts}"
+            f"(top-{model.top_k}, one slot per GPU) and can use at most {model.total_experts}"
         )
     return [total // gpus + (gpu < total % gpus) for gpu in range(gpus)]

@@ -34,8 +34,10 @@ class LeastHitDensity(Evictor):
     @override
     def start(self, setup: Setup) -> None:
         model = setup.model
-        if self.classes < 1 or not 0 < self.decay <= 1:
-            raise UserError(f"lhd: classes {self.classes} must be at least 1 and decay {self.decay} in 0 … 1")
+        if self.classes < 1:
+            raise UserError(f"lhd: classes: must be at least 1, value {self.classes}")
+        if not 0 < self.decay <= 1:
+            raise UserError(f"lhd: decay: must be above 0 and at most 1, value {self.decay}")
         super().start(setup)
         self._layers = model.layers
         self._oldest = _OLDEST * model.layers - 1

@@ -99,9 +99,11 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
         super().start(setup)
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
-            raise UserError(f"finemoe: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}")
+            raise UserError(
+                f"finemoe: prefetch_distance: must be from 1 to {model.layers}, value {self.prefetch_distance}"
+            )
         if self.capacity < 1:
-            raise UserError(f"finemoe: capacity {self.capacity}: the store needs room for at least 1 map")
+            raise UserError(f"finemoe: capacity: must be at least 1, value {self.capacity}")
         self._model = model
         self._planner = ExpertMapPlanner(
             model=model,
@@ -277,7 +279,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
                 hidden=hidden,
             )
         except (MemoryError, ValueError):  # numpy raises one for too much, the other for far too much
-            raise UserError(f"finemoe: capacity {self.capacity}: the store does not fit into memory") from None
+            raise UserError(f"finemoe: capacity: the store does not fit into memory, value {self.capacity}") from None
 
 
 def _join(arrays: list[Float]) -> Float:

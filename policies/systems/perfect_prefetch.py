@@ -31,7 +31,7 @@ class PerfectPrefetcher(Prefetcher):
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(
-                f"perfect-prefetch: prefetch_distance {self.prefetch_distance} is not in 1 … {model.layers}"
+                f"perfect-prefetch: prefetch_distance: must be from 1 to {model.layers}, value {self.prefetch_distance}"
             )
         self._shape = model.layers, model.experts
         self._next = NextUse()

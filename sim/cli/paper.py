@@ -75,7 +75,7 @@ def paper(
     from sim.paper.tiers import TierName
 
     if quick and kick_the_tires:
-        raise FieldError("quick", "cannot be given together with `kick_the_tires`")
+        raise FieldError("quick", "cannot be combined with `kick_the_tires`")
     for name, given in (("figure", figure), ("routing", routing)):
         if given is not None and not given:
             raise FieldError(name, "needs a value")

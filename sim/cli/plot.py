@@ -59,7 +59,7 @@ def plot(
     chosen = {"metric": metric, "over": over, "pareto": pareto}
     given = [name for name, value in chosen.items() if value]
     if (picked := "stalls" if stalls else "pareto" if pareto else "") and given not in ([], [picked]):
-        raise FieldError(given[0], f"the picture of `{picked}` has {_UNUSED[given[0]]}; leave one of them out")
+        raise FieldError(given[0], f"the picture of `{picked}` has {_UNUSED[given[0]]}; leave one of the two out")
     with reserved(picture(out), overwrite=overwrite):
         if not holds_sweep(results):
             if given:

@@ -157,7 +157,7 @@ def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
             raise FieldError(f"{place}.{key}", "is required")
     source = figure["source"]
     if not isinstance(source, str) or not source:
-        raise FieldError(f"{place}.source", f"must be a text, value {source!r}")
+        raise FieldError(f"{place}.source", f"must be a string, value {source!r}")
     return figure["value"], source
 
 

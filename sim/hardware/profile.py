@@ -139,7 +139,7 @@ class Profile:
             if key != "name" and here != there:
                 raise UserError(
                     f"profile {self.name}: it was measured for {self.model.name} with {key} {here}, "
-                    f"{model.name} has {key} {there}"
+                    f"but {model.name} has {key} {there}"
                 )
         return MeasuredCost(self)
 
@@ -217,8 +217,8 @@ class MeasuredCost:
 
     def _outside(self, quantity: str, measured: str, asked: int, unit: str) -> UserError:
         return UserError(
-            f"profile {self.profile.name}: {quantity} time was measured for {measured} {unit}, {asked} are needed; "
-            "calibrate with more"
+            f"profile {self.profile.name}: {quantity} time was measured for {measured} {unit}, "
+            f"but {asked} are needed; calibrate again with more"
         )
 
 
@@ -301,7 +301,7 @@ def _profile(data: dict[str, Any]) -> Profile:
 def _effect(kind: type[Host | Framework | Contention], name: str, figures: Any) -> Any:
     """One of the optional sections."""
     if not isinstance(figures, dict):
-        raise UserError(f"{name}: {figures!r} is not a section")
+        raise UserError(f"{name}: must be a table, value {figures!r}")
     try:
         return from_data(kind, figures)
     except FieldError as error:
@@ -312,12 +312,12 @@ def _impossible(profile: Profile) -> Iterator[str]:
     """A line for each impossible value."""
     for key, text in (("name", profile.name), ("model.name", profile.model.name)):
         if not text or not text.isprintable():
-            yield f"{key}: {text!r} is not a name"
+            yield f"{key}: must be a printable name, value {text!r}"
     sizes = {f"model.{key}": getattr(profile.model, key) for key in _MODEL if key not in ("name", "shared_ffn")}
     rates = {"search.bytes_per_s": profile.search_bytes_per_s, "search.flops_per_s": profile.search_flops_per_s}
     for key, value in ({"gpus": profile.gpus} | sizes | rates).items():
         if not 0 < value < math.inf:
-            yield f"{key}: {value} is not a finite number above 0"
+            yield f"{key}: must be a finite number above 0, value {value}"
     for key, value in (
         ("model.shared_ffn", profile.model.shared_ffn),
         ("dense.seconds_per_attended", profile.dense_s_per_attended),
@@ -327,27 +327,27 @@ def _impossible(profile: Profile) -> Iterator[str]:
         ("search.overhead_s", profile.search_overhead_s),
     ):
         if not 0 <= value < math.inf:
-            yield f"{key}: {value} is not a finite number from 0"
+            yield f"{key}: must be finite and not negative, value {value}"
     if profile.demand_loading not in get_args(DemandLoading):
         ways = " or ".join(get_args(DemandLoading))
-        yield f"demand_loading: {profile.demand_loading!r} is not {ways}"
+        yield f"demand_loading: must be {ways}, value {profile.demand_loading!r}"
     if profile.copy.seconds and profile.copy_latency_s >= min(profile.copy.seconds):
-        yield f"copy.latency_s: {profile.copy_latency_s} is not below copy.seconds"
+        yield f"copy.latency_s: must be below copy.seconds, value {profile.copy_latency_s}"
     for name, unit in _SIZES.items():
         yield from _impossible_table(name, unit, getattr(profile, name))
     for key, value in profile.measured.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"measured.{key}: {value} is not a finite number"
+            yield f"measured.{key}: must be a finite number, value {value}"
 
 
 def _impossible_table(name: str, unit: str, table: Table) -> Iterator[str]:
     if not table.sizes:
-        yield f"{name}.{unit} is empty; at least one point is needed"
+        yield f"{name}.{unit}: is empty; at least one point is needed"
     if len(table.sizes) != len(table.seconds):
-        yield f"{name}.seconds has {len(table.seconds)} values, {name}.{unit} has {len(table.sizes)}"
+        yield f"{name}.seconds: has {len(table.seconds)} values, but {name}.{unit} has {len(table.sizes)}"
     for before, size in pairwise((0, *table.sizes)):
         if size <= before:
-            yield f"{name}.{unit}: {size} follows {before}; they must rise, from above 0"
+            yield f"{name}.{unit}: must be above 0 and increase, but {size} follows {before}"
     for seconds in table.seconds:
         if not 0 < seconds < math.inf:
-            yield f"{name}.seconds: {seconds} is not a finite number above 0"
+            yield f"{name}.seconds: must be a finite number above 0, value {seconds}"

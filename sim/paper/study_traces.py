@@ -96,7 +96,9 @@ def users(paths: Sequence[Path]) -> list[PaperTrace]:
     found = [_user(path) for path in paths]
     for place, trace in enumerate(found):
         if trace.title in (before.title for before in found[:place]):
-            raise UserError(f"{trace.path}: another trace is also of {trace.title}; give one trace for each")
+            raise UserError(
+                f"{trace.path}: another trace is also of {trace.title}; give one trace per model and prompts"
+            )
     return found
 
 

@@ -70,7 +70,7 @@ def _check_bound(own: Summary, least_makespan_s: float | None) -> None:
     if least_makespan_s is not None and not own["preloaded"] and own["makespan_s"] < least_makespan_s * (1 - ROUNDING):
         raise UserError(
             f"policy {own['policy']}: makespan_s {own['makespan_s']!r} is below the lower bound {least_makespan_s!r}, "
-            "which is impossible: an error in the simulator; please report it"
+            "which is impossible; please report this error in the simulator"
         )
 
 

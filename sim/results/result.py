@@ -99,7 +99,7 @@ class Result:
         found = read_results(Path(folder))
         if len(found) != 1:
             policies = ", ".join(result.scenario.policy for result in found)
-            raise UserError(f"{folder} holds {len(found)} results ({policies}), not one; read_results reads all")
+            raise UserError(f"{folder} has {len(found)} results ({policies}), not one; read them with read_results")
         return found[0]
 
 
@@ -120,7 +120,7 @@ def write_results(
     for policy in policies:
         if policies.count(policy) > 1:
             raise UserError(
-                f"{folder}: {policies.count(policy)} results of policy {policy}; a folder holds one of each"
+                f"{folder}: {policies.count(policy)} results of policy {policy}; a folder has one result per policy"
             )
     meta = {"schema_version": SCHEMA_VERSION, **(facts or {}), "runs": [_meta_of(result) for result in results]}
     rows = [result.summary for result in results] if summaries is None else summaries
@@ -185,7 +185,7 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
         raise UserError(f"{path}: is not a JSON object")
     found = meta.get("schema_version")
     if found != version:
-        raise UserError(f"{path}: field schema_version: must be {version}, value {found}; run again to write one")
+        raise UserError(f"{path}: field schema_version: must be {version}, value {found}; repeat the run")
     if not is_sealed(meta):
         raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta

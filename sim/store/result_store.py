@@ -88,11 +88,11 @@ class ResultStore:
             said = json.loads(about.read_text(encoding="utf-8"))
             version, identity = said["schema_version"], str(said["id"])
         except FileNotFoundError:
-            raise StoreError(f"{about} is missing; {folder} is not a store of results") from None
+            raise StoreError(f"{about} is missing; {folder} is not a result store") from None
         except OSError as error:
             raise StoreError(f"{about} cannot be read: {reason(error)}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(f"{about} does not describe a store of results; choose another folder") from error
+            raise StoreError(f"{about} does not describe a result store; choose another folder") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{about}: field schema_version: must be {SCHEMA_VERSION}, value {version}; choose another store"
@@ -251,7 +251,7 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         others = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if others and not (folder / ABOUT).exists():
-            raise StoreError(f"{folder} is neither empty nor a store of results; choose another folder")
+            raise StoreError(f"{folder} is neither empty nor a result store; choose another folder")
         said = {"what": "results of FineMoE Lab by content hash", "schema_version": SCHEMA_VERSION}
         made = folder / f".{uuid.uuid4().hex}"
         write_json(made, said | {"id": uuid.uuid4().hex})
@@ -259,7 +259,7 @@ def _make(folder: Path) -> None:
             (folder / ABOUT).hardlink_to(made)
         made.unlink()
     except OSError as error:
-        raise StoreError(f"{folder}: cannot make a store here: {error.strerror or error}") from error
+        raise StoreError(f"{folder}: cannot create a store here: {error.strerror or error}") from error
 
 
 def _without_names(result: Result, facts: dict[str, Any]) -> Result:

@@ -108,9 +108,7 @@ class _Planner:
             self._check_settings(scenario.policy, inputs.model)
             key = self._keys.of(scenario, inputs)
             if key is None:
-                raise UserError(
-                    f"policy {scenario.policy} is defined in a script, from which other processes cannot import it"
-                )
+                raise UserError(f"policy {scenario.policy} is defined in a script, so other processes cannot import it")
             self._known[scenario] = RunTask(scenario=scenario, key=key), inputs
         return self._known[scenario]
 

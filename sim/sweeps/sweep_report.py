@@ -219,7 +219,7 @@ class _Report:
         if preloaded := [named[each] for each in self.statistics.policies if each in self.statistics.preloaded]:
             lines.append(f"{OUTSIDE} {', '.join(preloaded)}: keeps every expert on its GPU; excluded from the best")
         if fewer := [named[policy] for policy in self.statistics.policies if self._fewer(policy)]:
-            lines.append(f"{FEWER} {', '.join(fewer)}: in some settings done with fewer seeds than other policies")
+            lines.append(f"{FEWER} {', '.join(fewer)}: has fewer seeds than other policies in some settings")
         said: dict[str, dict[str, None]] = {}
         for run in self.facts:
             if run["note"]:

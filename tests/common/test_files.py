@@ -213,7 +213,9 @@ def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
             path.write_text("of another process, which was faster")
 
     for _ in range(2):  # afterwards, and before
-        with pytest.raises(UserError, match=r"a\.txt exists already; choose another name, or `overwrite` it$"):
+        with pytest.raises(
+            UserError, match=r"a\.txt exists already; choose another name, or replace it with `overwrite`$"
+        ):
             overtaken()
         assert path.read_text() == "of another process, which was faster"
         assert list(tmp_path.iterdir()) == [path]
@@ -239,7 +241,7 @@ def test_of_two_processes_that_make_one_folder_the_first_wins(tmp_path: Path) ->
     first.communicate("go\n", timeout=120)
     _, said = second.communicate("go\n", timeout=120)
     assert (first.returncode, second.returncode) == (0, 1)
-    assert said.splitlines()[-1].endswith(f"{path} exists already; choose another name, or `overwrite` it")
+    assert said.splitlines()[-1].endswith(f"{path} exists already; choose another name, or replace it with `overwrite`")
     assert (path / "a.txt").read_text() == "a" * 10000
     assert list(tmp_path.iterdir()) == [path]
 

@@ -70,7 +70,7 @@ def test_of_two_commands_on_one_output_the_second_is_refused_at_its_start(tmp_pa
     _, said = first.communicate("go\n", timeout=120)
     assert (first.returncode, said, path.read_text()) == (0, "", "whole")
     assert list(path.parent.iterdir()) == [path]
-    assert refusal(file(path)) == f"{path} exists already; choose another name, or `overwrite` it"
+    assert refusal(file(path)) == f"{path} exists already; choose another name, or replace it with `overwrite`"
     with reserved(file(path), overwrite=True):
         pass
     assert list(path.parent.iterdir()) == [path]
@@ -195,7 +195,7 @@ def test_a_file_that_only_has_the_name_of_a_claim_is_not_touched(tmp_path: Path)
 
 
 def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
-    assert refusal(file(tmp_path / "a"), file(tmp_path / "b" / ".." / "a")).endswith("the name of two outputs")
+    assert refusal(file(tmp_path / "a"), file(tmp_path / "b" / ".." / "a")).endswith("two outputs have this name")
     assert refusal(file(tmp_path / "a"), file(tmp_path / "a" / "b")).startswith(f"{tmp_path}/a exists already")
     assert refusal(picture(tmp_path / "a.png"), file(tmp_path / "a.png" / "b")).startswith(f"{tmp_path}/a.png exists")
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +204,7 @@ def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
 def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.trace"
     path.mkdir()
-    assert refusal(folder(path)) == f"{path} exists already; choose another name, or `overwrite` it"
+    assert refusal(folder(path)) == f"{path} exists already; choose another name, or replace it with `overwrite`"
     with reserved(folder(path), overwrite=True):
         assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
@@ -236,7 +236,7 @@ def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
 def test_an_output_has_a_name(path: str) -> None:
     for overwrite in (False, True):
-        assert refusal(folder(Path(path)), overwrite=overwrite).endswith("it is no name for a new file or folder")
+        assert refusal(folder(Path(path)), overwrite=overwrite).endswith("it is not a name for a file or folder")
 
 
 def test_an_error_in_the_block_releases_the_output(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> Non
 
 def test_a_table_written_by_another_program_is_one_line(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read: its metadata have no 'finemoe_lab'"):
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read: it has no metadata 'finemoe_lab'"):
         read_frame(tmp_path / "a.parquet")
 
 

@@ -120,7 +120,7 @@ def test_texts_under_any_keys_go_to_plain_data_and_back() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"sources": 3}, "sources: must be a table of texts, value 3"),
+        ({"sources": 3}, "sources: must be a table of strings, value 3"),
         ({"sources": {"a": 3}}, "sources.a: must be a string, value 3"),
         ({"rate": -math.inf}, "rate: must be a finite number, value -inf"),
         ({"rate": math.nan}, "rate: must be a finite number, value nan"),

@@ -97,7 +97,7 @@ def test_only_the_names_asked_for_are_listed_once(capsys: pytest.CaptureFixture[
         (
             "def best(x: dict): ...",
             "{0}:best",
-            "policy {0}:best: setting 'x' has the annotation dict; understood are bool, int, float, str, "
+            "policy {0}:best: setting 'x' has the annotation dict; supported are bool, int, float, str, "
             "Literal of strings or whole numbers, a number | Literal, and each of these | None",
         ),
     ],

@@ -131,14 +131,14 @@ def test_a_text_that_does_not_fit_is_refused_with_the_accepted_values(annotation
 )
 def test_an_annotation_that_no_text_can_fill_is_refused(annotation: str, shown: str) -> None:
     """Also where the setting has a default and is left out: whoever wrote it learns of it at once."""
-    said = f"policy mine:again: setting 'x' has the annotation {shown}; understood are {UNDERSTOOD}"
+    said = f"policy mine:again: setting 'x' has the annotation {shown}; supported are {UNDERSTOOD}"
     assert refusal(taking(annotation), "mine:again,x=1") == said
     assert refusal(taking(annotation, None), "mine:again") == said
 
 
 @pytest.mark.parametrize("annotation", ["str | Literal['a']", "int | Literal[1, 2]", "int | float | Literal['a']"])
 def test_a_literal_of_words_combines_with_one_kind_of_number_only(annotation: str) -> None:
-    assert refusal(taking(annotation), "mine:again,x=1").endswith(f"; understood are {UNDERSTOOD}")
+    assert refusal(taking(annotation), "mine:again,x=1").endswith(f"; supported are {UNDERSTOOD}")
 
 
 def test_an_annotation_that_names_nothing_is_refused() -> None:
@@ -154,7 +154,7 @@ def test_without_annotation_and_a_plain_default_the_author_is_asked_for_one(defa
 
     factory.__defaults__ = default or None
     assert refusal(factory, "mine:again") == (
-        f"policy mine:again: setting 'x' needs an annotation, for example x: int; understood are {UNDERSTOOD}"
+        f"policy mine:again: setting 'x' needs an annotation, for example x: int; supported are {UNDERSTOOD}"
     )
 
 

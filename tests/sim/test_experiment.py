@@ -129,14 +129,14 @@ def test_a_file_gives_the_same_matrix(tmp_path: Path, tables: dict[str, Any]) ->
         ("[grid]\ncache = [1]", "grid.cache: is not a field of a scenario; did you mean 'cache.gb'?"),
         ("[grid]\nseed = []", "grid.seed: is empty; an axis has at least one value"),
         ("[grid]\nseed = 3", "grid.seed: must be a list, value 3"),
-        ("[grid]\nseed = [[1]]", "grid.seed: must be a text, a number, true or false, value [1]"),
+        ("[grid]\nseed = [[1]]", "grid.seed: must be a string, a number, true or false, value [1]"),
         (
             "[grid]\nlabel = ['a']",
             "grid.label: does not affect results and cannot be an axis; set it in `scenario.label`",
         ),
         ("[grid]\nseed = [1]\n[[list]]\nseed = 2", "grid.seed: is listed as an axis more than once"),
         ("[zip]\nseed = [1, 2]\nrequests = [1]", "zip.requests: has 1 values, zip.seed has 2"),
-        ("[[list]]\nseed = [1]", "list.seed: must be a text, a number, true or false, value [1]"),
+        ("[[list]]\nseed = [1]", "list.seed: must be a string, a number, true or false, value [1]"),
         ("[grid]\n'cache.gb' = [1]\ncache.gb = [2]", "grid.cache.gb: is given twice"),
         (
             "[grid]\n'policy.prefetch_distanse' = [1]",

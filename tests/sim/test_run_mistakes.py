@@ -45,8 +45,8 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--policy", "finemoe,capacity"), "expected setting=value, value 'capacity'"),
         (("--policy", "finemoe,capacity=many"), "capacity: must be a whole number, value 'many'"),
         (("--policy", "finemoe,learn=perhaps"), "learn: must be true or false, value 'perhaps'"),
-        (("--policy", "finemoe,capacity=0"), "finemoe: capacity 0"),
-        (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance 5 is not in 1 … 4"),
+        (("--policy", "finemoe,capacity=0"), "finemoe: capacity: must be at least 1, value 0"),
+        (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance: must be from 1 to 4, value 5"),
         (("--policy", "finemoe,fill=full"), "fill: must be one of random, redundancy, value 'full'"),
         (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
         (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100-80gb, h100-80gb, h200-141gb, "),
@@ -54,14 +54,17 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--sizes", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
         (
             ("--sizes", "gpt-oss-20b"),
-            "--sizes: gpt-oss-20b has top-4 of 32 experts, the trace of small has top-2 of 8",
+            "--sizes: gpt-oss-20b has top-4 of 32 experts, but the trace of small has top-2 of 8",
         ),
-        (("--sizes", "phi-3.5-moe"), "--sizes: phi-3.5-moe has top-2 of 16 experts, the trace of small has top-2 of 8"),
+        (
+            ("--sizes", "phi-3.5-moe"),
+            "--sizes: phi-3.5-moe has top-2 of 16 experts, but the trace of small has top-2 of 8",
+        ),
         (("--cache-experts", 0), "--cache-experts: must be at least 1, value 0"),
         (("--cache-experts", -3), "--cache-experts: must be at least 1, value -3"),
         (("--cache-experts", 1, "--machine", "paper-a100"), "needs at least 2 (top-2, one slot per GPU)"),
         (("--cache-experts", 5), "on 6 GPUs needs at least 6 (top-2, one slot per GPU)"),
-        (("--cache-experts", 33), "has use for at most 32"),
+        (("--cache-experts", 33), "can use at most 32"),
         (("--cache-share", 0), "--cache-share: must be above 0 and at most 1, value 0.0"),
         (("--cache-share", 2), "--cache-share: must be above 0 and at most 1, value 2.0"),
         (("--cache-share", -0.5), "--cache-share: must be above 0 and at most 1, value -0.5"),
@@ -82,8 +85,8 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--batch-size", 0), "--batch-size: must be at least 1, value 0"),
         (("--batch-size", -2), "--batch-size: must be at least 1, value -2"),
         (("--replicas", 0), "--replicas: must be at least 1, value 0"),
-        (("--replicas", 7), "replicas 7: on 6 GPUs an expert has from 1 to 6 homes"),
-        (("--replicas", 2, "--machine", "paper-a100"), "replicas 2: on 1 GPU an expert has 1 home"),
+        (("--replicas", 7), "replicas: must be from 1 to 6, the number of GPUs, value 7"),
+        (("--replicas", 2, "--machine", "paper-a100"), "replicas: must be from 1 to 1, the number of GPUs, value 2"),
         (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, value 0"),
         (("--chunk-bytes", "all"), 'Invalid value for --chunk-bytes: unable to convert "all" into int|Literal[whole]'),
         (
@@ -126,7 +129,7 @@ def test_a_profile_of_another_model_is_one_line_and_leaves_nothing(
     profile = tmp_path / "a.toml"
     write_profile(profile, flat_profile(replace(SHAPE, name="large", hidden=5)))
     said = refused(capsys, arguments(trace, "--machine", profile, "--out", out))
-    assert said == "profile flat: it was measured for large with hidden 5, small has hidden 4"
+    assert said == "profile flat: it was measured for large with hidden 5, but small has hidden 4"
     assert not out.exists()
 
 
@@ -137,7 +140,7 @@ def test_a_profile_that_was_measured_with_too_few_tokens_is_one_line_and_leaves_
     profile = tmp_path / "a.toml"
     write_profile(profile, flat_profile(SHAPE, dense=Table(sizes=(1, 4), seconds=(1.0, 2.0))))
     said = refused(capsys, arguments(trace, "--machine", profile, "--out", out))
-    assert said == "profile flat: dense time was measured for 1 … 4 tokens, 5 are needed; calibrate with more"
+    assert said == "profile flat: dense time was measured for 1 … 4 tokens, but 5 are needed; calibrate again with more"
     assert not out.exists()
 
 
@@ -223,7 +226,7 @@ def test_results_that_exist_are_not_touched(
     else:
         out.write_text("mine")
     assert refused(capsys, arguments(trace, "--out", out)) == (
-        f"{out} exists already; choose another name, or --overwrite it"
+        f"{out} exists already; choose another name, or replace it with --overwrite"
     )
     assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
     assert list(out.parent.iterdir()) == [out]

@@ -142,7 +142,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "both counts": (
         wrong_counts,
-        r"tokens.parquet: row 15, field iteration: request 1 must have 5 iterations, as its output_tokens say, value 4",
+        r"tokens.parquet: row 15, field iteration: request 1 must have 5 iterations, as output_tokens says, value 4",
     ),
     "order": (
         put("requests.parquet", "request", 1, 0),

@@ -166,7 +166,7 @@ def test_a_scenario_of_a_trace_that_is_not_kept_is_not_saved(checkpoint, capsys,
     file = tmp_path / "a.toml"
     assert validate(arguments(checkpoint, "--save-scenario", file)) == 2
     assert capsys.readouterr().err.endswith(
-        "error: --save-scenario: needs --record, the trace that the scenario names\n"
+        "error: --save-scenario: needs --record, because a scenario names its trace\n"
     )
     assert not file.exists()
 
@@ -231,7 +231,7 @@ def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoin
     [
         (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
         (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, value 0"),
-        (["--cache-experts", 12, "--replicas", 2], "replicas 2: on 1 GPU an expert has 1 home"),
+        (["--cache-experts", 12, "--replicas", 2], "replicas: must be from 1 to 1, the number of GPUs, value 2"),
         (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, value 0"),
         (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
         (["--cache-experts", 12, "--train-split", 1.0], "--train-split: must be at least 0 and below 1, value 1.0"),
@@ -375,4 +375,4 @@ def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_pa
 
     assert validate(arguments(checkpoint, *words, "--profile", profile, "--devices", 2)) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "error: --profile: was measured with 1 logical device, this run has 2 logical devices"
+    assert said == "error: --profile: was measured with 1 logical device, but this run has 2 logical devices"

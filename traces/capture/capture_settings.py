@@ -125,7 +125,7 @@ class Generation:
         check(self)
         _not_both(self, "batch_size", "batch_tokens")
         if self.continue_text and self.temperature is not None:
-            raise FieldError("temperature", "cannot be given together with `continue_text`")
+            raise FieldError("temperature", "cannot be combined with `continue_text`")
 
     @property
     def mode(self) -> Mode:
@@ -176,4 +176,4 @@ class CollectSettings:
 
 def _not_both(settings: Any, one: str, other: str) -> None:
     if getattr(settings, one) is not None and getattr(settings, other) is not None:
-        raise FieldError(other, f"cannot be given together with `{one}`")
+        raise FieldError(other, f"cannot be combined with `{one}`")

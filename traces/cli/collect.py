@@ -43,7 +43,7 @@ def collect(
     """
     if greedy and generation.mode != "greedy":
         other = "continue_text" if generation.continue_text else "temperature"
-        raise FieldError("greedy", f"cannot be given together with `{other}`")
+        raise FieldError("greedy", f"cannot be combined with `{other}`")
     if prompts is None:
         if not generation.continue_text:
             raise FieldError("prompts", "give `prompts` NAME or `continue_text`")

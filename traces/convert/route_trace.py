@@ -176,13 +176,13 @@ class Recording:
         """Notes on deviations from the recording."""
         rows, notes = self.rows, ["token ids were not recorded and are written as 0"]
         if not (self.line[:, -1] > 0).all():
-            notes.append("of a prompt the last layer executes the last token only, the others have -1 there")
+            notes.append("the last layer executes only the last token of a prompt; the other tokens have -1 there")
         if self.layer_numbers[-1] >= len(self.layer_numbers):
-            notes.append(f"layers {', '.join(map(str, self.layer_numbers))} are numbered from 0")
+            notes.append(f"layers {', '.join(map(str, self.layer_numbers))} are renumbered from 0")
         if dropped := int(rows.dropped.sum()):
-            notes.append(f"{dropped} experts that the engine dropped are -1")
+            notes.append(f"{dropped} experts that the engine dropped are written as -1")
         if "n_expert" not in rows.preamble.sizes:
-            notes.append(f"the number of experts is not in the file: {self.experts_in_a_layer()} by the largest one")
+            notes.append(f"the file has no number of experts: {self.experts_in_a_layer()} follows from the largest one")
         return notes
 
     def requests(self, experts: int, shares: Float) -> Iterator[Pair]:

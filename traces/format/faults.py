@@ -90,11 +90,11 @@ def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator
     yield from _report((step < 0) | (step > 1), "iteration", "must follow the iteration before", iteration)
     count = int(iteration[-1]) - int(iteration[0]) + 1
     if count != info.output_tokens:
-        what = f"request {info.request} must have {info.output_tokens} iterations, as its output_tokens say"
+        what = f"request {info.request} must have {info.output_tokens} iterations, as output_tokens says"
         yield Fault(row=len(iteration) - 1, field="iteration", what=what, value=count)
     prompt = int((iteration == 0).sum())
     if meta.prefill and info.prompt_tokens is not None and prompt != info.prompt_tokens:
-        what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows, as its prompt_tokens say"
+        what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows, as prompt_tokens says"
         yield Fault(row=0, field="iteration", what=what, value=prompt)
 
 

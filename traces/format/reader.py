@@ -244,7 +244,7 @@ def read_meta(folder: Path) -> tuple[TraceMeta, str]:
         what = "is not a trace folder" if folder.exists() else "does not exist"
         raise TraceError.at(folder, what + hint)
     if folder.name.endswith(".partial"):
-        raise TraceError.at(folder, "is unfinished; run the command that started it again")
+        raise TraceError.at(folder, "is unfinished; repeat the command that started it")
     data = read_json(folder / META)
     return TraceMeta.from_json(data, folder / META), data["sha256"]
 

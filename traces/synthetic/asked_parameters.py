@@ -121,5 +121,5 @@ def _lookahead(asked: StatisticsSettings, shape: ModelShape, fitted: Measured | 
     if asked.lookahead_recall is None:
         return known
     if not known:
-        raise FieldError("lookahead_recall", f"needs lookahead with the distances, value {asked.lookahead_recall:g}")
+        raise FieldError("lookahead_recall", f"needs `lookahead`, value {asked.lookahead_recall:g}")
     return dict.fromkeys(known, asked.lookahead_recall)

@@ -43,7 +43,7 @@ class ArrivalSettings:
             return
         for name in ("burstiness", "lengths", "prompt_tokens", "output_tokens"):
             if getattr(self, name) is not None:
-                raise FieldError(name, f"is for poisson and gamma only, not for {self.workload}")
+                raise FieldError(name, f"applies only to poisson and gamma, not to {self.workload}")
 
     @property
     def is_process(self) -> bool:
@@ -54,14 +54,14 @@ class ArrivalSettings:
         name = self.workload
         for needed in ("rate", "requests"):
             if getattr(self, needed) is None:
-                raise FieldError(needed, f"{name} needs it")
+                raise FieldError(needed, f"is required for {name}")
         if name == "gamma" and self.burstiness is None:
-            raise FieldError("burstiness", "gamma needs it; 1 is a Poisson process")
+            raise FieldError("burstiness", "is required for gamma; 1 gives a Poisson process")
         if name == "poisson" and self.burstiness not in (None, 1.0):
             raise FieldError("burstiness", f"must be 1 for poisson, value {self.burstiness:g}; gamma takes any")
         fixed = [one is not None for one in (self.prompt_tokens, self.output_tokens)]
         if any(fixed) if self.lengths else not all(fixed):
-            raise FieldError("lengths", f"{name} needs either this or both prompt_tokens and output_tokens")
+            raise FieldError("lengths", f"{name} needs either `lengths`, or both `prompt_tokens` and `output_tokens`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

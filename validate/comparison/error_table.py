@@ -54,7 +54,7 @@ def text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
         for row in rows
         if row["metric"] in counted
     ]
-    blocks.append("Exact counts; for a policy that only copies on demand, all of them must match exactly.")
+    blocks.append("Exact counts; for a policy that copies on demand only, all of them must match exactly.")
     blocks.append(_table(["policy", "experts", "simulated", "measured", "difference"], counts))
     return "\n\n".join([*blocks, *footnotes((policy, each) for policy in runs for each in runs[policy])])
 

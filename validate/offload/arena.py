@@ -55,7 +55,7 @@ class Arena:
 def _check(devices: Sequence[str | torch.device], chunk_bytes: Sequence[int], record_bytes: int) -> None:
     for device in devices:
         if torch.device(device).type != "cpu":
-            raise UserError(f"device {str(device)!r}: replay runs on the CPU so far; use 'cpu'")
+            raise UserError(f"device {str(device)!r}: replay runs only on the CPU so far; use 'cpu'")
     if sum(chunk_bytes) > record_bytes:
         what = f"the cache counts {sum(chunk_bytes)} bytes for an expert, but its parameters have only {record_bytes}"
         raise UserError(f"{what}: it was set up for another shape than the model's")

@@ -75,7 +75,7 @@ def layout_of(blocks: Sequence[MoeBlock]) -> Layout:
     layouts = [_layout_of(block, len(blocks)) for block in blocks]
     for block, layout in zip(blocks, layouts, strict=True):
         if layout != layouts[0]:
-            what = "have other parameters than those of"
+            what = "have different parameters from those of"
             raise UserError(f"the experts of block {block.name} {what} {blocks[0].name}, so records would differ")
     return layouts[0]
 
@@ -104,7 +104,7 @@ def open_records(path: Path, layout: Layout) -> Records:
     try:
         found = path.stat().st_size
         if found != size:
-            raise UserError(f"{path}: it has {found} bytes, and {count} records of this model have {size}")
+            raise UserError(f"{path}: it has {found} bytes; {count} records of this model need {size}")
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
         said = getattr(error, "strerror", None) or str(error).partition("\n")[0]

@@ -236,9 +236,9 @@ def test_prediction_helps_where_the_history_repeats_itself():
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ("finemoe,prefetch_distance=9", "prefetch_distance 9"),
-        ("finemoe,prefetch_distance=0", "prefetch_distance 0"),
-        ("finemoe,capacity=0", "capacity 0: the store"),
+        ("finemoe,prefetch_distance=9", "prefetch_distance: must be from 1 to 4, value 9"),
+        ("finemoe,prefetch_distance=0", "prefetch_distance: must be from 1 to 4, value 0"),
+        ("finemoe,capacity=0", "finemoe: capacity: must be at least 1, value 0"),
         ("finemoe,fill=best", "fill: must be one of random, redundancy, value 'best'"),
         ("finemoe,prefill_records=all", "prefill_records: must be one of token, iteration, value 'all'"),
         ("finemoe,threshold=delta", "threshold: must be one of exceed, demo, top-k, value 'delta'"),

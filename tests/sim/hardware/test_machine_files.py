@@ -153,9 +153,9 @@ EXTENDS = 'extends = "rtx3090"\n'
         (EXTENDS + "gpus = true", "gpus: must be a whole number, value True"),
         (EXTENDS + "gpus = 1.5", "gpus: must be a whole number, value 1.5"),
         (EXTENDS + "name = 3", "name: must be a string, value 3"),
-        (EXTENDS + "name = ''", "name: '' is not a name"),
+        (EXTENDS + "name = ''", "name: must be a printable name, value ''"),
         (EXTENDS + "gpu = 3", "gpu: must be a table"),
-        (EXTENDS + '[gpu]\nname = "a\\u0007"', "gpu.name: 'a\\x07' is not a name"),
+        (EXTENDS + '[gpu]\nname = "a\\u0007"', "gpu.name: must be a printable name, value 'a\\x07'"),
         (EXTENDS + "[gpu]\nflops_per_s = 'fast'", "gpu.flops_per_s: must be a number, value 'fast'"),
         (EXTENDS + "[gpu]\nflops_per_s = 0", "gpu.flops_per_s: must be above 0, value 0.0"),
         (EXTENDS + "[gpu]\nflops_per_s = nan", "gpu.flops_per_s: must be a finite number, value nan"),
@@ -170,7 +170,7 @@ EXTENDS = 'extends = "rtx3090"\n'
         ),
         (
             EXTENDS + "[search]\nbytes_per_s = { value = 1, source = 2 }",
-            "search.bytes_per_s.source: must be a text, value 2",
+            "search.bytes_per_s.source: must be a string, value 2",
         ),
         (
             EXTENDS + "[search]\nbytes_per_s = { value = 'x', source = 'me' }",
@@ -251,7 +251,7 @@ def test_a_preset_costs_a_roofline_and_a_profile_what_was_measured() -> None:
 
 
 def test_a_profile_refuses_a_model_that_it_was_not_measured_with() -> None:
-    with pytest.raises(UserError, match="measured for hand-made with layers 2, hand-made has layers 3"):
+    with pytest.raises(UserError, match="measured for hand-made with layers 2, but hand-made has layers 3"):
         flat_profile(MODEL).cost(shape(3))
 
 

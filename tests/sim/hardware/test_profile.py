@@ -87,22 +87,22 @@ NARROW = Table(sizes=(2, 64), seconds=(1.0, 2.0))
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda cost: cost.expert_s(80), "expert time was measured for 2 … 64 tokens, 80 are needed"),
-        (lambda cost: cost.expert_s(1), "expert time was measured for 2 … 64 tokens, 1 are needed"),
-        (lambda cost: cost.dense_s(65, 0, 0), "dense time was measured for 2 … 64 tokens, 65 are needed"),
+        (lambda cost: cost.expert_s(80), "expert time was measured for 2 … 64 tokens, but 80 are needed"),
+        (lambda cost: cost.expert_s(1), "expert time was measured for 2 … 64 tokens, but 1 are needed"),
+        (lambda cost: cost.dense_s(65, 0, 0), "dense time was measured for 2 … 64 tokens, but 65 are needed"),
         (
             lambda cost: cost.dense_s(2, 0, 51),
-            "attention time was measured for 0 … 50 attended positions, 51 are needed",
+            "attention time was measured for 0 … 50 attended positions, but 51 are needed",
         ),
-        (lambda cost: cost.head_s(1), "head time was measured for 2 … 64 rows, 1 are needed"),
-        (lambda cost: cost.copy_s(65), "copy time was measured for 2 … 64 bytes, 65 are needed"),
+        (lambda cost: cost.head_s(1), "head time was measured for 2 … 64 rows, but 1 are needed"),
+        (lambda cost: cost.copy_s(65), "copy time was measured for 2 … 64 bytes, but 65 are needed"),
     ],
 )
 def test_sizes_outside_the_measured_range_are_refused(ask: Any, said: str) -> None:
     cost = measured(expert=NARROW, dense=NARROW, head=NARROW, copy=NARROW, most_attended=50).cost(MODEL)
     with pytest.raises(UserError) as error:
         ask(cost)
-    assert str(error.value) == f"profile demo: {said}; calibrate with more"
+    assert str(error.value) == f"profile demo: {said}; calibrate again with more"
 
 
 def test_a_single_point_is_a_range_of_its_own() -> None:
@@ -124,7 +124,7 @@ def test_another_model_is_refused_by_the_size_that_differs(field: str, value: An
     other = replace(MODEL, name="other", **{field: value})
     with pytest.raises(UserError) as error:
         measured().cost(other)
-    said = f"measured for hand-made with {field} {getattr(MODEL, field)}, other has {field} {value}"
+    said = f"measured for hand-made with {field} {getattr(MODEL, field)}, but other has {field} {value}"
     assert str(error.value) == f"profile demo: it was {said}"
 
 
@@ -211,5 +211,5 @@ def test_points_taken_from_a_roofline_give_the_rooflines_run(policy: str, gpus: 
 def test_a_run_that_needs_more_than_was_measured_is_refused() -> None:
     request = request_of([[[0, 1], [2, 3]]] * 3, MODEL, prefill_tokens=3)
     profile = measured(dense=Table(sizes=(1, 2), seconds=(1.0, 2.0)))
-    with pytest.raises(UserError, match="dense time was measured for 1 … 2 tokens, 3 are needed"):
+    with pytest.raises(UserError, match="dense time was measured for 1 … 2 tokens, but 3 are needed"):
         simulate("lru", Setting(model=MODEL, hardware=profile, cache_experts=4), [request])

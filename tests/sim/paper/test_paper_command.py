@@ -58,7 +58,7 @@ def test_a_killed_command_continues_to_the_bytes_of_an_uninterrupted_one(tmp_pat
         (["--figure", "11"], "--figure: figure 11 shows online serving, which is not simulated yet"),
         (["--figure", "1a"], "--figure: figure 1a is a diagram without data"),
         (["--figure"], "--figure: needs a value"),
-        (["--quick"], "--quick: cannot be given together with --kick-the-tires"),
+        (["--quick"], "--quick: cannot be combined with --kick-the-tires"),
         (["--routing", "twins"], "--routing: must be either twins or traces"),
     ],
 )

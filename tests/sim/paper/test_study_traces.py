@@ -56,7 +56,9 @@ def test_a_model_of_the_paper_is_recognised_by_its_shape(tmp_path: Path) -> None
 def test_two_traces_of_one_model_and_set_are_refused(tmp_path: Path) -> None:
     first = small_trace(tmp_path / "mine.trace", 4, shape=small_shape())
     again = small_trace(tmp_path / "more" / "mine.trace", 5, shape=small_shape())
-    with pytest.raises(UserError, match=r"mine\.trace: another trace is also of .*; give one trace for each"):
+    with pytest.raises(
+        UserError, match=r"mine\.trace: another trace is also of .*; give one trace per model and prompts"
+    ):
         users([first, again])
 
 

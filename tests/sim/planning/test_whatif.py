@@ -113,7 +113,7 @@ def test_an_impossible_factor_is_a_row_with_its_reason(sweep: Sweep) -> None:
         2.8333: (34, "refused"),
         4.0: (48, "refused"),
     }
-    assert "has use for at most 32" in slots[4.0]["reason"]
+    assert "can use at most 32" in slots[4.0]["reason"]
     assert [factor for factor, row in gpus.items() if row["status"] == "done"] == [1.0, 2.0, 4.0]
     assert gpus[1.41]["reason"] == "the factor of 1 is not a whole number of GPUs"
 

@@ -106,7 +106,8 @@ def test_several_results_share_a_folder(scenario: Scenario, out: Path) -> None:
     results = [simulate(replace(scenario, policy=policy)) for policy in ("lru", "belady", "finemoe")]
     write_results(out, results)
     assert read_results(out) == results
-    with pytest.raises(UserError, match=r"holds 3 results \(lru, belady, finemoe\), not one; read_results reads all$"):
+    said = r"has 3 results \(lru, belady, finemoe\), not one; read them with read_results$"
+    with pytest.raises(UserError, match=said):
         Result.read(out)
 
 
@@ -131,7 +132,7 @@ def test_a_result_trimmed_is_the_result_of_less_detail(scenario: Scenario) -> No
 def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out: Path) -> None:
     """Their rows could not be told apart."""
     results = [simulate(replace(scenario, seed=seed)) for seed in (0, 1)]
-    with pytest.raises(UserError, match=r"2 results of policy finemoe,capacity=9; a folder holds one of each$"):
+    with pytest.raises(UserError, match=r"2 results of policy finemoe,capacity=9; a folder has one result per policy$"):
         write_results(out, results)
     assert not out.exists()
 

@@ -103,5 +103,5 @@ def test_runs_of_other_library_versions_are_deleted(
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("ls", "info", "gc"):
         assert main(["store", command, str(tmp_path)]) == 2
-        assert "is not a store of results" in capsys.readouterr().err
+        assert "is not a result store" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -132,7 +132,7 @@ def test_a_store_of_another_schema_version_is_refused(store: ResultStore) -> Non
 
 def test_a_folder_of_something_else_is_not_taken_for_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is neither empty nor a store of results"):
+    with pytest.raises(StoreError, match="is neither empty nor a result store"):
         ResultStore.open(tmp_path)
     with pytest.raises(StoreError, match=r"store\.json is missing"):
         ResultStore.open(tmp_path, create=False)
@@ -142,14 +142,14 @@ def test_a_folder_of_something_else_is_not_taken_for_a_store(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"schema_version": 1}'])
 def test_a_broken_description_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "store.json").write_text(text)
-    with pytest.raises(UserError, match=r"store\.json does not describe a store") as raised:
+    with pytest.raises(UserError, match=r"store\.json does not describe a result store") as raised:
         ResultStore.open(tmp_path)
     assert "\n" not in str(raised.value)
 
 
 def test_a_store_where_nothing_can_be_written_says_so(tmp_path: Path, store: ResultStore) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot make a store here: "):
+    with pytest.raises(StoreError, match="cannot create a store here: "):
         ResultStore.open(tmp_path / "file" / "store")
     shutil.rmtree(store.folder / "runs", ignore_errors=True)
     (store.folder / "runs").write_text("in the way")

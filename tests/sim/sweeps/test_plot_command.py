@@ -48,7 +48,7 @@ def test_a_sweep_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str], word
             ("--pareto", "--over", "seed"),
             "--over: the picture of --pareto has no axis to go over; leave one of",
         ),
-        (("--stalls", "--pareto"), "--pareto: the picture of --stalls has no fronts; leave one of them out"),
+        (("--stalls", "--pareto"), "--pareto: the picture of --stalls has no fronts; leave one of the two out"),
     ],
 )
 def test_mistakes_are_one_line(

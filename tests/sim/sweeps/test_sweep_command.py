@@ -243,7 +243,7 @@ def test_settings_that_a_policy_refuses_are_found_before_it_runs(
     grid = {"policy": ["finemoe", "lru"], "policy.prefetch_distance": [2, 40]}
     small_experiment(trace, grid=grid).write(tmp_path / "a.toml")
     assert sweep(tmp_path / "a.toml", store, "--dry-run") == 0
-    assert "1 run cannot run: finemoe: prefetch_distance 40 is not in 1 … 4" in capsys.readouterr().out
+    assert "1 run cannot run: finemoe: prefetch_distance: must be from 1 to 4, value 40" in capsys.readouterr().out
 
 
 def test_a_store_that_has_everything_need_not_be_written(

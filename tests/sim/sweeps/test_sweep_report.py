@@ -216,7 +216,7 @@ def test_no_run_vanishes() -> None:
         "  1 × the policy broke over two lines",
         "      policy lfu; cache.share 0.25; seed 1",
     ]
-    assert "# lru: in some settings done with fewer seeds than other policies" in report
+    assert "# lru: has fewer seeds than other policies in some settings" in report
 
 
 def test_the_most_frequent_reason_comes_first() -> None:

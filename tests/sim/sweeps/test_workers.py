@@ -115,7 +115,7 @@ def another(name: str) -> Change:
 SEEN = {
     "no store": (
         lambda place, other: replace(place, store=other),
-        "{other}/store.json is missing; {other} is not a store of results",
+        "{other}/store.json is missing; {other} is not a result store",
     ),
     "another store": (another_store, "{other} is not the store that the sweep uses"),
     "no folder": (

@@ -187,7 +187,7 @@ def test_what_a_kill_after_the_renaming_left_is_cleared_away_by_the_same_command
     for name in ("plan.json", "lock", "merged"):
         (partial / name).write_text("{}")
     assert main(command("pocket", DEMO_PROMPTS, out)) == 2
-    assert "a.trace exists already; choose another name, or --overwrite it" in capsys.readouterr().err
+    assert "a.trace exists already; choose another name, or replace it with --overwrite" in capsys.readouterr().err
     assert content(out) == before
     assert not partial.exists()
 

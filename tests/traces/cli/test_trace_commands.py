@@ -39,7 +39,10 @@ CHEAP = {
         "convert counts x --model gpt-oss-20b --out a.trace",
         "--out: the name must end in .parquet, value a.trace",
     ),
-    "arrivals": ("arrivals gamma --rate 1 --requests 2", "--burstiness: gamma needs it; 1 is a Poisson process"),
+    "arrivals": (
+        "arrivals gamma --rate 1 --requests 2",
+        "--burstiness: is required for gamma; 1 gives a Poisson process",
+    ),
     "fit": (
         "fit x --workload w --out a.trace --max-prompt-tokens 0",
         "--max-prompt-tokens: must be at least 1, value 0",
@@ -107,7 +110,7 @@ def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Pa
     (tmp_path / "a.trace").mkdir()
     status, heavy, said = loaded_by("synthetic", "--out", str(tmp_path / "a.trace"))
     assert (status, heavy) == (2, set())
-    assert said == f"error: {tmp_path}/a.trace exists already; choose another name, or --overwrite it\n"
+    assert said == f"error: {tmp_path}/a.trace exists already; choose another name, or replace it with --overwrite\n"
 
 
 @pytest.mark.parametrize(

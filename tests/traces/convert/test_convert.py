@@ -193,7 +193,7 @@ def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().err == "error: --max-requests: must be at least 1, value 0\n"
     assert convert(tmp_path, small_arrays()) == 0
     assert convert(tmp_path, small_arrays()) == 2
-    assert "out.trace exists already; choose another name, or --overwrite it" in capsys.readouterr().err
+    assert "out.trace exists already; choose another name, or replace it with --overwrite" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place")

@@ -145,7 +145,9 @@ def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.Capture
         f"--out: the name must end in .parquet, value {tmp_path}/b.trace"
     )
     assert convert(file) == 0
-    assert reported(capsys, lambda: convert(file)).endswith("exists already; choose another name, or --overwrite it")
+    assert reported(capsys, lambda: convert(file)).endswith(
+        "exists already; choose another name, or replace it with --overwrite"
+    )
     assert convert(file, "--overwrite") == 0
     (tmp_path / "b.json").write_text('{"x": [1], "y": [2]}')
     line = reported(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))

@@ -183,7 +183,7 @@ def test_what_the_engine_dropped_was_not_executed(file: Path) -> None:
 def test_dense_layers_are_left_out_of_the_numbers(tmp_path: Path) -> None:
     trace = converted(route_file(tmp_path / "tiny.csv", Engine(sizes=[0, 3000, 0, 5000])))
     assert trace.shape.layer_expert_bytes == (3000, 5000)
-    assert "layers 1, 3 are numbered from 0" in (trace.meta.notes or "")
+    assert "layers 1, 3 are renumbered from 0" in (trace.meta.notes or "")
 
 
 def test_sizes_come_from_a_named_model_or_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

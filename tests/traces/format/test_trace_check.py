@@ -169,7 +169,7 @@ def test_many_problems_are_cut_off(trace: Path, capsys: pytest.CaptureFixture[st
     [
         ("nothing.trace", "nothing.trace: does not exist"),
         ("a", "does not exist; did you mean {trace}?"),
-        ("b.trace.partial", "is unfinished; run the command that started it again"),
+        ("b.trace.partial", "is unfinished; repeat the command that started it"),
     ],
 )
 def test_what_is_not_a_trace_is_reported(trace: Path, capsys: pytest.CaptureFixture[str], name: str, line: str) -> None:

@@ -90,7 +90,7 @@ def test_a_writer_refuses_what_a_reader_would(tmp_path: Path) -> None:
     assert "field lookahead_1: is missing" in refused(tmp_path, info, replace(recorded, lookahead={}))
     negative = replace(recorded, experts=np.where(recorded.experts == recorded.experts[0, 0, 0], -1, recorded.experts))
     assert "row 0, field experts: layer 0 must be from 0 to 5, value -1" in refused(tmp_path, info, negative)
-    assert "must have 9 iterations, as its output_tokens say, value 4" in refused(
+    assert "must have 9 iterations, as output_tokens says, value 4" in refused(
         tmp_path, replace(info, output_tokens=9), recorded
     )
     assert "field embedding: is missing" in refused(tmp_path, info, replace(recorded, embedding=None))

@@ -139,7 +139,7 @@ def test_another_plan_is_refused_and_named(tmp_path: Path, two_parts: list[list[
 def test_a_finished_trace_is_replaced_only_when_asked(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
     path = small_trace(tmp_path / "a.trace")
     before = content(path)
-    with pytest.raises(UserError, match="exists already; choose another name, or `overwrite` it"):
+    with pytest.raises(UserError, match="exists already; choose another name, or replace it with `overwrite`"):
         TraceWriter(path, small_meta(), plan=PLAN)
     assert content(path) == before
     assert sorted(tmp_path.iterdir()) == [path]

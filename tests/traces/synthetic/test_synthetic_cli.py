@@ -134,7 +134,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         ),
         (["--trajectory-recall", "0.5", "--layers", "3"], "--trajectory-recall: needs more than 3 layers, value 0.5"),
         (["--lookahead", "5"], "--lookahead: must be from 1 to 4 layers, value 5"),
-        (["--lookahead-recall", "0.9"], "--lookahead-recall: needs lookahead with the distances, value 0.9"),
+        (["--lookahead-recall", "0.9"], "--lookahead-recall: needs --lookahead, value 0.9"),
         (["--top-k", "9"], "--top-k: must be at most 8, the experts of a layer, value 9"),
         (["--experts", "0"], "--experts: must be at least 1, value 0"),
         (["--model", "mixtral-8x7b"], "--experts: mixtral-8x7b has 8, value 8"),
@@ -164,7 +164,9 @@ def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.Captur
     out = written(tmp_path / "a.trace").path
     before = content(out)
     assert main(command(out, "--seed", "5")) == 2
-    assert f"error: {out} exists already; choose another name, or --overwrite it\n" in capsys.readouterr().err
+    assert (
+        f"error: {out} exists already; choose another name, or replace it with --overwrite\n" in capsys.readouterr().err
+    )
     assert content(out) == before
     assert main(command(out, "--seed", "5", "--overwrite")) == 0
     assert content(out) != before

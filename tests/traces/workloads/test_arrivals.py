@@ -205,9 +205,9 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
     ("words", "error"),
     [
         ("gone.csv", "gone.csv: is missing"),
-        ("poisson --requests 5", "--rate: poisson needs it"),
-        ("poisson --rate 5", "--requests: poisson needs it"),
-        ("gamma --rate 5 --requests 5", "--burstiness: gamma needs it; 1 is a Poisson process"),
+        ("poisson --requests 5", "--rate: is required for poisson"),
+        ("poisson --rate 5", "--requests: is required for poisson"),
+        ("gamma --rate 5 --requests 5", "--burstiness: is required for gamma; 1 gives a Poisson process"),
         ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness: must be above 0, value 0.0"),
         (
             "poisson --rate 5 --requests 5 --burstiness 2",
@@ -215,7 +215,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5",
-            "--lengths: poisson needs either this or both prompt_tokens and output_tokens",
+            "--lengths: poisson needs either --lengths, or both --prompt-tokens and --output-tokens",
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5 --output-tokens 0",
@@ -226,7 +226,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("poisson --rate 5 --requests 5 --seed -1", "--seed: must be at least 0, value -1"),
         ("a.csv --out b.csv", "--out: the name must end in .parquet, value b.csv"),
         ("a.csv --plot a.txt", "--plot: the name must end in .png or .svg or .pdf, value a.txt"),
-        ("a.csv --burstiness 2", "--burstiness: is for poisson and gamma only, not for a.csv"),
+        ("a.csv --burstiness 2", "--burstiness: applies only to poisson and gamma, not to a.csv"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(words: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -303,7 +303,7 @@ def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path,
             del frame["misses"]
 
     other = passed_off(simulated, tmp_path / "measured", older)
-    assert refused(simulated, other) == f"{other}: its summary has no column misses; run again to write one"
+    assert refused(simulated, other) == f"{other}: its summary has no column misses; repeat the run"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_copy_of_several_chunks_moves_all_from_its_first_on(chunk: int, tmp_pa
 
 def test_only_the_cpu_is_a_device_so_far(tmp_path: Path) -> None:
     _, records = records_of("mixtral", tmp_path)
-    with pytest.raises(UserError, match=r"device 'cuda:0': replay runs on the CPU so far; use 'cpu'$"):
+    with pytest.raises(UserError, match=r"device 'cuda:0': replay runs only on the CPU so far; use 'cpu'$"):
         Arena(records, slots=[2, 2], devices=["cpu", "cuda:0"], chunk_bytes=[23040])
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_missing_or_of_another_size_is_one_line(tmp_path: Path) -
     with pytest.raises(UserError, match=r"experts\.records: the experts cannot be read: No such file or directory$"):
         open_records(path, layout)
     path.write_bytes(bytes(1000))
-    with pytest.raises(UserError, match=r"it has 1000 bytes, and 24 records of this model have 552960$"):
+    with pytest.raises(UserError, match=r"it has 1000 bytes; 24 records of this model need 552960$"):
         open_records(path, layout)
 
 
@@ -201,7 +201,9 @@ def test_experts_with_other_parameters_than_the_interface_knows_are_refused() ->
     with pytest.raises(UserError, match=r"layers\.1\.mlp, .* a parameter 'scale' of shape \[3\], not \[8 experts, …\]"):
         layout_of(blocks)
     experts.scale = nn.Parameter(torch.ones(8, 3))
-    with pytest.raises(UserError, match=r"layers\.1\.mlp have other parameters than those of model\.layers\.0\.mlp"):
+    with pytest.raises(
+        UserError, match=r"layers\.1\.mlp have different parameters from those of model\.layers\.0\.mlp"
+    ):
         layout_of(blocks)
     del experts.scale, experts.down_proj
     with pytest.raises(UserError, match=r"layers\.1\.mlp, MixtralExperts, have no parameter 'down_proj'$"):
@@ -211,7 +213,7 @@ def test_experts_with_other_parameters_than_the_interface_knows_are_refused() ->
 def test_layers_of_different_types_are_refused() -> None:
     blocks = moe_blocks(tiny_model("mixtral"))
     blocks[2].experts.bfloat16()
-    with pytest.raises(UserError, match=r"layers\.2\.mlp have other parameters than those of"):
+    with pytest.raises(UserError, match=r"layers\.2\.mlp have different parameters from those of"):
         layout_of(blocks)
 
 
