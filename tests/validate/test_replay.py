@@ -291,6 +291,22 @@ def test_bytes_that_change_on_their_way_are_noticed(checkpoint, capsys, monkeypa
     assert "the resident model's" in capsys.readouterr().err
 
 
+def test_a_policy_that_does_not_exist_is_refused_before_torch_is_imported(tmp_path):
+    program = "import sys; from validate.__main__ import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "replay", "pocket", "--policy", "nope", "--out", tmp_path / "measured"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "2 False\n"
+    assert "unknown policy 'nope'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 INTERRUPTED = """
 import sys, os, signal
 from validate.__main__ import main
