@@ -21,8 +21,7 @@ $(VENV)/.installed: pyproject.toml
 
 # Prints what it does and why in less than a screen and a half; docs/quickstart.md goes through the same commands slowly.
 demo: $(VENV)/.installed
-	@echo "1/4 RECORD  Run a small Mixtral that ships with the project on 96 passages of text, and keep what its"
-	@echo "    routers chose: finemoe traces collect pocket --continue-text … --out demo-out/pocket.trace"
+	@echo "1/4 RECORD  Keep what the routers of a small Mixtral choose in 96 texts: finemoe traces collect pocket …"
 	@$(BIN)/finemoe traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
 		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	@echo
@@ -43,7 +42,6 @@ demo: $(VENV)/.installed
 	@tail -n 1 demo-out/measured.txt
 	@echo
 	@echo "4/4 COMPARE  Simulate the same requests on the timed machine, and hold that against what was measured."
-	@echo "    Hits of LRU must be equal. Times differ here: the model is tiny and the predictor runs in Python."
 	@$(BIN)/finemoe sim run demo-out/replayed.trace --machine demo-out/machine.toml --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --overwrite --out demo-out/simulated >>demo-out/log.txt
 	@$(BIN)/finemoe validate compare demo-out/simulated demo-out/measured --brief --overwrite --plot demo-out/timelines.png

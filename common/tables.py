@@ -56,6 +56,11 @@ def numbers(values: Sequence[float | None], form: str, factor: float = 1) -> str
     return " / ".join(number(value, form, factor) for value in values)
 
 
+def quantity(count: int, what: str) -> str:
+    """`1 request`, `2 requests`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 class Unit(NamedTuple):
     """How the numbers of a column are written: times `factor`, with so many digits after the point."""
 

@@ -71,7 +71,7 @@ class Scenario:
     module:callable. `finemoe sim policies` lists the names."""
     sizes: str | None = None
     """Combine the traced routing with the sizes of a published model: mixtral-8x7b, qwen1.5-moe-a2.7b, phi-3.5-moe or
-    gpt-oss-20b. The trace must have the same experts per layer and top-k."""
+    gpt-oss-20b. The trace must have the same experts per layer and top-k. Default: the traced model's own sizes."""
     machine: str = "rtx3090x6"
     """A preset (rtx3090x6, rtx3090, rtx4090, a100-80gb, h100-80gb, h200-141gb; paper-rtx3090x6, paper-rtx3090,
     paper-a100), or a FILE.toml: a machine of your own, or a profile from `finemoe validate calibrate`. Append
@@ -82,7 +82,7 @@ class Scenario:
     """Learn from this trace instead of from a share of the replayed one. Does not change which requests run; set the
     train split to 0 to run all."""
     train_split: Annotated[float, Interval(ge=0, lt=1)] = 0.7
-    """Share of the requests that the policy may learn from (its history). The other requests run."""
+    """Share of the requests that the policy may learn from (its history). Only the others run: 2 of 8 with 0.7."""
     requests: Annotated[int, Ge(1)] | None = None
     """Run at most N of the requests outside the history."""
     batch_size: Annotated[int, Ge(1)] = 1

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from common.folding import NAME_WIDTH, folded, folded_name
-from common.tables import number, numbers, text_table
+from common.tables import number, numbers, quantity, text_table
 from sim.forecast.prediction_quality import Quality
 from traces.format import provenance
 
@@ -24,7 +24,7 @@ def heading(quality: Quality) -> str:
     trace, shape = quality.trace, quality.trace.shape
     warning = quality.settings["trace"]["warning"]
     what = (
-        f"Prediction of {quality.requests} requests of {trace.path.name} "
+        f"Prediction of {quantity(quality.requests, 'request')} of {trace.path.name} "
         f"({provenance.routing(trace.meta.kind, shape.name, warning)}: "
         f"{shape.layers} × {shape.experts} experts of {shape.expert_bytes / 1e6:.3g} MB, top-{shape.top_k})"
     )

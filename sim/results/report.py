@@ -1,9 +1,10 @@
 """The text report of a comparison: heading, tables and notes, in lines of 100 characters."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from common.folding import folded
-from common.tables import number, size
+from common.tables import number, quantity, size
 from sim.hardware.origins import origins_text
 from sim.labels import footnotes
 from sim.results.policy_comparison import PolicyComparison
@@ -18,7 +19,8 @@ def brief_report(comparison: PolicyComparison) -> str:
     """Heading, the table of five columns, and the notes that it needs."""
     summaries = comparison.summaries()
     marks = footnotes((each["label"], each) for each in summaries)
-    below = (folded(note, indent="  ") for note in (*proved(summaries), *marks))
+    tiny = filter(None, [mostly_fixed(comparison.results[0])])
+    below = (folded(note, indent="  ") for note in (*proved(summaries), *tiny, *marks))
     return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
 
 
@@ -51,15 +53,15 @@ def heading(result: Result) -> str:
     room, memory, share = size(slots * expert_bytes), machine["memory_bytes"], number(slots / total, ".0%")
     if memory:
         room += f" of their {memory / 1e9:.0f} GB"
-    requests, of = result.summary["requests"], model["name"]
+    requests, of = quantity(result.summary["requests"], "request"), model["name"]
     if result.summary["simulated"]:
         what = (
-            f"Simulated, not measured: {requests} requests of {trace['name']} "
+            f"Simulated, not measured: {requests} of {trace['name']} "
             f"({provenance.routing(trace['kind'], trace['model'], trace['warning'])}) with the sizes of {of}"
         )
     else:
         kind = provenance.label(trace["kind"], trace["warning"])
-        what = f"Measured, not simulated: {requests} requests of {trace['name']} ({kind}) by {of}"
+        what = f"Measured, not simulated: {requests} of {trace['name']} ({kind}) by {of}"
     return (
         f"{what}\non {machine['described']}; {'the GPUs hold' if memory else 'the cache holds'} "
         f"{slots} of {total} experts ({share}), {room}; all experts take {size(total * expert_bytes)}"
@@ -73,11 +75,12 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     yield from proved([result.summary for result in comparison.results])
     if comparison.best_known:
         yield best_known(comparison)
-    resident = [comparison.resident] if comparison.resident else []
+    if tiny := mostly_fixed(comparison.results[0]):
+        yield tiny
+    facts = [comparison.resident.summary] if comparison.resident else []
+    shown = {each["policy"]: each for each in [*facts, *comparison.summaries()]}
+    yield from footnotes((each["label"], each) for each in shown.values())
     runs = {run.scenario.policy: run for run in [*comparison.results, *comparison.best_known]}.values()
-    facts = {run.scenario.policy: run.summary for run in [*runs, *resident]}
-    facts |= {each["policy"]: each for each in comparison.summaries()}
-    yield from footnotes((each["label"], each) for each in facts.values())
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"{', '.join(policies)}: {note}"
@@ -88,7 +91,7 @@ def proved(summaries: Sequence[Summary]) -> Iterator[str]:
     policies: dict[str, list[str]] = {}
     for each in summaries:
         if each["equal_tokens"] is not None:
-            what = f"{each['equal_requests']} requests, {each['equal_tokens']} tokens"
+            what = f"{quantity(each['equal_requests'], 'request')}, {quantity(each['equal_tokens'], 'token')}"
             policies.setdefault(what, []).append(each["label"])
     for what, names in policies.items():
         of = f"{', '.join(names)}: " if len(policies) > 1 else ""
@@ -97,8 +100,34 @@ def proved(summaries: Sequence[Summary]) -> Iterator[str]:
 
 def best_known(comparison: PolicyComparison) -> str:
     """The best known run, and the candidates that it was chosen from."""
-    names = " = ".join(run.summary["label"] for run in comparison.best_known)
+    distances = [found for each in comparison.know_all if (found := _distance(each))]
+    ahead = f"{', '.join(distances[:-1])} or {distances[-1]}" if distances[1:] else "".join(distances)
+    winners = (
+        f"perfect prefetch {found} layers ahead" if (found := _distance(run.scenario.policy)) else run.summary["label"]
+        for run in comparison.best_known
+    )
     return (
-        f"best known: {names}, with the lowest mean TPOT of {', '.join(comparison.know_all)}; these know all future "
-        "demands, but are heuristics, not bounds"
+        f"best known: the fastest of clairvoyant and perfect prefetch ({ahead} layers ahead, Belady's evictor), here "
+        f"{' = '.join(winners)}; they know all future demands, and their predictions take no time; heuristics, not "
+        "bounds"
+    )
+
+
+def _distance(policy: str) -> str | None:
+    """The prefetch distance in the name of a policy, if it has one."""
+    found = re.search(r"prefetch_distance=(\d+)", policy)
+    return found[1] if found else None
+
+
+def mostly_fixed(result: Result) -> str | None:
+    """A note if the traced model's own sizes are so small that fixed costs exceed half of a decode step's work."""
+    machine, summary = result.provenance["machine"], result.summary
+    if not summary["simulated"] or result.scenario.sizes or machine["described"].startswith("a measured profile"):
+        return None
+    exchange_s, overhead_s, compute_s = (summary[f"decode_{part}_s"] for part in ("exchange", "overhead", "compute"))
+    if compute_s is None or exchange_s + overhead_s <= compute_s:
+        return None
+    return (
+        f"times are mostly fixed costs of starting operations, since {result.provenance['model']['name']} is so small; "
+        "simulate a published model's sizes with --sizes"
     )

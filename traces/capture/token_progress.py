@@ -45,7 +45,8 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
             generated += came_out
             done += 1
             bar.total = expected
-            bar.set_postfix_str(f"batch {done} of {of}", refresh=False)
+            early = f"; {tokens - expected} tokens fewer, as texts ended early" if expected < tokens else ""
+            bar.set_postfix_str(f"batch {done} of {of}{early}", refresh=False)
             bar.update(generated - counted)  # the hook also counted finished requests in the batch
             counted = generated
 

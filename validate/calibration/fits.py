@@ -20,6 +20,13 @@ def expert_s(layers: Sequence[LayerTimes]) -> float:
     return median(after - before for one in layers for before, after in zip(one.given_s, one.computed_s, strict=True))
 
 
+def slowest_over_fastest(layers: Sequence[LayerTimes], repeats: int) -> float:
+    """How many times as long an expert takes in the slowest of successive `repeats` as in the fastest."""
+    each = len(layers) // repeats
+    seconds = [expert_s(layers[start : start + each]) for start in range(0, each * repeats, each)]
+    return max(seconds) / min(seconds)
+
+
 def overhead_s(layers: Sequence[LayerTimes]) -> float:
     """Seconds of a layer beside its experts if all are resident: decisions and the sum of contributions."""
     return median((one.over_s - one.computed_s[-1]) + (one.given_s[0] - one.gated_s) for one in layers)

@@ -82,7 +82,8 @@ def _profile(chosen: TestbedSettings, settings: CalibrationSettings, testbed: Te
         search_overhead_s=searches.overhead_s,
         search_bytes_per_s=searches.bytes_per_s,
         search_flops_per_s=searches.flops_per_s,
-        measured=_circumstances(chosen, settings, testbed, moved),
+        measured=_circumstances(chosen, settings, testbed, moved)
+        | {"slowest_over_fastest_repeat": fits.slowest_over_fastest(decoding, _REPEATS)},
     )
 
 
@@ -102,6 +103,8 @@ def summary(profile: Profile) -> str:
         f"head and sampling      {profile.head.seconds[0] * 1e6:8.1f} µs an iteration",
         f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
         f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
+        f"repeats                {profile.measured['slowest_over_fastest_repeat']:8.2f} × as long in the slowest of "
+        f"{_REPEATS} as in the fastest; if far from 1, something else ran: calibrate again",
     ]
     return "\n".join(lines)
 

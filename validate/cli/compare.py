@@ -34,10 +34,20 @@ def compare(
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""
     from common.files import replacing
+    from common.folding import folded
     from common.outputs import file, picture, reserved, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
-    from validate.comparison.error_table import brief_text, cautions, heading, notes, objects, routing_of, text
+    from validate.comparison.error_table import (
+        agreement,
+        brief_text,
+        cautions,
+        heading,
+        notes,
+        objects,
+        routing_of,
+        text,
+    )
     from validate.comparison.errors_by_metric import errors_of
     from validate.comparison.matching import Folder, match
     from validate.comparison.timelines import draw, logs_of, typical_iteration
@@ -58,7 +68,8 @@ def compare(
             if json:
                 return json_text.dumps(objects(compared), indent=2)
             table = brief_text if brief else text
-            return f"{heading(here, there)}\n{table(compared, here, there)}"
+            explained = folded(agreement(compared, here, there))
+            return f"{heading(here, there)}\n{table(compared, here, there)}\n\n{explained}".rstrip()
 
         with then_printed(printed):
             if plot:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from common.folding import folded
-from common.tables import number, text_table
+from common.tables import number, quantity, text_table
 from sim.labels import footnotes, marked
 from sim.results.summary import Summary
 from traces.format import provenance
@@ -19,7 +19,7 @@ def heading(simulated: Folder, measured: Folder) -> str:
     inputs, model = simulated.provenance, simulated.provenance["model"]
     lines = (
         f"Simulated on {inputs['machine']['described']}, measured on {measured.provenance['machine']['described']}: "
-        f"{simulated.summary['requests'].iloc[0]} requests of {routing_of(simulated)}\n"
+        f"{quantity(simulated.summary['requests'].iloc[0], 'request')} of {routing_of(simulated)}\n"
         f"with the sizes of {model['name']}, {inputs['cache_experts']} of {model['layers'] * model['experts']} experts "
         "in the cache"
     ).splitlines()
@@ -72,6 +72,36 @@ def brief_text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> s
             name = ""
     table = _table(["policy", "figure", "simulated", "measured", "relative\nerror"], cells)
     return "\n\n".join([table, *footnotes((policy, each) for policy in runs for each in runs[policy])])
+
+
+def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
+    """Whether what must agree does, and why times need not."""
+    on_demand, wrong, prefetching = [], [], []
+    for policy in dict.fromkeys(compared["policy"]):
+        runs = _runs_of(policy, simulated, measured)
+        if any(run["prefetched_copies"] for run in runs):
+            prefetching.append(policy)
+        elif not any(run["preloaded"] for run in runs):
+            on_demand.append(policy)
+            for metric in ("hits", "misses", "copied_bytes"):
+                one, other = (run[metric] for run in runs)
+                if one != other:
+                    wrong.append(f"{metric.replace('_', ' ')} of {policy} ({one} simulated, {other} measured)")
+    said = []
+    if wrong:
+        said.append(f"What must agree does NOT: {', '.join(wrong)}; without prefetching these must be equal.")
+    elif on_demand:
+        copies = "copies" if len(on_demand) == 1 else "copy"
+        equal = "on demand alone, with equal hits, misses and bytes"
+        said.append(f"What must agree does: {', '.join(on_demand)} {copies} {equal}.")
+    if measured.provenance["machine"]["name"].startswith("cpu"):
+        python = (
+            f"the predictor ({', '.join(prefetching)}) is Python in the model's process, and " if prefetching else ""
+        )
+        calibrated = simulated.provenance["machine"]["described"].startswith("a measured profile")
+        during, them = ("calibrate or replay", "both") if calibrated else ("replay", "it")
+        said.append(f"Times differ: {python}other work during {during} counts; run {them} on a quiet machine.")
+    return " ".join(said)
 
 
 def notes(simulated: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:

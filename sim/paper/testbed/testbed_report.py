@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.markdown_prose import item, paragraph
-from common.tables import markdown_table, percent
+from common.tables import markdown_table, percent, quantity
 from sim.paper.figures.figure_10 import TPOT
 from sim.paper.testbed.testbed_between import LAYER, LINK, checks_of_rate, left_out, refined
 from sim.paper.testbed.testbed_fit import (
@@ -27,7 +27,6 @@ from sim.paper.testbed.testbed_grid import READINGS
 from sim.paper.testbed.testbed_numbers import BY_KEY, FIGURE_12_GB, NUMBERS, groups
 from sim.paper.testbed.testbed_runs import CHECK, FIGURES, MACHINE, of_grid
 from sim.paper.testbed.testbed_words import (
-    counted,
     joined,
     named,
     place_in_words,
@@ -221,7 +220,7 @@ def _contradictions(table: pd.DataFrame, found: pd.DataFrame) -> Iterator[str]:
     for tolerance in TOLERANCES:
         sets = cannot_hold_together(met(found, tolerance))
         sizes = [sum(len(keys) == size for keys in sets) for size in (1, 2, 3)]
-        counts = joined(counted(count, what) for count, what in zip(sizes, ("number", "pair", "triple"), strict=True))
+        counts = joined(quantity(count, what) for count, what in zip(sizes, ("number", "pair", "triple"), strict=True))
         yield f"**Within {tolerance * 100:.0f} points: {counts}.**"
         listed = [item(f"- {' **and** '.join(named(BY_KEY[key]) for key in keys)}") for keys in sets[:_SETS_SHOWN]]
         if len(sets) > _SETS_SHOWN:

@@ -19,11 +19,6 @@ def joined(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(first)} {last} {end}" if first else end
 
 
-def counted(count: int, what: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def points_text(share: float) -> str:
     """A distance in percentage points."""
     return f"{share * 100:.1f} points"

@@ -207,7 +207,9 @@ def test_a_log_has_a_line_per_state_with_rate_time_left_and_batches(monkeypatch:
     lines = text.splitlines()
     assert lines[0].startswith("collect: 0 of 40 tokens")
     assert lines[0].endswith("batch 3 of 5")
-    assert re.fullmatch(r"collect: 34 of 34 tokens, .*tok/s, 00:00 left, batch 5 of 5", lines[-1])
+    assert re.fullmatch(
+        r"collect: 34 of 34 tokens, .*tok/s, 00:00 left, batch 5 of 5; 6 tokens fewer, as texts ended early", lines[-1]
+    )
     assert any(re.search(r"8 of 40 tokens, .*tok/s, \d\d:\d\d left", line) for line in lines)
 
 

@@ -147,3 +147,8 @@ def test_the_rule_of_a_layer_is_the_engines(latency, hits, misses, slower):
     run = simulate("lru", setting, [request_of([[first], [second]], model)])
     took_s = run.iterations["end_s"].iloc[1] - run.iterations["start_s"].iloc[1]
     assert took_s == pytest.approx(2 * MS + fits.layer_s(hits, misses, EXPERT, moved, contention, latency), rel=1e-9)
+
+
+def test_the_slowest_repeat_is_compared_with_the_fastest() -> None:
+    layers = [LayerTimes(gated_s=0, given_s=[0], computed_s=[seconds], hits=1) for seconds in (2, 2, 2, 2, 3, 3, 2, 2)]
+    assert fits.slowest_over_fastest(layers, 4) == 1.5

@@ -342,3 +342,9 @@ def test_a_brief_comparison_has_the_main_figures_of_each_policy(simulated: Path,
     assert len(rows) == len(POLICIES) * len(figures)
     assert [row.split()[-1] for row in rows if "TTFT" in row or "TPOT" in row] == ["-20.0%"] * 2 * len(POLICIES)
     assert [row.split()[-1] for row in rows if "hit rate" in row] == ["+0.0%"] * len(POLICIES)
+
+
+def test_what_must_agree_is_reported(compared: Any, simulated: Path, measured: Path) -> None:
+    for brief in ((), ("--brief",)):
+        text = " ".join(compared(simulated, measured, *brief).split())
+        assert "What must agree does: lru, oracle copy on demand alone, with equal hits, misses and bytes." in text
