@@ -49,7 +49,7 @@ demo: $(VENV)/.installed
 	@echo "Open  demo-out/policies.png   which policy is fastest, and what became of each demand"
 	@echo "      demo-out/stalls.png     where the time of a token goes"
 	@echo "      demo-out/timelines.png  one iteration, simulated above measured"
-	@echo "Next  docs/quickstart.md goes through these commands; $(BIN)/finemoe --help lists all others."
+	@echo "Next  docs/quickstart.md goes through these commands; $(BIN)/finemoe --help lists all other commands."
 
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
 	$(BIN)/finemoe sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs --overwrite

@@ -39,7 +39,7 @@ def whatif(
     search, and the number of GPUs. The tables show TPOT (and TTFT if the trace has prefills) at ½×, 1×, 2× and 4×, and
     the elasticity: by how many percent the time changes with 1% more of the resource. They also show which part of an
     iteration takes longest, and between which factors that changes. Impossible factors (too few slots, more than the
-    memory holds, half a GPU) are left out, and the reason is printed.
+    memory holds) are left out, and the reason is printed. GPUs vary only in whole numbers.
 
     All runs go through the result store, so the same command resumes after an interruption. The exit status is 1 if a
     run failed, and 2 if no run finished.

@@ -61,12 +61,15 @@ def not_said(machine: Machine) -> list[str]:
 
 def _sheet_figures(machine: DataSheetMachine) -> Iterator[MachineFigure]:
     data = to_data(machine, defaults=False)
+    idle = "pageable_link" if machine.copies == "pinned" else "host_link"
+    unused = f" (unused: copies are {machine.copies})"
     for key, value in data.items():
         if key in SECTIONS:
             for inner, figure in value.items():
                 if inner != "name":
                     dotted = f"{key}.{inner}"
-                    yield _figure(dotted, figure, _text(dotted, figure), machine.sources.get(dotted, NO_SOURCE))
+                    source = machine.sources.get(dotted, NO_SOURCE) + (unused if key == idle else "")
+                    yield _figure(dotted, figure, _text(dotted, figure), source)
         elif key not in ("name", "sources"):
             yield _figure(key, value, str(value), machine.sources.get(key, NO_SOURCE))
     for key in ("demand_loading", "copies"):

@@ -22,9 +22,9 @@ class Footing:
         return f"{base},{self.figures}" if self.figures else base
 
 
-EVEN = Footing(name="even", title="even footing", hit_rate="hit_rate")
+EVEN = Footing(name="even", title="even", hit_rate="hit_rate")
 """Demanded experts come over all links at once. An expert is a hit if it is on its GPU when the router decides."""
-RELEASED = Footing(name="released", title="as released", hit_rate="hit_or_late_rate", figures="demand_loading=serial")
+RELEASED = Footing(name="released", title="released", hit_rate="hit_or_late_rate", figures="demand_loading=serial")
 """Copies that a layer waits for move one after the other. An expert in flight counts as a hit, as in two of the three
 counters of the released demo. The demo is only known to load demanded experts one by one; doing the same for prefetches
 that a layer waits for is our extension (docs/simulator.md)."""

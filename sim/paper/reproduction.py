@@ -15,7 +15,7 @@ from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace, are_all_twins, record_missing, twins, users
 from sim.paper.testbed.implied_testbed import ImpliedTestbed
 from sim.paper.testbed.testbed_report import implied_testbed_document
-from sim.paper.tiers import FULL, TIERS, Tier, TierName
+from sim.paper.tiers import FULL, KICK_THE_TIRES, TIERS, Tier, TierName
 from sim.paper.verdicts.paper_vs_ours import FILES, verdict_counts, write_verdicts
 from sim.paper.verdicts.verdict_cells import marked, ours, papers
 from sim.paper.verdicts.verdict_table import JudgedClaim, judged
@@ -25,6 +25,7 @@ from sim.sweeps.workers import Workers
 TWINS = "twins"
 REPORT = "implied_testbed.md"
 WIDTH = 100  # columns of a terminal
+SAYS = 36  # of these for what the paper states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,8 @@ def reproduce(study: Study, figures: Sequence[PaperFigure], out: Path) -> Report
         if REPORT in documents:
             report = implied_testbed_document(shown.tables[ImpliedTestbed.key], *notes)
             (partial / REPORT).write_text(report, encoding="utf-8")
-    ended = [_files(figures, out, documents), _verdicts(rows, documents), *_not_run(shown)]
+    verdicts = "" if study.tier == KICK_THE_TIRES else _verdicts(rows, documents)  # they would mean nothing
+    ended = [_files(figures, out, documents), verdicts, *_not_run(shown)]
     parts = [fill(note, WIDTH) for note in notes] + ended
     failed = bool((shown.not_run["status"] == "failed").any())
     return Report(text="\n\n".join(filter(None, parts)), failed=failed)
@@ -96,7 +98,10 @@ def _verdicts(rows: Sequence[JudgedClaim], documents: Collection[str]) -> str:
     if not rows or FILES[0] in documents:
         return verdict_counts(rows) if rows else ""
     cells = [
-        [row.claim.key, row.footing, papers(row.claim), ours(row.claim, row.judgement), marked(row.verdict)]
+        [
+            f"{row.claim.key}\n{fill(shorten(row.claim.says, 2 * SAYS - 10, placeholder=' …'), SAYS)}",
+            *(row.footing, papers(row.claim), ours(row.claim, row.judgement), marked(row.verdict)),
+        ]
         for row in rows
     ]
     return text_table(cells, ["statement", "footing", "paper", "ours", "verdict"], texts=5)

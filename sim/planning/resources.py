@@ -37,10 +37,8 @@ class Variation:
 
     factor: float
     """The factor, after rounding to whole slots."""
-    point: Point | None = None
-    """The values that replace the scenario's; None if no such scenario is possible."""
-    problem: str | None = None
-    """Why it is impossible."""
+    point: Point
+    """The values that replace the scenario's."""
     count: int | None = None
 
 
@@ -73,9 +71,14 @@ def resources_of(scenario: Scenario, inputs: Inputs) -> Sequence[Resource]:
 
 
 def variations(resource: Resource, scenario: Scenario) -> Sequence[Variation]:
-    """The resource at every factor (only 1× if there is nothing to vary); the point of 1× is empty."""
+    """The resource at every factor (only 1× if there is nothing to vary); the point of 1× is empty.
+
+    GPUs vary only where the factor gives a whole number of them.
+    """
     found: dict[float, Variation] = {}
     for factor in FACTORS if resource.varied else (1.0,):
+        if resource.name == "GPUs" and resource.count and not (resource.count * factor).is_integer():
+            continue
         each = _variation(resource, scenario, factor)
         found.setdefault(each.factor, each)
     return tuple(found.values())
@@ -90,8 +93,6 @@ def _variation(resource: Resource, scenario: Scenario, factor: float) -> Variati
     if resource.name == "slots":
         slots = max(1, round(wanted))
         return Variation(factor=round(slots / resource.count, 4), point={"cache.experts": slots}, count=slots)
-    if not wanted.is_integer():
-        return Variation(factor=factor, problem=f"the factor of {resource.count} is not a whole number of GPUs")
     gpus = int(wanted)
     return Variation(factor=factor, point={"machine": with_figure(scenario.machine, "gpus", gpus)}, count=gpus)
 

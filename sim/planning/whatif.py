@@ -24,7 +24,7 @@ _Key = tuple[str, tuple[tuple[str, Any], ...]]  # a policy, and the values that 
 def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEFAULT_WORKERS) -> Sweep:
     """Vary one resource of a scenario at a time, from ½× to 4×, for each policy of an experiment.
 
-    Returns a sweep with a row per policy, resource and factor. An impossible factor is a row with its reason. A
+    Returns a sweep with a row per policy, resource and factor. A run that is refused is a row with its reason. A
     resource that the machine lacks has only the row at 1×. Additional columns are `at_1x` (the amount of the resource
     at 1×), `count` (of slots or GPUs), `largest_part` of a mean iteration and its share `largest_share`. The row at 1×,
     which is the same run for every resource, has `tpot_elasticity` and `ttft_elasticity`.
@@ -34,14 +34,14 @@ def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEF
     inputs = Resolver().resolve(first, *(other.policy for other in others))
     resources = {resource: variations(resource, first) for resource in resources_of(first, inputs)}
     policies = [scenario.policy for scenario in scenarios]
-    points = [each.point for varied in resources.values() for each in varied if each.point is not None]
+    points = [each.point for varied in resources.values() for each in varied]
     base = Experiment(scenario=first, grid={"policy": policies} if others else {}, list=points)
     ran = run_sweep(base, store=store, references=(), workers=workers)
     found = _by_point(base, ran)
     rows: list[Row] = []
     for policy in policies:
         for resource, varied in resources.items():
-            rows += _with_elasticities([_row(policy, resource, each, found, seed=first.seed) for each in varied])
+            rows += _with_elasticities([_row(policy, resource, each, found) for each in varied])
     return Sweep(frame=pd.DataFrame(rows), axes=AXES, experiment=ran.experiment)
 
 
@@ -58,12 +58,10 @@ def _key(policy: str, point: Point) -> _Key:
     return policy, tuple((name, value) for name, value in sorted(point.items()) if name != "policy")
 
 
-def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key, Row], *, seed: int) -> Row:
-    """The row of a policy, a resource and a factor: its run, or why there is none."""
+def _row(policy: str, resource: Resource, varied: Variation, found: Mapping[_Key, Row]) -> Row:
+    """The row of a policy, a resource and a factor."""
     row = {"policy": policy, "resource": resource.name, "factor": varied.factor}
     row |= {"at_1x": resource.at_1x, "count": varied.count}
-    if varied.point is None:
-        return row | {"seed": seed, "status": "refused", "reason": varied.problem, "key": None}
     ran = found[_key(policy, varied.point)]
     part = largest_part(parts_of_iteration(ran))
     row |= {"largest_part": part[0] if part else None, "largest_share": part[1] if part else None}

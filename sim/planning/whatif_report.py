@@ -28,7 +28,8 @@ ELASTICITY = (
     "much halves the time; 0: no change. Estimated from 0.71×, 1× and 1.41×, in logarithms."
 )
 ALONE = (
-    "Each resource varies alone. Slots are counted over all GPUs: more GPUs share the same slots, but each adds a link."
+    "Each resource varies alone. Slots are counted over all GPUs: more GPUs share the same slots, but each adds a "
+    "link. GPUs vary in whole numbers only."
 )
 PARTS = (
     "copies: waiting for experts (missed, late, of a later wave, or prefetched); search: waiting for predictions; "

@@ -72,7 +72,7 @@ def title(results: Sequence[Result]) -> str:
     kind = "Simulated" if results[0].summary["simulated"] else "Measured"
     lines = [
         f"{kind}: {routing} with the sizes of {model['name']}",
-        f"on {machine['described']}, {results[0].provenance['cache_experts']} of {total} experts in the cache",
+        f"on {machine['described']}, the cache holds {results[0].provenance['cache_experts']} of {total} experts",
         *provenance.caution(trace["warning"]),
     ]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def heading(result: Result) -> str:
     expert_bytes = result.provenance["expert_bytes"]
     room, memory, share = size(slots * expert_bytes), machine["memory_bytes"], number(slots / total, ".0%")
     if memory:
-        room += f" of their {memory / 1e9:.0f} GB"
+        room += f" of the GPUs' {memory / 1e9:.0f} GB"
     requests, of = quantity(result.summary["requests"], "request"), model["name"]
     if result.summary["simulated"]:
         what = (
@@ -63,7 +63,7 @@ def heading(result: Result) -> str:
         kind = provenance.label(trace["kind"], trace["warning"])
         what = f"Measured, not simulated: {requests} of {trace['name']} ({kind}) by {of}"
     return (
-        f"{what}\non {machine['described']}; {'the GPUs hold' if memory else 'the cache holds'} "
+        f"{what}\non {machine['described']}; the cache holds "
         f"{slots} of {total} experts ({share}), {room}; all experts take {size(total * expert_bytes)}"
     )
 

@@ -104,7 +104,7 @@ def _lines_of(text: str) -> str:
 
 
 def _layer_table(given: Mapping[str, Any]) -> str:
-    headers = ["layer", "fine\nbits", "coarse\nbits", "overlap\n%"]
+    headers = ["layer", "entropy:\nfine, bits", "entropy:\ncoarse, bits", "overlap\n%"]
     headers += [f"{name} {share:.0%}\n%" for share in SHARES for name in ("LRU", "Belady")] + ["load\nmax/mean", "Gini"]
     rows = []
     for each in [*given["per_layer"], given["all_layers"]]:
@@ -148,15 +148,23 @@ def _similarity_table(similarities: Sequence[Mapping[str, Any]]) -> str:
 
 def _coverage_table(coverages: Sequence[Mapping[str, Any]]) -> str:
     names = {0.75: "2LJ", 0.98: "½·LJ·ln(LJ)"}
-    headers = ["store", "maps", "nearest map's\nsimilarity, mean", "5th\npercentile", "≥ 0.75\n%", "≥ 0.98\n%"]
+    headers = [
+        "maps stored",
+        "the paper's bound\nfor those asked",
+        "nearest map's\nsimilarity, mean",
+        "5th\npercentile",
+    ]
+    headers += ["share ≥ 0.75\n%", "share ≥ 0.98\n%"]
     rows = []
     for each in coverages:
         asked = each["asked_maps"]
-        name = "" if each["theory"] is None else f"{names[each['theory']]} (theory: ≥ {each['theory']:.2f})"
+        bound = "–" if each["theory"] is None else f"{names[each['theory']]}: ≥ {each['theory']:.2f}"
         rows.append(
             [
-                name,
-                f"{asked:,}" if each["maps"] == asked else f"{each['maps']:,} of {asked:,} (all available)",
+                f"{asked:,}"
+                if each["maps"] == asked
+                else f"{each['maps']:,}\n({asked:,} asked,\nhistory has {each['maps']:,})",
+                bound,
                 _cell(each["similarity_mean"], 3),
                 _cell(each["similarity_p05"], 3),
                 _cell(each["share_at_least_0.75"], 1, 100),

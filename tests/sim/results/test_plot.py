@@ -23,7 +23,7 @@ def test_simulated_times_are_called_simulated(trace: Path, out: Path) -> None:
     picture = drawn(out)
     assert "simulated time per output token" in picture
     assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
-    assert "8 of 32 experts in the cache" in picture
+    assert "the cache holds 8 of 32 experts" in picture
     assert "easured" not in picture
 
 
