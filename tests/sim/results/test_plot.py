@@ -32,7 +32,7 @@ def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
     picture = drawn(passed_off(out, out.with_name("measured")))
     assert "measured time per output token" in picture
     assert "Measured: SYNTHETIC routing in the shape of small with the sizes of small" in picture
-    assert "on bench, 8 of 32 experts" in picture
+    assert "on bench, the cache holds 8 of 32 experts" in picture
     assert "imulated" not in picture
 
 
