@@ -33,8 +33,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/finemoe sim plot demo-out/results --overwrite --out demo-out/policies.png >demo-out/log.txt
 	@$(BIN)/finemoe sim plot demo-out/results --stalls --overwrite --out demo-out/stalls.png >>demo-out/log.txt
 	@echo
-	@echo "3/4 MEASURE  Time this machine, then run the pocket model with its experts really offloaded:"
-	@echo "    finemoe validate calibrate pocket …; finemoe validate replay pocket …"
+	@echo "3/4 MEASURE  Time this machine, then really offload the pocket model: finemoe validate calibrate, replay"
 	@$(BIN)/finemoe validate calibrate pocket --threads 1 --overwrite --out demo-out/machine.toml >>demo-out/log.txt
 	@$(BIN)/finemoe validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured \
