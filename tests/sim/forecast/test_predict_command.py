@@ -97,7 +97,7 @@ def test_requests_that_run_together_have_fewer_events(trace, capsys):
         (("--plot", "recall.gif"), ("finemoe",), ".png or .svg or .pdf"),
         ((), ("lru",), "predicts nothing"),
         ((), ("finemoo",), "finemoe"),
-        ((), ("finemoe,prefetch_distance=9",), "1 … 4"),
+        ((), ("finemoe,prefetch_distance=9",), "must be from 1 to 4"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(trace, capsys, more, policies, reported):
