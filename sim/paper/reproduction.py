@@ -25,7 +25,7 @@ from sim.sweeps.workers import Workers
 TWINS = "twins"
 REPORT = "implied_testbed.md"
 WIDTH = 100  # columns of a terminal
-SAYS = 36  # of these for what the paper states
+SAYS = 30  # of these for what the paper states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
