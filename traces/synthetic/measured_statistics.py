@@ -25,7 +25,7 @@ SIGNATURES = 1000  # random requests whose signatures are clustered
 ITERATIONS = 10  # iterations of each of them that are compared by token
 MOST_CLUSTERS = 32
 CLEAR = 0.1  # minimum silhouette of clusters; below it all requests are one cluster
-_ENOUGH = 3  # decode iterations needed for a first and a last third
+ENOUGH = 3  # decode iterations needed for a first and a last third
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def measure(
         speculation.add(recorded)
     overlap = popularity.overlaps()["overlap"].to_numpy()
     if len(signatures.found) < 2 or np.isnan(overlap).any() or not signatures.long_enough:
-        raise UserError(f"{trace.path}: measuring needs two requests, one of them with {_ENOUGH} decode iterations")
+        raise UserError(f"{trace.path}: measuring needs two requests, one of them with {ENOUGH} decode iterations")
     labels, silhouette = clusters_of(np.stack(signatures.found))
     chance = shape.top_k / shape.experts
     within_cluster = np.clip(signatures.cluster_overlap(labels), chance, 1)
@@ -107,7 +107,7 @@ class Signatures:
         decode = request.demands[request.prefill :]
         if len(decode) and request.request in self._kept:
             self.found.append(decode.mean(axis=0, dtype=np.float32))
-        third = len(decode) // _ENOUGH
+        third = len(decode) // ENOUGH
         if third:
             self._shared += (decode[:third].mean(axis=0) * decode[-third:].mean(axis=0)).sum(axis=1) / self._top_k
             self.long_enough += 1

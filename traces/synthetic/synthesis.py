@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import FieldError
 from common.progress import bar, counted
 from traces.format.reader import Trace
 from traces.format.target import TraceTarget
 from traces.synthetic.asked_parameters import lengths_of, parameters_of, refuse_unreachable
 from traces.synthetic.coefficients import Calibration, calibrate
 from traces.synthetic.drawn_trace import generate
-from traces.synthetic.measured_statistics import Measured, measure
+from traces.synthetic.measured_statistics import ENOUGH, Measured, measure
 from traces.synthetic.parameters import Parameters
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
@@ -36,6 +37,9 @@ def synthesise(
     sizes = shape.sizes(source.shape if source else None)
     drawn = lengths_of(lengths, source, statistics.seed)
     fitted = measure(source, _watch("fit", "request"), seed=0) if source else None
+    if len(drawn.output_tokens) < 2 or max(drawn.output_tokens) <= ENOUGH:
+        rule = f"must be at least 2, one of them with more than {ENOUGH} output tokens, or its statistics cannot be measured"
+        raise FieldError("requests", f"{rule}, value {len(drawn.output_tokens)}")
     parameters = parameters_of(sizes, statistics, source, fitted)
     typical = round(float(np.mean(drawn.output_tokens)))
     calibration = calibrate(parameters, typical, _watch("calibrate", "layer"))

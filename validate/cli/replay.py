@@ -79,7 +79,7 @@ def replay(
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
     with reserved(folder(out), folder(record), overwrite=overwrite):
-        found = read_chosen(prompts or str(DEMO_PROMPTS), choice, seed=scenario.seed)
+        found = read_chosen(str(DEMO_PROMPTS) if prompts is None else prompts, choice, seed=scenario.seed)
         for each in experiment.scenarios():
             make_policy(each.policy)  # a mistake is reported before torch is imported
         from validate.replay import replay as measure
