@@ -147,7 +147,7 @@ def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_
     assert validate(arguments(checkpoint, *words, "--policy", "lru", "--out", tmp_path / "measured")) == 0
     measured = read_results(tmp_path / "measured")[-1]
     assert measured.provenance["machine"]["demand_loading"] == "serial"
-    assert "one at a time" in measured.provenance["machine"]["described"]
+    assert "serial demand loading" in measured.provenance["machine"]["described"]
     moved = transfers(logged_calls(measured.events))
     assert len({each.gpu for each in moved}) == 3
     assert all(one.end_s <= other.start_s for one, other in pairwise(moved))

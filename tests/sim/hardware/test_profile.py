@@ -109,7 +109,7 @@ def test_a_single_point_is_a_range_of_its_own() -> None:
     cost = measured(copy=Table(sizes=(24,), seconds=(3.0,))).cost(MODEL)
     assert cost.copy_s(24) == 3.0
     for other in (23, 25):
-        with pytest.raises(UserError, match=f"copy time was measured for 24 bytes, {other} are needed"):
+        with pytest.raises(UserError, match=f"copy time was measured for 24 bytes, but {other} are needed"):
             cost.copy_s(other)
 
 

@@ -147,7 +147,7 @@ def test_without_any_comment_sizes_are_those_of_the_rows(file: Path, capsys: pyt
     assert same_rows(usual, trace) == (trace.shape.experts == 16)
     assert trace.shape.experts == rows_of(file)["expert"].max() + 1
     assert trace.shape.name == "tiny"
-    assert "the number of experts is not in the file" in (trace.meta.notes or "")
+    assert "the file has no number of experts: " in (trace.meta.notes or "")
 
 
 def test_unknown_weights_are_shared_out_and_others_are_scaled(file: Path) -> None:
