@@ -358,7 +358,8 @@ MISUSED = {
     "on_gate returns a tuple": "on_gate, iteration 0, layer 0: returned 1, which is neither a Prefetch nor a Search",
     "on_layer returns nothing": "on_layer, iteration 0, layer 0: returned None; "
     "it must return a list of Prefetch and Search, or () for nothing",
-    "touched fails": "touched, layer 0: ZeroDivisionError: integer division or modulo by zero",
+    "touched fails": "touched, layer 0: ZeroDivisionError: integer division or modulo by zero "
+    "(--traceback shows where)",
 }
 
 
@@ -374,7 +375,8 @@ def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_pa
     seen = []
     start = Policy.start
     monkeypatch.setattr(Policy, "start", lambda self, setup: (seen.append(setup), start(self, setup)))
-    words = ("--cache-experts", 8, "--policy", "tests.support.learned_policy:learned,least_p=0.2", "--check")
+    policy = "tests.support.learned_policy:learned,least_p=0.2,chunk_bytes=700"
+    words = ("--cache-experts", 8, "--policy", policy, "--check")
     trace = tmp_path / "replayed.trace"
     found = replayed(checkpoint, capsys, *words, "--record", trace)
     assert [setup.rates for setup in seen] == [None] * len(seen)

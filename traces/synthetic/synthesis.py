@@ -38,7 +38,7 @@ def synthesise(
     drawn = lengths_of(lengths, source, statistics.seed)
     fitted = measure(source, _watch("fit", "request"), seed=0) if source else None
     if len(drawn.output_tokens) < 2 or max(drawn.output_tokens) <= ENOUGH:
-        rule = f"must be at least 2, one of them with more than {ENOUGH} output tokens, or its statistics cannot be measured"
+        rule = f"must be at least 2, one with more than {ENOUGH} output tokens, or its statistics cannot be measured"
         raise FieldError("requests", f"{rule}, value {len(drawn.output_tokens)}")
     parameters = parameters_of(sizes, statistics, source, fitted)
     typical = round(float(np.mean(drawn.output_tokens)))

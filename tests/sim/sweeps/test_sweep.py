@@ -110,7 +110,7 @@ def test_an_axis_has_one_type_whatever_its_values_are(tmp_path: Path, values: li
 def test_missing_and_doubled_columns_are_refused(sweep: Sweep) -> None:
     with pytest.raises(ValueError, match=r"missing: \['placement'\]"):
         Sweep(frame=sweep.frame.drop(columns="placement"), axes=("placement",), experiment={})
-    with pytest.raises(ValueError, match=r"twice: \['hits'\]"):
+    with pytest.raises(ValueError, match=r"duplicate columns: \['hits'\]"):
         Sweep(frame=pd.concat([sweep.frame, sweep.frame[["hits"]]], axis=1), axes=(), experiment={})
     with pytest.raises(ValueError, match="values \\['lost'\\]"):
         Sweep(frame=sweep.frame.assign(status="lost"), axes=(), experiment={})

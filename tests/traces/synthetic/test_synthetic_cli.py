@@ -141,7 +141,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--model", "mixtral"], "unknown model 'mixtral'; did you mean 'mixtral-8x7b'?"),
         (["--requests", "0"], "--requests: must be at least 1, value 0"),
         (["--requests", "1"], "or its statistics cannot be measured, value 1"),
-        (["--output-tokens", "3"], "--requests: must be at least 2, one of them with more than 3 output tokens"),
+        (["--output-tokens", "3"], "--requests: must be at least 2, one with more than 3 output tokens"),
         (["--seed", "-1"], "--seed: must be at least 0, value -1"),
         (["--request-overlap", "0.3", "--cluster-overlap", "0.5"], "--request-overlap: cannot be 0.3 in layer"),
         (
