@@ -1,5 +1,6 @@
 """Progress of long work on stderr: a bar on a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +18,12 @@ def bar(
 ) -> Iterator[Callable[[int], object]]:
     """A bar that vanishes when its work is done; a line every half minute if stderr is not a terminal.
 
-    Call the yielded function with the number of newly finished items. If `quiet` is set, nothing is shown.
+    Call the yielded function with the number of newly finished items. Nothing is shown if `quiet` is set, or the
+    environment variable TQDM_DISABLE, which tqdm obeys too.
     """
-    if quiet:  # as in a worker: tqdm would create semaphores, about which Python complains if the process is killed
+    if quiet or os.environ.get(
+        "TQDM_DISABLE"
+    ):  # as in a worker: tqdm would create semaphores, about which Python complains if the process is killed
         yield lambda count: None
         return
     if not sys.stderr.isatty():

@@ -57,6 +57,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(HERE.parent),
         "IPYTHONDIR": str(folder / "ipython"),
         "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",  # how long anything takes differs from run to run
     }
 
 

@@ -5,9 +5,11 @@ import signal
 import sys
 
 import pytest
+import tqdm  # noqa: F401  # reads TQDM_DISABLE now, so its bars can be tested in this process
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TQDM_DISABLE"] = "1"  # on a busy machine commands would show progress; tqdm itself is loaded already
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test asks for more threads, none spins while it waits
 if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN

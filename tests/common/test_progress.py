@@ -6,6 +6,11 @@ from common import progress
 from common.progress import bar
 
 
+@pytest.fixture(autouse=True)
+def _shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE")
+
+
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
@@ -26,5 +31,8 @@ def test_short_work_and_workers_say_nothing(
         done(1)
     monkeypatch.setattr(progress, "LOG_PACE_S", 0)
     with bar("measure", 1, quiet=True) as done:
+        done(1)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with bar("measure", 1) as done:
         done(1)
     assert capsys.readouterr().err == ""
