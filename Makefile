@@ -21,11 +21,11 @@ $(VENV)/.installed: pyproject.toml
 
 # Prints what it does and why in less than a screen and a half; docs/quickstart.md goes through the same commands slowly.
 demo: $(VENV)/.installed
-	@echo "1/4 RECORD  Keep what the routers of a small Mixtral choose in 96 texts: finemoe traces collect pocket …"
+	@echo "1/4 RECORD  Record which experts the routers of a small Mixtral choose for 96 texts: finemoe traces collect pocket …"
 	@$(BIN)/finemoe traces collect pocket --continue-text --chat-template --max-new-tokens 64 --threads 1 \
 		--lookahead 1 --overwrite --out demo-out/pocket.trace
 	@echo
-	@echo "2/4 SIMULATE  Replay that routing with Mixtral-8x7B's sizes on six simulated RTX 3090 that can hold a quarter"
+	@echo "2/4 SIMULATE  Replay that routing with Mixtral-8x7B's sizes on six simulated RTX 3090s that can hold a quarter"
 	@echo "    of the experts. Which policy waits least? finemoe sim run demo-out/pocket.trace … --brief"
 	@$(BIN)/finemoe sim run demo-out/pocket.trace --sizes mixtral-8x7b --machine rtx3090x6 --cache-share 0.25 \
 		--policy finemoe --policy moe-infinity --policy promoe --policy mixtral-offloading --policy deepspeed \
@@ -40,7 +40,7 @@ demo: $(VENV)/.installed
 		>demo-out/measured.txt
 	@tail -n 1 demo-out/measured.txt
 	@echo
-	@echo "4/4 COMPARE  Simulate the same requests on the timed machine, and hold that against what was measured."
+	@echo "4/4 COMPARE  Simulate the same requests on the timed machine, and compare with what was measured."
 	@$(BIN)/finemoe sim run demo-out/replayed.trace --machine demo-out/machine.toml --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --overwrite --out demo-out/simulated >>demo-out/log.txt
 	@$(BIN)/finemoe validate compare demo-out/simulated demo-out/measured --brief --overwrite --plot demo-out/timelines.png
@@ -53,7 +53,7 @@ demo: $(VENV)/.installed
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
 	$(BIN)/finemoe sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs --overwrite
 
-# Measurements of others beside simulations of them.
+# Simulates what others have measured, and writes the errors to docs/anchors.md.
 anchors: $(VENV)/.installed $(ROUTING)/mixtral-8x7b-twin.trace
 	$(BIN)/finemoe sim anchors --routing $(ROUTING) --out docs --overwrite --store $(COMPARISON)/store --jobs $(JOBS)
 

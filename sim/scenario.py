@@ -64,7 +64,7 @@ class Scenario:
     """
 
     trace: Path
-    """Trace whose routing is replayed: a folder NAME.trace."""
+    """Trace whose routing is replayed (a folder NAME.trace)."""
     _: KW_ONLY
     policy: str = "finemoe"
     """NAME[,setting=value…][+EVICTOR]: a policy, and optionally another evictor. Either may be your own
@@ -88,13 +88,13 @@ class Scenario:
     batch_size: Annotated[int, Ge(1)] = 1
     """Requests per batch. The next batch starts when the last request of a batch has ended."""
     placement: Placement = "round-robin"
-    """How experts are assigned to GPUs: round-robin deals them in turn; balanced spreads each layer's demands in the
-    history evenly."""
+    """How experts are assigned to GPUs: round-robin deals them in turn; balanced spreads the demands that each
+    layer had in the history evenly over the GPUs."""
     counts: Path | None = None
     """For balanced placement: a table of expert counts to use in place of the history's demands."""
     replicas: Annotated[int, Ge(1)] = 1
-    """How many GPUs may host an expert, one at a time: its own GPU and the next ones. A copy takes the least busy
-    link."""
+    """Number of GPUs that an expert may be copied to: its own and the next ones. It is on only one of them at a time. A
+    copy takes the least busy link."""
     chunk_bytes: Annotated[int, Ge(1)] | Literal["whole"] = CHUNK_BYTES
     """Split prefetches into chunks of N bytes, or copy them whole. A demanded expert is copied whole, and waits for at
     most one chunk of a prefetch. A policy's own chunk size takes precedence. At most 1,000 chunks per expert."""

@@ -98,11 +98,13 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
     group = next(group for group, names in _GROUPS.items() if path[0] in names)
     positional = path == ("trace",)
     several = path == ("policy",)
-    more = " Or a scenario FILE.toml." if positional else " Repeat to compare several policies." if several else ""
+    said = descriptions(owner)[path[-1]]
+    if positional:
+        said = f"{said.removesuffix('.')}, or a scenario (FILE.toml)."
     about = Parameter(
         name=None if positional else option(name),
         group=group,
-        help=descriptions(owner)[path[-1]] + more,
+        help=f"{said} Repeat to compare several policies." if several else said,
         show_default=_says(shown),
         negative=f"--no-{name.replace('_', '-')}" if shown is True else (),
         required=False,

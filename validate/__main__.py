@@ -14,7 +14,7 @@ COMMANDS = {
     ),
     "measure": Command(
         "validate.cli.measure:measure",
-        "Measure the rates of this machine, and write a data sheet that serves any model.",
+        "Measure the rates of this machine, and write a data sheet that works for any model.",
         "measure --out RATES",
     ),
     "replay": Command(

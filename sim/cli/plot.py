@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 
 from common.commands import OVERWRITE
 
-SWEEP = Group("Of a sweep", sort_key=10)
+SWEEP = Group("Sweeps only", sort_key=10)
 
 _UNUSED = {"metric": "fixed metrics", "over": "no axis to go over", "pareto": "no fronts"}
 

@@ -22,8 +22,9 @@ def predict(
         str | None,
         Parameter(
             group=RUN,
-            help="Prefetch distances, such as 3 or 1,2,4 or 1..8. A policy with a fixed distance, of its own or from a "
-            "setting, is shown at every distance for which it plans. Default: 1..8, or all layers if fewer.",
+            help="Prefetch distances, such as 3 or 1,2,4 or 1..8. If a policy's distance is fixed, by its design or by "
+            "its prefetch_distance setting, it runs once and is shown at every distance for which it plans. Default: "
+            "1..8, or all layers if fewer.",
         ),
     ] = None,
     out: Annotated[
@@ -40,7 +41,7 @@ def predict(
     json: Annotated[bool, Parameter(group=OUTPUT, help="Print the rows of --out as a JSON list of objects.")] = False,
     wide: Annotated[bool, Parameter(group=OUTPUT, help="Print all columns, in lines of any width.")] = False,
 ) -> None:
-    """Replay a trace to policies and count how many executed experts they predicted.
+    """Show a trace to policies, and count how many of the executed experts they predicted.
 
     Searches are instantaneous; no cache is modelled. At distance d, the prediction for a layer of an iteration is the
     last plan made at least d layers before it. A layer with fewer than d layers before it is judged by its last plan.

@@ -21,7 +21,7 @@ def run(
         Parameter(
             group=RUN,
             help="Reference runs to compare with: no-offload, best-known, own-cache, lower-bound, separated by commas; "
-            "or none. Default: those that the output shows.",
+            "or none. Default: those that the printed or written columns need.",
         ),
     ] = None,
     jobs: Annotated[

@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "gc": Command(
         "sim.cli.store:gc",
-        "Delete broken runs, and runs of other versions of the code or libraries.",
+        "Delete broken runs, and runs made with other versions of the code or libraries.",
         "gc finemoe-store --unused-days 30 --dry-run",
     ),
 }
@@ -71,7 +71,7 @@ def gc(
     ] = None,
     dry_run: Annotated[bool, Parameter(help="Print what would be deleted, and delete nothing.")] = False,
 ) -> None:
-    """Delete broken runs, runs of other versions of the code or libraries, and leftovers of killed processes.
+    """Delete broken runs, runs made with other versions of the code or libraries, and leftovers of killed processes.
 
     Runs that another process is computing are left alone.
     """

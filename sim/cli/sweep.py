@@ -47,8 +47,8 @@ def sweep(
     """Run every combination of an experiment that is not in the store yet, and compare the policies.
 
     A refused or failed run is reported at the end and does not stop the others. Run the same command again to resume.
-    The exit status is 1 if a run failed, and 2 if no run finished. With --dry-run it is 2 if no
-    run can run, and otherwise 0.
+    The exit status is 1 if a run failed, and 2 if no run finished. With --dry-run it is 2 if every run is refused, and
+    otherwise 0.
     """
     from common.errors import FieldError, UserError
     from common.outputs import folder, reserved, then_printed

@@ -24,7 +24,8 @@ def whatif(
         Path | None,
         Parameter(
             group=OUTPUT,
-            help="Write a table, one row per policy, resource and factor, as a sweep into this new folder.",
+            help="Write the results into this new folder, as a sweep: a table with one row per policy, resource and "
+            "factor.",
         ),
     ] = None,
     plot: Annotated[
@@ -37,8 +38,8 @@ def whatif(
 
     The resources are link (host to GPU), host memory bandwidth, cache slots, compute, the framework's CPU time,
     search, and the number of GPUs. The tables show TPOT (and TTFT if the trace has prefills) at ½×, 1×, 2× and 4×, and
-    the elasticity: by how many percent the time changes with 1% more of the resource. They also show which part of an
-    iteration takes longest, and between which factors that changes. Impossible factors (too few slots, more than the
+    the elasticity: the percentage by which the time changes with 1 % more of the resource. They also show which part of
+    an iteration takes longest, and between which factors that changes. Impossible factors (too few slots, more than the
     memory holds) are left out, and the reason is printed. GPUs vary only in whole numbers.
 
     All runs go through the result store, so the same command resumes after an interruption. The exit status is 1 if a

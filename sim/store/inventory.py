@@ -100,7 +100,7 @@ def _useless(store: ResultStore, unused_days: int | None) -> Iterator[tuple[str,
             if not store.is_sound(run.key):  # still broken, so it was not being replaced
                 yield "broken runs", run.path
         elif run.code != code:
-            yield "runs of other versions of the code or libraries", run.path
+            yield "runs made with other versions of the code or libraries", run.path
     for path in sorted(store.folder.rglob("*.partial*")):
         if is_abandoned(path):
             yield "leftover files of killed processes", path

@@ -28,7 +28,7 @@ class Workers:
     """How many processes execute the runs, and where."""
 
     jobs: Annotated[int, Ge(1)] | None = None
-    """Runs to execute in parallel; 1 stays in this process. Default: one per processor."""
+    """Runs to execute in parallel; with 1, all run in this process. Default: one per processor."""
     backend: Backend = "loky"
     """Use processes of this machine (loky) or of the Ray cluster at $RAY_ADDRESS (`pip install 'finemoe-lab[ray]'`)."""
 

@@ -19,11 +19,11 @@ class AnalysisSettings:
     requests: Annotated[int, Ge(1)] | None = None
     """Analyse N requests drawn at random. Default: all."""
     sample: Annotated[int, Ge(1)] = 400
-    """Compare every pair of N test iterations and N history iterations."""
+    """Draw N test iterations and N history iterations, and compare every pair."""
     request: int | None = None
-    """Number of the request whose heat maps to draw. Default: the first."""
+    """Draw the heat maps of the request with this number. Default: the first."""
     shared_cache: bool = False
-    """Also draw hit-rate curves of one cache shared by all layers (slower: minutes)."""
+    """Also draw hit-rate curves of one cache shared by all layers (takes minutes)."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -111,8 +111,9 @@ class LogReading(LayerNumbers):
     """How to read the lines of a route log."""
 
     field: tuple[str, ...] = ()
-    """The log's KEY for a part of a row, if it is not recognised, as NAME=KEY; NAME= ignores the part. NAME is request,
-    position, iteration, phase, layer, experts, weights, gate, token or source. Repeatable."""
+    """NAME=KEY: the part NAME of a row is in the log's field KEY. Needed only for fields that are not recognised. NAME=
+    ignores the part. NAME is request, position, iteration, phase, layer, experts, weights, gate, token or source.
+    Repeatable."""
     warmup: tuple[str, ...] = ()
     """Drop rows with this value, as KEY=VALUE, e.g. phase=profile. Repeatable. Rows with "warmup": true are always
     dropped."""
@@ -120,7 +121,7 @@ class LogReading(LayerNumbers):
     """Whether positions restart at 0 with each request or with each forward pass. With pass, requests must have run one
     at a time; a forward pass of several tokens starts a new request."""
     warmup_passes: Annotated[int, Ge(0)] = 0
-    """Drop the first N forward passes; only with index pass."""
+    """Drop the first N forward passes; needs index pass."""
 
     @override
     def __post_init__(self) -> None:

@@ -60,8 +60,8 @@ class PromptChoice:
     limit: Annotated[int, Ge(1)] | None = None
     """Take only the first N prompts that are not skipped."""
     sample: Annotated[int, Ge(1)] | None = None
-    """Draw N prompts at random from the first prompts up to the limit. Without a limit, draw from all (Hugging Face
-    sets: from the first 10,000)."""
+    """Draw N prompts at random: from those within the limit, or, without a limit, from all (Hugging Face sets: from the
+    first 10,000)."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -81,14 +81,16 @@ class StatisticsSettings:
     load_cv: Annotated[tuple[float, ...], Ge(0)] = ()
     """Coefficient of variation (standard deviation / mean) of the experts' load. Default: 0.3."""
     trajectory_recall: Annotated[float, SHARE] | None = None
-    """Share of the executed experts in the top K of the nearest expert map, 3 layers ahead, among 1,000 maps of other
-    requests and the request's own earlier maps. Default: the value that 32 phrases of tokens per cluster give."""
+    """Recall of trajectory search, 3 layers ahead: the share of the executed experts that are in the top K of the
+    nearest expert map. The store has 1,000 maps of other requests, and the request's own earlier maps. Default: what
+    32 recurring token sequences per cluster give."""
     clusters: Annotated[int, Ge(1)] | None = None
     """Number of semantic clusters; each request belongs to one. Default: 16."""
     topic_change: Annotated[float, SHARE] = 0.0
     """Probability per iteration that the topic moves to another cluster."""
     drift: Annotated[float, SHARE] = 0.0
-    """Drift of popularity and clusters from the first to the last request, which have a correlation of 1 − drift."""
+    """How much popularity and clusters change over the trace: those of the first and the last request have a
+    correlation of 1 − drift."""
     token_similarity: Annotated[float, SHARE] = 0.6
     """Mean cosine similarity of the embeddings of two tokens in a cluster."""
     lookahead: Annotated[tuple[int, ...], Ge(1)] = ()

@@ -22,7 +22,7 @@ class ArrivalSettings:
     process: poisson or gamma."""
     _: KW_ONLY
     requests: Annotated[int, Ge(1)] | None = None
-    """Number of requests, drawn at random if they come from a file. Default: all of a file."""
+    """Number of requests, drawn at random if they come from a file. Default: the whole file."""
     rate: Annotated[float, Gt(0)] | None = None
     """Mean requests per second; the arrival times of a file are rescaled."""
     burstiness: Annotated[float, Gt(0)] | None = None

@@ -29,7 +29,7 @@ def compare(
         ),
     ] = None,
     iteration: Annotated[
-        int | None, Parameter(help="Iteration to draw. Default: the decode step of median measured time.")
+        int | None, Parameter(help="Iteration to draw. Default: the decode step with the median measured time.")
     ] = None,
 ) -> None:
     """Print simulated beside measured figures, with absolute and relative errors."""

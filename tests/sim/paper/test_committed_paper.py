@@ -47,8 +47,8 @@ def test_readme_counts_the_reproduced_statements() -> None:
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     even, released = (count("reproduced", footing) for footing in ("even", "released"))
     assert f"judges {sum(count(verdict, 'even') for verdict in VERDICTS)} of its statements" in readme
-    assert f"{even} statements are reproduced on an *even* footing" in readme
-    assert f"and {released} as" in readme
+    assert f"(*even*), {even} statements are reproduced." in readme
+    assert f"(*released*), {released} are." in readme
 
 
 def test_the_document_has_the_changes_of_figure_10() -> None:

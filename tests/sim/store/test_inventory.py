@@ -96,7 +96,7 @@ def test_runs_of_other_library_versions_are_deleted(
     code = inventory.code_facts()
     monkeypatch.setattr(inventory, "code_facts", lambda: code | {"numpy": "0.0"})
     assert main(["store", "gc", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("deleted 8 runs of other versions of the code or libraries")
+    assert capsys.readouterr().out.startswith("deleted 8 runs made with other versions of the code or libraries")
     assert list(ResultStore.open(folder).runs()) == []
 
 
