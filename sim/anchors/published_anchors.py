@@ -52,7 +52,7 @@ MOE_INFINITY = Anchor(
         "experts in FP16; 18 GB of them on the GPU, MoE-Infinity's default, also for Mixtral-Offloading; all weights "
         "in host memory, none on disk; batch 1; the link of a PCIe 4.0 x16 slot; 1 ms of CPU time per layer, since all "
         "four systems run on Transformers or PyTorch",
-        "the routing is that of the Mixtral twin on the built-in passages, not that of Mixtral on those prompts",
+        "the routing is the one stated at the end, not that of Mixtral on those prompts",
     ),
     points=(
         AnchorPoint(
@@ -168,7 +168,7 @@ MIXTRAL_OFFLOADING = Anchor(
     assumed=(
         "12 GB/s over PCIe 3.0; 1 ms of CPU time per layer; experts read their weights in 16 bits when they compute, "
         "as if unpacking wrote and read them once; attention in 16 bits; one data sheet for both clouds",
-        "the routing is that of the Mixtral twin on the built-in passages; only decode steps are timed",
+        "the routing is the one stated at the end; only decode steps are timed",
     ),
     points=tuple(
         AnchorPoint(

@@ -1,7 +1,7 @@
 """The text report of a comparison: heading, tables and notes, in lines of 100 characters."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from common.folding import folded
 from common.tables import number, quantity, size
@@ -20,7 +20,8 @@ def brief_report(comparison: PolicyComparison) -> str:
     summaries = comparison.summaries()
     marks = footnotes((each["label"], each) for each in summaries)
     tiny = filter(None, [mostly_fixed(comparison.results[0])])
-    below = (folded(note, indent="  ") for note in (*proved(summaries), *tiny, *marks))
+    remarks = _remarks(comparison.results)
+    below = (folded(note, indent="  ") for note in (*proved(summaries), *tiny, *marks, *remarks))
     return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
 
 
@@ -80,7 +81,11 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     facts = [comparison.resident.summary] if comparison.resident else []
     shown = {each["policy"]: each for each in [*facts, *comparison.summaries()]}
     yield from footnotes((each["label"], each) for each in shown.values())
-    runs = {run.scenario.policy: run for run in [*comparison.results, *comparison.best_known]}.values()
+    yield from _remarks({run.scenario.policy: run for run in [*comparison.results, *comparison.best_known]}.values())
+
+
+def _remarks(runs: Collection[Result]) -> Iterator[str]:
+    """A line per note that runs have, with the policies that have it."""
     for note in dict.fromkeys(run.summary["note"] for run in runs if run.summary["note"]):
         policies = [run.summary["label"] for run in runs if run.summary["note"] == note]
         yield f"{', '.join(policies)}: {note}"

@@ -151,6 +151,8 @@ def test_a_note_says_that_batches_ignore_arrival_times(trace: Path, capsys: pyte
     assert result.summary["note"] == ARRIVALS_IGNORED
     assert main(arguments(trace, policies=("lru",))) == 0
     assert f"belady: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
+    assert main(arguments(trace, "--brief", policies=("lru",))) == 0
+    assert f"lru: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_without_arrival_times_has_no_such_note(tmp_path: Path) -> None:

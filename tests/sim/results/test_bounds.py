@@ -126,7 +126,7 @@ def test_a_run_below_the_bound_is_refused(trace):
     result = sim.simulate(scenario)
     given = [scenario], {"lru": result}
     assert comparison_of(*given, least_makespan_s=result.summary["makespan_s"]).results == [result]
-    with pytest.raises(UserError, match=r"policy lru: makespan_s .* is below the lower bound .*; please report it"):
+    with pytest.raises(UserError, match=r"policy lru: makespan_s .* is below the lower bound .*; please report"):
         comparison_of(*given, least_makespan_s=result.summary["makespan_s"] * 1.01)
 
 
