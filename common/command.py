@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 class Command(NamedTuple):
     """A command: its function as `module:function`, its line in the list, and an example.
 
-    A command with commands of its own is `module:app`, another `application`, and shows its own example.
+    For a command with subcommands, `function` is `module:app`: an `application`, which shows its own example.
     """
 
     function: str

@@ -14,7 +14,7 @@ interruption is clean.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import IO, Any, cast
 
@@ -23,14 +23,24 @@ from common.errors import UserError, one_line, reason
 from common.interruptions import Interruption, interruptible
 
 
-def call(program: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None) -> int:
-    """Run a command of `program`, for example `finemoe sim`, and return its exit status."""
+def call(
+    program: str,
+    description: str,
+    commands: Mapping[str, Command],
+    argv: Sequence[str] | None,
+    *,
+    version: Callable[[], str] | None = None,
+) -> int:
+    """Run a command of `program`, for example `finemoe sim`, and return its exit status.
+
+    A program with a `version` has the option `--version`, which prints it.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         with interruptible(resumes=_resumes(commands, words)), _watched_output():
             from common.commands import run
 
-            return run(program, description, commands, words)
+            return run(program, description, commands, words, version=version)
     except UserError as error:
         return _refused(str(error))
     except KeyboardInterrupt as error:
@@ -63,17 +73,17 @@ class _OutputError(OSError):
 
 
 class _Output:
-    """A stream whose errors can be told from those of other files."""
+    """A stream whose errors can be distinguished from those of other files."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with _told_apart():
+        with _as_output_errors():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with _told_apart():
+        with _as_output_errors():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -81,7 +91,7 @@ class _Output:
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _as_output_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -13,11 +13,11 @@ field in backticks in a message.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cyclopts import (
     App,
@@ -58,6 +58,7 @@ def application(
     example: str = "",
     words: Sequence[str] = (),
     nested: bool = False,
+    version: Callable[[], str] | None = None,
 ) -> App:
     """The application that is called by `program`, for example `finemoe sim` or `finemoe sim store`.
 
@@ -68,7 +69,8 @@ def application(
         name=program.split()[-1] if nested else program,
         help=description,
         help_epilogue=_example(program, example),
-        version_flags=[],
+        version=version,
+        version_flags=["--version"] if version else [],
         default_parameter=Parameter(negative=(), show_default=_default, allow_repeating=True),
         config=_numbers,
         result_action="return_value",
@@ -86,9 +88,23 @@ def _example(program: str, words: str) -> str | None:
     return f"Example: {program} {words}" if words else None
 
 
-def run(program: str, description: str, commands: Mapping[str, Command], words: Sequence[str]) -> int:
+def run(
+    program: str,
+    description: str,
+    commands: Mapping[str, Command],
+    words: Sequence[str],
+    *,
+    version: Callable[[], str] | None = None,
+) -> int:
     """Run the command that the words call; its exit status. Mistakes are `UserError`s that speak of options."""
-    app = application(program, description, commands, words=words[:1])
+    app = application(program, description, commands, words=words[:1], version=version)
+    if (
+        len(words) > 1
+        and not words[1].startswith("-")
+        and words[0] in commands
+        and words[1] in (group := app[words[0]])
+    ):
+        group[words[1]].help = None  # a command of a command shows its own docstring, too
     try:
         status = app(words, exit_on_error=False, print_error=False)
     except FieldError as error:
@@ -131,7 +147,21 @@ def _said(error: CycloptsError) -> str:
                 return str(UnknownOptionError(token=token, argument_collection=known, verbose=False))
         positional = error.argument.index is not None
         return f"{error.argument.name.lstrip('-').upper() if positional else error.argument.name} is required"
+    if (
+        isinstance(error, CoercionError)
+        and error.argument
+        and error.token
+        and _innermost(error.argument.hint)[0] in (int, float)
+    ):
+        return f"{error.argument.name}: must be {_wanted(error.argument.hint)}, value {error.token.value!r}"
     return " ".join(str(error).split())
+
+
+def _wanted(hint: Any) -> str:
+    """What a value of this type must be, in words: `a whole number, or whole`."""
+    kind, _ = _innermost(hint)
+    words = [word for each in get_args(hint) if get_origin(each) is Literal for word in get_args(each)]
+    return ", or ".join([{int: "a whole number", float: "a number"}.get(kind, kind.__name__), *words])
 
 
 def _default(value: object) -> str | None:

@@ -13,8 +13,11 @@ from common.command_line import call
 from common.interruptions import end
 
 PACKAGES = {
-    "traces": Command("traces.__main__:main", "Collect, look at, check, analyse and convert routing traces."),
-    "sim": Command("sim.__main__:main", "Simulate offloading policies on traces."),
+    "traces": Command(
+        "traces.__main__:main",
+        "Record, convert, generate, check and analyse routing traces of Mixture-of-Experts models.",
+    ),
+    "sim": Command("sim.__main__:main", "Simulate offloading policies on routing traces."),
     "validate": Command("validate.__main__:main", "Offload experts on real devices and compare with the simulation."),
 }
 DESCRIPTION = "FineMoE Lab: simulate and test expert offloading for Mixture-of-Experts models."
@@ -27,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = import_module(f"{words[0]}.__main__")
         status = int(package.main(words[1:]))
     else:
-        status = call("finemoe", DESCRIPTION, PACKAGES, words)
+        status = call("finemoe", DESCRIPTION, PACKAGES, words, version=_version)
     if argv is None:
         end(status)
     return status
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"finemoe-lab {version('finemoe-lab')}"

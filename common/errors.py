@@ -1,7 +1,7 @@
 """Errors that a user can correct, each with a message of one line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from typing_extensions import override
 
@@ -48,6 +48,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
+
+
+def either(words: Sequence[str]) -> str:
+    """The words as alternatives: `a, b or c`."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def one_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, either
 from common.files import replacing
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -29,7 +29,7 @@ _PALE_MAROON = "#dda3b5"
 def check_picture(path: Path) -> None:
     """A `UserError` unless the name of a picture ends in a format that can be drawn."""
     if path.suffix not in PICTURES:
-        raise UserError(f"{path}: the name must end in {' or '.join(PICTURES)}")
+        raise UserError(f"{path}: the name must end in {either(PICTURES)}")
 
 
 def mixed(colour: str, other: str, share: float) -> str:

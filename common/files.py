@@ -97,7 +97,7 @@ def name_beside(path: Path) -> Path:
     """The temporary name under which this thread writes what becomes `path`.
 
     It contains process and thread, so two writers of one target do not collide, and leftovers of a killed writer can be
-    told from files of a running one. The suffix is the target's, since matplotlib chooses the format by it.
+    distinguished from files of a running one. The suffix is the target's, since matplotlib chooses the format by it.
     """
     return path.parent / f"{path.stem}.{host()}-{os.getpid()}-{threading.get_native_id()}.partial{path.suffix}"
 

@@ -106,7 +106,7 @@ def end(status: int) -> NoReturn:
 
 
 class _State:
-    """Of the process, which has one table of signals."""
+    """What the handlers know; one per process, as is the table of signals."""
 
     def __init__(self) -> None:
         self.active = False

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-from common.errors import FieldError, nearest
+from common.errors import FieldError, either, nearest
 
 LARGEST = 1 << 63  # whole numbers must be below it, as in TOML
 
@@ -155,7 +155,7 @@ def _number_or_word(value: Any, number: Any, words: Any, field: str) -> Any:
     if not isinstance(value, str):
         return _converted(value, number, field)
     if value not in known:
-        raise FieldError(field, f"must be a number or {' or '.join(known)}, value {value!r}")
+        raise FieldError(field, f"must be a number or {either(known)}, value {value!r}")
     return value
 
 
@@ -222,7 +222,7 @@ def _check_bounds(value: Any, metadata: tuple[Any, ...], field: str) -> None:
     known = [suffix for each in metadata if isinstance(each, Suffix) for suffix in each.known]
     for each in value if isinstance(value, tuple) else (value,):
         if known and each is not None and each.suffix not in known:
-            raise FieldError(field, f"the name must end in {' or '.join(known)}, value {each}")
+            raise FieldError(field, f"the name must end in {either(known)}, value {each}")
         if each is not None and not all(_COMPARE[rule](each, bound) for rule, _, bound in bounds):
             wanted = " and ".join(f"{word} {bound}" for _, word, bound in bounds)
             raise FieldError(field, f"must be {wanted}, value {each}")

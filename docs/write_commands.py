@@ -44,7 +44,7 @@ def commands(package: str) -> Iterator[str]:
 
 def document() -> str:
     """The text of docs/commands.md."""
-    contents, parts = [], []
+    contents, parts = ["- [finemoe](#finemoe)\n"], [f"\n## finemoe\n\n```\n{helped('')}\n```\n"]
     for package in PACKAGES:
         _, *below = names = [f"finemoe {words}" for words in commands(package)]
         links = ", ".join(f"[{name.split(' ', 2)[2]}](#{name.replace(' ', '-')})" for name in below)

@@ -20,13 +20,13 @@ class Label(NamedTuple):
 DOES_NOT_FIT = Label(
     text="does not fit",
     mark="*",
-    note="experts, dense weights and KV cache take more memory than the GPUs have, so its times are only a bound",
+    note="experts, dense weights and KV cache take more memory than the GPUs have, so these times are only a bound",
 )
 
 NOT_CHARGED = Label(
     text="prediction time not charged",
     mark="†",
-    note="it plans without any search or update, as if its predictions took no time",
+    note="plans are made without any search or update, as if predictions took no time",
 )
 
 DOES_NOT_PAY = Label(

@@ -113,7 +113,7 @@ class Scenario:
     def __post_init__(self) -> None:
         check(self)
         if self.counts is not None and self.placement != "balanced":
-            raise FieldError("counts", f"needs placement balanced, not {self.placement}, value {self.counts}")
+            raise FieldError("counts", f"needs `placement` balanced, not {self.placement}")
 
     @property
     def name(self) -> str:

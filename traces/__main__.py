@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from common.command import Command
 from common.command_line import call
+from common.console import PACKAGES
 from common.interruptions import end
 
 COMMANDS = {
@@ -46,7 +47,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    return call("finemoe traces", "Routing traces of Mixture-of-Experts models.", COMMANDS, argv)
+    return call("finemoe traces", PACKAGES["traces"].help, COMMANDS, argv)
 
 
 if __name__ == "__main__":

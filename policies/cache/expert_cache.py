@@ -313,7 +313,7 @@ def _chunks(size: int, chunk_bytes: ChunkBytes) -> list[int]:
     chunk = size if chunk_bytes == "whole" else min(chunk_bytes, size)
     if size > MOST_CHUNKS * chunk:
         raise UserError(
-            f"chunk_bytes {chunk}: an expert of {size} bytes would take more than {MOST_CHUNKS} copies; "
+            f"chunk_bytes {chunk}: an expert of {size} bytes would take more than {MOST_CHUNKS:,} chunks; "
             f"give at least {-(-size // MOST_CHUNKS)}"
         )
     return [min(chunk, size - start) for start in range(0, size, chunk)]

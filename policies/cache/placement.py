@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import FieldError, UserError
 from policies.executed import tokens_by_expert
 from policies.types import History, Int, ModelShape
 
@@ -39,7 +39,7 @@ def homes_of(home: Int, replicas: int, gpus: int) -> Int:
 def check_replicas(replicas: int, gpus: int) -> None:
     """A `UserError` unless 1 ≤ R ≤ G."""
     if not 1 <= replicas <= gpus:
-        raise UserError(f"replicas: must be from 1 to {gpus}, the number of GPUs, value {replicas}")
+        raise FieldError("replicas", f"must be from 1 to {gpus}, the number of GPUs, value {replicas}")
 
 
 def demand_counts(model: ModelShape, history: History) -> Int:

@@ -51,7 +51,7 @@ def comparison(
         table = run_comparison(COMPARED, routing, store=place_of_store(store), workers=workers)
         if not table.rows:
             names = ", ".join(f"{each.name}.trace" for each in COMPARED.traces)
-            raise UserError(f"{routing} has none of {names}")
+            raise UserError(f"{routing} contains none of these traces: {names}")
         orders = write_comparison(table, COMPARED, out)
     letters = ", ".join(f"{each.letter} {each.name}" for each in COMPARED.of_role("system"))
     reading = f"Fastest first; neighbours in brackets tie; ⇅: pairs that swap places compared with {COMPARED.base}."

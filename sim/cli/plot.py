@@ -9,8 +9,6 @@ from common.commands import OVERWRITE
 
 SWEEP = Group("Sweeps only", sort_key=10)
 
-_UNUSED = {"metric": "fixed metrics", "over": "no axis to go over", "pareto": "no fronts"}
-
 
 def plot(
     results: Annotated[
@@ -59,7 +57,7 @@ def plot(
     chosen = {"metric": metric, "over": over, "pareto": pareto}
     given = [name for name, value in chosen.items() if value]
     if (picked := "stalls" if stalls else "pareto" if pareto else "") and given not in ([], [picked]):
-        raise FieldError(given[0], f"the picture of `{picked}` has {_UNUSED[given[0]]}; leave one of the two out")
+        raise FieldError(given[0], f"cannot be combined with `{picked}`")
     with reserved(picture(out), overwrite=overwrite):
         if not holds_sweep(results):
             if given:

@@ -66,7 +66,7 @@ class DataSheetMachine:
         check(self)
         check_name(self.name)
         if self.copies == "pageable" and self.pageable_link is None:
-            raise FieldError("copies", "needs a table pageable_link, value 'pageable'")
+            raise FieldError("copies", "pageable needs a table pageable_link")
 
     @property
     def links(self) -> int:

@@ -184,6 +184,8 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
     if not isinstance(meta, dict):
         raise UserError(f"{path}: is not a JSON object")
     found = meta.get("schema_version")
+    if found is None:
+        raise UserError(f"{folder} is not {what}")
     if found != version:
         raise UserError(f"{path}: field schema_version: must be {version}, value {found}; repeat the run")
     if not is_sealed(meta):

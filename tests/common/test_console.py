@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ def test_it_lists_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     listed = capsys.readouterr().out
     assert all(f" {package} " in listed for package in PACKAGES)
+
+
+def test_it_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"finemoe-lab {version('finemoe-lab')}\n"
+    assert main(["sim", "--version"]) == 2
 
 
 def test_a_command_is_the_one_of_its_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_a_picture_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.PNG", ".png"])
 def test_other_kinds_of_pictures_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"the name must end in \.png or \.svg or \.pdf$"):
+    with pytest.raises(UserError, match=r"the name must end in \.png, \.svg or \.pdf$"):
         check_picture(Path(name))
     for suffix in PICTURES:
         check_picture(Path(f"a{suffix}"))

@@ -64,8 +64,8 @@ def test_the_last_of_a_repeated_option_counts(run: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--count", "1.5"], 'Invalid value for --count: unable to convert "1.5" into int.'),
-        (["--shares", "1,x"], 'Invalid value for --shares: unable to convert "x" into float.'),
+        (["--count", "1.5"], "--count: must be a whole number, value '1.5'"),
+        (["--shares", "1,x"], "--shares: must be a number, value 'x'"),
         (["--out", "a.jpg"], "--out: the name must end in .png or .svg, value a.jpg"),
     ],
 )

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from common.errors import UserError
 from policies import registry
 from policies.base import Prefetcher
 from policies.registry import PLUG_INS, make_policy
 from policies.systems.finemoe import ExpertMapPrefetcher
+from tests.support.policy_helpers import refusal
 
 EVICTOR = """
 from __future__ import annotations
@@ -47,13 +47,6 @@ from policies.base import Policy, Prefetcher
 def again(distance: int = 2) -> Policy:
     return Policy(prefetcher=Prefetcher(), evictor=Mine(), chunk_bytes=distance)
 """
-
-
-def refusal(spec: str) -> str:
-    with pytest.raises(UserError) as raised:
-        make_policy(spec)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
 
 
 def test_an_evictor_from_outside_takes_the_place_of_a_policys_own(mine: Any) -> None:

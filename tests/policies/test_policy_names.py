@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from common.errors import UserError
 from policies.base import Policy
 from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.evictors.lhd import LeastHitDensity
@@ -15,6 +14,7 @@ from policies.evictors.recency import LeastRecentlyUsed
 from policies.registry import EVICTORS, NAMED, make_policy, policy_names
 from policies.systems.finemoe import ExpertMapPrefetcher
 from sim.__main__ import main
+from tests.support.policy_helpers import refusal
 from tests.support.run_helpers import arguments
 
 
@@ -23,13 +23,6 @@ def snippet(document: str = "README.md") -> str:
     text = (Path(__file__).parents[2] / document).read_text(encoding="utf-8")
     (shown,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def again(" in code]
     return shown
-
-
-def refusal(spec: str) -> str:
-    with pytest.raises(UserError) as raised:
-        make_policy(spec)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
 
 
 # ---- compositions ----------------------------------------------------------------------------------------------------

@@ -85,10 +85,10 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--batch-size", 0), "--batch-size: must be at least 1, value 0"),
         (("--batch-size", -2), "--batch-size: must be at least 1, value -2"),
         (("--replicas", 0), "--replicas: must be at least 1, value 0"),
-        (("--replicas", 7), "replicas: must be from 1 to 6, the number of GPUs, value 7"),
-        (("--replicas", 2, "--machine", "paper-a100"), "replicas: must be from 1 to 1, the number of GPUs, value 2"),
+        (("--replicas", 7), "--replicas: must be from 1 to 6, the number of GPUs, value 7"),
+        (("--replicas", 2, "--machine", "paper-a100"), "--replicas: must be from 1 to 1, the number of GPUs, value 2"),
         (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, value 0"),
-        (("--chunk-bytes", "all"), 'Invalid value for --chunk-bytes: unable to convert "all" into int|Literal[whole]'),
+        (("--chunk-bytes", "all"), "--chunk-bytes: must be a whole number, or whole, value 'all'"),
         (
             ("--sizes", "mixtral-8x7b", "--chunk-bytes", 1),
             "chunk_bytes 1: an expert of 352321536 bytes would take more",

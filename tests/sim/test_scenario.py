@@ -52,7 +52,7 @@ def test_a_path_may_be_given_as_text() -> None:
         ),
         ({"cache": {}}, "cache.share: give exactly one of `cache.experts`, `cache.share` and `cache.gb`"),
         ({"cache": {"gib": 6}}, "cache.gib: is not a setting; did you mean 'gb'?"),
-        ({"counts": "a.parquet"}, "counts: needs placement balanced, not round-robin, value a.parquet"),
+        ({"counts": "a.parquet"}, "counts: needs `placement` balanced, not round-robin"),
         ({"detail": "all"}, "detail: must be one of requests, iterations, events, value 'all'"),
         ({"polcy": "lru"}, "polcy: is not a setting; did you mean 'policy'?"),
         ({"seed": -1}, "seed: must be at least 0, value -1"),

@@ -6,7 +6,9 @@ from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
+import pytest
 
+from common.errors import UserError
 from policies.base import Prefetcher
 from policies.registry import EVICTORS, make_policy, policy_names
 from policies.types import Nearest, Search
@@ -226,3 +228,11 @@ class Watch:
     def on_request_end(self, hook, request):
         self.running.remove(request)
         hook(request)
+
+
+def refusal(spec: str) -> str:
+    """The one line that refuses a policy."""
+    with pytest.raises(UserError) as raised:
+        make_policy(spec)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)

@@ -231,7 +231,7 @@ def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoin
     [
         (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
         (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, value 0"),
-        (["--cache-experts", 12, "--replicas", 2], "replicas: must be from 1 to 1, the number of GPUs, value 2"),
+        (["--cache-experts", 12, "--replicas", 2], "--replicas: must be from 1 to 1, the number of GPUs, value 2"),
         (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, value 0"),
         (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
         (["--cache-experts", 12, "--train-split", 1.0], "--train-split: must be at least 0 and below 1, value 1.0"),

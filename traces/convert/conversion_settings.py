@@ -131,7 +131,7 @@ class LogReading(LayerNumbers):
                 raise FieldError("field", f"unknown part of a row {name!r}; {nearest(name, ROW_PARTS)}")
         list(self.warmup_rows)
         if self.warmup_passes and self.index != "pass":
-            raise FieldError("warmup_passes", f"needs index pass, value {self.warmup_passes}")
+            raise FieldError("warmup_passes", "needs `index` pass")
 
     @property
     def names(self) -> dict[str, str]:

@@ -89,14 +89,15 @@ def refuse_unreachable(asked: StatisticsSettings, parameters: Parameters, calibr
             raise FieldError(
                 _setting(one.name),
                 f"cannot be {wanted[layer]:g} in layer {layer}: the nearest value possible with the other statistics "
-                f"is {got[layer]:.3f}; request_overlap must reach cluster_overlap, and load_cv raises all overlaps",
+                f"is {got[layer]:.3f}; `request_overlap` must be at least `cluster_overlap`, and a higher `load_cv` "
+                "raises every overlap",
             )
     recall, reached = asked.trajectory_recall, calibration.trajectory_recall
     if recall is not None and reached is not None and abs(recall - reached) > _REACHED:
         raise FieldError(
             "trajectory_recall",
             f"cannot be {recall:g}: the nearest value possible with the other statistics is {reached:.3f}; it must lie "
-            "between cluster_overlap and token_overlap",
+            "between `cluster_overlap` and `token_overlap`",
         )
 
 

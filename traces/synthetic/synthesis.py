@@ -38,8 +38,10 @@ def synthesise(
     drawn = lengths_of(lengths, source, statistics.seed)
     fitted = measure(source, _watch("fit", "request"), seed=0) if source else None
     if len(drawn.output_tokens) < 2 or max(drawn.output_tokens) <= ENOUGH:
-        rule = f"must be at least 2, one with more than {ENOUGH} output tokens, or its statistics cannot be measured"
-        raise FieldError("requests", f"{rule}, value {len(drawn.output_tokens)}")
+        raise FieldError(
+            "requests",
+            f"too few to measure their statistics: give at least 2, of which one has more than {ENOUGH} output tokens",
+        )
     parameters = parameters_of(sizes, statistics, source, fitted)
     typical = round(float(np.mean(drawn.output_tokens)))
     calibration = calibrate(parameters, typical, _watch("calibrate", "layer"))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from common.folding import folded
 from common.tables import text_table
 from traces.format import provenance
 from traces.synthetic.synthesis import Synthesis
@@ -31,20 +32,21 @@ def report(made: Synthesis) -> str:
         reached = [recall, calibration.lookahead[distance], found.lookahead[distance]]
         rows.append([f"lookahead {distance}: recall of its top K", *(f"{one:.3f}" for one in reached)])
     table = text_table(rows, ["mean over layers", "requested", "model", "measured"])
-    lines = [f"{made.path} ({provenance.explained('synthetic')}), in the shape of {parameters.shape.name}", table]
+    head = f"{made.path} ({provenance.explained('synthetic')}), in the shape of {parameters.shape.name}"
+    notes = []
     if found.clusters != parameters.clusters:
-        lines.append(
+        notes.append(
             "Measured: clusters are searched for among whole requests. Too few requests or changes of topic hide them; "
             "the overlap between requests of a cluster then mixes several clusters."
         )
     if fitted:
         clear = "too few requests for clustering" if fitted.silhouette is None else f"{fitted.silhouette:.2f}"
-        lines.append(
+        notes.append(
             "Requested: as measured in the imitated trace, unless given (silhouette of its clusters: "
             f"{clear}). Not imitated: changes of topic, drift, embeddings."
         )
     if not parameters.gate_complete:
-        lines.append("Gates and their entropy cover only the executed experts, as in the imitated trace.")
+        notes.append("Gates and their entropy cover only the executed experts, as in the imitated trace.")
     if parameters.drift or parameters.topic_change:
-        lines.append("Requested and model describe one moment and topic; measured includes drift and changes of topic.")
-    return "\n\n".join(lines)
+        notes.append("Requested and model describe one moment and topic; measured includes drift and changes of topic.")
+    return "\n\n".join([head, table, *map(folded, notes)])

@@ -38,7 +38,7 @@ class ShapeSettings:
     def __post_init__(self) -> None:
         check(self)
         if self.model is not None and self.like is not None:
-            raise FieldError("model", f"cannot be combined with like, which gives the shape, value {self.model}")
+            raise FieldError("model", "cannot be combined with `like`, which gives the shape")
         if self.like is None:
             self.sizes()
 

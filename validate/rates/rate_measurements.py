@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from common.errors import UserError
+from common.errors import FieldError
 from common.progress import bar
 from policies.types import ModelShape
 from sim.hardware.costs import Cost
@@ -62,7 +62,7 @@ class Measurements:
 def measure(settings: RateSettings) -> Measurements:
     """Measure this machine; a `UserError` if it lacks the device."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: no CUDA device was found, value cuda; `--device cpu` rehearses without one")
+        raise FieldError("device", "no CUDA device was found; cpu rehearses without one")
     device = torch.device(settings.device)
     timer = DeviceTimer(device, settings.repeats)
     dtype = torch.bfloat16

@@ -31,7 +31,6 @@ class Figure8(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """As `similarity_table` makes it."""
         return similarity_table(study, study.of_first_prompts())
 
     @override

@@ -48,7 +48,6 @@ class Figure9(PaperFigure):
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-        """As `similarity_table` makes it."""
         return similarity_table(study, study.of_other_prompts())
 
     @override

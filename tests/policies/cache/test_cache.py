@@ -344,6 +344,6 @@ def test_a_device_is_stalled_once_however_many_layers_find_no_slot():
 
 
 def test_absurdly_small_chunks_are_refused():
-    said = "chunk_bytes 1: an expert of 2400000 bytes would take more than 1000 copies; give at least 2400"
+    said = "chunk_bytes 1: an expert of 2400000 bytes would take more than 1,000 chunks; give at least 2400"
     with pytest.raises(UserError, match=said):
         cache_of(shape(1, 2, hidden=400, expert_ffn=1000), [2], chunk_bytes=1)

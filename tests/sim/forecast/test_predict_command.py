@@ -94,7 +94,7 @@ def test_requests_that_run_together_have_fewer_events(trace, capsys):
         (("--requests", "0"), ("finemoe",), "--requests: must be at least 1, value 0"),
         (("--seed", "-1"), ("finemoe",), "--seed: must be at least 0, value -1"),
         (("--batch-size", "0"), ("finemoe",), "--batch-size: must be at least 1, value 0"),
-        (("--plot", "recall.gif"), ("finemoe",), ".png or .svg or .pdf"),
+        (("--plot", "recall.gif"), ("finemoe",), ".png, .svg or .pdf"),
         ((), ("lru",), "predicts nothing"),
         ((), ("finemoo",), "finemoe"),
         ((), ("finemoe,prefetch_distance=9",), "must be from 1 to 4"),

@@ -106,7 +106,7 @@ def test_a_named_framework_takes_the_place_of_all_inherited_figures(tmp_path: Pa
         ("rtx3090,framework.layer_s=2,framework=none", "framework: is set both as a whole and in part"),
         ("rtx3090,contention.copy_slowdown=0.5", "contention.copy_slowdown: must be at least 1, value 0.5"),
         ("rtx3090,demand_loading=one", "demand_loading: must be one of parallel, serial, value 'one'"),
-        ("paper-a100,copies=pageable", "copies: needs a table pageable_link, value 'pageable'"),
+        ("paper-a100,copies=pageable", "copies: pageable needs a table pageable_link"),
         (
             "rtx3090,efficiency.head_flops=[[2,0.3],[1,0.3]]",
             "efficiency.head_flops: sizes must be above 0 and increase, but 1 follows 2",

@@ -96,5 +96,5 @@ def test_a_missing_number_is_a_dash_with_a_reason(alone: Path) -> None:
 def test_without_any_trace_there_is_one_line_and_no_document(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     places = {"--routing": tmp_path, "--store": tmp_path / "store", "--out": tmp_path / "docs"}
     assert main(["comparison", *(str(word) for place in places.items() for word in place)]) == 2
-    assert "has none of mixtral-8x7b-twin.trace" in capsys.readouterr().err
+    assert "contains none of these traces: mixtral-8x7b-twin.trace" in capsys.readouterr().err
     assert not (tmp_path / "docs" / "comparison.md").exists()

@@ -63,7 +63,7 @@ def test_the_time_split_is_drawn_for_decode_and_prefill(trace: Path, out: Path) 
 def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
     assert main(["plot", str(out), "--out", name]) == 2
-    assert capsys.readouterr().err == f"error: {name}: the name must end in .png or .svg or .pdf\n"
+    assert capsys.readouterr().err == f"error: {name}: the name must end in .png, .svg or .pdf\n"
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(

@@ -44,11 +44,8 @@ def test_a_sweep_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str], word
         (("--metric", "hitrate"), "--metric: the sweep has no metric 'hitrate'; did you mean 'hit_rate'?"),
         (("--metric", "policy"), "--metric: the sweep has no metric 'policy'; "),
         (("--over", "cache.shares"), "--over: the sweep has no axis 'cache.shares'; did you mean 'cache.share'?"),
-        (
-            ("--pareto", "--over", "seed"),
-            "--over: the picture of --pareto has no axis to go over; leave one of",
-        ),
-        (("--stalls", "--pareto"), "--pareto: the picture of --stalls has no fronts; leave one of the two out"),
+        (("--pareto", "--over", "seed"), "--over: cannot be combined with --pareto"),
+        (("--stalls", "--pareto"), "--pareto: cannot be combined with --stalls"),
     ],
 )
 def test_mistakes_are_one_line(

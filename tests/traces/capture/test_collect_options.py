@@ -81,7 +81,7 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
         (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
         (
             ("pocket", *NAMED, "--batch-size", "2.5"),
-            'Invalid value for --batch-size: unable to convert "2.5" into int.',
+            "--batch-size: must be a whole number, value '2.5'",
         ),
         (("pocket", *NAMED, "--temperature", "inf"), "--temperature: must be a finite number, value inf"),
     ],

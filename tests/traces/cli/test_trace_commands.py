@@ -25,7 +25,7 @@ CHEAP = {
     "npz": ("convert npz x --model mixtral --out a.trace", "unknown model 'mixtral'; did you mean 'mixtral-8x7b'?"),
     "jsonl": (
         "convert jsonl x --model gpt-oss-20b --out a.trace --warmup-passes 1",
-        "--warmup-passes: needs index pass, value 1",
+        "--warmup-passes: needs --index pass",
     ),
     "policylang": (
         "convert policylang x --model gpt-oss-20b --out a.trace --first-layer -1",
@@ -125,7 +125,7 @@ def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Pa
         ("fit --workload w --out a.trace", "TRACE is required"),
         ("arrivals", "WORKLOAD is required"),
         ("analyse a b", "unexpected argument: b"),
-        ("analyse a --sample 1.5", "unable to convert"),
+        ("analyse a --sample 1.5", "--sample: must be a whole number, value '1.5'"),
         ("synthetic --out a.trace --shape 3", "Unknown option: --shape."),
     ],
 )

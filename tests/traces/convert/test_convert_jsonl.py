@@ -362,7 +362,7 @@ def test_what_is_no_log_is_one_line(
         (["--field", "expert=e"], "--field: unknown part of a row 'expert'; did you mean 'experts'?"),
         (["--field", "experts"], "--field: expected NAME=KEY, value 'experts'"),
         (["--field", "experts=e"], "line 1, field e: is missing; it has "),
-        (["--warmup-passes", "2"], "--warmup-passes: needs index pass, value 2"),
+        (["--warmup-passes", "2"], "--warmup-passes: needs --index pass"),
         (["--max-requests", "0"], "--max-requests: must be at least 1, value 0"),
         (["--shape", "layers=3"], "--shape: missing experts, top_k, hidden, "),
         (["--shape", "layer=3"], "--shape: unknown size 'layer'; did you mean 'layers'?"),

@@ -24,6 +24,8 @@ from traces.synthetic.state_space import SyntheticModel
 from traces.workloads.arrivals import Workload
 from traces.workloads.workload_files import write_workload
 
+TOO_FEW = "--requests: too few to measure their statistics: give at least 2, of which one has more than 3 output tokens"
+
 
 def like(source: Path, out: Path, *more: Any) -> Trace:
     assert main([str(word) for word in ["synthetic", "--like", source, "--out", out, *more]]) == 0
@@ -118,7 +120,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--overlap", "1.2"], "--overlap: must be at least 0 and at most 1, value 1.2"),
         (["--cluster-overlap", "0.1"], "--cluster-overlap: must be from 0.25 to 1, value 0.1"),
         (["--entropy", "4"], "--entropy: must be from 0 to 3, value 4"),
-        (["--entropy", "sharp"], 'Invalid value for --entropy: unable to convert "sharp" into float.'),
+        (["--entropy", "sharp"], "--entropy: must be a number, value 'sharp'"),
         (["--overlap", "0.4,0.5"], "--overlap: must be one number, or one for each of the 5 layers, value (0.4, 0.5)"),
         (["--clusters", "0"], "--clusters: must be at least 1, value 0"),
         (["--clusters", "4001"], "--clusters: must be from 1 to 4000: each needs 8 of 32000 tokens, value 4001"),
@@ -140,8 +142,8 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--model", "mixtral-8x7b"], "--experts: mixtral-8x7b has 8, value 8"),
         (["--model", "mixtral"], "unknown model 'mixtral'; did you mean 'mixtral-8x7b'?"),
         (["--requests", "0"], "--requests: must be at least 1, value 0"),
-        (["--requests", "1"], "or its statistics cannot be measured, value 1"),
-        (["--output-tokens", "3"], "--requests: must be at least 2, one with more than 3 output tokens"),
+        (["--requests", "1"], TOO_FEW),
+        (["--output-tokens", "3"], TOO_FEW),
         (["--seed", "-1"], "--seed: must be at least 0, value -1"),
         (["--request-overlap", "0.3", "--cluster-overlap", "0.5"], "--request-overlap: cannot be 0.3 in layer"),
         (

@@ -225,7 +225,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("poisson --rate 5 --requests 0", "--requests: must be at least 1, value 0"),
         ("poisson --rate 5 --requests 5 --seed -1", "--seed: must be at least 0, value -1"),
         ("a.csv --out b.csv", "--out: the name must end in .parquet, value b.csv"),
-        ("a.csv --plot a.txt", "--plot: the name must end in .png or .svg or .pdf, value a.txt"),
+        ("a.csv --plot a.txt", "--plot: the name must end in .png, .svg or .pdf, value a.txt"),
         ("a.csv --burstiness 2", "--burstiness: applies only to poisson and gamma, not to a.csv"),
     ],
 )

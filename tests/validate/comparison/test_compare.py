@@ -310,7 +310,7 @@ def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path,
     ("more", "said"),
     [
         (("--out", "a.csv"), "--out: the name must end in .parquet, value a.csv"),
-        (("--plot", "a.jpg"), "a.jpg: the name must end in .png or .svg or .pdf"),
+        (("--plot", "a.jpg"), "a.jpg: the name must end in .png, .svg or .pdf"),
         (("--iteration", 3), "--iteration: has no effect without --plot, value 3"),
     ],
 )
