@@ -5,16 +5,15 @@ import signal
 import sys
 
 import pytest
-import tqdm  # noqa: F401  # reads TQDM_DISABLE now, so its bars can be tested in this process
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["TQDM_DISABLE"] = "1"  # on a busy machine commands would show progress; tqdm itself is loaded already
+os.environ["TQDM_DISABLE"] = "1"  # a busy machine shows progress where a quiet one has no time for it
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test asks for more threads, none spins while it waits
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # as in the background of a shell; tests interrupt what they start
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests interrupt what they start. In the background of a shell, or under nohup, that would be ignored.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # No example fails because the machine is busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

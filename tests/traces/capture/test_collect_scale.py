@@ -3,11 +3,13 @@
 import io
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from common.errors import FieldError, UserError
 from tests.support.collect_helpers import NEW_TOKENS, PROMPTS, collected, content, numbers, texts_of, write_prompts
@@ -185,6 +187,9 @@ def test_a_model_that_only_its_own_code_knows_is_refused_unasked(
     assert not (tmp_path / "ran").exists()
 
 
+SHOWN = partial(tqdm, disable=False)  # whatever TQDM_DISABLE says
+
+
 class Passing(torch.nn.Module):
     """A model whose passes do nothing."""
 
@@ -196,6 +201,7 @@ def test_a_log_has_a_line_per_state_with_rate_time_left_and_batches(monkeypatch:
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
     monkeypatch.setattr("traces.capture.token_progress._LOG_PACE_S", 0.0)
+    monkeypatch.setattr("traces.capture.token_progress.tqdm", SHOWN)
     model = Passing()
     with token_bar(model, 40, batches=(3, 5)) as finished:
         for _ in range(2):
@@ -232,6 +238,7 @@ def test_after_a_resumption_progress_counts_what_is_left(
     monkeypatch.setattr(TraceWriter, "write_part", write_part)
     assert collect(checkpoints / "mixtral", prompts, tmp_path / "a.trace", *options) == 130
     monkeypatch.undo()
+    monkeypatch.setattr("traces.capture.token_progress.tqdm", SHOWN)
     capsys.readouterr()
     assert collect(checkpoints / "mixtral", prompts, tmp_path / "a.trace", *options) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collect: ")]

@@ -144,5 +144,6 @@ def test_what_help_says_in_words_is_what_the_code_does() -> None:
     assert all(name in descriptions(ShapeSettings)["model"] for name in PUBLISHED)
     assert all(part in descriptions(LogReading)["field"] for part in ROW_PARTS)
     recall = descriptions(StatisticsSettings)["trajectory_recall"]
-    assert f"{DISTANCE} layers ahead, among {MAPS:,} maps" in recall
-    assert f"{PHRASES} phrases" in recall
+    assert f"{DISTANCE} layers ahead" in recall
+    assert f"{MAPS:,} maps of other requests" in recall
+    assert f"{PHRASES} recurring token sequences per cluster" in recall
