@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.slow_cases import slow_but
+
 ROOT = Path(__file__).parents[2]
 INTERRUPTED = "interrupted; nothing was kept\n"
 
@@ -177,7 +179,7 @@ IMPORTS = {
 RESUMED = {"traces collect", "traces synthetic", "sim sweep", "sim whatif", "sim paper"}
 
 
-@pytest.mark.parametrize("command", IMPORTS)
+@pytest.mark.parametrize("command", slow_but([*IMPORTS], "traces collect", "sim run", "validate replay"))
 def test_ctrl_c_while_a_command_imports_its_libraries_is_one_line(
     command: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:

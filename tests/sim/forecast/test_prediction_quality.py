@@ -14,6 +14,7 @@ from sim.forecast.plan_scores import at_distance, measure, score_plans, tidy
 from sim.forecast.tally import moved, rates, summarise_layers
 from tests.support.builders import KnownFuture, Script, random_requests, request_of, setup_of, shape, with_lookahead
 from tests.support.shared_data import GPT_OSS
+from tests.support.slow_cases import slow_but
 from traces.published_models import published
 
 
@@ -269,7 +270,7 @@ def gpt_oss():
 
 
 @needs_gpt_oss
-@pytest.mark.parametrize("distance", [1, 3, 8])
+@pytest.mark.parametrize("distance", slow_but([1, 3, 8], 3))
 def test_recall_of_the_nearest_map_follows_from_the_arrays_alone(gpt_oss, distance):
     """Eq. 5 written out for whole prefixes at once: the share of executed experts among the K most probable.
 

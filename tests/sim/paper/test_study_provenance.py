@@ -56,6 +56,7 @@ def test_every_picture_and_table_states_its_provenance(
     assert [(each["kind"], bool(each["warning"])) for each in meta["traces"]] == [(kind, repetitive)]
 
 
+@pytest.mark.slow
 def test_verdicts_and_testbed_report_begin_with_the_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(tmp_path, "synthetic", repetitive=True)
     figures = [Figure18(), ImpliedTestbed()]

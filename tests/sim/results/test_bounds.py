@@ -94,7 +94,7 @@ HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("gpus", [1, 2])
-@pytest.mark.parametrize("experts", slow_but([2, 10, 24], 2, 10))
+@pytest.mark.parametrize("experts", slow_but([2, 10, 24], 10))
 def test_no_policy_passes_the_bound(experts, gpus, batch_size):
     """At the smallest cache, where layers run in waves, and at larger ones; on links from very slow to fast."""
     for bytes_per_s in (1e5, 1e6, 1e7, 1e8):

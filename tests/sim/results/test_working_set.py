@@ -19,6 +19,7 @@ from tests.support.in_memory import Setting
 from tests.support.in_memory import simulate as simulated
 from tests.support.random_runs import random_run
 from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments, rows_of
+from tests.support.slow_cases import slow_but
 
 MODEL = shape(5, 6)  # two experts of 24 bytes per layer: ten a token
 TOKEN = 10
@@ -37,7 +38,7 @@ def moved_too_little(iterations: pd.DataFrame, least_bytes: int, least_s: float)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize(("gpus", "experts"), [(1, 2), (1, 6), (1, 9), (3, 6), (3, 7)])
+@pytest.mark.parametrize(("gpus", "experts"), slow_but([(1, 2), (1, 6), (1, 9), (3, 6), (3, 7)], (1, 2), (3, 7)))
 @pytest.mark.parametrize("policy", MOVING)
 def test_no_policy_moves_less_in_any_iteration(policy: str, gpus: int, experts: int, batch_size: int) -> None:
     hardware = machine(gpus, bytes_per_s=1e6)

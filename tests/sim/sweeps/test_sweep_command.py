@@ -111,6 +111,7 @@ def test_a_mistake_is_one_line(
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_a_store(file: Path, store: Path, tmp_path: Path) -> None:
     def start(name: str) -> "subprocess.Popen[bytes]":
         words = ["sweep", str(file), "--store", str(store), "--jobs", "1", "--out", str(tmp_path / name)]
