@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,9 +16,15 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
 
+from policies import naming  # after the environment, which NumPy reads when it is imported
+
 # No example fails because the machine is busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# A policy of these tests is known by the sources of its package, all tests: they are read once, not for each run.
+_sources_of, _read_once = naming.sources_of, cache(naming.sources_of)
+naming.sources_of = lambda module: (_read_once if module.startswith("tests.") else _sources_of)(module)
 
 pytest_plugins = ["tests.support.run_helpers"]
 

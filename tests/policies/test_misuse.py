@@ -47,7 +47,7 @@ EVERYWHERE = [(kind, driver) for kind in LINES for driver in (simulated, replaye
 
 
 @pytest.mark.parametrize(
-    ("kind", "driver"), slow_but(EVERYWHERE, *(each for each in EVERYWHERE if each[1] is simulated), *EVERYWHERE[::8])
+    ("kind", "driver"), slow_but(EVERYWHERE, *(each for each in EVERYWHERE if each[1] is simulated), *EVERYWHERE[::4])
 )
 def test_a_misuse_is_one_line(kind, driver):
     assert line_of(driver, spec_of(kind)) == f"policy {spec_of(kind)}: {LINES[kind]}"

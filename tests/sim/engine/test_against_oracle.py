@@ -15,7 +15,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from policies import naming
 from tests.support.oracle.instances import Instance, drawn_instance
 from tests.support.oracle.random_planner import random_system
 from tests.support.oracle.simulator import Oracle
@@ -127,13 +126,6 @@ def near(one: float, other: float) -> bool:
     return bool(np.isclose(one, other, rtol=1e-9, atol=0, equal_nan=True))
 
 
-@pytest.fixture
-def sources_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy from outside is known by the sources of its package, here all tests: 900 files for each run."""
-    monkeypatch.setattr(naming, "sources_of", cache(naming.sources_of))
-
-
-@pytest.mark.usefixtures("sources_read_once")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_simulators_give_the_same_numbers(family: str) -> None:
     for instance, oracle in drawn(family)[0]:

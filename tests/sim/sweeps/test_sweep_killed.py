@@ -54,7 +54,7 @@ def killed_on_the_way(experiment: Path, store: Path, out: Path, runs: int, kills
             time.sleep(0.01)
         hits += process.poll() is None
         kill(process, everything=number % 2 == 0)
-    assert start(experiment, store, out).wait() == 0
+    assert main([*words(experiment, store, out), "--jobs", "1"]) == 0
     return hits
 
 

@@ -17,6 +17,7 @@ from sim.sweeps import sweep_run
 from sim.sweeps.run_task import ROOT, Workplace
 from sim.sweeps.workers import Workers
 from tests.support.ray_helpers import SweepFolder, needs_ray
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_trace
 
 DEADLY_POLICY = """
@@ -70,7 +71,7 @@ def test_a_single_call_stays_in_this_process_which_lives_on() -> None:
     time.sleep(0.6)  # a process of the workers would have found by now that its command is gone
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", slow_but([1, 2], 1))
 def test_the_error_of_a_call_comes_as_it_is(jobs: int) -> None:
     with pytest.raises(UserError, match=r"^number: must not be 3$"):
         list(Workers(jobs=jobs).each(_refuse, [(3,), (3,)]))
@@ -129,7 +130,9 @@ SEEN = {
 }
 
 
-@pytest.mark.parametrize(("jobs", "seen"), [*(("1", seen) for seen in SEEN), ("2", "another store")])
+@pytest.mark.parametrize(
+    ("jobs", "seen"), [*(("1", seen) for seen in SEEN), pytest.param("2", "another store", marks=pytest.mark.slow)]
+)
 def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
     sweep: SweepFolder,
     monkeypatch: pytest.MonkeyPatch,

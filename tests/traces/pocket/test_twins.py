@@ -154,6 +154,7 @@ def test_generation_is_deterministic_and_in_the_manner_of_the_prompt(loaded: Any
     assert tokenizer.decode(first[0, ids["input_ids"].shape[1] :]).startswith("The answer is ")
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_a_twin_specialises_by_token_and_fine_beats_coarse(readings: Any) -> None:
     assert (request_entropy(readings) > gate_entropy(readings)).all()
     for one in recall(readings[0::2], readings[1::2], (1, 3)):
