@@ -7,7 +7,6 @@ import nbformat
 import pytest
 
 from notebooks.fresh_outputs import HERE, executed, notebooks
-from tests.support.slow_cases import slow_but
 
 NOTEBOOKS = notebooks()
 NUMBER = re.compile(r"[0-9a-f]{64}|[-+]?\d[\d,]*(\.\d*)?([eE][-+]?\d+)?(\+[a-z0-9]+)?")
@@ -44,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("path", slow_but(NOTEBOOKS, NOTEBOOKS[0]), ids=lambda path: path.stem)
+@pytest.mark.slow
+@each_notebook
 def test_a_notebook_runs_and_shows_what_is_committed(path: Path, folder: Path) -> None:
     committed, fresh = (code(each) for each in (nbformat.read(path, as_version=4), executed(path, folder)))
     for before, now in zip(committed, fresh, strict=True):

@@ -15,6 +15,7 @@ from sim.engine.batching import fixed_batches
 from tests.support.builders import machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.policy_helpers import acts
+from tests.support.slow_cases import slow_but
 
 
 def started(model, history, **settings):
@@ -172,7 +173,7 @@ def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, w
     assert block.log.rows == callbacks.log.rows
 
 
-@pytest.mark.parametrize("history", [0, 4])
+@pytest.mark.parametrize("history", slow_but([0, 4], 4))
 @pytest.mark.parametrize("hidden", [None, 3])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.support.oracle.instances import Instance, drawn_instance
 from tests.support.oracle.random_planner import random_system
 from tests.support.oracle.simulator import Oracle
 from tests.support.oracle.systems import system_named
+from tests.support.slow_cases import slow_but
 
 PLANNER = "tests.support.oracle.random_planner:random_planner"
 FAMILIES: dict[str, tuple[int, tuple[str, ...]]] = {  # how many instances, and of which policies in turn
@@ -126,7 +127,7 @@ def near(one: float, other: float) -> bool:
     return bool(np.isclose(one, other, rtol=1e-9, atol=0, equal_nan=True))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but([*FAMILIES], "planner", "on demand", "finemoe", "promoe", *SERIAL_WAITS))
 def test_both_simulators_give_the_same_numbers(family: str) -> None:
     for instance, oracle in drawn(family)[0]:
         found = list(differences(instance, oracle))

@@ -89,7 +89,7 @@ def pocket(folder: Path) -> Routing:
     return Routing(with_sizes_of(trace.shape, "mixtral-8x7b"), requests[:8], requests[8:])
 
 
-@pytest.fixture(scope="module", params=["gpt-oss-20b", "pocket"])
+@pytest.fixture(scope="module", params=slow_but(["gpt-oss-20b", "pocket"], "pocket"))
 def routing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Routing:
     return gpt_oss() if request.param == "gpt-oss-20b" else pocket(tmp_path_factory.getbasetemp())
 

@@ -214,7 +214,7 @@ def _open_many(folder: Path, ids: "multiprocessing.Queue[str]") -> None:
 def test_a_store_that_several_processes_make_at_once_is_one_store(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ids: multiprocessing.Queue[str] = context.Queue()
-    processes = [context.Process(target=_open_many, args=(tmp_path / "store", ids)) for _ in range(4)]
+    processes = [context.Process(target=_open_many, args=(tmp_path / "store", ids)) for _ in range(2)]
     for process in processes:
         process.start()
     assert len({ids.get(timeout=120) for _ in processes}) == 1

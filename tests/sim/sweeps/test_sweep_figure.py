@@ -15,6 +15,7 @@ from sim.sweeps.pareto_figure import FRONTS, draw_pareto, on_front
 from sim.sweeps.stall_figure import draw_stalls
 from sim.sweeps.sweep_figure import draw_axis
 from sim.sweeps.sweep_panels import styles
+from tests.support.slow_cases import slow_but
 from tests.support.sweep_helpers import hand_made, simulated_sweep
 
 AXES = ("policy", "cache.share", "seed")
@@ -205,7 +206,7 @@ def test_labels_have_units(metric: str, largest: float, label: tuple[str, float]
     assert metric_label(metric, largest) == label
 
 
-@pytest.mark.parametrize("suffix", PICTURES)
+@pytest.mark.parametrize("suffix", slow_but(PICTURES, ".pdf"))
 @pytest.mark.parametrize("draw", [draw_axis, draw_pareto])
 def test_equal_sweeps_give_equal_pictures(draw: Any, suffix: str, tmp_path: Path) -> None:
     sweep = hand_made(rows(), *AXES)

@@ -131,7 +131,13 @@ SEEN = {
 
 
 @pytest.mark.parametrize(
-    ("jobs", "seen"), [*(("1", seen) for seen in SEEN), pytest.param("2", "another store", marks=pytest.mark.slow)]
+    ("jobs", "seen"),
+    slow_but(
+        [*(("1", seen) for seen in SEEN), ("2", "another store")],
+        ("1", "another store"),
+        ("1", "another trace"),
+        ("1", "other code"),
+    ),
 )
 def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
     sweep: SweepFolder,

@@ -379,6 +379,7 @@ def test_mistakes_on_the_command_line_are_reported(
 # ---- long files, interruptions, use ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     rows = rows_of(recorded_pairs(1))
 

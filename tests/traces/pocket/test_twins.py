@@ -161,6 +161,7 @@ def test_a_twin_specialises_by_token_and_fine_beats_coarse(readings: Any) -> Non
         assert one.fine > one.coarse > one.popularity
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_the_executed_experts_are_the_most_probable(readings: Any) -> None:
     for text in readings[:4]:
         gate = text.gate.astype(np.float32)
@@ -169,6 +170,7 @@ def test_the_executed_experts_are_the_most_probable(readings: Any) -> None:
         assert np.allclose(np.sort(chosen, axis=-1), np.sort(gate, axis=-1)[..., -top_k:], atol=1e-3)
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_no_more_experts_are_idle_than_the_card_says(twin: Recipe, readings: Any) -> None:
     (idle,) = re.findall(r"Experts that no held-out token executed: (\d+) of", " ".join(card_of(twin).split()))
     load = expert_load(readings)

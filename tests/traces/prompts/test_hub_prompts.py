@@ -141,6 +141,7 @@ def test_a_set_of_the_hub_is_streamed_and_its_commit_reported(hub: Hub, tmp_path
     assert not any(name.startswith("train-00001") for name in hub.read)  # the second file is not needed
 
 
+@pytest.mark.slow
 def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> None:
     done = ours(hub.url, tmp_path, f"sharegpt@{COMMIT}", "--sample", "3", "--json")
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.slow_cases import slow_but
 from tests.support.synthetic_helpers import ASKED, EXPERTS, LAYERS, SHAPE, TOP_K, by_hand, drawn, parameters, statistics
 from traces.analysis.analysis_settings import AnalysisSettings
 from traces.analysis.trace_analysis import analyse
@@ -55,14 +56,18 @@ def test_layers_may_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("entropy_bits", 0.6),
+    slow_but(
+        [
+            ("entropy_bits", 0.6),
+            ("overlap", 0.58),
+            ("request_overlap", 0.40),
+            ("cluster_overlap", 0.42),
+            ("token_overlap", 0.40),
+            ("load_cv", 0.2),
+        ],
         ("overlap", 0.58),
-        ("request_overlap", 0.40),
         ("cluster_overlap", 0.42),
-        ("token_overlap", 0.40),
-        ("load_cv", 0.2),
-    ],
+    ),
 )
 def test_one_statistic_changes_and_the_others_stay(name: str, value: float) -> None:
     before, after = (calibrate(parameters(**changes)).expected.mean() for changes in ({}, {name: value}))

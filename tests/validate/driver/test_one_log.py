@@ -17,7 +17,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("gpus", "replicas", "batch_size", "slots"), slow_but(PLACES, (1, 1, 1, 9), (3, 2, 3, 4)))
+@pytest.mark.parametrize(("gpus", "replicas", "batch_size", "slots"), slow_but(PLACES, (3, 2, 3, 4)))
 @pytest.mark.parametrize("name", [*policy_names(), *OUTSIDE, LEARNED])
 def test_both_drivers_write_the_same_log(name: str, gpus: int, replicas: int, batch_size: int, slots: int) -> None:
     simulated, run = both(
