@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TQDM_DISABLE"] = "1"  # a busy machine shows progress where a quiet one has no time for it
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test asks for more threads, none spins while it waits
+
+from policies import naming  # after the environment, which NumPy reads when it is imported
+
 # Tests interrupt what they start. In the background of a shell, or under nohup, that would be ignored.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
-
-from policies import naming  # after the environment, which NumPy reads when it is imported
 
 # No example fails because the machine is busy.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
