@@ -12,7 +12,7 @@ TWINS := mixtral-8x7b-twin qwen1.5-moe-a2.7b-twin phi-3.5-moe-twin
 RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b) \
 	$(if $(wildcard $(FINEMOE_DATA)/bigmoeonedge/gemma.route.csv),gemma-4-26b-a4b)
 
-.PHONY: demo docs comparison anchors paper notebooks check test test-slow lint types bench clean
+.PHONY: demo docs comparison anchors paper notebooks check test test-slow test-long lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -95,9 +95,13 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.write_commands
 
-# What `make test` leaves out: more instances of the same laws, whole recordings, kills twenty times in a row.
+# What `make test` leaves out: more instances of the same laws, whole recordings, all notebooks.
 test-slow: $(VENV)/.installed
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not long'
+
+# Minutes each: collections and sweeps that are killed ten and twenty times, each byte of a trace changed.
+test-long: $(VENV)/.installed
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -81,6 +81,7 @@ def test_kills_on_the_way_change_nothing(trace: Path, tmp_path: Path, kills: int
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from traces.__main__ import main as traces

@@ -193,6 +193,7 @@ def test_what_a_kill_after_the_renaming_left_is_cleared_away_by_the_same_command
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [("--temperature", "1"), ("--continue-text", "--prompt-tokens", "12")], ids=" ".join)
 def test_a_collection_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path: Path, mode: tuple[str, ...]) -> None:
     draw = random.Random(11)

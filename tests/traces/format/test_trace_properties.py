@@ -293,6 +293,7 @@ def test_each_single_byte_of_a_trace_is_guarded(tiny: Path, step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_each_single_byte_of_a_trace_is_guarded_even_from_readers_that_check_no_hash(tiny: Path) -> None:
     """`Trace` does not hash the large files: it must notice by itself, or read what was written."""
     before, refused, harmless = values(tiny), 0, 0
