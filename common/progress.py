@@ -21,9 +21,8 @@ def bar(
     Call the yielded function with the number of newly finished items. Nothing is shown if `quiet` is set, or the
     environment variable TQDM_DISABLE, which tqdm obeys too.
     """
-    if quiet or os.environ.get(
-        "TQDM_DISABLE"
-    ):  # as in a worker: tqdm would create semaphores, about which Python complains if the process is killed
+    if quiet or os.environ.get("TQDM_DISABLE"):
+        # No tqdm in a worker: it would create semaphores, about which Python complains if the process is killed.
         yield lambda count: None
         return
     if not sys.stderr.isatty():

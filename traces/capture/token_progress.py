@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from typing_extensions import override
 
-_LOG_PACE_S = 30.0  # between two lines if stderr is not a terminal
+from common.progress import LOG_PACE_S
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
         desc="collect",
         unit="tok",
         file=sys.stderr if live else _Lines(),
-        mininterval=0.5 if live else _LOG_PACE_S,
+        mininterval=0.5 if live else LOG_PACE_S,
         dynamic_ncols=live,
         bar_format=None if live else "{desc}: {n_fmt} of {total_fmt} tokens, {rate_fmt}, {remaining} left{postfix}",
         postfix=f"batch {done} of {of}",

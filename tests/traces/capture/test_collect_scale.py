@@ -200,7 +200,7 @@ class Passing(torch.nn.Module):
 def test_a_log_has_a_line_per_state_with_rate_time_left_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
-    monkeypatch.setattr("traces.capture.token_progress._LOG_PACE_S", 0.0)
+    monkeypatch.setattr("traces.capture.token_progress.LOG_PACE_S", 0.0)
     monkeypatch.setattr("traces.capture.token_progress.tqdm", SHOWN)
     model = Passing()
     with token_bar(model, 40, batches=(3, 5)) as finished:
