@@ -77,7 +77,7 @@ class Inputs:
                 "digest": self.machine.digest,
                 "origins": {part: list(found) for part, found in self.machine.origins.items()},
             },
-            "cache_experts": scenario.cache.slots(self.model),
+            "cache_experts": scenario.cache.slots(self.model, self.memory),
         }
 
 
@@ -122,13 +122,14 @@ class Resolver:
             path = scenario.counts
             counts = self._once(("counts", path, traced), lambda: read_counts(path, traced))
         model = with_sizes_of(traced, scenario.sizes)
-        check_size(scenario.cache, model, machine)  # even for policies that ignore it
-        check_replicas(scenario.replicas, machine.gpus)
         memory = None
         if machine.gpu_memory_bytes is not None:
             longest = self._once(("longest", *split_fields(scenario)), lambda: _longest(routing.requests))
             together = min(scenario.batch_size, len(routing.requests))
             memory = GpuMemory.of(model, machine.gpus * machine.gpu_memory_bytes, positions=longest * together)
+        check_size(scenario.cache, model, machine, memory)  # even for policies that ignore it
+        check_replicas(scenario.replicas, machine.gpus)
+        if memory is not None:
             check_memory(memory, scenario, model, machine)
         infos = routing.trace.infos
         return Inputs(
@@ -234,28 +235,28 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
     return replace(model, name=f"{model.name} layers × {traced.layers}", layers=traced.layers)
 
 
-def check_size(size: CacheSize, model: ModelShape, machine: Machine) -> None:
+def check_size(size: CacheSize, model: ModelShape, machine: Machine, memory: GpuMemory | None) -> None:
     """Raise a `FieldError` on the cache if its experts cannot be divided among the GPUs."""
+    slots = size.slots(model, memory)
     try:
-        split_slots(model, size.slots(model), machine.gpus)
+        split_slots(model, slots, machine.gpus)
     except UserError as error:
         raise FieldError(f"cache.{size.field}", f"{error}, value {getattr(size, size.field)}") from error
 
 
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
     """Raise a `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
-    size, experts = scenario.cache, scenario.cache.slots(model)
+    size, experts = scenario.cache, scenario.cache.slots(model, memory)
     if memory.fits(experts * model.expert_bytes):
         return
     wanted, of, dense, cached = (
         f"{each / 1e9:.4g} GB"
         for each in (experts * model.expert_bytes, memory.total_bytes, memory.dense_bytes, memory.kv_cache_bytes)
     )
-    fitting = max(0, int(memory.room_bytes // model.expert_bytes))
     raise FieldError(
         f"cache.{size.field}",
         f"{experts} experts take {wanted}, but {machine.describe()} has {of}, of which dense weights take {dense} and "
-        f"the KV cache {cached}, so at most {fitting} experts fit; value {getattr(size, size.field)}",
+        f"the KV cache {cached}, so at most {memory.fitting(model)} experts fit; value {getattr(size, size.field)}",
     )
 
 

@@ -14,6 +14,7 @@ from common.errors import FieldError
 from common.settings import check
 from policies.cache.placement import Placement
 from policies.types import ModelShape
+from sim.hardware.memory import GpuMemory
 
 Detail = Literal["requests", "iterations", "events"]
 CHUNK_BYTES = 16_000_000  # half a millisecond over PCIe 4.0: a demand waits no longer than that for a prefetch
@@ -28,8 +29,9 @@ class CacheSize:
     """Cache size over all GPUs, as a number of experts."""
     share: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Cache size over all GPUs, as a share of all experts (0 to 1), rounded down to whole experts."""
-    gb: Annotated[float, Gt(0)] | None = None
-    """Cache size over all GPUs in gigabytes (1e9 bytes), rounded down to whole experts."""
+    gb: Annotated[float, Gt(0)] | Literal["max"] | None = None
+    """Cache size over all GPUs in gigabytes (1e9 bytes), rounded down to whole experts; or max: all memory that the
+    machine leaves for experts."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -44,10 +46,17 @@ class CacheSize:
         """Which of the three is set."""
         return next(name for name in ("experts", "share", "gb") if getattr(self, name) is not None)
 
-    def slots(self, model: ModelShape) -> int:
-        """The number of slots over all GPUs for a model; a share or gigabytes never give more slots than experts."""
+    def slots(self, model: ModelShape, memory: GpuMemory | None = None) -> int:
+        """The number of slots over all GPUs for a model; a share or gigabytes never give more slots than experts.
+
+        Raises a `FieldError` if the size is `max` and the machine's memory is unknown.
+        """
         if self.experts is not None:
             return self.experts
+        if self.gb == "max":
+            if memory is None:
+                raise FieldError("cache.gb", "max needs a machine that states its memory (gpu.memory_bytes)")
+            return min(memory.fitting(model), model.total_experts)
         if self.gb is not None:
             fitting = self.gb * 1e9 / model.expert_bytes
         else:

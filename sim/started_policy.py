@@ -67,7 +67,7 @@ class StartedPolicy:
         made = made if scenario.prefetch else made.without_waiting()
         self.policy = policy = to_run(made, scenario.policy, check=scenario.check)
         self.hooks = Hooks(policy)
-        model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model)
+        model, gpus, size = inputs.model, inputs.machine.gpus, scenario.cache.slots(inputs.model, inputs.memory)
         self.slots = split_slots(model, model.total_experts if policy.preloaded else size, gpus)
         future = future_for(policy, scenario.policy, inputs.future)
         self._log = DecisionLog() if scenario.detail == "events" else None

@@ -48,6 +48,10 @@ class GpuMemory:
         """The bytes left for experts; negative if the rest alone does not fit."""
         return self.total_bytes - self.dense_bytes - self.kv_cache_bytes
 
+    def fitting(self, model: ModelShape) -> int:
+        """The number of the model's experts that fit beside the rest, even if it has fewer."""
+        return max(0, int(self.room_bytes // model.expert_bytes))
+
     def fits(self, expert_bytes: float) -> bool:
         """Whether this many bytes of experts fit beside the rest."""
         return expert_bytes <= self.room_bytes

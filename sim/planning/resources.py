@@ -53,7 +53,7 @@ def resources_of(scenario: Scenario, inputs: Inputs) -> Sequence[Resource]:
     effects = cost.effects
     copy_s, expert_s = cost.copy_s(int(model.expert_bytes)), cost.expert_s(1)
     search_s = cost.search_s(Search("trajectory", 0, 1, model.total_experts, MAPS))
-    slots = scenario.cache.slots(model)
+    slots = scenario.cache.slots(model, inputs.memory)
     shared = math.isfinite(effects.host_bytes_per_s)
     cpu_s = {"a layer": effects.layer_host_s + cost.driving_s, "an expert": effects.expert_host_s}
     cpu = " + ".join(f"{_time(seconds)} {of}" for of, seconds in cpu_s.items() if seconds)

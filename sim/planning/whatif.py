@@ -1,6 +1,7 @@
 """What-if sweeps: vary each resource of a machine, one at a time."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sim.experiment import Experiment
 from sim.inputs import Resolver
 from sim.planning.resources import Resource, Variation, resources_of, variations
 from sim.planning.sensitivity import elasticity, largest_part, parts_of_iteration
+from sim.scenario import CacheSize
 from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_columns import plain_rows
 from sim.sweeps.sweep_run import DEFAULT_WORKERS, run_sweep
@@ -32,6 +34,8 @@ def what_if(experiment: Experiment, *, store: Path | str, workers: Workers = DEF
     scenarios = experiment.scenarios()
     first, *others = scenarios
     inputs = Resolver().resolve(first, *(other.policy for other in others))
+    if first.cache.gb == "max":  # more GPUs share the same slots
+        first = replace(first, cache=CacheSize(experts=first.cache.slots(inputs.model, inputs.memory)))
     resources = {resource: variations(resource, first) for resource in resources_of(first, inputs)}
     policies = [scenario.policy for scenario in scenarios]
     points = [each.point for varied in resources.values() for each in varied]

@@ -58,7 +58,7 @@ def makespan_lower_bound_s(scenario: Scenario, inputs: Inputs, resident_end_s: N
     """
     model, machine = inputs.model, inputs.machine
     home = place(scenario.placement, model, machine.gpus, inputs.history, inputs.expert_counts)
-    slots = split_slots(model, scenario.cache.slots(model), machine.gpus)
+    slots = split_slots(model, scenario.cache.slots(model, inputs.memory), machine.gpus)
     steps = list(fixed_batches(inputs.requests, scenario.batch_size))
     cost = machine.cost(model)
     copy_s = min(map(cost.least_copy_s, model.layer_expert_bytes))  # whichever layers the loads are in

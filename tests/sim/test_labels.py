@@ -8,12 +8,15 @@ import pytest
 
 from sim import CacheSize, Scenario, simulate
 from sim.__main__ import main
+from sim.experiment import Experiment
 from sim.hardware.profile import write_profile
 from sim.labels import footnotes, labels, marked
 from sim.results.summary import ARRIVALS_IGNORED
+from sim.sweeps.sweep_run import run_sweep
 from tests.support.compare_helpers import passed_off
 from tests.support.profiles import flat_profile
 from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments
+from tests.support.sweep_runs import HERE
 from tests.support.trace_helpers import change_values, small_shape, small_trace
 from validate.__main__ import main as validate
 
@@ -69,6 +72,26 @@ def test_more_experts_than_fit_beside_the_rest_are_refused_with_all_numbers(
         assert said.endswith(f" GB, so at most 16 experts fit; value {value}\n")
 
 
+def test_a_cache_of_max_is_filled_on_each_machine_of_a_grid(trace: Path, small_machine: Path, tmp_path: Path) -> None:
+    """Half of the 32 experts fit on one machine, and all of them on the other."""
+    machines = [str(small_machine), "paper-a100"]
+    experiment = Experiment(
+        scenario=Scenario(trace, policy="lru", cache=CacheSize(gb="max")), grid={"machine": machines}
+    )
+    found = run_sweep(experiment, store=tmp_path / "store", references=(), workers=HERE).frame
+    assert found["cache_experts"].tolist() == [16, 32]
+    assert found["fits"].tolist() == [True, True]
+
+
+@pytest.mark.parametrize(("room", "said"), [(-1, "cache of 0 experts: "), (1.5, "cache of 1 experts: ")])
+def test_a_cache_of_max_needs_room_for_a_layer(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: float, said: str
+) -> None:
+    tight = machine_with(tmp_path / "tight.toml", room_bytes=room * EXPERT_BYTES)
+    assert main(arguments(trace, "--machine", tight, "--cache-gb", "max", policies=("lru",))) == 2
+    assert capsys.readouterr().err.startswith(f"error: --cache-gb: {said}")
+
+
 def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path: Path) -> None:
     """One request more takes 8 positions of 4 layers: some bytes, and the machine has room for none."""
     tight = machine_with(tmp_path / "tight.toml", room_bytes=8 * EXPERT_BYTES)
@@ -89,9 +112,16 @@ def test_the_whole_of_mixtral_does_not_fit_on_one_a100(tmp_path: Path, capsys: p
     assert main(arguments(trace, *words, "--cache-experts", 217, policies=("lru",))) == 0
 
 
-def test_without_known_memory_nothing_is_checked(simulate: Any, trace: Path, tmp_path: Path) -> None:
+def test_without_known_memory_nothing_is_checked_and_max_is_refused(
+    simulate: Any, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
-    words = ("--machine", tmp_path / "a.toml", "--cache-share", "1.0")
+    machine = ("--machine", tmp_path / "a.toml")
+    assert main(arguments(trace, *machine, "--cache-gb", "max", policies=("lru",))) == 2
+    assert capsys.readouterr().err == (
+        "error: --cache-gb: max needs a machine that states its memory (gpu.memory_bytes)\n"
+    )
+    words = (*machine, "--cache-share", "1.0")
     found = simulate(trace, *words, policies=("lru", "no-offload"))
     assert [each["fits"] for each in found.values()] == [None, None]
 

@@ -6,6 +6,7 @@ import pytest
 
 from policies.types import ModelShape
 from sim.hardware.memory import GpuMemory, dense_weights
+from sim.scenario import CacheSize
 from tests.support.builders import shape
 from traces.published_models import published
 
@@ -36,6 +37,14 @@ def test_experts_fit_to_the_last_byte_of_what_is_left() -> None:
     assert found.room_bytes == 5000 - 3296 - 504
     assert found.fits(1200)
     assert not found.fits(1201)
+
+
+def test_a_cache_of_max_holds_what_fits_and_no_more_than_the_model_has() -> None:
+    """1200 bytes are left for experts of 3·8·6·2 = 288 bytes; the model has 15."""
+    tight, ample = memory(total_bytes=5000.0, positions=7), memory(total_bytes=5000.0 + 15 * 288, positions=7)
+    assert (tight.fitting(MODEL), ample.fitting(MODEL)) == (4, 19)
+    assert [CacheSize(gb="max").slots(MODEL, found) for found in (tight, ample)] == [4, 15]
+    assert memory(total_bytes=3799.0, positions=7).fitting(MODEL) == 0
 
 
 def test_mixtrals_dense_weights_are_what_its_model_card_leaves_beside_the_experts() -> None:

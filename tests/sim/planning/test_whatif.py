@@ -117,6 +117,14 @@ def test_a_refused_factor_is_a_row_with_its_reason_and_gpus_vary_only_in_whole_n
     assert {factor: row["status"] for factor, row in gpus.items()} == {1.0: "done", 2.0: "done", 4.0: "done"}
 
 
+def test_more_gpus_share_the_slots_of_a_cache_that_fills_the_memory(one_expert: Path, tmp_path: Path) -> None:
+    """960 dense and cached numbers and 12 experts of 192 bytes take 4224 bytes; two GPUs could hold all 32 experts."""
+    scenario = Scenario(one_expert, policy="lru", machine="rtx3090,gpu.memory_bytes=4300", cache=CacheSize(gb="max"))
+    found = what_if(Experiment(scenario=scenario), store=tmp_path / "store", workers=HERE)
+    assert {row["cache_experts"] for row in rows(found, "lru", "GPUs").values()} == {12}
+    assert rows(found, "lru", "slots")[1.0]["at_1x"] == "12 of 32 experts"
+
+
 def test_a_row_is_what_simulating_its_scenario_gives_and_1x_is_one_run(sweep: Sweep, one_expert: Path) -> None:
     for policy in ("lru", "no-offload"):
         row = rows(sweep, policy, "compute")[0.5]
