@@ -145,11 +145,11 @@ def _bars_on_terminals_only() -> Iterator[None]:
     if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
         yield
         return
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.enable_progress_bar()
 
 
 def _commit(source: str, revision: str | None) -> str:

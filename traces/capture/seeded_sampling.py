@@ -9,7 +9,7 @@ from transformers import LogitsProcessor
 from typing_extensions import override
 
 
-class SeededSampling(LogitsProcessor):
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]  # its type is unknown to mypy
     """Sampling at a temperature, with a separate random generator for each request.
 
     The largest of `logits / temperature + Gumbel noise` is a draw from the softmax, so greedy generation with this

@@ -86,7 +86,7 @@ def _model(shape: ModelShape, layers: int, device: torch.device, dtype: torch.dt
     else:
         config = MixtralConfig(**common, intermediate_size=shape.expert_ffn, num_local_experts=shape.experts)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def _step(model: Any, timer: DeviceTimer) -> tuple[float, float]:
