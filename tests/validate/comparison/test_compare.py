@@ -348,3 +348,30 @@ def test_what_must_agree_is_reported(compared: Any, simulated: Path, measured: P
     for brief in ((), ("--brief",)):
         text = " ".join(compared(simulated, measured, *brief).split())
         assert "What must agree does: lru, oracle copy on demand alone, with equal hits, misses and bytes." in text
+
+
+@pytest.mark.parametrize(
+    ("lru", "finemoe", "said"),
+    [
+        (1.25, 1.25, "TPOT of lru, which copies on demand alone, is as far off (-20.0%) as that of finemoe (-20.0%)."),
+        (1.25, 2.0, "the predictor (finemoe) is Python in the model's process"),
+        (0.8, 1.25, "the predictor (finemoe) is Python in the model's process"),
+        (1.05, 1.05, "the predictor (finemoe) is Python in the model's process"),
+    ],
+    ids=["as far off", "less far off", "the other way", "hardly off"],
+)
+def test_the_predictor_is_the_cause_unless_a_policy_without_it_is_as_far_off(
+    compared: Any, simulated: Path, tmp_path: Path, lru: float, finemoe: float, said: str
+) -> None:
+    def longer(name: str, frame: pd.DataFrame) -> None:
+        if name == "summary":
+            frame["tpot_s_mean"] *= frame["policy"].map({"lru": lru, "finemoe": finemoe, "oracle": 1.0})
+
+    def on_a_cpu(run: dict[str, Any]) -> None:
+        run["provenance"]["machine"]["name"] = "cpu"
+
+    measured = passed_off(simulated, tmp_path / "measured", longer, on_a_cpu)
+    text = " ".join(compared(simulated, measured).split())
+    causes = ("is Python in the model's process", "The predictor is not the main cause")
+    assert said in text
+    assert sum(cause in text for cause in causes) == 1
