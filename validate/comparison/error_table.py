@@ -112,17 +112,20 @@ def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> st
 
 def _shared_error(compared: pd.DataFrame, on_demand: Sequence[str], prefetching: Sequence[str]) -> str | None:
     """A remark if a policy that copies on demand is as far off as all that prefetch, so prediction is not the cause."""
-    tpot = compared[compared["metric"] == "tpot_s_mean"].set_index("policy")["relative_error"]
-    without, by_error = tpot[[*on_demand]].dropna(), tpot[[*prefetching]].dropna()
-    if without.empty or by_error.empty:
+    tpot = compared[compared["metric"] == "tpot_s_mean"].dropna(subset="relative_error")
+    errors = {str(policy): float(error) for policy, error in zip(tpot["policy"], tpot["relative_error"], strict=True)}
+    plain, other = (
+        max(errors.keys() & {*policies}, key=lambda each: abs(errors[each]), default=None)
+        for policies in (on_demand, prefetching)
+    )
+    if plain is None or other is None:
         return None
-    plain, other = without.abs().idxmax(), by_error.abs().idxmax()
-    if abs(without[plain]) < max(FAR, abs(by_error[other])) or without[plain] * by_error[other] < 0:
+    if abs(errors[plain]) < max(FAR, abs(errors[other])) or errors[plain] * errors[other] < 0:
         return None
     row = next(metric.name for metric in METRICS if metric.column == "tpot_over_no_offload")
     return (
         f"The predictor is not the main cause: TPOT of {plain}, which copies on demand alone, is as far off "
-        f"({without[plain]:+.1%}) as that of {other} ({by_error[other]:+.1%}). If the whole machine was slower or "
+        f"({errors[plain]:+.1%}) as that of {other} ({errors[other]:+.1%}). If the whole machine was slower or "
         f'faster than simulated, that cancels out in the row "{row}" of the full comparison.'
     )
 
