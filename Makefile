@@ -38,7 +38,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/finemoe validate replay pocket --limit 32 --max-new-tokens 32 --threads 1 --policy finemoe --policy lru \
 		--cache-experts 16 --detail events --record demo-out/replayed.trace --overwrite --out demo-out/measured \
 		>demo-out/measured.txt
-	@tail -n 1 demo-out/measured.txt
+	@grep "every token and logit" demo-out/measured.txt
 	@echo
 	@echo "4/4 COMPARE  Simulate the same requests on the timed machine, and compare with what was measured."
 	@$(BIN)/finemoe sim run demo-out/replayed.trace --machine demo-out/machine.toml --policy finemoe --policy lru \

@@ -99,8 +99,11 @@ def reserved(*outputs: Output | None, overwrite: bool) -> Iterator[None]:
 
 
 @contextmanager
-def then_printed(text: Callable[[], str]) -> Iterator[None]:
-    """Print the text after the block, which writes files; also after an error, so that the computation is not lost."""
+def then_printed(text: Callable[[], str], *written: Path | None, json: bool = False) -> Iterator[None]:
+    """Print the text after the block, which writes files; also after an error, so that the computation is not lost.
+
+    Lines below it name the paths that the block wrote, unless the text is JSON, which programs read.
+    """
     try:
         yield
     except Exception:
@@ -108,6 +111,9 @@ def then_printed(text: Callable[[], str]) -> Iterator[None]:
             print(text(), flush=True)
         raise
     print(text())
+    for path in written:
+        if path and not json:
+            print(f"wrote {path}")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`finemoe sim predict`: measure how well policies predict, without time or caches."""
 
 import json as json_text
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def predict(
 
     with reserved(file(out), picture(plot), overwrite=overwrite):
         quality = prediction_quality(experiment, distance)
-        with then_printed(lambda: _rows(quality) if json else report(quality, wide=wide)):
+        text = partial(_rows, quality) if json else partial(report, quality, wide=wide)
+        with then_printed(text, out, plot, json=json):
             if out:
                 quality.write(out, overwrite=overwrite)
             if plot:

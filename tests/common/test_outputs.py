@@ -250,9 +250,18 @@ def test_a_text_is_printed_whether_writing_succeeds_or_not(capsys: pytest.Captur
     with then_printed(lambda: "the table"):
         assert capsys.readouterr().out == ""
     assert capsys.readouterr().out == "the table\n"
-    with pytest.raises(UserError, match="the disk is full"), then_printed(lambda: "the table"):
+    with pytest.raises(UserError, match="the disk is full"), then_printed(lambda: "the table", Path("a.png")):
         raise UserError("the disk is full")
     assert capsys.readouterr().out == "the table\n"
+
+
+def test_what_was_written_is_named_below_the_text_and_never_within_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with then_printed(lambda: "the table", Path("rows.parquet"), Path("a.png")):
+        pass
+    assert capsys.readouterr() == ("the table\nwrote rows.parquet\nwrote a.png\n", "")
+    with then_printed(lambda: "[]", None, Path("a.png"), json=True):
+        pass
+    assert capsys.readouterr() == ("[]\n", "")
 
 
 def test_a_write_error_is_reported_even_if_the_pipe_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys
     sizes = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events"]
     sizes += ["--chunk-bytes", 3456]  # a quarter of an expert
     assert validate(arguments(checkpoint, *sizes, "--record", trace, "--out", tmp_path / "measured")) == 0
-    printed = capsys.readouterr().out
+    printed, wrote, paths = capsys.readouterr().out.partition("wrote ")
+    assert wrote + paths == f"wrote {tmp_path / 'measured'}\nwrote {trace}\n"
     assert printed.startswith("Measured, not simulated: 3 requests of replayed.trace (captured")
     assert max(map(len, printed.splitlines())) <= 100
     tokens = pd.read_parquet(tmp_path / "measured" / "requests.parquet").groupby("policy")["output_tokens"].sum()

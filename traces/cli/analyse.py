@@ -1,7 +1,6 @@
 """`finemoe traces analyse`: tabulate and plot routing statistics of a trace."""
 
 import json as json_module
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -50,13 +49,11 @@ def analyse(
             summary = analysis_report.summary(found)
             return json_module.dumps(summary, indent=1, ensure_ascii=False) if json else analysis_report.report(found)
 
-        with then_printed(text):
+        with then_printed(text, out, json=json):
             if out is not None:
                 from traces.analysis.analysis_folder import write_folder
 
                 write_folder(out, found, overwrite=overwrite)
-    if out is not None:
-        print(f"tables and figures: {out}", file=sys.stderr)
 
 
 def _bar(ids: Sequence[int]) -> Iterable[int]:

@@ -34,7 +34,11 @@ def arrivals(
         from traces.workloads.drawn_workload import chosen_workload, provenance_of
 
         workload = chosen_workload(settings)
-        with then_printed(lambda: json_module.dumps(describe(workload), indent=1) if json else table(workload)):
+
+        def text() -> str:
+            return json_module.dumps(describe(workload), indent=1) if json else table(workload)
+
+        with then_printed(text, target.out, target.plot, json=json):
             if target.out:
                 from traces.workloads.workload_files import write_workload
 

@@ -181,8 +181,9 @@ def test_a_table_a_picture_and_the_folder_of_a_sweep(
 ) -> None:
     words = [scenario, "--policy", "lru", "--policy", "no-offload"]
     assert whatif(folder, *words, "--out", tmp_path / "out", "--plot", tmp_path / "a.png") == 0
-    said = capsys.readouterr().out
+    said, wrote, paths = capsys.readouterr().out.partition("wrote ")
     assert said == report(sweep) + "\n"
+    assert wrote + paths == f"wrote {tmp_path / 'out'}\nwrote {tmp_path / 'a.png'}\n"
     assert max(map(len, said.splitlines())) <= 100
     assert said.startswith("Simulated, not measured: one.trace (SYNTHETIC")
     for heading in ("Elasticity of TPOT at 1×", "lru: TPOT, mean", "lru: TTFT, mean", "no-offload: largest part"):
