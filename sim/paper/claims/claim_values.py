@@ -7,6 +7,7 @@ from routing alone and counts for both. If other columns vary (cache, form), pas
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from sim.paper.claims.claim import BOTH
@@ -89,7 +90,8 @@ def rising(
 
 def _of(rows: pd.DataFrame, column: str, name: str, *, by: str = "system") -> float:
     """The only value of a name; NaN if there is none."""
-    values = rows.loc[rows[by] == name, column].dropna()
+    values = rows[column].to_numpy(float)[rows[by].to_numpy() == name]
+    values = values[~np.isnan(values)]
     if len(values) > 1:
         raise ValueError(f"{len(values)} rows of {name} on one trace and footing; expected one")
-    return float(values.iloc[0]) if len(values) else math.nan
+    return float(values[0]) if len(values) else math.nan

@@ -46,11 +46,12 @@ def _interpolated(table: pd.DataFrame, at_links: NDArray[np.float64], at_layers:
     by_link, by_layer = _weights(-1 / links, -1 / at_links), _weights(layers, at_layers)
     frames = []
     for labels, rows in table.groupby(_REST, sort=False, dropna=False):
-        grids = {
-            name: rows.pivot(index=LINK, columns=LAYER, values=name).reindex(index=links, columns=layers).to_numpy()
-            for name in FIGURES
-        }
-        fine = {name: (by_link @ grid @ by_layer.T).ravel() for name, grid in grids.items()}
+        places_known = np.searchsorted(links, rows[LINK]), np.searchsorted(layers, rows[LAYER])
+        fine = {}
+        for name in FIGURES:
+            known = np.full((len(links), len(layers)), np.nan)
+            known[places_known] = rows[name]
+            fine[name] = (by_link @ known @ by_layer.T).ravel()
         places = {LINK: np.repeat(at_links, len(at_layers)), LAYER: np.tile(at_layers, len(at_links))}
         frames.append(pd.DataFrame({**dict(zip(_REST, labels, strict=True)), **places, **fine}))
     return pd.concat(frames, ignore_index=True)[[*LABELS, *FIGURES]]

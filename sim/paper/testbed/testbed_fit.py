@@ -51,13 +51,16 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
     grouped = by_trace.groupby(level=_PLACE, sort=False)
     traces = len(by_trace.reset_index()[TRACE].drop_duplicates())
     means = grouped.mean().where(grouped.count() == traces)
+    values = {}
+    for number, form, hit in _comparisons():
+        if (number.key, form, hit) in means:
+            found = means[number.key, form, hit]
+            values[number.key, form, hit] = _at_6_gb(found) if number.figure == "12" else found
+    missing = pd.Series(np.nan, means.index)
     frames = {}
     for reading in product(*READINGS.values()):
-        columns = {}
-        for number in NUMBERS:
-            column = (number.key, *_read(number, dict(zip(READINGS, reading, strict=True))))
-            values = means[column] if column in means else pd.Series(np.nan, means.index)
-            columns[number.key] = _at_6_gb(values) if number.figure == "12" else values
+        read = dict(zip(READINGS, reading, strict=True))
+        columns = {number.key: values.get((number.key, *_read(number, read)), missing) for number in NUMBERS}
         frames[reading] = pd.DataFrame(columns)
     return pd.concat(frames, names=list(READINGS)).reorder_levels(POINT)
 

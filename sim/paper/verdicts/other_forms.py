@@ -29,7 +29,8 @@ def exchanged(tables: Tables, other: PaperSystem) -> Tables:
     for key, table in tables.items():
         if {"system", "form"} <= set(table):
             own = table["system"] == other.name
-            table = table.assign(form=table["form"].mask(own, table["form"].replace(forms)))
+            if own.any():
+                table = table.assign(form=table["form"].mask(own, table["form"].replace(forms)))
         found[key] = table
     return found
 
@@ -39,7 +40,10 @@ def with_other_forms(claim: Claim, tables: Tables) -> dict[str, list[WithOtherFo
     found: dict[str, list[WithOtherForm]] = {}
     there = _values(claim, tables)
     for other in OTHER_FORMS:
-        values = _values(claim, exchanged(tables, other))
+        swapped = exchanged(tables, other)
+        if all(swapped[key] is tables[key] for key in claim.tables):
+            continue
+        values = _values(claim, swapped)
         for footing, own in values.groupby(level="footing", sort=False):
             judgement = judge(claim, own.tolist())
             if judgement.verdict != NOT_JUDGED and not own.equals(there[there.index.isin([footing], "footing")]):
