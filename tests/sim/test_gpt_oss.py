@@ -62,9 +62,20 @@ def simulate(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ) -> tuple[dict[str, dict[str, Any]], list[int]]:
         named = [word for name in policies for word in ("--policy", name)]
         out = tmp_path / "results"
-        words = ["run", str(of), *named, "--requests", str(requests), "--json", "--out", str(out), *map(str, more)]
+        words = [
+            "run",
+            str(of),
+            *named,
+            "--requests",
+            str(requests),
+            "--references",
+            "none",
+            "--json",
+            "--out",
+            str(out),
+        ]
         capsys.readouterr()
-        assert sim(words) == 0
+        assert sim([*words, *map(str, more)]) == 0
         found = {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
         return found, sorted(set(pd.read_parquet(out / "requests.parquet")["request"]))
 
@@ -158,7 +169,7 @@ def test_the_oracle_is_beladys_rule_but_for_what_a_layer_pins(simulate: Any, arr
 
 
 def test_finemoe_says_that_it_runs_by_trajectory_only(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sim(["run", str(trace), "--policy", "finemoe", "--requests", "1"]) == 0
+    assert sim(["run", str(trace), "--policy", "finemoe", "--requests", "1", "--references", "none"]) == 0
     assert "by trajectory only" in capsys.readouterr().out
 
 

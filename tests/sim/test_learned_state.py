@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ class Unread:
         raise AssertionError("read the history")
 
 
+resolved = cache(resolve)  # what a scenario names is read once
+
+
 def ran(scenario: Scenario, artefacts: Artefacts | None = None, *, unread: bool = False) -> Outcome:
-    inputs = resolve(scenario)
+    inputs = resolved(scenario)
     if unread:
         assert inputs.history is not None
         inputs = replace(inputs, history=Unread(len(inputs.history)))

@@ -28,26 +28,29 @@ from tests.support.run_helpers import (
 from tests.support.trace_helpers import small_shape, small_trace
 from traces.published_models import PUBLISHED, published
 
+NO_REFERENCES = ("--references", "none")
+"""Where nothing is compared with other runs."""
+
 # ---- what comes out --------------------------------------------------------------------------------------------------
 
 
 def test_json_has_an_object_per_policy_in_the_order_given(simulate: Any, trace: Path) -> None:
-    found = simulate(trace, policies=("oracle", "lru", "finemoe"))
+    found = simulate(trace, *NO_REFERENCES, policies=("oracle", "lru", "finemoe"))
     assert list(found) == ["oracle", "lru", "finemoe"]
     assert all(each.keys() >= REQUIRED for each in found.values())
 
 
 def test_a_policy_named_twice_is_run_once(simulate: Any, trace: Path) -> None:
-    assert list(simulate(trace, policies=("lru", "oracle", "lru"))) == ["lru", "oracle"]
+    assert list(simulate(trace, *NO_REFERENCES, policies=("lru", "oracle", "lru"))) == ["lru", "oracle"]
 
 
 def test_settings_of_a_policy_make_another_row(simulate: Any, trace: Path) -> None:
-    found = simulate(trace, policies=("finemoe", "finemoe,capacity=2,prefetch_distance=1,learn=false"))
+    found = simulate(trace, *NO_REFERENCES, policies=("finemoe", "finemoe,capacity=2,prefetch_distance=1,learn=false"))
     assert list(found) == ["finemoe", "finemoe,capacity=2,prefetch_distance=1,learn=false"]
 
 
-def test_times_are_positive_seconds_and_shares_are_of_one(simulate: Any, trace: Path) -> None:
-    for each in simulate(trace).values():
+def test_times_are_positive_seconds_and_shares_are_of_one(plain: dict[str, dict[str, Any]]) -> None:
+    for each in plain.values():
         assert 0 < each["tpot_s_p50"] <= each["tpot_s_p95"] < 1
         assert 0 < each["ttft_s_p50"] <= each["ttft_s_p95"] < 1
         assert each["hit_rate"] + each["late_rate"] + each["miss_rate"] == pytest.approx(1)
@@ -55,31 +58,32 @@ def test_times_are_positive_seconds_and_shares_are_of_one(simulate: Any, trace: 
         assert each["tpot_over_no_offload"] >= 1 - 1e-12
 
 
-def test_no_offload_hits_always_and_moves_nothing(simulate: Any, trace: Path) -> None:
-    found = simulate(trace)["no-offload"]
+def test_no_offload_hits_always_and_moves_nothing(plain: dict[str, dict[str, Any]]) -> None:
+    found = plain["no-offload"]
     assert (found["hit_rate"], found["late_rate"], found["miss_rate"], found["bytes_per_token"]) == (1, 0, 0, 0)
     assert (found["hit_rate_prefill"], found["hit_rate_decode"]) == (1, 1)
     assert found["tpot_over_no_offload"] == 1
     assert found["expert_memory_bytes"] == 32 * EXPERT_BYTES
 
 
-def test_tpot_over_no_offload_is_a_ratio_of_two_runs(simulate: Any, trace: Path) -> None:
-    both, alone = simulate(trace), simulate(trace, policies=("lru",))
+def test_tpot_over_no_offload_is_a_ratio_of_two_runs(
+    simulate: Any, trace: Path, plain: dict[str, dict[str, Any]]
+) -> None:
+    both, alone = plain, simulate(trace, policies=("lru",))
     ratio = both["lru"]["tpot_s_mean"] / both["no-offload"]["tpot_s_mean"]
     assert both["lru"]["tpot_over_no_offload"] == pytest.approx(ratio, rel=1e-12)
     assert alone["lru"] == both["lru"]
 
 
-def test_without_prefetches_there_are_no_outcomes(simulate: Any, trace: Path) -> None:
-    found = simulate(trace)
-    assert found["lru"]["prefetched_copies"] == 0
-    assert found["lru"]["prefetch_useful"] is None
+def test_without_prefetches_there_are_no_outcomes(plain: dict[str, dict[str, Any]]) -> None:
+    assert plain["lru"]["prefetched_copies"] == 0
+    assert plain["lru"]["prefetch_useful"] is None
 
 
 def test_a_prefetched_copy_is_useful_late_wasted_cancelled_or_still_unused_at_the_end(
-    simulate: Any, trace: Path
+    plain: dict[str, dict[str, Any]],
 ) -> None:
-    found = simulate(trace)["finemoe"]
+    found = plain["finemoe"]
     prefetched = found["prefetched_copies"]
     ended = sum(found[f"prefetch_{what}"] * prefetched for what in ("useful", "late", "wasted", "cancelled"))
     assert 0 < ended < prefetched + 0.5
@@ -87,7 +91,7 @@ def test_a_prefetched_copy_is_useful_late_wasted_cancelled_or_still_unused_at_th
 
 
 def test_peak_memory_is_that_of_the_slots_taken(simulate: Any, trace: Path) -> None:
-    for each in simulate(trace, "--cache-experts", 8, policies=("finemoe", "lru", "oracle")).values():
+    for each in simulate(trace, *NO_REFERENCES, "--cache-experts", 8, policies=("finemoe", "lru", "oracle")).values():
         assert each["expert_memory_bytes"] == 8 * EXPERT_BYTES  # far more experts are demanded than fit
 
 
@@ -97,7 +101,7 @@ def test_on_a_measured_profile_times_are_the_profiles(simulate: Any, trace: Path
     A decode step has 2 experts per layer, so 4 · (5 + 2·4 + 1) + 2.
     """
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
-    found = simulate(trace, "--machine", tmp_path / "a.toml", policies=("no-offload", "lru"))
+    found = simulate(trace, *NO_REFERENCES, "--machine", tmp_path / "a.toml", policies=("no-offload", "lru"))
     assert found["no-offload"]["tpot_s_mean"] == pytest.approx(58, rel=1e-12)
     assert found["lru"]["tpot_s_mean"] > 58
     assert {(each["machine"], each["gpus"]) for each in found.values()} == {("flat", 1)}
@@ -105,14 +109,16 @@ def test_on_a_measured_profile_times_are_the_profiles(simulate: Any, trace: Path
 
 @pytest.mark.parametrize("hardware", ["rtx3090", "rtx3090x6"])
 def test_without_prefill_ttft_is_null(simulate: Any, decoded: Path, hardware: str) -> None:
-    for each in simulate(decoded, "--machine", hardware).values():
+    for each in simulate(decoded, *NO_REFERENCES, "--machine", hardware).values():
         assert [each[key] for key in ("ttft_s_mean", "ttft_s_p50", "ttft_s_p95", "hit_rate_prefill")] == [None] * 4
         assert each["tpot_s_mean"] > 0
         assert each["hit_rate_decode"] == each["hit_rate"]
 
 
-def test_distinct_demands_are_counted_from_the_file(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--out", out)
+def test_distinct_demands_are_counted_from_the_file(
+    written: tuple[dict[str, dict[str, Any]], Path], trace: Path
+) -> None:
+    found, out = written
     simulated = sorted(set(frames(out)["requests"]["request"]))
     assert len(simulated) == 3
     expected = demands_of(trace, [[request] for request in simulated])
@@ -120,7 +126,7 @@ def test_distinct_demands_are_counted_from_the_file(simulate: Any, trace: Path, 
 
 
 def test_requests_of_a_batch_demand_an_expert_once(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--batch-size", 2, "--out", out)
+    found = simulate(trace, *NO_REFERENCES, "--batch-size", 2, "--out", out)
     first, second, third = sorted(set(frames(out)["requests"]["request"]))
     expected = demands_of(trace, [[first, second], [third]])
     assert {each["distinct_demands"] for each in found.values()} == {expected}
@@ -129,7 +135,7 @@ def test_requests_of_a_batch_demand_an_expert_once(simulate: Any, trace: Path, o
 
 @pytest.mark.parametrize(("share", "left"), [(0, 10), (0.5, 5), (0.7, 3), (0.9, 1)])
 def test_the_split_leaves_the_rest_to_simulate(simulate: Any, trace: Path, share: float, left: int) -> None:
-    for each in simulate(trace, "--train-split", share).values():
+    for each in simulate(trace, *NO_REFERENCES, "--train-split", share).values():
         assert (each["requests"], each["iterations"]) == (left, left * ITERATIONS_OF_A_REQUEST)
         assert each["output_tokens"] == left * ITERATIONS_OF_A_REQUEST  # the prefill gives one, each decode one
 
@@ -137,15 +143,15 @@ def test_the_split_leaves_the_rest_to_simulate(simulate: Any, trace: Path, share
 def test_the_seed_draws_the_split(simulate: Any, trace: Path, tmp_path: Path) -> None:
     simulated = []
     for seed in range(3):
-        simulate(trace, "--seed", seed, "--out", tmp_path / str(seed), policies=("lru",))
+        simulate(trace, *NO_REFERENCES, "--seed", seed, "--out", tmp_path / str(seed), policies=("lru",))
         simulated.append(frames(tmp_path / str(seed))["requests"]["request"].tolist())
     assert all(requests == sorted(requests) for requests in simulated)
     assert len({tuple(requests) for requests in simulated}) > 1
 
 
 def test_fewer_requests_are_the_first_of_them(simulate: Any, trace: Path, tmp_path: Path) -> None:
-    simulate(trace, "--out", tmp_path / "all", policies=("lru",))
-    simulate(trace, "--out", tmp_path / "two", "--requests", 2, policies=("lru",))
+    simulate(trace, *NO_REFERENCES, "--out", tmp_path / "all", policies=("lru",))
+    simulate(trace, *NO_REFERENCES, "--out", tmp_path / "two", "--requests", 2, policies=("lru",))
     every, two = (frames(tmp_path / name)["requests"] for name in ("all", "two"))
     pd.testing.assert_frame_equal(two, every.iloc[:2])
 
@@ -166,7 +172,7 @@ def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_heading_says_what_was_simulated_or_measured(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(trace, "--sizes", "mixtral-8x7b", policies=("lru",))) == 0
+    assert main(arguments(trace, *NO_REFERENCES, "--sizes", "mixtral-8x7b", policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
     for word in ("Simulated, not measured", "3 requests", "small.trace", "SYNTHETIC", "mixtral-8x7b layers × 4"):
         assert word in heading
@@ -192,7 +198,7 @@ def test_metadata_and_json_say_what_was_measured_and_what_is_assumed(
 ) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE, gpus=2))
     asked = arguments(trace, "--machine", f"{tmp_path / 'a.toml'},scale.search=2", policies=("lru",))
-    assert main([*asked, "--json", "--out", str(tmp_path / "out")]) == 0
+    assert main([*asked, "--json", "--out", str(tmp_path / "out"), *NO_REFERENCES]) == 0
     (summary,) = json.loads(capsys.readouterr().out)
     assert summary["costs"].startswith("computing, copies, driving measured; searches assumed; ")
     origins = Result.read(tmp_path / "out").provenance["machine"]["origins"]
@@ -218,11 +224,11 @@ def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, caps
 
 
 def test_a_note_says_that_finemoe_runs_by_trajectory_only(
-    simulate: Any, decoded: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+    simulate: Any, decoded: Path, plain: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "trajectory only" in simulate(decoded)["finemoe"]["note"]
-    assert "trajectory only" not in simulate(trace)["finemoe"]["note"]
-    assert main(arguments(decoded)) == 0
+    assert "trajectory only" in simulate(decoded, *NO_REFERENCES, policies=("finemoe",))["finemoe"]["note"]
+    assert "trajectory only" not in plain["finemoe"]["note"]
+    assert main(arguments(decoded, *NO_REFERENCES)) == 0
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "trajectory only" in line]
     assert note.startswith("finemoe")
 
@@ -244,7 +250,7 @@ def test_the_command_is_a_program_of_its_own(trace: Path) -> None:
 
 def test_another_models_sizes_change_times_and_bytes_but_not_lrus_hits(simulate: Any, trace: Path) -> None:
     """One GPU, on demand: what is hit depends on the order of demands alone."""
-    more = ("--machine", "rtx3090", "--cache-experts", 16)
+    more = (*NO_REFERENCES, "--machine", "rtx3090", "--cache-experts", 16)
     plain = simulate(trace, *more, policies=("lru",))["lru"]
     large = simulate(trace, *more, "--sizes", "mixtral-8x7b", policies=("lru",))["lru"]
     assert large["model"] == "mixtral-8x7b layers × 4"
@@ -258,7 +264,7 @@ def test_another_models_sizes_change_times_and_bytes_but_not_lrus_hits(simulate:
 
 def test_with_as_many_layers_the_model_has_its_own_name(simulate: Any, tmp_path: Path) -> None:
     deep = small_trace(tmp_path / "deep.trace", 3, shape=small_shape(layers=32, experts=8), lookahead=())
-    found = simulate(deep, "--sizes", "mixtral-8x7b", policies=("lru",))
+    found = simulate(deep, *NO_REFERENCES, "--sizes", "mixtral-8x7b", policies=("lru",))
     assert found["lru"]["model"] == "mixtral-8x7b"
 
 
@@ -268,7 +274,7 @@ def test_with_as_many_layers_the_model_has_its_own_name(simulate: Any, tmp_path:
 def test_the_three_ways_to_give_a_cache_size_agree(simulate: Any, trace: Path) -> None:
     """A quarter of 32 experts is 8, of Mixtral's 352 MB: 2.82 GB and a bit more, but not another expert."""
     ways = [("--cache-experts", 8), ("--cache-share", 0.25), ("--cache-gb", 2.9), ("--cache-gb", 3.17), ()]
-    found = [simulate(trace, "--sizes", "mixtral-8x7b", *way, policies=("lru",)) for way in ways]
+    found = [simulate(trace, *NO_REFERENCES, "--sizes", "mixtral-8x7b", *way, policies=("lru",)) for way in ways]
     assert found[0]["lru"]["expert_slots"] == 8
     assert all(each == found[0] for each in found)
 
@@ -277,11 +283,11 @@ def test_the_three_ways_to_give_a_cache_size_agree(simulate: Any, trace: Path) -
     ("share", "experts"), [(0.25, 8), (0.5, 16), (0.999, 31), (1.0, 32), (1, 32), (0.21, 6), (0.24, 7)]
 )
 def test_a_share_is_rounded_down_to_whole_experts(simulate: Any, trace: Path, share: float, experts: int) -> None:
-    assert simulate(trace, "--cache-share", share, policies=("lru",))["lru"]["expert_slots"] == experts
+    assert simulate(trace, *NO_REFERENCES, "--cache-share", share, policies=("lru",))["lru"]["expert_slots"] == experts
 
 
 def test_memory_for_more_than_all_experts_holds_them_all(simulate: Any, trace: Path) -> None:
-    assert simulate(trace, "--cache-gb", 1000, policies=("lru",))["lru"]["expert_slots"] == 32
+    assert simulate(trace, *NO_REFERENCES, "--cache-gb", 1000, policies=("lru",))["lru"]["expert_slots"] == 32
 
 
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "qwen1.5-moe-a2.7b", "gpt-oss-20b"])
@@ -302,8 +308,8 @@ def test_a_share_in_whole_percent_is_exact(model: str) -> None:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def test_checking_does_not_change_the_result(simulate: Any, trace: Path) -> None:
-    assert simulate(trace, "--check") == simulate(trace)
+def test_checking_does_not_change_the_result(simulate: Any, trace: Path, plain: dict[str, dict[str, Any]]) -> None:
+    assert simulate(trace, "--check") == plain
 
 
 def test_checking_looks_at_every_call_of_every_policy(
@@ -317,7 +323,7 @@ def test_checking_looks_at_every_call_of_every_policy(
             super().called(*args)
 
     monkeypatch.setattr("sim.started_policy.InvariantChecker", Counting)
-    simulate(trace)
+    simulate(trace, *NO_REFERENCES)
     assert checked == []
-    simulate(trace, "--check", "--detail", "events", "--references", "none", "--out", out)
+    simulate(trace, "--check", "--detail", "events", *NO_REFERENCES, "--out", out)
     assert len(checked) == len(frames(out)["events"])

@@ -1,6 +1,8 @@
 """A small trace to simulate, and the command that simulates it."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,13 @@ def frames(out: Path) -> dict[str, pd.DataFrame]:
     return {file.stem: pd.read_parquet(file) for file in sorted(out.glob("*.parquet"))}
 
 
+def run_once(out: Path, trace: Path, *more: Any) -> tuple[dict[str, dict[str, Any]], Path]:
+    """The command for fixtures of a module, which capture no output: the JSON of each policy, and `out`."""
+    with redirect_stdout(StringIO()) as printed:
+        assert main(arguments(trace, "--json", "--out", out, *more)) == 0
+    return {each["policy"]: each for each in json.loads(printed.getvalue())}, out
+
+
 def rows_of(trace: Path, requests: set[int]) -> list[dict[str, Any]]:
     """Rows of `tokens.parquet`, read without the project's reader."""
     columns = ["request", "iteration", "experts"]
@@ -75,6 +84,18 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without prefill or embeddings."""
     folder = tmp_path_factory.mktemp("decoded")
     return small_trace(folder / "decoded.trace", 10, shape=SHAPE, prefill=False, embedding=False)
+
+
+@pytest.fixture(scope="module")
+def written(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, Any]], Path]:
+    """The command without further settings, run once: the JSON of each policy, and the folder of results."""
+    return run_once(tmp_path_factory.mktemp("written") / "results", trace)
+
+
+@pytest.fixture
+def plain(written: tuple[dict[str, dict[str, Any]], Path]) -> dict[str, dict[str, Any]]:
+    """The JSON of each policy, without further settings."""
+    return written[0]
 
 
 @pytest.fixture

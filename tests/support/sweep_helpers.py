@@ -1,6 +1,6 @@
 """Tables of sweeps: simulated on a small trace, or made by hand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ import pandas as pd
 
 from common.errors import UserError
 from sim import CacheSize, Scenario, simulate
+from sim.content_hash import RunKeys
+from sim.inputs import Resolver
 from sim.results.result import Result
 from sim.sweeps.sweep import Sweep
 from sim.trace_naturalness import trace_columns
@@ -30,6 +32,7 @@ def simulated_sweep(
 ) -> Sweep:
     """A grid over policy, cache, batch and seed; the runs of `parts` are made for on-demand policies."""
     rows = []
+    made = _made_once()
     axes = ["policy", "cache.share", "seed"] + ["batch_size"] * (len(batch_sizes) > 1)
     for share in shares:
         for batch_size in batch_sizes:
@@ -38,20 +41,33 @@ def simulated_sweep(
                     scenario = Scenario(
                         trace, policy=policy, cache=CacheSize(share=share), batch_size=batch_size, seed=seed, **base
                     )
-                    rows.append({"cache.share": share, **_row(scenario, PARTS if parts else {})})
+                    rows.append({"cache.share": share, **_row(scenario, PARTS if parts else {}, made)})
     frame = pd.DataFrame(rows)
     return Sweep(frame=frame[[*axes, *frame.columns.difference(axes, sort=False)]], axes=tuple(axes), experiment={})
 
 
-def _row(scenario: Scenario, parts: Mapping[str, str]) -> dict[str, Any]:
+def _made_once() -> Callable[[Scenario], Result]:
+    """Simulates; what several scenarios share is read once, and a reference of several rows is run once."""
+    resolver, keys = Resolver(), RunKeys()
+    found: dict[Scenario, Result] = {}
+
+    def made(scenario: Scenario) -> Result:
+        if scenario not in found:
+            found[scenario] = simulate(scenario, resolver.resolve(scenario), keys=keys)
+        return found[scenario]
+
+    return made
+
+
+def _row(scenario: Scenario, parts: Mapping[str, str], made: Callable[[Scenario], Result]) -> dict[str, Any]:
     row: dict[str, Any] = {"policy": scenario.policy, "seed": scenario.seed, "batch_size": scenario.batch_size}
     try:
-        result = simulate(scenario)
+        result = made(scenario)
         others = {
-            column: simulate(replace(scenario, policy=policy)).summary["tpot_s_mean"]
+            column: made(replace(scenario, policy=policy)).summary["tpot_s_mean"]
             for column, policy in {**REFERENCES, **parts}.items()
         }
-        know_all = [simulate(replace(scenario, policy=policy)).summary for policy in ("clairvoyant", PERFECT)]
+        know_all = [made(replace(scenario, policy=policy)).summary for policy in ("clairvoyant", PERFECT)]
         best = min(know_all, key=lambda summary: summary["tpot_s_mean"])
         others |= {"best_known_tpot_s_mean": best["tpot_s_mean"], "best_known": best["policy"]}
     except UserError as error:

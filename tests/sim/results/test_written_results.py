@@ -18,12 +18,20 @@ from sim.__main__ import main
 from sim.engine.time_split import PARTS
 from sim.hardware.profile import write_profile
 from tests.support.profiles import flat_profile
-from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames
+from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames, run_once
 from tests.support.trace_helpers import content
 
+Written = tuple[dict[str, dict[str, Any]], Path]
 
-def test_pandas_opens_the_same_numbers_that_json_gives(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--out", out)
+
+@pytest.fixture(scope="module")
+def logged(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """The command with the decision log, run once: the JSON of each policy, and the folder of results."""
+    return run_once(tmp_path_factory.mktemp("logged") / "results", trace, "--detail", "events")
+
+
+def test_pandas_opens_the_same_numbers_that_json_gives(written: Written) -> None:
+    found, out = written
     summary = frames(out)["summary"]
     assert summary["policy"].tolist() == list(POLICIES)
     for _, row in summary.iterrows():
@@ -31,8 +39,8 @@ def test_pandas_opens_the_same_numbers_that_json_gives(simulate: Any, trace: Pat
             assert pd.isna(row[key]) if value is None else row[key] == value, key
 
 
-def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--out", out)
+def test_the_summary_follows_from_the_rows(written: Written) -> None:
+    found, out = written
     tables = frames(out)
     for policy, requests in tables["requests"].groupby("policy"):
         each = found[policy]
@@ -65,31 +73,30 @@ def test_the_summary_follows_from_the_rows(simulate: Any, trace: Path, out: Path
         assert each["prefills"] == iterations["prefill"].sum()
 
 
-def test_hits_late_and_misses_are_counted_exactly(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--out", out)
+def test_hits_late_and_misses_are_counted_exactly(written: Written) -> None:
+    found, out = written
     for policy, iterations in frames(out)["iterations"].groupby("policy"):
         for key in ("hits", "late", "misses"):
             assert found[policy][key] == iterations[key].sum()
 
 
-def test_every_row_says_that_it_was_simulated(simulate: Any, trace: Path, out: Path) -> None:
-    assert {each["simulated"] for each in simulate(trace, "--out", out).values()} == {True}
+def test_every_row_says_that_it_was_simulated(written: Written) -> None:
+    found, out = written
+    assert {each["simulated"] for each in found.values()} == {True}
     assert frames(out)["summary"]["simulated"].dtype == bool
 
 
-def test_a_request_takes_its_first_token_and_then_the_others(simulate: Any, trace: Path, out: Path) -> None:
-    simulate(trace, "--out", out)
-    requests = frames(out)["requests"]
+def test_a_request_takes_its_first_token_and_then_the_others(written: Written) -> None:
+    requests = frames(written[1])["requests"]
     np.testing.assert_allclose(
         requests["latency_s"], requests["ttft_s"] + requests["tpot_s"] * (requests["output_tokens"] - 1), rtol=1e-9
     )
     np.testing.assert_allclose(requests["latency_s"], requests["end_s"] - requests["start_s"], rtol=1e-12)
 
 
-def test_results_are_tidy(simulate: Any, trace: Path, out: Path) -> None:
+def test_results_are_tidy(written: Written) -> None:
     """A row per policy and request or iteration, numbers in columns that say their unit."""
-    simulate(trace, "--out", out)
-    tables = frames(out)
+    tables = frames(written[1])
     assert sorted(tables) == ["iterations", "requests", "summary"]
     assert not tables["requests"].duplicated(["policy", "request"]).any()
     assert not tables["iterations"].duplicated(["policy", "iteration"]).any()
@@ -114,12 +121,12 @@ def test_results_are_tidy(simulate: Any, trace: Path, out: Path) -> None:
     ],
 )
 def test_detail_says_how_fine_the_rows_are(simulate: Any, trace: Path, out: Path, detail: str, files: set[str]) -> None:
-    simulate(trace, "--out", out, "--detail", detail, policies=("lru",))
+    simulate(trace, "--out", out, "--detail", detail, "--references", "none", policies=("lru",))
     assert {file.name for file in out.iterdir()} == {f"{name}.parquet" for name in files} | {"meta.json"}
 
 
-def test_events_are_the_decision_log(simulate: Any, trace: Path, out: Path) -> None:
-    found = simulate(trace, "--out", out, "--detail", "events")
+def test_events_are_the_decision_log(logged: Written) -> None:
+    found, out = logged
     events = frames(out)["events"]
     assert events.columns.tolist() == ["policy", *LoggedCall._fields]
     for policy, rows in events.groupby("policy"):
@@ -132,8 +139,8 @@ def test_events_are_the_decision_log(simulate: Any, trace: Path, out: Path) -> N
     assert set(events["policy"]) == set(POLICIES)
 
 
-def test_metadata_is_in_every_table_and_in_meta_json(simulate: Any, trace: Path, out: Path) -> None:
-    simulate(trace, "--out", out, "--detail", "events")
+def test_metadata_is_in_every_table_and_in_meta_json(logged: Written) -> None:
+    _, out = logged
     beside = json.loads((out / "meta.json").read_text())
     del beside["files"], beside["sha256"]  # a file cannot hold its own hash
     for file in out.glob("*.parquet"):
@@ -142,7 +149,7 @@ def test_metadata_is_in_every_table_and_in_meta_json(simulate: Any, trace: Path,
 
 def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: Any, trace: Path, out: Path) -> None:
     more = ["--machine", "rtx3090", "--cache-experts", 9, "--batch-size", 2, "--seed", 5, "--train-split", 0.5]
-    simulate(trace, "--out", out, *more)
+    simulate(trace, "--out", out, "--references", "none", *more)
     meta = json.loads((out / "meta.json").read_text())
     assert len(meta["runs"]) == len(POLICIES)
     for run in meta["runs"]:
@@ -160,7 +167,7 @@ def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: 
 def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: Path) -> None:
     profile = tmp_path / "a.toml"
     write_profile(profile, flat_profile(SHAPE))
-    simulate(trace, "--out", tmp_path / "results", "--machine", profile)
+    simulate(trace, "--out", tmp_path / "results", "--machine", profile, "--references", "none", policies=("lru",))
     run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
     found = run["provenance"]["machine"]
     assert (found["name"], found["gpus"]) == ("flat", 1)
@@ -168,10 +175,10 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def plain(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def noted(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What is noted of a run without further settings."""
     out = tmp_path_factory.mktemp("plain") / "results"
-    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, "--references", "none", policies=("lru",))) == 0
     return json.loads((out / "meta.json").read_text())
 
 
@@ -192,9 +199,9 @@ def plain(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.param(("--detail", "requests"), id="detail"),
     ],
 )
-def test_meta_holds_every_setting(simulate: Any, trace: Path, plain: Any, out: Path, setting: tuple[Any, ...]) -> None:
-    simulate(trace, "--out", out, *setting, policies=("lru",))
-    assert json.loads((out / "meta.json").read_text()) != plain
+def test_meta_holds_every_setting(simulate: Any, trace: Path, noted: Any, out: Path, setting: tuple[Any, ...]) -> None:
+    simulate(trace, "--out", out, "--references", "none", *setting, policies=("lru",))
+    assert json.loads((out / "meta.json").read_text()) != noted
 
 
 def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
@@ -216,5 +223,5 @@ def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> N
 
 
 def test_a_policys_row_does_not_depend_on_other_policies(simulate: Any, trace: Path) -> None:
-    alone = {name: simulate(trace, policies=(name,))[name] for name in POLICIES}
-    assert simulate(trace, policies=POLICIES[::-1]) == alone
+    alone = {name: simulate(trace, "--references", "no-offload", policies=(name,))[name] for name in POLICIES}
+    assert simulate(trace, "--references", "no-offload", policies=POLICIES[::-1]) == alone

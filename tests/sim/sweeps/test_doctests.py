@@ -2,6 +2,7 @@
 
 import doctest
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ def read(block: str, folder: Path) -> Experiment:
     return Experiment.read(folder / "experiment.toml")
 
 
-def test_the_example_of_run_sweep_gives_what_it_says(trace: Path, tmp_path: Path) -> None:
+def test_the_example_of_run_sweep_gives_what_it_says(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, where the example takes as many as there are processors."""
+    monkeypatch.setitem(sweep_run.run_sweep.__kwdefaults__, "workers", HERE)
     shown = {"small_trace": trace, "folder": tmp_path}
     (example,) = doctest.DocTestFinder(recurse=False).find(
         sweep_run.run_sweep, "run_sweep", globs=shown, module=sweep_run
@@ -45,7 +50,11 @@ def test_the_example_of_run_sweep_gives_what_it_says(trace: Path, tmp_path: Path
 
 def test_the_python_of_the_guide_reads_its_sweep_and_runs_it_again_from_the_store(here: Path) -> None:
     first, *_ = blocks("toml")
-    swept = sweep_run.run_sweep(read(first, here), store="finemoe-store", workers=HERE)
+    whole = read(first, here)
+    again = {name: whole.grid[name][:most] for name, most in (("cache.share", 2), ("seed", 3))}
+    few = replace(whole, grid={"policy": ["finemoe", "lru"], **again})  # of its policies and sizes, those run again
+    assert {*few.grid["policy"]} < {*whole.grid["policy"]}
+    swept = sweep_run.run_sweep(few, store="finemoe-store", workers=HERE)
     swept.write("gpt-oss-sweep")
     computed = events(here / "finemoe-store")
     variables: dict[str, Any] = {}
