@@ -109,6 +109,25 @@ def test_threads_of_one_process_keep_each_other_out(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_on_a_claim_that_was_replaced_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, lock, others = tmp_path / "a.claim", fcntl.flock, []
+
+    def after_another_command(handle: int, how: int) -> None:
+        """Between our opening and locking, the owner ends and another command takes its place."""
+        if not others:
+            claim.unlink()
+            others.append(os.open(claim, os.O_RDWR | os.O_CREAT))
+            os.write(others[0], b"process 1, another")
+            lock(others[0], fcntl.LOCK_EX)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_another_command)
+    assert refusal(file(tmp_path / "a")) == f"{tmp_path / 'a'} cannot be written: process 1, another is writing there"
+    os.close(others[0])
+
+
 def test_of_many_that_try_at_once_one_is_in_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a"
     inside: list[int] = []
