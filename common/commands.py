@@ -108,9 +108,9 @@ def run(
     try:
         status = app(words, exit_on_error=False, print_error=False)
     except FieldError as error:
-        raise UserError(f"{option(error.field)}: {_spelled(error.problem, _options(app, words))}") from error
+        raise UserError(f"{option(error.field)}: {_spelled(error.problem, app, words)}") from error
     except UserError as error:
-        raise UserError(_spelled(str(error), _options(app, words))) from error
+        raise UserError(_spelled(str(error), app, words)) from error
     except CycloptsError as error:
         raise UserError(_said(error)) from error
     return status if isinstance(status, int) else 0
@@ -127,13 +127,15 @@ def _options(app: App, words: Sequence[str]) -> set[str]:
     return {name for argument in command.assemble_argument_collection() for name in argument.names}
 
 
-def _spelled(text: str, known: set[str]) -> str:
-    """The text with fields in backticks as options: "give `sample`" becomes "give --sample" if that is `known`."""
+def _spelled(text: str, app: App, words: Sequence[str]) -> str:
+    """The text with fields in backticks as options: "give `sample`" becomes "give --sample" if the command has it."""
 
     def as_option(found: re.Match[str]) -> str:
         return option(found[1]) if option(found[1]) in known else found[0]
 
-    return re.sub("`([a-z][a-z0-9_.]*)`", as_option, text)
+    field = re.compile("`([a-z][a-z0-9_.]*)`")
+    known = _options(app, words) if field.search(text) else set()  # finding all options takes most of a refusal's time
+    return field.sub(as_option, text)
 
 
 def _said(error: CycloptsError) -> str:

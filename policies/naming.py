@@ -105,12 +105,20 @@ def _places_of(package: str) -> list[Path]:
 def _imported(source: bytes) -> frozenset[str]:
     """The packages that a source imports anywhere by name."""
     try:
-        nodes = list(ast.walk(ast.parse(source)))
+        statements = list(_statements(ast.parse(source)))
     except (SyntaxError, ValueError):  # reported when it is imported
         return frozenset()
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    names = [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
+    names += [each.module for each in statements if isinstance(each, ast.ImportFrom) and each.module and not each.level]
     return frozenset(name.partition(".")[0] for name in names)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements within a node at any depth. Their expressions, most of a source, import nothing."""
+    for blocks in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for each in getattr(node, blocks, ()):
+            yield each
+            yield from _statements(each)
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:

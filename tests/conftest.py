@@ -1,5 +1,6 @@
 """Before anything is imported: tests run side by side, and the models in them are too small for a second thread."""
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,12 @@ _sources_of, _read_once = naming.sources_of, cache(naming.sources_of)
 naming.sources_of = lambda module: (_read_once if module.startswith("tests.") else _sources_of)(module)
 
 pytest_plugins = ["tests.support.run_helpers"]
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported so far stays: garbage collection, which replays force, no longer searches it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

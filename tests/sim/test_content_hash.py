@@ -202,6 +202,37 @@ def test_the_sources_of_a_plug_in_count(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(hashing.outside_sources("plugged,capacity=3")["plugged_in"]) == {"plugged_in.py"}
 
 
+NESTED = """
+import one.part, two
+class Mine:
+    def late(self):
+        if self: from three import it
+        elif [self]: import four
+        for each in self: pass
+        else: import five
+        try: import six
+        except KeyError: import seven
+        else: import eight
+        finally: import nine
+        match self:
+            case 1: import ten
+        with self: import eleven
+        from . import one
+"""
+
+
+def test_modules_are_found_wherever_a_policy_imports_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
+    (tmp_path / "imports_all.py").write_text(NESTED)
+    for name in [*names, "unused"]:
+        (tmp_path / f"{name}.py").write_text("")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "part.py").write_text("import missing")
+    found = {"imports_all.py", "one/part.py", *(f"{name}.py" for name in names)}
+    assert set(sources_of("imports_all")) == found
+
+
 def test_the_key_of_an_installed_policy_ignores_other_installed_packages() -> None:
     assert {path.partition("/")[0] for path in sources_of("simpy.core")} == {"simpy"}
 

@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +56,28 @@ def arguments(checkpoint: Path, *more: object) -> list[str]:
     return [str(each) for each in (*common, *more)]
 
 
+@pytest.fixture(scope="module")
+def calibrated(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    """A profile of this machine, and what `calibrate` printed."""
+    path = tmp_path_factory.mktemp("calibrated") / "machine.toml"
+    words = ["--out", path, "--max-tokens", 8, "--threads", 1, "--name", "bench"]
+    with redirect_stdout(StringIO()) as printed:
+        assert validate(["calibrate", str(checkpoint), *map(str, words)]) == 0
+    return path, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with the results, the trace and the scenario of a replay, and what it printed."""
+    folder = tmp_path_factory.mktemp("measured")
+    words = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events", "--seed", 3]
+    words += ["--chunk-bytes", 3456]  # a quarter of an expert
+    saved = ["--record", folder / "replayed.trace", "--save-scenario", folder / "scenario.toml"]
+    with redirect_stdout(StringIO()) as printed:
+        assert validate(arguments(checkpoint, *words, *saved, "--out", folder / "measured")) == 0
+    return folder, printed.getvalue()
+
+
 def replayed(checkpoint: Path, capsys, *more: object):
     assert validate(arguments(checkpoint, "--json", *more)) == 0
     return {each["policy"]: each for each in json.loads(capsys.readouterr().out)}
@@ -87,59 +112,53 @@ def test_on_demand_counts_equal_the_simulated_ones_exactly(
         assert simulated[policy]["simulated"] is True
 
 
-def test_finemoe_is_replayed_and_compared_with_its_simulation(checkpoint, capsys, tmp_path):
-    trace, profile = tmp_path / "replayed.trace", tmp_path / "machine.toml"
-    sizes = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events"]
-    sizes += ["--chunk-bytes", 3456]  # a quarter of an expert
-    assert validate(arguments(checkpoint, *sizes, "--record", trace, "--out", tmp_path / "measured")) == 0
-    printed, wrote, paths = capsys.readouterr().out.partition("wrote ")
-    assert wrote + paths == f"wrote {tmp_path / 'measured'}\nwrote {trace}\n"
+def test_finemoe_is_replayed_and_compared_with_its_simulation(measured, calibrated, capsys, tmp_path):
+    folder, (printed, *wrote) = measured[0], measured[1].split("wrote ")
+    assert wrote == [f"{folder / name}\n" for name in ("measured", "replayed.trace")]
     assert printed.startswith("Measured, not simulated: 3 requests of replayed.trace (captured")
     assert max(map(len, printed.splitlines())) <= 100
-    tokens = pd.read_parquet(tmp_path / "measured" / "requests.parquet").groupby("policy")["output_tokens"].sum()
+    tokens = pd.read_parquet(folder / "measured" / "requests.parquet").groupby("policy")["output_tokens"].sum()
     said = f"3 requests, {tokens['lru']} tokens: every token and logit equals the resident model\n"
     assert said in printed
     assert "best\nknown" not in printed  # nothing is measured that knows the future
-    assert validate(["calibrate", str(checkpoint), "--out", str(profile), "--max-tokens", "16", "--threads", "1"]) == 0
-    assert "GB/s" in capsys.readouterr().out
-    run = ["run", trace, "--machine", profile, *sizes, "--out", tmp_path / "simulated"]
+    profile, said = calibrated
+    assert "GB/s" in said
+    run = ["run", "--scenario", folder / "scenario.toml", "--machine", profile, "--out", tmp_path / "simulated"]
     assert sim([str(each) for each in run]) == 0
     capsys.readouterr()
-    compare = ["compare", tmp_path / "simulated", tmp_path / "measured", "--plot", tmp_path / "both.png"]
+    compare = ["compare", tmp_path / "simulated", folder / "measured", "--plot", tmp_path / "both.png"]
     assert validate([str(each) for each in compare]) == 0
     assert "lru       misses" in capsys.readouterr().out
     assert (tmp_path / "both.png").stat().st_size > 10_000
-    events = pd.read_parquet(tmp_path / "measured" / "events.parquet")
+    results = (folder / "measured", tmp_path / "simulated")
+    events = pd.read_parquet(results[0] / "events.parquet")
     assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
-    summaries = [pd.read_parquet(tmp_path / folder / "summary.parquet") for folder in ("measured", "simulated")]
+    summaries = [pd.read_parquet(each / "summary.parquet") for each in results]
     (finemoe, none), simulated = (each["search_score_semantic_mean"] for each in summaries)
     assert 0 < finemoe == pytest.approx(simulated[0], rel=1e-3)  # embeddings are recorded with fewer digits
     assert np.isnan(none)
-    for folder in ("measured", "simulated"):
-        events = pd.read_parquet(tmp_path / folder / "events.parquet")
+    for each in results:
+        events = pd.read_parquet(each / "events.parquet")
         begun = events[(events["call"] == "next_copy") & (events["slot"] >= 0)]
         assert set(begun["bytes"][~begun["demanded"]]) == {3456}
         assert set(begun["bytes"][begun["demanded"]]) <= {13_824, 10_368, 6912, 3456}
-    summary = pd.read_parquet(tmp_path / "measured" / "summary.parquet")
-    assert not summary["simulated"].any()
+    assert not summaries[0]["simulated"].any()
 
 
-def test_one_scenario_is_simulated_and_measured_with_results_alike(checkpoint, capsys, tmp_path):
-    trace, profile, file = (tmp_path / name for name in ("replayed.trace", "machine.toml", "scenario.toml"))
-    words = ["--cache-experts", 12, "--policy", "finemoe", "--policy", "lru", "--detail", "events", "--seed", 3]
-    saved = ["--record", trace, "--save-scenario", file, "--out", tmp_path / "measured"]
-    assert validate(arguments(checkpoint, *words, *saved)) == 0
-    write_profile(profile, flat_profile(Trace.open(trace).shape, gpus=1))
-    run = ["run", "--scenario", file, "--machine", profile, "--out", tmp_path / "simulated"]
+def test_one_scenario_is_simulated_and_measured_with_results_alike(measured, tmp_path):
+    folder, profile = measured[0], tmp_path / "machine.toml"
+    write_profile(profile, flat_profile(Trace.open(folder / "replayed.trace").shape, gpus=1))
+    run = ["run", "--scenario", folder / "scenario.toml", "--machine", profile, "--out", tmp_path / "simulated"]
     assert sim([str(each) for each in run]) == 0
-    for measured, simulated in zip(*map(read_results, (tmp_path / "measured", tmp_path / "simulated")), strict=True):
-        assert measured.scenario.machine == "cpu with 1 thread"
-        assert replace(measured.scenario, machine=str(profile)) == simulated.scenario
-        assert measured.summary.keys() == simulated.summary.keys()
+    for own, simulated in zip(*map(read_results, (folder / "measured", tmp_path / "simulated")), strict=True):
+        assert own.scenario.machine == "cpu with 1 thread"
+        assert own.scenario.seed == 3
+        assert replace(own.scenario, machine=str(profile)) == simulated.scenario
+        assert own.summary.keys() == simulated.summary.keys()
         for table in ("requests", "iterations", "events"):
-            assert getattr(measured, table).dtypes.equals(getattr(simulated, table).dtypes)
-        assert (measured.content_hash, simulated.content_hash is None) == (None, False)
-        assert measured.provenance["trace"] == simulated.provenance["trace"]
+            assert getattr(own, table).dtypes.equals(getattr(simulated, table).dtypes)
+        assert (own.content_hash, simulated.content_hash is None) == (None, False)
+        assert own.provenance["trace"] == simulated.provenance["trace"]
 
 
 def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_path):
@@ -152,6 +171,9 @@ def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_
     moved = transfers(logged_calls(measured.events))
     assert len({each.gpu for each in moved}) == 3
     assert all(one.end_s <= other.start_s for one, other in pairwise(moved))
+
+
+SHORT = ("--max-new-tokens", 3)  # where the length proves nothing
 
 
 @pytest.mark.parametrize("setting", ['sizes = "mixtral-8x7b"', 'history = "other.trace"'])
@@ -182,7 +204,7 @@ def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, 
 
     gated = Driver.gated
     monkeypatch.setattr(Driver, "gated", spying)
-    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2"]
+    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2", *SHORT]
     measured = replayed(checkpoint, capsys, *sizes, "--record", trace)
     assert measured["mixtral-offloading"]["prefetched_copies"] > 0
     opened = Trace.open(trace)
@@ -205,21 +227,17 @@ def test_a_policy_that_speculates_needs_lookahead(checkpoint, capsys):
 def test_all_prompts_are_recorded_even_if_only_some_are_replayed(checkpoint, capsys, tmp_path):
     """So that `sim run` divides the trace into history and test as the replay did."""
     trace = tmp_path / "replayed.trace"
-    measured = replayed(
-        checkpoint, capsys, "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--record", trace
-    )
+    words = ["--cache-experts", 12, "--policy", "lru", "--requests", 2]
+    measured = replayed(checkpoint, capsys, *words, *SHORT, "--record", trace)
     assert len(Trace.open(trace)) == 9
-    run = ["run", trace, "--machine", "rtx3090", "--cache-experts", 12, "--policy", "lru", "--requests", 2, "--json"]
-    assert sim([str(each) for each in run]) == 0
+    assert sim([str(each) for each in ("run", trace, "--machine", "rtx3090", *words, "--json")]) == 0
     simulated = json.loads(capsys.readouterr().out)[0]
     assert measured["lru"]["hits"] == simulated["hits"]
     assert measured["lru"]["requests"] == 2
 
 
-def test_a_profile_says_where_it_was_measured_and_refuses_other_models(checkpoint, capsys, tmp_path):
-    path = tmp_path / "machine.toml"
-    assert validate(["calibrate", str(checkpoint), "--out", str(path), "--max-tokens", "8", "--name", "bench"]) == 0
-    profile = read_profile(path)
+def test_a_profile_says_where_it_was_measured(calibrated):
+    profile = read_profile(calibrated[0])
     assert profile.name == "bench"
     assert profile.measured["device"] == "cpu"
     assert profile.measured["copy_bytes_per_s"] > 0
@@ -288,7 +306,7 @@ def test_bytes_that_change_on_their_way_are_noticed(checkpoint, capsys, monkeypa
             next(iter(arena.views(copy.gpu, copy.slot).values())).mul_(1.001)
 
     monkeypatch.setattr(Arena, "move", garbling)
-    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru")) == 2
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru", *SHORT)) == 2
     assert "the resident model's" in capsys.readouterr().err
 
 
@@ -306,6 +324,28 @@ def test_a_policy_that_does_not_exist_is_refused_before_torch_is_imported(tmp_pa
     assert "unknown policy 'nope'" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, capsys, tmp_path, monkeypatch):
+    """No other layer begins, and no thread goes on."""
+    gated, layers, threads = Driver.gated, [], threading.enumerate()
+
+    def interrupted(driver, gate, experts):
+        layers.append(gate.layer)
+        if len(layers) == 80:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield from gated(driver, gate, experts)
+
+    monkeypatch.setattr(Driver, "gated", interrupted)
+    out = tmp_path / "measured"
+    words = ("--cache-experts", 12, "--policy", "finemoe", "--out", out)
+    assert validate(arguments(checkpoint, *words)) == 128 + signal.SIGINT
+    assert len(layers) == 80
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1].startswith("interrupted")
+    assert threading.enumerate() == threads
+    assert not out.exists()
 
 
 INTERRUPTED = """
@@ -327,8 +367,8 @@ sys.exit(code)
 """
 
 
-def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, tmp_path):
-    """No other layer begins."""
+@pytest.mark.slow  # the same in a process that really ends
+def test_ctrl_c_in_mid_generation_ends_the_process(checkpoint, tmp_path):
     out = tmp_path / "measured"
     done = subprocess.run(
         [
@@ -367,7 +407,7 @@ MISUSED = {
 @pytest.mark.parametrize("kind", slow_but([*MISUSED], "an expert twice", "touched fails"))
 def test_a_policys_mistake_ends_a_replay_with_one_line(checkpoint, capsys, kind):
     spec = f"tests.support.misused_policies:misused,kind={kind}"
-    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8)) == 2
+    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8, *SHORT)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: policy {spec}: {MISUSED[kind]}"
 
 
@@ -377,7 +417,7 @@ def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_pa
     start = Policy.start
     monkeypatch.setattr(Policy, "start", lambda self, setup: (seen.append(setup), start(self, setup)))
     policy = "tests.support.learned_policy:learned,least_p=0.2,chunk_bytes=700"
-    words = ("--cache-experts", 8, "--policy", policy, "--check")
+    words = ("--cache-experts", 8, "--policy", policy, "--check", *SHORT)
     trace = tmp_path / "replayed.trace"
     found = replayed(checkpoint, capsys, *words, "--record", trace)
     assert [setup.rates for setup in seen] == [None] * len(seen)
