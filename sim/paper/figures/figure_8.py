@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 from typing_extensions import override
@@ -11,8 +10,7 @@ from typing_extensions import override
 from sim.paper.analyses.prompt_pairs import SEMANTIC, TRAJECTORY
 from sim.paper.claims.claim import SAME_ORDER, Claim, Tables
 from sim.paper.claims.claim_values import each_trace
-from sim.paper.figures.paper_figure import PaperFigure
-from sim.paper.figures.similarity_scatter import SETTINGS, coefficient, draw_similarity, similarity_table
+from sim.paper.figures.similarity_scatter import SimilarityScatter, coefficient, similarity_table
 from sim.paper.study import Study
 
 _FLAT = (
@@ -22,20 +20,15 @@ _FLAT = (
 )
 
 
-class Figure8(PaperFigure):
+class Figure8(SimilarityScatter):
     """Hit rate over semantic and trajectory similarity, for the first set of prompts."""
 
     key = "8"
     title = "Hit rate over similarity score, first set of prompts"
-    settings = SETTINGS
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         return similarity_table(study, study.of_first_prompts())
-
-    @override
-    def draw(self, table: pd.DataFrame) -> Any:
-        return draw_similarity(table)
 
     @override
     def claims(self) -> Sequence[Claim]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 from typing_extensions import override
@@ -11,13 +10,11 @@ from typing_extensions import override
 from sim.paper.analyses.prompt_pairs import MAIN, SEARCHED, SEMANTIC, TRAJECTORY
 from sim.paper.claims.claim import NOT_REPRODUCED, SAME_ORDER, Claim, Reasons, Tables
 from sim.paper.claims.claim_values import each_trace
-from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.figures.similarity_scatter import (
     HIGHEST,
     LOWEST,
-    SETTINGS,
+    SimilarityScatter,
     coefficient,
-    draw_similarity,
     similarity_table,
 )
 from sim.paper.study import Study
@@ -39,20 +36,15 @@ _REASONS: Mapping[tuple[str, tuple[str, str]], Reasons] = {
 }
 
 
-class Figure9(PaperFigure):
+class Figure9(SimilarityScatter):
     """Hit rate over semantic and trajectory similarity, for the second set of prompts."""
 
     key = "9"
     title = "Hit rate over similarity score, second set of prompts"
-    settings = SETTINGS
 
     @override
     def table(self, study: Study, runs: pd.DataFrame) -> pd.DataFrame:
         return similarity_table(study, study.of_other_prompts())
-
-    @override
-    def draw(self, table: pd.DataFrame) -> Any:
-        return draw_similarity(table)
 
     @override
     def claims(self) -> Sequence[Claim]:

@@ -6,21 +6,50 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from typing_extensions import override
 
 from common.figures import GREY, figure, shades
 from sim.paper.analyses.prompt_pairs import MAIN, SEMANTIC, TRAJECTORY, similar_prompts
 from sim.paper.analyses.sampled_prompts import PROMPTS, SEED
+from sim.paper.figures.paper_figure import PaperFigure
 from sim.paper.study import Study
 from sim.paper.study_traces import PaperTrace
 
 STEPS = 16
 LOWEST, HIGHEST = 0.84, 0.97  # of the paper's coefficients
-SETTINGS = (
-    f"Up to {PROMPTS} prompts of each trace. A point is a prompt: the mean over all other prompts and all pairs of "
-    "decode steps. The paper does not say which parts of two prompts are compared. The lowest row shows the "
-    "coefficients of all readings (defined in sim/paper/analyses/prompt_pairs.py); grey is the paper's range."
-)
 _COLOURS = dict(zip((TRAJECTORY, SEMANTIC), shades(2), strict=True))
+
+
+class SimilarityScatter(PaperFigure):
+    """Hit rate over similarity: a column per model, with points and the coefficients of all readings."""
+
+    settings = (
+        f"Up to {PROMPTS} prompts of each trace. A point is a prompt: the mean over all other prompts and all pairs of "
+        "decode steps. The paper does not say which parts of two prompts are compared. The lowest row shows the "
+        "coefficients of all readings (defined in sim/paper/analyses/prompt_pairs.py); grey is the paper's range."
+    )
+
+    @override
+    def draw(self, table: pd.DataFrame) -> Any:
+        models = list(table["model"].unique())
+        kinds = [kind for kind in (SEMANTIC, TRAJECTORY) if kind in set(table["similarity"])]
+        drawn = figure(7, 1.7 * len(kinds) + 3.6 if models else 1)
+        if not models:
+            drawn.suptitle("no second set of prompts was given", fontsize=9)
+            return drawn
+        rows = len(kinds) + 1
+        grid = drawn.subplots(rows, len(models), squeeze=False, height_ratios=[1.0] * len(kinds) + [1.9])
+        for column, model in enumerate(models):
+            some = table[table["model"] == model]
+            for panel, kind in zip(grid[:-1, column], kinds, strict=True):
+                _draw_points(panel, some[some["similarity"] == kind], kind)
+            grid[0, column].set_title(f"{model}, {some['prompts'].iloc[0]}", fontsize=9)
+            _draw_coefficients(grid[-1, column], some[some["row"] == "coefficient"], kinds, named=column == 0)
+        for axis in grid.flat:
+            axis.spines[["top", "right"]].set_visible(False)
+        for panel in grid[:-1, 0]:
+            panel.set_ylabel("hit rate [%]", fontsize=8)
+        return drawn
 
 
 def similarity_table(study: Study, traces: Sequence[PaperTrace]) -> pd.DataFrame:
@@ -30,29 +59,6 @@ def similarity_table(study: Study, traces: Sequence[PaperTrace]) -> pd.DataFrame
     return study.analysed(
         "similar_prompts", similar_prompts, {"prompts": PROMPTS, "seed": SEED, "steps": STEPS}, traces
     )
-
-
-def draw_similarity(table: pd.DataFrame) -> Any:
-    """A column per model: points for semantic and trajectory similarity, and the coefficients of all readings."""
-    models = list(table["model"].unique())
-    kinds = [kind for kind in (SEMANTIC, TRAJECTORY) if kind in set(table["similarity"])]
-    drawn = figure(7, 1.7 * len(kinds) + 3.6 if models else 1)
-    if not models:
-        drawn.suptitle("no second set of prompts was given", fontsize=9)
-        return drawn
-    rows = len(kinds) + 1
-    grid = drawn.subplots(rows, len(models), squeeze=False, height_ratios=[1.0] * len(kinds) + [1.9])
-    for column, model in enumerate(models):
-        some = table[table["model"] == model]
-        for panel, kind in zip(grid[:-1, column], kinds, strict=True):
-            _draw_points(panel, some[some["similarity"] == kind], kind)
-        grid[0, column].set_title(f"{model}, {some['prompts'].iloc[0]}", fontsize=9)
-        _draw_coefficients(grid[-1, column], some[some["row"] == "coefficient"], kinds, named=column == 0)
-    for axis in grid.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-    for panel in grid[:-1, 0]:
-        panel.set_ylabel("hit rate [%]", fontsize=8)
-    return drawn
 
 
 def _draw_points(panel: Any, table: pd.DataFrame, kind: str) -> None:
