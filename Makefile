@@ -50,10 +50,11 @@ demo: $(VENV)/.installed
 	@echo "      demo-out/timelines.png  one iteration, simulated above measured"
 	@echo "Next  docs/quickstart.md goes through these commands; $(BIN)/finemoe --help lists all other commands."
 
+# All runs take about 17 minutes of processor time, and recording the traces a few more.
 comparison: $(VENV)/.installed $(patsubst %,$(ROUTING)/%.trace,$(TWINS) $(RECORDED))
 	$(BIN)/finemoe sim comparison --routing $(ROUTING) --store $(COMPARISON)/store --jobs $(JOBS) --out docs --overwrite
 
-# Simulates what others have measured, and writes the errors to docs/anchors.md.
+# Simulates what others have measured, and writes the errors to docs/anchors.md: about two minutes of processor time.
 anchors: $(VENV)/.installed $(ROUTING)/mixtral-8x7b-twin.trace
 	$(BIN)/finemoe sim anchors --routing $(ROUTING) --out docs --overwrite --store $(COMPARISON)/store --jobs $(JOBS)
 

@@ -37,10 +37,10 @@ def run_anchors(anchors: Sequence[Anchor], routing: Path, *, store: Path, worker
         if anchor.replays_routing:
             _check(trace, anchor.shape)
     rows: list[Row] = []
-    for anchor in anchors:
+    for number, anchor in enumerate(anchors, 1):
         # Traces are written again each time, because keys of runs cover content, not paths.
         with scratch_folder() as folder:
-            rows += _AnchorRuns(anchor, trace, folder).rows(store, workers)
+            rows += _AnchorRuns(anchor, trace, folder).rows(store, workers, f"anchor {number} of {len(anchors)}")
     return AnchorTable(
         rows=rows, inputs={"simulated": True, "routing": _described(trace), "machines": _sheets(anchors)}
     )
@@ -53,7 +53,7 @@ class _AnchorRuns:
         self._anchor, self._trace, self._folder = anchor, trace, folder
         self._written: dict[tuple[float, float | None], Path] = {}
 
-    def rows(self, store: Path, workers: Workers) -> Iterator[Row]:
+    def rows(self, store: Path, workers: Workers, name: str) -> Iterator[Row]:
         cases = [
             (point, variation, self._point(point, variation))
             for variation in (AS_ASSUMED, *self._anchor.variations)
@@ -70,7 +70,7 @@ class _AnchorRuns:
             detail="requests",
         )
         experiment = Experiment(scenario=scenario, list=[point for _, _, point in cases])
-        frame = run_sweep(experiment, store=store, references=(), workers=workers).frame
+        frame = run_sweep(experiment, store=store, references=(), workers=workers, name=name).frame
         found = {_named(run.point): row for run, row in zip(experiment.matrix(), plain_rows(frame), strict=True)}
         for point, variation, axes in cases:
             yield self._row(point, variation, found[_named(axes)])

@@ -32,7 +32,8 @@ def anchors(
     """Simulate published measurements and report the error.
 
     sim/anchors/published_anchors.py lists what is simulated. Runs in the store are not computed again, so the same
-    command resumes after an interruption. The exit status is 1 if a run failed.
+    command resumes after an interruption. All runs together take about two minutes of processor time. The exit status
+    is 1 if a run failed.
     """
     from common.outputs import file, reserved
     from common.tables import percent, text_table

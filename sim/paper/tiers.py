@@ -25,7 +25,7 @@ class Tier:
     thin: bool = False
     """Only two or three points of each axis."""
     caution: str = ""
-    """A warning to readers of its verdicts, in a sentence."""
+    """A warning to readers of its results, in a sentence."""
 
 
 FULL = Tier(name="full", test_requests=32, sweep_requests=8, prompts=None, new_tokens=127)  # the paper runs 64
@@ -45,6 +45,6 @@ KICK_THE_TIRES = Tier(
     new_tokens=16,
     prompt_sets=1,
     thin=True,
-    caution="KICK-THE-TIRES: one short request per trace, so verdicts mean nothing.",
+    caution="KICK-THE-TIRES: one short request per trace, so the results mean nothing.",
 )
 TIERS = (FULL, QUICK, KICK_THE_TIRES)

@@ -37,13 +37,13 @@ def run_comparison(compared: Compared, routing: Path, *, store: Path, workers: W
     """
     rows: list[Row] = []
     traces = {}
-    for each in compared.traces:
-        path = routing / f"{each.name}.trace"
-        if path.exists():
-            found = _TraceRuns(compared, each, Trace.open(path), store)
-            found.run(workers)
-            rows += found.rows()
-            traces[each.title] = found.facts()
+    paths = {each: routing / f"{each.name}.trace" for each in compared.traces}
+    there = {each: path for each, path in paths.items() if path.exists()}
+    for number, (each, path) in enumerate(there.items(), 1):
+        found = _TraceRuns(compared, each, Trace.open(path), store)
+        found.run(workers, f"trace {number} of {len(there)}")
+        rows += found.rows()
+        traces[each.title] = found.facts()
     machines = {each.name: _described(each) for each in compared.machines}
     inputs = {"simulated": True, "traces": traces, "machines": machines}
     return ComparisonTable(rows=rows, inputs=inputs)
@@ -60,7 +60,7 @@ class _TraceRuns:
         self._history, self._tested = train_test_split(trace.request_ids, self._scenario, where=str(trace.path))
         self._found: dict[tuple[Any, ...], Row] = {}
 
-    def run(self, workers: Workers) -> None:
+    def run(self, workers: Workers, name: str) -> None:
         systems = [each.policy for each in self._compared.systems if not self._lacking(each)]
         experiment = Experiment(
             scenario=self._scenario,
@@ -70,7 +70,7 @@ class _TraceRuns:
                 "machine": [each.machine for each in self._compared.machines],
             },
         )
-        frame = run_sweep(experiment, store=self._store, references=(), workers=workers).frame
+        frame = run_sweep(experiment, store=self._store, references=(), workers=workers, name=name).frame
         for row in plain_rows(frame):
             self._found[row["policy"], row["cache.gb"], row["machine"]] = row
 

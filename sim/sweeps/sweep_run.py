@@ -33,11 +33,12 @@ def run_sweep(
     store: Path | str,
     references: Collection[Reference] = DEFAULT_REFERENCES,
     workers: Workers = DEFAULT_WORKERS,
+    name: str = "sweep",
 ) -> Sweep:
     """Execute every run of an experiment that the store does not have, and return all runs as one table.
 
-    An impossible or failed run is a row with its reason. After an interruption, the same call resumes. Raises a
-    `UserError` if the store cannot be used or the experiment's file is wrong.
+    An impossible or failed run is a row with its reason. After an interruption, the same call resumes. Progress is
+    reported under the given name. Raises a `UserError` if the store cannot be used or the experiment's file is wrong.
 
     >>> from sim import Experiment, Scenario, run_sweep
     >>> experiment = Experiment(
@@ -53,7 +54,7 @@ def run_sweep(
     wanted = references_named(",".join(references) or "none")  # refuses unknown names
     opened = ResultStore.open(store)
     plan = SweepPlan.of(experiment, wanted)
-    errors = carry_out(plan, opened, workers)
+    errors = carry_out(plan, opened, workers, name)
     return sweep_of(experiment, plan, opened, errors)
 
 
@@ -71,7 +72,7 @@ def run_scenarios(
     return [_row(each, scenario, (), opened, errors) for each, scenario in zip(plan.runs, scenarios, strict=True)]
 
 
-def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str, str]:
+def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers, name: str = "sweep") -> dict[str, str]:
     """Compute the missing runs and bounds, and return the errors of failed runs, by key."""
     place = Workplace.here(store)
     errors: dict[str, str] = {}
@@ -79,7 +80,7 @@ def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str
     if missing:
         store.check_writable()
     runs, bounds = ([task for task in missing if task.bound is bound] for bound in (False, True))
-    with _progress(missing, store, workers) as ended:
+    with _progress(name, missing, store, workers) as ended:
         for phase in (runs, bounds):  # bounds are computed from runs
             for end in workers.each(run_task, [(task, place) for task in phase]):
                 ended(end)
@@ -90,17 +91,17 @@ def carry_out(plan: SweepPlan, store: ResultStore, workers: Workers) -> dict[str
 
 @contextmanager
 def _progress(
-    missing: Sequence[RunTask], store: ResultStore, workers: Workers
+    name: str, missing: Sequence[RunTask], store: ResultStore, workers: Workers
 ) -> Iterator[Callable[[TaskEnd], object]]:
     """A progress bar with the time left, estimated from each policy's finished runs."""
     left = TimeLeft(missing, RunJournal(store).mean_seconds(), workers.processes(len(missing)))
     if not sys.stderr.isatty():
-        with bar("sweep", len(missing), "run") as done:
+        with bar(name, len(missing), "run") as done:
             yield lambda end: done(1)
         return
     from tqdm import tqdm
 
-    with tqdm(total=len(missing), desc="sweep", unit="run", leave=False, bar_format=BAR) as drawn:
+    with tqdm(total=len(missing), desc=name, unit="run", leave=False, bar_format=BAR) as drawn:
         drawn.set_postfix_str(left.text())
 
         def ended(end: TaskEnd) -> None:

@@ -144,9 +144,12 @@ def _history_maps(study: Study, trace: PaperTrace) -> int:
 
 
 def _short_of_maps(rows: pd.DataFrame) -> list[str]:
-    """A line for the title if the history cannot fill every store."""
+    """A line for the title if the history cannot fill every store; if it fills none, all stores hold the same maps."""
     maps = rows["history_maps"].min()
-    return [f"(history: {maps} maps)"] if maps < rows["capacity"].max() else []
+    if maps >= rows["capacity"].max():
+        return []
+    flat = ", which fit at any capacity" if maps < rows["capacity"].min() else ""
+    return [f"(history: {maps} maps{flat})"]
 
 
 def _draw(panel: Any, rows: pd.DataFrame, column: str) -> None:

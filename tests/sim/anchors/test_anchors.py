@@ -1,7 +1,9 @@
 """Anchors from traces to the document, small: what is replayed, what is changed, and what is computed again."""
 
 import csv
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +60,26 @@ def routing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(routing: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnchorTable, Path]:
+def progress() -> list[str]:
+    """The lines of progress that the small run printed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def done(routing: Path, progress: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[AnchorTable, Path]:
     """The table of a small run, and its store."""
     store = tmp_path_factory.mktemp("store")
-    return run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)), store
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as printed:
+        patch.setattr("common.progress.LOG_PACE_S", 0)
+        patch.delenv("TQDM_DISABLE", raising=False)
+        table = run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1))
+    progress += printed.getvalue().splitlines()
+    return table, store
+
+
+def test_progress_numbers_the_anchors(done: tuple[AnchorTable, Path], progress: list[str]) -> None:
+    running = [line.partition(":")[0] for line in progress if "planning" not in line]
+    assert list(dict.fromkeys(running)) == ["anchor 1 of 2", "anchor 2 of 2"]
 
 
 def test_a_second_run_of_the_anchors_computes_nothing(done: tuple[AnchorTable, Path], routing: Path) -> None:

@@ -150,6 +150,18 @@ def test_scores_are_judged_only_where_the_history_fills_the_store(
     assert set(verdicts_of(figure, table)) == {("16a-score-rise", "both"), ("16a-score-flat", "both")}
 
 
+@pytest.mark.parametrize(
+    ("maps", "line"),
+    [(1500, ""), (500, "(history: 500 maps)"), (499, "(history: 499 maps, which fit at any capacity)")],
+)
+def test_the_title_says_why_scores_do_not_depend_on_the_capacity(
+    traces: list[PaperTrace], maps: int, line: str
+) -> None:
+    figure, study = Figure16a(), study_of(traces)
+    drawn = figure.draw(figure.table(study, made_up(figure, study, scores)).assign(history_maps=maps))
+    assert " ".join(drawn.axes[0].get_title().split()).partition(" (")[2] == line.removeprefix("(")
+
+
 def test_a_score_that_goes_on_rising_is_not_flat(traces: list[PaperTrace]) -> None:
     figure, study = Figure16a(), study_of(traces)
     runs = made_up(figure, study, lambda labels: {"search_score_trajectory_mean": 0.1 * math.log(labels["capacity"])})
