@@ -155,7 +155,7 @@ def _said(error: CycloptsError) -> str:
         and error.token
         and _innermost(error.argument.hint)[0] in (int, float)
     ):
-        return f"{error.argument.name}: must be {_wanted(error.argument.hint)}, value {error.token.value!r}"
+        return f"{error.argument.name}: must be {_wanted(error.argument.hint)}, not {error.token.value!r}"
     return " ".join(str(error).split())
 
 

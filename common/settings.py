@@ -137,11 +137,11 @@ def _converted(value: Any, hint: Any, field: str) -> Any:
         return _number_or_word(value, kind, words[0], field) if words else _converted(value, kind, field)
     if origin is Literal:
         if value not in arguments:
-            raise FieldError(field, f"must be one of {', '.join(map(str, arguments))}, value {value!r}")
+            raise FieldError(field, f"must be {either(list(map(str, arguments)))}, not {value!r}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise FieldError(field, f"must be a list, value {value!r}")
+            raise FieldError(field, f"must be a list, not {value!r}")
         return tuple(_converted(each, arguments[0], field) for each in value)
     if origin is Mapping:
         return _texts(value, field)
@@ -155,7 +155,7 @@ def _number_or_word(value: Any, number: Any, words: Any, field: str) -> Any:
     if not isinstance(value, str):
         return _converted(value, number, field)
     if value not in known:
-        raise FieldError(field, f"must be a number or {either(known)}, value {value!r}")
+        raise FieldError(field, f"must be a number or {either(known)}, not {value!r}")
     return value
 
 
@@ -163,7 +163,7 @@ def _nested(value: Any, hint: Any, field: str) -> Any:
     if isinstance(value, hint):
         return value
     if not isinstance(value, Mapping):
-        raise FieldError(field, f"must be a table, or a {hint.__name__}, value {value!r}")
+        raise FieldError(field, f"must be a table or a {hint.__name__}, not {value!r}")
     try:
         return from_data(hint, value)
     except FieldError as error:
@@ -172,10 +172,10 @@ def _nested(value: Any, hint: Any, field: str) -> Any:
 
 def _texts(value: Any, field: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
-        raise FieldError(field, f"must be a table of strings, value {value!r}")
+        raise FieldError(field, f"must be a table of strings, not {value!r}")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str):
-            raise FieldError(f"{field}.{key}", f"must be a string, value {text!r}")
+            raise FieldError(f"{field}.{key}", f"must be a string, not {text!r}")
     return dict(value)
 
 
@@ -193,7 +193,7 @@ def _scalar(value: Any, kind: type, field: str) -> Any:
         fits = isinstance(value, str | Path if kind is Path else kind)
         converted = Path(value) if fits and kind is Path else value
     if not fits:
-        raise FieldError(field, f"must be {_NAMES[kind]}, value {value!r}")
+        raise FieldError(field, f"must be {_NAMES[kind]}, not {value!r}")
     return converted
 
 
@@ -202,7 +202,7 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", Path:
 
 def _representable(value: int, field: str) -> int:
     if abs(value) >= LARGEST:
-        raise FieldError(field, f"must be below 2^63, value {value}")
+        raise FieldError(field, f"must be below 2^63, not {value}")
     return value
 
 
@@ -212,7 +212,7 @@ def _finite(value: Any, field: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise FieldError(field, f"must be a finite number, value {value}")
+        raise FieldError(field, f"must be a finite number, not {value}")
     return number
 
 
@@ -222,10 +222,10 @@ def _check_bounds(value: Any, metadata: tuple[Any, ...], field: str) -> None:
     known = [suffix for each in metadata if isinstance(each, Suffix) for suffix in each.known]
     for each in value if isinstance(value, tuple) else (value,):
         if known and each is not None and each.suffix not in known:
-            raise FieldError(field, f"the name must end in {either(known)}, value {each}")
+            raise FieldError(field, f"must be a name that ends in {either(known)}, not {each}")
         if each is not None and not all(_COMPARE[rule](each, bound) for rule, _, bound in bounds):
             wanted = " and ".join(f"{word} {bound}" for _, word, bound in bounds)
-            raise FieldError(field, f"must be {wanted}, value {each}")
+            raise FieldError(field, f"must be {wanted}, not {each}")
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[str, str, Any]]:

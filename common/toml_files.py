@@ -34,14 +34,14 @@ class Section:
         table = self._table(key)
         for name, value in table.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise UserError(f"{self.key(key)}.{name}: must be a string or a number, value {value!r}")
+                raise UserError(f"{self.key(key)}.{name}: must be a string or a number, not {value!r}")
         return table
 
     def text(self, key: str) -> str:
         """A string."""
         value = self._get(key)
         if not isinstance(value, str):
-            raise UserError(f"{self.key(key)}: must be a string, value {value!r}")
+            raise UserError(f"{self.key(key)}: must be a string, not {value!r}")
         return value
 
     def whole(self, key: str) -> int:
@@ -63,13 +63,13 @@ class Section:
     def _table(self, key: str) -> dict[str, Any]:
         value = self._get(key)
         if not isinstance(value, dict):
-            raise UserError(f"{self.key(key)}: must be a table, value {value!r}")
+            raise UserError(f"{self.key(key)}: must be a table, not {value!r}")
         return value
 
     def _list(self, key: str) -> list[Any]:
         value = self._get(key)
         if not isinstance(value, list):
-            raise UserError(f"{self.key(key)}: must be a list, value {value!r}")
+            raise UserError(f"{self.key(key)}: must be a list, not {value!r}")
         return value
 
     def _get(self, key: str) -> Any:
@@ -101,14 +101,14 @@ def write_toml(path: Path, data: Mapping[str, Any]) -> None:
 
 def _whole(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{key}: must be a whole number, value {value!r}")
+        raise UserError(f"{key}: must be a whole number, not {value!r}")
     return value
 
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{key}: must be a number, value {value!r}")
+        raise UserError(f"{key}: must be a number, not {value!r}")
     try:
         return float(value)
     except OverflowError as error:
-        raise UserError(f"{key}: must be a number that a 64-bit float can represent, value {value!r}") from error
+        raise UserError(f"{key}: must be a number that a 64-bit float can represent, not {value!r}") from error

@@ -26,7 +26,7 @@ from functools import partial
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from common.errors import PolicyCodeError, UserError, one_line, unknown
+from common.errors import PolicyCodeError, UserError, either, one_line, unknown
 
 _WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, a number | Literal, and each of these | None"
@@ -53,7 +53,7 @@ class Setting:
         try:
             return self._value(text)
         except (KeyError, ValueError):
-            raise UserError(f"{where}: must be {self._wanted()}, value {text!r}{self._hint(text)}") from None
+            raise UserError(f"{where}: must be {self._wanted()}, not {text!r}{self._hint(text)}") from None
 
     def _value(self, text: str) -> object:
         choices = {str(choice): choice for choice in self.choices}
@@ -68,9 +68,7 @@ class Setting:
 
     def _wanted(self) -> str:
         words = [*map(str, self.choices), *["none"] * self.nullable]
-        if self.kind is None:
-            return f"one of {', '.join(words)}"
-        return " or ".join([_WANTED[self.kind], *words])
+        return either(words if self.kind is None else [_WANTED[self.kind], *words])
 
     def _hint(self, text: str) -> str:
         near = get_close_matches(text, map(str, self.choices), n=1)
@@ -97,7 +95,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise UserError(f"{where}: expected setting=value, value {word!r}")
+            raise UserError(f"{where}: must be setting=value, not {word!r}")
         if not known:
             raise UserError(f"{what} has no settings; remove {key!r}")
         if key not in known:

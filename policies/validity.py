@@ -49,7 +49,7 @@ def check_policy(policy: Policy, name: str) -> None:
 
     def check_type(what: str, value: Any, kind: type) -> None:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, value {shown(value)}")
+            raise UserError(f"policy {name}: {what}: must be {_WORDS[kind]}, not {shown(value)}")
 
     for part, (kind, attributes) in _PARTS.items():
         made: Any = getattr(policy, part)
@@ -63,7 +63,7 @@ def check_policy(policy: Policy, name: str) -> None:
                 raise UserError(f"policy {name}: {what}: {type(error).__name__}: {one_line(error)}") from error
             check_type(what, value, its_kind)
             if its_kind is int and value < 0:
-                raise UserError(f"policy {name}: {what}: must be at least 0, value {value}")
+                raise UserError(f"policy {name}: {what}: must be at least 0, not {value}")
         for need in sorted(map(str, made.requires)):
             if not re.fullmatch("embedding|future|lookahead_[1-9][0-9]*", need):
                 known = nearest(need, ("embedding", "future", "lookahead_1"))
@@ -75,10 +75,10 @@ def check_policy(policy: Policy, name: str) -> None:
     chunk: Any = policy.chunk_bytes
     if not (chunk is None or chunk == "whole" or (type(chunk) is int and chunk >= 1)):
         raise UserError(
-            f"policy {name}: chunk_bytes: must be a whole number from 1, 'whole', or None, value {shown(chunk)}"
+            f"policy {name}: chunk_bytes: must be 'whole', None or a whole number of at least 1, not {shown(chunk)}"
         )
     if policy.copy_key is not None and not callable(policy.copy_key):
-        raise UserError(f"policy {name}: copy_key: must be a function, or None, value {shown(policy.copy_key)}")
+        raise UserError(f"policy {name}: copy_key: must be a function or None, not {shown(policy.copy_key)}")
 
 
 def future_for(policy: Policy, name: str, future: Future | None) -> Future | None:
@@ -178,14 +178,14 @@ def valid_update(value: Any, model: ModelShape) -> Search:
 def valid_scores(value: Any, what: str, numbers: Int, model: ModelShape) -> Float:
     """Check the scores of an evictor; `numbers` are the scored experts, as layer · J + expert."""
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise MisuseError(f"{what} must be an array of floats, value {shown(value)}")
+        raise MisuseError(f"{what} must be an array of floats, not {shown(value)}")
     if value.shape != numbers.shape:
-        raise MisuseError(f"{what} must have the shape {numbers.shape}, value of shape {value.shape}")
+        raise MisuseError(f"{what} must have the shape {numbers.shape}, not {value.shape}")
     if not (value < np.inf).all():
         place = int(np.flatnonzero(~(value < np.inf))[0])
         layer, expert = divmod(int(numbers[place]), model.experts)
         raise MisuseError(
-            f"{what} must be finite or -inf, value {float(value[place])} for expert {expert} of layer {layer}"
+            f"{what} must be finite or -inf, not {float(value[place])} for expert {expert} of layer {layer}"
         )
     return value
 
@@ -193,38 +193,38 @@ def valid_scores(value: Any, what: str, numbers: Int, model: ModelShape) -> Floa
 def valid_learned(value: Any) -> dict[str, NDArray[Any]]:
     """Check what a policy learns; in C order and sorted by name, as it will be when it is read again."""
     if not isinstance(value, Mapping):
-        raise MisuseError(f"the result of learning must be a dict of named arrays, value {shown(value)}")
+        raise MisuseError(f"the result of learning must be a dict of named arrays, not {shown(value)}")
     for name, array in value.items():
         if not isinstance(name, str):
-            raise MisuseError(f"arrays in the result of learning must be named by strings, value {shown(name)}")
+            raise MisuseError(f"arrays in the result of learning must be named by strings, not {shown(name)}")
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
-            raise MisuseError(f"{name!r} in the result of learning must be an array of numbers, value {shown(array)}")
+            raise MisuseError(f"{name!r} in the result of learning must be an array of numbers, not {shown(array)}")
     return {name: np.asarray(array, order="C") for name, array in sorted(value.items())}
 
 
 def valid_number(value: Any, what: str) -> float:
     """Check that a value is a number, possibly infinite or NaN."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise MisuseError(f"{what} must be a number, value {shown(value)}")
+        raise MisuseError(f"{what} must be a number, not {shown(value)}")
     return float(value)
 
 
 def _whole(value: Any, what: str, least: int, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise MisuseError(f"{what} must be a whole number, value {shown(value)}")
+        raise MisuseError(f"{what} must be a whole number, not {shown(value)}")
     number = int(value)
     if number < least or (most is not None and number > most):
         bounds = (
             f"at least {least}" if most is None or (number < least and most == LARGEST) else f"from {least} to {most}"
         )
-        raise MisuseError(f"{what} must be {bounds}, value {number}")
+        raise MisuseError(f"{what} must be {bounds}, not {number}")
     return number
 
 
 def _weight(value: Any, what: str) -> float:
     number = valid_number(value, what)
     if not 0 <= number < np.inf:
-        raise MisuseError(f"{what} must be finite and not negative, value {number}")
+        raise MisuseError(f"{what} must be finite and at least 0, not {number}")
     return number
 
 
@@ -232,27 +232,27 @@ def _sequence(value: Any, what: str) -> Sequence[Any]:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         return list(value)
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise MisuseError(f"{what} of a Prefetch must be a list, value {shown(value)}")
+        raise MisuseError(f"{what} of a Prefetch must be a list, not {shown(value)}")
     return value
 
 
 def _array(value: Any, what: str, shape: tuple[int, ...], *, least: float = 0.0) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        raise MisuseError(f"{what} must be an array of floats, value {shown(value)}")
+        raise MisuseError(f"{what} must be an array of floats, not {shown(value)}")
     if value.shape != shape:
-        raise MisuseError(f"{what} must have the shape {shape}, value of shape {value.shape}")
+        raise MisuseError(f"{what} must have the shape {shape}, not {value.shape}")
     wrong = ~(np.isfinite(value) & (value >= least))
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0].tolist())
-        rule = "finite" if least < 0 else "finite and not negative"
-        raise MisuseError(f"{what} must be {rule}, value {float(value[place])} at {list(place)}")
+        rule = "finite" if least < 0 else "finite and at least 0"
+        raise MisuseError(f"{what} must be {rule}, not {float(value[place])} at {list(place)}")
     return value
 
 
 def _indices(value: Any, what: str) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or value.ndim != 1:
         raise MisuseError(
-            f"{what} of the answer must be an array of whole numbers in one dimension, value {shown(value)}"
+            f"{what} of the answer must be an array of whole numbers in one dimension, not {shown(value)}"
         )
     return value
 

@@ -29,7 +29,7 @@ FIGURE = "machine."  # prefix of a machine's figure
 def flattened(table: Any, field: str) -> dict[str, Any]:
     """Replace nested tables by dotted names: `{"cache": {"gb": …}}` becomes `{"cache.gb": …}`."""
     if not isinstance(table, Mapping):
-        raise FieldError(field, f"must be a table, value {table!r}")
+        raise FieldError(field, f"must be a table, not {table!r}")
     flat: dict[str, Any] = {}
     for name, value in table.items():
         inner = flattened(value, f"{field}.{name}") if isinstance(value, Mapping) else None
@@ -65,7 +65,7 @@ def check_value(value: Any, field: str) -> Value:
     """The value as a plain Python object. Raises a `FieldError` unless it is a text, a number or a Boolean."""
     plain = value.item() if hasattr(value, "item") else value
     if not isinstance(plain, str | int | float | bool):
-        raise FieldError(field, f"must be a string, a number, true or false, value {value!r}")
+        raise FieldError(field, f"must be a string, a number, true or false, not {value!r}")
     return plain
 
 
@@ -140,14 +140,14 @@ def _with_setting(policy: str, setting: str, value: Value) -> str:
     text = _text(value)
     first, *others = parts_of(policy)
     if any(word.partition("=")[0] == setting for word in first.split(",")[1:]):
-        raise FieldError(f"{SETTING}{setting}", f"policy {policy} already sets it, value {text}")
+        raise FieldError(f"{SETTING}{setting}", f"cannot be {text}, because policy {policy} already sets it")
     return "+".join([f"{first},{setting}={text}", *others])
 
 
 def _check_not_set(machine: str, name: str, value: Value) -> None:
     """Raise a `FieldError` on the axis `name` if the machine's text already sets this figure."""
     if name.removeprefix(FIGURE) in figures_set(machine):
-        raise FieldError(name, f"machine {machine} already sets it, value {_text(value)}")
+        raise FieldError(name, f"cannot be {_text(value)}, because machine {machine} already sets it")
 
 
 def _text(value: Value) -> str:

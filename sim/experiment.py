@@ -88,7 +88,7 @@ class Experiment:
         self._check_axes()
         policies = self._policies()
         if self.scenario.label and len(set(policies)) > 1:
-            raise FieldError("scenario.label", f"cannot name several policies, value {self.scenario.label}")
+            raise FieldError("scenario.label", f"{self.scenario.label!r} cannot name several policies")
         if policies:
             object.__setattr__(self, "scenario", replace(self.scenario, policy=policies[0]))
 
@@ -209,7 +209,7 @@ def read_experiment(file: Path | None, given: Mapping[FieldPath, Any]) -> Experi
 def _table(file: Path | None, data: Mapping[str, Any], name: str) -> dict[str, Any]:
     table = data.get(name, {})
     if not isinstance(table, dict):
-        raise UserError(f"{file}: {name}: must be a table, value {table!r}")
+        raise UserError(f"{file}: {name}: must be a table, not {table!r}")
     return dict(table)
 
 
@@ -222,7 +222,7 @@ def _scenario(data: Any) -> Scenario:
 
 def _sequence(value: Any, field: str) -> Sequence[Any]:
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        raise FieldError(field, f"must be a list of tables, value {value!r}")
+        raise FieldError(field, f"must be a list of tables, not {value!r}")
     return value
 
 
@@ -232,7 +232,7 @@ def _axes(table: Any, field: str) -> dict[str, tuple[Value, ...]]:
     for name, values in flattened(table, field).items():
         where = f"{field}.{name}"
         if isinstance(values, str) or not hasattr(values, "__iter__"):
-            raise FieldError(where, f"must be a list, value {values!r}")
+            raise FieldError(where, f"must be a list, not {values!r}")
         axes[name] = tuple(check_value(value, where) for value in values)
         if not axes[name]:
             raise FieldError(where, "is empty; an axis has at least one value")

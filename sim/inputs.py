@@ -241,7 +241,7 @@ def check_size(size: CacheSize, model: ModelShape, machine: Machine, memory: Gpu
     try:
         split_slots(model, slots, machine.gpus)
     except UserError as error:
-        raise FieldError(f"cache.{size.field}", f"{error}, value {getattr(size, size.field)}") from error
+        raise FieldError(f"cache.{size.field}", f"{getattr(size, size.field)} means a {error}") from error
 
 
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
@@ -255,8 +255,9 @@ def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machi
     )
     raise FieldError(
         f"cache.{size.field}",
-        f"{experts} experts take {wanted}, but {machine.describe()} has {of}, of which dense weights take {dense} and "
-        f"the KV cache {cached}, so at most {memory.fitting(model)} experts fit; value {getattr(size, size.field)}",
+        f"{getattr(size, size.field)} is too much: {experts} experts take {wanted}, but "
+        f"{machine.describe()} has {of}, of which dense weights take {dense} and "
+        f"the KV cache {cached}, so at most {memory.fitting(model)} experts fit",
     )
 
 
@@ -267,7 +268,7 @@ def history_of(history: Trace, trace: Trace) -> Trace:
         found, wanted = getattr(history.shape, name), getattr(trace.shape, name)
         if found != wanted:
             raise FieldError(
-                "history", f"{history.path}: shape.{name} must be {wanted} as in {trace.path}, value {found}"
+                "history", f"{history.path}: shape.{name} must be {wanted} as in {trace.path}, not {found}"
             )
     return history
 

@@ -50,7 +50,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             given = signature.bind(*arguments, **options).arguments
             if (first := given.get("trace")) and first.suffix == ".toml":  # a scenario, since traces are folders
                 if _FILE.name in given:
-                    raise FieldError(_FILE.name, f"is given twice, value {given[_FILE.name]} and {first}")
+                    raise FieldError(_FILE.name, f"is given twice: {given[_FILE.name]} and {first}")
                 given[_FILE.name] = given.pop("trace")
             fields_given = {path: given[name] for name, path in paths.items() if name in given}
             if recorded_by:

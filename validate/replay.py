@@ -57,7 +57,7 @@ def replay(
     """
     for field in SIMULATED_ONLY:
         if getattr(experiment.scenario, field) is not None:
-            raise FieldError(field, f"cannot be set in a real run, value {getattr(experiment.scenario, field)}")
+            raise FieldError(field, "cannot be set in a real run")
     for each in experiment.scenarios():
         make_policy(each.policy)  # mistakes are reported before the model is loaded
     check_target(collection.target)

@@ -48,7 +48,7 @@ def by_key(key: CopyKey, pending: Pending, residency: Residency) -> list[tuple[f
             expert = -negative - base
             value = key(layer, expert, weight, distance)
             if value != value:
-                raise UserError(f"copy_key: layer {layer}, expert {expert}: must be a number, value {value}")
+                raise UserError(f"copy_key: layer {layer}, expert {expert}: must be a number, not {value}")
             ranks.append((-value, distance, -negative, weight))
     ranks.sort()
     return ranks

@@ -39,7 +39,7 @@ def homes_of(home: Int, replicas: int, gpus: int) -> Int:
 def check_replicas(replicas: int, gpus: int) -> None:
     """A `UserError` unless 1 ≤ R ≤ G."""
     if not 1 <= replicas <= gpus:
-        raise FieldError("replicas", f"must be from 1 to {gpus}, the number of GPUs, value {replicas}")
+        raise FieldError("replicas", f"must be from 1 to {gpus}, the number of GPUs, not {replicas}")
 
 
 def demand_counts(model: ModelShape, history: History) -> Int:

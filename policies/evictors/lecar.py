@@ -45,7 +45,7 @@ class LeCaR(Evictor):
     def start(self, setup: Setup) -> None:
         model = setup.model
         if not 0 <= self.learning_rate < np.inf:
-            raise UserError(f"lecar: learning_rate: must be finite and not negative, value {self.learning_rate}")
+            raise UserError(f"lecar: learning_rate: must be finite and at least 0, not {self.learning_rate}")
         super().start(setup)
         self._recency = self.scores
         self._frequency = np.zeros(model.total_experts)

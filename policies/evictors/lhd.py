@@ -35,9 +35,9 @@ class LeastHitDensity(Evictor):
     def start(self, setup: Setup) -> None:
         model = setup.model
         if self.classes < 1:
-            raise UserError(f"lhd: classes: must be at least 1, value {self.classes}")
+            raise UserError(f"lhd: classes: must be at least 1, not {self.classes}")
         if not 0 < self.decay <= 1:
-            raise UserError(f"lhd: decay: must be above 0 and at most 1, value {self.decay}")
+            raise UserError(f"lhd: decay: must be above 0 and at most 1, not {self.decay}")
         super().start(setup)
         self._layers = model.layers
         self._oldest = _OLDEST * model.layers - 1

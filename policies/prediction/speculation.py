@@ -130,13 +130,11 @@ class Speculator(BlockPrefetcher[_Answers]):
         super().start(setup)
         model = setup.model
         if not 1 <= self.stride <= model.layers:
-            raise UserError(f"speculation: prefetch_distance: must be from 1 to {model.layers}, value {self.stride}")
+            raise UserError(f"speculation: prefetch_distance: must be from 1 to {model.layers}, not {self.stride}")
         if not 0 < self.regularisation < float("inf"):
-            raise UserError(
-                f"speculation: regularisation: must be a finite number above 0, value {self.regularisation}"
-            )
+            raise UserError(f"speculation: regularisation: must be a finite number above 0, not {self.regularisation}")
         if self.train_tokens < 1:
-            raise UserError(f"speculation: train_tokens: must be at least 1, value {self.train_tokens}")
+            raise UserError(f"speculation: train_tokens: must be at least 1, not {self.train_tokens}")
         self._model = model
         self._predictor = StridePredictor(regularisation=self.regularisation, train_tokens=self.train_tokens)
         self._answers: _Answers | None = None

@@ -100,10 +100,10 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(
-                f"finemoe: prefetch_distance: must be from 1 to {model.layers}, value {self.prefetch_distance}"
+                f"finemoe: prefetch_distance: must be from 1 to {model.layers}, not {self.prefetch_distance}"
             )
         if self.capacity < 1:
-            raise UserError(f"finemoe: capacity: must be at least 1, value {self.capacity}")
+            raise UserError(f"finemoe: capacity: must be at least 1, not {self.capacity}")
         self._model = model
         self._planner = ExpertMapPlanner(
             model=model,
@@ -279,7 +279,7 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
                 hidden=hidden,
             )
         except (MemoryError, ValueError):  # numpy raises one for too much, the other for far too much
-            raise UserError(f"finemoe: capacity: the store does not fit into memory, value {self.capacity}") from None
+            raise UserError(f"finemoe: capacity: a store of {self.capacity} maps does not fit into memory") from None
 
 
 def _join(arrays: list[Float]) -> Float:

@@ -111,10 +111,10 @@ class ActivationMatrixPrefetcher(BlockPrefetcher[_Answers]):
         self._distance = model.layers if self.as_code else self.prefetch_distance
         self._guided = 0 if self.as_code else self._distance  # number of first layers planned by popularity
         if not 1 <= self._distance <= model.layers:
-            wanted = f"must be from 1 to {model.layers}, value {self.prefetch_distance}"
+            wanted = f"must be from 1 to {model.layers}, not {self.prefetch_distance}"
             raise UserError(f"activation matrices: prefetch_distance: {wanted}")
         if self.capacity < 1:
-            raise UserError(f"activation matrices: capacity: must be at least 1, value {self.capacity}")
+            raise UserError(f"activation matrices: capacity: must be at least 1, not {self.capacity}")
         self._model = model
         self._shape = model.layers, model.experts
         self._answers: _Answers | None = None

@@ -31,7 +31,7 @@ class PerfectPrefetcher(Prefetcher):
         model = setup.model
         if not 1 <= self.prefetch_distance <= model.layers:
             raise UserError(
-                f"perfect-prefetch: prefetch_distance: must be from 1 to {model.layers}, value {self.prefetch_distance}"
+                f"perfect-prefetch: prefetch_distance: must be from 1 to {model.layers}, not {self.prefetch_distance}"
             )
         self._shape = model.layers, model.experts
         self._next = NextUse()

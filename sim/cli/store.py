@@ -80,6 +80,6 @@ def gc(
     from sim.store.result_store import ResultStore
 
     if unused_days is not None and unused_days < 0:
-        raise FieldError("unused_days", f"must be at least 0, value {unused_days}")
+        raise FieldError("unused_days", f"must be at least 0, not {unused_days}")
     opened = ResultStore.open(place_of_store(store), create=False)
     print(collected(opened, unused_days=unused_days, dry_run=dry_run))

@@ -123,7 +123,7 @@ def score_plans(
     Without `leads`, these are all leads for which something was planned. Also returns whether anything was planned.
     """
     if batch_size < 1:
-        raise UserError(f"batch_size: must be at least 1, value {batch_size}")
+        raise UserError(f"batch_size: must be at least 1, not {batch_size}")
     forecaster = _Forecaster(hooks, model)
     tallies = {each: Tally(model) for each in (range(1, model.layers + 1) if leads is None else leads)}
     for step in fixed_batches(requests, batch_size):

@@ -19,12 +19,12 @@ def check_curve(curve: Sequence[Sequence[float]], field: str) -> None:
     before = 0.0
     for point in curve:
         if len(point) != 2:
-            raise FieldError(field, f"must be a list of [size, share of the peak], value {list(point)}")
+            raise FieldError(field, f"must be a list of [size, share of the peak], not {list(point)}")
         size, share = point
         if not before < size < math.inf:
             raise FieldError(field, f"sizes must be above 0 and increase, but {size:g} follows {before:g}")
         if not 0 < share <= 1:
-            raise FieldError(field, f"a share of the peak must be above 0 and at most 1, value {share:g}")
+            raise FieldError(field, f"a share of the peak must be above 0 and at most 1, not {share:g}")
         before = size
 
 

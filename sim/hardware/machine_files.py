@@ -67,7 +67,7 @@ def _with(base: Machine, settings: dict[str, str]) -> Machine:
     values = {key: value_of(key, text) for key, text in settings.items()}
     own_name = values.pop("name", None)
     if own_name is not None and not isinstance(own_name, str):
-        raise FieldError("name", f"must be a string, value {own_name!r}")
+        raise FieldError("name", f"must be a string, not {own_name!r}")
     scale = _scale({key: values.pop(key) for key in settings if key.startswith(_SCALE)})
     machine = _renamed(base, own_name or text_of(base.name, {key: settings[key] for key in values}), values)
     if not scale.changed():

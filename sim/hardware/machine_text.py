@@ -42,7 +42,7 @@ def value_of(key: str, text: str) -> Any:
     except tomllib.TOMLDecodeError:
         if _WORD.fullmatch(text):
             return text
-    raise FieldError(key, f"is neither a number, a word nor a list, value {text!r}")
+    raise FieldError(key, f"must be a number, a word, a list or a table, not {text!r}")
 
 
 def tables_of(values: dict[str, Any]) -> dict[str, Any]:

@@ -138,4 +138,4 @@ def effects_of(host: Host, framework: Framework, contention: Contention) -> Effe
 def check_name(name: str) -> None:
     """Raise a `FieldError` unless the name is printable."""
     if not name or not name.isprintable():
-        raise FieldError("name", f"must be a printable name, value {name!r}")
+        raise FieldError("name", f"must be a printable name, not {name!r}")

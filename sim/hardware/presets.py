@@ -111,7 +111,7 @@ def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> 
         return Figures({}, {})
     name = said.pop("extends")
     if not isinstance(name, str):
-        raise FieldError("extends", f"must be a string, value {name!r}")
+        raise FieldError("extends", f"must be a string, not {name!r}")
     if name.endswith(".toml"):
         other = path.parent / name
     else:
@@ -157,7 +157,7 @@ def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
             raise FieldError(f"{place}.{key}", "is required")
     source = figure["source"]
     if not isinstance(source, str) or not source:
-        raise FieldError(f"{place}.source", f"must be a string, value {source!r}")
+        raise FieldError(f"{place}.source", f"must be a string, not {source!r}")
     return figure["value"], source
 
 

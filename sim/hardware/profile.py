@@ -124,7 +124,7 @@ class Profile:
         """
         values = dict(said)
         if (loading := said.get("demand_loading", self.demand_loading)) not in get_args(DemandLoading):
-            raise FieldError("demand_loading", f"must be {' or '.join(get_args(DemandLoading))}, value {loading!r}")
+            raise FieldError("demand_loading", f"must be {' or '.join(get_args(DemandLoading))}, not {loading!r}")
         for section in EFFECTS.keys() & said.keys():
             try:
                 values[section] = from_data(EFFECTS[section], to_data(getattr(self, section)) | said[section])
@@ -301,7 +301,7 @@ def _profile(data: dict[str, Any]) -> Profile:
 def _effect(kind: type[Host | Framework | Contention], name: str, figures: Any) -> Any:
     """One of the optional sections."""
     if not isinstance(figures, dict):
-        raise UserError(f"{name}: must be a table, value {figures!r}")
+        raise UserError(f"{name}: must be a table, not {figures!r}")
     try:
         return from_data(kind, figures)
     except FieldError as error:
@@ -312,12 +312,12 @@ def _impossible(profile: Profile) -> Iterator[str]:
     """A line for each impossible value."""
     for key, text in (("name", profile.name), ("model.name", profile.model.name)):
         if not text or not text.isprintable():
-            yield f"{key}: must be a printable name, value {text!r}"
+            yield f"{key}: must be a printable name, not {text!r}"
     sizes = {f"model.{key}": getattr(profile.model, key) for key in _MODEL if key not in ("name", "shared_ffn")}
     rates = {"search.bytes_per_s": profile.search_bytes_per_s, "search.flops_per_s": profile.search_flops_per_s}
     for key, value in ({"gpus": profile.gpus} | sizes | rates).items():
         if not 0 < value < math.inf:
-            yield f"{key}: must be a finite number above 0, value {value}"
+            yield f"{key}: must be a finite number above 0, not {value}"
     for key, value in (
         ("model.shared_ffn", profile.model.shared_ffn),
         ("dense.seconds_per_attended", profile.dense_s_per_attended),
@@ -327,17 +327,17 @@ def _impossible(profile: Profile) -> Iterator[str]:
         ("search.overhead_s", profile.search_overhead_s),
     ):
         if not 0 <= value < math.inf:
-            yield f"{key}: must be finite and not negative, value {value}"
+            yield f"{key}: must be finite and at least 0, not {value}"
     if profile.demand_loading not in get_args(DemandLoading):
         ways = " or ".join(get_args(DemandLoading))
-        yield f"demand_loading: must be {ways}, value {profile.demand_loading!r}"
+        yield f"demand_loading: must be {ways}, not {profile.demand_loading!r}"
     if profile.copy.seconds and profile.copy_latency_s >= min(profile.copy.seconds):
-        yield f"copy.latency_s: must be below copy.seconds, value {profile.copy_latency_s}"
+        yield f"copy.latency_s: must be below copy.seconds, not {profile.copy_latency_s}"
     for name, unit in _SIZES.items():
         yield from _impossible_table(name, unit, getattr(profile, name))
     for key, value in profile.measured.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"measured.{key}: must be a finite number, value {value}"
+            yield f"measured.{key}: must be a finite number, not {value}"
 
 
 def _impossible_table(name: str, unit: str, table: Table) -> Iterator[str]:
@@ -350,4 +350,4 @@ def _impossible_table(name: str, unit: str, table: Table) -> Iterator[str]:
             yield f"{name}.{unit}: must be above 0 and increase, but {size} follows {before}"
     for seconds in table.seconds:
         if not 0 < seconds < math.inf:
-            yield f"{name}.seconds: must be a finite number above 0, value {seconds}"
+            yield f"{name}.seconds: must be a finite number above 0, not {seconds}"

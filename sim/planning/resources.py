@@ -103,7 +103,7 @@ def _scaled(machine: str, figure: str, factor: float) -> Point:
     try:
         before = float(own)
     except ValueError:
-        raise UserError(f"machine {machine}: {figure} must be a number, value {own!r}") from None
+        raise UserError(f"machine {machine}: {figure} must be a number, not {own!r}") from None
     return {"machine": with_figure(machine, figure, before * factor)}
 
 

@@ -134,5 +134,5 @@ def mostly_fixed(result: Result) -> str | None:
         return None
     return (
         f"times are mostly fixed costs of starting operations, since {result.provenance['model']['name']} is so small; "
-        "simulate a published model's sizes with --sizes"
+        "simulate it with the sizes of a published model"
     )

@@ -187,7 +187,7 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
     if found is None:
         raise UserError(f"{folder} is not {what}")
     if found != version:
-        raise UserError(f"{path}: field schema_version: must be {version}, value {found}; repeat the run")
+        raise UserError(f"{path}: field schema_version: must be {version}, not {found}; repeat the run")
     if not is_sealed(meta):
         raise UserError(f"{path}: field sha256: does not match; the file was changed after it was written")
     return meta

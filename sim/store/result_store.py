@@ -95,7 +95,7 @@ class ResultStore:
             raise StoreError(f"{about} does not describe a result store; choose another folder") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{about}: field schema_version: must be {SCHEMA_VERSION}, value {version}; choose another store"
+                f"{about}: field schema_version: must be {SCHEMA_VERSION}, not {version}; choose another store"
             )
         return cls(folder, identity)
 

@@ -107,6 +107,6 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        problem = f"ray cannot be imported ({one_line(error)}); pip install 'finemoe-lab[ray]', value ray"
+        problem = f"ray cannot be imported ({one_line(error)}); pip install 'finemoe-lab[ray]'"
         raise FieldError("backend", problem) from error
     return ray

@@ -38,7 +38,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_every_user_error_is_one_line(ends: Callable[[BaseException], str]) -> None:
     assert ends(UserError("a.trace: a mistake\nin two lines")) == "error: a.trace: a mistake in two lines\n"
-    assert ends(FieldError("cache.gb", "must be above 0, value 0")) == "error: --cache-gb: must be above 0, value 0\n"
+    assert ends(FieldError("cache.gb", "must be above 0, not 0")) == "error: --cache-gb: must be above 0, not 0\n"
 
 
 def test_an_error_of_the_operating_system_names_the_file(ends: Callable[[BaseException], str]) -> None:

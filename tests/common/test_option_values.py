@@ -64,9 +64,9 @@ def test_the_last_of_a_repeated_option_counts(run: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--count", "1.5"], "--count: must be a whole number, value '1.5'"),
-        (["--shares", "1,x"], "--shares: must be a number, value 'x'"),
-        (["--out", "a.jpg"], "--out: the name must end in .png or .svg, value a.jpg"),
+        (["--count", "1.5"], "--count: must be a whole number, not '1.5'"),
+        (["--shares", "1,x"], "--shares: must be a number, not 'x'"),
+        (["--out", "a.jpg"], "--out: must be a name that ends in .png or .svg, not a.jpg"),
     ],
 )
 def test_an_invalid_value_is_one_line(
@@ -79,5 +79,5 @@ def test_an_invalid_value_is_one_line(
 def test_the_name_of_a_file_must_have_one_of_its_suffixes() -> None:
     assert Example(out=Path("a.svg")).out == Path("a.svg")
     assert Example().out is None
-    with pytest.raises(FieldError, match=r"^out: the name must end in \.png or \.svg, value a$"):
+    with pytest.raises(FieldError, match=r"^out: must be a name that ends in \.png or \.svg, not a$"):
         Example(out=Path("a"))

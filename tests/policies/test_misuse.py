@@ -87,18 +87,17 @@ def test_our_own_policies_are_checked_under_check(monkeypatch):
 # ---- before anything runs, in every command --------------------------------------------------------------------------
 
 SETTINGS = {
-    "count=two": "policy '{0}:mine,count=two': count: must be a whole number, value 'two'",
+    "count=two": "policy '{0}:mine,count=two': count: must be a whole number, not 'two'",
     "": "policy {0}:mine needs the setting 'count'",
     "count=2,kount=3": "unknown setting of policy {0}:mine 'kount'; did you mean 'count'?",
-    "count=2,order=best": "policy '{0}:mine,count=2,order=best': order: must be one of up, down, value 'best'",
+    "count=2,order=best": "policy '{0}:mine,count=2,order=best': order: must be up or down, not 'best'",
     "count=2,needs=lookahead": "policy {0}:mine,count=2,needs=lookahead: prefetcher.requires: "
     "unknown requirement 'lookahead'; did you mean 'lookahead_1'?",
     "count=2,needs=futur": "policy {0}:mine,count=2,needs=futur: prefetcher.requires: "
     "unknown requirement 'futur'; did you mean 'future'?",
     "count=2,chunk=0": "policy {0}:mine,count=2,chunk=0: chunk_bytes: "
-    "must be a whole number from 1, 'whole', or None, value 0",
-    "count=2,chunk=all": "policy '{0}:mine,count=2,chunk=all': chunk: "
-    "must be a whole number or whole or none, value 'all'",
+    "must be 'whole', None or a whole number of at least 1, not 0",
+    "count=2,chunk=all": "policy '{0}:mine,count=2,chunk=all': chunk: must be a whole number, whole or none, not 'all'",
 }
 
 MINE = '''
@@ -158,14 +157,14 @@ def test_traceback_shows_an_author_where_it_came_from(mine, capsys, trace, shown
 # ---- what a policy is made of, and what it is shown ---------------------------------------------------------------
 
 PARTS = [
-    ("prefetcher", {"note": 3}, "prefetcher.note: must be a string, value 3"),
-    ("prefetcher", {"block": "x"}, "prefetcher.block: must be a whole number, value 'x'"),
-    ("prefetcher", {"requires": ["embedding"]}, "prefetcher.requires: must be a set of names, value ['embedding']"),
-    ("evictor", {"patience": "long"}, "evictor.patience: must be a whole number, value 'long'"),
-    ("evictor", {"guards": 1}, "evictor.guards: must be True or False, value 1"),
+    ("prefetcher", {"note": 3}, "prefetcher.note: must be a string, not 3"),
+    ("prefetcher", {"block": "x"}, "prefetcher.block: must be a whole number, not 'x'"),
+    ("prefetcher", {"requires": ["embedding"]}, "prefetcher.requires: must be a set of names, not ['embedding']"),
+    ("evictor", {"patience": "long"}, "evictor.patience: must be a whole number, not 'long'"),
+    ("evictor", {"guards": 1}, "evictor.guards: must be True or False, not 1"),
     ("evictor", {"guards": True}, "evictor.guards: is set, but Evictor has no foreseen"),
-    ("policy", {"blocking_prefetch": "no"}, "blocking_prefetch: must be True or False, value 'no'"),
-    ("policy", {"copy_key": 3}, "copy_key: must be a function, or None, value 3"),
+    ("policy", {"blocking_prefetch": "no"}, "blocking_prefetch: must be True or False, not 'no'"),
+    ("policy", {"copy_key": 3}, "copy_key: must be a function or None, not 3"),
     ("policy", {"prefetcher": 3}, "prefetcher: must be a Prefetcher, not int"),
 ]
 

@@ -64,10 +64,10 @@ def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
         ("finemoe+no-offload", "evictor no-offload: is a policy; evictors are " + ", ".join(sorted(EVICTORS))),
         ("finemoe+lru,classes=2", "evictor lru has no settings; remove 'classes'"),
         ("finemoe+lhd,clases=2", "unknown setting of evictor lhd 'clases'; did you mean 'classes'?"),
-        ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: must be a whole number, value 'two'"),
+        ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: must be a whole number, not 'two'"),
         ("finemoe+lhd,classes=2,classes=3", "evictor 'lhd,classes=2,classes=3': classes: is set twice"),
         ("finemoe+", "unknown policy 'finemoe+'; did you mean 'finemoe'?"),
-        ("finemoe+lhd,classes", "evictor 'lhd,classes': expected setting=value, value 'classes'"),
+        ("finemoe+lhd,classes", "evictor 'lhd,classes': must be setting=value, not 'classes'"),
         ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
         ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
     ],
@@ -144,7 +144,7 @@ def test_a_class_may_stand_for_a_function(mine: Any) -> None:
         (
             snippet(),
             "lru+{}:again,count=x",
-            "evictor '{0}:again,count=x': count: must be a whole number, value 'x'",
+            "evictor '{0}:again,count=x': count: must be a whole number, not 'x'",
         ),
     ],
 )

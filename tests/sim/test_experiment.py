@@ -85,7 +85,7 @@ def test_a_figure_of_the_machine_goes_into_its_text() -> None:
 def test_a_figure_that_the_machine_already_sets_is_refused() -> None:
     grid = {"machine": ["rtx3090,gpus=2", "rtx3090"], "machine.gpus": [4]}
     assert [run.problem for run in Experiment(scenario=BASE, grid=grid).matrix()] == [
-        "machine.gpus: machine rtx3090,gpus=2 already sets it, value 4",
+        "machine.gpus: cannot be 4, because machine rtx3090,gpus=2 already sets it",
         None,
     ]
 
@@ -94,7 +94,7 @@ def test_an_impossible_run_is_kept_with_its_reason() -> None:
     good, bad = Experiment(scenario=BASE, grid={"cache.share": [0.5, 1.5]}).matrix()
     assert good.problem is None
     assert bad.scenario is None
-    assert bad.problem == "cache.share: must be above 0 and at most 1, value 1.5"
+    assert bad.problem == "cache.share: must be above 0 and at most 1, not 1.5"
     assert dict(bad.point) == {"cache.share": 1.5}
 
 
@@ -128,15 +128,15 @@ def test_a_file_gives_the_same_matrix(tmp_path: Path, tables: dict[str, Any]) ->
         ("[grid]\nsede = [1]", "grid.sede: is not a field of a scenario; did you mean 'seed'?"),
         ("[grid]\ncache = [1]", "grid.cache: is not a field of a scenario; did you mean 'cache.gb'?"),
         ("[grid]\nseed = []", "grid.seed: is empty; an axis has at least one value"),
-        ("[grid]\nseed = 3", "grid.seed: must be a list, value 3"),
-        ("[grid]\nseed = [[1]]", "grid.seed: must be a string, a number, true or false, value [1]"),
+        ("[grid]\nseed = 3", "grid.seed: must be a list, not 3"),
+        ("[grid]\nseed = [[1]]", "grid.seed: must be a string, a number, true or false, not [1]"),
         (
             "[grid]\nlabel = ['a']",
             "grid.label: does not affect results and cannot be an axis; set it in `scenario.label`",
         ),
         ("[grid]\nseed = [1]\n[[list]]\nseed = 2", "grid.seed: is listed as an axis more than once"),
         ("[zip]\nseed = [1, 2]\nrequests = [1]", "zip.requests: has 1 values, zip.seed has 2"),
-        ("[[list]]\nseed = [1]", "list.seed: must be a string, a number, true or false, value [1]"),
+        ("[[list]]\nseed = [1]", "list.seed: must be a string, a number, true or false, not [1]"),
         ("[grid]\n'cache.gb' = [1]\ncache.gb = [2]", "grid.cache.gb: is given twice"),
         (
             "[grid]\n'policy.prefetch_distanse' = [1]",
@@ -148,7 +148,7 @@ def test_a_file_gives_the_same_matrix(tmp_path: Path, tables: dict[str, Any]) ->
             "grid.machine.host_link.bytes_pre_s: no machine has a figure 'host_link.bytes_pre_s'; "
             "did you mean 'host_link.bytes_per_s'?",
         ),
-        ("list = 3", "list: must be a list of tables, value 3"),
+        ("list = 3", "list: must be a list of tables, not 3"),
     ],
 )
 def test_a_mistake_names_file_and_axis(tmp_path: Path, text: str, said: str) -> None:

@@ -69,7 +69,7 @@ def test_a_profile_shows_its_measured_range(tmp_path: Path, capsys: pytest.Captu
 
 def test_an_unknown_machine_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["machines", "rtx3090,gpus=none"]) == 2
-    assert capsys.readouterr().err == ("error: machine rtx3090,gpus=none: gpus: must be a whole number, value 'none'\n")
+    assert capsys.readouterr().err == ("error: machine rtx3090,gpus=none: gpus: must be a whole number, not 'none'\n")
 
 
 def test_effects_set_in_a_profiles_text_are_shown_as_assumed(

@@ -61,7 +61,7 @@ def test_prediction_takes_the_same_file(trace: Path, tmp_path: Path, capsys: pyt
     ("text", "said"),
     [
         ("[scenario]\nsede = 1", "scenario.sede: is not a setting; did you mean 'seed'?"),
-        ("[scenario]\ncache.gb = 0", "scenario.cache.gb: must be above 0, value 0.0"),
+        ("[scenario]\ncache.gb = 0", "scenario.cache.gb: must be above 0, not 0.0"),
     ],
 )
 def test_a_mistake_in_the_file_names_it(

@@ -88,85 +88,85 @@ def missing(name: str) -> Breaker:
 BROKEN: dict[str, tuple[Breaker, str]] = {
     "nan": (
         put("tokens.parquet", "gate", 9, np.nan),
-        r"tokens.parquet: row 9, field gate: layer 0 must be finite, value nan",
+        r"tokens.parquet: row 9, layer 0, field gate: must be finite, not nan",
     ),
     "infinity": (
         put("tokens.parquet", "gate", 9, np.inf),
-        r"tokens.parquet: row 9, field gate: layer 0 must be finite, value inf",
+        r"tokens.parquet: row 9, layer 0, field gate: must be finite, not inf",
     ),
-    "sum": (scale_gate, r"tokens.parquet: row 9, field gate: layer 0 must sum to 1 within 0.005, value 1.0\d+"),
+    "sum": (scale_gate, r"tokens.parquet: row 9, layer 0, field gate: must sum to 1 within 0.005, not 1.0\d+"),
     "negative": (
         put("tokens.parquet", "gate", 9, -0.5, 1.5, 0, 0, 0, 0),
-        r"tokens.parquet: row 9, field gate: layer 0 must not be negative, value -0.5",
+        r"tokens.parquet: row 9, layer 0, field gate: must be at least 0, not -0.5",
     ),
     "lookahead": (
         put("tokens.parquet", "lookahead_1", 4, 0.9),
-        r"tokens.parquet: row 4, field lookahead_1: layer 0 must sum to 1",
+        r"tokens.parquet: row 4, layer 0, field lookahead_1: must sum to 1",
     ),
     "beyond": (
         lambda path: change_values(path, "tokens.parquet", "lookahead_1", beyond),
-        r"row 4, field lookahead_1: layer 2 must be zero: its target is beyond the last layer, value 0.5",
+        r"row 4, layer 2, field lookahead_1: must be 0 where the target is beyond the last layer, not 0.5",
     ),
     "expert range": (
         put("tokens.parquet", "experts", 17, 6),
-        r"tokens.parquet: row 17, field experts: layer 0 must be from 0 to 5, value 6",
+        r"tokens.parquet: row 17, layer 0, field experts: must be from 0 to 5, not 6",
     ),
     "expert twice": (
         put("tokens.parquet", "experts", 17, 3, 3),
-        r"tokens.parquet: row 17, field experts: layer 0 must not repeat an expert, value \[3, 3\]",
+        r"tokens.parquet: row 17, layer 0, field experts: must be distinct, not \[3, 3\]",
     ),
     "token": (
         put("tokens.parquet", "token", 30, 40),
-        r"tokens.parquet: row 30, field token: must be from 0 to 39, value 40",
+        r"tokens.parquet: row 30, field token: must be from 0 to 39, not 40",
     ),
     "position": (
         put("tokens.parquet", "position", 30, 0),
-        r"tokens.parquet: row 30, field position: must increase from row to row, value 0",
+        r"tokens.parquet: row 30, field position: must be greater than in the row before, not 0",
     ),
     "start": (
         put("tokens.parquet", "iteration", 8, 1),
-        r"tokens.parquet: row 8, field iteration: must start at 0, value 1",
+        r"tokens.parquet: row 8, field iteration: must start at 0, not 1",
     ),
     "gap": (
         put("tokens.parquet", "iteration", 15, 4),
-        r"tokens.parquet: row 15, field iteration: must follow the iteration before, value 4",
+        r"tokens.parquet: row 15, field iteration: must be the same as in the row before, or one higher, not 4",
     ),
     "two rows": (
         put("tokens.parquet", "iteration", 14, 1),
-        r"tokens.parquet: row 14, field iteration: a decode iteration must have one row, value 1",
+        r"tokens.parquet: row 14, field iteration: must be one higher than in the decode row before, not 1",
     ),
-    "owner": (put("tokens.parquet", "request", 12, 0), r"tokens.parquet: row 12, field request: must be 1, value 0"),
+    "owner": (put("tokens.parquet", "request", 12, 0), r"tokens.parquet: row 12, field request: must be 1, not 0"),
     "output tokens": (
         put("requests.parquet", "output_tokens", 1, 5),
-        r"tokens.parquet: row 8, field request: request 1 must have 9 rows, as requests.parquet says, value 8",
+        r"tokens.parquet: row 8, field request: request 1 must have 9 rows according to requests.parquet, not 8",
     ),
     "both counts": (
         wrong_counts,
-        r"tokens.parquet: row 15, field iteration: request 1 must have 5 iterations, as output_tokens says, value 4",
+        r"tokens.parquet: row 15, field iteration: request 1 must have 5 iterations according to output_tokens, not 4",
     ),
     "order": (
         put("requests.parquet", "request", 1, 0),
-        r"requests.parquet: row 1, field request: must not be negative, and must increase, value 0",
+        r"requests.parquet: row 1, field request: must be at least 0, and greater than in the row before, not 0",
     ),
     "arrival": (
         put("requests.parquet", "arrival_s", 1, -1.0),
-        r"requests.parquet: row 1, field arrival_s: must be finite and not negative, value -1.0",
+        r"requests.parquet: row 1, field arrival_s: must be finite and at least 0, not -1.0",
     ),
     "no output": (
         put("requests.parquet", "output_tokens", 2, 0),
-        r"requests.parquet: row 2, field output_tokens: must be positive, value 0",
+        r"requests.parquet: row 2, field output_tokens: must be at least 1, not 0",
     ),
     "vector": (
         put("embeddings.parquet", "vector", 3, np.nan),
-        r"embeddings.parquet: row 3, field vector: must be finite, value nan",
+        r"embeddings.parquet: row 3, field vector: must be finite, not nan",
     ),
     "no embedding": (
         replace_table("embeddings.parquet", lambda table: table.slice(1)),
-        r"tokens.parquet: row \d+, field token: has no row in embeddings.parquet, value \d+",
+        r"tokens.parquet: row \d+, field token: \d+ has no embedding",
     ),
     "embedding order": (
         replace_table("embeddings.parquet", lambda table: table.take(list(range(table.num_rows))[::-1])),
-        r"embeddings.parquet: row 1, field token: must increase from row to row",
+        r"embeddings.parquet: row 1, field token: must be greater than in the row before",
     ),
     "truncated tokens": (truncate("tokens.parquet"), r"tokens.parquet: cannot be read: "),
     "truncated requests": (truncate("requests.parquet"), r"requests.parquet: cannot be read: "),
@@ -177,7 +177,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "missing meta": (missing("meta.json"), r"meta.json: is missing"),
     "other row groups": (
         replace_table("tokens.parquet", lambda table: table),
-        r"must have one row group for each of the 4 requests, value 1",
+        r"must have one row group for each of the 4 requests, not 1",
     ),
     "missing column": (
         replace_table("tokens.parquet", lambda table: table.drop_columns(["position"])),
@@ -185,15 +185,15 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     ),
     "strange column": (
         replace_table("requests.parquet", lambda table: table.append_column("host", table["source"])),
-        r"requests.parquet: columns must be request, source, .*, value request, .*, host",
+        r"requests.parquet: must have the columns request, source, .*, not request, .*, host",
     ),
     "wide gate": (
         replace_table("tokens.parquet", as_double),
-        r"tokens.parquet: field gate: must be fixed_size_list<halffloat>\[18\], value fixed_size_list<double>\[18\]",
+        r"tokens.parquet: field gate: must be fixed_size_list<halffloat>\[18\], not fixed_size_list<double>\[18\]",
     ),
     "other shape": (
         lambda path: change_meta(path, wider_shape),
-        r"tokens.parquet: field gate: must be fixed_size_list<halffloat>\[21\], value fixed_size_list<halffloat>\[18\]",
+        r"tokens.parquet: field gate: must be fixed_size_list<halffloat>\[21\], not fixed_size_list<halffloat>\[18\]",
     ),
     "unknown key": (meta_with(hostname="here"), r"meta.json: unknown key 'hostname'; known: columns"),
     "misspelt key": (
@@ -204,12 +204,12 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
         lambda path: change_meta(path, lambda meta: meta.pop("score")),
         r"meta.json: field score: is missing",
     ),
-    "wrong type": (meta_with(seed="one"), r"meta.json: field seed: must be int or null, value 'one'"),
-    "bool for int": (meta_with(seed=True), r"meta.json: field seed: must be int or null, value True"),
-    "version": (meta_with(format_version=2), r"meta.json: field format_version: format version must be 1, value 2"),
+    "wrong type": (meta_with(seed="one"), r"meta.json: field seed: must be int or null, not 'one'"),
+    "bool for int": (meta_with(seed=True), r"meta.json: field seed: must be int or null, not True"),
+    "version": (meta_with(format_version=2), r"meta.json: field format_version: must be 1, not 2"),
     "kind": (
         meta_with(kind="measured"),
-        r"meta.json: field kind: must be one of captured, imported, synthetic, fitted, value 'measured'",
+        r"meta.json: field kind: must be captured, imported, synthetic or fitted, not 'measured'",
     ),
     "columns": (meta_with(columns={}), r"meta.json: field columns: does not match shape, lookahead and embedding"),
     "not json": (meta_text("{"), r"meta.json: cannot be read: "),
@@ -226,6 +226,6 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "a list": (meta_text("[]"), r"meta.json: is not a JSON object"),
     "changed meta": (
         lambda path: change_meta(path, lambda meta: meta.update(seed=2), rehash=False),
-        r"meta.json: field sha256: was changed: its hash differs",
+        r"meta.json: field sha256: does not match the other fields",
     ),
 }

@@ -77,52 +77,52 @@ def scoreless(self, setup):
 
 
 PLANS = {
-    "a layer too many": (Prefetch(4, [0], [0.5]), "the layer of a Prefetch must be from 0 to 3, value 4"),
-    "a layer before the first": (Prefetch(-1, [0], [0.5]), "the layer of a Prefetch must be from 0 to 3, value -1"),
-    "a layer in words": (Prefetch("1", [0], [0.5]), "the layer of a Prefetch must be a whole number, value '1'"),
-    "an expert too many": (Prefetch(0, [9], [0.5]), "an expert of a Prefetch of layer 0 must be from 0 to 5, value 9"),
+    "a layer too many": (Prefetch(4, [0], [0.5]), "the layer of a Prefetch must be from 0 to 3, not 4"),
+    "a layer before the first": (Prefetch(-1, [0], [0.5]), "the layer of a Prefetch must be from 0 to 3, not -1"),
+    "a layer in words": (Prefetch("1", [0], [0.5]), "the layer of a Prefetch must be a whole number, not '1'"),
+    "an expert too many": (Prefetch(0, [9], [0.5]), "an expert of a Prefetch of layer 0 must be from 0 to 5, not 9"),
     "an expert before the first": (
         Prefetch(0, [-1], [0.5]),
-        "an expert of a Prefetch of layer 0 must be from 0 to 5, value -1",
+        "an expert of a Prefetch of layer 0 must be from 0 to 5, not -1",
     ),
     "half an expert": (
         Prefetch(2, [0.5], [0.5]),
-        "an expert of a Prefetch of layer 2 must be a whole number, value 0.5",
+        "an expert of a Prefetch of layer 2 must be a whole number, not 0.5",
     ),
     "an expert twice": (Prefetch(0, [1, 1], [0.5, 0.5]), "a Prefetch of layer 0 has expert 1 twice"),
-    "experts that are no list": (Prefetch(0, 3, [0.5]), "experts of a Prefetch must be a list, value 3"),
+    "experts that are no list": (Prefetch(0, 3, [0.5]), "experts of a Prefetch must be a list, not 3"),
     "a weight too few": (Prefetch(0, [0, 1], [0.5]), "a Prefetch of layer 0 has 2 experts and 1 weights"),
     "a weight that is not a number": (
         Prefetch(0, [0, 1], [1.0, NAN]),
-        "a weight of a Prefetch of layer 0 must be finite and not negative, value nan",
+        "a weight of a Prefetch of layer 0 must be finite and at least 0, not nan",
     ),
     "an infinite weight": (
         Prefetch(0, [0], [INF]),
-        "a weight of a Prefetch of layer 0 must be finite and not negative, value inf",
+        "a weight of a Prefetch of layer 0 must be finite and at least 0, not inf",
     ),
     "a negative weight": (
         Prefetch(3, [0], [-0.5]),
-        "a weight of a Prefetch of layer 3 must be finite and not negative, value -0.5",
+        "a weight of a Prefetch of layer 3 must be finite and at least 0, not -0.5",
     ),
-    "a weight in words": (Prefetch(0, [0], ["1"]), "a weight of a Prefetch of layer 0 must be a number, value '1'"),
+    "a weight in words": (Prefetch(0, [0], ["1"]), "a weight of a Prefetch of layer 0 must be a number, not '1'"),
     "a belief of another shape": (
         Prefetch(0, [0], [0.5], np.full(5, 0.2)),
-        "the belief of a Prefetch of layer 0 must have the shape (6,), value of shape (5,)",
+        "the belief of a Prefetch of layer 0 must have the shape (6,), not (5,)",
     ),
     "a belief that is not a number": (
         Prefetch(0, [0], [0.5], np.array([0, NAN, 0, 0, 0, 0])),
-        "the belief of a Prefetch of layer 0 must be finite and not negative, value nan at [1]",
+        "the belief of a Prefetch of layer 0 must be finite and at least 0, not nan at [1]",
     ),
-    "a search without rows": (Search("match", -1, 0, 4, 1), "the rows of a Search must be at least 1, value 0"),
-    "a search of nothing": (Search("match", -1, 1, 0, 1), "the dims of a Search must be at least 1, value 0"),
-    "a search without entries": (Search("match", -1, 1, 1, -3), "the entries of a Search must be at least 1, value -3"),
+    "a search without rows": (Search("match", -1, 0, 4, 1), "the rows of a Search must be at least 1, not 0"),
+    "a search of nothing": (Search("match", -1, 1, 0, 1), "the dims of a Search must be at least 1, not 0"),
+    "a search without entries": (Search("match", -1, 1, 1, -3), "the entries of a Search must be at least 1, not -3"),
     "a search of too much": (
         Search("match", -1, 1, 1, 2**63),
-        "the entries of a Search must be from 1 to 9223372036854775807, value 9223372036854775808",
+        "the entries of a Search must be from 1 to 9223372036854775807, not 9223372036854775808",
     ),
     "a search after the last layer": (
         Search("match", 4, 1, 4, 1),
-        "the layer of a Search must be from -1 to 3, value 4",
+        "the layer of a Search must be from -1 to 3, not 4",
     ),
     "an unknown kind of search": (
         Search("semantics", 0, 1, 4, 1),
@@ -177,15 +177,15 @@ HOOKS = {
     ),
     "it learns no arrays": (
         {"start": learns([1, 2])},
-        "start: the result of learning must be a dict of named arrays, value [1, 2]",
+        "start: the result of learning must be a dict of named arrays, not [1, 2]",
     ),
     "what it learns has no name": (
         {"start": learns({3: np.zeros(2)})},
-        "start: arrays in the result of learning must be named by strings, value 3",
+        "start: arrays in the result of learning must be named by strings, not 3",
     ),
     "it learns objects": (
         {"start": learns({"table": np.array([{}])})},
-        "start: 'table' in the result of learning must be an array of numbers, value array([{}], dtype=object)",
+        "start: 'table' in the result of learning must be an array of numbers, not array([{}], dtype=object)",
     ),
     "it writes to what it learned": (
         {"start": writes_to_learned},
@@ -215,15 +215,15 @@ HOOKS = {
     ),
     "what was found has another shape": (
         {"on_batch": says(*ASKS), "search": returns(Likely(np.array([1]), np.ones((1, 6))))},
-        "search, layer 0: probs of the answer must have the shape (1, 1, 6), value of shape (1, 6)",
+        "search, layer 0: probs of the answer must have the shape (1, 1, 6), not (1, 6)",
     ),
     "what was found is of another layer": (
         {"on_batch": says(*ASKS), "search": returns(Likely(np.array([4]), np.ones((1, 1, 6))))},
-        "search, layer 0: a layer of the answer must be from 0 to 3, value 4",
+        "search, layer 0: a layer of the answer must be from 0 to 3, not 4",
     ),
     "what was found is not a number": (
         {"on_batch": says(Search("match", -1, 1, 4, 1)), "search": returns(Nearest(np.array([0]), np.array([NAN])))},
-        "search, layer -1: score of the answer must be finite, value nan at [0]",
+        "search, layer -1: score of the answer must be finite, not nan at [0]",
     ),
     "on_found returns nothing": (
         {
@@ -261,24 +261,23 @@ HOOKS = {
 EVICTORS = {
     "a score that is not a number": (
         {"touched": scored_with(NAN)},
-        "touched, layer 2: the evictor's scores must be finite or -inf, value nan for expert 5 of layer 2",
+        "touched, layer 2: the evictor's scores must be finite or -inf, not nan for expert 5 of layer 2",
     ),
     "an infinite score": (
         {"touched": scored_with(INF)},
-        "touched, layer 2: the evictor's scores must be finite or -inf, value inf for expert 5 of layer 2",
+        "touched, layer 2: the evictor's scores must be finite or -inf, not inf for expert 5 of layer 2",
     ),
     "scores spoilt as an iteration begins": (
         {"on_batch": spoils},
-        "evictor's on_batch, iteration 0: "
-        "the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
+        "evictor's on_batch, iteration 0: the evictor's scores must be finite or -inf, not nan for expert 1 of layer 1",
     ),
     "scores of another shape": (
         {"start": misshapen},
-        "evictor's start: the evictor's scores must have the shape (24,), value of shape (3,)",
+        "evictor's start: the evictor's scores must have the shape (24,), not (3,)",
     ),
     "no scores": (
         {"start": scoreless},
-        "evictor's start: the evictor's scores must be an array of floats, value None",
+        "evictor's start: the evictor's scores must be an array of floats, not None",
     ),
     "touched fails": (
         {"touched": fails},
@@ -299,7 +298,7 @@ KEYS = {
     "a key that is not a number": (lambda *waiting: NAN, "copy_key, layer 1: the key of expert 3 is not a number"),
     "a key that is nothing": (
         lambda *waiting: None,
-        "copy_key, layer 1: the key of expert 3 must be a number, value None",
+        "copy_key, layer 1: the key of expert 3 must be a number, not None",
     ),
     "a key that fails": (
         lambda *waiting: 1 // 0,
@@ -308,10 +307,10 @@ KEYS = {
 }
 
 SPOILT = {
-    "loaded": "loaded, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
-    "evicted": r"evicted, layer \d: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
-    "believe": "believe, layer 3: the evictor's scores must be finite or -inf, value nan for expert 1 of layer 1",
-    "foreseen": "foreseen, layer 3: the foreseen scores must be finite or -inf, value nan for expert",
+    "loaded": "loaded, layer 3: the evictor's scores must be finite or -inf, not nan for expert 1 of layer 1",
+    "evicted": r"evicted, layer \d: the evictor's scores must be finite or -inf, not nan for expert 1 of layer 1",
+    "believe": "believe, layer 3: the evictor's scores must be finite or -inf, not nan for expert 1 of layer 1",
+    "foreseen": "foreseen, layer 3: the foreseen scores must be finite or -inf, not nan for expert",
 }
 
 LINES = {

@@ -181,8 +181,8 @@ def test_fields_that_a_real_run_sets_itself_are_refused(checkpoint, capsys, tmp_
     file = tmp_path / "a.toml"
     file.write_text(f"[scenario]\ntrace = 'a.trace'\n{setting}\n")
     assert validate(arguments(checkpoint, "--scenario", file)) == 2
-    name, _, value = setting.replace('"', "").partition(" = ")
-    assert capsys.readouterr().err.endswith(f"error: --{name}: cannot be set in a real run, value {value}\n")
+    name = setting.partition(" = ")[0]
+    assert capsys.readouterr().err.endswith(f"error: --{name}: cannot be set in a real run\n")
 
 
 def test_a_scenario_of_a_trace_that_is_not_kept_is_not_saved(checkpoint, capsys, tmp_path):
@@ -249,14 +249,17 @@ def test_a_profile_says_where_it_was_measured(calibrated):
     ("more", "message"),
     [
         (["--cache-experts", 3], "cache of 3 experts: tiny on 1 GPU needs at least 4"),
-        (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, value 0"),
-        (["--cache-experts", 12, "--replicas", 2], "--replicas: must be from 1 to 1, the number of GPUs, value 2"),
-        (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, value 0"),
+        (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, not 0"),
+        (["--cache-experts", 12, "--replicas", 2], "--replicas: must be from 1 to 1, the number of GPUs, not 2"),
+        (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, not 0"),
         (["--cache-experts", 12, "--device", "cuda"], "device 'cuda'"),
-        (["--cache-experts", 12, "--train-split", 1.0], "--train-split: must be at least 0 and below 1, value 1.0"),
-        (["--cache-experts", 12, "--limit", 0], "--limit: must be at least 1, value 0"),
+        (["--cache-experts", 12, "--train-split", 1.0], "--train-split: must be at least 0 and below 1, not 1.0"),
+        (["--cache-experts", 12, "--limit", 0], "--limit: must be at least 1, not 0"),
         (["--cache-experts", 12, "--max-new-tokens", 500], "exceed the model's context of 128"),
-        (["--cache-experts", 12, "--record", "x.parquet"], "--record: the name must end in .trace, value x.parquet"),
+        (
+            ["--cache-experts", 12, "--record", "x.parquet"],
+            "--record: must be a name that ends in .trace, not x.parquet",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(checkpoint, capsys, more, message):
@@ -394,7 +397,7 @@ def test_ctrl_c_in_mid_generation_ends_the_process(checkpoint, tmp_path):
 # ---- policies from outside -------------------------------------------------------------------------------------------
 
 MISUSED = {
-    "a layer before the first": "on_batch, iteration 0: the layer of a Prefetch must be from 0 to 2, value -1",
+    "a layer before the first": "on_batch, iteration 0: the layer of a Prefetch must be from 0 to 2, not -1",
     "an expert twice": "on_batch, iteration 0: a Prefetch of layer 0 has expert 1 twice",
     "on_gate returns a tuple": "on_gate, iteration 0, layer 0: returned 1, which is neither a Prefetch nor a Search",
     "on_layer returns nothing": "on_layer, iteration 0, layer 0: returned None; "

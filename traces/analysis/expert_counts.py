@@ -43,19 +43,20 @@ def read_counts(file: Path, shape: ModelShape) -> ExpertCounts:
         )
         layer, expert, tokens = (table.column(name).to_numpy() for name in _COLUMNS)
     rows = len(tokens)
+    if not rows:
+        raise TraceError.at(file, "has no row")
     for name, values, end in (("layer", layer, shape.layers), ("expert", expert, shape.experts), ("tokens", tokens, 0)):
-        bad = values.dtype.kind not in "iu" if rows else True
-        if bad:
-            raise TraceError.at(file, "must be whole numbers", field=name, value=values.dtype if rows else "no row")
+        if values.dtype.kind not in "iu":
+            raise TraceError.at(file, "must be whole numbers", field=name, value=values.dtype)
         outside = (values < 0) | ((values >= end) if end else False)
         if outside.any():
             row = int(np.argmax(outside))
-            what = f"must be from 0 to {end - 1} for {shape.name}" if end else "must not be negative"
+            what = f"must be from 0 to {end - 1} for {shape.name}" if end else "must be at least 0"
             raise TraceError.at(file, what, row=row, field=name, value=values[row])
     number = layer.astype(np.int64) * shape.experts + expert
     if rows != shape.total_experts or len(np.unique(number)) != rows:
         what = f"must have one row for each of the {shape.total_experts} experts of {shape.name}"
-        raise TraceError.at(file, what, value=f"{rows} rows of {len(np.unique(number))} experts")
+        raise TraceError.at(file, what, value=f"{rows} rows for {len(np.unique(number))} experts")
     counts = np.zeros(shape.total_experts, np.int64)
     counts[number] = tokens
     return ExpertCounts(counts.reshape(shape.layers, shape.experts), file_info(file).sha256)

@@ -47,7 +47,7 @@ def analyse(
     chosen, history, tested = _requests(trace, settings)
     shown = chosen[0] if settings.request is None else settings.request
     if shown not in chosen:
-        raise FieldError("request", f"must be one of the {len(chosen)} analysed requests, value {shown}")
+        raise FieldError("request", f"must be one of the {len(chosen)} analysed requests, not {shown}")
     rng = np.random.default_rng([settings.seed, 1])
     samplers = _samplers(trace, history, tested, settings.sample, rng)
     entropies, popularity = Entropies(layers, experts), Popularity(layers, experts)

@@ -79,10 +79,10 @@ def cut_into_batches(
             places = ordered[0].length + new_tokens
             size = generation.batch_tokens // places
             if size == 0:
-                line = f"{where}: line {ordered[0].prompt.line}"
+                line = f"{where}, line {ordered[0].prompt.line}"
                 raise FieldError(
                     "batch_tokens",
-                    f"{line}: prompt and new tokens are {places} tokens, value {generation.batch_tokens}",
+                    f"must be at least {places}, the prompt and new tokens of {line}, not {generation.batch_tokens}",
                 )
         batches.append(ordered[:size])
         del ordered[:size]
@@ -94,8 +94,8 @@ def check_lookahead(distances: Sequence[int], loaded: LoadedModel) -> None:
     layers = len(moe_blocks(loaded.model))
     for distance in distances:
         if not 0 < distance < layers:
-            what = f"must be from 1 to {layers - 1}, since {loaded.name} has {layers} MoE layers"
-            raise FieldError("lookahead", f"{what}, value {distance}")
+            what = f"must be from 1 to {layers - 1} for the {layers} MoE layers of {loaded.name}"
+            raise FieldError("lookahead", f"{what}, not {distance}")
 
 
 def probe_score(recorder: GateRecorder, loaded: LoadedModel, tokens: list[int]) -> str:

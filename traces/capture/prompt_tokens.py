@@ -94,10 +94,10 @@ def _of_fixed_length(
     room = length - len(before) - len(after)
     if room < 1:
         least = len(before) + len(after)
-        raise FieldError("prompt_tokens", f"the chat template alone has {least} tokens, value {length}")
+        raise FieldError("prompt_tokens", f"must exceed the {least} tokens of the chat template, not be {length}")
     texts = [text_tokens(prompt.text, tokenizer) for prompt in prompts]
     if not any(texts):
-        raise FieldError("prompt_tokens", f"the tokenizer returns no token for any prompt, value {length}")
+        raise FieldError("prompt_tokens", "the tokenizer returns no token for any prompt")
     for number, prompt in enumerate(prompts):
         first = texts[number] if chat_template else with_start(prompt.text, tokenizer)
         further = chain.from_iterable(texts[(number + step) % len(texts)] for step in count(1))
@@ -108,5 +108,5 @@ def template_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the chat template before and after the user's text; raises `FieldError` without a template."""
     parts = _in_template(tokenizer, _MARK).split(_MARK)
     if len(parts) != 2:
-        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times, expected once")
+        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times instead of once")
     return text_tokens(parts[0], tokenizer), text_tokens(parts[1], tokenizer)

@@ -40,7 +40,9 @@ def divided_texts(
     least = prefill + (most if most is not None and lengths.exactly else 1)
     before = template_around(loaded.tokenizer)[0] if lengths.chat_template else None
     if before and len(before) >= prefill:
-        raise FieldError("prompt_tokens", f"the chat template alone has {len(before)} tokens, value {prefill}")
+        raise FieldError(
+            "prompt_tokens", f"must exceed the {len(before)} tokens of the chat template, not be {prefill}"
+        )
     requests: list[TokenizedPrompt] = []
     too_short: dict[int, int] = {}  # line: tokens
     for text in texts:

@@ -17,7 +17,7 @@ def check(trace: Path, /, *, max_problems: int = 100) -> int:
         Print at most N problems.
     """
     if max_problems < 1:
-        raise FieldError("max_problems", f"must be at least 1, value {max_problems}")
+        raise FieldError("max_problems", f"must be at least 1, not {max_problems}")
     from traces.format.checks import outcome, problems
 
     count = 0

@@ -45,7 +45,7 @@ class Store:
         if vectors_file is not None:
             self._vectors = _array(vectors_file, "embeds", (shape.hidden,), shape)
             if len(self._vectors) != len(self._maps):
-                what = f"must have as many rows as {maps_file.name}, {len(self._maps)}"
+                what = f"must have {len(self._maps)} rows, as many as {maps_file.name}"
                 raise TraceError.at(vectors_file, what, value=len(self._vectors))
         layers = self._layers_there()  # [C]
         self.rows: Int = np.flatnonzero(layers == shape.layers)  # of the complete entries
@@ -68,7 +68,7 @@ class Store:
         there = []
         for first in range(0, len(self._maps), _CHUNK):
             some = np.asarray(self._maps[first : first + _CHUNK], np.float32)
-            self._refuse(first, ~(np.isfinite(some) & (some >= 0)), "must be finite and not negative", some)
+            self._refuse(first, ~(np.isfinite(some) & (some >= 0)), "must be finite and at least 0", some)
             sums = some.astype(np.float16).sum(axis=2, dtype=np.float32)
             off = (np.abs(sums - 1) > GATE_SUM_TOLERANCE) & (sums != 0)
             self._refuse(first, off, f"must sum to 1 within {GATE_SUM_TOLERANCE}", sums)
@@ -78,7 +78,8 @@ class Store:
     def _refuse(self, first: int, bad: Bool, what: str, values: Float) -> None:
         if bad.any():
             at = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise TraceError.at(self._file, f"layer {at[1]} {what}", row=first + at[0], field="maps", value=values[at])
+            row, layer = first + at[0], at[1]
+            raise TraceError.at(self._file, what, row=row, layer=layer, field="maps", value=values[at])
 
     def _number_vectors(self, file: Path, shape: ModelShape) -> None:
         """Give each distinct vector its own token number, since the store has no tokens."""

@@ -154,10 +154,10 @@ def _spelled(model: str, shape: str) -> ModelShape:
         try:
             sizes[name] = float(value) if name == "weight_bytes" else int(value)
         except ValueError:
-            raise FieldError("shape", f"{name} must be a number, value {value!r}") from None
+            raise FieldError("shape", f"{name} must be a number, not {value!r}") from None
     missing = [name for name in _REQUIRED if name not in sizes]
     if missing:
-        raise FieldError("shape", f"missing {', '.join(missing)}; times depend on all sizes")
+        raise FieldError("shape", f"needs {', '.join(missing)} too, because times depend on all sizes")
     return ModelShape(name=model, **sizes)  # type: ignore[arg-type]  # only weight_bytes is a float
 
 
@@ -165,5 +165,5 @@ def _pairs(field: str, texts: tuple[str, ...], *, empty: bool = False) -> Iterat
     for text in texts:
         name, sign, value = text.partition("=")
         if not (name and sign and (value or empty)):
-            raise FieldError(field, f"expected {'NAME=KEY' if empty else 'KEY=VALUE'}, value {text!r}")
+            raise FieldError(field, f"must be {'NAME=KEY' if empty else 'KEY=VALUE'}, not {text!r}")
         yield name, value

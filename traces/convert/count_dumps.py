@@ -42,9 +42,11 @@ def read_counts_of(file: Path, shape: ModelShape, first_layer: int = 0) -> Int:
     else:
         found = _json(file) if file.suffix == ".json" else _numpy(file)
     whole = found.dtype.kind in "iu" or (found.dtype.kind == "f" and bool((found == np.rint(found)).all()))
-    if not whole or found.ndim not in (2, 3) or ((found < 0) | (found > _MOST)).any():
-        what = "must be whole numbers [steps, layers, experts] or [layers, experts], none negative"
+    if not whole or found.ndim not in (2, 3):
+        what = "must be whole numbers [steps, layers, experts] or [layers, experts]"
         raise TraceError.at(file, what, value=f"{found.dtype} {list(found.shape)}")
+    for bad in found[(found < 0) | (found > _MOST)][:1]:
+        raise TraceError.at(file, f"counts must be from 0 to {_MOST}", value=bad)
     counts: Int = found.astype(np.int64).reshape(-1, *found.shape[-2:]).sum(axis=0)
     wanted = (first_layer + shape.layers, shape.experts)
     if counts.shape != wanted:
@@ -52,7 +54,7 @@ def read_counts_of(file: Path, shape: ModelShape, first_layer: int = 0) -> Int:
         raise TraceError.at(file, what, value=f"{counts.shape[0]} and {counts.shape[1]}")
     counts = counts[first_layer:]
     for layer in np.flatnonzero(counts.sum(axis=1) == 0)[:1]:
-        raise TraceError.at(file, f"layer {layer + first_layer} has no counts; if it is dense, set first_layer")
+        raise TraceError.at(file, f"layer {layer + first_layer} has no counts; if it is dense, set `first_layer`")
     return counts
 
 

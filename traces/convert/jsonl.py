@@ -104,7 +104,7 @@ class Lines:
             raise TraceError.at(f"{place}top_k", f"must be {shape.top_k} for {shape.name}", value=header["top_k"])
         logged = header.get("layers_logged")
         if isinstance(logged, list) and len(logged) != shape.layers:
-            what = f"a trace needs all {shape.layers} layers of {shape.name}"
+            what = f"must list all {shape.layers} layers of {shape.name}"
             raise TraceError.at(f"{place}layers_logged", what, value=logged)
 
     def _response(self, number: int, data: Mapping[str, Any]) -> Iterator[Row]:

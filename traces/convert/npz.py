@@ -41,7 +41,9 @@ def read_npz(file: Path, shape: ModelShape) -> Routing:
     routing = Routing(**{name: arrays[name] for name in _ARRAYS})
     steps, requests = len(routing.experts), len(routing.offsets) - 1
     if requests < 1:
-        raise TraceError.at(file, "there is no request", field="offsets", value=routing.offsets.tolist())
+        raise TraceError.at(
+            file, "must have at least two entries, for one request", field="offsets", value=routing.offsets.tolist()
+        )
     sizes: dict[str, tuple[int, ...]] = {
         "experts": (steps, shape.layers, shape.top_k),
         "probs": (steps, shape.layers, shape.top_k),
@@ -83,8 +85,14 @@ def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:
     offsets = routing.offsets.astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(routing.token):
         what = f"must run from 0 to {len(routing.token)}"
-        raise TraceError.at(file, what, field="offsets", value=f"{offsets[0]} to {offsets[-1]}")
-    _refuse(file, "offsets", "must increase from row to row", np.diff(offsets, prepend=-1) <= 0, lambda at: offsets[at])
+        raise TraceError.at(file, what, field="offsets", value=f"from {offsets[0]} to {offsets[-1]}")
+    _refuse(
+        file,
+        "offsets",
+        "must be greater than in the row before",
+        np.diff(offsets, prepend=-1) <= 0,
+        lambda at: offsets[at],
+    )
     experts, probs, token = routing.experts, routing.probs, routing.token
     outside = (token < 0) | (token >= shape.vocab)
     _refuse(file, "token", f"must be from 0 to {shape.vocab - 1}", outside, lambda at: token[at])
@@ -92,7 +100,7 @@ def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:
     _refuse(file, "experts", f"must be from 0 to {shape.experts - 1}", outside, lambda at: experts[at])
     ordered = np.sort(experts, axis=2)
     repeated = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(2)
-    _refuse(file, "experts", "must not repeat an expert", repeated, lambda at: experts[at].tolist())
+    _refuse(file, "experts", "must be distinct", repeated, lambda at: experts[at].tolist())
     _refuse(file, "probs", "must be positive and finite", ~(np.isfinite(probs) & (probs > 0)), lambda at: probs[at])
     sums = probs.sum(axis=2, dtype=np.float32)
     off = ~(np.abs(sums - 1.0) <= GATE_SUM_TOLERANCE)
@@ -102,8 +110,8 @@ def _check_values(file: Path, routing: Routing, shape: ModelShape) -> None:
 def _refuse(file: Path, field: str, what: str, bad: NDArray[Any], value: Callable[[Any], object]) -> None:
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        layer = f"layer {at[1]} " if len(at) > 1 else ""
-        raise TraceError.at(file, layer + what, row=at[0], field=field, value=value(at))
+        layer = at[1] if len(at) > 1 else None
+        raise TraceError.at(file, what, row=at[0], layer=layer, field=field, value=value(at))
 
 
 def request_of(routing: Routing, request: int, shape: ModelShape, max_tokens: int | None = None) -> RecordedRequest:

@@ -40,7 +40,7 @@ class Recording:
         self._check_layers()
         experts = self.experts_in_a_layer()
         if (wide := rows.slot >= experts).any():
-            what = f"must be below the number of experts, {experts}"
+            what = f"must be below {experts}, the number of experts"
             raise self.error(first(wide), what, "slot", rows.slot[first(wide)])
         self.top_k = int(rows.slot.max()) + 1
         self.expert_bytes = tuple(map(self._expert_bytes, self.layer_numbers.tolist()))
@@ -72,8 +72,8 @@ class Recording:
             int(layer) for layer in self.layer_numbers
         }
         if silent:
-            what = "no row has this layer, but a comment gives its expert size"
-            raise TraceError.at(f"{self.file}, field layer", what, value=min(silent))
+            what = f"no row has layer {min(silent)}, but a comment gives its expert size"
+            raise TraceError.at(f"{self.file}, field layer", what)
 
     def _expert_bytes(self, layer: int) -> int:
         """Size of an expert of the layer, from the comments, or else the largest read in a row."""
@@ -100,11 +100,11 @@ class Recording:
             row, number = int(at[turn.start]), self.turn[turn.start]
             if (self.phase[turn.start] == 0) != self.prefill:
                 has, others = ("no", "have one") if self.prefill else ("a", "have none")
-                raise self.error(row, f"turn {number} has {has} prefill, the ones before {others}", "phase")
+                raise self.error(row, f"turn {number} has {has} prefill, but the turns before {others}", "phase")
             jumps = np.diff(self.step[turn]) != 1
             if jumps.any():
                 token = turn.start + first(jumps) + 1
-                what = f"must be {self.step[token - 1] + 1}, the next one of turn {number}"
+                what = f"must be {self.step[token - 1] + 1}, the next step of turn {number}"
                 raise self.error(int(at[token]), what, "step", self.step[token])
 
     def _placed(self, place: tuple[Int, Int, Int]) -> Int:
@@ -115,7 +115,7 @@ class Recording:
             row = first(~np.isin(np.arange(len(flat)), at))
             earlier = self.rows.line[first(flat == flat[row])]
             what = f"repeats turn, phase, step, layer and slot of line {earlier}"
-            raise self.error(row, what, "slot", self.rows.slot[row])
+            raise self.error(row, what, "slot")
         line = np.zeros(size, np.int64)
         line[place] = self.rows.line
         return line
@@ -148,8 +148,9 @@ class Recording:
         if same.any():
             token, layer, pair = np.argwhere(same)[0].tolist()
             line = self.line[token, layer, order[token, layer, pair + 1]]
-            what = f"is in line {self.line[token, layer, order[token, layer, pair]]} for the same token and layer"
-            raise TraceError.at(f"{self.file}: line {line}, field expert", what, value=ordered[token, layer, pair])
+            earlier = self.line[token, layer, order[token, layer, pair]]
+            what = f"expert {ordered[token, layer, pair]} is already in line {earlier} for the same token and layer"
+            raise TraceError.at(self.file, what, line=line, field="expert")
         idle = (self.line > 0).any(axis=2) & (self.experts < 0).all(axis=2)
         if idle.any():
             token, layer = np.argwhere(idle)[0].tolist()
@@ -242,9 +243,7 @@ def shape_of(recording: Recording, asked: OptionalTracedModel) -> tuple[ModelSha
         notes.append("hidden size, expert FFN, attention and vocabulary are guessed; give model or shape for true ones")
     for name, found in (("layers", layers), ("experts", experts)):
         if getattr(known, name) != found:
-            raise UserError(
-                f"{known.name}: {name} must be {found} as in {recording.file}, value {getattr(known, name)}"
-            )
+            raise UserError(f"{known.name}: {name} must be {found}, as in {recording.file}, not {getattr(known, name)}")
     shape = replace(
         known,
         top_k=recording.top_k,

@@ -98,7 +98,7 @@ def _comment(preamble: Preamble, text: str, place: str) -> None:
         for name, into in (("expert_bytes", preamble.expert_bytes), ("dense_bytes", preamble.dense_bytes)):
             if name in facts:
                 if layer in into:
-                    raise TraceError.at(f"{place}, field layer", "was described before", value=layer)
+                    raise TraceError.at(f"{place}, field layer", f"layer {layer} was already described")
                 into[layer] = _whole(facts[name], name, place)
     elif "model" in facts or facts.keys() & set(_SIZES):
         if "model" in facts:
@@ -108,7 +108,9 @@ def _comment(preamble: Preamble, text: str, place: str) -> None:
 
 def _whole(text: str, name: str, place: str, least: int = 0, largest: int = 2**62) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", text) or not least <= int(text) <= largest:
-        what = f"must be a whole number from {least}" + (f" to {largest}" if largest < 2**62 else " on")
+        what = f"must be a whole number from {least} to {largest}"
+        if largest == 2**62:
+            what = f"must be a whole number of at least {least}"
         raise TraceError.at(f"{place}, field {name}", what, value=repr(text))
     return int(text)
 
@@ -119,7 +121,7 @@ def _weight(text: str, name: str, place: str) -> float:
     except ValueError:
         weight = -1.0
     if weight < 0 or math.isinf(weight):
-        raise TraceError.at(f"{place}, field {name}", "must be a number from 0 on, or nan", value=repr(text))
+        raise TraceError.at(f"{place}, field {name}", "must be a number of at least 0, or nan", value=repr(text))
     return weight
 
 
@@ -139,7 +141,7 @@ class _Header:
         for name in (*_NEEDED, self._flag):
             if name not in names:
                 wanted = "residency" if name == "hit" else name
-                raise TraceError.at(f"{place}, field {wanted}", "is missing: no column has this name", value=repr(text))
+                raise TraceError.at(f"{place}, field {wanted}", f"is missing from the header {text!r}")
         for name in names:
             if names.count(name) > 1:
                 raise TraceError.at(f"{place}, field {name}", "occurs twice")
@@ -148,8 +150,8 @@ class _Header:
         """The values of the columns, in the order of `_COLUMNS`."""
         values = [value.strip() for value in text.split(",")]
         if len(values) != len(self._names):
-            what = f"must have {len(self._names)} values, {', '.join(self._names)}"
-            raise TraceError.at(place, what, value=repr(text))
+            what = f"must have {len(self._names)} values ({', '.join(self._names)})"
+            raise TraceError.at(place, what, value=len(values))
         cells = dict(zip(self._names, values, strict=True))
         cells["residency"] = cells[self._flag]
         found = {
@@ -164,7 +166,7 @@ class _Header:
         sizes = self._preamble.sizes
         for name, size in (("layer", "n_layer"), ("expert", "n_expert"), ("slot", "n_expert_used")):
             if size in sizes and row[name] >= sizes[size]:
-                what = f"must be below {size}, {sizes[size]}"
+                what = f"must be below {sizes[size]} ({size})"
                 raise TraceError.at(f"{place}, field {name}", what, value=row[name])
         read, largest = row["expert_bytes"], self._preamble.expert_bytes.get(row["layer"])
         if read and row["residency"]:

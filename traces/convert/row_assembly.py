@@ -66,8 +66,9 @@ class Assembler:
                 if tokens:
                     yield self._finish(tokens)
                 if row.request in seen:
-                    what = "returns after another request; sort the file by request, keeping the order within each"
-                    raise self.error(row.line, what, "request", row.request)
+                    advice = "sort the file by request, and keep the order within each"
+                    what = f"{row.request!r} returns after another request; {advice}"
+                    raise self.error(row.line, what, "request")
                 seen.add(row.request)
                 tokens = []
             self._add(tokens, row)
@@ -113,12 +114,11 @@ class Assembler:
         token = self._token_of(tokens, row, layer)
         if layer != len(token.lines):
             if layer < len(token.lines):
-                what = f"repeats a layer of this token, which is in {self._unit} {token.lines[layer]}"
+                what = f"layer {layer} of this token is already in {self._unit} {token.lines[layer]}"
                 if layer == row.position == 0:
-                    what += "; if positions restart in every forward pass, set index to pass"
-            else:
-                what = f"must be {len(token.lines)}, the next layer of this token"
-            raise self.error(row.line, what, "layer", layer)
+                    what += "; if positions restart in every forward pass, set `index` to pass"
+                raise self.error(row.line, what, "layer")
+            raise self.error(row.line, f"must be {len(token.lines)}, the next layer of this token", "layer", layer)
         for name in ("iteration", "phase", "token"):
             if getattr(row, name) != getattr(token.first, name):
                 what = (
@@ -158,15 +158,14 @@ class Assembler:
             return tokens[index]
         if index != len(tokens):
             wanted = tokens[0].first.position + len(tokens)
-            raise self.error(row.line, f"must be {wanted}, the next one", "position", row.position)
+            raise self.error(row.line, f"must be {wanted}, the next position", "position", row.position)
         if layer:
             raise self.error(row.line, "must be 0, the first layer of a new token", "layer", layer)
         # A new token may come when all others are complete, or in the first layer of the same pass.
         if not complete and len(tokens[-1].lines) > 1:
-            what = (
-                f"starts a new token, but the last one has only {len(tokens[-1].lines)} of {self.shape.layers} layers"
-            )
-            raise self.error(row.line, what, "position", row.position)
+            there = f"{len(tokens[-1].lines)} of {self.shape.layers} layers"
+            what = f"position {row.position} starts a new token, but the last token has only {there}"
+            raise self.error(row.line, what, "position")
         if complete:
             self._check_complete(tokens)
         number = last.forward_pass + complete if last else 0
@@ -177,7 +176,7 @@ class Assembler:
         for token in reversed(tokens):
             if len(token.lines) < self.shape.layers:
                 what = f"this token has no layer {len(token.lines)}"
-                raise self.error(token.lines[-1], what, "layer", len(token.lines) - 1)
+                raise self.error(token.lines[-1], what, "layer")
             if token.forward_pass < tokens[-1].forward_pass:
                 return  # earlier passes have been checked
 
@@ -193,7 +192,7 @@ class Assembler:
         self._refuse(outside, lines, "experts", f"must be from 0 to {shape.experts - 1}", experts)
         ordered = np.sort(experts, axis=2)
         repeated = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(2)
-        self._refuse(repeated, lines, "experts", "must not repeat an expert", experts)
+        self._refuse(repeated, lines, "experts", "must be distinct", experts)
         if self.has["gate"]:
             gate = self._shares(self._array([token.gates for token in tokens], "gate", "iuf", lines), "gate", lines)
         else:
@@ -233,7 +232,7 @@ class Assembler:
                 step = 0 if row.phase == "prefill" and step == 0 else step + 1
                 found.append(step)
                 if row.phase == "prefill" and step:
-                    raise self.error(row.line, "must not be prefill after a decode step", "phase", repr(row.phase))
+                    raise self.error(row.line, "must not be prefill after a decode step", "phase")
         else:
             name, passes = "position", [token.forward_pass for token in tokens]
             prefill = self.prefill if self._requests else passes.count(0) > 1
@@ -248,9 +247,10 @@ class Assembler:
                 what = f"a request must start at iteration {first}{', as the first one does' * (self._requests > 0)}"
                 raise self.error(row.line, what, name, number)
             if before is not None and number == before and number > 0:
-                raise self.error(row.line, "a decode step must have one token; this is the second", name, number)
+                what = f"iteration {number} is a decode step, so it must have one token, but this is its second"
+                raise self.error(row.line, what, name)
             if before is not None and number not in (before, before + 1):
-                raise self.error(row.line, f"must follow iteration {before}", name, number)
+                raise self.error(row.line, f"must be iteration {before} or {before + 1}", name, number)
         return np.array(found, np.int32)
 
     def _tokens(self, rows: list[Row]) -> Int:
@@ -272,9 +272,9 @@ class Assembler:
     def _shares(self, values: NDArray[Any], name: str, lines: Int) -> Float:
         """`values` `[N, L, …]` as float16 with sum 1: unchanged if they have it, else divided by their sum."""
         values = values.astype(np.float64)
-        self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and not negative", values)
+        self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and at least 0", values)
         totals = values.sum(axis=2, keepdims=True)
-        self._refuse(totals == 0, lines, name, "must not all be 0", values)
+        self._refuse(totals == 0, lines, name, "must have a sum above 0", totals)
         with np.errstate(over="ignore"):  # a value beyond float16 becomes infinite, and so off
             rounded = values.astype(np.float16)
             off = ~(np.abs(rounded.sum(axis=2, dtype=np.float32) - 1.0) <= GATE_SUM_TOLERANCE)

@@ -63,8 +63,8 @@ def _hashes(path: Path, meta: TraceMeta) -> Iterator[str]:
         elif (path / name).is_file():  # a missing file is reported when it is read
             found = file_info(path / name)
             if found != meta.files[name]:
-                what = f"is not the file that {META} describes ({found.bytes} bytes): its SHA-256 differs"
-                yield str(TraceError.at(path / name, what, value=found.sha256))
+                what = f"is not the file that {META} describes: it has {found.bytes} bytes and SHA-256 {found.sha256}"
+                yield str(TraceError.at(path / name, what))
 
 
 def _strangers(path: Path, meta: TraceMeta) -> Iterator[str]:
@@ -150,6 +150,6 @@ def _known_tokens(path: Path, meta: TraceMeta) -> Int | None:
 
 def _lines(file: Path, found: Iterator[Fault], first_row: int = 0) -> Iterator[str]:
     for fault in found:
-        row = first_row + fault.row
-        line = str(TraceError.at(file, fault.what, row=row, field=fault.field, value=fault.value))
-        yield line + (f" ({fault.rows} such rows in this request)" if fault.rows > 1 else "")
+        yield str(fault.error(file, first_row)) + (
+            f" ({fault.rows} such rows in this request)" if fault.rows > 1 else ""
+        )

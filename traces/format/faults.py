@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from policies.types import Bool, Float, Int, ModelShape, RecordedRequest
-from traces.format.schema import EMBEDDINGS, GATE_SUM_TOLERANCE, LARGEST, REQUESTS, RequestInfo, TraceMeta
+from traces.format.schema import GATE_SUM_TOLERANCE, LARGEST, REQUESTS, RequestInfo, TraceError, TraceMeta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,14 @@ class Fault:
     row: int  # first affected row, counted from the request's first row
     field: str
     what: str
-    value: object
+    value: object = None  # what it is instead, if `what` states what it must be
+    layer: int | None = None
     rows: int = 1  # number of affected rows
+
+    def error(self, file: Path | str, first_row: int = 0) -> TraceError:
+        """The error for this fault in the rows from `first_row` of the file."""
+        row = first_row + self.row
+        return TraceError.at(file, self.what, row=row, layer=self.layer, field=self.field, value=self.value)
 
 
 def request_faults(recorded: RecordedRequest, info: RequestInfo, meta: TraceMeta) -> Iterator[Fault]:
@@ -50,7 +57,7 @@ def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
     shape = meta.shape
     rows = len(recorded.iteration)
     if rows == 0:
-        yield Fault(row=0, field="iteration", what="a request needs at least one row", value=0)
+        yield Fault(row=0, field="iteration", what="the request has no row")
     gate = (rows, shape.layers, shape.experts)
     wanted: list[tuple[str, Any, tuple[int, ...], str]] = [
         ("iteration", recorded.iteration, (rows,), "iu"),
@@ -69,7 +76,7 @@ def shape_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
         wanted.append(("residency", recorded.residency, (rows, shape.layers, shape.top_k), "iu"))
     for field, values, size, kinds in wanted:
         if values is None:
-            yield Fault(row=0, field=field, what="is missing", value=None)
+            yield Fault(row=0, field=field, what="is missing")
         elif values.shape != size:
             yield Fault(row=0, field=field, what=f"shape must be {list(size)}", value=list(values.shape))
         elif values.dtype.kind not in kinds or (kinds == "f" and values.dtype != np.float16):
@@ -86,23 +93,25 @@ def order_faults(iteration: Int, info: RequestInfo, meta: TraceMeta) -> Iterator
     # Only the prefill computes several tokens at once.
     repeated = (step == 0) & (iteration != 0)
     repeated[0] = False
-    yield from _report(repeated, "iteration", "a decode iteration must have one row", iteration)
-    yield from _report((step < 0) | (step > 1), "iteration", "must follow the iteration before", iteration)
+    yield from _report(repeated, "iteration", "must be one higher than in the decode row before", iteration)
+    yield from _report(
+        (step < 0) | (step > 1), "iteration", "must be the same as in the row before, or one higher", iteration
+    )
     count = int(iteration[-1]) - int(iteration[0]) + 1
     if count != info.output_tokens:
-        what = f"request {info.request} must have {info.output_tokens} iterations, as output_tokens says"
+        what = f"request {info.request} must have {info.output_tokens} iterations according to output_tokens"
         yield Fault(row=len(iteration) - 1, field="iteration", what=what, value=count)
     prompt = int((iteration == 0).sum())
     if meta.prefill and info.prompt_tokens is not None and prompt != info.prompt_tokens:
-        what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows, as prompt_tokens says"
+        what = f"the prefill of request {info.request} must have {info.prompt_tokens} rows according to prompt_tokens"
         yield Fault(row=0, field="iteration", what=what, value=prompt)
 
 
 def position_faults(position: Int) -> Iterator[Fault]:
     """Positions are not negative and increase from row to row."""
-    yield from _report(position < 0, "position", "must not be negative", position)
-    yield from _report(position > LARGEST, "position", "must fit into int32", position)
-    yield from _report(_behind(position), "position", "must increase from row to row", position)
+    yield from _report(position < 0, "position", "must be at least 0", position)
+    yield from _report(position > LARGEST, "position", f"must be at most {LARGEST}", position)
+    yield from _report(_behind(position), "position", "must be greater than in the row before", position)
 
 
 def token_faults(token: Int, shape: ModelShape) -> Iterator[Fault]:
@@ -120,7 +129,7 @@ def expert_faults(experts: Int, meta: TraceMeta) -> Iterator[Fault]:
         yield from _report(bad.any(2), "experts", what, lambda at: experts[at][bad[at]][0])
     ordered = np.sort(experts, axis=2)
     same = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] >= 0)
-    yield from _report(same.any(2), "experts", "must not repeat an expert", lambda at: experts[at].tolist())
+    yield from _report(same.any(2), "experts", "must be distinct", lambda at: experts[at].tolist())
 
 
 def idle_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
@@ -128,12 +137,12 @@ def idle_faults(recorded: RecordedRequest, meta: TraceMeta) -> Iterator[Fault]:
     if meta.all_executed:
         return
     idle: Bool = np.all(recorded.experts < 0, axis=2)  # [N, L]
-    what = "must execute an expert in the first layer"
+    what = "must contain an expert in the first layer"
     yield from _report(idle[:, :1], "experts", what, lambda at: recorded.experts[at].tolist())
     starts = np.flatnonzero(np.diff(recorded.iteration, prepend=-1))
     skipped = np.zeros_like(idle)
     skipped[starts] = np.logical_and.reduceat(idle, starts, axis=0)
-    what = "must be executed by a token of the iteration"
+    what = "must contain an expert for at least one token of the iteration"
     yield from _report(skipped, "experts", what, lambda at: recorded.experts[at].tolist())
 
 
@@ -164,11 +173,13 @@ def gate_faults(
     # A set sign bit makes the int16 with the same bits negative; comparing float16 is ten times slower.
     if known.size and known.view(np.int16).min() < 0:
         negative = known < 0
-        yield from _report(negative.any(2), field, "must not be negative", lambda at: known[at].min())
+        yield from _report(negative.any(2), field, "must be at least 0", lambda at: known[at].min())
     if beyond.size and beyond.any():
         wrong = np.zeros(gate.shape[:2], bool)
         wrong[:, shape.layers - distance :] = (beyond != 0).any(2)
-        yield from _report(wrong, field, "must be zero: its target is beyond the last layer", lambda at: gate[at].max())
+        yield from _report(
+            wrong, field, "must be 0 where the target is beyond the last layer", lambda at: gate[at].max()
+        )
 
 
 def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Fault]:
@@ -176,9 +187,9 @@ def sparse_faults(gate: Float, experts: Int, shape: ModelShape) -> Iterator[Faul
     inside = np.clip(experts, 0, shape.experts - 1).astype(np.int64)
     weights = np.where(experts < 0, np.float16(0), np.take_along_axis(gate, inside, axis=2))
     bare = ((weights == 0) & (experts >= 0)).any(2)
-    yield from _report(bare, "gate", "must not be zero at an executed expert", lambda at: weights[at].tolist())
+    yield from _report(bare, "gate", "must be positive at executed experts", lambda at: weights[at].tolist())
     others = np.count_nonzero(gate, axis=2) > np.count_nonzero(weights, axis=2)
-    yield from _report(others, "gate", "must be zero at experts that were not executed", lambda at: gate[at].max())
+    yield from _report(others, "gate", "must be 0 at experts that were not executed", lambda at: gate[at].max())
 
 
 def vector_faults(vectors: Float, field: str) -> Iterator[Fault]:
@@ -190,20 +201,25 @@ def vector_faults(vectors: Float, field: str) -> Iterator[Fault]:
 def info_faults(infos: Sequence[RequestInfo]) -> Iterator[Fault]:
     """Faults in the table of requests."""
     if not infos:
-        yield Fault(row=0, field="request", what="there is no request", value=None)
+        yield Fault(row=0, field="request", what="there is no request")
     last = -1
     for row, info in enumerate(infos):
         if info.request <= last:
-            yield Fault(row=row, field="request", what="must not be negative, and must increase", value=info.request)
+            yield Fault(
+                row=row,
+                field="request",
+                what="must be at least 0, and greater than in the row before",
+                value=info.request,
+            )
         last = info.request
         if info.request > LARGEST:
-            yield Fault(row=row, field="request", what="must fit into int32", value=info.request)
+            yield Fault(row=row, field="request", what=f"must be at most {LARGEST}", value=info.request)
         if info.output_tokens < 1:
-            yield Fault(row=row, field="output_tokens", what="must be positive", value=info.output_tokens)
+            yield Fault(row=row, field="output_tokens", what="must be at least 1", value=info.output_tokens)
         if info.prompt_tokens is not None and info.prompt_tokens < 1:
-            yield Fault(row=row, field="prompt_tokens", what="must be positive", value=info.prompt_tokens)
+            yield Fault(row=row, field="prompt_tokens", what="must be at least 1", value=info.prompt_tokens)
         if info.arrival_s is not None and not (np.isfinite(info.arrival_s) and info.arrival_s >= 0):
-            what = "must be finite and not negative"
+            what = "must be finite and at least 0"
             yield Fault(row=row, field="arrival_s", what=what, value=info.arrival_s)
 
 
@@ -218,7 +234,7 @@ def group_faults(groups: Sequence[int], infos: Sequence[RequestInfo], meta: Trac
         # The prefill is one iteration and computes the whole prompt.
         prompt = info.prompt_tokens if meta.prefill else 1
         if prompt is not None and count != prompt + info.output_tokens - 1:
-            what = f"request {info.request} must have {prompt + info.output_tokens - 1} rows, as {REQUESTS} says"
+            what = f"request {info.request} must have {prompt + info.output_tokens - 1} rows according to {REQUESTS}"
             yield Fault(row=row, field="request", what=what, value=count)
         row += count
 
@@ -233,7 +249,9 @@ def embedding_faults(token: Int, vector: Float, meta: TraceMeta) -> Iterator[Fau
     """Faults in the table of embeddings."""
     yield from token_faults(token, meta.shape)
     for row in np.flatnonzero(np.diff(token) <= 0)[:1]:
-        yield Fault(row=int(row) + 1, field="token", what="must increase from row to row", value=token[row + 1])
+        yield Fault(
+            row=int(row) + 1, field="token", what="must be greater than in the row before", value=token[row + 1]
+        )
     yield from vector_faults(vector, "vector")
 
 
@@ -241,8 +259,8 @@ def missing_faults(token: Int, known: Int) -> Iterator[Fault]:
     """Every token has an embedding."""
     missing = np.flatnonzero(~np.isin(token, known))
     if missing.size:
-        what, row = f"has no row in {EMBEDDINGS}", int(missing[0])
-        yield Fault(row=row, field="token", what=what, value=token[row], rows=missing.size)
+        row = int(missing[0])
+        yield Fault(row=row, field="token", what=f"{token[row]} has no embedding", rows=missing.size)
 
 
 def _behind(position: Int) -> Bool:
@@ -259,5 +277,5 @@ def _report(bad: ArrayLike, field: str, what: str, value: Int | Callable[[Any], 
     rows = bad if bad.ndim == 1 else bad.any(1)
     at = tuple(int(i) for i in np.argwhere(bad)[0])
     shown = value(at) if callable(value) else value[at]
-    where = f"layer {at[1]} " if len(at) > 1 else ""
-    yield Fault(row=at[0], field=field, what=where + what, value=shown, rows=int(rows.sum()))
+    layer = at[1] if len(at) > 1 else None
+    yield Fault(row=at[0], layer=layer, field=field, what=what, value=shown, rows=int(rows.sum()))

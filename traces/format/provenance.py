@@ -50,5 +50,6 @@ def caution(warning: str | None, *, name: str | None = None, width: int = 100) -
     """
     if not warning:
         return []
-    text = f"{_REPETITIVE}{f' {name}' if name else ''}: {warning}; policies that learn look better on it than on text"
+    effect = "policies that learn look better than they would on real text"
+    text = f"{_REPETITIVE}{f' {name}' if name else ''}: {warning}; {effect}"
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -56,10 +56,10 @@ class Trace:
             raise TraceError.at(path / REQUESTS, f"is not the file that {META} describes: its SHA-256 differs")
         infos = read_infos(path / REQUESTS, meta)
         for fault in faults.info_faults(infos):
-            raise _error(path / REQUESTS, fault)
+            raise fault.error(path / REQUESTS)
         tokens = open_parquet(path / TOKENS, meta.schemas[TOKENS])
         for fault in faults.group_faults(group_rows(tokens), infos, meta):
-            raise _error(path / TOKENS, fault)
+            raise fault.error(path / TOKENS)
         if meta.embedding:
             open_parquet(path / EMBEDDINGS, meta.schemas[EMBEDDINGS]).close()
         return cls(path, meta, infos, tokens)
@@ -181,7 +181,7 @@ class Trace:
 
     def _raise(self, request: int, found: Iterator[Fault]) -> None:
         for fault in found:
-            raise _error(self.path / TOKENS, fault, int(self._first_row[self._group_of(request)]))
+            raise fault.error(self.path / TOKENS, int(self._first_row[self._group_of(request)]))
 
     @cached_property
     def _embeddings(self) -> tuple[Int, Float]:
@@ -190,7 +190,7 @@ class Trace:
         path = self.path / EMBEDDINGS
         token, vector = read_embeddings(path, self.meta)
         for fault in faults.embedding_faults(token, vector, self.meta):
-            raise _error(path, fault)
+            raise fault.error(path)
         return token, vector
 
     def _embed(self, request: int, token: Int) -> Float:
@@ -204,7 +204,7 @@ class Trace:
 def split(requests: Sequence[int], train_share: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Split requests at random into history and test requests, each in the given order."""
     if not 0.0 <= train_share <= 1.0:
-        raise UserError(f"train_share must be from 0 to 1, value {train_share}")
+        raise UserError(f"train_share must be from 0 to 1, not {train_share}")
     ids = np.asarray(requests)
     chosen = np.zeros(len(ids), bool)
     chosen[rng.permutation(len(ids))[: round(train_share * len(ids))]] = True
@@ -252,7 +252,7 @@ def read_meta(folder: Path) -> tuple[TraceMeta, str]:
 def check_own_hash(folder: Path, meta: TraceMeta, claimed: str) -> None:
     """Raise `TraceError` if `meta.json` was changed after it was written."""
     if meta.digest != claimed:
-        raise TraceError.at(folder / META, "was changed: its hash differs", field="sha256", value=claimed)
+        raise TraceError.at(folder / META, "does not match the other fields, so the file was changed", field="sha256")
 
 
 def read_infos(path: Path, meta: TraceMeta) -> list[RequestInfo]:
@@ -279,8 +279,6 @@ def _check_sizes(path: Path, meta: TraceMeta) -> None:
             raise TraceError.at(path / name, "is missing")
         size = (path / name).stat().st_size
         if size != meta.files[name].bytes:
-            raise TraceError.at(path / name, f"must have {meta.files[name].bytes} bytes, as {META} says", value=size)
-
-
-def _error(path: Path, fault: Fault, first_row: int = 0) -> TraceError:
-    return TraceError.at(path, fault.what, row=first_row + fault.row, field=fault.field, value=fault.value)
+            raise TraceError.at(
+                path / name, f"must have {meta.files[name].bytes} bytes according to {META}", value=size
+            )

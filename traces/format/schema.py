@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from common.errors import UserError, unknown
+from common.errors import UserError, either, unknown
 from common.hashing import canonical_json, sha256_of_json
 from policies.types import ModelShape
 
@@ -37,12 +37,24 @@ class TraceError(UserError):
 
     @classmethod
     def at(
-        cls, file: Path | str, what: str, *, row: int | None = None, field: str | None = None, value: object = None
+        cls,
+        file: Path | str,
+        what: str,
+        *,
+        line: int | None = None,
+        row: int | None = None,
+        layer: int | None = None,
+        field: str | None = None,
+        value: object = None,
     ) -> "TraceError":
-        """The error `<file>: row <n>, field <f>: <what>, value <v>`, without the parts that are None; rows from 0."""
-        place = [f"row {row}"] * (row is not None) + [f"field {field}"] * (field is not None)
-        parts = [str(file)] + [", ".join(place)] * bool(place) + [what]
-        return cls(": ".join(parts) + (f", value {value}" if value is not None else ""))
+        """The error `<file>: row <n>, layer <l>, field <f>: <what>, not <v>`, without the parts that are None.
+
+        Lines of text count from 1, rows of Parquet and arrays from 0. With a `value`, `what` states what it must be.
+        """
+        named = {"line": line, "row": row, "layer": layer, "field": field}
+        place = ", ".join(f"{name} {at}" for name, at in named.items() if at is not None)
+        parts = [str(file)] + [place] * bool(place) + [what]
+        return cls(": ".join(parts) + (f", not {value}" if value is not None else ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +167,7 @@ class TraceMeta:
             raise TraceError.at(file, "is not a JSON object")
         version = data.get("format_version")
         if version != FORMAT_VERSION:
-            raise TraceError.at(
-                file, f"format version must be {FORMAT_VERSION}", field="format_version", value=repr(version)
-            )
+            raise TraceError.at(file, f"must be {FORMAT_VERSION}", field="format_version", value=repr(version))
         _check_keys(data, _TYPES | {name: bool for name in _UNUSUAL if name in data}, file)
         shape = _shape_from_json(data["shape"], file)
         entries = {}
@@ -210,26 +220,26 @@ def _meta_problems(meta: TraceMeta) -> list[str]:
     shape = meta.shape
     problems = []
     if meta.kind not in KINDS:
-        problems.append(f"field kind: must be one of {', '.join(KINDS)}, value {meta.kind!r}")
+        problems.append(f"field kind: must be {either(KINDS)}, not {meta.kind!r}")
     if meta.score not in SCORES:
-        problems.append(f"field score: must be one of {', '.join(SCORES)}, value {meta.score!r}")
+        problems.append(f"field score: must be {either(SCORES)}, not {meta.score!r}")
     sizes = {name: getattr(shape, name) for name in ("layers", "experts", "top_k", "hidden", "vocab")}
-    problems += [f"field shape.{name}: must be positive, value {size}" for name, size in sizes.items() if size < 1]
+    problems += [f"field shape.{name}: must be at least 1, not {size}" for name, size in sizes.items() if size < 1]
     if shape.experts > np.iinfo(np.int16).max:
-        problems.append(f"field shape.experts: must be below 32768, value {shape.experts}")
+        problems.append(f"field shape.experts: must be below 32768, not {shape.experts}")
     for name, size in {"experts": shape.layers * shape.experts, "hidden": shape.hidden}.items():
         if size > LARGEST:
             problems.append(f"field shape.{name}: a row would have {size} values; the maximum is {LARGEST}")
     if shape.top_k > shape.experts:
-        problems.append(f"field shape.top_k: must not exceed the {shape.experts} experts, value {shape.top_k}")
+        problems.append(f"field shape.top_k: must be at most {shape.experts}, the number of experts, not {shape.top_k}")
     by_layer = shape.expert_bytes_by_layer
     if by_layer is not None and (len(by_layer) != shape.layers or min(by_layer) < 1):
         what = f"must be {shape.layers} sizes above 0, one for each layer"
-        problems.append(f"field shape.expert_bytes_by_layer: {what}, value {list(by_layer)}")
+        problems.append(f"field shape.expert_bytes_by_layer: {what}, not {list(by_layer)}")
     distances = list(meta.lookahead)
     whole = all(type(distance) is int for distance in distances)
     if not whole or distances != sorted(set(distances)) or any(not 0 < d < shape.layers for d in distances):
-        problems.append(f"field lookahead: must be ascending distances from 1 to {shape.layers - 1}, value {distances}")
+        problems.append(f"field lookahead: must be ascending distances from 1 to {shape.layers - 1}, not {distances}")
     return problems
 
 

@@ -43,7 +43,7 @@ def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
             what = f"must be {_described(schema.field(name))}"
             raise TraceError.at(path, what, field=name, value=_described(found.field(name)))
     if found.names != schema.names:
-        raise TraceError.at(path, f"columns must be {', '.join(schema.names)}", value=", ".join(found.names))
+        raise TraceError.at(path, f"must have the columns {', '.join(schema.names)}", value=", ".join(found.names))
     return file
 
 

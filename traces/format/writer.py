@@ -143,9 +143,9 @@ class TraceWriter:
             if info.request in self._place:
                 raise TraceError.at(place, f"is already in part {self._place[info.request][0]}")
             if info.prompt is not None and not self.meta.prompt_text:
-                raise TraceError.at(place, "must be absent: meta.prompt_text is false", field="prompt")
+                raise TraceError.at(place, "must be absent, because meta.prompt_text is false", field="prompt")
             for fault in faults.request_faults(one, info, self.meta):
-                raise TraceError.at(place, fault.what, row=fault.row, field=fault.field, value=fault.value)
+                raise fault.error(place)
 
     def _embeddings(
         self, number: int, recorded: Sequence[RecordedRequest], given: Embeddings | None
@@ -153,7 +153,7 @@ class TraceWriter:
         place = f"{self.path}: part {number}"
         if not self.meta.embedding:
             if given is not None:
-                raise TraceError.at(place, "must be absent: meta.embedding is false", field="embedding")
+                raise TraceError.at(place, "must be absent, because meta.embedding is false", field="embedding")
             return None
         token, vector = given or _gathered(recorded, place)
         size = (len(token), self.meta.shape.hidden)
@@ -166,7 +166,7 @@ class TraceWriter:
             raise TraceError.at(place, fault.what, field="embedding", value=fault.value)
         for one in recorded:
             for fault in faults.missing_faults(one.token, table.token):
-                raise TraceError.at(place, "has no embedding", row=fault.row, field="token", value=fault.value)
+                raise fault.error(place)
         return table.token, table.vector
 
     def _write_rows(self, folder: Path, requests: Sequence[RequestInfo], recorded: Sequence[RecordedRequest]) -> None:
@@ -234,7 +234,7 @@ class _VectorTable:
         stored, given = (np.ascontiguousarray(one).view(np.uint16) for one in (self.vector[index], vector))
         other = np.flatnonzero((stored != given).any(axis=1))
         if other.size:
-            raise TraceError.at(place, "has two different embeddings", field="token", value=token[other[0]])
+            raise TraceError.at(place, f"{token[other[0]]} has two different embeddings", field="token")
 
 
 def _gathered(recorded: Sequence[RecordedRequest], place: str) -> Embeddings:

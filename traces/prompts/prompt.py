@@ -83,7 +83,7 @@ def _first_of_user(turns: list[Any]) -> str | None:
 
 def _checked(value: object, row: Row, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{row.place}, field {field}: must be text that is not empty, value {shortened(value)}")
+        raise UserError(f"{row.place}, field {field}: must be non-empty text, not {shortened(value)}")
     if _half_pair(value):
         raise UserError(f"{row.place}, field {field}: contains half a surrogate pair, which is not a character")
     return value

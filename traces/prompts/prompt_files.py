@@ -66,7 +66,7 @@ def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
                 return
             place = f"{where}: item {number + 1}"
             if rest[at] != "{":
-                raise UserError(f"{place}: must be a JSON object, value {shortened(rest[at : at + 40])}")
+                raise UserError(f"{place}: must be a JSON object, not {shortened(rest[at : at + 40])}")
             try:
                 data, at = decoder.raw_decode(rest, at)
             except ValueError as error:  # invalid, or incomplete so far
@@ -97,7 +97,7 @@ def _object(line: str, place: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: is not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{place}: must be a JSON object, value {shortened(data)}")
+        raise UserError(f"{place}: must be a JSON object, not {shortened(data)}")
     return data
 
 

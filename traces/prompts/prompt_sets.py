@@ -93,10 +93,10 @@ def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 
     prompt remains.
     """
     if seed < 0:
-        raise FieldError("seed", f"must be at least 0, value {seed}")
+        raise FieldError("seed", f"must be at least 0, not {seed}")
     large = _hub_set(where) is not None
     if large and choice.limit is None and choice.sample is None:
-        raise UserError(f"{where}: is large; choose the number of prompts with `limit` or `sample`")
+        raise UserError(f"{where}: this set is large; choose the number of prompts with `limit` or `sample`")
     name, default, rows = _open(where)
     dropped: Counter[str] = Counter()
     found = prompts_of(rows, choice.prompt_field, choice.source_name or default, dropped)
@@ -115,7 +115,9 @@ def read_prompts(where: str, choice: PromptChoice = ALL_PROMPTS, *, seed: int = 
         why = f" that can be used (skipped: {result.left_out})" if dropped else ""
         raise UserError(f"{where}: contains no prompt{why}")
     if choice.sample is not None and len(taken) < choice.sample:
-        raise FieldError("sample", f"{where} has only {len(taken)} prompts, value {choice.sample}")
+        raise FieldError(
+            "sample", f"must be at most {len(taken)}, the number of prompts in {where}, not {choice.sample}"
+        )
     return result
 
 

@@ -116,11 +116,11 @@ def _lookahead(asked: StatisticsSettings, shape: ModelShape, fitted: Measured | 
     if asked.lookahead:
         distances = sorted(set(asked.lookahead))
         if distances[-1] >= shape.layers:
-            raise FieldError("lookahead", f"must be from 1 to {shape.layers - 1} layers, value {distances[-1]}")
+            raise FieldError("lookahead", f"must be from 1 to {shape.layers - 1} layers, not {distances[-1]}")
         usual = max(0.8, shape.top_k / shape.experts)
         known = {distance: known.get(distance, usual) for distance in distances}
     if asked.lookahead_recall is None:
         return known
     if not known:
-        raise FieldError("lookahead_recall", f"needs `lookahead`, value {asked.lookahead_recall:g}")
+        raise FieldError("lookahead_recall", "needs `lookahead`")
     return dict.fromkeys(known, asked.lookahead_recall)

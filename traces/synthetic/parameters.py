@@ -71,13 +71,17 @@ class Parameters:
             _within(name, getattr(self, name), 0.0, 1.0)
         most = shape.vocab // PHRASE
         if not 1 <= self.clusters <= most:
-            _refuse("clusters", self.clusters, f"must be from 1 to {most}: each needs {PHRASE} of {shape.vocab} tokens")
+            _refuse(
+                "clusters", self.clusters, f"must be from 1 to {most} (each needs {PHRASE} of {shape.vocab} tokens)"
+            )
         if self.topic_change and self.clusters == 1:
-            _refuse("topic_change", self.topic_change, "there is only one cluster")
+            _refuse("topic_change", self.topic_change, "must be 0 with a single cluster")
         if self.trajectory_recall is not None:
             _within("trajectory_recall", self.trajectory_recall, 0.0, 1.0)
             if shape.layers <= DISTANCE:
-                _refuse("trajectory_recall", self.trajectory_recall, f"needs more than {DISTANCE} layers")
+                raise FieldError(
+                    "trajectory_recall", f"needs more than {DISTANCE} layers, but there are {shape.layers}"
+                )
         for recall in self.lookahead.values():
             _within("lookahead_recall", recall, chance, 1.0)
 
@@ -97,4 +101,4 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 def _refuse(name: str, value: object, what: str) -> None:
     """Raise `FieldError` under the name of the setting, which has no unit."""
-    raise FieldError(name.removesuffix("_bits"), f"{what}, value {value}")
+    raise FieldError(name.removesuffix("_bits"), f"{what}, not {value}")

@@ -47,13 +47,15 @@ class ShapeSettings:
         own = {name: size for name in _SIZES if (size := getattr(self, name)) is not None}
         base = like if like is not None else published(self.model) if self.model is not None else None
         if base is not None:
-            for name, size in own.items():
+            for name in own:
                 if name != "layers" or like is not None:
-                    raise FieldError(name, f"{base.name} has {getattr(base, name)}, value {size}")
+                    raise FieldError(name, f"cannot be set, because {base.name} has {getattr(base, name)}")
             return replace(base, **own)
         sizes = _SIZES | own
         if sizes["top_k"] > sizes["experts"]:
-            raise FieldError("top_k", f"must be at most {sizes['experts']}, the experts of a layer, value {self.top_k}")
+            raise FieldError(
+                "top_k", f"must be at most {sizes['experts']}, the number of experts in a layer, not {self.top_k}"
+            )
         heads = max(1, sizes["hidden"] // 64)
         rest = {"attention_heads": heads, "kv_heads": heads, "head_dim": min(64, sizes["hidden"])}
         name = f"{sizes['layers']}x{sizes['experts']}-top{sizes['top_k']}"

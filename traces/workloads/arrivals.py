@@ -52,7 +52,7 @@ def gamma_arrivals(requests: int, rate: float, burstiness: float, rng: np.random
     """
     _check_process(requests, rate)
     if not (np.isfinite(burstiness) and burstiness > 0):
-        raise FieldError("burstiness", f"must be above 0, value {burstiness:g}")
+        raise FieldError("burstiness", f"must be above 0, not {burstiness:g}")
     variance = burstiness**2  # of gaps with mean 1; a Gamma distribution of shape k has coefficient of variation 1/√k
     return _from_gaps(rng.gamma(1 / variance, variance / rate, requests - 1))
 
@@ -61,7 +61,7 @@ def with_fixed_lengths(arrival_s: Float, prompt_tokens: int, output_tokens: int,
     """A workload whose requests all have the same lengths."""
     for name, tokens in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
         if tokens < 1:
-            raise FieldError(name, f"must be at least 1, value {tokens}")
+            raise FieldError(name, f"must be at least 1, not {tokens}")
     return Workload(
         arrival_s=arrival_s,
         prompt_tokens=np.full(len(arrival_s), prompt_tokens, np.int64),
@@ -94,7 +94,7 @@ def sample(
     if requests is not None:
         if not 1 <= requests <= len(workload):
             raise FieldError(
-                "requests", f"must be from 1 to {len(workload)}, the size of {workload.source}, value {requests}"
+                "requests", f"must be from 1 to {len(workload)}, the size of {workload.source}, not {requests}"
             )
         rows = np.sort(rng.choice(len(workload), requests, replace=False))
         prefix = f"{requests} of {len(workload)} requests of "
@@ -153,10 +153,10 @@ def _from_gaps(gaps_s: Float) -> Float:
 
 def _check_process(requests: int, rate: float) -> None:
     if requests < 1:
-        raise FieldError("requests", f"must be at least 1, value {requests}")
+        raise FieldError("requests", f"must be at least 1, not {requests}")
     _check_rate(rate)
 
 
 def _check_rate(rate: float) -> None:
     if not (np.isfinite(rate) and rate > 0):
-        raise FieldError("rate", f"must be above 0, value {rate:g}")
+        raise FieldError("rate", f"must be above 0, not {rate:g}")

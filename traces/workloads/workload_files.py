@@ -60,7 +60,7 @@ def read_workload(path: Path) -> Workload:
 
     Formats are the Azure LLM inference traces of 2023 and 2024, BurstGPT, Mooncake JSONL, and Parquet by
     `write_workload`. Rows without prompt or output are failed requests (as BurstGPT documents): they are dropped and
-    counted. Raises `UserError` with file, row and field; rows count from 0, without the header.
+    counted. Raises `UserError` with file, line (of Parquet: row) and field.
     """
     require_file(path)
     if path.suffix == ".parquet":
@@ -70,10 +70,15 @@ def read_workload(path: Path) -> Workload:
         file.seek(0)
         if start == "{":
             return _read(path, MOONCAKE, _json_records(path, file))
+        if not start:
+            raise TraceError.at(path, "is empty")
         rows = csv.reader(file, strict=True)
         header = [name.strip() for name in next(rows, [])]
+        if not any(header):
+            raise TraceError.at(path, "must name the columns", line=1)
         form = _format_of(path, header)
-        return _read(path, form, _csv_records(path, form, header, rows))
+        numbered = ((rows.line_num, row) for row in rows)
+        return _read(path, form, _csv_records(path, form, header, numbered))
 
 
 def write_workload(path: Path, workload: Workload, settings: Mapping[str, Any]) -> None:
@@ -91,12 +96,10 @@ def _read_parquet(path: Path) -> Workload:
         table = file.read(use_threads=False)
         described = json.loads((file.schema_arrow.metadata or {}).get(META_KEY, b"{}"))
     arrival_s, prompt, output = (table.column(name).to_numpy() for name in SCHEMA.names)
-    _refuse(
-        path, "arrival_s", "must be finite and not negative", ~(np.isfinite(arrival_s) & (arrival_s >= 0)), arrival_s
-    )
-    _refuse(path, "arrival_s", "must not decrease", np.diff(arrival_s, prepend=0) < 0, arrival_s)
+    _refuse(path, "arrival_s", "must be finite and at least 0", ~(np.isfinite(arrival_s) & (arrival_s >= 0)), arrival_s)
+    _refuse(path, "arrival_s", "must be at least that of the row before", np.diff(arrival_s, prepend=0) < 0, arrival_s)
     for name, tokens in (("prompt_tokens", prompt), ("output_tokens", output)):
-        _refuse(path, name, "must be positive", tokens < 1, tokens)
+        _refuse(path, name, "must be at least 1", tokens < 1, tokens)
     if not len(table):
         raise TraceError.at(path, "there is no request")
     return Workload(
@@ -132,33 +135,35 @@ def _format_of(path: Path, header: list[str]) -> Format:
     missing = [name for name in best.columns if name not in header]
     if len(missing) == len(best.columns):
         known = "; ".join(f"{form.name}: {', '.join(form.columns)}" for form in (*CSV_FORMATS, MOONCAKE))
-        raise TraceError.at(path, f"columns fit no known workload ({known})", value=", ".join(header) or "none")
+        raise TraceError.at(path, f"the columns {', '.join(header)} fit none of the known formats ({known})")
     for name in missing:
         raise TraceError.at(path, f"is missing; {best.name} has the columns {', '.join(best.columns)}", field=name)
     return best
 
 
-def _csv_records(path: Path, form: Format, header: list[str], rows: Iterator[list[str]]) -> Iterator[_Record]:
+def _csv_records(
+    path: Path, form: Format, header: list[str], rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[_Record]:
     time, prompt, output = (header.index(name) for name in form.columns)
-    for number, row in enumerate(rows):
+    for number, row in rows:
         if not row:
             continue
         if len(row) > len(header):
-            raise TraceError.at(path, f"must have {len(header)} fields", row=number, value=len(row))
+            raise TraceError.at(path, f"must have {len(header)} fields", line=number, value=len(row))
         row += [""] * (len(header) - len(row))
         yield number, row[time], row[prompt], row[output]
 
 
 def _json_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TraceError.at(path, f"is not JSON: {one_line(error)}", row=number) from None
+            raise TraceError.at(path, f"is not JSON: {one_line(error)}", line=number) from None
         if not isinstance(data, dict):
-            raise TraceError.at(path, "is not a JSON object", row=number)
+            raise TraceError.at(path, "is not a JSON object", line=number)
         time, prompt, output = (None if (one := data.get(name)) is None else str(one) for name in MOONCAKE.columns)
         yield number, time, prompt, output
 
@@ -168,11 +173,11 @@ def _read(path: Path, form: Format, records: Iterator[_Record]) -> Workload:
     chunks = [_numbers(path, form, chunk) for chunk in iter(lambda: list(islice(records, _CHUNK)), [])]
     if not chunks:
         raise TraceError.at(path, "there is no request")
-    row, ns, prompt, output = (np.concatenate(column) for column in zip(*chunks, strict=True))
+    line, ns, prompt, output = (np.concatenate(column) for column in zip(*chunks, strict=True))
     for at in np.flatnonzero(np.diff(ns) < 0)[:1] + 1:
         behind_s = (int(ns[at - 1]) - int(ns[at])) / 1e9
-        what = f"must not be before the previous row; it is {behind_s:g} s earlier"
-        raise TraceError.at(path, what, row=int(row[at]), field=form.time)
+        what = f"must not be earlier than in the row before, but is {behind_s:g} s earlier"
+        raise TraceError.at(path, what, line=int(line[at]), field=form.time)
     kept = (prompt > 0) & (output > 0)
     if not kept.any():
         raise TraceError.at(path, f"there is no request: none of {len(kept)} rows has a prompt and an output")
@@ -187,8 +192,8 @@ def _read(path: Path, form: Format, records: Iterator[_Record]) -> Workload:
 
 
 def _numbers(path: Path, form: Format, chunk: list[_Record]) -> tuple[Int, Int, Int, Int]:
-    """Row numbers, nanoseconds, prompt and output tokens of a chunk of records, each `[n]` int64."""
-    row, *columns = zip(*chunk, strict=True)
+    """Line numbers, nanoseconds, prompt and output tokens of a chunk of records, each `[n]` int64."""
+    line, *columns = zip(*chunk, strict=True)
     texts = [pd.Series(column, dtype=object) for column in columns]
     numbers = []
     whole = f"a whole number from 0 to {_LARGEST}"
@@ -197,11 +202,11 @@ def _numbers(path: Path, form: Format, chunk: list[_Record]) -> tuple[Int, Int, 
         values, bad = convert(text)
         for at in np.flatnonzero(bad)[:1]:
             if text[at] in (None, ""):
-                raise TraceError.at(path, "is missing", row=row[at], field=field)
-            raise TraceError.at(path, f"must be {what}", row=row[at], field=field, value=repr(text[at]))
+                raise TraceError.at(path, "is missing", line=line[at], field=field)
+            raise TraceError.at(path, f"must be {what}", line=line[at], field=field, value=repr(text[at]))
         numbers.append(values)
     ns, prompt, output = numbers
-    return np.array(row, np.int64), ns, prompt, output
+    return np.array(line, np.int64), ns, prompt, output
 
 
 def _whole(text: "pd.Series[Any]") -> tuple[Int, Bool]:
@@ -238,7 +243,7 @@ CSV_FORMATS = (
         time="Timestamp",
         prompt="Request tokens",
         output="Response tokens",
-        time_is="a number of seconds that is not negative",
+        time_is="a non-negative number of seconds",
         to_ns=partial(_decimal_ns, unit_ns=1_000_000_000),
     ),
 )
@@ -248,6 +253,6 @@ MOONCAKE = Format(
     time="timestamp",
     prompt="input_length",
     output="output_length",
-    time_is="a number of milliseconds that is not negative",
+    time_is="a non-negative number of milliseconds",
     to_ns=partial(_decimal_ns, unit_ns=1_000_000),
 )

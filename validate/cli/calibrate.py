@@ -22,7 +22,7 @@ def calibrate(
     `finemoe sim run --machine FILE.toml` simulates with it.
     """
     if out.suffix != ".toml":
-        raise FieldError("out", f"the name must end in .toml, value {out}")
+        raise FieldError("out", f"must be a name that ends in .toml, not {out}")
     from common.outputs import file, reserved, then_printed
 
     with reserved(file(out), overwrite=overwrite):

@@ -53,9 +53,9 @@ def compare(
     from validate.comparison.timelines import draw, logs_of, typical_iteration
 
     if out and out.suffix != ".parquet":
-        raise FieldError("out", f"the name must end in .parquet, value {out}")
+        raise FieldError("out", f"must be a name that ends in .parquet, not {out}")
     if iteration is not None and not plot:
-        raise FieldError("iteration", f"has no effect without `plot`, value {iteration}")
+        raise FieldError("iteration", "has no effect without `plot`")
     with reserved(file(out), picture(plot), overwrite=overwrite):
         here, there = Folder.read(simulated), Folder.read(measured)
         match(here, there)

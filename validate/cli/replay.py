@@ -74,7 +74,7 @@ def replay(
     from sim.results.report import report
 
     if record and record.suffix != ".trace":
-        raise FieldError("record", f"the name must end in .trace, value {record}")
+        raise FieldError("record", f"must be a name that ends in .trace, not {record}")
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario

@@ -117,7 +117,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
         for policy, log in logs.items():
             if iteration not in log.iterations:
                 last = max(log.iterations)
-                raise FieldError("iteration", f"{policy} has the iterations 0 … {last}, value {iteration}")
+                raise FieldError("iteration", f"must be from 0 to {last} for {policy}, not {iteration}")
     strips = {
         policy: [("simulated", strip(simulated[policy], iteration)), ("measured", strip(measured[policy], iteration))]
         for policy in simulated

@@ -69,7 +69,7 @@ def test_equal_keys_go_by_distance_and_then_by_expert():
 def test_a_key_that_is_no_number_is_an_error_that_names_layer_expert_and_value():
     cache = cache_of(2, 4, copy_key=lambda *_: float("nan"))
     cache.plan(Prefetch(1, [3], [0.5]), 0.0)
-    with pytest.raises(UserError, match=r"^copy_key: layer 1, expert 3: must be a number, value nan$"):
+    with pytest.raises(UserError, match=r"^copy_key: layer 1, expert 3: must be a number, not nan$"):
         cache.devices[0].next_copy(0.0)
 
 

@@ -53,7 +53,7 @@ def test_the_homes_of_an_expert_are_its_gpu_and_the_next_ones_in_a_circle():
 
 @pytest.mark.parametrize(("replicas", "gpus"), [(0, 3), (-1, 3), (4, 3), (2, 1)])
 def test_there_is_at_least_one_and_at_most_one_on_each_gpu(replicas, gpus):
-    with pytest.raises(UserError, match=rf"^replicas: must be from 1 to {gpus}, .*, value {replicas}$"):
+    with pytest.raises(UserError, match=rf"^replicas: must be from 1 to {gpus}, .*, not {replicas}$"):
         homes_of(round_robin(shape(1, 4), gpus), replicas, gpus)
     setting = Setting(model=shape(1, 4), hardware=machine(gpus), cache_experts=4, replicas=replicas)
     for policy in ("lru", "no-offload"):

@@ -516,12 +516,12 @@ def test_a_baseline_decides_alike_whatever_follows(policy):
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ("moe-infinity,prefetch_distance=5", "distance: must be from 1 to 4, value 5"),
-        ("moe-infinity,capacity=0", "capacity: must be at least 1, value 0"),
-        ("promoe,prefetch_distance=0", "distance: must be from 1 to 4, value 0"),
-        ("promoe,chunk_bytes=0", "chunk_bytes: must be a whole number from 1"),
-        ("promoe,regularisation=0", "regularisation: must be a finite number above 0, value 0"),
-        ("promoe,train_tokens=0", "train_tokens: must be at least 1, value 0"),
+        ("moe-infinity,prefetch_distance=5", "distance: must be from 1 to 4, not 5"),
+        ("moe-infinity,capacity=0", "capacity: must be at least 1, not 0"),
+        ("promoe,prefetch_distance=0", "distance: must be from 1 to 4, not 0"),
+        ("promoe,chunk_bytes=0", "chunk_bytes: must be 'whole', None or a whole number"),
+        ("promoe,regularisation=0", "regularisation: must be a finite number above 0, not 0"),
+        ("promoe,train_tokens=0", "train_tokens: must be at least 1, not 0"),
     ],
 )
 def test_an_impossible_setting_is_one_line(spec, problem):

@@ -130,5 +130,5 @@ def test_it_can_lend_its_prefetcher_and_then_evicts_by_another_rule():
 def test_a_perfect_prefetch_looks_a_whole_model_ahead_at_most(distance):
     model = shape(2, 4)
     setting = Setting(model=model, hardware=machine(), cache_experts=4)
-    with pytest.raises(UserError, match=r"prefetch_distance: must be from 1 to 2, value \d"):
+    with pytest.raises(UserError, match=r"prefetch_distance: must be from 1 to 2, not \d"):
         simulate(f"perfect-prefetch,prefetch_distance={distance}", setting, [], future=KnownFuture(model, []))

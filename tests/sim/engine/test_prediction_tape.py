@@ -179,7 +179,7 @@ def test_a_tape_of_other_requests_is_an_error_of_one_line(spec):
 @pytest.mark.parametrize("name", ["finemoe", "hit-count", "moe-infinity", "promoe"])
 def test_settings_are_refused_whether_predictions_are_replayed_or_not(name):
     arrays = recorded(f"{name},prefetch_distance=2")
-    with pytest.raises(UserError, match="distance: must be from 1 to 4, value 9"):
+    with pytest.raises(UserError, match="distance: must be from 1 to 4, not 9"):
         ran(f"{name},prefetch_distance=9", tape=PredictionTape(arrays))
 
 

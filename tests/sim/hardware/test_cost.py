@@ -224,5 +224,5 @@ def test_an_unknown_model_offers_the_nearest():
 
 
 def test_a_machine_has_at_least_one_gpu():
-    with pytest.raises(UserError, match=r"^gpus: must be at least 1, value 0$"):
+    with pytest.raises(UserError, match=r"^gpus: must be at least 1, not 0$"):
         machine(gpus=0)

@@ -85,14 +85,14 @@ def test_an_operation_reaches_its_own_share_of_its_own_peak_by_its_tokens(part: 
 @pytest.mark.parametrize(
     ("curve", "said"),
     [
-        ([3], "efficiency: must be a list, value 3"),
-        ([[1]], "efficiency: must be a list of [size, share of the peak], value [1.0]"),
-        ([[1, 0.1, 2]], "efficiency: must be a list of [size, share of the peak], value [1.0, 0.1, 2.0]"),
+        ([3], "efficiency: must be a list, not 3"),
+        ([[1]], "efficiency: must be a list of [size, share of the peak], not [1.0]"),
+        ([[1, 0.1, 2]], "efficiency: must be a list of [size, share of the peak], not [1.0, 0.1, 2.0]"),
         ([[0, 0.1]], "efficiency: sizes must be above 0 and increase, but 0 follows 0"),
         ([[5, 0.1], [5, 0.2]], "efficiency: sizes must be above 0 and increase, but 5 follows 5"),
-        ([[5, 0]], "efficiency: a share of the peak must be above 0 and at most 1, value 0"),
-        ([[5, 1.5]], "efficiency: a share of the peak must be above 0 and at most 1, value 1.5"),
-        ([["a", 1]], "efficiency: must be a number, value 'a'"),
+        ([[5, 0]], "efficiency: a share of the peak must be above 0 and at most 1, not 0"),
+        ([[5, 1.5]], "efficiency: a share of the peak must be above 0 and at most 1, not 1.5"),
+        ([["a", 1]], "efficiency: must be a number, not 'a'"),
     ],
 )
 def test_impossible_efficiencies_are_refused(curve: list, said: str) -> None:

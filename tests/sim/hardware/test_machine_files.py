@@ -149,18 +149,18 @@ EXTENDS = 'extends = "rtx3090"\n'
         (EXTENDS + "gpuss = 3", "gpuss: is not a setting; did you mean 'gpus'?"),
         (EXTENDS + "[gpu]\nmemory_byte = 3", "gpu.memory_byte: is not a setting; did you mean 'memory_bytes'?"),
         (EXTENDS + "[sources]\ngpus = 'me'", "sources: is not a setting; "),
-        (EXTENDS + "gpus = 0", "gpus: must be at least 1, value 0"),
-        (EXTENDS + "gpus = true", "gpus: must be a whole number, value True"),
-        (EXTENDS + "gpus = 1.5", "gpus: must be a whole number, value 1.5"),
-        (EXTENDS + "name = 3", "name: must be a string, value 3"),
-        (EXTENDS + "name = ''", "name: must be a printable name, value ''"),
+        (EXTENDS + "gpus = 0", "gpus: must be at least 1, not 0"),
+        (EXTENDS + "gpus = true", "gpus: must be a whole number, not True"),
+        (EXTENDS + "gpus = 1.5", "gpus: must be a whole number, not 1.5"),
+        (EXTENDS + "name = 3", "name: must be a string, not 3"),
+        (EXTENDS + "name = ''", "name: must be a printable name, not ''"),
         (EXTENDS + "gpu = 3", "gpu: must be a table"),
-        (EXTENDS + '[gpu]\nname = "a\\u0007"', "gpu.name: must be a printable name, value 'a\\x07'"),
-        (EXTENDS + "[gpu]\nflops_per_s = 'fast'", "gpu.flops_per_s: must be a number, value 'fast'"),
-        (EXTENDS + "[gpu]\nflops_per_s = 0", "gpu.flops_per_s: must be above 0, value 0.0"),
-        (EXTENDS + "[gpu]\nflops_per_s = nan", "gpu.flops_per_s: must be a finite number, value nan"),
-        (EXTENDS + "[gpu]\nmemory_bytes = inf", "gpu.memory_bytes: must be a finite number, value inf"),
-        (EXTENDS + "[host_link]\nlatency_s = -1", "host_link.latency_s: must be at least 0, value -1.0"),
+        (EXTENDS + '[gpu]\nname = "a\\u0007"', "gpu.name: must be a printable name, not 'a\\x07'"),
+        (EXTENDS + "[gpu]\nflops_per_s = 'fast'", "gpu.flops_per_s: must be a number, not 'fast'"),
+        (EXTENDS + "[gpu]\nflops_per_s = 0", "gpu.flops_per_s: must be above 0, not 0.0"),
+        (EXTENDS + "[gpu]\nflops_per_s = nan", "gpu.flops_per_s: must be a finite number, not nan"),
+        (EXTENDS + "[gpu]\nmemory_bytes = inf", "gpu.memory_bytes: must be a finite number, not inf"),
+        (EXTENDS + "[host_link]\nlatency_s = -1", "host_link.latency_s: must be at least 0, not -1.0"),
         (EXTENDS + "[search.bytes_per_s]\nvalue = 1", "search.bytes_per_s.source: is required"),
         (EXTENDS + "[search.bytes_per_s]\nsource = 'me'", "search.bytes_per_s.value: is required"),
         (EXTENDS + "[search]\nbytes_per_s = {}", "search.bytes_per_s.value: is required"),
@@ -170,13 +170,13 @@ EXTENDS = 'extends = "rtx3090"\n'
         ),
         (
             EXTENDS + "[search]\nbytes_per_s = { value = 1, source = 2 }",
-            "search.bytes_per_s.source: must be a string, value 2",
+            "search.bytes_per_s.source: must be a string, not 2",
         ),
         (
             EXTENDS + "[search]\nbytes_per_s = { value = 'x', source = 'me' }",
-            "search.bytes_per_s: must be a number, value 'x'",
+            "search.bytes_per_s: must be a number, not 'x'",
         ),
-        ("extends = 3", "extends: must be a string, value 3"),
+        ("extends = 3", "extends: must be a string, not 3"),
         ("extends = 'h100'", "extends: unknown machine 'h100'; known: a100-80gb, h100-80gb, h200-141gb, paper-a100, "),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_mistake_in_what_is_extended_names_that_file(tmp_path: Path) -> None:
     path = written(tmp_path, 'extends = "base.toml"\ngpus = 2')
     with pytest.raises(UserError) as error:
         read_data_sheet(path)
-    assert str(error.value) == f"{base}: gpus: must be at least 1, value 0"
+    assert str(error.value) == f"{base}: gpus: must be at least 1, not 0"
 
 
 def test_a_file_that_is_extended_and_missing_is_named(tmp_path: Path) -> None:

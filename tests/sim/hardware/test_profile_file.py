@@ -143,29 +143,29 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("gpus = 1\n", "gpus = 0\n", "gpus: must be a finite number above 0, value 0"),
-        ("gpus = 1\n", "gpus = true\n", "gpus: must be a whole number, value True"),
-        ("gpus = 1\n", "gpus = 1.0\n", "gpus: must be a whole number, value 1.0"),
+        ("gpus = 1\n", "gpus = 0\n", "gpus: must be a finite number above 0, not 0"),
+        ("gpus = 1\n", "gpus = true\n", "gpus: must be a whole number, not True"),
+        ("gpus = 1\n", "gpus = 1.0\n", "gpus: must be a whole number, not 1.0"),
         ("gpus = 1\n", "", "gpus: is required"),
         ("gpus = 1\n", "gpu = 1\n", "unknown key 'gpu'; did you mean 'gpus'?"),
-        ('name = "demo"\n', "name = 3\n", "name: must be a string, value 3"),
-        ('name = "demo"\n', 'name = ""\n', "name: must be a printable name, value ''"),
-        ('name = "demo"\n', 'name = "a\\nb"\n', "name: must be a printable name, value 'a\\nb'"),
+        ('name = "demo"\n', "name = 3\n", "name: must be a string, not 3"),
+        ('name = "demo"\n', 'name = ""\n', "name: must be a printable name, not ''"),
+        ('name = "demo"\n', 'name = "a\\nb"\n', "name: must be a printable name, not 'a\\nb'"),
         ("hidden = 2\n", "hiden = 2\n", "unknown key 'model.hiden'; did you mean 'model.hidden'?"),
         ("hidden = 2\n", "", "model.hidden: is required"),
-        ("hidden = 2\n", "hidden = -2\n", "model.hidden: must be a finite number above 0, value -2"),
-        ("weight_bytes = 2.0\n", 'weight_bytes = "2"\n', "model.weight_bytes: must be a number, value '2'"),
+        ("hidden = 2\n", "hidden = -2\n", "model.hidden: must be a finite number above 0, not -2"),
+        ("weight_bytes = 2.0\n", 'weight_bytes = "2"\n', "model.weight_bytes: must be a number, not '2'"),
         (
             "weight_bytes = 2.0\n",
             "weight_bytes = inf\n",
-            "model.weight_bytes: must be a finite number above 0, value inf",
+            "model.weight_bytes: must be a finite number above 0, not inf",
         ),
-        ("shared_ffn = 0\n", "shared_ffn = -1\n", "model.shared_ffn: must be finite and not negative, value -1"),
-        ("[driving]", "[[driving]]", "driving: must be a table, value [{'seconds': 1.0}]"),
+        ("shared_ffn = 0\n", "shared_ffn = -1\n", "model.shared_ffn: must be finite and at least 0, not -1"),
+        ("[driving]", "[[driving]]", "driving: must be a table, not [{'seconds': 1.0}]"),
         (EXPERT, "", "expert: is required"),
         (EXPERT, "[expert]\ntokens = [1]\n", "expert.seconds: is required"),
-        (EXPERT, "[expert]\ntokens = 1\nseconds = [1]\n", "expert.tokens: must be a list, value 1"),
-        (EXPERT, "[expert]\ntokens = [1.5]\nseconds = [1]\n", "expert.tokens: must be a whole number, value 1.5"),
+        (EXPERT, "[expert]\ntokens = 1\nseconds = [1]\n", "expert.tokens: must be a list, not 1"),
+        (EXPERT, "[expert]\ntokens = [1.5]\nseconds = [1]\n", "expert.tokens: must be a whole number, not 1.5"),
         (EXPERT, "[expert]\ntokens = []\nseconds = []\n", "expert.tokens: is empty; at least one point is needed"),
         (EXPERT, "[expert]\ntokens = [1, 2]\nseconds = [1]\n", "expert.seconds: has 1 values, but expert.tokens has 2"),
         (
@@ -181,34 +181,34 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         (
             EXPERT,
             "[expert]\ntokens = [1]\nseconds = [nan]\n",
-            "expert.seconds: must be a finite number above 0, value nan",
+            "expert.seconds: must be a finite number above 0, not nan",
         ),
         (
             EXPERT,
             "[expert]\ntokens = [1]\nseconds = [-1]\n",
-            "expert.seconds: must be a finite number above 0, value -1.0",
+            "expert.seconds: must be a finite number above 0, not -1.0",
         ),
         (
             EXPERT,
             "[expert]\ntokens = [1]\nseconds = [0]\n",
-            "expert.seconds: must be a finite number above 0, value 0.0",
+            "expert.seconds: must be a finite number above 0, not 0.0",
         ),
-        (EXPERT, "[expert]\ntokens = [1]\nseconds = ['1']\n", "expert.seconds: must be a number, value '1'"),
+        (EXPERT, "[expert]\ntokens = [1]\nseconds = ['1']\n", "expert.seconds: must be a number, not '1'"),
         (EXPERT, "[expert]\nrows = [1]\nseconds = [1]\n", "unknown key 'expert.rows'; "),
         (
             "seconds_per_attended = 0.0\n",
             "seconds_per_attended = nan\n",
-            "dense.seconds_per_attended: must be finite and not negative, value nan",
+            "dense.seconds_per_attended: must be finite and at least 0, not nan",
         ),
         (
             "most_attended = 100000\n",
             "most_attended = -1\n",
-            "dense.most_attended: must be finite and not negative, value -1",
+            "dense.most_attended: must be finite and at least 0, not -1",
         ),
         (
             "[driving]\nseconds = 1.0\n",
             "[driving]\nseconds = -1.0\n",
-            "driving.seconds: must be finite and not negative, value -1.0",
+            "driving.seconds: must be finite and at least 0, not -1.0",
         ),
         (
             "overhead_s = 0.5\n",
@@ -218,22 +218,22 @@ EXPERT = "[expert]\ntokens = [\n    1,\n    1000,\n]\nseconds = [\n    4.0,\n   
         (
             "flops_per_s = 1000.0\n",
             "flops_per_s = 0\n",
-            "search.flops_per_s: must be a finite number above 0, value 0.0",
+            "search.flops_per_s: must be a finite number above 0, not 0.0",
         ),
         (
             "\nbytes_per_s = 1000.0\n",
             "\nbytes_per_s = -inf\n",
-            "search.bytes_per_s: must be a finite number above 0, value -inf",
+            "search.bytes_per_s: must be a finite number above 0, not -inf",
         ),
-        ("threads = 1\n", "threads = [1]\n", "measured.threads: must be a string or a number, value [1]"),
-        ("threads = 1\n", "threads = nan\n", "measured.threads: must be a finite number, value nan"),
+        ("threads = 1\n", "threads = [1]\n", "measured.threads: must be a string or a number, not [1]"),
+        ("threads = 1\n", "threads = nan\n", "measured.threads: must be a finite number, not nan"),
         ("gpus = 1\n", "gpus = = 1\n", "is not TOML: "),
         ("gpus = 1\n", "gpus = 1\ngpus = 1\n", "is not TOML: "),
         ("gpus = 1\n", "gpus = " + 5000 * "[" + "\n", "is not TOML: "),
-        ("latency_s = 0.0\n", "latency_s = -1.0\n", "copy.latency_s: must be finite and not negative, value -1.0"),
-        ("latency_s = 0.0\n", "latency_s = 10\n", "copy.latency_s: must be below copy.seconds, value 10.0"),
-        ("gpus = 1\n", 'gpus = 1\ndemand_loading = "one"\n', "demand_loading: must be parallel or serial, value 'one'"),
-        ("gpus = 1\n", "gpus = 1\nhost = 3\n", "host: must be a table, value 3"),
+        ("latency_s = 0.0\n", "latency_s = -1.0\n", "copy.latency_s: must be finite and at least 0, not -1.0"),
+        ("latency_s = 0.0\n", "latency_s = 10\n", "copy.latency_s: must be below copy.seconds, not 10.0"),
+        ("gpus = 1\n", 'gpus = 1\ndemand_loading = "one"\n', "demand_loading: must be parallel or serial, not 'one'"),
+        ("gpus = 1\n", "gpus = 1\nhost = 3\n", "host: must be a table, not 3"),
         ("[search]", "[contention]\ncopy_slowdown = 0.5\n[search]", "contention.copy_slowdown: must be at least 1"),
         ("[search]", "[framework]\nlayers_s = 1\n[search]", "framework.layers_s: is not a setting; did you mean"),
         ("[search]", "[serach]", "unknown key 'serach'; did you mean 'search'?"),
@@ -268,7 +268,7 @@ def test_a_folder_is_no_profile(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_cannot_be_is_refused_before_it_is_written() -> None:
-    with pytest.raises(UserError, match=r"^expert.seconds: must be a finite number above 0, value nan$"):
+    with pytest.raises(UserError, match=r"^expert.seconds: must be a finite number above 0, not nan$"):
         measured(seconds={"expert": float("nan")})
 
 

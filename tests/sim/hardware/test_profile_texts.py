@@ -45,7 +45,7 @@ def test_a_framework_can_be_named(file):
     ("setting", "words"),
     [
         ("contention.copy_slowdown=0.5", "contention.copy_slowdown"),
-        ("demand_loading=both", "demand_loading: must be parallel or serial, value 'both'"),
+        ("demand_loading=both", "demand_loading: must be parallel or serial, not 'both'"),
         ("gpus=2", "gpus: is not a setting"),
         ("framework=torch", "framework: unknown framework 'torch'"),
     ],

@@ -19,7 +19,7 @@ from sim.sweeps.workers import Workers
 from tests.support.paper_command import SHAPE
 from tests.support.trace_helpers import random_request, small_meta, write_trace
 
-WHY = "50% of the decode rows occurred before; policies that learn look better on it than on text."
+WHY = "50% of the decode rows occurred before; policies that learn look better than they would on real text."
 
 
 def study_of(folder: Path, kind: str, *, repetitive: bool) -> Study:

@@ -213,7 +213,7 @@ def test_a_scenario_file_may_replace_the_trace_but_only_once(
     scenario: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert whatif(folder, scenario, "--scenario", scenario) == 2
-    assert capsys.readouterr().err == f"error: --scenario: is given twice, value {scenario} and {scenario}\n"
+    assert capsys.readouterr().err == f"error: --scenario: is given twice: {scenario} and {scenario}\n"
 
 
 def test_only_policies_may_vary_beside_the_resources(

@@ -130,7 +130,7 @@ def test_a_result_trimmed_is_the_result_of_less_detail(scenario: Scenario) -> No
 
 
 def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out: Path) -> None:
-    """Their rows could not be told apart."""
+    """Their rows would be indistinguishable."""
     results = [simulate(replace(scenario, seed=seed)) for seed in (0, 1)]
     with pytest.raises(UserError, match=r"2 results of policy finemoe,capacity=9; a folder has one result per policy$"):
         write_results(out, results)
@@ -177,9 +177,7 @@ def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -
     simulate(scenario).write(out)
     meta = json.loads((out / "meta.json").read_text())
     (out / "meta.json").write_text(json.dumps(meta | {"schema_version": SCHEMA_VERSION + 1}))
-    with pytest.raises(
-        UserError, match=f"field schema_version: must be {SCHEMA_VERSION}, value {SCHEMA_VERSION + 1}; "
-    ):
+    with pytest.raises(UserError, match=f"field schema_version: must be {SCHEMA_VERSION}, not {SCHEMA_VERSION + 1}; "):
         Result.read(out)
 
 

@@ -126,7 +126,7 @@ def test_a_run_that_succeeds_clears_its_failure(store: ResultStore, scenario: Sc
 def test_a_store_of_another_schema_version_is_refused(store: ResultStore) -> None:
     about = store.folder / "store.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"schema_version": 99}))
-    with pytest.raises(StoreError, match=r"store\.json: field schema_version: must be 1, value 99; choose another"):
+    with pytest.raises(StoreError, match=r"store\.json: field schema_version: must be 1, not 99; choose another"):
         ResultStore.open(store.folder)
 
 

@@ -149,7 +149,7 @@ def another_version(folder: Path) -> None:
         (lose("sweep.parquet"), r"/sweep\.parquet is missing"),
         (flip("sweep.parquet"), r"/sweep\.parquet (was changed after it was written|cannot be read: .*)"),
         (flip("meta.json"), r"/meta\.json.*"),
-        (another_version, r"/meta\.json: field schema_version: must be 2, value 99; repeat the run"),
+        (another_version, r"/meta\.json: field schema_version: must be 2, not 99; repeat the run"),
     ],
 )
 def test_a_damaged_folder_is_one_line(folder: Path, damage: Any, said: str) -> None:

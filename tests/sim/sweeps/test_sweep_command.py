@@ -67,7 +67,7 @@ def test_a_dry_run_shows_stored_runs_and_reasons_for_refusals(
     said = capsys.readouterr().out
     states = [line.split()[-1] for line in said.splitlines()[2:5]]
     assert states == ["run", "stored", "compute"]
-    assert "1 run cannot run: cache.experts: cache of 1 experts: " in said
+    assert "1 run cannot run: cache.experts: 1 means a cache of 1 experts: " in said
     assert all(len(line) <= 100 for line in said.splitlines())
 
 
@@ -100,7 +100,7 @@ def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureF
     ("words", "said"),
     [
         (["--references", "best-knwon"], "--references: unknown reference 'best-knwon'; did you mean 'best-known'?"),
-        (["--jobs", "0"], "--jobs: must be at least 1, value 0"),
+        (["--jobs", "0"], "--jobs: must be at least 1, not 0"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -206,7 +206,7 @@ def test_a_store_of_another_version_is_refused_before_anything_runs(
     store.mkdir()
     (store / "store.json").write_text('{"schema_version": 0, "id": "a"}')
     assert sweep(file, store) == 2
-    assert "field schema_version: must be 1, value 0" in capsys.readouterr().err
+    assert "field schema_version: must be 1, not 0" in capsys.readouterr().err
     assert [path.name for path in store.iterdir()] == ["store.json"]
 
 
@@ -244,7 +244,7 @@ def test_settings_that_a_policy_refuses_are_found_before_it_runs(
     grid = {"policy": ["finemoe", "lru"], "policy.prefetch_distance": [2, 40]}
     small_experiment(trace, grid=grid).write(tmp_path / "a.toml")
     assert sweep(tmp_path / "a.toml", store, "--dry-run") == 0
-    assert "1 run cannot run: finemoe: prefetch_distance: must be from 1 to 4, value 40" in capsys.readouterr().out
+    assert "1 run cannot run: finemoe: prefetch_distance: must be from 1 to 4, not 40" in capsys.readouterr().out
 
 
 def test_a_store_that_has_everything_need_not_be_written(

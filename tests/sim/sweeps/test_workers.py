@@ -201,7 +201,7 @@ def test_without_ray_one_line_says_how_to_install_it(
     assert main(["sweep", "experiment.toml", "--store", "store", "--backend", "ray"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --backend: ray cannot be imported")
-    assert error.endswith("; pip install 'finemoe-lab[ray]', value ray\n")
+    assert error.endswith("; pip install 'finemoe-lab[ray]'\n")
     assert error.count("\n") == 1
 
 

@@ -149,11 +149,11 @@ def test_a_single_layer_and_a_single_iteration_can_be_drawn(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--train-split", "1.5"], "--train-split: must be at least 0 and at most 1, value 1.5"),
-        (["--requests", "0"], "--requests: must be at least 1, value 0"),
-        (["--sample", "0"], "--sample: must be at least 1, value 0"),
-        (["--seed", "-1"], "--seed: must be at least 0, value -1"),
-        (["--request", "99"], "--request: must be one of the 8 analysed requests, value 99"),
+        (["--train-split", "1.5"], "--train-split: must be at least 0 and at most 1, not 1.5"),
+        (["--requests", "0"], "--requests: must be at least 1, not 0"),
+        (["--sample", "0"], "--sample: must be at least 1, not 0"),
+        (["--seed", "-1"], "--seed: must be at least 0, not -1"),
+        (["--request", "99"], "--request: must be one of the 8 analysed requests, not 99"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(

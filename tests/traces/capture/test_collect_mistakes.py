@@ -95,7 +95,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
         "no indices": (changed("llama4_text", lambda folder: None), "are called without the indices"),
         "lookahead too far": (
             plain("--lookahead", "1,3"),
-            "--lookahead: must be from 1 to 2, since mixtral has 3 MoE layers, value 3",
+            "--lookahead: must be from 1 to 2 for the 3 MoE layers of mixtral, not 3",
         ),
         "no chat template": (plain("--chat-template"), "--chat-template: the model's tokenizer has no chat template"),
         "fixed and too long": (
@@ -103,7 +103,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
             "line 1, field prompt: 124 tokens and 5 new ones exceed the model's context of 128",
         ),
         "no such device": (plain("--device", "gpu7"), "device 'gpu7' cannot be used"),
-        "wrong name": (plain(out="a.parquet"), "--out: the name must end in .trace"),
+        "wrong name": (plain(out="a.parquet"), "--out: must be a name that ends in .trace"),
     }
 
 

@@ -78,12 +78,12 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
             "--temperature: cannot be combined with --continue-text",
         ),
         (("pocket", *NAMED[2:]), "--prompts: give --prompts NAME or --continue-text"),
-        (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, value 0"),
+        (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, not 0"),
         (
             ("pocket", *NAMED, "--batch-size", "2.5"),
-            "--batch-size: must be a whole number, value '2.5'",
+            "--batch-size: must be a whole number, not '2.5'",
         ),
-        (("pocket", *NAMED, "--temperature", "inf"), "--temperature: must be a finite number, value inf"),
+        (("pocket", *NAMED, "--temperature", "inf"), "--temperature: must be a finite number, not inf"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

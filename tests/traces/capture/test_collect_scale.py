@@ -71,7 +71,7 @@ def test_no_batch_exceeds_the_budget_and_none_could_take_its_neighbours_first() 
 
 def test_a_request_beyond_the_budget_is_named() -> None:
     with pytest.raises(
-        FieldError, match=r"^batch_tokens: p\.jsonl: line 2: prompt and new tokens are 20 tokens, value 19$"
+        FieldError, match=r"^batch_tokens: must be at least 20, the prompt and new tokens of p\.jsonl, line 2, not 19$"
     ):
         batches_of([3, 15, 7], batch_tokens=19)
 

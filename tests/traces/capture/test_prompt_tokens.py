@@ -102,12 +102,12 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
         (
             Model(template=TEMPLATE),
             {"chat_template": True, "prompt_tokens": 5},
-            "prompt_tokens: the chat template alone has 5 tokens, value 5",
+            "prompt_tokens: must exceed the 5 tokens of the chat template, not be 5",
         ),
         (
             Model(template="{{ messages[0]['content'] }} {{ messages[0]['content'] }}"),
             {"chat_template": True, "prompt_tokens": 9},
-            "chat_template: the template has the user's text 2 times, expected once",
+            "chat_template: the template has the user's text 2 times instead of once",
         ),
         (Model(context=20), {"prompt_tokens": 17}, "p.txt: line 1, field prompt: 17 tokens and 4 new ones exceed"),
     ],

@@ -287,7 +287,7 @@ def test_with_a_chat_template_a_text_is_a_turn_that_goes_on() -> None:
     tokens = [*plain.tokens, *plain.continuation]
     assert [*turn.tokens, *turn.continuation] == [*begins, *tokens][: len(tokens)]
     assert len(turn.tokens) == len(plain.tokens) == 37
-    with pytest.raises(FieldError, match=r"^prompt_tokens: the chat template alone has 2 tokens, value 2$"):
+    with pytest.raises(FieldError, match=r"^prompt_tokens: must exceed the 2 tokens of the chat template, not be 2$"):
         divided_texts(text, loaded, Lengths(chat_template=True, prompt_tokens=2), where="t")
 
 

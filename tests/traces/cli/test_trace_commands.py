@@ -29,15 +29,15 @@ CHEAP = {
     ),
     "policylang": (
         "convert policylang x --model gpt-oss-20b --out a.trace --first-layer -1",
-        "--first-layer: must be at least 0, value -1",
+        "--first-layer: must be at least 0, not -1",
     ),
     "store": (
         "convert store x --model gpt-oss-20b --out a.npy",
-        "--out: the name must end in .trace, value a.npy",
+        "--out: must be a name that ends in .trace, not a.npy",
     ),
     "counts": (
         "convert counts x --model gpt-oss-20b --out a.trace",
-        "--out: the name must end in .parquet, value a.trace",
+        "--out: must be a name that ends in .parquet, not a.trace",
     ),
     "arrivals": (
         "arrivals gamma --rate 1 --requests 2",
@@ -45,15 +45,15 @@ CHEAP = {
     ),
     "fit": (
         "fit x --workload w --out a.trace --max-prompt-tokens 0",
-        "--max-prompt-tokens: must be at least 1, value 0",
+        "--max-prompt-tokens: must be at least 1, not 0",
     ),
     "synthetic": (
         "synthetic --out a.trace --top-k 9",
-        "--top-k: must be at most 8, the experts of a layer, value 9",
+        "--top-k: must be at most 8, the number of experts in a layer, not 9",
     ),
     "analyse": (
         "analyse x --train-split 2",
-        "--train-split: must be at least 0 and at most 1, value 2.0",
+        "--train-split: must be at least 0 and at most 1, not 2.0",
     ),
 }
 
@@ -125,7 +125,7 @@ def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Pa
         ("fit --workload w --out a.trace", "TRACE is required"),
         ("arrivals", "WORKLOAD is required"),
         ("analyse a b", "unexpected argument: b"),
-        ("analyse a --sample 1.5", "--sample: must be a whole number, value '1.5'"),
+        ("analyse a --sample 1.5", "--sample: must be a whole number, not '1.5'"),
         ("synthetic --out a.trace --shape 3", "Unknown option: --shape."),
     ],
 )

@@ -128,35 +128,35 @@ def swap(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], None]:
     ("change", "line"),
     [
         (lambda arrays: arrays.pop("probs"), "field probs: is missing"),
-        (swap("probs", lambda a: a.astype(np.float32)), "field probs: must be float16, value float32"),
+        (swap("probs", lambda a: a.astype(np.float32)), "field probs: must be float16, not float32"),
         (
             swap("probs", lambda a: a[:, :, :3]),
-            "field probs: shape must be [9, 24, 4] for gpt-oss-20b, value [9, 24, 3]",
+            "field probs: shape must be [9, 24, 4] for gpt-oss-20b, not [9, 24, 3]",
         ),
         (
             swap("experts", lambda a: a[:, :23]),
-            "field experts: shape must be [9, 24, 4] for gpt-oss-20b, value [9, 23, 4]",
+            "field experts: shape must be [9, 24, 4] for gpt-oss-20b, not [9, 23, 4]",
         ),
-        (swap("experts", lambda a: a.astype(float)), "field experts: must be integers, value float64"),
-        (swap("token", lambda a: a[:-1]), "field token: shape must be [9] for gpt-oss-20b, value [8]"),
-        (swap("source", lambda a: a[:-1]), "field source: shape must be [3] for gpt-oss-20b, value [2]"),
-        (swap("source", lambda a: np.arange(3)), "field source: must be text, value int64"),
+        (swap("experts", lambda a: a.astype(float)), "field experts: must be integers, not float64"),
+        (swap("token", lambda a: a[:-1]), "field token: shape must be [9] for gpt-oss-20b, not [8]"),
+        (swap("source", lambda a: a[:-1]), "field source: shape must be [3] for gpt-oss-20b, not [2]"),
+        (swap("source", lambda a: np.arange(3)), "field source: must be text, not int64"),
         (swap("source", lambda a: a.astype(object)), "is not an npz archive of plain arrays: "),
-        (put("offsets", 0, 1), "field offsets: must run from 0 to 9, value 1 to 9"),
-        (put("offsets", -1, 8), "field offsets: must run from 0 to 9, value 0 to 8"),
-        (put("offsets", 2, 2), "row 2, field offsets: must increase from row to row, value 2"),
-        (put("experts", (4, 3, 1), 32), "row 4, field experts: layer 3 must be from 0 to 31, value 32"),
+        (put("offsets", 0, 1), "field offsets: must run from 0 to 9, not from 1 to 9"),
+        (put("offsets", -1, 8), "field offsets: must run from 0 to 9, not from 0 to 8"),
+        (put("offsets", 2, 2), "row 2, field offsets: must be greater than in the row before, not 2"),
+        (put("experts", (4, 3, 1), 32), "row 4, layer 3, field experts: must be from 0 to 31, not 32"),
         (
             put("experts", (4, 3), [1, 2, 1, 3]),
-            "row 4, field experts: layer 3 must not repeat an expert, value [1, 2, 1, 3]",
+            "row 4, layer 3, field experts: must be distinct, not [1, 2, 1, 3]",
         ),
-        (put("token", 5, 201088), "row 5, field token: must be from 0 to 201087, value 201088"),
-        (put("token", 5, -1), "row 5, field token: must be from 0 to 201087, value -1"),
-        (put("probs", (6, 2, 0), np.nan), "row 6, field probs: layer 2 must be positive and finite, value nan"),
-        (put("probs", (6, 2), [1, 0, 0, 0]), "row 6, field probs: layer 2 must be positive and finite, value 0.0"),
+        (put("token", 5, 201088), "row 5, field token: must be from 0 to 201087, not 201088"),
+        (put("token", 5, -1), "row 5, field token: must be from 0 to 201087, not -1"),
+        (put("probs", (6, 2, 0), np.nan), "row 6, layer 2, field probs: must be positive and finite, not nan"),
+        (put("probs", (6, 2), [1, 0, 0, 0]), "row 6, layer 2, field probs: must be positive and finite, not 0.0"),
         (
             put("probs", (6, 2), [0.5, 0.25, 0.25, 0.25]),
-            "row 6, field probs: layer 2 must sum to 1 within 0.005, value 1.25",
+            "row 6, layer 2, field probs: must sum to 1 within 0.005, not 1.25",
         ),
     ],
 )
@@ -190,7 +190,7 @@ def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytes
     assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss", *out]) == 2
     assert capsys.readouterr().err == "error: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'?\n"
     assert convert(tmp_path, small_arrays(), "--max-requests", "0") == 2
-    assert capsys.readouterr().err == "error: --max-requests: must be at least 1, value 0\n"
+    assert capsys.readouterr().err == "error: --max-requests: must be at least 1, not 0\n"
     assert convert(tmp_path, small_arrays()) == 0
     assert convert(tmp_path, small_arrays()) == 2
     assert "out.trace exists already; choose another name, or replace it with --overwrite" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_without_torch_a_dump_says_what_to_install(
 def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", [[0] * 6, *SUMS])
     line = reported(capsys, lambda: convert(file))
-    assert line == f"{file}: must have 3 layers and 6 experts for small, value 4 and 6"
+    assert line == f"{file}: must have 3 layers and 6 experts for small, not 4 and 6"
     assert convert(file, "--first-layer", "1") == 0
     assert read_counts(tmp_path / "counts.parquet", SHAPE).tokens.tolist() == SUMS
 
@@ -120,15 +120,18 @@ def test_dense_layers_before_the_first_are_left_out(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("counts", "line"),
     [
-        (np.full((3, 6), 0.5), "must be whole numbers [steps, layers, experts] or [layers, experts], none negative, "),
-        (np.full((3, 6), np.inf), "must be whole numbers "),
+        (
+            np.full((3, 6), 0.5),
+            "must be whole numbers [steps, layers, experts] or [layers, experts], not float64 [3, 6]",
+        ),
+        (np.full((3, 6), np.inf), "counts must be from 0 to "),
         (np.full((3, 6), np.nan), "must be whole numbers "),
-        (np.full((3, 6), 2**63, np.uint64), "must be whole numbers "),
-        (np.full((3, 6), -1), "must be whole numbers "),
+        (np.full((3, 6), 2**63, np.uint64), "counts must be from 0 to "),
+        (np.full((3, 6), -1), "counts must be from 0 to "),
         (np.ones(6, int), "must be whole numbers "),
         (np.array([["a"]]), "must be whole numbers "),
-        (np.ones((3, 7), int), "must have 3 layers and 6 experts for small, value 3 and 7"),
-        (np.array(SUMS) * [[1], [0], [1]], "layer 1 has no counts; if it is dense, set first_layer"),
+        (np.ones((3, 7), int), "must have 3 layers and 6 experts for small, not 3 and 7"),
+        (np.array(SUMS) * [[1], [0], [1]], "layer 1 has no counts; if it is dense, set --first-layer"),
     ],
 )
 def test_what_are_no_counts_is_one_line(
@@ -142,7 +145,7 @@ def test_what_are_no_counts_is_one_line(
 def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.npy", SUMS)
     assert reported(capsys, lambda: convert(file, out="b.trace")) == (
-        f"--out: the name must end in .parquet, value {tmp_path}/b.trace"
+        f"--out: must be a name that ends in .parquet, not {tmp_path}/b.trace"
     )
     assert convert(file) == 0
     assert reported(capsys, lambda: convert(file)).endswith(
@@ -230,12 +233,12 @@ def test_the_table_that_analyse_writes_does_too(tmp_path: Path, trace: Path) -> 
     ("change", "line"),
     [
         (lambda table: table.drop(columns="tokens"), "field tokens: is missing"),
-        (lambda table: table.iloc[:-1], "must have one row for each of the 18 experts of small, value 17 rows of 17"),
+        (lambda table: table.iloc[:-1], "must have one row for each of the 18 experts of small, not 17 rows for 17"),
         (lambda table: table.assign(expert=table["expert"] * 2), "row 3, field expert: must be from 0 to 5 for small"),
-        (lambda table: table.assign(tokens=table["tokens"] - 1), "row 1, field tokens: must not be negative, value -1"),
-        (lambda table: table.assign(tokens=table["tokens"] / 2), "field tokens: must be whole numbers, value float64"),
-        (lambda table: table.assign(expert=0), "must have one row for each of the 18 experts of small, value 18 rows"),
-        (lambda table: table.iloc[:0], "field layer: must be whole numbers, value no row"),
+        (lambda table: table.assign(tokens=table["tokens"] - 1), "row 1, field tokens: must be at least 0, not -1"),
+        (lambda table: table.assign(tokens=table["tokens"] / 2), "field tokens: must be whole numbers, not float64"),
+        (lambda table: table.assign(expert=0), "must have one row for each of the 18 experts of small, not 18 rows"),
+        (lambda table: table.iloc[:0], "has no row"),
     ],
 )
 def test_a_table_of_another_shape_is_reported(

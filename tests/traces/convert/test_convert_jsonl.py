@@ -125,7 +125,7 @@ def test_a_part_of_the_rows_can_be_ignored(tmp_path: Path, capsys: pytest.Captur
     """As the step of an engine that counts on from request to request."""
     file = write_lines(tmp_path / "log.jsonl", [{**row, "step": 70 + row["token_idx"]} for row in BY_HAND])
     line = reported(capsys, lambda: convert("jsonl", file))
-    assert line == f"{file}: line 1, field step: a request must start at iteration 1, value 70"
+    assert line == f"{file}: line 1, field step: a request must start at iteration 1, not 70"
     trace = converted("jsonl", file, "--field", "iteration=")
     assert trace.read(0).iteration.tolist() == [0, 0, 1]
 
@@ -157,8 +157,8 @@ def test_passes_of_one_request_at_a_time_become_requests(tmp_path: Path, capsys:
 def test_positions_that_restart_need_the_option_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_lines(tmp_path / "log.jsonl", in_passes())
     line = reported(capsys, lambda: convert("jsonl", file))
-    assert line.startswith(f"{file}: line 14, field layer: repeats a layer of this token, which is in line 2")
-    assert "set index to pass" in line
+    assert line.startswith(f"{file}: line 14, field layer: layer 0 of this token is already in line 2")
+    assert "set --index to pass" in line
 
 
 def test_declared_warm_up_rows_are_dropped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,38 +210,38 @@ def put(row: int, key: str, value: Any) -> Callable[[list[Any]], None]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda rows: rows.pop(4), "line 5, field layer: must be 1, the next layer of this token, value 2"),
-        (lambda rows: rows.pop(3), "line 4, field layer: must be 0, the first layer of a new token, value 1"),
+        (lambda rows: rows.pop(4), "line 5, field layer: must be 1, the next layer of this token, not 2"),
+        (lambda rows: rows.pop(3), "line 4, field layer: must be 0, the first layer of a new token, not 1"),
         (
             lambda rows: rows.insert(3, rows[2]),
-            "line 4, field layer: repeats a layer of this token",
+            "line 4, field layer: layer 2 of this token is already in line 3",
         ),
-        (lambda rows: rows.reverse(), "line 1, field layer: must be 0, the first layer of a new token, value 2"),
-        (put(3, "position", 2), "line 4, field position: must be 1, the next one, value 2"),
-        (put(3, "position", "1"), "line 4, field position: must be from 0 to 2147483647, value '1'"),
-        (put(0, "position", 2**31), "line 1, field position: must be from 0 to 2147483647, value 2147483648"),
+        (lambda rows: rows.reverse(), "line 1, field layer: must be 0, the first layer of a new token, not 2"),
+        (put(3, "position", 2), "line 4, field position: must be 1, the next position, not 2"),
+        (put(3, "position", "1"), "line 4, field position: must be from 0 to 2147483647, not '1'"),
+        (put(0, "position", 2**31), "line 1, field position: must be from 0 to 2147483647, not 2147483648"),
         (put(3, "position", None), "line 4, field position: must be in all rows or in none"),
         (put(0, "position", None), "line 2, field position: must be in all rows or in none"),
         (put(3, "iteration", None), "line 4, field iteration: must be in all rows or in none"),
-        (put(1, "layer", 3), "line 2, field layer: must be from 0 to 2, value 3"),
-        (put(1, "layer", True), "line 2, field layer: must be from 0 to 2, value True"),
-        (put(4, "experts", [1, 2, 3]), "line 5, field experts: must have 2 entries, value 3"),
-        (put(4, "experts", 7), "line 5, field experts: must be a list of 2, value 7"),
+        (put(1, "layer", 3), "line 2, field layer: must be from 0 to 2, not 3"),
+        (put(1, "layer", True), "line 2, field layer: must be from 0 to 2, not True"),
+        (put(4, "experts", [1, 2, 3]), "line 5, field experts: must have 2 entries, not 3"),
+        (put(4, "experts", 7), "line 5, field experts: must be a list of 2, not 7"),
         (put(4, "experts", None), "line 5, field experts: is missing"),
         (put(4, "layer", None), "line 5, field layer: must be in all rows or in none"),
         (put(4, "request", None), "line 5, field request: must be in all rows or in none"),
-        (put(4, "experts", [1, 6]), "line 5, field experts: must be from 0 to 5, value 6"),
-        (put(4, "experts", [-1, 2]), "line 5, field experts: must be from 0 to 5, value -1"),
-        (put(4, "experts", [2, 2]), "line 5, field experts: must not repeat an expert, value [2, 2]"),
-        (put(4, "experts", [1, 2.0]), "line 5, field experts: must be whole numbers, value 2.0"),
-        (put(4, "experts", [1, "2"]), "line 5, field experts: must be whole numbers, value '2'"),
-        (put(4, "weights", [0.5]), "line 5, field weights: must have 2 entries, value 1"),
-        (put(4, "weights", [1.5, -0.5]), "line 5, field weights: must be positive, value -0.5"),
-        (put(4, "weights", [float("nan"), 1]), "line 5, field weights: must be positive, value nan"),
-        (put(4, "weights", [float("inf"), 1]), "line 5, field weights: must be finite and not negative, value inf"),
+        (put(4, "experts", [1, 6]), "line 5, field experts: must be from 0 to 5, not 6"),
+        (put(4, "experts", [-1, 2]), "line 5, field experts: must be from 0 to 5, not -1"),
+        (put(4, "experts", [2, 2]), "line 5, field experts: must be distinct, not [2, 2]"),
+        (put(4, "experts", [1, 2.0]), "line 5, field experts: must be whole numbers, not 2.0"),
+        (put(4, "experts", [1, "2"]), "line 5, field experts: must be whole numbers, not '2'"),
+        (put(4, "weights", [0.5]), "line 5, field weights: must have 2 entries, not 1"),
+        (put(4, "weights", [1.5, -0.5]), "line 5, field weights: must be positive, not -0.5"),
+        (put(4, "weights", [float("nan"), 1]), "line 5, field weights: must be positive, not nan"),
+        (put(4, "weights", [float("inf"), 1]), "line 5, field weights: must be finite and at least 0, not inf"),
         (put(4, "weights", None), "line 5, field weights: must be in all rows or in none"),
-        (put(4, "token", 40), "line 5, field token: must be 3, as in line 4 of the same token, value 40"),
-        (put(24, "request", [0]), "line 25, field request: must be a string or a whole number, value [0]"),
+        (put(4, "token", 40), "line 5, field token: must be 3, as in line 4 of the same token, not 40"),
+        (put(24, "request", [0]), "line 25, field request: must be a string or a whole number, not [0]"),
     ],
 )
 def test_a_row_out_of_place_is_reported(
@@ -261,7 +261,7 @@ def test_a_request_with_separated_rows_is_reported(tmp_path: Path, capsys: pytes
     first, second = rows_of(recorded_pairs(1)), [{**row, "request": 9} for row in rows_of(recorded_pairs(1))]
     file = write_lines(tmp_path / "log.jsonl", [*first, *second, first[0]])
     line = reported(capsys, lambda: convert("jsonl", file))
-    assert line.startswith(f"{file}: line 49, field request: returns after another request; sort the file")
+    assert line.startswith(f"{file}: line 49, field request: 0 returns after another request; sort the file")
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 
@@ -336,14 +336,14 @@ def test_any_value_in_any_field_is_accepted_or_reported(
         (['{"experts": '], "line 1: is not JSON: "),
         ([], "has no row"),
         (['{"warmup": true}'], "has no row"),
-        (['{"type": "meta", "top_k": 4}'], "line 1, field top_k: must be 2 for small, value 4"),
+        (['{"type": "meta", "top_k": 4}'], "line 1, field top_k: must be 2 for small, not 4"),
         (
             ['{"type": "meta", "layers_logged": [0]}'],
-            "line 1, field layers_logged: a trace needs all 3 layers",
+            "line 1, field layers_logged: must list all 3 layers",
         ),
         (['{"choices": []}'], "line 1, field choices: must be a list of one choice"),
         (['{"choices": [7]}'], "line 1, field choices: must be a list of one choice"),
-        (['{"experts": [[[1, 0]], 7]}'], "line 1, field experts: must have 3 entries, value 1"),
+        (['{"experts": [[[1, 0]], 7]}'], "line 1, field experts: must have 3 entries, not 1"),
         (['{"experts": [[[1, 0]]], "token_ids": 5}'], "line 1, field token_ids: must be a list"),
         (['{"choices": [{"routed_experts": "UEs="}]}'], "line 1, field routed_experts: must be nested lists"),
     ],
@@ -360,13 +360,13 @@ def test_what_is_no_log_is_one_line(
     ("options", "line"),
     [
         (["--field", "expert=e"], "--field: unknown part of a row 'expert'; did you mean 'experts'?"),
-        (["--field", "experts"], "--field: expected NAME=KEY, value 'experts'"),
+        (["--field", "experts"], "--field: must be NAME=KEY, not 'experts'"),
         (["--field", "experts=e"], "line 1, field e: is missing; it has "),
         (["--warmup-passes", "2"], "--warmup-passes: needs --index pass"),
-        (["--max-requests", "0"], "--max-requests: must be at least 1, value 0"),
-        (["--shape", "layers=3"], "--shape: missing experts, top_k, hidden, "),
+        (["--max-requests", "0"], "--max-requests: must be at least 1, not 0"),
+        (["--shape", "layers=3"], "--shape: needs experts, top_k, hidden, "),
         (["--shape", "layer=3"], "--shape: unknown size 'layer'; did you mean 'layers'?"),
-        (["--shape", "layers=x"], "--shape: layers must be a number, value 'x'"),
+        (["--shape", "layers=x"], "--shape: layers must be a number, not 'x'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_reported(

@@ -83,7 +83,7 @@ def test_layers_may_be_numbered_as_in_the_model(tmp_path: Path, capsys: pytest.C
     some = [each | {"layer": each["layer"] + 1} for each in entries(pairs)]
     file = save_jsonl(tmp_path / "rec.jsonl", some)
     line = reported(capsys, lambda: convert("policylang", file))
-    assert line == f"{file}: line 2, field l: must be 0, the first layer of a new token, value 1"
+    assert line == f"{file}: line 2, field l: must be 0, the first layer of a new token, not 1"
     trace = converted("policylang", file, "--first-layer", "1")
     np.testing.assert_array_equal(trace.read(0).experts, pairs[0][1].experts)
 
@@ -93,14 +93,13 @@ def test_mistakes_are_reported_with_the_recorders_own_names(tmp_path: Path, caps
     some[20]["experts"] = [0, 6]
     file = save_jsonl(tmp_path / "rec.jsonl", some)
     assert (
-        reported(capsys, lambda: convert("policylang", file))
-        == f"{file}: line 22, field e: must be from 0 to 5, value 6"
+        reported(capsys, lambda: convert("policylang", file)) == f"{file}: line 22, field e: must be from 0 to 5, not 6"
     )
     file = save_parquet(tmp_path / "rec.parquet", some)
-    wanted = f"{file}: row 20, field selected_experts: must be from 0 to 5, value 6"
+    wanted = f"{file}: row 20, field selected_experts: must be from 0 to 5, not 6"
     assert reported(capsys, lambda: convert("policylang", file)) == wanted
     file = save_jsonl(tmp_path / "rec.jsonl", some, HEADER | {"num_experts": 8})
-    wanted = f"{file}: line 1, field num_experts: must be 6 for small, value 8"
+    wanted = f"{file}: line 1, field num_experts: must be 6 for small, not 8"
     assert reported(capsys, lambda: convert("policylang", file)) == wanted
     file = write_lines(tmp_path / "rec.jsonl", [HEADER, json.dumps({"p": 0, "t": 0, "l": 0})])
     assert reported(capsys, lambda: convert("policylang", file)) == f"{file}: line 2, field e: is missing"

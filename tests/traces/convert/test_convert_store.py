@@ -171,7 +171,7 @@ def test_a_history_of_another_model_is_refused(
 ) -> None:
     other = small_trace(tmp_path / "other.trace", 2, shape=small_shape(experts=7))
     line = reported(capsys, lambda: sim(arguments(recorded, "--history", other, policies=("lru",))))
-    assert line == f"--history: {other}: shape.experts must be 6 as in {recorded}, value 7"
+    assert line == f"--history: {other}: shape.experts must be 6 as in {recorded}, not 7"
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------
@@ -188,8 +188,8 @@ def too_much(maps: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (negative, "row 2, field maps: layer 1 must be finite and not negative, value -0.5"),
-        (too_much, "row 1, field maps: layer 2 must sum to 1 within 0.005, value 3.0"),
+        (negative, "row 2, layer 1, field maps: must be finite and at least 0, not -0.5"),
+        (too_much, "row 1, layer 2, field maps: must sum to 1 within 0.005, not 3.0"),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_one_line(
@@ -205,14 +205,14 @@ def test_what_is_wrong_with_an_entry_is_one_line(
 def test_what_is_no_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = export(tmp_path, some_maps(4)[:, :2], np.eye(4))
     line = reported(capsys, lambda: convert("store", file))
-    assert line == f"{file}: field maps: must be float [entries, 3, 6] for small, value float32 [8, 2, 6]"
+    assert line == f"{file}: field maps: must be float [entries, 3, 6] for small, not float32 [8, 2, 6]"
     file = export(tmp_path, some_maps(4), np.eye(4)[:, :3])
     embeddings = tmp_path / "small~embed~8.npy"
     line = reported(capsys, lambda: convert("store", file))
-    assert line == f"{embeddings}: field embeds: must be float [entries, 4] for small, value float32 [8, 3]"
+    assert line == f"{embeddings}: field embeds: must be float [entries, 4] for small, not float32 [8, 3]"
     np.save(embeddings, np.zeros((7, 4), np.float32))
     line = reported(capsys, lambda: convert("store", file))
-    assert line == f"{embeddings}: must have as many rows as {file.name}, 8, value 7"
+    assert line == f"{embeddings}: must have 8 rows, as many as {file.name}, not 7"
     np.save(embeddings, np.full((8, 4), 1e9, np.float32))
     line = reported(capsys, lambda: convert("store", file))
     assert line == f"{embeddings}: row 0, field embeds: must be finite as float16"
@@ -221,7 +221,7 @@ def test_what_is_no_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no.npy: is missing" in reported(capsys, lambda: convert("store", tmp_path / "no.npy"))
     np.savez(tmp_path / "v.npz", version=np.array(2), maps=some_maps(1), embeds=np.eye(4)[:1])
     line = reported(capsys, lambda: convert("store", tmp_path / "v.npz"))
-    assert line == f"{tmp_path}/v.npz: field version: must be 1, value 2"
+    assert line == f"{tmp_path}/v.npz: field version: must be 1, not 2"
 
 
 def test_bytes_do_not_depend_on_the_run(tmp_path: Path) -> None:

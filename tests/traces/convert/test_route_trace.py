@@ -194,7 +194,7 @@ def test_sizes_come_from_a_named_model_or_a_shape(tmp_path: Path, capsys: pytest
     assert shape.expert_bytes == 40_000_000 == round(3 * 2880 * 2880 * shape.weight_bytes)
     assert "guessed" not in (Trace.open(file.with_suffix(".trace")).meta.notes or "")
     line = reported(capsys, lambda: convert(file, "--overwrite", "--model", "mixtral-8x7b"))
-    assert line == f"mixtral-8x7b: layers must be 24 as in {file}, value 32"
+    assert line == f"mixtral-8x7b: layers must be 24, as in {file}, not 32"
 
 
 def test_guessed_sizes_have_the_bytes_of_the_file(file: Path) -> None:
@@ -237,81 +237,81 @@ def repeated(at: int) -> Callable[[Lines], None]:
 
 WHOLE = "must be a whole number from 0 to 2147483647"
 NUMBER = "must be a whole number from 0 to 32766"
-WEIGHT = "must be a number from 0 on, or nan"
+WEIGHT = "must be a number of at least 0, or nan"
 
 # Lines count from 1: five comments, the header, then two rows for each token and layer, in the prefill layer by layer.
 MISTAKES: dict[str, tuple[Callable[[Lines], object], str]] = {
     "another version": (
         lambda lines: lines.__setitem__(0, "# route_trace v2"),
-        "line 1, field route_trace: must be v1, value v2",
+        "line 1, field route_trace: must be v1, not v2",
     ),
     "size is no number": (
         lambda lines: lines.__setitem__(1, lines[1].replace("=16", "=many")),
-        "line 2, field n_expert: must be a whole number from 1 on, value 'many'",
+        "line 2, field n_expert: must be a whole number of at least 1, not 'many'",
     ),
-    "layer twice": (lambda lines: lines.insert(3, lines[2]), "line 4, field layer: was described before, value 0"),
-    "no header": (without(5), "line 6, field phase: is missing: no column has this name, value '0,0,0,0,0,"),
+    "layer twice": (lambda lines: lines.insert(3, lines[2]), "line 4, field layer: layer 0 was already described"),
+    "no header": (without(5), "line 6, field phase: is missing from the header '0,0,0,0,0,"),
     "column missing": (
         lambda lines: lines.__setitem__(5, HEADER.replace("expert,weight", "other,weight")),
-        "line 6, field expert: is missing: no column has this name",
+        "line 6, field expert: is missing from the header 'turn,",
     ),
     "column twice": (
         lambda lines: lines.__setitem__(5, HEADER.replace("weight", "slot")),
         "line 6, field slot: occurs twice",
     ),
-    "too few values": (lambda lines: lines.__setitem__(9, "0,0,1"), "line 10: must have 9 values, turn, phase, "),
+    "too few values": (lambda lines: lines.__setitem__(9, "0,0,1"), "line 10: must have 9 values (turn, phase, "),
     "no number": (
         cell(9, "expert", "x7"),
-        f"line 10, field expert: {NUMBER}, value 'x7'",
+        f"line 10, field expert: {NUMBER}, not 'x7'",
     ),
     "a fraction": (
         cell(9, "step", "1.5"),
-        f"line 10, field step: {WHOLE}, value '1.5'",
+        f"line 10, field step: {WHOLE}, not '1.5'",
     ),
-    "negative": (cell(9, "step", "-1"), f"line 10, field step: {WHOLE}, value '-1'"),
-    "phase": (cell(9, "phase", "2"), "line 10, field phase: must be a whole number from 0 to 1, value '2'"),
-    "expert": (cell(9, "expert", "16"), "line 10, field expert: must be below n_expert, 16, value 16"),
-    "layer": (cell(9, "layer", "3"), "line 10, field layer: must be below n_layer, 3, value 3"),
-    "slot": (cell(9, "slot", "2"), "line 10, field slot: must be below n_expert_used, 2, value 2"),
-    "weight": (cell(9, "weight", "-0.1"), f"line 10, field weight: {WEIGHT}, value '-0.1'"),
+    "negative": (cell(9, "step", "-1"), f"line 10, field step: {WHOLE}, not '-1'"),
+    "phase": (cell(9, "phase", "2"), "line 10, field phase: must be a whole number from 0 to 1, not '2'"),
+    "expert": (cell(9, "expert", "16"), "line 10, field expert: must be below 16 (n_expert), not 16"),
+    "layer": (cell(9, "layer", "3"), "line 10, field layer: must be below 3 (n_layer), not 3"),
+    "slot": (cell(9, "slot", "2"), "line 10, field slot: must be below 2 (n_expert_used), not 2"),
+    "weight": (cell(9, "weight", "-0.1"), f"line 10, field weight: {WEIGHT}, not '-0.1'"),
     "infinite weight": (
         cell(9, "weight", "inf"),
-        f"line 10, field weight: {WEIGHT}, value 'inf'",
+        f"line 10, field weight: {WEIGHT}, not 'inf'",
     ),
     "residency": (
         cell(9, "residency", "3"),
-        "line 10, field residency: must be 0 (miss), 1 (hit) or 2 (prefetched), value '3'",
+        "line 10, field residency: must be 0 (miss), 1 (hit) or 2 (prefetched), not '3'",
     ),
     "read too much": (
         cell(6, "expert_bytes", "3001"),
-        "line 7, field expert_bytes: must be at most 3000, the size of an expert of layer 0, value 3001",
+        "line 7, field expert_bytes: must be at most 3000, the size of an expert of layer 0, not 3001",
     ),
     "read a hit": (
         lambda lines: lines.__setitem__(6, ",".join([*lines[6].split(",")[:7], "1", "3000"])),
-        "line 7, field expert_bytes: must be 0 for an expert in the cache, value 3000",
+        "line 7, field expert_bytes: must be 0 for an expert in the cache, not 3000",
     ),
-    "row twice": (repeated(9), "line 11, field slot: repeats turn, phase, step, layer and slot of line 10, value 1"),
+    "row twice": (repeated(9), "line 11, field slot: repeats turn, phase, step, layer and slot of line 10"),
     "row missing": (without(9), "field slot: step 1 of turn 0 has no layer 0, slot 1"),
     "layer missing": (without(8, 9), "field layer: step 1 of turn 0 has no layer 0"),
     "no such layer": (
         lambda lines: [line for line in lines if line[0] in "#t" or line.split(",")[3] != "1"],
-        "field layer: no row has this layer, but a comment gives its expert size, value 1",
+        "field layer: no row has layer 1, but a comment gives its expert size",
     ),
     "step missing": (
         lambda lines: [line for line in lines if not line.startswith("0,1,6,")],
-        "field step: must be 6, the next one of turn 0, value 7",
+        "field step: must be 6, the next step of turn 0, not 7",
     ),
     "prefill missing": (
         lambda lines: [line for line in lines if not line.startswith("1,0,")],
-        "field phase: turn 1 has no prefill, the ones before have one",
+        "field phase: turn 1 has no prefill, but the turns before have one",
     ),
     "expert twice": (
         lambda lines: cell(7, "expert", lines[6].split(",")[5])(lines),
-        "line 8, field expert: is in line 7 for the same token and layer",
+        "line 8, field expert: expert 4 is already in line 7 for the same token and layer",
     ),
     "a slot beyond all experts": (
         lambda lines: cell(9, "slot", "30000")(lines) or lines[5:],
-        "line 5, field slot: must be below the number of experts, ",
+        "line 5, field slot: must be below ",
     ),
     "nothing": (lambda lines: lines[:6], "has no row of a route trace"),
 }

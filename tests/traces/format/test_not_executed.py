@@ -89,12 +89,12 @@ def gate_of_none(one: Any) -> None:
 
 
 WRONG: dict[Callable[[Any], None], str] = {
-    first_layer: "row 6, field experts: layer 0 must execute an expert in the first layer, value [-1, -1]",
-    whole_iteration: "row 0, field experts: layer 2 must be executed by a token of the iteration, value [-1, -1]",
-    too_low: "row 7, field experts: layer 1 must be from -1 to 5, value -2",
-    too_sure: "row 7, field residency: layer 1 must be 0, 1 or 2 for an executed expert and -1 elsewhere",
-    without_expert: "row 7, field residency: layer 1 must be 0, 1 or 2 for an executed expert and -1 elsewhere",
-    gate_of_none: "row 0, field gate: layer 1 must",
+    first_layer: "row 6, layer 0, field experts: must contain an expert in the first layer, not [-1, -1]",
+    whole_iteration: "row 0, layer 2, field experts: must contain an expert for at least one token of the iteration",
+    too_low: "row 7, layer 1, field experts: must be from -1 to 5, not -2",
+    too_sure: "row 7, layer 1, field residency: must be 0, 1 or 2 for an executed expert and -1 elsewhere",
+    without_expert: "row 7, layer 1, field residency: must be 0, 1 or 2 for an executed expert and -1 elsewhere",
+    gate_of_none: "row 0, layer 1, field gate: must",
 }
 
 
@@ -110,7 +110,7 @@ def test_mistakes_are_reported(spoil: Callable[[Any], None], tmp_path: Path) -> 
 def test_minus_one_needs_a_trace_that_says_so(tmp_path: Path) -> None:
     strict = replace(META, all_executed=True, residency=False)
     info, recorded = random_request(0, META)
-    with pytest.raises(TraceError, match=r"field experts: layer \d must be from 0 to 5, value -1"):
+    with pytest.raises(TraceError, match=r"layer \d, field experts: must be from 0 to 5, not -1"):
         write_trace(tmp_path / "a.trace", strict, [[(info, replace(recorded, residency=None))]])
 
 

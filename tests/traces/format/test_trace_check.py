@@ -84,7 +84,7 @@ def test_a_wrong_hash_is_reported_and_the_changed_row_too(trace: Path) -> None:
     change_values(trace, "tokens.parquet", "experts", lambda values: values.__setitem__((17, 0), 9), rehash=False)
     found = check(trace)
     assert "tokens.parquet: is not the file that meta.json describes" in found[0]
-    assert any("tokens.parquet: row 17, field experts: layer 0 must be from 0 to 5, value 9" in line for line in found)
+    assert any("tokens.parquet: row 17, layer 0, field experts: must be from 0 to 5, not 9" in line for line in found)
 
 
 def test_a_sparse_gate_is_positive_exactly_where_experts_ran(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_sparse_gate_is_positive_exactly_where_experts_ran(tmp_path: Path) -> 
         values[6, [*experts, idle]] = [0.5, 0.25, 0.25]
 
     for change, line in [
-        (zero, "row 6, field gate: layer 0 must not be zero at an executed expert, value [1.0, 0.0]"),
-        (stray, "row 6, field gate: layer 0 must be zero at experts that were not executed"),
+        (zero, "row 6, layer 0, field gate: must be positive at executed experts, not [1.0, 0.0]"),
+        (stray, "row 6, layer 0, field gate: must be 0 at experts that were not executed"),
     ]:
         change_values(path, "tokens.parquet", "gate", change)
         found = check(path)
@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_reported_with_its_rows_and_column(trace: Path) -> None
     damaged[column.data_page_offset + column.total_compressed_size - 2] ^= 1
     (trace / "tokens.parquet").write_bytes(damaged)
     found = check(trace)
-    assert "SHA-256 differs" in found[0]
+    assert "is not the file that meta.json describes" in found[0]
     assert "tokens.parquet: rows 16 to 23, field experts: cannot be read: " in found[1]
     assert len(found) == 2
 

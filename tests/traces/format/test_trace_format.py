@@ -80,17 +80,17 @@ def test_a_writer_refuses_what_a_reader_would(tmp_path: Path) -> None:
     info, recorded = random_request(0, small_meta())
     gate = recorded.gate.copy()
     gate[2, 1, 0] = np.nan
-    assert "request 0: row 2, field gate: layer 1 must be finite, value nan" in refused(
+    assert "request 0: row 2, layer 1, field gate: must be finite, not nan" in refused(
         tmp_path, info, replace(recorded, gate=gate)
     )
     wide = replace(recorded, gate=recorded.gate.astype(np.float32))
-    assert "field gate: must be float16, value float32" in refused(tmp_path, info, wide)
+    assert "field gate: must be float16, not float32" in refused(tmp_path, info, wide)
     short = replace(recorded, experts=recorded.experts[:, :2])
-    assert "field experts: shape must be [8, 3, 2], value [8, 2, 2]" in refused(tmp_path, info, short)
+    assert "field experts: shape must be [8, 3, 2], not [8, 2, 2]" in refused(tmp_path, info, short)
     assert "field lookahead_1: is missing" in refused(tmp_path, info, replace(recorded, lookahead={}))
     negative = replace(recorded, experts=np.where(recorded.experts == recorded.experts[0, 0, 0], -1, recorded.experts))
-    assert "row 0, field experts: layer 0 must be from 0 to 5, value -1" in refused(tmp_path, info, negative)
-    assert "must have 9 iterations, as output_tokens says, value 4" in refused(
+    assert "row 0, layer 0, field experts: must be from 0 to 5, not -1" in refused(tmp_path, info, negative)
+    assert "must have 9 iterations according to output_tokens, not 4" in refused(
         tmp_path, replace(info, output_tokens=9), recorded
     )
     assert "field embedding: is missing" in refused(tmp_path, info, replace(recorded, embedding=None))
@@ -102,13 +102,13 @@ def test_two_embeddings_of_one_token_are_an_error_within_a_part_and_between_part
     token = np.array([7, 7], np.int32)
     vectors = np.array([[1, 2, 3, 4], [1, 2, 3, 5]], np.float16)
     with TraceWriter(tmp_path / "a.trace", meta, plan=PLAN) as writer:
-        with pytest.raises(TraceError, match="field token: has two different embeddings, value 7"):
+        with pytest.raises(TraceError, match="field token: 7 has two different embeddings"):
             writer.write_part(0, [info], [recorded], (token, vectors))
         same = replace(recorded, token=np.full_like(recorded.token, 7), embedding=None)
         writer.write_part(0, [info], [same], (token, vectors[[0, 0]]))
         differs = replace(other, token=np.full_like(other.token, 7), embedding=None)
         writer.write_part(1, [later], [differs], (token[:1], vectors[1:]))
-        with pytest.raises(TraceError, match="field token: has two different embeddings, value 7"):
+        with pytest.raises(TraceError, match="field token: 7 has two different embeddings"):
             writer.finish()
 
 
@@ -119,7 +119,7 @@ def test_a_part_whose_tokens_have_no_embedding_is_refused(tmp_path: Path) -> Non
     given = np.arange(7, dtype=np.int32), np.ones((7, 4), np.float16)
     with (
         TraceWriter(tmp_path / "a.trace", meta, plan=PLAN) as writer,
-        pytest.raises(TraceError, match="row 7, field token: has no embedding, value 7"),
+        pytest.raises(TraceError, match="row 7, field token: 7 has no embedding"),
     ):
         writer.write_part(0, [info], [recorded], given)
 
@@ -135,7 +135,7 @@ def test_a_request_is_written_once(tmp_path: Path) -> None:
 
 def test_a_request_whose_number_is_too_large_is_refused(tmp_path: Path) -> None:
     info, recorded = random_request(2**31, small_meta())
-    assert "field request: must fit into int32, value 2147483648" in refused(tmp_path, info, recorded)
+    assert "field request: must be at most 2147483647, not 2147483648" in refused(tmp_path, info, recorded)
 
 
 def test_wrong_names_and_empty_traces_are_reported(tmp_path: Path) -> None:
@@ -151,14 +151,14 @@ def test_wrong_names_and_empty_traces_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"kind": "measured"}, "field kind: must be one of captured, imported, synthetic, fitted, value 'measured'"),
-        ({"score": "tanh"}, "field score: must be one of softmax, sigmoid, value 'tanh'"),
-        ({"lookahead": (3,)}, r"field lookahead: must be ascending distances from 1 to 2, value \[3\]"),
+        ({"kind": "measured"}, "field kind: must be captured, imported, synthetic or fitted, not 'measured'"),
+        ({"score": "tanh"}, "field score: must be softmax or sigmoid, not 'tanh'"),
+        ({"lookahead": (3,)}, r"field lookahead: must be ascending distances from 1 to 2, not \[3\]"),
         ({"generation": {"temperature": float("inf")}}, "has a value that JSON cannot represent: "),
         ({"shape": small_shape(hidden=2**31)}, "field shape.hidden: a row would have 2147483648 values"),
         ({"lookahead": (2, 1)}, "field lookahead: must be ascending"),
-        ({"shape": small_shape(top_k=7)}, "field shape.top_k: must not exceed the 6 experts, value 7"),
-        ({"shape": small_shape(experts=40000)}, "field shape.experts: must be below 32768, value 40000"),
+        ({"shape": small_shape(top_k=7)}, "field shape.top_k: must be at most 6, the number of experts, not 7"),
+        ({"shape": small_shape(experts=40000)}, "field shape.experts: must be below 32768, not 40000"),
     ],
 )
 def test_a_description_that_makes_no_sense_is_refused(changes: dict[str, Any], line: str) -> None:
@@ -215,7 +215,7 @@ def test_a_position_that_a_reader_would_reject_is_not_counted(tmp_path: Path) ->
     change_values(path, "tokens.parquet", "position", backwards)
     trace = Trace.open(path)
     for read in (trace.positions, trace.read):
-        with pytest.raises(TraceError, match="row 5, field position: must increase from row to row, value 0"):
+        with pytest.raises(TraceError, match="row 5, field position: must be greater than in the row before, not 0"):
             read(1)
 
 
@@ -236,7 +236,7 @@ def test_a_split_is_random_complete_and_in_order(tmp_path: Path) -> None:
     assert (train, test) == split(trace.request_ids, 0.7, np.random.default_rng(0))
     assert train != split(trace.request_ids, 0.7, np.random.default_rng(1))[0]
     assert split(trace.request_ids, 1.0, np.random.default_rng(0))[1] == []
-    with pytest.raises(UserError, match=r"train_share must be from 0 to 1, value 1\.5"):
+    with pytest.raises(UserError, match=r"train_share must be from 0 to 1, not 1\.5"):
         split(trace.request_ids, 1.5, np.random.default_rng(0))
 
 

@@ -214,7 +214,7 @@ def test_a_twin_is_not_evaluated_as_another_model(capsys: pytest.CaptureFixture[
 
     folder = model_dir(TWINS[0].name)
     assert main(["evaluate", "--folder", str(folder), "--cache", str(tmp_path)]) == 2
-    reported = f"error: --model: {folder} was trained by the recipe mixtral-8x7b-twin, value pocket\n"
+    reported = f"error: --model: must be mixtral-8x7b-twin, the recipe that trained {folder}, not pocket\n"
     assert capsys.readouterr().err == reported
 
 

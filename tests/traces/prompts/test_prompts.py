@@ -71,9 +71,9 @@ def test_a_limit_stops_before_what_is_wrong(tmp_path: Path) -> None:
         (b'{"prompt": ' + b"[" * 100_000, "p.jsonl: line 1: is not JSON"),
         (b'["a"]\n', "p.jsonl: line 1: must be a JSON object"),
         (b'{"text": "a"}\n', "p.jsonl: line 1, field prompt: is missing"),
-        (b'{"prompt": 3}\n', "p.jsonl: line 1, field prompt: must be text"),
-        (b'{"prompt": " "}\n', "p.jsonl: line 1, field prompt: must be text"),
-        (b'{"prompt": "a", "source": 3}\n', "p.jsonl: line 1, field source: must be text"),
+        (b'{"prompt": 3}\n', "p.jsonl: line 1, field prompt: must be non-empty text"),
+        (b'{"prompt": " "}\n', "p.jsonl: line 1, field prompt: must be non-empty text"),
+        (b'{"prompt": "a", "source": 3}\n', "p.jsonl: line 1, field source: must be non-empty text"),
         (b'{"prompt": "\\ud800"}\n', "p.jsonl: line 1, field prompt: contains half a surrogate pair"),
         (b"\xff\xfe\n", "p.jsonl: is not UTF-8"),
     ],
@@ -175,7 +175,7 @@ def test_a_json_file_may_also_have_an_object_per_line(tmp_path: Path) -> None:
         ('[{"prompt": "a"}, 7]', "p.json: item 2: must be a JSON object"),
         ('[{"prompt": "a"}, {"prompt": ', "p.json: item 2: is not JSON, or the file ends within it"),
         ('[{"prompt": "a"}', "p.json: item 2: is not JSON, or the file ends within it"),
-        ('[{"prompt": "a"}, {"prompt": 1}]', "p.json: item 2, field prompt: must be text"),
+        ('[{"prompt": "a"}, {"prompt": 1}]', "p.json: item 2, field prompt: must be non-empty text"),
     ],
 )
 def test_mistakes_in_an_array_are_reported_in_one_line(tmp_path: Path, content: str, said: str) -> None:
@@ -221,7 +221,7 @@ def test_a_sample_depends_on_the_seed_alone_and_says_what_it_is_of(tmp_path: Pat
     assert max(numbers) <= 50
     assert found.name == "p.jsonl, 10 of the first 50, seed 3"
     assert texts(file, sample=100) == texts(file)
-    with pytest.raises(UserError, match=r"^sample: .*p\.jsonl has only 100 prompts, value 101$"):
+    with pytest.raises(UserError, match=r"^sample: must be at most 100, the number of prompts in .*p\.jsonl, not 101$"):
         chosen(file, sample=101)
 
 
@@ -240,7 +240,7 @@ def test_an_unknown_name_offers_the_known_ones(capsys: pytest.CaptureFixture[str
 
 def test_a_large_set_is_not_taken_whole_by_mistake() -> None:
     with pytest.raises(
-        UserError, match="lmsys-chat-1m: is large; choose the number of prompts with `limit` or `sample`"
+        UserError, match="lmsys-chat-1m: this set is large; choose the number of prompts with `limit` or `sample`"
     ):
         read(Path("lmsys-chat-1m"))
 
@@ -248,14 +248,14 @@ def test_a_large_set_is_not_taken_whole_by_mistake() -> None:
 @pytest.mark.parametrize("option", ["--limit", "--sample", "--max-prompt-chars"])
 def test_no_prompts_cannot_be_asked_for(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prompts", "built-in", option, "0"]) == 2
-    assert capsys.readouterr().err == f"error: {option}: must be at least 1, value 0\n"
+    assert capsys.readouterr().err == f"error: {option}: must be at least 1, not 0\n"
 
 
 def test_a_seed_is_not_negative(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(FieldError, match=r"^seed: must be at least 0, value -1$"):
+    with pytest.raises(FieldError, match=r"^seed: must be at least 0, not -1$"):
         read_prompts("built-in", seed=-1)
     assert main(["prompts", "built-in", "--sample", "2", "--seed", "-1"]) == 2
-    assert capsys.readouterr().err == "error: --seed: must be at least 0, value -1\n"
+    assert capsys.readouterr().err == "error: --seed: must be at least 0, not -1\n"
 
 
 def test_the_command_names_options_where_the_library_names_fields(
@@ -267,9 +267,9 @@ def test_the_command_names_options_where_the_library_names_fields(
         f"error: {file}: line 1, field prompt: is missing; choose one of text with --prompt-field\n"
     )
     assert main(["prompts", file, "--prompt-field", "text", "--sample", "2"]) == 2
-    assert capsys.readouterr().err == f"error: --sample: {file} has only 1 prompts, value 2\n"
+    assert capsys.readouterr().err == f"error: --sample: must be at most 1, the number of prompts in {file}, not 2\n"
     assert main(["prompts", "sharegpt"]) == 2
-    reported = "error: sharegpt: is large; choose the number of prompts with --limit or --sample\n"
+    reported = "error: sharegpt: this set is large; choose the number of prompts with --limit or --sample\n"
     assert capsys.readouterr().err == reported
 
 

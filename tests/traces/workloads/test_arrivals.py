@@ -95,11 +95,11 @@ def test_stretching_gives_the_rate_and_keeps_order_and_proportions(rate: float, 
 
 def test_a_sample_that_cannot_be_is_refused() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"^requests: must be from 1 to 50, the size of mine, value 51$"):
+    with pytest.raises(UserError, match=r"^requests: must be from 1 to 50, the size of mine, not 51$"):
         sample(random_workload(0), rng, requests=51)
     with pytest.raises(UserError, match=r"^rate: cannot be 2: all requests of mine arrive at once$"):
         sample(workload([0, 0]), rng, rate=2)
-    with pytest.raises(UserError, match=r"^rate: must be above 0, value -1$"):
+    with pytest.raises(UserError, match=r"^rate: must be above 0, not -1$"):
         sample(workload([0, 1]), rng, rate=-1)
 
 
@@ -208,10 +208,10 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("poisson --requests 5", "--rate: is required for poisson"),
         ("poisson --rate 5", "--requests: is required for poisson"),
         ("gamma --rate 5 --requests 5", "--burstiness: is required for gamma; 1 gives a Poisson process"),
-        ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness: must be above 0, value 0.0"),
+        ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness: must be above 0, not 0.0"),
         (
             "poisson --rate 5 --requests 5 --burstiness 2",
-            "--burstiness: must be 1 for poisson, value 2; gamma takes any",
+            "--burstiness: must be 1 for poisson, not 2; gamma takes any",
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5",
@@ -219,13 +219,13 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5 --output-tokens 0",
-            "--output-tokens: must be at least 1, value 0",
+            "--output-tokens: must be at least 1, not 0",
         ),
-        ("poisson --rate 0 --requests 5", "--rate: must be above 0, value 0.0"),
-        ("poisson --rate 5 --requests 0", "--requests: must be at least 1, value 0"),
-        ("poisson --rate 5 --requests 5 --seed -1", "--seed: must be at least 0, value -1"),
-        ("a.csv --out b.csv", "--out: the name must end in .parquet, value b.csv"),
-        ("a.csv --plot a.txt", "--plot: the name must end in .png, .svg or .pdf, value a.txt"),
+        ("poisson --rate 0 --requests 5", "--rate: must be above 0, not 0.0"),
+        ("poisson --rate 5 --requests 0", "--requests: must be at least 1, not 0"),
+        ("poisson --rate 5 --requests 5 --seed -1", "--seed: must be at least 0, not -1"),
+        ("a.csv --out b.csv", "--out: must be a name that ends in .parquet, not b.csv"),
+        ("a.csv --plot a.txt", "--plot: must be a name that ends in .png, .svg or .pdf, not a.txt"),
         ("a.csv --burstiness 2", "--burstiness: applies only to poisson and gamma, not to a.csv"),
     ],
 )

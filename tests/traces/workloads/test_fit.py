@@ -299,9 +299,9 @@ def test_memory_does_not_grow_with_the_requests_that_were_read(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--max-prompt-tokens", "0"], "--max-prompt-tokens: must be at least 1, value 0"),
-        (["--seed", "-1"], "--seed: must be at least 0, value -1"),
-        (["--requests", "99"], "--requests: must be from 1 to 10, the size of hand-made, value 99"),
+        (["--max-prompt-tokens", "0"], "--max-prompt-tokens: must be at least 1, not 0"),
+        (["--seed", "-1"], "--seed: must be at least 0, not -1"),
+        (["--requests", "99"], "--requests: must be from 1 to 10, the size of hand-made, not 99"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(

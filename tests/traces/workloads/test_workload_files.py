@@ -102,12 +102,12 @@ def test_a_file_is_read_the_same_in_chunks(tmp_path: Path, monkeypatch: pytest.M
     assert_rows(chunked, *(getattr(whole, name).tolist() for name in ("arrival_s", "prompt_tokens", "output_tokens")))
     assert chunked.dropped == whole.dropped == sum(second % 7 == 0 or second % 5 == 0 for second in range(100))
     with pytest.raises(
-        UserError, match=r"row 100, field Timestamp: must not be before the previous row; it is 31 s earlier$"
+        UserError, match=r"line 102, field Timestamp: must not be earlier than in the row before, but is 31 s earlier$"
     ):
         read(tmp_path, text + "2,m,1,1,0,l\n")
 
 
-# Mistakes: rows count from 0
+# Mistakes: lines count from 1, with the header
 
 GOOD = "2023-11-16 18:15:46.68,374,44\n"
 
@@ -115,8 +115,12 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "columns fit no known workload (Azure LLM inference trace: TIMESTAMP, .*), value none"),
-        ("a,b\n1,2\n", "columns fit no known workload (.*Mooncake JSONL: timestamp, .*), value a, b"),
+        ("", "is empty"),
+        ("\n", "line 1: must name the columns"),
+        (
+            "a,b\n1,2\n",
+            "the columns a, b fit none of the known formats (.*Mooncake JSONL: timestamp, .*)",
+        ),
         (
             "TIMESTAMP,ContextTokens\n",
             "field GeneratedTokens: is missing; Azure LLM inference trace has the columns TIMESTAMP, .*",
@@ -124,29 +128,32 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
         ("Timestamp,Request tokens\n", "field Response tokens: is missing; BurstGPT has the columns Timestamp, .*"),
         (AZURE, "there is no request"),
         (AZURE + "2023-11-16 18:15:46.68,374,0\n", "there is no request: none of 1 rows has a prompt and an output"),
-        (AZURE + GOOD + "yesterday,374,44\n", "row 1, field TIMESTAMP: must be a time such as .*, value 'yesterday'"),
-        (AZURE + GOOD + "\n,374,44\n", "row 2, field TIMESTAMP: is missing"),
-        (AZURE + GOOD + "2023-11-16 18:15:47.68\n", "row 1, field ContextTokens: is missing"),
-        (AZURE + GOOD.replace("374", "x"), "row 0, field ContextTokens: must be a whole number .*, value 'x'"),
-        (AZURE + GOOD.replace("374", "1.5"), "row 0, field ContextTokens: must be a whole number .*, value '1.5'"),
-        (AZURE + GOOD.replace("374", "1e300"), "row 0, field ContextTokens: must be a whole number .*, value '1e300'"),
-        (AZURE + GOOD.replace("44", "-1"), "row 0, field GeneratedTokens: must be a whole number .*, value '-1'"),
-        (AZURE + GOOD.replace("44", "nan"), "row 0, field GeneratedTokens: must be a whole number .*, value 'nan'"),
-        (AZURE + GOOD.replace("44", "44,1"), "row 0: must have 3 fields, value 4"),
+        (AZURE + GOOD + "yesterday,374,44\n", "line 3, field TIMESTAMP: must be a time such as .*, not 'yesterday'"),
+        (AZURE + GOOD + "\n,374,44\n", "line 4, field TIMESTAMP: is missing"),
+        (AZURE + GOOD + "2023-11-16 18:15:47.68\n", "line 3, field ContextTokens: is missing"),
+        (AZURE + GOOD.replace("374", "x"), "line 2, field ContextTokens: must be a whole number .*, not 'x'"),
+        (AZURE + GOOD.replace("374", "1.5"), "line 2, field ContextTokens: must be a whole number .*, not '1.5'"),
+        (AZURE + GOOD.replace("374", "1e300"), "line 2, field ContextTokens: must be a whole number .*, not '1e300'"),
+        (AZURE + GOOD.replace("44", "-1"), "line 2, field GeneratedTokens: must be a whole number .*, not '-1'"),
+        (AZURE + GOOD.replace("44", "nan"), "line 2, field GeneratedTokens: must be a whole number .*, not 'nan'"),
+        (AZURE + GOOD.replace("44", "44,1"), "line 2: must have 3 fields, not 4"),
         (
             AZURE + GOOD + GOOD.replace("46.68", "46.18"),
-            "row 1, field TIMESTAMP: must not be before the previous row; it is 0.5 s earlier",
+            "line 3, field TIMESTAMP: must not be earlier than in the row before, but is 0.5 s earlier",
         ),
         (AZURE + 'a"b",1,1\n"', "cannot be read: .*"),
-        (BURST + "-1,m,1,1,1,l\n", "row 0, field Timestamp: must be a number of seconds .*, value '-1'"),
-        (BURST + "inf,m,1,1,1,l\n", "row 0, field Timestamp: must be a number of seconds .*, value 'inf'"),
-        (BURST + "1e300,m,1,1,1,l\n", "row 0, field Timestamp: must be a number of seconds .*, value '1e300'"),
-        ('{"timestamp": 1, "input_length": 2}', "row 0, field output_length: is missing"),
-        ('{"timestamp": null}', "row 0, field timestamp: is missing"),
-        ('{"timestamp": true}', "row 0, field timestamp: must be a number of milliseconds .*, value 'True'"),
-        ('{"timestamp": 1\n', "row 0: is not JSON: .*"),
-        ('{"timestamp": ' + "[" * 100_000, "row 0: is not JSON: .*"),
-        ('{"timestamp": 1, "input_length": 2, "output_length": 2}\n[1]\n', "row 1: is not a JSON object"),
+        (BURST + "-1,m,1,1,1,l\n", "line 2, field Timestamp: must be a non-negative number of seconds.*, not '-1'"),
+        (BURST + "inf,m,1,1,1,l\n", "line 2, field Timestamp: must be a non-negative number of seconds.*, not 'inf'"),
+        (
+            BURST + "1e300,m,1,1,1,l\n",
+            "line 2, field Timestamp: must be a non-negative number of seconds.*, not '1e300'",
+        ),
+        ('{"timestamp": 1, "input_length": 2}', "line 1, field output_length: is missing"),
+        ('{"timestamp": null}', "line 1, field timestamp: is missing"),
+        ('{"timestamp": true}', "line 1, field timestamp: must be a non-negative number of milliseconds.*, not 'True'"),
+        ('{"timestamp": 1\n', "line 1: is not JSON: .*"),
+        ('{"timestamp": ' + "[" * 100_000, "line 1: is not JSON: .*"),
+        ('{"timestamp": 1, "input_length": 2, "output_length": 2}\n[1]\n', "line 2: is not a JSON object"),
         (b"\xff\xfe\x00", "cannot be read: .*"),
     ],
 )
@@ -160,11 +167,11 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str | bytes, e
 @pytest.mark.parametrize(
     ("column", "values", "error"),
     [
-        ("arrival_s", [0.0, -1.0], "row 1, field arrival_s: must be finite and not negative, value -1.0"),
-        ("arrival_s", [0.0, float("nan")], "row 1, field arrival_s: must be finite and not negative, value nan"),
-        ("arrival_s", [2.0, 1.0], "row 1, field arrival_s: must not decrease, value 1.0"),
-        ("prompt_tokens", [0, 1], "row 0, field prompt_tokens: must be positive, value 0"),
-        ("output_tokens", [1, -3], "row 1, field output_tokens: must be positive, value -3"),
+        ("arrival_s", [0.0, -1.0], "row 1, field arrival_s: must be finite and at least 0, not -1.0"),
+        ("arrival_s", [0.0, float("nan")], "row 1, field arrival_s: must be finite and at least 0, not nan"),
+        ("arrival_s", [2.0, 1.0], "row 1, field arrival_s: must be at least that of the row before, not 1.0"),
+        ("prompt_tokens", [0, 1], "row 0, field prompt_tokens: must be at least 1, not 0"),
+        ("output_tokens", [1, -3], "row 1, field output_tokens: must be at least 1, not -3"),
     ],
 )
 def test_a_broken_file_of_our_own_is_named_too(tmp_path: Path, column: str, values: list[Any], error: str) -> None:
@@ -176,7 +183,7 @@ def test_a_broken_file_of_our_own_is_named_too(tmp_path: Path, column: str, valu
 
 def test_another_parquet_file_is_not_taken_for_a_workload(tmp_path: Path) -> None:
     pq.write_table(pa.table({"arrival_s": [1.0]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet: field arrival_s: must be double, value double or null"):
+    with pytest.raises(UserError, match=r"a\.parquet: field arrival_s: must be double, not double or null"):
         read_workload(tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_text("no")
     with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):

@@ -309,9 +309,9 @@ def test_results_of_an_older_version_are_one_line(refused: Any, simulated: Path,
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--out", "a.csv"), "--out: the name must end in .parquet, value a.csv"),
+        (("--out", "a.csv"), "--out: must be a name that ends in .parquet, not a.csv"),
         (("--plot", "a.jpg"), "a.jpg: the name must end in .png, .svg or .pdf"),
-        (("--iteration", 3), "--iteration: has no effect without --plot, value 3"),
+        (("--iteration", 3), "--iteration: has no effect without --plot"),
     ],
 )
 def test_a_wrong_word_is_one_line(

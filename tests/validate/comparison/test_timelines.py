@@ -196,7 +196,7 @@ def test_every_strip_says_whether_it_was_simulated_or_measured(folders: tuple[Pa
 
 def test_a_missing_iteration_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
     logs = [logs_of(Folder.read(folder), ["lru"]) for folder in folders]
-    with pytest.raises(UserError, match="iteration: lru has the iterations 0 … 11, value 12"):
+    with pytest.raises(UserError, match="iteration: must be from 0 to 11 for lru, not 12"):
         draw(logs[0], logs[1], 12, tmp_path / "a.png", title="some.trace")
     assert list(tmp_path.iterdir()) == []
 

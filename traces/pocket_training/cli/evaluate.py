@@ -33,7 +33,9 @@ def evaluate(workshop: Annotated[Workshop, FLAT], *, folder: Path | None = None,
     folder = folder or model_dir(recipe.name)
     noted = facts(folder)
     if noted["recipe"]["name"] != recipe.name:
-        raise FieldError("model", f"{folder} was trained by the recipe {noted['recipe']['name']}, value {recipe.name}")
+        raise FieldError(
+            "model", f"must be {noted['recipe']['name']}, the recipe that trained {folder}, not {recipe.name}"
+        )
     corpus = corpus_of(folder, workshop.cache)
     model, tokenizer = load(folder=folder)
     with threadpool_limits(1):  # for matrices this small, several threads mostly wait for each other

@@ -21,7 +21,7 @@ def train(workshop: Annotated[Workshop, FLAT], *, out: Path, threads: int = 1) -
         Threads of PyTorch; only 1 is deterministic.
     """
     if threads < 1:
-        raise FieldError("threads", f"must be at least 1, value {threads}")
+        raise FieldError("threads", f"must be at least 1, not {threads}")
     recipe = workshop.recipe
     corpus = read(workshop.cache)
     if corpus.account["plan"] != as_json(recipe.corpus):
