@@ -8,7 +8,7 @@ often another occurrence of the same phrase, and a search by trajectory finds mo
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from math import log2, sqrt
 from typing import Any
 
@@ -19,7 +19,15 @@ from traces.analysis.entropy import entropy_bits
 from traces.analysis.iterations import iterations_of, top
 from traces.analysis.similarity import Single
 from traces.synthetic.parameters import PHRASE, Parameters, Statistics
-from traces.synthetic.state_space import Coefficients, Patterns, SyntheticModel, first_patterns, only, softmax
+from traces.synthetic.state_space import (
+    Coefficients,
+    Patterns,
+    SyntheticModel,
+    first_patterns,
+    only,
+    softmax,
+    token_patterns,
+)
 from traces.synthetic.trajectory_search import DISTANCE, LONGEST, SEARCHED, TrajectorySearch
 
 PAIRS = 2048  # pairs of tokens in the sample; a mean share has a standard error of at most 0.011
@@ -75,22 +83,28 @@ def _with_phrases(parameters: Parameters, iterations: int, known: Coefficients) 
     if parameters.shape.layers <= DISTANCE:
         return replace(known, phrases=min(most, PHRASES)), None
 
-    def having(power: float) -> tuple[Coefficients, float]:
-        chosen = replace(known, phrases=min(most, round(2**power)))
-        return chosen, _recall(parameters, iterations, chosen)
+    pattern = token_patterns(parameters)
+
+    @cache  # the search tries some numbers more than once
+    def having(phrases: int) -> tuple[Coefficients, float]:
+        chosen = replace(known, phrases=phrases)
+        return chosen, _recall(parameters, iterations, chosen, pattern)
+
+    def at(power: float) -> tuple[Coefficients, float]:
+        return having(min(most, round(2**power)))
 
     power = log2(PHRASES)
     if parameters.trajectory_recall is not None and most > FEWEST:
         lost = -parameters.trajectory_recall
-        power = solve(lambda each: -having(each)[1], lost, log2(FEWEST), log2(most), _RECALL_NEAR)
-    return having(power)
+        power = solve(lambda each: -at(each)[1], lost, log2(FEWEST), log2(most), _RECALL_NEAR)
+    return at(power)
 
 
-def _recall(parameters: Parameters, iterations: int, known: Coefficients) -> float:
+def _recall(parameters: Parameters, iterations: int, known: Coefficients, pattern: Callable[[int], Single]) -> float:
     """Recall of requests drawn with these coefficients; random numbers do not depend on the coefficients."""
     plain = replace(parameters, prefill=False, embedding=False, lookahead={}, drift=0.0)
     lengths = [_ITERATIONS] * _STORED + [max(2, min(iterations, LONGEST))] * SEARCHED
-    model = SyntheticModel(plain, known, len(lengths))
+    model = SyntheticModel(plain, known, len(lengths), pattern)
     stored, searched = dict(enumerate(lengths[:_STORED])), range(_STORED, len(lengths))
     rng = np.random.default_rng([parameters.seed, _STREAM])
     search = TrajectorySearch(parameters.shape, stored, searched, rng, skip=1)

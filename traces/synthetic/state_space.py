@@ -18,8 +18,10 @@ the number of phrases. As in natural text, few phrases are frequent and many are
 The two phrases of equal frequency favour opposite experts, so that they do not skew the load.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from math import prod
 from statistics import NormalDist
 
 import numpy as np
@@ -31,6 +33,7 @@ from traces.synthetic.parameters import PHRASE, Parameters
 
 _FLAT = 5  # flattens the frequencies: those of the ten most frequent phrases differ by less than a factor of two
 _LEAST = 2.0**-14  # minimum gate of an executed expert: the smallest normal float16
+_KEPT_BYTES = 2**26  # of token patterns, and of embeddings
 
 # Separate streams of random numbers, so that draws do not affect each other.
 _PATTERNS, _VECTORS, _ORDER, _REQUEST, _TOKEN = range(5)
@@ -81,13 +84,50 @@ def _standardised(values: Float) -> Single:
     return found
 
 
-class SyntheticModel:
-    """Generates requests; request `r` depends only on parameters, coefficients, `r` and the number of `requests`."""
+def token_patterns(parameters: Parameters) -> Callable[[int], Single]:
+    """Patterns `[L, J]` by token; models with the same shape, clusters and seed can share them."""
+    shape, phrase = parameters.shape, parameters.clusters * PHRASE
+    drawn = _draws(parameters.seed, _TOKEN, shape=(shape.layers, shape.experts), dtype=np.float32)
 
-    def __init__(self, parameters: Parameters, coefficients: Coefficients, requests: int) -> None:
+    def pattern(token: int) -> Single:
+        opposite = token // phrase % 2
+        return -drawn(token - phrase) if opposite else drawn(token)
+
+    return pattern
+
+
+def _draws(*stream: int, shape: tuple[int, ...], dtype: type[np.floating]) -> Callable[[int], Float]:
+    """Standard normal draws of `shape` by token, each from its own stream.
+
+    The latest are kept; those of a large vocabulary would fill the memory.
+    """
+
+    @lru_cache(max(1, _KEPT_BYTES // (prod(shape) * np.dtype(dtype).itemsize)))
+    def drawn(token: int) -> Float:
+        found: Float = np.random.default_rng([*stream, token]).standard_normal(shape, dtype)
+        return found
+
+    return drawn
+
+
+class SyntheticModel:
+    """Generates requests; request `r` depends only on parameters, coefficients, `r` and the number of `requests`.
+
+    `pattern` are the `token_patterns` of the parameters, if another model has them already.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        coefficients: Coefficients,
+        requests: int,
+        pattern: Callable[[int], Single] | None = None,
+    ) -> None:
         self.parameters = parameters
         self.coefficients = coefficients
         self.requests = requests
+        self._pattern = pattern or token_patterns(parameters)
+        self._own_vector = _draws(parameters.seed, _VECTORS, shape=(parameters.shape.hidden,), dtype=np.float64)
 
     @cached_property
     def _ends(self) -> tuple[Patterns, Patterns]:
@@ -108,9 +148,9 @@ class SyntheticModel:
 
     def vectors(self, tokens: Int) -> Float:
         """Embeddings `[n, h]` float16 of tokens `[n]`; the tokens of cluster c are c, c + N, c + 2N, …"""
-        hidden, share = self.parameters.shape.hidden, self.parameters.token_similarity
+        share = self.parameters.token_similarity
         used, which = np.unique(tokens, return_inverse=True)
-        own = _unit(np.stack([self._stream(_VECTORS, one).standard_normal(hidden) for one in used.tolist()]))
+        own = _unit(np.stack([self._own_vector(one) for one in used.tolist()]))
         mixed = np.sqrt(share) * self._centres[used % self.parameters.clusters] + np.sqrt(1 - share) * own
         vectors: Float = mixed.astype(np.float16)[which]
         return vectors
@@ -188,16 +228,6 @@ class SyntheticModel:
         moving *= _column(np.sqrt(1 - known.request))
         moving += clusters[topic]
         return moving
-
-    def _pattern(self, token: int) -> Single:
-        """Pattern `[L, J]` of a token; generated on demand, since those of a large vocabulary would fill the memory."""
-        shape, phrase = self.parameters.shape, self.parameters.clusters * PHRASE
-        opposite = token // phrase % 2
-        drawn = self._stream(_TOKEN, token - opposite * phrase).standard_normal(
-            (shape.layers, shape.experts), np.float32
-        )
-        pattern: Single = -drawn if opposite else drawn
-        return pattern
 
     def _patterns_at(self, number: int) -> Patterns:
         first, last = self._ends
