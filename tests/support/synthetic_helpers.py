@@ -1,5 +1,6 @@
 """Small synthetic traces, and their statistics worked out pair by pair."""
 
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ def parameters(more: dict[str, Any] | None = None, **changes: Any) -> Parameters
     return Parameters(statistics=statistics(given["shape"].layers, **changes), **given)
 
 
+@cache
+def calibrated() -> Calibration:
+    """That of `parameters()`."""
+    return calibrate(parameters())
+
+
 def drawn(
     path: Path,
     wanted: Parameters,
@@ -44,10 +51,10 @@ def drawn(
     prompt: int = 6,
     output: int = 90,
     *,
-    calibrated: Calibration | None = None,
+    calibration: Calibration | None = None,
 ) -> Trace:
     lengths = Lengths.constant(requests, prompt, output)
-    return Trace.open(generate(wanted, calibrated or calibrate(wanted), lengths, path, notes={}))
+    return Trace.open(generate(wanted, calibration or calibrate(wanted), lengths, path, notes={}))
 
 
 def command(out: Path, *more: Any) -> list[str]:

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from tests.support.slow_cases import slow_but
-from tests.support.synthetic_helpers import ASKED, EXPERTS, LAYERS, SHAPE, TOP_K, by_hand, drawn, parameters, statistics
+from tests.support.synthetic_helpers import (
+    ASKED,
+    EXPERTS,
+    LAYERS,
+    SHAPE,
+    TOP_K,
+    by_hand,
+    calibrated,
+    drawn,
+    parameters,
+    statistics,
+)
 from traces.analysis.analysis_settings import AnalysisSettings
 from traces.analysis.trace_analysis import analyse
 from traces.format.checks import check
@@ -23,7 +34,7 @@ UNSHARED = {"request_overlap": 0.27, "cluster_overlap": 0.27, "token_overlap": 0
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return drawn(tmp_path_factory.mktemp("synthetic") / "a.trace", parameters(), 120)
+    return drawn(tmp_path_factory.mktemp("synthetic") / "a.trace", parameters(), 120, calibration=calibrated())
 
 
 def assert_comes_out(found: Any, asked: Any) -> None:
@@ -70,7 +81,7 @@ def test_layers_may_differ(tmp_path: Path) -> None:
     ),
 )
 def test_one_statistic_changes_and_the_others_stay(name: str, value: float) -> None:
-    before, after = (calibrate(parameters(**changes)).expected.mean() for changes in ({}, {name: value}))
+    before, after = (one.expected.mean() for one in (calibrated(), calibrate(parameters(**{name: value}))))
     assert after.pop(name) == pytest.approx(value, abs=0.005)
     assert abs(before.pop(name) - value) > 0.05 - 0.005
     assert after == pytest.approx(before, abs=0.005)
@@ -122,9 +133,10 @@ def test_without_clusters_tokens_and_requests_a_search_finds_no_more_than_popula
     assert abs(found["pearson_pairs"]) < 0.05
 
 
-def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closeness", [(0.3, 0.9), pytest.param((0.3, 0.5, 0.7, 0.9), marks=pytest.mark.slow)])
+def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path, closeness: tuple[float, ...]) -> None:
     found = []
-    for close in (0.3, 0.5, 0.7, 0.9):
+    for close in closeness:
         levels = dict.fromkeys(("overlap", "request_overlap", "cluster_overlap", "token_overlap"), close)
         wanted = parameters({"clusters": 8, "shape": replace(SHAPE, layers=12)}, **levels, load_cv=0.2)
         trace = drawn(tmp_path / f"{close}.trace", wanted, 32, output=30)
@@ -135,7 +147,7 @@ def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path) -> 
 
 
 def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Trace) -> None:
-    model = SyntheticModel(parameters(), calibrate(parameters()).coefficients, 60)
+    model = SyntheticModel(parameters(), calibrated().coefficients, 60)
     unit = model.vectors(np.arange(256)).astype(float)
     cosine = unit @ unit.T / np.outer(*[np.sqrt((unit**2).sum(axis=1))] * 2)
     cluster = np.arange(len(unit)) % 4
@@ -197,8 +209,7 @@ def test_incomplete_gates_have_the_entropy_of_the_executed_experts(tmp_path: Pat
 
 
 def test_a_request_depends_on_its_number_alone() -> None:
-    wanted = parameters()
-    known = calibrate(wanted).coefficients
+    wanted, known = parameters(), calibrated().coefficients
     one = SyntheticModel(wanted, known, 60).request(7, 3, 5)
     model = SyntheticModel(wanted, known, 10)
     model.request(2, 8, 8)
@@ -222,8 +233,7 @@ def test_coefficients_keep_their_order_whatever_is_asked() -> None:
 
 
 def test_every_cluster_has_as_many_requests() -> None:
-    wanted = parameters()
-    model = SyntheticModel(wanted, calibrate(wanted).coefficients, 60)
+    model = SyntheticModel(parameters(), calibrated().coefficients, 60)
     assert np.bincount([model.cluster_of(request) for request in range(40)]).tolist() == [10] * 4
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from tests.support.shared_data import GPT_OSS
-from tests.support.synthetic_helpers import ASKED, LAYERS, by_hand, command, drawn, parameters, written
+from tests.support.synthetic_helpers import ASKED, LAYERS, by_hand, calibrated, command, drawn, parameters, written
 from tests.support.trace_helpers import content
 from traces.__main__ import main
 from traces.analysis.iterations import iterations_of
 from traces.format.checks import check
 from traces.format.reader import Trace
-from traces.synthetic.coefficients import calibrate
 from traces.synthetic.drawn_trace import Lengths, generate
 from traces.synthetic.measured_statistics import SameToken, clusters_of, measure
 from traces.synthetic.state_space import SyntheticModel
@@ -25,6 +24,8 @@ from traces.workloads.arrivals import Workload
 from traces.workloads.workload_files import write_workload
 
 TOO_FEW = "--requests: too few to measure their statistics: give at least 2, of which one has more than 3 output tokens"
+
+SHORT = ("--requests", 10, "--output-tokens", 10)
 
 
 def like(source: Path, out: Path, *more: Any) -> Trace:
@@ -43,7 +44,7 @@ def analysed(trace: Path) -> dict[str, Any]:
 
 def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     one, same, other = (
-        content(written(tmp_path / f"{name}.trace", "--lookahead", "1,2", "--seed", seed).path)
+        content(written(tmp_path / f"{name}.trace", "--lookahead", "1,2", "--seed", seed, *SHORT).path)
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
     assert one == same
@@ -52,7 +53,7 @@ def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, known = written(tmp_path / "whole.trace").path, SyntheticModel.request
+    whole, known = written(tmp_path / "whole.trace", "--output-tokens", 10).path, SyntheticModel.request
     asked = []
 
     def failing(self: SyntheticModel, number: int, *lengths: Any) -> Any:
@@ -64,9 +65,9 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(SyntheticModel, "request", failing)
     out = tmp_path / "a.trace"
-    assert main(command(out)) == 130
+    assert main(command(out, "--output-tokens", 10)) == 130
     assert not out.exists()
-    assert main(command(out)) == 0
+    assert main(command(out, "--output-tokens", 10)) == 0
     assert asked.count(0) == 1  # its part was kept
     assert content(out) == content(whole)
     assert not (tmp_path / "a.trace.partial").exists()
@@ -108,10 +109,10 @@ def test_lengths_and_arrivals_of_a_workload(tmp_path: Path) -> None:
 
 
 def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
-    trace = written(tmp_path / "a.trace", "--no-prefill", "--no-embeddings")
+    trace = written(tmp_path / "a.trace", "--no-prefill", "--no-embeddings", *SHORT)
     assert check(trace.path) == []
     assert (trace.meta.prefill, trace.meta.embedding) == (False, False)
-    assert {(one.prompt_tokens, one.output_tokens) for one in trace.infos.values()} == {(None, 40)}
+    assert {(one.prompt_tokens, one.output_tokens) for one in trace.infos.values()} == {(None, 10)}
 
 
 @pytest.mark.parametrize(
@@ -168,14 +169,14 @@ def test_mistakes_are_reported_in_one_line(
 
 
 def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = written(tmp_path / "a.trace").path
+    out = written(tmp_path / "a.trace", *SHORT).path
     before = content(out)
-    assert main(command(out, "--seed", "5")) == 2
+    assert main(command(out, "--seed", "5", *SHORT)) == 2
     assert (
         f"error: {out} exists already; choose another name, or replace it with --overwrite\n" in capsys.readouterr().err
     )
     assert content(out) == before
-    assert main(command(out, "--seed", "5", "--overwrite")) == 0
+    assert main(command(out, "--seed", "5", "--overwrite", *SHORT)) == 0
     assert content(out) != before
 
 
@@ -245,7 +246,7 @@ def test_incomplete_gates_stay_incomplete(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_too_few_requests_to_fit_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = drawn(tmp_path / "one.trace", parameters(), 1)
+    source = drawn(tmp_path / "one.trace", parameters(), 1, calibration=calibrated())
     assert main(["synthetic", "--like", str(source.path), "--out", str(tmp_path / "a.trace")]) == 2
     expected = f"error: {source.path}: measuring needs two requests, one of them with 3 decode iterations\n"
     assert expected in capsys.readouterr().err
@@ -308,11 +309,10 @@ def test_the_overlaps_of_gpt_oss_come_back_layer_by_layer(tmp_path: Path) -> Non
 
 
 def test_a_plan_of_other_lengths_is_another_trace(tmp_path: Path) -> None:
-    wanted = parameters()
-    found = calibrate(wanted)
     one, other = (Lengths.constant(3, 2, output) for output in (4, 5))
     assert one.sha256 != other.sha256
     paths = [
-        generate(wanted, found, each, tmp_path / f"{each.output_tokens[0]}.trace", notes={}) for each in (one, other)
+        generate(parameters(), calibrated(), each, tmp_path / f"{each.output_tokens[0]}.trace", notes={})
+        for each in (one, other)
     ]
     assert content(paths[0]) != content(paths[1])

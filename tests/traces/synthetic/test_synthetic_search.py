@@ -52,7 +52,7 @@ def calibrated(recall: float) -> Calibration:
 
 @pytest.mark.parametrize("asked", [0.4, pytest.param(0.52, marks=pytest.mark.slow)])
 def test_the_recall_of_the_nearest_map_comes_out_when_it_is_searched_by_hand(tmp_path: Path, asked: float) -> None:
-    trace = drawn(tmp_path / "a.trace", asking_for(asked), calibrated=calibrated(asked))
+    trace = drawn(tmp_path / "a.trace", asking_for(asked), calibration=calibrated(asked))
     assert recall_by_hand(trace) == pytest.approx(asked, abs=0.05)
     measured = measure(trace)
     assert measured.trajectory_recall == pytest.approx(asked, abs=0.04)
