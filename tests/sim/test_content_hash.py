@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policies.base import Policy, Prefetcher
+from policies.evictors.recency import LeastRecentlyUsed
 from policies.naming import sources_of
 from policies.registry import PLUG_INS
 from sim import content_hash as hashing
@@ -184,7 +186,20 @@ def test_a_file_beside_ones_own_policy_belongs_to_it(
     assert not recency.iterations.equals(frequency.iterations)
 
 
-def test_a_policy_that_a_script_defines_itself_runs_and_has_no_key(scenario: Scenario, tmp_path: Path) -> None:
+def test_a_policy_that_a_script_defines_itself_runs_and_has_no_key(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mine() -> Policy:
+        return Policy(prefetcher=Prefetcher(), evictor=LeastRecentlyUsed())
+
+    monkeypatch.setattr(sys.modules["__main__"], "mine", mine, raising=False)
+    result = simulate(replace(scenario, policy="__main__:mine"))
+    assert result.content_hash is None
+    assert result.summary["tpot_s_mean"] == simulate(scenario).summary["tpot_s_mean"]
+
+
+@pytest.mark.slow
+def test_a_script_runs_its_own_policy_in_a_process_of_its_own(scenario: Scenario) -> None:
     script = POLICY.format(helper="sys").replace("import HELP", "import path") + (
         "from sim import Scenario, simulate\n"
         f"result = simulate(Scenario({str(scenario.trace)!r}, policy='__main__:mine', machine='rtx3090'))\n"

@@ -14,7 +14,7 @@ from tests.support.paper_command import files_of, tiny_trace, words
 from tests.support.sweep_runs import begun_again, events, run_bytes
 
 ROOT = Path(__file__).parents[3]
-SHOWN = ("10", "15")
+SHOWN = ("10", "14b")
 
 
 def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
@@ -75,13 +75,13 @@ def test_a_trace_without_possible_runs_leaves_earlier_figures_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tiny_trace(tmp_path)
-    assert main(words(trace, tmp_path, "10")) == 0
+    assert main(words(trace, tmp_path, "14b")) == 0
     before = files_of(tmp_path)
     damaged = trace / "tokens.parquet"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    assert main([*words(trace, tmp_path, "10"), "--overwrite", "--store", str(tmp_path / "other store")]) == 2
+    assert main([*words(trace, tmp_path, "14b"), "--overwrite", "--store", str(tmp_path / "other store")]) == 2
     assert "tiny.trace: none of its" in capsys.readouterr().err.splitlines()[-1]
     assert files_of(tmp_path) == before
 

@@ -92,8 +92,7 @@ REQUESTS = random_requests(MODEL, np.random.default_rng(21), requests=6, decoded
 HISTORY, TEST = REQUESTS[:2], REQUESTS[2:]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize(("gpus", "batch_size"), slow_but([(1, 1), (1, 2), (2, 1), (2, 2)], (1, 2), (2, 1)))
 @pytest.mark.parametrize("experts", slow_but([2, 10, 24], 10))
 def test_no_policy_passes_the_bound(experts, gpus, batch_size):
     """At the smallest cache, where layers run in waves, and at larger ones; on links from very slow to fast."""

@@ -37,8 +37,12 @@ def moved_too_little(iterations: pd.DataFrame, least_bytes: int, least_s: float)
     return iterations[(iterations["copied_bytes"] < least_bytes) | (took_s < least_s * (1 - 1e-9))]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize(("gpus", "experts"), slow_but([(1, 2), (1, 6), (1, 9), (3, 6), (3, 7)], (1, 2), (3, 7)))
+@pytest.mark.parametrize(
+    ("gpus", "experts", "batch_size"),
+    slow_but(
+        [(*one, batch) for one in [(1, 2), (1, 6), (1, 9), (3, 6), (3, 7)] for batch in (1, 3)], (1, 2, 1), (3, 7, 3)
+    ),
+)
 @pytest.mark.parametrize("policy", MOVING)
 def test_no_policy_moves_less_in_any_iteration(policy: str, gpus: int, experts: int, batch_size: int) -> None:
     hardware = machine(gpus, bytes_per_s=1e6)
@@ -53,7 +57,7 @@ def test_no_policy_moves_less_in_any_iteration(policy: str, gpus: int, experts: 
         assert (run.iterations["misses"] >= TOKEN - experts).all()
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", slow_but([1, 2], 2))
 def test_no_choice_of_a_policy_moves_fewer_bytes(replicas: int) -> None:
     binding = 0
     for seed in range(150):

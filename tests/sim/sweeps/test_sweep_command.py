@@ -15,6 +15,7 @@ from sim.sweeps.sweep import Sweep
 from tests.support.sweep_runs import begun_again, events, run_bytes, small_experiment
 
 ROOT = Path(__file__).parents[3]
+NO_REFERENCES = ("--references", "none")
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_the_status_of_a_sweep_that_is_over_and_of_one_that_has_not_begun(
 
 
 def test_json_is_a_list_of_rows(file: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep(file, store, "--json", "--references", "none") == 0
+    assert sweep(file, store, "--json", *NO_REFERENCES) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["status"] for row in rows] == ["done"] * 8
     assert all(row["best_known_tpot_s_mean"] is None and row["best_known"] is None for row in rows)
@@ -185,7 +186,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_call_resumes(
 
     write_frame = result.write_frame
     monkeypatch.setattr(result, "write_frame", filling_up)
-    assert sweep(file, store) == 2
+    assert sweep(file, store, *NO_REFERENCES) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {store}: a run could not be stored: ")
     assert said.endswith("No space left on device\n")
@@ -193,10 +194,10 @@ def test_a_full_disk_ends_in_one_line_and_the_next_call_resumes(
     kept = run_bytes(store)
     assert len({name.split("/")[2] for name in kept}) == 3  # whole runs of three tables each
     monkeypatch.undo()
-    assert sweep(file, store) == 0
+    assert sweep(file, store, *NO_REFERENCES) == 0
     assert run_bytes(store).items() >= kept.items()
     assert begun_again(store) == []
-    assert sweep(file, tmp_path / "alone") == 0
+    assert sweep(file, tmp_path / "alone", *NO_REFERENCES) == 0
     assert run_bytes(store) == run_bytes(tmp_path / "alone")
 
 
@@ -252,10 +253,10 @@ def test_a_store_that_has_everything_need_not_be_written(
 ) -> None:
     from sim.store.result_store import ResultStore
 
-    assert sweep(file, store) == 0
+    assert sweep(file, store, *NO_REFERENCES) == 0
 
     def refuse(self: ResultStore) -> None:
         raise AssertionError("it was written to")
 
     monkeypatch.setattr(ResultStore, "check_writable", refuse)
-    assert sweep(file, store) == 0
+    assert sweep(file, store, *NO_REFERENCES) == 0

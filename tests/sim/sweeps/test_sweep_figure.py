@@ -13,6 +13,7 @@ from sim.engine.time_split import PARTS
 from sim.sweeps.metric_labels import metric_label
 from sim.sweeps.pareto_figure import FRONTS, draw_pareto, on_front
 from sim.sweeps.stall_figure import draw_stalls
+from sim.sweeps.sweep import Sweep
 from sim.sweeps.sweep_figure import draw_axis
 from sim.sweeps.sweep_panels import styles
 from tests.support.slow_cases import slow_but
@@ -215,9 +216,14 @@ def test_equal_sweeps_give_equal_pictures(draw: Any, suffix: str, tmp_path: Path
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def simulated(trace: Path) -> Sweep:
+    return simulated_sweep(trace, policies=("lru", "belady"), seeds=(0,))
+
+
 @pytest.mark.parametrize("draw", [draw_axis, draw_pareto])
-def test_a_pictures_title_says_what_was_simulated(draw: Any, trace: Path, tmp_path: Path) -> None:
-    draw(simulated_sweep(trace, policies=("lru", "belady"), seeds=(0,)), tmp_path / "a.svg")
+def test_a_pictures_title_says_what_was_simulated(draw: Any, simulated: Sweep, tmp_path: Path) -> None:
+    draw(simulated, tmp_path / "a.svg")
     picture = " ".join(re.findall("<!-- (.*?) -->", (tmp_path / "a.svg").read_text()))  # its lines of text
     for text in (
         "Simulated: small.trace (SYNTHETIC routing in the shape of small) with the sizes of small",

@@ -169,18 +169,24 @@ def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
 # ---- workers that die ------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_one_line_and_the_next_call_resumes(trace: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_one_line_and_the_next_call_resumes(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("lru", "deadly_policy:policy"), seeds=4)
     (tmp_path / "deadly_policy.py").write_text(DEADLY_POLICY)
     (tmp_path / "deadly").touch()
-    status, out, errors = sweep.run("--store", "store", "--jobs", "2")
-    assert (status, out) == (2, "")
-    assert errors == (
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep", "experiment.toml", "--references", "none", "--store", "store", "--jobs"]
+    assert main([*command, "2"]) == 2
+    assert capsys.readouterr() == (
+        "",
         "error: a process that ran scenarios was killed, possibly out of memory; run the same command again to "
-        "resume, with fewer --jobs if it happens again\n"
+        "resume, with fewer --jobs if it happens again\n",
     )
-    status, out, errors = sweep.run("--store", "store", "--jobs", "2")
-    assert (status, errors) == (0, "")
+    assert not Path("deadly").exists()
+    assert main([*command, "1"]) == 0
+    out, errors = capsys.readouterr()
+    assert errors == ""
     assert "8 done" in out
     counts = sweep.counts("store")
     assert len(counts["started"]) == 8
