@@ -13,7 +13,8 @@ field in backticks in a message.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -98,15 +99,9 @@ def run(
 ) -> int:
     """Run the command that the words call; its exit status. Mistakes are `UserError`s that speak of options."""
     app = application(program, description, commands, words=words[:1], version=version)
-    if (
-        len(words) > 1
-        and not words[1].startswith("-")
-        and words[0] in commands
-        and words[1] in (group := app[words[0]])
-    ):
-        group[words[1]].help = None  # a command of a command shows its own docstring, too
     try:
-        status = app(words, exit_on_error=False, print_error=False)
+        with _own_help(app, commands, words):
+            status = app(words, exit_on_error=False, print_error=False)
     except FieldError as error:
         raise UserError(f"{option(error.field)}: {_spelled(error.problem, app, words)}") from error
     except UserError as error:
@@ -114,6 +109,20 @@ def run(
     except CycloptsError as error:
         raise UserError(_said(error)) from error
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _own_help(app: App, commands: Mapping[str, Command], words: Sequence[str]) -> Iterator[None]:
+    """If the words call a command of a command, it shows its own docstring, too, and not its line in the list."""
+    if len(words) < 2 or words[0] not in commands or words[1].startswith("-") or words[1] not in app[words[0]]:
+        yield
+        return
+    command = app[words[0]][words[1]]
+    line, command.help = command.help, None
+    try:
+        yield
+    finally:
+        command.help = line
 
 
 def option(field: str) -> str:

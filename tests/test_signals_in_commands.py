@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from common.console import main
 
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[1]
@@ -31,7 +35,7 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize(
+COMMANDS = pytest.mark.parametrize(
     ("place", "command", "line", "left"),
     [
         (
@@ -48,7 +52,40 @@ sys.exit(status)
         ),
     ],
 )
+
+
+@COMMANDS
 def test_a_signal_in_the_middle_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    command: str,
+    line: str,
+    left: list[str],
+) -> None:
+    module, kind, name = place.split()
+    changed = getattr(import_module(module), kind)
+    method, calls = getattr(changed, name), []
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return method(*given, **named)
+
+    monkeypatch.setattr(changed, name, interrupted)
+    monkeypatch.chdir(tmp_path)
+    assert (main(command.split()), len(calls)) == (128 + signal.SIGTERM, 2)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1] == f"ended by SIGTERM; {line}"
+    assert sorted(each.name for each in tmp_path.iterdir()) == left
+
+
+@pytest.mark.slow  # the same in a process that really ends
+@COMMANDS
+def test_a_signal_in_the_middle_ends_the_process(
     tmp_path: Path, place: str, command: str, line: str, left: list[str]
 ) -> None:
     words = [sys.executable, "-c", PROGRAM, *place.split(), str(signal.SIGTERM.value), *command.split()]

@@ -179,7 +179,7 @@ IMPORTS = {
 RESUMED = {"traces collect", "traces synthetic", "sim sweep", "sim whatif", "sim paper"}
 
 
-@pytest.mark.parametrize("command", slow_but([*IMPORTS], "traces collect", "sim run", "validate replay"))
+@pytest.mark.parametrize("command", slow_but([*IMPORTS], "traces collect", "sim run"))
 def test_ctrl_c_while_a_command_imports_its_libraries_is_one_line(
     command: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:

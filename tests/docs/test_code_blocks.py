@@ -44,6 +44,7 @@ SMALLER_TEXT = {  # of blocks as a whole
 FEWER = {  # counts in the code
     "validate.calibration.machine_profile._REPEATS": 1,
     "validate.calibration.machine_profile._NEW_TOKENS": 4,
+    "validate.calibration.side_by_side._WINDOWS": 1,
     "sim.sweeps.workers.Workers.processes": lambda *_: 1,  # none but this one
 }
 

@@ -28,6 +28,7 @@ from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import save_tiny
 from traces.format.reader import Trace, split
 from validate.__main__ import main as validate
+from validate.calibration import machine_profile, side_by_side
 from validate.driver.threaded_driver import Driver
 from validate.offload.arena import Arena
 
@@ -58,10 +59,12 @@ def arguments(checkpoint: Path, *more: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def calibrated(checkpoint, tmp_path_factory) -> tuple[Path, str]:
-    """A profile of this machine, and what `calibrate` printed."""
+    """A profile of this machine, measured in few repeats, and what `calibrate` printed."""
     path = tmp_path_factory.mktemp("calibrated") / "machine.toml"
     words = ["--out", path, "--max-tokens", 8, "--threads", 1, "--name", "bench"]
-    with redirect_stdout(StringIO()) as printed:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(machine_profile, "_REPEATS", 2)
+        patch.setattr(side_by_side, "_WINDOWS", 1)
         assert validate(["calibrate", str(checkpoint), *map(str, words)]) == 0
     return path, printed.getvalue()
 
