@@ -237,7 +237,7 @@ def test_the_command_is_a_program_of_its_own(trace: Path) -> None:
     def command(*words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([sys.executable, "-m", "sim", *words], capture_output=True, text=True, check=False)
 
-    done = command(*arguments(trace, "--cache-share", 0.5))
+    done = command(*arguments(trace, "--cache-share", 0.5, *NO_REFERENCES))
     assert (done.returncode, done.stderr) == (0, "")
     assert "finemoe" in done.stdout
     wrong = command(*arguments(trace, policies=("finemo",)))

@@ -194,10 +194,18 @@ def test_a_flipped_bit_is_found_when_its_request_is_read(
     assert not out.exists()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trace that is broken in every way."""
+    return small_trace(tmp_path_factory.mktemp("whole") / "a.trace")
+
+
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_trace_is_one_line(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+def test_a_broken_trace_is_one_line(
+    whole: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     """`finemoe` reads what it learns from and what it is simulated on, so nothing escapes it."""
-    broken = small_trace(tmp_path / "a.trace")
+    broken = copied(whole, tmp_path / "a.trace")
     BROKEN[case][0](broken)
     refused(capsys, arguments(broken, "--train-split", 0.5, "--out", out, policies=("finemoe",)))
     assert [file.name for file in tmp_path.iterdir()] == ["a.trace"]
