@@ -12,5 +12,5 @@ class Command(NamedTuple):
     function: str
     help: str
     example: str = ""
-    resumes: Literal["always", "with a store", "never"] = "never"
-    """When the same command, after an interruption, keeps what was finished."""
+    resumes: Literal["always", "with a store", "from a part on", "never"] = "never"
+    """When the same command, after an interruption, keeps what was finished; a part is one of a trace."""

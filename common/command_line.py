@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from common.command import Command
 from common.errors import UserError, one_line, reason
-from common.interruptions import Interruption, interruptible
+from common.interruptions import Interruption, Resumes, interruptible
 
 
 def call(
@@ -60,12 +60,15 @@ def call(
         return _refused(what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}")
 
 
-def _resumes(commands: Mapping[str, Command], words: Sequence[str]) -> bool:
+def _resumes(commands: Mapping[str, Command], words: Sequence[str]) -> Resumes:
     """Whether the called command, after an interruption, keeps what was finished."""
     command = commands.get(words[0]) if words else None
-    if command is None or command.resumes != "with a store":
-        return command is not None and command.resumes == "always"
-    return bool(os.environ.get("FINEMOE_STORE")) or any(word.partition("=")[0] == "--store" for word in words)
+    if command is None or command.resumes == "never":
+        return "no"
+    if command.resumes == "from a part on":
+        return "once kept"
+    stored = bool(os.environ.get("FINEMOE_STORE")) or any(word.partition("=")[0] == "--store" for word in words)
+    return "yes" if stored or command.resumes == "always" else "no"
 
 
 class _OutputError(OSError):

@@ -15,12 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LATER_S = 0.05  # until a signal that arrived during an import is looked at again
 _REPEAT_S = 1.0  # a signal so soon after another is ignored: a key is held down, or a whole group is signalled
 _IMPORTS = "<frozen importlib._bootstrap>"
+
+Resumes: TypeAlias = Literal["yes", "once kept", "no"]
+"""Whether the same command, after an interruption, goes on where it stopped; once kept: from a call of `kept` on."""
+_ADVICE: dict[Resumes, str] = {
+    "yes": "run the same command again to resume",
+    "once kept": "nothing new was kept",
+    "no": "nothing was kept",
+}
 
 
 class Interruption(KeyboardInterrupt):
@@ -39,14 +47,14 @@ class Interruption(KeyboardInterrupt):
     def line(self) -> str:
         """What the user reads."""
         how = "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
-        return f"{how}; {'run the same command again to resume' if _state.resumes else 'nothing was kept'}"
+        return f"{how}; {_ADVICE[_state.resumes]}"
 
 
 @contextmanager
-def interruptible(*, resumes: bool = False) -> Iterator[None]:
+def interruptible(*, resumes: Resumes = "no") -> Iterator[None]:
     """Within the block a signal raises an `Interruption`, unless the process ignores that signal.
 
-    If the command `resumes`, the interruption's line says so.
+    The interruption's line says whether the command `resumes`.
 
     Any error that leaves the block after a signal becomes the `Interruption`, whatever libraries made of it. Only the
     main thread receives signals; in another thread the block runs as it is.
@@ -87,6 +95,12 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
             undo()
 
 
+def kept() -> None:
+    """Note that something was kept from which the same command resumes."""
+    if _state.resumes == "once kept":
+        _state.resumes = "yes"
+
+
 @contextmanager
 def unwound() -> Iterator[None]:
     """Within the block no signal ends the process at once, since only unwinding cleans up."""
@@ -114,7 +128,7 @@ class _State:
         self.undoing: list[Callable[[], object]] = []
         self.begin()
 
-    def begin(self, *, resumes: bool = False) -> None:
+    def begin(self, *, resumes: Resumes = "no") -> None:
         self.resumes = resumes
         self.raised: Interruption | None = None
         self.raised_at = -_REPEAT_S

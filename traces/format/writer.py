@@ -16,7 +16,7 @@ import pyarrow as pa
 from common.errors import UserError
 from common.files import fresh_folder, move, remove, sync_folder, write_json
 from common.hashing import canonical_json
-from common.interruptions import unwound
+from common.interruptions import kept, unwound
 from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
@@ -121,8 +121,11 @@ class TraceWriter:
             yield
         except OSError as error:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
-            kept = f"{len(self.finished)} finished parts are kept; run the same command again to resume"
-            raise UserError(f"{error.filename or self._partial.path}: {what}; {kept}") from error
+            count = len(self.finished)
+            advice = (
+                f"{count} finished part{'s are' if count != 1 else ' is'} kept; run the same command again to resume"
+            )
+            raise UserError(f"{error.filename or self._partial.path}: {what}; {advice}") from error
 
     # Parts
 
@@ -131,6 +134,7 @@ class TraceWriter:
 
     def _remember(self, number: int, requests: Sequence[int]) -> None:
         self.finished.add(number)
+        kept()
         self._place |= {request: (number, group) for group, request in enumerate(requests)}
 
     def _check(self, requests: Sequence[RequestInfo], recorded: Sequence[RecordedRequest]) -> None:

@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    line = r"^[^\n]*the disk is full; 1 finished parts are kept; run the same command again to resume$"
+    line = r"^[^\n]*the disk is full; 1 finished part is kept; run the same command again to resume$"
     with TraceWriter(path, small_meta(), plan=PLAN) as writer:
         writer.write_part(0, *zip(*two_parts[0], strict=True))
         monkeypatch.setattr(os, "fsync", full)
