@@ -1,5 +1,7 @@
 """`finemoe traces collect`: run a model on prompts or texts and record its routing."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
@@ -58,4 +60,17 @@ def collect(
             if (error.name or "").partition(".")[0] not in _MODEL_LIBRARIES:
                 raise
             raise UserError(f"collect needs {error.name}: pip install 'finemoe-lab[models]'") from None
-        print(record(settings, found))
+        path = record(settings, found)
+        for line in _caution(path):
+            print(line, file=sys.stderr)
+        print(path)
+
+
+def _caution(path: Path) -> list[str]:
+    """The lines with which other commands warn that a trace is not like natural text."""
+    from traces.analysis.naturalness import naturalness_of, warning
+    from traces.format.provenance import caution
+    from traces.format.reader import Trace
+
+    trace = Trace.open(path)
+    return caution(warning(naturalness_of(trace).to_data(), trace.meta.generation))

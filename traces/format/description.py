@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from common.folding import WIDTH, folded
 from common.tables import name_table
 from policies.types import ModelShape
 from traces.format import provenance
@@ -59,7 +60,7 @@ _DESCRIPTIVE = (
 
 
 def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
-    """The summary as a table, with `more` rows of name and value at the end."""
+    """The summary as a table of at most 100 columns, with `more` rows of name and value at the end."""
     found, shape = summary(trace), trace.shape
     sources = list(found["sources"].items())
     shown = ", ".join(f"{name} ({count})" for name, count in sources[:8])
@@ -95,7 +96,9 @@ def table(trace: Trace, more: Sequence[tuple[str, Any]] = ()) -> str:
         ("sha256", found["sha256"]),
         *more,
     ]
-    return name_table([line for line in lines if line[1] not in (None, "")])
+    there = [(name, str(value)) for name, value in lines if value not in (None, "")]
+    room = WIDTH - 2 - max(len(name) for name, _ in there)
+    return name_table([(name, value if name == "trace" else folded(value, room)) for name, value in there])
 
 
 def _pairs(mapping: dict[str, Any]) -> str:

@@ -104,7 +104,7 @@ def summary(profile: Profile) -> str:
         f"search                 {profile.search_overhead_s * 1e6:8.1f} µs + "
         f"{1e12 / profile.search_bytes_per_s:.1f} µs per MB of the store",
         f"repeats                {profile.measured['slowest_over_fastest_repeat']:8.2f} × as long in the slowest of "
-        f"{_REPEATS} as in the fastest; if far from 1, something else ran: calibrate again",
+        f"{_REPEATS} as in the fastest\n{'':23}if far from 1, something else ran: calibrate again",
     ]
     return "\n".join(lines)
 

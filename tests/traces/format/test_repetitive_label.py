@@ -53,6 +53,24 @@ def said(repetitive: bool, capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
+def test_collect_says_it_below_the_progress(
+    repetitive: bool, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recording itself is replaced by a trace that is there."""
+    monkeypatch.setattr("traces.capture.collection.collect", lambda settings, prompts: trace)
+    words = ["collect", "pocket", "--prompts", "built-in", "--max-new-tokens", "1", "--out", str(tmp_path / "a.trace")]
+    assert traces(words) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{trace}\n"
+    assert [word in printed.err for word in (WORD, WHY)] == [repetitive] * 2
+
+
+def test_info_fits_into_100_columns(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traces(["info", str(trace)]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()  # the first one is the path
+    assert max(map(len, lines)) <= 100
+
+
 def test_commands_of_traces_say_it(said: Any, trace: Path) -> None:
     said(traces, "info", trace)
     said(traces, "analyse", trace)

@@ -6,7 +6,9 @@ from sim.hardware.parts import Contention
 from tests.support.builders import request_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.profiles import flat_profile
+from tests.support.trace_helpers import small_shape
 from validate.calibration import fits
+from validate.calibration.machine_profile import summary
 from validate.calibration.stopwatch import LayerTimes, PassTimes
 
 MS = 1e-3
@@ -152,3 +154,10 @@ def test_the_rule_of_a_layer_is_the_engines(latency, hits, misses, slower):
 def test_the_slowest_repeat_is_compared_with_the_fastest() -> None:
     layers = [LayerTimes(gated_s=0, given_s=[0], computed_s=[seconds], hits=1) for seconds in (2, 2, 2, 2, 3, 3, 2, 2)]
     assert fits.slowest_over_fastest(layers, 4) == 1.5
+
+
+def test_the_printed_figures_fit_into_100_columns() -> None:
+    measured = {"copy_bytes_per_s": 12.5e9, "slowest_over_fastest_repeat": 1.25}
+    lines = summary(flat_profile(small_shape(), measured=measured)).splitlines()
+    assert any(line.split()[:2] == ["repeats", "1.25"] for line in lines)
+    assert max(map(len, lines)) <= 100
