@@ -29,9 +29,12 @@ def rows_of(path: Path) -> Iterator[Row]:
     """The rows of a file, without blank lines; raises `UserError` with file and line.
 
     `.jsonl` and `.ndjson` files are JSON Lines, one object per line; `.json` files may also be one array of objects.
-    All others are plain text with one prompt per line. Files may be larger than memory.
+    All others are plain text with one prompt per line. Files may be larger than memory. Devices and pipes are refused,
+    because they may never end.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file")
         with path.open(encoding="utf-8-sig") as file:
             if path.suffix.lower() not in JSON:
                 yield from (Row(number, place, {"prompt": line}) for number, place, line in _lines(path, file))

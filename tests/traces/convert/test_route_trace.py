@@ -79,8 +79,8 @@ def test_it_says_how_often_the_engine_hit_and_info_says_it_again(
     line += f" per iteration and layer; missed {missed[0]:,} bytes, {missed[1]:,} of them in decode"
     assert capsys.readouterr().out.splitlines() == [str(trace.path), f"the engine's own cache: {line}"]
     assert main(["info", str(trace.path)]) == 0
-    shown = capsys.readouterr().out
-    assert line in " ".join(shown.split())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert line in shown
     assert "0.003 to 0.005 MB an expert" in shown
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tracemalloc
 from collections import Counter
 from itertools import combinations
@@ -90,6 +91,14 @@ def test_mistakes_are_reported_in_one_line(tmp_path: Path, content: bytes, said:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt: cannot be read: No such file"):
         read(tmp_path / "none.txt")
+
+
+def test_a_device_or_a_pipe_is_refused_since_it_may_never_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"  # nobody writes
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"^{path}: is not a regular file$"):
+            read(path)
 
 
 # Fields
