@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from common.command import Command
-from common.command_line import call
 from common.interruptions import end
+from common.listed_command import Command
+from common.program import call
 
 PACKAGES = {
     "traces": Command(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, option
+from common.applications import OUTPUT, option
 from common.errors import FieldError, PolicyCodeError, UserError
 from common.outputs import file, reserved
 from common.settings import descriptions

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT
+from common.applications import OUTPUT
 
 DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(

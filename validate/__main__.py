@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from common.command import Command
-from common.command_line import call
 from common.console import PACKAGES
 from common.interruptions import end
+from common.listed_command import Command
+from common.program import call
 
 COMMANDS = {
     "calibrate": Command(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, OVERWRITE, under
+from common.applications import OUTPUT, OVERWRITE, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT
+from common.applications import OUTPUT
 from common.folding import WIDTH, folded
 from common.tables import MISSING, text_table
 from sim.hardware.data_sheet import DataSheetMachine

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OVERWRITE
+from common.applications import OVERWRITE
 
 SWEEP = Group("Sweeps only", sort_key=10)
 

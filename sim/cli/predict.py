@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT, OVERWRITE
+from common.applications import OUTPUT, OVERWRITE
 from sim.experiment import Experiment
 from sim.scenario_options import RUN, takes_scenario
 

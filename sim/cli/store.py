@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.command import Command
-from common.commands import OUTPUT, application
+from common.applications import OUTPUT, application
+from common.listed_command import Command
 from sim.store_options import place_of_store
 
 _FOLDER = Annotated[

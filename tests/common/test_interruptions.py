@@ -18,8 +18,8 @@ INTERRUPTED = "interrupted; nothing was kept\n"
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from common.command import Command
-from common.command_line import call
+from common.listed_command import Command
+from common.program import call
 
 def ready():
     print("ready", flush=True)
@@ -146,7 +146,7 @@ def test_a_signal_that_the_process_ignores_stays_ignored(
 WAITING_IMPORT = """
 import sys
 from importlib import import_module
-import common.command_line
+import common.program
 
 class Waits:
     def find_spec(self, name, path=None, target=None):

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import pytest
 
-from common.command import Command
-from common.command_line import call
-from common.commands import OUTPUT, under
+from common.applications import OUTPUT, under
 from common.errors import FieldError
+from common.listed_command import Command
+from common.program import call
 from common.settings import Suffix, check
 
 

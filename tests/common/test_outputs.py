@@ -23,8 +23,8 @@ COMMAND = """
 import sys
 from itertools import count
 from pathlib import Path
-from common.command import Command
-from common.command_line import call
+from common.listed_command import Command
+from common.program import call
 from common.files import new_file
 from common.outputs import file, reserved
 

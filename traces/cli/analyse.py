@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, OVERWRITE, under
+from common.applications import OUTPUT, OVERWRITE, under
 from common.errors import UserError
 from traces.analysis.analysis_settings import AnalysisSettings
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import OUTPUT, under
+from common.applications import OUTPUT, under
 from traces.workloads.workload_settings import ArrivalSettings, WorkloadTarget
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import MODEL, OUTPUT, PROMPTS, under
+from common.applications import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError, UserError
 from common.outputs import folder, reserved
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording

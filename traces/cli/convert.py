@@ -5,8 +5,8 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.command import Command
-from common.commands import OUTPUT, application, under
+from common.applications import OUTPUT, application, under
+from common.listed_command import Command
 from common.outputs import file, folder, reserved
 from traces.convert.conversion_settings import (
     CountsTarget,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Group
 
-from common.commands import OUTPUT, under
+from common.applications import OUTPUT, under
 from common.outputs import folder, reserved
 from traces.format.target import TraceTarget
 from traces.workloads.workload_settings import FitSettings

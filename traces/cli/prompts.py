@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OUTPUT, PROMPTS, under
+from common.applications import OUTPUT, PROMPTS, under
 from common.tables import record_table
 from traces.prompts.prompt_description import described, known_sets, table
 from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice, read_chosen

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Group
 
-from common.commands import OUTPUT, under
+from common.applications import OUTPUT, under
 from common.outputs import folder, reserved
 from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from common.command import Command
-from common.command_line import call
 from common.interruptions import end
+from common.listed_command import Command
+from common.program import call
 
 STEPS = {
     "corpus": Command(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import FLAT, OVERWRITE
+from common.applications import FLAT, OVERWRITE
 from common.errors import FieldError
 from validate.testbed_settings import CalibrationSettings, TestbedSettings
 

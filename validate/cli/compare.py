@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import OVERWRITE
+from common.applications import OVERWRITE
 from common.errors import FieldError
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from common.commands import FLAT, OVERWRITE
+from common.applications import FLAT, OVERWRITE
 from validate.rates.rate_settings import RateSettings
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.commands import MODEL, OUTPUT, OVERWRITE, PROMPTS, under
+from common.applications import MODEL, OUTPUT, OVERWRITE, PROMPTS, under
 from common.errors import FieldError
 from policies.registry import make_policy
 from sim.experiment import Experiment

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from common.commands import FLAT
+from common.applications import FLAT
 from traces.pocket_training.corpus import prepare
 from traces.pocket_training.workshop import Workshop
 

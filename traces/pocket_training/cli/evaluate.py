@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from common.commands import FLAT
+from common.applications import FLAT
 from common.errors import FieldError
 from common.files import replacing
 from traces.pocket import load, model_dir

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from common.commands import FLAT
+from common.applications import FLAT
 from common.errors import FieldError, UserError
 from traces.pocket.recipe import as_json
 from traces.pocket_training.corpus import read

@@ -33,8 +33,8 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from common.command import Command
 from common.errors import FieldError, UserError
+from common.listed_command import Command
 
 FLAT = Parameter(name="*")  # the fields of a dataclass as options of the command itself
 

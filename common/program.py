@@ -1,4 +1,4 @@
-"""What a program does with its command line: the one place where every way of ending gets its line and its status.
+"""Run a program, and end it: the one place where every way of ending gets its line and its status.
 
 | ends by | line on stderr | status |
 |---|---|---|
@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import IO, Any, cast
 
-from common.command import Command
 from common.errors import UserError, one_line, reason
 from common.interruptions import Interruption, Resumes, interruptible
+from common.listed_command import Command
 
 
 def call(
@@ -38,7 +38,7 @@ def call(
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         with interruptible(resumes=_resumes(commands, words)), _watched_output():
-            from common.commands import run
+            from common.applications import run
 
             return run(program, description, commands, words, version=version)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a program says of a command before it imports it."""
+"""A command as its program lists it, before anything of it is imported."""
 
 from typing import Literal, NamedTuple
 

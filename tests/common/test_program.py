@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from common.command import Command
-from common.command_line import call
 from common.errors import FieldError, UserError
+from common.listed_command import Command
+from common.program import call
 
 SIM = [sys.executable, "-m", "sim"]
 
