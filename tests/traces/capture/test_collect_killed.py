@@ -151,7 +151,7 @@ from tests.support.trace_helpers import random_request, small_meta, write_trace
 from common.errors import UserError
 
 meta = small_meta()
-parts = [[random_request(request, meta) for request in (part, 400 - part)] for part in range(160)]
+parts = [[random_request(request, meta) for request in (part, 400 - part)] for part in range(int(sys.argv[2]))]
 try:
     write_trace(Path(sys.argv[1]), meta, parts)
 except UserError as error:
@@ -160,17 +160,18 @@ except UserError as error:
 
 
 @pytest.mark.parametrize(
-    ("kills", "least"), [pytest.param(SIX, 1, id="six"), pytest.param(TWENTY, 2, id="twenty", marks=pytest.mark.slow)]
+    ("kills", "least", "parts"),
+    [pytest.param(SIX, 1, 50, id="six"), pytest.param(TWENTY, 2, 160, id="twenty", marks=pytest.mark.slow)],
 )
 def test_a_writer_killed_many_times_in_a_row_gives_the_same_bytes(
-    tmp_path: Path, kills: Sequence[dict[str, int]], least: int
+    tmp_path: Path, kills: Sequence[dict[str, int]], least: int, parts: int
 ) -> None:
     """The collection's writing without its model, which takes seconds to load."""
     paths = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": paths}
     whole, out = tmp_path / "whole.trace", tmp_path / "killed.trace"
-    finish(["-c", WRITER, str(whole)], whole, environment)
-    again = ["-c", WRITER, str(out)]
+    finish(["-c", WRITER, str(whole), str(parts)], whole, environment)
+    again = ["-c", WRITER, str(out), str(parts)]
     latest_s = {"loading": 0.3, "generating": 0.03, "writing": 0.01, "merging": 0.03, "installing": 0.01}
     hit = kill_in_a_row(again, out, environment, latest_s, kills, least)
     finish(again, out, environment)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,41 @@ def hub(lmsys: Path, sharegpt: Path) -> Iterator[Hub]:
         yield server
 
 
-def ours(url: str, cache: Path, *arguments: str, token: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """`finemoe traces prompts` with another hub than the public one, which must be known before the libraries are."""
+@dataclass(frozen=True)
+class Answer:
+    """What a command has printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+ONE_BY_ONE = """
+import contextlib, io, json, os, sys
+from traces.__main__ import main
+
+answers = []
+for token, words in json.loads(sys.argv[1]):
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(["prompts", *words])
+    answers.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
+
+
+def ours(url: str, cache: Path, *commands: tuple[str | None, list[str]]) -> list[Answer]:
+    """`finemoe traces prompts`, each time with a token or none, in one process.
+
+    It has another hub than the public one, which must be known before the libraries are.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    more = {"HF_ENDPOINT": url, "HF_HOME": str(cache)} | ({"HF_TOKEN": token} if token else {})
-    line = [sys.executable, "-m", "traces", "prompts", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False, env=clean | more)
+    line = [sys.executable, "-c", ONE_BY_ONE, json.dumps(commands)]
+    environment = clean | {"HF_ENDPOINT": url, "HF_HOME": str(cache)}
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return [Answer(*each) for each in json.loads(done.stdout)]
 
 
 # Copies in folders and files
@@ -131,19 +161,29 @@ def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> No
 # A hub
 
 
-def test_a_set_of_the_hub_is_streamed_and_its_commit_reported(hub: Hub, tmp_path: Path) -> None:
-    hub.read.clear()
-    done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3", "--json", token=TOKEN)
+@pytest.fixture(scope="module")
+def answers(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    commands = {
+        "denied": (None, ["lmsys-chat-1m", "--limit", "3"]),
+        "unknown revision": (None, ["sharegpt@v7", "--limit", "3"]),
+        "streamed": (TOKEN, ["lmsys-chat-1m", "--limit", "3", "--json"]),
+    }
+    return dict(zip(commands, ours(hub.url, tmp_path_factory.mktemp("hub"), *commands.values()), strict=True))
+
+
+def test_a_set_of_the_hub_is_streamed_and_its_commit_reported(hub: Hub, answers: dict[str, Answer]) -> None:
+    done = answers["streamed"]
     assert done.returncode == 0, done.stderr
     reported = json.loads(done.stdout)
     assert reported["name"] == f"lmsys-chat-1m (lmsys/lmsys-chat-1m@{COMMIT})"
     assert reported["examples"] == [{"source": "lmsys-chat-1m", "prompt": asked(number)} for number in range(3)]
-    assert not any(name.startswith("train-00001") for name in hub.read)  # the second file is not needed
+    files = {name.split("-of-")[0] for name in hub.read if name.startswith("train-")}
+    assert files == {"train-00000"}  # the second file is not needed
 
 
 @pytest.mark.slow
 def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> None:
-    done = ours(hub.url, tmp_path, f"sharegpt@{COMMIT}", "--sample", "3", "--json")
+    (done,) = ours(hub.url, tmp_path, (None, [f"sharegpt@{COMMIT}", "--sample", "3", "--json"]))
     assert done.returncode == 0, done.stderr
     reported = json.loads(done.stdout)
     assert reported["name"] == f"sharegpt ({SHAREGPT.repository}@{COMMIT}), 3 of the first 29, seed 0"
@@ -152,8 +192,8 @@ def test_sharegpt_is_streamed_out_of_its_one_file(hub: Hub, tmp_path: Path) -> N
     assert done.stderr.endswith(": skipped 6 duplicates, 5 without user text\n")
 
 
-def test_denied_access_to_a_gated_set_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
-    done = ours(hub.url, tmp_path, "lmsys-chat-1m", "--limit", "3")
+def test_denied_access_to_a_gated_set_says_what_to_do(answers: dict[str, Answer]) -> None:
+    done = answers["denied"]
     assert done.returncode == 2
     assert done.stderr == (
         "error: lmsys-chat-1m: access is denied; accept the terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m"
@@ -161,8 +201,8 @@ def test_denied_access_to_a_gated_set_says_what_to_do(hub: Hub, tmp_path: Path) 
     )
 
 
-def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
-    done = ours(hub.url, tmp_path, "sharegpt@v7", "--limit", "3")
+def test_an_unknown_revision_is_named(answers: dict[str, Answer]) -> None:
+    done = answers["unknown revision"]
     assert done.returncode == 2
     assert (
         done.stderr == f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} has no revision 'v7'\n"
@@ -170,7 +210,7 @@ def test_an_unknown_revision_is_named(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
-    done = ours("http://127.0.0.1:1", tmp_path, "sharegpt", "--limit", "3")
+    (done,) = ours("http://127.0.0.1:1", tmp_path, (None, ["sharegpt", "--limit", "3"]))
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} cannot be read:"
