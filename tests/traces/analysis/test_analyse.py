@@ -34,35 +34,38 @@ TABLES = {
 PICTURES = {"entropy", "heat_map", "overlap", "cache_curves", "popularity", "similarity", "coverage"}
 
 
-@pytest.fixture
-def trace(tmp_path: Path) -> Path:
-    return small_trace(tmp_path / "small.trace", requests=8)
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_trace(tmp_path_factory.mktemp("trace") / "small.trace", requests=8)
+
+
+@pytest.fixture(scope="module")
+def folder(trace: Path) -> Path:
+    out = trace.parent / "found" / "analysis"
+    assert traces(words(trace, "--out", out, "--shared-cache")) == 0
+    return out
 
 
 def words(trace: Path, *more: Any) -> list[str]:
     return ["analyse", str(trace), "--train-split", "0.5", *map(str, more)]
 
 
-def test_a_folder_of_tables_and_pictures_appears(trace: Path, tmp_path: Path) -> None:
-    out = tmp_path / "found" / "analysis"
-    assert traces(words(trace, "--out", out)) == 0
+def test_a_folder_of_tables_and_pictures_appears(trace: Path, folder: Path) -> None:
     names = {f"{name}.parquet" for name in TABLES} | {f"{name}.png" for name in PICTURES} | {"meta.json"}
-    assert {path.name for path in out.iterdir()} == names
-    assert [path.name for path in out.parent.iterdir()] == ["analysis"]
-    meta = json.loads((out / "meta.json").read_text())
+    assert {path.name for path in folder.iterdir()} == names
+    assert [path.name for path in folder.parent.iterdir()] == ["analysis"]
+    meta = json.loads((folder / "meta.json").read_text())
     assert meta["trace_sha256"] == Trace.open(trace).digest
     assert (meta["analysed_requests"], meta["history_requests"], meta["test_requests"]) == (8, 4, 4)
     for name in TABLES:
-        assert json.loads(pq.read_schema(out / f"{name}.parquet").metadata[b"finemoe_lab"]) == meta
-        assert len(pd.read_parquet(out / f"{name}.parquet"))
+        assert json.loads(pq.read_schema(folder / f"{name}.parquet").metadata[b"finemoe_lab"]) == meta
+        assert len(pd.read_parquet(folder / f"{name}.parquet"))
 
 
-def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
-    contents = []
-    for name in ("one", "two"):
-        assert traces(words(trace, "--out", tmp_path / name, "--shared-cache")) == 0
-        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert contents[0] == contents[1]
+def test_the_same_command_gives_the_same_bytes(trace: Path, folder: Path, tmp_path: Path) -> None:
+    assert traces(words(trace, "--out", tmp_path / "again", "--shared-cache")) == 0
+    one, again = ({path.name: path.read_bytes() for path in out.iterdir()} for out in (folder, tmp_path / "again"))
+    assert one == again
 
 
 def test_an_existing_folder_is_left_alone(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,34 +17,29 @@ pytestmark = pytest.mark.skipif(
     not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place"
 )
 
-REQUESTS = 40  # the first ones
 Arrays = dict[str, Any]
 
 
+@pytest.fixture(scope="module", params=[12, pytest.param(40, marks=pytest.mark.slow)])
+def requests(request: pytest.FixtureRequest) -> int:
+    """How many of the first ones are analysed."""
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def experts() -> list[Any]:
+def experts(requests: int) -> list[Any]:
     """Per request, the executed experts `[T, L, K]`."""
     with np.load(GPT_OSS) as archive:
-        offsets = archive["offsets"][: REQUESTS + 1]
+        offsets = archive["offsets"][: requests + 1]
         rows = archive["experts"]
     return [rows[first:end] for first, end in pairwise(offsets)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+def found(requests: int, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     path = tmp_path_factory.mktemp("gpt-oss") / "gpt-oss.trace"
-    words = [
-        "convert",
-        "npz",
-        str(GPT_OSS),
-        "--model",
-        "gpt-oss-20b",
-        "--max-requests",
-        str(REQUESTS),
-        "--out",
-        str(path),
-    ]
-    assert traces(words) == 0
+    words = ["convert", "npz", GPT_OSS, "--model", "gpt-oss-20b", "--max-requests", requests, "--out", path]
+    assert traces([str(word) for word in words]) == 0
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert traces(["analyse", str(path), "--json"]) == 0
