@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants as hub_constants
 from transformers import AutoModelForCausalLM
 
 from tests.support.collect_helpers import (
@@ -20,7 +19,6 @@ from tests.support.collect_helpers import (
     command,
     content,
     numbers,
-    subprocess_environment,
     texts_of,
     write_prompts,
 )
@@ -197,19 +195,18 @@ def _stop_after_parts(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
     monkeypatch.setattr(TraceWriter, "write_part", write_part)
 
 
-def test_a_model_of_the_hub_is_recorded_with_its_commit(checkpoints: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_is_recorded_with_its_commit(
+    checkpoints: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--acme--tiny"
     shutil.copytree(checkpoints / "olmoe", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    out = tmp_path / "hub.trace"
-    subprocess.run(
-        [sys.executable, "-m", "traces", *command("acme/tiny", prompts, out)],
-        env=subprocess_environment(HF_HUB_CACHE=str(tmp_path / "hub")),
-        check=True,
-    )
-    meta = Trace.open(out).meta
+    # What the library has made of $HF_HUB_CACHE and $HF_HUB_OFFLINE.
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    meta = collected("acme/tiny", prompts, tmp_path / "hub.trace").meta
     assert (meta.model, meta.revision) == ("acme/tiny", commit)
 
 
