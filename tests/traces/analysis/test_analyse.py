@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from tests.support.trace_helpers import random_request, small_meta, small_shape,
 from traces.__main__ import main as traces
 from traces.analysis.analysis_figures import draw_all, whose
 from traces.analysis.analysis_settings import AnalysisSettings
+from traces.analysis.expert_counts import read_counts
 from traces.analysis.trace_analysis import analyse
 from traces.format.reader import Trace
 
@@ -60,6 +62,15 @@ def test_a_folder_of_tables_and_pictures_appears(trace: Path, folder: Path) -> N
     for name in TABLES:
         assert json.loads(pq.read_schema(folder / f"{name}.parquet").metadata[b"finemoe_lab"]) == meta
         assert len(pd.read_parquet(folder / f"{name}.parquet"))
+
+
+def test_the_table_of_popularity_holds_counts_to_place_experts_by(trace: Path, folder: Path) -> None:
+    opened = Trace.open(trace)
+    counts = read_counts(folder / "popularity.parquet", opened.shape).tokens
+    whole = np.zeros((3, 6), int)
+    for recorded in opened.iter():
+        np.add.at(whole, (np.arange(3)[:, None], recorded.experts), 1)
+    np.testing.assert_array_equal(counts, whole)
 
 
 def test_the_same_command_gives_the_same_bytes(trace: Path, folder: Path, tmp_path: Path) -> None:

@@ -220,15 +220,6 @@ def test_other_counts_place_otherwise_and_the_results_name_them(
     assert run["provenance"]["counts_sha256"] == read_counts(tmp_path / "counts.parquet", SHAPE).sha256
 
 
-def test_the_table_that_analyse_writes_does_too(tmp_path: Path, trace: Path) -> None:
-    assert main(["analyse", str(trace), "--out", str(tmp_path / "analysis")]) == 0
-    counts = read_counts(tmp_path / "analysis" / "popularity.parquet", SHAPE).tokens
-    whole = np.zeros((3, 6), int)
-    for recorded in Trace.open(trace).iter():
-        np.add.at(whole, (np.arange(3)[:, None], recorded.experts), 1)
-    np.testing.assert_array_equal(counts, whole)
-
-
 @pytest.mark.parametrize(
     ("change", "line"),
     [

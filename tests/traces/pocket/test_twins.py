@@ -146,6 +146,7 @@ def test_the_documentation_repeats_what_the_cards_say(twin: Recipe) -> None:
 # how the committed models behave
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_generation_is_deterministic_and_in_the_manner_of_the_prompt(loaded: Any) -> None:
     model, tokenizer = loaded
     ids = tokenizer("<|user|>\nCalculate 12 + 30.\n<|assistant|>\n", return_tensors="pt")
@@ -198,6 +199,7 @@ def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     assert f"routing of {twin.name} with the sizes of {twin.original}" in picture.read_text()
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
 def test_a_loaded_twin_bears_its_name(twin: Recipe) -> None:
     loaded = load_to_record(twin.name)
     assert loaded.name == twin.name
