@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from common import interruptions
+from common.interruptions import Interruption, interruptible
 from tests.support.slow_cases import slow_but
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +37,13 @@ def importing_later(out: Path, /) -> None:
         import waits_as_it_is_imported
         raise AssertionError("reached")
 
+def importing_as_it_writes(out: Path, /) -> None:
+    from common.files import new_file
+    with new_file(out, "it") as partial:
+        partial.write_text("half")
+        import waits_as_it_is_imported
+        time.sleep(60)
+
 def converting(out: Path, /) -> None:
     try:
         ready()
@@ -55,7 +65,7 @@ def working(out: Path, /) -> None:
     with reserved(file(out), overwrite=False):
         ready()
 
-names = ("importing", "importing_later", "converting", "finalising", "working")
+names = ("importing", "importing_later", "importing_as_it_writes", "converting", "finalising", "working")
 if __name__ == "__main__":
     sys.exit(call("tests", "", {name: Command(f"__main__:{name}", "") for name in names}, None))
 """
@@ -123,6 +133,37 @@ def test_a_signal_during_an_import_waits_if_there_is_something_to_clean_up(
     process.send_signal(signal.SIGINT)
     assert ended(process, "go on\n") == (INTERRUPTED, 130)
     assert list(tmp_path.iterdir()) == [program.parent]
+
+
+def test_a_signal_during_an_import_waits_until_a_half_written_file_can_be_removed(
+    program: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    process = started([program, "importing_as_it_writes", tmp_path / "out"], env=environment)
+    assert [path.read_text() for path in tmp_path.glob("*.partial")] == ["half"]
+    process.send_signal(signal.SIGINT)
+    assert ended(process, "go on\n") == (INTERRUPTED, 130)
+    assert list(tmp_path.iterdir()) == [program.parent]
+
+
+def test_a_signal_soon_after_another_does_not_interrupt_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, cleaned = 100.0, []
+    monkeypatch.setattr(interruptions, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def command() -> None:
+        nonlocal now
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            for now in (100.0, 100.9):
+                signal.raise_signal(signal.SIGTERM)
+                cleaned.append(now)
+            now = 101.0
+            signal.raise_signal(signal.SIGHUP)  # somebody who has waited for a second means it
+            cleaned.append(now)
+
+    with pytest.raises(Interruption), interruptible():
+        command()
+    assert cleaned == [100.0, 100.9]
 
 
 def test_a_signal_that_python_swallows_comes_again(program: Path, tmp_path: Path, environment: dict[str, str]) -> None:

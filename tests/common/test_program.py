@@ -15,6 +15,8 @@ from common.listed_command import Command
 from common.program import call
 
 SIM = [sys.executable, "-m", "sim"]
+# Output that is written when the command ends, as everywhere unless this is set.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @pytest.fixture
@@ -58,10 +60,29 @@ def test_a_mistake_in_the_code_shows_where_it_is(ends: Callable[[BaseException],
         ends(ZeroDivisionError())
 
 
+@pytest.mark.parametrize("words", [["--store", "kept"], ["--store=kept"], []])
+def test_ctrl_c_promises_what_a_store_keeps(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*, store: str = "") -> None:
+        raise KeyboardInterrupt
+
+    module = ModuleType("example_commands")
+    module.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "example_commands", module)
+    monkeypatch.delenv("FINEMOE_STORE", raising=False)
+    run = Command("example_commands:command", "", resumes="with a store")
+    assert call("example", "", {"run": run}, ["run", *words]) == 130
+    promised = "run the same command again to resume" if words else "nothing was kept"
+    assert capsys.readouterr().err == f"interrupted; {promised}\n"
+
+
 @pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["machines"], ["--help"], ["run", "--help"]])
 def test_a_full_disk_behind_standard_output_is_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        ran = subprocess.run([*SIM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+        ran = subprocess.run(
+            [*SIM, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120, env=BUFFERED
+        )
     assert (ran.stderr, ran.returncode) == (
         "error: standard output cannot be written: No space left on device\n",
         2,
@@ -71,7 +92,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(words: list[str]) -> Non
 @pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["run", "--help"]])
 def test_a_reader_that_has_had_enough_is_no_mistake(words: list[str]) -> None:
     read, write = os.pipe()
-    process = subprocess.Popen([*SIM, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*SIM, *words], stdout=write, stderr=subprocess.PIPE, text=True, env=BUFFERED)
     os.close(write)
     os.close(read)
     assert (process.communicate(timeout=120)[1], process.returncode) == ("", 0)
