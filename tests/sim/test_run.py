@@ -18,6 +18,7 @@ from tests.support.profiles import flat_profile
 from tests.support.run_helpers import (
     EXPERT_BYTES,
     ITERATIONS_OF_A_REQUEST,
+    NO_REFERENCES,
     POLICIES,
     REQUIRED,
     SHAPE,
@@ -27,9 +28,6 @@ from tests.support.run_helpers import (
 )
 from tests.support.trace_helpers import small_shape, small_trace
 from traces.published_models import PUBLISHED, published
-
-NO_REFERENCES = ("--references", "none")
-"""Where nothing is compared with other runs."""
 
 # ---- what comes out --------------------------------------------------------------------------------------------------
 

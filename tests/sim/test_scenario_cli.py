@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sim.__main__ import main
-from tests.support.run_helpers import arguments
+from tests.support.run_helpers import NO_REFERENCES, arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,17 +25,23 @@ def test_a_saved_scenario_gives_the_same_figures(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.toml"
-    words = arguments(trace, "--cache-experts", 9, "--seed", 3, "--batch-size", 2, "--save-scenario", file)
+    words = arguments(
+        trace, *NO_REFERENCES, "--cache-experts", 9, "--seed", 3, "--batch-size", 2, "--save-scenario", file
+    )
     first = printed(capsys, *words)
-    assert printed(capsys, "run", "--scenario", file) == first
+    assert printed(capsys, "run", "--scenario", file, *NO_REFERENCES) == first
 
 
 def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.toml"
-    printed(capsys, *arguments(trace, "--cache-gb", 2e-6, "--seed", 3, "--save-scenario", file))
-    found = printed(capsys, "run", "--scenario", file, "--policy", "lru", "--cache-share", 0.5, "--seed", 4)
+    printed(capsys, *arguments(trace, *NO_REFERENCES, "--cache-gb", 2e-6, "--seed", 3, "--save-scenario", file))
+    found = printed(
+        capsys, "run", "--scenario", file, "--policy", "lru", "--cache-share", 0.5, "--seed", 4, *NO_REFERENCES
+    )
     assert [(each["policy"], each["expert_slots"], each["seed"]) for each in found] == [("lru", 16, 4)]
-    assert found == printed(capsys, *arguments(trace, "--cache-share", 0.5, "--seed", 4, policies=("lru",)))
+    assert found == printed(
+        capsys, *arguments(trace, *NO_REFERENCES, "--cache-share", 0.5, "--seed", 4, policies=("lru",))
+    )
 
 
 def test_a_scenario_is_saved_before_the_run_and_replaces_no_file(

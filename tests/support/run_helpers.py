@@ -16,6 +16,8 @@ from tests.support.trace_helpers import small_shape, small_trace
 SHAPE = small_shape(layers=4, experts=8)  # 32 experts of 3·4·8 weights of 2 bytes
 EXPERT_BYTES = 192
 ITERATIONS_OF_A_REQUEST = 4  # a prefill of 5 tokens and 3 decoded
+NO_REFERENCES = ("--references", "none")
+"""Options of a command whose policies are not compared with other runs, which take most of its time."""
 POLICIES = ("finemoe", "lru", "oracle", "no-offload")
 
 REQUIRED = {

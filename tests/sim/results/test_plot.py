@@ -8,7 +8,7 @@ from sim.__main__ import main
 from sim.hardware.profile import write_profile
 from tests.support.compare_helpers import passed_off
 from tests.support.profiles import flat_profile
-from tests.support.run_helpers import SHAPE, arguments
+from tests.support.run_helpers import NO_REFERENCES, SHAPE, arguments
 
 
 def drawn(folder: Path, *words: str) -> str:
@@ -19,7 +19,7 @@ def drawn(folder: Path, *words: str) -> str:
 
 
 def test_simulated_times_are_called_simulated(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
     picture = drawn(out)
     assert "simulated time per output token" in picture
     assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
@@ -28,7 +28,7 @@ def test_simulated_times_are_called_simulated(trace: Path, out: Path) -> None:
 
 
 def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
     picture = drawn(passed_off(out, out.with_name("measured")))
     assert "measured time per output token" in picture
     assert "Measured: SYNTHETIC routing in the shape of small with the sizes of small" in picture
@@ -38,7 +38,8 @@ def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
 
 def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, tmp_path: Path) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE))
-    words = arguments(trace, "--out", tmp_path / "results", "--machine", tmp_path / "a.toml", policies=("lru",))
+    more = ("--out", tmp_path / "results", "--machine", tmp_path / "a.toml", *NO_REFERENCES)
+    words = arguments(trace, *more, policies=("lru",))
     assert main(words) == 0
     picture = drawn(tmp_path / "results")
     assert "simulated time per output token" in picture
@@ -61,7 +62,7 @@ def test_the_time_split_is_drawn_for_decode_and_prefill(trace: Path, out: Path) 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])
 def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
     assert main(["plot", str(out), "--out", name]) == 2
     assert capsys.readouterr().err == f"error: {name}: the name must end in .png, .svg or .pdf\n"
 
@@ -69,7 +70,7 @@ def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.Cap
 def test_a_picture_that_cannot_be_written_is_one_line(
     trace: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
     picture = out / "meta.json" / "a.png"
     assert main(["plot", str(out), "--out", str(picture)]) == 2
     assert capsys.readouterr().err == f"error: {picture} cannot be written: Not a directory\n"

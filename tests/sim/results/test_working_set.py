@@ -18,7 +18,7 @@ from tests.support.builders import KnownFuture, machine, random_requests, reques
 from tests.support.in_memory import Setting
 from tests.support.in_memory import simulate as simulated
 from tests.support.random_runs import random_run
-from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments, rows_of
+from tests.support.run_helpers import EXPERT_BYTES, NO_REFERENCES, SHAPE, arguments, rows_of
 from tests.support.slow_cases import slow_but
 
 MODEL = shape(5, 6)  # two experts of 24 bytes per layer: ten a token
@@ -103,7 +103,9 @@ def test_lru_never_hits_in_decode_if_the_other_layers_of_a_token_fill_the_cache(
 
 
 def test_the_figures_are_those_of_the_recorded_rows(simulate: Any, trace: Path) -> None:
-    found = simulate(trace, "--cache-experts", 6, "--train-split", 0, policies=("lru", "promoe", "no-offload"))
+    found = simulate(
+        trace, "--cache-experts", 6, "--train-split", 0, *NO_REFERENCES, policies=("lru", "promoe", "no-offload")
+    )
     demanded: dict[tuple[int, int], set[tuple[int, int]]] = {}
     for row in rows_of(trace, set(range(10))):
         experts = {(place // SHAPE.top_k, expert) for place, expert in enumerate(row["experts"])}
@@ -120,7 +122,9 @@ def test_the_figures_are_those_of_the_recorded_rows(simulate: Any, trace: Path) 
 
 
 def test_in_decode_one_by_one_both_working_sets_agree(simulate: Any, decoded: Path) -> None:
-    alone, together = (simulate(decoded, "--batch-size", size)["lru"] for size in (1, 3))
+    alone, together = (
+        simulate(decoded, "--batch-size", size, *NO_REFERENCES, policies=("lru",))["lru"] for size in (1, 3)
+    )
     assert alone["working_set_bytes_p95"] == alone["working_set_bytes_token"] == together["working_set_bytes_token"]
     assert together["working_set_bytes_p95"] > together["working_set_bytes_token"]
 
@@ -140,7 +144,7 @@ def test_a_table_says_once_what_a_cache_below_a_token_costs(
     policies = ("no-offload", "lru", "finemoe")
 
     def said(*more: Any, policies: tuple[str, ...] = policies) -> list[str]:
-        assert main(arguments(trace, *words, *more, policies=policies)) == 0
+        assert main(arguments(trace, *words, *NO_REFERENCES, *more, policies=policies)) == 0
         printed = " ".join(capsys.readouterr().out.split())  # a sentence may go over several lines
         return re.findall(r"The cache \([^)]*\) is smaller than the experts of one token .*? of link time", printed)
 

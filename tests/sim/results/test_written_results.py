@@ -18,7 +18,15 @@ from sim.__main__ import main
 from sim.engine.time_split import PARTS
 from sim.hardware.profile import write_profile
 from tests.support.profiles import flat_profile
-from tests.support.run_helpers import ITERATIONS_OF_A_REQUEST, POLICIES, SHAPE, arguments, frames, run_once
+from tests.support.run_helpers import (
+    ITERATIONS_OF_A_REQUEST,
+    NO_REFERENCES,
+    POLICIES,
+    SHAPE,
+    arguments,
+    frames,
+    run_once,
+)
 from tests.support.trace_helpers import content
 
 Written = tuple[dict[str, dict[str, Any]], Path]
@@ -121,7 +129,7 @@ def test_results_are_tidy(written: Written) -> None:
     ],
 )
 def test_detail_says_how_fine_the_rows_are(simulate: Any, trace: Path, out: Path, detail: str, files: set[str]) -> None:
-    simulate(trace, "--out", out, "--detail", detail, "--references", "none", policies=("lru",))
+    simulate(trace, "--out", out, "--detail", detail, *NO_REFERENCES, policies=("lru",))
     assert {file.name for file in out.iterdir()} == {f"{name}.parquet" for name in files} | {"meta.json"}
 
 
@@ -149,7 +157,7 @@ def test_metadata_is_in_every_table_and_in_meta_json(logged: Written) -> None:
 
 def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: Any, trace: Path, out: Path) -> None:
     more = ["--machine", "rtx3090", "--cache-experts", 9, "--batch-size", 2, "--seed", 5, "--train-split", 0.5]
-    simulate(trace, "--out", out, "--references", "none", *more)
+    simulate(trace, "--out", out, *NO_REFERENCES, *more)
     meta = json.loads((out / "meta.json").read_text())
     assert len(meta["runs"]) == len(POLICIES)
     for run in meta["runs"]:
@@ -167,7 +175,7 @@ def test_meta_names_the_inputs_by_their_hashes_and_holds_the_settings(simulate: 
 def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: Path) -> None:
     profile = tmp_path / "a.toml"
     write_profile(profile, flat_profile(SHAPE))
-    simulate(trace, "--out", tmp_path / "results", "--machine", profile, "--references", "none", policies=("lru",))
+    simulate(trace, "--out", tmp_path / "results", "--machine", profile, *NO_REFERENCES, policies=("lru",))
     run, *_ = json.loads((tmp_path / "results" / "meta.json").read_text())["runs"]
     found = run["provenance"]["machine"]
     assert (found["name"], found["gpus"]) == ("flat", 1)
@@ -178,7 +186,7 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
 def noted(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What is noted of a run without further settings."""
     out = tmp_path_factory.mktemp("plain") / "results"
-    assert main(arguments(trace, "--out", out, "--references", "none", policies=("lru",))) == 0
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
     return json.loads((out / "meta.json").read_text())
 
 
@@ -200,7 +208,7 @@ def noted(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_meta_holds_every_setting(simulate: Any, trace: Path, noted: Any, out: Path, setting: tuple[Any, ...]) -> None:
-    simulate(trace, "--out", out, "--references", "none", *setting, policies=("lru",))
+    simulate(trace, "--out", out, *NO_REFERENCES, *setting, policies=("lru",))
     assert json.loads((out / "meta.json").read_text()) != noted
 
 

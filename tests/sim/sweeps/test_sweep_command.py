@@ -12,10 +12,10 @@ import pytest
 
 from sim.__main__ import main
 from sim.sweeps.sweep import Sweep
+from tests.support.run_helpers import NO_REFERENCES
 from tests.support.sweep_runs import begun_again, events, run_bytes, small_experiment
 
 ROOT = Path(__file__).parents[3]
-NO_REFERENCES = ("--references", "none")
 
 
 @pytest.fixture
