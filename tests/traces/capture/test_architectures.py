@@ -21,6 +21,7 @@ from tests.support.capture_helpers import (
     spied,
     top_k_of,
 )
+from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import HIDDEN, padded, tiny_model
 from traces.capture.gate_recorder import GateRecorder
 from traces.capture.model_structure import moe_blocks, shape_of
@@ -99,8 +100,15 @@ def test_normalised_sigmoids_sum_to_one_and_keep_the_order_of_the_logits(family:
         assert (np.diff(ordered, axis=-1) <= 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [(family, torch.float32) for family in FAMILIES]
+    + slow_but(
+        [(family, torch.bfloat16) for family in FAMILIES],
+        *((family, torch.bfloat16) for family in ("mixtral", "deepseek_v3", "gemma4_text", "gpt_oss")),
+    ),
+    ids=str,
+)
 def test_recording_does_not_change_a_bit_of_the_logits(family: str, dtype: torch.dtype) -> None:
     model = model_of(family, dtype=dtype)
     options = {"output_logits": True, "return_dict_in_generate": True}
