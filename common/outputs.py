@@ -99,10 +99,11 @@ def reserved(*outputs: Output | None, overwrite: bool) -> Iterator[None]:
 
 
 @contextmanager
-def then_printed(text: Callable[[], str], *written: Path | None, json: bool = False) -> Iterator[None]:
+def then_printed(text: Callable[[], str], *written: Path | None, quiet: bool = False) -> Iterator[None]:
     """Print the text after the block, which writes files; also after an error, so that the computation is not lost.
 
-    Lines below it name the paths that the block wrote, unless the text is JSON, which programs read.
+    Lines below it name the paths that the block wrote, unless `quiet` is set: for JSON, which programs read, or a brief
+    text.
     """
     try:
         yield
@@ -112,7 +113,7 @@ def then_printed(text: Callable[[], str], *written: Path | None, json: bool = Fa
         raise
     print(text())
     for path in written:
-        if path and not json:
+        if path and not quiet:
             print(f"wrote {path}")
 
 

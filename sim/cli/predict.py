@@ -60,7 +60,7 @@ def predict(
     with reserved(file(out), picture(plot), overwrite=overwrite):
         quality = prediction_quality(experiment, distance)
         text = partial(_rows, quality) if json else partial(report, quality, wide=wide)
-        with then_printed(text, out, plot, json=json):
+        with then_printed(text, out, plot, quiet=json):
             if out:
                 quality.write(out, overwrite=overwrite)
             if plot:

@@ -71,6 +71,6 @@ def run(
                 return json_text.dumps(comparison.summaries(), indent=2)
             return brief_report(comparison) if brief else report(comparison, wide=wide)
 
-        with then_printed(printed, out, json=json):
+        with then_printed(printed, out, quiet=json or brief):
             if out:
                 comparison.write(out, overwrite=overwrite)

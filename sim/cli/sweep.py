@@ -74,7 +74,7 @@ def sweep(
     with reserved(folder(out), overwrite=overwrite):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])
-        with then_printed(lambda: found.json() if json else found.report(), out, json=json):
+        with then_printed(lambda: found.json() if json else found.report(), out, quiet=json):
             if "done" not in outcomes:
                 raise UserError("no run finished, so nothing is written" if out else "no run finished")
             if out:

@@ -54,7 +54,7 @@ def whatif(
     with reserved(folder(out), picture(plot), overwrite=overwrite):
         found = what_if(experiment, store=place_of_store(store), workers=workers)
         outcomes = set(found.frame["status"])
-        with then_printed(lambda: found.json() if json else report(found), out, plot, json=json):
+        with then_printed(lambda: found.json() if json else report(found), out, plot, quiet=json):
             if "done" not in outcomes:
                 raise UserError("no run finished, so nothing is written" if out or plot else "no run finished")
             if out:

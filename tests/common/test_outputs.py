@@ -278,7 +278,7 @@ def test_what_was_written_is_named_below_the_text_and_never_within_json(capsys: 
     with then_printed(lambda: "the table", Path("rows.parquet"), Path("a.png")):
         pass
     assert capsys.readouterr() == ("the table\nwrote rows.parquet\nwrote a.png\n", "")
-    with then_printed(lambda: "[]", None, Path("a.png"), json=True):
+    with then_printed(lambda: "[]", None, Path("a.png"), quiet=True):
         pass
     assert capsys.readouterr() == ("[]\n", "")
 

@@ -49,7 +49,7 @@ def analyse(
             summary = analysis_report.summary(found)
             return json_module.dumps(summary, indent=1, ensure_ascii=False) if json else analysis_report.report(found)
 
-        with then_printed(text, out, json=json):
+        with then_printed(text, out, quiet=json):
             if out is not None:
                 from traces.analysis.analysis_folder import write_folder
 

@@ -38,7 +38,7 @@ def arrivals(
         def text() -> str:
             return json_module.dumps(describe(workload), indent=1) if json else table(workload)
 
-        with then_printed(text, target.out, target.plot, json=json):
+        with then_printed(text, target.out, target.plot, quiet=json):
             if target.out:
                 from traces.workloads.workload_files import write_workload
 

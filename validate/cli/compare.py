@@ -71,7 +71,7 @@ def compare(
             explained = folded(agreement(compared, here, there))
             return f"{heading(here, there)}\n{table(compared, here, there)}\n\n{explained}".rstrip()
 
-        with then_printed(printed, out, plot, json=json):
+        with then_printed(printed, out, plot, quiet=json or brief):
             if plot:
                 draw(logs[0], logs[1], drawn, plot, title="\n".join([routing_of(here), *cautions(here)]))
             if out:

@@ -97,6 +97,6 @@ def replay(
         def printed() -> str:
             return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
 
-        with then_printed(printed, out, record, json=json):
+        with then_printed(printed, out, record, quiet=json):
             if out:
                 comparison.write(out, overwrite=overwrite)
