@@ -62,8 +62,8 @@ def write_frame(path: Path, frame: pd.DataFrame, meta: Mapping[str, Any], schema
     `schema` gives the type of every column. Without it, types follow from the values, which fails for empty lists.
     """
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    said = {**(table.schema.metadata or {}), META_KEY: json.dumps(meta, sort_keys=True).encode()}
-    table = table.replace_schema_metadata(said)
+    all_metadata = {**(table.schema.metadata or {}), META_KEY: json.dumps(meta, sort_keys=True).encode()}
+    table = table.replace_schema_metadata(all_metadata)
     with parquet_sink(path, table.schema) as sink:
         sink.write_table(table)
 
@@ -73,8 +73,8 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, memory_map=False) as file:
             table = file.read()
-        said = (table.schema.metadata or {}).get(META_KEY)
-        frame, meta = table.to_pandas(), None if said is None else json.loads(said)
+        stored = (table.schema.metadata or {}).get(META_KEY)
+        frame, meta = table.to_pandas(), None if stored is None else json.loads(stored)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:

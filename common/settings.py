@@ -99,10 +99,14 @@ def descriptions(kind: Any) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
-    for declared, said in zip(body.body, body.body[1:], strict=False):
-        if isinstance(declared, ast.AnnAssign) and isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant):
+    for declared, text_node in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(declared, ast.AnnAssign)
+            and isinstance(text_node, ast.Expr)
+            and isinstance(text_node.value, ast.Constant)
+        ):
             assert isinstance(declared.target, ast.Name)
-            found[declared.target.id] = " ".join(str(said.value.value).split())
+            found[declared.target.id] = " ".join(str(text_node.value.value).split())
     return found
 
 

@@ -152,9 +152,9 @@ def _opened(path: Path, kind: Kind, key: str) -> Arrays | None:
         if not is_sealed(meta) or (meta["schema"], meta["kind"], meta["key"]) != (SCHEMA, kind, key):
             return None
         arrays = {}
-        for name, said in meta["arrays"].items():
-            with (path / said["file"]).open("rb") as file:
-                if not _is_whole(file, said["bytes"], said["sha256"]):
+        for name, described in meta["arrays"].items():
+            with (path / described["file"]).open("rb") as file:
+                if not _is_whole(file, described["bytes"], described["sha256"]):
                     return None
                 arrays[name] = _mapped(file)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # from broken files

@@ -202,7 +202,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """Facts about trace and history for results; `measure` measures how natural a trace is."""
 
-    def said(of: Trace) -> dict[str, Any]:
+    def facts(of: Trace) -> dict[str, Any]:
         found = measure(of)
         return {
             "name": of.path.name,
@@ -213,7 +213,7 @@ def facts_of(
             "warning": warning(found, of.meta.generation),
         }
 
-    return {"trace": said(trace), "history": said(history) if history else None, "counts_sha256": None}
+    return {"trace": facts(trace), "history": facts(history) if history else None, "counts_sha256": None}
 
 
 def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:

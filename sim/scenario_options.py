@@ -98,13 +98,13 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
     group = next(group for group, names in _GROUPS.items() if path[0] in names)
     positional = path == ("trace",)
     several = path == ("policy",)
-    said = descriptions(owner)[path[-1]]
+    description = descriptions(owner)[path[-1]]
     if positional:
-        said = f"{said.removesuffix('.')}, or a scenario (FILE.toml)."
+        description = f"{description.removesuffix('.')}, or a scenario (FILE.toml)."
     about = Parameter(
         name=None if positional else option(name),
         group=group,
-        help=f"{said} Repeat to compare several policies." if several else said,
+        help=f"{description} Repeat to compare several policies." if several else description,
         show_default=_says(shown),
         negative=f"--no-{name.replace('_', '-')}" if shown is True else (),
         required=False,

@@ -123,12 +123,12 @@ def _order(rows: Sequence[Row]) -> str:
     pairs, wrong = _orders(rows)
     if not pairs:
         return "Fewer than two of these were simulated."
-    said = f"Of {pairs} pairs, {pairs - len(wrong)} come in the measured order"
-    said += f"; reversed: {'; '.join(wrong)}." if wrong else "."
+    summary = f"Of {pairs} pairs, {pairs - len(wrong)} come in the measured order"
+    summary += f"; reversed: {'; '.join(wrong)}." if wrong else "."
     known = [row for row in rows if row["error"] is not None]
     spans = [max(times) / min(times) for times in ([row[key] for row in known] for key in _TIMES)]
     return (
-        f"{said} The slowest takes {spans[0]:.1f} times as long as the fastest in the measurements, {spans[1]:.1f} "
+        f"{summary} The slowest takes {spans[0]:.1f} times as long as the fastest in the measurements, {spans[1]:.1f} "
         "times in the simulations."
     )
 

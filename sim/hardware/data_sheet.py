@@ -120,7 +120,7 @@ class DataSheetMachine:
         """The effects that are on, in words."""
         host, framework, link = self.host.memory_bytes_per_s, self.framework, self.copies_link
         best = max((share for _, share in link.efficiency), default=1.0)
-        said = {
+        switches = {
             f"CPU {framework.layer_s * 1e3:.4g} ms a layer": framework.layer_s > 0,
             f"CPU {framework.expert_s * 1e3:.4g} ms an expert": framework.expert_s > 0,
             f"host memory {host / 1e9:.4g} GB/s": self.gpus * link.bytes_per_s * best > host,
@@ -129,7 +129,7 @@ class DataSheetMachine:
             "contention on GPUs": self.contention != Contention(),
             "serial demand loading": self.demand_loading == "serial",
         }
-        return [words for words, on in said.items() if on]
+        return [words for words, on in switches.items() if on]
 
 
 class CostModel:

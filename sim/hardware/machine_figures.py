@@ -55,8 +55,8 @@ def not_said(machine: Machine) -> list[str]:
         return not_said(machine.machine)
     if not isinstance(machine, DataSheetMachine):
         return []
-    said = {figure.key.partition(".")[0] for figure in figures_of(machine)}
-    return [section for section in SECTIONS if section not in {*said, "pageable_link"}]
+    described = {figure.key.partition(".")[0] for figure in figures_of(machine)}
+    return [section for section in SECTIONS if section not in {*described, "pageable_link"}]
 
 
 def _sheet_figures(machine: DataSheetMachine) -> Iterator[MachineFigure]:
@@ -95,8 +95,8 @@ def _profile_figures(profile: Profile) -> Iterator[MachineFigure]:
     if profile.demand_loading != "parallel":
         yield _figure("demand_loading", profile.demand_loading, profile.demand_loading, _ASKED)
     for section in ("host", "framework", "contention"):
-        said = to_data(getattr(profile, section), defaults=False)
-        figures |= {f"{section}.{name}": value for name, value in said.items()}
+        values = to_data(getattr(profile, section), defaults=False)
+        figures |= {f"{section}.{name}": value for name, value in values.items()}
     for key, value in figures.items():
         assumed = key.partition(".")[0] in profile.assumed
         yield _figure(key, value, _text(key, value), _ASKED if assumed else measured)

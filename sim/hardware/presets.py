@@ -57,27 +57,27 @@ def read_data_sheet(path: Path) -> DataSheetMachine:
     return _read(path, ())
 
 
-def changed(machine: DataSheetMachine, said: Mapping[str, Any]) -> DataSheetMachine:
-    """The machine with the figures in `said`, given as tables like a file's. A mistake raises a `FieldError`."""
-    return _built(_figures_of(machine), said)
+def changed(machine: DataSheetMachine, given: Mapping[str, Any]) -> DataSheetMachine:
+    """The machine with the figures in `given`, given as tables like a file's. A mistake raises a `FieldError`."""
+    return _built(_figures_of(machine), given)
 
 
 def _read(path: Path, extending: tuple[Path, ...]) -> DataSheetMachine:
     """Read a file; `extending` are the files that led to it, each extending the next."""
-    said = read_toml(path)
+    tables = read_toml(path)
     try:
-        for key in said:
+        for key in tables:
             if key not in KEYS:
                 raise FieldError(key, f"is not a setting; {nearest(key, KEYS)}")
-        base = _extended(path, said, (*extending, path))
-        return _built(Figures({"name": path.stem} | base.data, base.sources), said)
+        base = _extended(path, tables, (*extending, path))
+        return _built(Figures({"name": path.stem} | base.data, base.sources), tables)
     except FieldError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _built(base: Figures, said: Mapping[str, Any]) -> DataSheetMachine:
+def _built(base: Figures, tables: Mapping[str, Any]) -> DataSheetMachine:
     """The machine of a file's figures on top of the extended ones; a framework's name sets all its figures."""
-    own = _split(said)
+    own = _split(tables)
     whole, sources = dict(base.data), dict(base.sources)
     if isinstance(own.data.get("framework"), str):
         figures = framework(own.data["framework"])
@@ -105,11 +105,11 @@ def framework(name: str) -> Figures:
     return _split(read_toml(_FRAMEWORKS / f"{name}.toml"), "framework.")
 
 
-def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> Figures:
-    """The figures of the extended file; `extends` is removed from `said`."""
-    if "extends" not in said:
+def _extended(path: Path, tables: dict[str, Any], extending: tuple[Path, ...]) -> Figures:
+    """The figures of the extended file; `extends` is removed from `tables`."""
+    if "extends" not in tables:
         return Figures({}, {})
-    name = said.pop("extends")
+    name = tables.pop("extends")
     if not isinstance(name, str):
         raise FieldError("extends", f"must be a string, not {name!r}")
     if name.endswith(".toml"):
@@ -129,10 +129,10 @@ def _extended(path: Path, said: dict[str, Any], extending: tuple[Path, ...]) -> 
     return figures
 
 
-def _split(said: Mapping[str, Any], place: str = "") -> Figures:
+def _split(tables: Mapping[str, Any], place: str = "") -> Figures:
     """Separate figures from sources; anything else is left for the type check."""
     found = Figures({}, {})
-    for key, value in said.items():
+    for key, value in tables.items():
         dotted = f"{place}{key}"
         if isinstance(value, dict) and not value.keys() & {"value", "source"} and not place:
             inner = _split(value, f"{dotted}.")

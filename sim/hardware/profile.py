@@ -117,20 +117,20 @@ class Profile:
             for part, there in parts.items()
         }
 
-    def with_effects(self, said: Mapping[str, Any]) -> "Profile":
+    def with_effects(self, given: Mapping[str, Any]) -> "Profile":
         """The profile with other effects, given as tables like a file's; these are then assumed.
 
         Raises a `FieldError` for a wrong value.
         """
-        values = dict(said)
-        if (loading := said.get("demand_loading", self.demand_loading)) not in get_args(DemandLoading):
+        values = dict(given)
+        if (loading := given.get("demand_loading", self.demand_loading)) not in get_args(DemandLoading):
             raise FieldError("demand_loading", f"must be {' or '.join(get_args(DemandLoading))}, not {loading!r}")
-        for section in EFFECTS.keys() & said.keys():
+        for section in EFFECTS.keys() & given.keys():
             try:
-                values[section] = from_data(EFFECTS[section], to_data(getattr(self, section)) | said[section])
+                values[section] = from_data(EFFECTS[section], to_data(getattr(self, section)) | given[section])
             except FieldError as error:
                 raise error.inside(section) from None
-        return replace(self, **values, assumed=self.assumed | (EFFECTS.keys() & said.keys()))
+        return replace(self, **values, assumed=self.assumed | (EFFECTS.keys() & given.keys()))
 
     def cost(self, model: ModelShape) -> "MeasuredCost":
         """The costs of `model`, which must have the measured model's sizes; its name may differ."""

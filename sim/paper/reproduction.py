@@ -108,5 +108,5 @@ def _verdicts(rows: Sequence[JudgedClaim], documents: Collection[str]) -> str:
 
 
 def _not_run(shown: Shown) -> Sequence[str]:
-    said = Counter(f"{row['status']}: {row['reason']}" for row in shown.not_run.to_dict("records"))
-    return [f"{count} runs {why}" for why, count in said.items()]
+    reasons = Counter(f"{row['status']}: {row['reason']}" for row in shown.not_run.to_dict("records"))
+    return [f"{count} runs {why}" for why, count in reasons.items()]

@@ -89,8 +89,8 @@ def write_figures(figures: Sequence[PaperFigure], study: Study, tables: Mapping[
             drawn = figure.draw(table)
             width = drawn.get_size_inches()[0]
             text = f"{figure.settings} {facts['provenance']}{_requests(study, figure)}"
-            said = fill(text, int(width * 72 / _PRINT * 1.75))
-            drawn.supxlabel(said, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
+            caption = fill(text, int(width * 72 / _PRINT * 1.75))
+            drawn.supxlabel(caption, fontsize=_PRINT, color=GREY, x=0.01, ha="left")
             for suffix in PICTURES:
                 save(drawn, files[suffix], dpi=200)
             done(1)
@@ -109,8 +109,8 @@ def study_facts(study: Study) -> dict[str, Any]:
 
 def _trace_facts(study: Study, trace: PaperTrace) -> dict[str, Any]:
     opened = study.opened(trace)
-    said = {"model": trace.model, "prompts": trace.prompts, "sizes": trace.sizes, "sha256": opened.digest}
-    return said | {"kind": opened.meta.kind, "warning": study.warning(trace)}
+    facts = {"model": trace.model, "prompts": trace.prompts, "sizes": trace.sizes, "sha256": opened.digest}
+    return facts | {"kind": opened.meta.kind, "warning": study.warning(trace)}
 
 
 def provenance_line(study: Study) -> str:
@@ -127,9 +127,9 @@ def _routing(study: Study) -> Iterator[str]:
 
 def _prompts(study: Study) -> Iterator[str]:
     sets = dict.fromkeys(each.prompts for each in study.traces)
-    said = [f"{each.name} stands in for {each.stands_for}" for each in STAND_INS if each.name in sets]
-    said += [name for name in sets if name not in {each.name for each in STAND_INS}]
-    yield f"Prompts: {', '.join(said)}."
+    described = [f"{each.name} stands in for {each.stands_for}" for each in STAND_INS if each.name in sets]
+    described += [name for name in sets if name not in {each.name for each in STAND_INS}]
+    yield f"Prompts: {', '.join(described)}."
 
 
 def _requests(study: Study, figure: PaperFigure) -> str:

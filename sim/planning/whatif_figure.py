@@ -40,8 +40,8 @@ def draw_what_if(sweep: Sweep, path: Path) -> None:
             panel.set_ylabel(f"simulated {scale.text}")
     for empty in panels.flat[len(settings) :]:
         empty.set_visible(False)
-    said = "one resource varies, the others are as at 1× (dotted)"
-    finish(drawn, replace(sweep, frame=at_1x(sweep.frame)), path, handles, said)
+    explanation = "one resource varies, the others are as at 1× (dotted)"
+    finish(drawn, replace(sweep, frame=at_1x(sweep.frame)), path, handles, explanation)
 
 
 def _set_scales(panel: Any) -> None:

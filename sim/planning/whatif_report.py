@@ -164,10 +164,10 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 def _checked(tables: Sequence[_Tables]) -> Iterator[str]:
     """The sum of the speeds' elasticities, and what it should be."""
     sums = {each.name: each.of_all_speeds for each in tables}
-    said = [f"{value:+.2f} for {name}" for name, value in sums.items() if value is not None]
-    if said:
+    terms = [f"{value:+.2f} for {name}" for name, value in sums.items() if value is not None]
+    if terms:
         yield (
-            f"The elasticities of the speeds ({', '.join(SPEEDS)}) add up to {', '.join(said)}. Doubling every speed "
+            f"The elasticities of the speeds ({', '.join(SPEEDS)}) add up to {', '.join(terms)}. Doubling every speed "
             "halves every time, so without estimation error they would add up to -1."
         )
 

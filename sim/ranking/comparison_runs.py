@@ -81,10 +81,10 @@ class _TraceRuns:
                 for system in self._compared.systems:
                     named = {"trace": self._of.title, "cache_gb": gb, "machine": machine.name, "system": system.name}
                     if reason := self._lacking(system):
-                        said: Row = {"status": "lacking", "reason": reason}
+                        figures: Row = {"status": "lacking", "reason": reason}
                     else:
-                        said = _figures(self._found[system.policy, gb, machine.machine], opened)
-                    yield {**named, "policy": system.policy, **said}
+                        figures = _figures(self._found[system.policy, gb, machine.machine], opened)
+                    yield {**named, "policy": system.policy, **figures}
 
     def facts(self) -> Row:
         """Facts about the trace for readers; without model sizes if no run is done."""
@@ -121,19 +121,19 @@ class _TraceRuns:
 
 def _figures(row: Row, store: ResultStore) -> Row:
     """The numbers of a run, or the reason why it has none."""
-    said: Row = {"status": row["status"], "reason": row["reason"]}
+    outcome: Row = {"status": row["status"], "reason": row["reason"]}
     if row["status"] != "done":
-        return said
+        return outcome
     requests = store.requests(row["key"])
     if requests is None:
         return {"status": "failed", "reason": "the store has lost the run; run the same command again"}
     times = {f"request_{metric}_ms": milliseconds(requests[f"{metric}_s"]) for metric in ("tpot", "ttft")}
-    return said | {name: row[name] for name in FIGURES} | times
+    return outcome | {name: row[name] for name in FIGURES} | times
 
 
 def _described(machine: ComparedMachine) -> Row:
-    said: Row = {"machine": machine.machine, "meaning": machine.meaning, "described": None, "digest": None}
+    facts: Row = {"machine": machine.machine, "meaning": machine.meaning, "described": None, "digest": None}
     with suppress(UserError):  # its runs say why
         found = machine_named(machine.machine)
-        said |= {"described": found.describe(), "digest": found.digest}
-    return said
+        facts |= {"described": found.describe(), "digest": found.digest}
+    return facts

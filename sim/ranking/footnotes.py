@@ -15,19 +15,19 @@ class Footnotes:
         self._numbers: dict[str, int] = {}
         self._of: dict[str, list[int]] = {trace: [] for trace in table.traces}
         missing: dict[tuple[str, str], dict[str, list[str]]] = {}
-        said: dict[tuple[str, str], dict[str, None]] = {}
+        systems_by_note: dict[tuple[str, str], dict[str, None]] = {}
         for row in table.rows:
             trace, system = row["trace"], row["system"]
             if row["status"] != "done":
                 where = f"{gigabytes(row['cache_gb'])} GB on {row['machine']}" if row["status"] != "lacking" else ""
                 missing.setdefault((trace, row["reason"]), {}).setdefault(system, []).append(where)
             elif row["note"]:
-                said.setdefault((trace, row["note"]), {})[system] = None
+                systems_by_note.setdefault((trace, row["note"]), {})[system] = None
         for (trace, reason), systems in missing.items():
             places = list(dict.fromkeys(place for each in systems.values() for place in each if place))
             where = f", {'; '.join(places)}" if places else ""
             self._add(trace, f"{trace}{where}: without {self._named(list(systems))}: {reason}")
-        for (trace, note), those in said.items():
+        for (trace, note), those in systems_by_note.items():
             self._add(trace, f"{trace}, {self._named(list(those))}: {note}")
         for trace, facts in table.inputs["traces"].items():
             if not facts["prefill"]:

@@ -79,7 +79,7 @@ def _draw(panel: Any, compared: Compared, times: Sequence[Mapping[str, Times]]) 
     panel.tick_params(which="minor", labelsize=6)
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[-1] in "257" else "")
-    said, height = ("\n".join(beyond), 0.97) if handles else ("no prefill recorded", 0.5)
-    look: dict[str, Any] = {"fontsize": 6, "bbox": {"color": "white", "alpha": 0.8, "pad": 1}} if said else {}
-    panel.text(0.5, height, said, ha="center", va="top", transform=panel.transAxes, **look)
+    text, height = ("\n".join(beyond), 0.97) if handles else ("no prefill recorded", 0.5)
+    look: dict[str, Any] = {"fontsize": 6, "bbox": {"color": "white", "alpha": 0.8, "pad": 1}} if text else {}
+    panel.text(0.5, height, text, ha="center", va="top", transform=panel.transAxes, **look)
     return handles

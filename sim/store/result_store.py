@@ -85,8 +85,8 @@ class ResultStore:
         if create and not about.exists():
             _make(folder)
         try:
-            said = json.loads(about.read_text(encoding="utf-8"))
-            version, identity = said["schema_version"], str(said["id"])
+            description = json.loads(about.read_text(encoding="utf-8"))
+            version, identity = description["schema_version"], str(description["id"])
         except FileNotFoundError:
             raise StoreError(f"{about} is missing; {folder} is not a result store") from None
         except OSError as error:
@@ -177,8 +177,8 @@ class ResultStore:
 
     def bound_s(self, key: str) -> float | None:
         """The lower bound of the makespan in seconds; None if it is missing or broken."""
-        said = _read_sealed(self._bound(key))
-        return None if said is None else float(said["makespan_lower_bound_s"])
+        stored = _read_sealed(self._bound(key))
+        return None if stored is None else float(stored["makespan_lower_bound_s"])
 
     def put_bound(self, key: str, least_s: float, facts: dict[str, Any]) -> None:
         """Store the lower bound of a scenario's makespan, which applies to every policy."""
@@ -186,8 +186,8 @@ class ResultStore:
 
     def failure(self, key: str) -> str | None:
         """The error of a run's last failed attempt; None if there is none."""
-        said = _read_sealed(self._failure(key))
-        return None if said is None else str(said["error"])
+        stored = _read_sealed(self._failure(key))
+        return None if stored is None else str(stored["error"])
 
     def put_failure(self, key: str, policy: str, error: str) -> None:
         """Store the error of a run; the next sweep tries it again."""
@@ -252,9 +252,9 @@ def _make(folder: Path) -> None:
         others = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if others and not (folder / ABOUT).exists():
             raise StoreError(f"{folder} is neither empty nor a result store; choose another folder")
-        said = {"what": "results of FineMoE Lab by content hash", "schema_version": SCHEMA_VERSION}
+        description = {"what": "results of FineMoE Lab by content hash", "schema_version": SCHEMA_VERSION}
         made = folder / f".{uuid.uuid4().hex}"
-        write_json(made, said | {"id": uuid.uuid4().hex})
+        write_json(made, description | {"id": uuid.uuid4().hex})
         with suppress(FileExistsError):
             (folder / ABOUT).hardlink_to(made)
         made.unlink()
@@ -288,7 +288,7 @@ def _errno(error: BaseException) -> int | None:
 
 def _read_sealed(path: Path) -> dict[str, Any] | None:
     try:
-        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return said if is_sealed(said) else None
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content if is_sealed(content) else None
     except (OSError, ValueError, AttributeError, RecursionError):
         return None

@@ -42,11 +42,11 @@ class RunJournal:
     def note(self, event: Event, key: str, policy: str, *, wall_s: float = 0.0, cpu_s: float = 0.0) -> None:
         """Append a line; the operating system has it when the call returns."""
         line = JournalLine(event=event, key=key, policy=policy, at_s=time.time(), wall_s=wall_s, cpu_s=cpu_s)
-        said = {name: value for name, value in asdict(line).items() if name != "process"}
+        entry = {name: value for name, value in asdict(line).items() if name != "process"}
         try:
             self._folder.mkdir(exist_ok=True)
             with (self._folder / f"{host()}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(said) + "\n")
+                file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise StoreError(f"{self._folder.parent}: the store cannot be written: {reason(error)}") from error
 

@@ -69,9 +69,9 @@ def draw_axis(sweep: Sweep, path: Path, *, metric: str = "tpot_s_mean", axis: st
         _set_scale(panel, values, list(ticks.values()), numeric)
     for empty in panels.flat[len(settings) :]:
         empty.set_visible(False)
-    said = f"mean over seeds; {'bands' if numeric else 'bars'}: {LEVEL:.0%} bootstrap interval over seeds"
+    explanation = f"mean over seeds; {'bands' if numeric else 'bars'}: {LEVEL:.0%} bootstrap interval over seeds"
     one = "a point per seed" if over == "seed" else "one seed, so without intervals"
-    notes = [said if spread else one]
+    notes = [explanation if spread else one]
     notes += [f"dashed: without a {over}"] * bool(runs[over].isna().any())
     notes += legend(ticks) if over != "policy" else []  # the legend has the policies
     finish(drawn, sweep, path, handles, "; ".join(notes))

@@ -80,13 +80,13 @@ def panel_title(axes: Sequence[str], setting: Setting) -> str:
 def legend_name(policy: str, runs: pd.DataFrame) -> str:
     """The policy's name, folded for a legend, with its labels below."""
     facts = runs.reindex(columns=["fits", "prediction_charged"]).drop_duplicates()
-    said = list(dict.fromkeys(text for each in plain_rows(facts) for text in labels(each)))
+    notes = list(dict.fromkeys(text for each in plain_rows(facts) for text in labels(each)))
     pays = runs.reindex(columns=["prefetching_pays"])["prefetching_pays"].dropna().astype(bool)
     if slower := int((~pays).sum()):
-        said.append(f"prefetching does not pay in {slower} of {len(runs)} runs")
+        notes.append(f"prefetching does not pay in {slower} of {len(runs)} runs")
     if knows_the_future(policy):
-        said.append("knows future demands")
-    return "\n".join([folded_name(policy, 30), *said])
+        notes.append("knows future demands")
+    return "\n".join([folded_name(policy, 30), *notes])
 
 
 def finish(drawn: Any, sweep: Sweep, path: Path, handles: Mapping[str, Any], below: str) -> None:

@@ -78,18 +78,18 @@ class _Report:
         """The table of time per output token, with the best of each setting marked and a note on intervals."""
         table = self.matrix("TPOT, mean ms", self.statistics.figure, 1e3, self.digits, marks=True)
         count = max(self.seeds.values())
-        said = f"{BEST} lowest mean of its setting; {TIE} a tie with it. "
+        legend = f"{BEST} lowest mean of its setting; {TIE} a tie with it. "
         if count > 1:
             how = "all resamples" if count <= EXACT_UP_TO else f"{DRAWN} resamples"
-            said += (
+            legend += (
                 f"In brackets: 95% bootstrap interval over {count} seeds ({how}). A tie's difference to the best, "
                 "paired by seed, has an interval that includes 0."
             )
             if rate := _false_alarms(count):
-                said += f" With {count} seeds two equal policies look different in {rate:.0%} of cases, not in 5%."
+                legend += f" With {count} seeds two equal policies look different in {rate:.0%} of cases, not in 5%."
         else:
-            said += "With one seed there are no intervals, and only equal values tie."
-        return f"{table}\n{folded(said, WIDTH)}"
+            legend += "With one seed there are no intervals, and only equal values tie."
+        return f"{table}\n{folded(legend, WIDTH)}"
 
     def matrix(
         self,
@@ -132,8 +132,8 @@ class _Report:
         if len(rows) > 1:
             found = [policy for each in self.standings.values() if each for policy in (each.best, *each.ties)]
             counts = sorted(Counter(found).items(), key=lambda pair: -pair[1])
-            said = ", ".join(f"{self.policies[policy]} in {count}" for policy, count in counts)
-            lines.append(folded(f"Best or a tie, of {len(rows)} settings: {said}", WIDTH))
+            text = ", ".join(f"{self.policies[policy]} in {count}" for policy, count in counts)
+            lines.append(folded(f"Best or a tie, of {len(rows)} settings: {text}", WIDTH))
         return "\n".join(lines)
 
     def inversions(self) -> str:
@@ -177,11 +177,11 @@ class _Report:
         )
         counts = Counter(self.statistics.best_known.values()).most_common()
         names = ", ".join(name if len(counts) == 1 else f"{name} in {count}" for name, count in counts)
-        said = (
+        legend = (
             f"Best known, of clairvoyant and perfect prefetch with Belady's evictor: {names}. They know all demands "
             "but are strong heuristics, not bounds: a ratio below 1 is possible."
         )
-        return f"{table}\n{folded(said, WIDTH)}" if table else ""
+        return f"{table}\n{folded(legend, WIDTH)}" if table else ""
 
     def regret(self) -> str:
         """The time that knowing the future would save: a row per setting and candidate for the best policy."""
@@ -199,13 +199,13 @@ class _Report:
         if not rows:
             return ""
         headers = ["policy", "prediction\nms (share)", "eviction\nms (share)", "both\nms"]
-        said = (
+        legend = (
             "Time saved per output token by perfect prediction (with the policy's own evictor), by Belady's evictor "
             "(with the policy's own prefetching), and by the best known, which has both. Shares are of the last. The "
             "parts need not add up, because the two interact. Perfect prediction also avoids the policy's blocking, "
             "chunks and search time."
         )
-        return f"Regret\n{self._by_setting(rows, headers, texts=1)}\n{folded(said, WIDTH)}"
+        return f"Regret\n{self._by_setting(rows, headers, texts=1)}\n{folded(legend, WIDTH)}"
 
     def notes(self) -> str:
         """The meaning of marks, and warnings about runs."""
@@ -220,11 +220,11 @@ class _Report:
             lines.append(f"{OUTSIDE} {', '.join(preloaded)}: keeps every expert on its GPU; excluded from the best")
         if fewer := [named[policy] for policy in self.statistics.policies if self._fewer(policy)]:
             lines.append(f"{FEWER} {', '.join(fewer)}: has fewer seeds than other policies in some settings")
-        said: dict[str, dict[str, None]] = {}
+        policies_by_note: dict[str, dict[str, None]] = {}
         for run in self.facts:
             if run["note"]:
-                said.setdefault(str(run["note"]), {})[named[str(run["policy"])]] = None
-        lines += [f"{', '.join(policies)}: {note}" for note, policies in said.items()]
+                policies_by_note.setdefault(str(run["note"]), {})[named[str(run["policy"])]] = None
+        lines += [f"{', '.join(policies)}: {note}" for note, policies in policies_by_note.items()]
         return "\n".join(folded(line, WIDTH, "  ") for line in lines)
 
     def _by_setting(self, rows: Sequence[tuple[Setting | None, list[str]]], headers: list[str], *, texts: int) -> str:
@@ -319,9 +319,9 @@ def not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
 
 def _where(group: pd.DataFrame, frame: pd.DataFrame, axes: Sequence[str]) -> str:
     """The values of each axis in a group of runs, and of policy and seed."""
-    said = []
+    parts = []
     for axis in dict.fromkeys([*axes, "policy", "seed"]):
         values, known = (list(dict.fromkeys(map(plain, rows[axis]))) for rows in (group, frame))
         every = len(values) == len(known) > 1
-        said.append(f"every {axis}" if every else f"{axis} {', '.join(map(value_text, values))}")
-    return "; ".join(said)
+        parts.append(f"every {axis}" if every else f"{axis} {', '.join(map(value_text, values))}")
+    return "; ".join(parts)

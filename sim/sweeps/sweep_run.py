@@ -136,7 +136,7 @@ def _row(
         return row | {"status": "failed", "reason": reason}
     found = planned.inputs.provenance(task.scenario)
     model = found["model"]
-    said = {
+    columns = {
         **figures,
         "label": task.scenario.name,
         "machine": found["machine"]["name"],
@@ -150,7 +150,7 @@ def _row(
         "expert_bytes": found["expert_bytes"],
         **_measured_against(figures, planned.references, store),
     }
-    return row | {"status": "done", "reason": None} | {name: each for name, each in said.items() if name not in row}
+    return row | {"status": "done", "reason": None} | {name: each for name, each in columns.items() if name not in row}
 
 
 def _again(key: str, store: ResultStore) -> dict[str, Any] | None:

@@ -33,11 +33,11 @@ def dry_run_report(
     missing = [task for task in tasks if task.key not in stored]
     own = {each.task.key for each in plan.runs if each.task}
     twice = len(plan.runs) - _refused(plan) - len(own)
-    said = (
+    summary = (
         f"{len(plan.runs)} runs ({_refused(plan)} cannot run, {twice} duplicates) and "
         f"{len(tasks) - len(own)} reference runs and bounds: {len(stored)} stored in {store}, {len(missing)} to compute"
     )
-    lines = [_matrix(experiment, plan, stored), "", *wrap(said, WIDTH)]
+    lines = [_matrix(experiment, plan, stored), "", *wrap(summary, WIDTH)]
     if missing:
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
         lines.append(

@@ -89,13 +89,13 @@ def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> st
                 one, other = (run[metric] for run in runs)
                 if one != other:
                     wrong.append(f"{metric.replace('_', ' ')} of {policy} ({one} simulated, {other} measured)")
-    said = []
+    sentences = []
     if wrong:
-        said.append(f"What must agree does NOT: {', '.join(wrong)}; without prefetching these must be equal.")
+        sentences.append(f"What must agree does NOT: {', '.join(wrong)}; without prefetching these must be equal.")
     elif on_demand:
         copies = "copies" if len(on_demand) == 1 else "copy"
         equal = "on demand alone, with equal hits, misses and bytes"
-        said.append(f"What must agree does: {', '.join(on_demand)} {copies} {equal}.")
+        sentences.append(f"What must agree does: {', '.join(on_demand)} {copies} {equal}.")
     if measured.provenance["machine"]["name"].startswith("cpu"):
         shared = _shared_error(compared, on_demand, prefetching)
         python = (
@@ -103,10 +103,10 @@ def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> st
         )
         calibrated = simulated.provenance["machine"]["described"].startswith("a measured profile")
         during, them = ("calibrate or replay", "both") if calibrated else ("replay", "it")
-        said.append(
+        sentences.append(
             shared or f"Times differ: {python}other work during {during} counts; run {them} on a quiet machine."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _shared_error(compared: pd.DataFrame, on_demand: Sequence[str], prefetching: Sequence[str]) -> str | None:

@@ -107,8 +107,8 @@ def open_records(path: Path, layout: Layout) -> Records:
             raise UserError(f"{path}: it has {found} bytes; {count} records of this model need {size}")
         mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
-        said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(f"{path}: the experts cannot be read: {said}") from error
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(f"{path}: the experts cannot be read: {why}") from error
     return Records(layout, mapped.view(count, layout.record_bytes))
 
 

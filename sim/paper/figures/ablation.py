@@ -84,7 +84,7 @@ def draw_hit_rates(table: pd.DataFrame, variants: Sequence[Variant]) -> Any:
         mark_other_forms(panel, others, "shown", groups="prompts", bars="variant", names=names, colours=colours)
     drawn.axes[0].set_ylabel("hit rate [%]", fontsize=8)
     forms = {f"{name}, {form}" for name, form in zip(table["variant"], table["form"], strict=True) if form}
-    others = [Line2D([], [], color="black", linewidth=1, label=said) for said in sorted(forms)]
+    others = [Line2D([], [], color="black", linewidth=1, label=wording) for wording in sorted(forms)]
     footing_legend(drawn, colours, *others, columns=4)
     return drawn
 

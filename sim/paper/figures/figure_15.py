@@ -140,7 +140,7 @@ def u_shaped(rows: pd.DataFrame) -> tuple[float, str]:
     if len(by_distance) < 3:
         return math.nan, ""
     shapes = [_shape(by_distance[column], metric) for column, metric in METRICS.items()]
-    return float(all(is_u for is_u, _ in shapes)), ", ".join(said for _, said in shapes)
+    return float(all(is_u for is_u, _ in shapes)), ", ".join(text for _, text in shapes)
 
 
 def best_distance(rows: pd.DataFrame, paper: int) -> tuple[float, str]:
@@ -152,11 +152,11 @@ def best_distance(rows: pd.DataFrame, paper: int) -> tuple[float, str]:
     if len(by_distance) < 3:
         return math.nan, ""
     over = by_distance / by_distance.min()
-    said = ", ".join(f"{metric} alone: {by_distance[column].idxmin():g}" for column, metric in METRICS.items())
+    text = ", ".join(f"{metric} alone: {by_distance[column].idxmin():g}" for column, metric in METRICS.items())
     if paper in over.index:
         costs = ", ".join(f"{metric} {percent(over[column][paper] - 1, 1)}" for column, metric in METRICS.items())
-        said += f"; at the paper's {paper}: {costs} over the minimum"
-    return float(over.index[int(over.sum(axis=1).argmin())]), said
+        text += f"; at the paper's {paper}: {costs} over the minimum"
+    return float(over.index[int(over.sum(axis=1).argmin())]), text
 
 
 def _shape(values: "pd.Series[float]", metric: str) -> tuple[bool, str]:

@@ -126,8 +126,8 @@ def _judged(rows: pd.DataFrame, holds: Callable[[float, float], bool]) -> tuple[
     }
     if not filled:
         return math.nan, f"the history has {rows['history_maps'].min()} maps, too few to fill the store"
-    said = ", ".join(f"{search} {before:+.4f}, then {after:+.4f}" for search, (before, after) in steps.items())
-    return float(all(holds(*step) for step in steps.values())), said
+    text = ", ".join(f"{search} {before:+.4f}, then {after:+.4f}" for search, (before, after) in steps.items())
+    return float(all(holds(*step) for step in steps.values())), text
 
 
 def _policy(trace: PaperTrace, capacity: int) -> str:

@@ -112,8 +112,8 @@ def mostly_lowest(rows: pd.DataFrame) -> tuple[float, str]:
         return math.nan, ""
     own = [case for case, system in fastest.items() if system == SUBJECT]
     others = [f"{metric} at {size}: {system}" for (metric, size), system in fastest.items() if system != SUBJECT]
-    said = "; ".join([f"lowest in {len(own)} of {len(fastest)} cases", *others])
-    return float(2 * len(own) > len(fastest)), said
+    text = "; ".join([f"lowest in {len(own)} of {len(fastest)} cases", *others])
+    return float(2 * len(own) > len(fastest)), text
 
 
 def _traces(study: Study) -> Sequence[PaperTrace]:

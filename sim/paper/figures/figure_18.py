@@ -140,9 +140,9 @@ def at_most_maps(tables: Tables, content: str) -> pd.DataFrame:
 def qwen_is_largest(tables: Tables) -> pd.DataFrame:
     """1 if Qwen's maps need the most memory; the detail has all models with embeddings."""
     alone, both = (_largest(tables["18"], content).set_index("model")["memory_mb"] for content in CONTENTS)
-    said = ", ".join(f"{model} {size:.0f} MB" for model, size in both.items())
+    sizes = ", ".join(f"{model} {size:.0f} MB" for model, size in both.items())
     holds = float(alone.idxmax() == "Qwen") if len(alone) else math.nan
-    return pd.DataFrame([(BOTH, "Qwen", holds, f"with embeddings: {said}")], columns=COLUMNS)
+    return pd.DataFrame([(BOTH, "Qwen", holds, f"with embeddings: {sizes}")], columns=COLUMNS)
 
 
 def _largest(table: pd.DataFrame, content: str) -> pd.DataFrame:

@@ -65,8 +65,8 @@ def _draw_points(panel: Any, table: pd.DataFrame, kind: str) -> None:
     points = table[table["row"] == "point"]
     panel.scatter(points["score"], points["hit_rate"] * 100, s=8, color=_COLOURS[kind], linewidths=0, alpha=0.8)
     found, _ = coefficient(table, kind)
-    said = "r is undefined" if math.isnan(found) else f"r = {found:.2f}".replace("-", "−")
-    panel.set_xlabel(f"{kind} similarity; {said}", fontsize=8)
+    r_text = "r is undefined" if math.isnan(found) else f"r = {found:.2f}".replace("-", "−")
+    panel.set_xlabel(f"{kind} similarity; {r_text}", fontsize=8)
     panel.tick_params(labelsize=7)
     panel.locator_params(nbins=4)
 

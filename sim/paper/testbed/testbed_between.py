@@ -31,8 +31,8 @@ def refined(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
 def checks_of_rate(table: pd.DataFrame) -> pd.DataFrame:
     """The checks between the rates of the grid, with the interpolated values there in `FIGURE_interpolated`."""
     grid, checks = of_grid(table), table[table[CHECK]]
-    said = _interpolated(grid, *_axes(checks)) if len(checks) else grid.head(0)
-    return checks.merge(said[[*LABELS, *FIGURES]], on=LABELS, suffixes=("", "_interpolated"))
+    between = _interpolated(grid, *_axes(checks)) if len(checks) else grid.head(0)
+    return checks.merge(between[[*LABELS, *FIGURES]], on=LABELS, suffixes=("", "_interpolated"))
 
 
 def _axes(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -70,8 +70,8 @@ def left_out(table: pd.DataFrame) -> pd.DataFrame:
             share = _weights(_scale(axis, np.array([before, after])), _scale(axis, np.array([at])))[0]
             keys = [*_REST, other]
             low, middle, high = (table[table[axis] == value].set_index(keys)[FIGURES] for value in (before, at, after))
-            said = (share[0] * low + share[1] * high).add_suffix("_interpolated")
-            frames.append(middle.join(said).reset_index().assign(**{axis: at}))
+            between = (share[0] * low + share[1] * high).add_suffix("_interpolated")
+            frames.append(middle.join(between).reset_index().assign(**{axis: at}))
     if not frames:
         return pd.DataFrame(columns=[*LABELS, *FIGURES, *(f"{name}_interpolated" for name in FIGURES)])
     means: pd.DataFrame = pd.concat(frames).groupby(LABELS, sort=False, dropna=False).mean().reset_index()

@@ -82,8 +82,8 @@ def _ranges(drawn: Any, found: pd.DataFrame, loadings: Sequence[str], tolerance:
         there = 100 * float(found.loc[[best], number.key].iloc[0])
         panel.plot(there, place, "o", label="best point" if first else None, **_BEST)
         if (most := found[number.key].max()) > HIGHEST:
-            said = f"up to +{most * 100:.0f} % →"
-            panel.annotate(said, (100 * HIGHEST, place), ha="right", va="center", fontsize=_SMALL)
+            note = f"up to +{most * 100:.0f} % →"
+            panel.annotate(note, (100 * HIGHEST, place), ha="right", va="center", fontsize=_SMALL)
     panel.axvline(0, color=GREY, linewidth=0.7)
     panel.set_xlim(-100, 100 * HIGHEST)
     panel.set_yticks(range(len(NUMBERS)), [f"{each.title} (fig. {each.figure})" for each in NUMBERS])

@@ -300,21 +300,21 @@ def _interpolation(table: pd.DataFrame) -> str:
     grid, inner, checks = of_grid(table), left_out(table), checks_of_rate(table)
     axes = {"rate": LINK, "time per layer": LAYER}
     known = [name for name, axis in axes.items() if grid[axis].nunique() > 2]
-    said = []
+    sentences = []
     if len(inner):
-        said.append(
+        sentences.append(
             f"Along {joined(known)}, each simulated point between others was left out in turn and interpolated from "
             f"its neighbours: {_off(inner)}."
         )
     if len(checks):
-        said.append(_along_the_rate(checks))
+        sentences.append(_along_the_rate(checks))
     elif "rate" not in known:
-        said.append(
+        sentences.append(
             "Nothing checks it along the rate here; the grid of the full study has runs for that."
-            if said
+            if sentences
             else "The grid has only edges, so nothing can check it."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _along_the_rate(checks: pd.DataFrame) -> str:

@@ -42,15 +42,15 @@ def value_text(value: Any) -> str:
 def region_in_words(chosen: pd.Index, every: pd.Index) -> str:
     """Describe the chosen points: ranges of numbers, and the values of other axes unless all occur."""
     link, layer = (chosen.get_level_values(name) for name in ("link_gb_per_s", "layer_ms"))
-    said = [_range(link, "GB/s"), f"{_range(layer, 'ms')} per layer", f"product {_range(link * layer, 'MB')}"]
+    parts = [_range(link, "GB/s"), f"{_range(layer, 'ms')} per layer", f"product {_range(link * layer, 'MB')}"]
     for name in POINT[2:]:
         values, known = (dict.fromkeys(index.get_level_values(name)) for index in (chosen, every))
         if len(values) < len(known):
             listed = " or ".join(value_text(value) for value in values)
-            said.append(
+            parts.append(
                 {"loading": f"{listed} loading", "cache_gb": f"{listed} GB in figure 10"}.get(name, f"{name}: {listed}")
             )
-    return ", ".join(said)
+    return ", ".join(parts)
 
 
 def _range(values: Any, unit: str) -> str:

@@ -213,9 +213,9 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
             cells += [ours(row.claim, row.judgement), _marked(row)]
         table.append(cells)
     yield markdown_table(table, headers, texts=len(headers))
-    said = list(_texts(rows, numbers, lambda row: f"{BY_CONSTRUCTION} {row.claim.given}" if row.claim.given else ""))
-    if said := [*said, *_texts(rows, numbers, lambda row: row.reason)]:
-        yield "\n".join(map(item, said))
+    notes = list(_texts(rows, numbers, lambda row: f"{BY_CONSTRUCTION} {row.claim.given}" if row.claim.given else ""))
+    if notes := [*notes, *_texts(rows, numbers, lambda row: row.reason)]:
+        yield "\n".join(map(item, notes))
     if traces := titles_of(rows):
         body = markdown_table(
             [
@@ -233,11 +233,11 @@ def _section(rows: Sequence[JudgedClaim], section: Section | None) -> Iterator[s
 
 def _texts(rows: Sequence[JudgedClaim], numbers: Mapping[str, int], of: Callable[[JudgedClaim], str]) -> Iterator[str]:
     """Each text once, after the numbers of its statements."""
-    said: dict[str, list[JudgedClaim]] = {}
+    rows_by_text: dict[str, list[JudgedClaim]] = {}
     for row in rows:
         if text := of(row):
-            said.setdefault(text, []).append(row)
-    for text, those in said.items():
+            rows_by_text.setdefault(text, []).append(row)
+    for text, those in rows_by_text.items():
         yield f"- {_listed(those, lambda row: str(numbers[row.claim.key]))}: {text}."
 
 

@@ -120,12 +120,15 @@ def _reason(claim: Claim, footing: str, verdict: Verdict, lacking: Sequence[str]
 
 def _detail(own: pd.DataFrame) -> str:
     """The details of our values, with the titles of traces if details differ between them."""
-    said: dict[str, list[str]] = {}
+    traces_by_detail: dict[str, list[str]] = {}
     if "detail" in own:
         for trace, detail in zip(own["trace"], own["detail"], strict=True):
             if detail:
-                said.setdefault(str(detail), []).append(trace)
-    return ". ".join(f"{' / '.join(traces)}: {each}" if len(said) > 1 else each for each, traces in said.items())
+                traces_by_detail.setdefault(str(detail), []).append(trace)
+    return ". ".join(
+        f"{' / '.join(traces)}: {each}" if len(traces_by_detail) > 1 else each
+        for each, traces in traces_by_detail.items()
+    )
 
 
 def _with_other_forms(claim: Claim, forms: Sequence[WithOtherForm]) -> str:
