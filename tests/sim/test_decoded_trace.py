@@ -83,7 +83,7 @@ def test_a_broken_trace_is_not_kept(artefacts: Artefacts, tmp_path: Path) -> Non
 
     path = small_trace(tmp_path / "a.trace", 3, shape=SHAPE)
     change_values(path, "tokens.parquet", "experts", broken)
-    with pytest.raises(TraceError, match="value 99"):
+    with pytest.raises(TraceError, match="must be from 0 to 7, not 99"):
         with_decoded(Trace.open(path), artefacts)
     assert list(artefacts) == []
 
