@@ -112,7 +112,7 @@ def policy_factory(name: str) -> Callable[..., object]:
         return inside(NAMED[name])
     if name in EVICTORS:
         raise UserError(f"policy {name}: is an evictor; use lru+{name} to copy on demand and evict by it")
-    return _outside_factory(name, "policy", policy_names())
+    return _outside_factory(name, "policy", NAMED)
 
 
 def evictor_factory(name: str) -> Callable[..., object]:
@@ -121,15 +121,16 @@ def evictor_factory(name: str) -> Callable[..., object]:
         return inside(EVICTORS[name])
     if name in NAMED:
         raise UserError(f"evictor {name}: is a policy; evictors are {', '.join(sorted(EVICTORS))}")
-    return _outside_factory(name, "evictor", {*EVICTORS, *entry_points(group=PLUG_INS).names})
+    return _outside_factory(name, "evictor", EVICTORS)
 
 
-def _outside_factory(name: str, kind: str, known: Iterable[str]) -> Callable[..., object]:
+def _outside_factory(name: str, kind: str, own: Iterable[str]) -> Callable[..., object]:
+    """As the two above; a name that is neither `own` nor a plug-in's is an error that offers the nearest."""
     if ":" in name:
         return outside(name, kind, lambda value: _could_make(kind, value))
     plug_ins = entry_points(group=PLUG_INS)
     if name not in plug_ins.names:
-        raise unknown(kind, name, known)
+        raise unknown(kind, name, sorted({*own, *plug_ins.names}))
     try:
         loaded: object = plug_ins[name].load()
     except (Exception, SystemExit) as error:  # whatever a package from outside may raise

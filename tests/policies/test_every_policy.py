@@ -234,34 +234,35 @@ def watched(monkeypatch):
 
 
 SMALLEST, FULL = {1: MODEL.top_k, 3: 3}, MODEL.total_experts
+RUNS = [(gpus, size, learned) for gpus in (1, 3) for size in (1, 3) for learned in (True, False)]
+some_runs = pytest.mark.parametrize(
+    ("gpus", "batch_size", "learned"), slow_but(RUNS, (3, 1, False), (3, 3, True)), ids=str
+)
 
 
-@pytest.mark.parametrize("gpus", slow_but([1, 3], 3))
+@some_runs
 @pytest.mark.parametrize("spec", ALONE)
-def test_every_policy_works_at_the_smallest_cache(spec, gpus, watched):
+def test_every_policy_works_at_the_smallest_cache(spec, gpus, batch_size, learned, watched):
     """A prefill has up to six experts per layer: it runs in waves, and whole-layer policies take what fits."""
-    preloaded = make_policy(spec).preloaded
-    for batch_size in (1, 3):
-        for history in (HISTORY, None):
-            result = watched(spec, gpus=gpus, experts=SMALLEST[gpus], batch_size=batch_size, history=history)
-            waves = [row for row in result.log.rows if row.call == "demand" and row.waves > 1]
-            assert bool(waves) != preloaded
+    history = HISTORY if learned else None
+    result = watched(spec, gpus=gpus, experts=SMALLEST[gpus], batch_size=batch_size, history=history)
+    waves = [row for row in result.log.rows if row.call == "demand" and row.waves > 1]
+    assert bool(waves) != make_policy(spec).preloaded
 
 
-@pytest.mark.parametrize("gpus", slow_but([1, 3], 3))
+@some_runs
 @pytest.mark.parametrize("spec", ALONE)
-def test_with_room_for_all_nothing_is_dropped_and_nothing_comes_twice(spec, gpus, watched):
+def test_with_room_for_all_nothing_is_dropped_and_nothing_comes_twice(spec, gpus, batch_size, learned, watched):
     """A copy in chunks may be given up in between, and begun anew; it arrives once."""
     own = make_policy(spec).chunk_bytes
     in_chunks = isinstance(own, int) and own < MODEL.expert_bytes  # those of the run are larger
-    for batch_size in (1, 3):
-        for history in (HISTORY, None):
-            result = watched(spec, gpus=gpus, experts=FULL, batch_size=batch_size, history=history)
-            arrived = [(row.layer, row.expert) for row in result.log.rows if row.complete]
-            assert len(arrived) == len(set(arrived))
-            assert result.counts.copies - result.counts.cancelled <= FULL
-            assert result.counts.evictions == 0
-            assert result.counts.cancelled == 0 or in_chunks
+    history = HISTORY if learned else None
+    result = watched(spec, gpus=gpus, experts=FULL, batch_size=batch_size, history=history)
+    arrived = [(row.layer, row.expert) for row in result.log.rows if row.complete]
+    assert len(arrived) == len(set(arrived))
+    assert result.counts.copies - result.counts.cancelled <= FULL
+    assert result.counts.evictions == 0
+    assert result.counts.cancelled == 0 or in_chunks
 
 
 @pytest.mark.parametrize("spec", slow_but(COMPOSED, *SOME_COMPOSED))
