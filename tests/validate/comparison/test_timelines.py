@@ -175,7 +175,7 @@ def folders(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return simulated, passed_off(simulated, tmp_path_factory.mktemp("measured") / "measured", slower)
 
 
-@pytest.mark.parametrize("more", [(), ("--iteration", "0")])
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--iteration", "0")])
 def test_the_picture_is_drawn(folders: tuple[Path, Path], tmp_path: Path, more: tuple[str, ...]) -> None:
     picture = tmp_path / "below" / "a.png"
     assert main(["compare", *map(str, folders), "--plot", str(picture), "--overwrite", *more]) == 0

@@ -42,12 +42,12 @@ def named_under(effect: str, name: str) -> bool:
     return alike(*both(lambda: make_policy(name), **given))
 
 
-@pytest.mark.parametrize("name", [*policy_names(), *OUTSIDE, LEARNED])
+SOME = ["finemoe", "moe-infinity", "promoe", "mixtral-offloading", "deepspeed", "lru"]
+
+
+@pytest.mark.parametrize("name", slow_but([*policy_names(), *OUTSIDE, LEARNED], *SOME, LEARNED))
 def test_both_drivers_write_the_same_log_under_all_effects(name: str) -> None:
     assert named_under("all", name)
-
-
-SOME = ["finemoe", "moe-infinity", "promoe", "mixtral-offloading", "deepspeed", "lru"]
 
 
 @pytest.mark.parametrize("name", slow_but(SOME, "finemoe", "promoe"))
