@@ -35,6 +35,7 @@ def pytest_collection_finish() -> None:
     """All that was imported so far stays: garbage collection, which replays force, no longer searches it."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

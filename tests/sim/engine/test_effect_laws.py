@@ -20,6 +20,7 @@ from tests.support.builders import KnownFuture, machine, random_requests, shape,
 from tests.support.idle_links import LinkWatch
 from tests.support.in_memory import Setting
 from tests.support.random_runs import random_run
+from tests.support.slow_cases import slow_but
 
 MODEL = shape(4, 6)
 REQUESTS = [
@@ -214,7 +215,7 @@ def test_twice_the_bytes_over_twice_the_bandwidth_take_as_long(policy):
 
 
 @pytest.mark.parametrize("policy", policy_names())
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("gpus", slow_but([1, 2], 2))
 def test_infinite_bandwidth_is_no_offloading_whatever_the_host_and_the_gpus_do(policy, gpus):
     hardware = slow(gpus, bytes_per_s=math.inf, latency_s=0.0, free_search=True)
     effects = replace(EFFECTS, host_bytes_per_s=math.inf)

@@ -7,6 +7,7 @@ from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 
 MODEL = shape(5, 6)
 REQUESTS = [
@@ -39,7 +40,7 @@ def distinct_demands():
 
 
 @pytest.mark.parametrize("policy", policy_names())
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("gpus", slow_but([1, 2], 2))
 def test_infinite_bandwidth_is_no_offloading(policy, gpus):
     """Zero copy latency, free search, no waves: copies take no time, so every time is that of resident experts."""
     hardware = machine(gpus, bytes_per_s=float("inf"), free_search=True)
@@ -69,7 +70,7 @@ def test_with_room_for_all_an_on_demand_policy_misses_each_distinct_expert_once(
 
 
 @pytest.mark.parametrize("policy", policy_names())
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("batch_size", slow_but([1, 2], 2))
 def test_hits_late_and_misses_are_the_distinct_demands(policy, batch_size):
     counts = run(policy, batch_size=batch_size).counts
     expected = (
