@@ -63,8 +63,8 @@ def application(
 ) -> App:
     """The application that is called by `program`, for example `finemoe sim` or `finemoe sim store`.
 
-    The module of a command is imported only when the `words` call it. An application that is `nested` is a command of
-    another and shows its last word alone.
+    The module of a command is imported only when the `words` call it. An application that is `nested` is itself a
+    command, and shows only the last word of its name.
     """
     app = App(
         name=program.split()[-1] if nested else program,
@@ -73,7 +73,7 @@ def application(
         version=version,
         version_flags=["--version"] if version else [],
         default_parameter=Parameter(negative=(), show_default=_default, allow_repeating=True),
-        config=_numbers,
+        config=_checked_tokens,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -107,13 +107,13 @@ def run(
     except UserError as error:
         raise UserError(_spelled(str(error), app, words)) from error
     except CycloptsError as error:
-        raise UserError(_said(error)) from error
+        raise UserError(_message(error)) from error
     return status if isinstance(status, int) else 0
 
 
 @contextmanager
 def _own_help(app: App, commands: Mapping[str, Command], words: Sequence[str]) -> Iterator[None]:
-    """If the words call a command of a command, it shows its own docstring, too, and not its line in the list."""
+    """A subcommand that is called shows its docstring, not its line in the list."""
     if len(words) < 2 or words[0] not in commands or words[1].startswith("-") or words[1] not in app[words[0]]:
         yield
         return
@@ -147,7 +147,7 @@ def _spelled(text: str, app: App, words: Sequence[str]) -> str:
     return field.sub(as_option, text)
 
 
-def _said(error: CycloptsError) -> str:
+def _message(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument: {' '.join(error.unused_tokens)}"
     if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens and not error.keyword:
@@ -182,8 +182,10 @@ def _default(value: object) -> str | None:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Before cyclopts converts: split lists of numbers at commas, and refuse `1.5`, which it would round to 2.
+def _checked_tokens(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Before cyclopts converts: split lists of numbers at commas, and refuse empty paths and `1.5` for a whole number.
+
+    cyclopts would take an empty path for the current folder, and round 1.5 to 2.
 
     A converter would not work, since cyclopts does not pass it on to the fields of a dataclass.
     """

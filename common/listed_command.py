@@ -1,6 +1,19 @@
 """A command as its program lists it, before anything of it is imported."""
 
+import os
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+
+class IfGiven(NamedTuple):
+    """A command resumes if this option, or else this environment variable, is given: it names where runs are kept."""
+
+    option: str
+    variable: str
+
+    def given(self, words: Sequence[str]) -> bool:
+        """Whether the words of a command, or the environment, give it."""
+        return any(word.partition("=")[0] == self.option for word in words) or bool(os.environ.get(self.variable))
 
 
 class Command(NamedTuple):
@@ -12,5 +25,5 @@ class Command(NamedTuple):
     function: str
     help: str
     example: str = ""
-    resumes: Literal["always", "with a store", "from a part on", "never"] = "never"
-    """When the same command, after an interruption, keeps what was finished; a part is one of a trace."""
+    resumes: Literal["always", "once kept", "never"] | IfGiven = "never"
+    """When the same command resumes after an interruption; "once kept": once a part of a trace is kept."""

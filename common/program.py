@@ -1,12 +1,12 @@
-"""Run a program, and end it: the one place where every way of ending gets its line and its status.
+"""Run a command: the one place where every way of ending gets its line on stderr and its exit status.
 
 | ends by | line on stderr | status |
 |---|---|---|
 | success | | 0, or what the command returns |
 | a mistake in what the user gave | `error: …` | 2 |
-| a file or disk that the system refuses, memory that is not there | `error: …` | 2 |
+| a file or disk that the system refuses, too little memory | `error: …` | 2 |
 | Ctrl-C, SIGTERM, SIGHUP | `interrupted; …` | 130, 143, 129 |
-| a reader of standard output that has had enough | | 0 |
+| standard output closed by its reader | | 0 |
 
 Only errors in the code itself show a traceback. Libraries for commands are imported within `call`, where an
 interruption is clean.
@@ -65,10 +65,9 @@ def _resumes(commands: Mapping[str, Command], words: Sequence[str]) -> Resumes:
     command = commands.get(words[0]) if words else None
     if command is None or command.resumes == "never":
         return "no"
-    if command.resumes == "from a part on":
+    if command.resumes == "once kept":
         return "once kept"
-    stored = bool(os.environ.get("FINEMOE_STORE")) or any(word.partition("=")[0] == "--store" for word in words)
-    return "yes" if stored or command.resumes == "always" else "no"
+    return "yes" if command.resumes == "always" or command.resumes.given(words) else "no"
 
 
 class _OutputError(OSError):

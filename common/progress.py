@@ -40,13 +40,13 @@ class _Lines:
     def __init__(self, what: str, total: int | None, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done = 0
-        self._begun_s = self._said_s = time.monotonic()
+        self._begun_s = self._shown_s = time.monotonic()
 
     def update(self, count: int) -> None:
         self._done += count
         now_s = time.monotonic()
-        if now_s - self._said_s >= LOG_PACE_S:
-            self._said_s = now_s
+        if now_s - self._shown_s >= LOG_PACE_S:
+            self._shown_s = now_s
             of = "" if self._total is None else f" of {self._total}"
             passed = f"{self._done}{of} {self._unit}s, {now_s - self._begun_s:.0f} s so far"
             print(f"{self._what}: {passed}", file=sys.stderr, flush=True)

@@ -125,7 +125,7 @@ def evictor_factory(name: str) -> Callable[..., object]:
 
 
 def _outside_factory(name: str, kind: str, own: Iterable[str]) -> Callable[..., object]:
-    """As the two above; a name that is neither `own` nor a plug-in's is an error that offers the nearest."""
+    """The factory of a policy or evictor from outside; an unknown name is an error that offers the nearest."""
     if ":" in name:
         return outside(name, kind, lambda value: _could_make(kind, value))
     plug_ins = entry_points(group=PLUG_INS)

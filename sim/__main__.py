@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from common.console import PACKAGES
 from common.interruptions import end
-from common.listed_command import Command
+from common.listed_command import Command, IfGiven
 from common.program import call
 
 COMMANDS = {
@@ -12,7 +12,7 @@ COMMANDS = {
         "sim.cli.run:run",
         "Compare policies on a trace.",
         "run NAME.trace --policy finemoe --policy lru --cache-share 0.25",
-        resumes="with a store",
+        resumes=IfGiven("--store", "FINEMOE_STORE"),
     ),
     "sweep": Command(
         "sim.cli.sweep:sweep",

@@ -105,7 +105,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
         name=None if positional else option(name),
         group=group,
         help=f"{description} Repeat to compare several policies." if several else description,
-        show_default=_says(shown),
+        show_default=_shown_default(shown),
         negative=f"--no-{name.replace('_', '-')}" if shown is True else (),
         required=False,
     )
@@ -117,7 +117,7 @@ def _parameter(name: str, path: FieldPath) -> inspect.Parameter:
     )
 
 
-def _says(default: object) -> Callable[[Any], str] | bool:
+def _shown_default(default: object) -> Callable[[Any], str] | bool:
     """How the help shows a default; not at all for a switch or an unset value."""
     if default is None or isinstance(default, bool) or default is MISSING:
         return False

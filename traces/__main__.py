@@ -12,7 +12,7 @@ COMMANDS = {
         "traces.cli.collect:collect",
         "Run a model on prompts and record its routing.",
         "collect pocket --continue-text --max-new-tokens 64 --out A.trace",
-        resumes="from a part on",
+        resumes="once kept",
     ),
     "prompts": Command("traces.cli.prompts:prompts", "List the prompt sets, or describe one.", "prompts built-in"),
     "info": Command("traces.cli.info:info", "Describe a trace.", "info NAME.trace"),
@@ -23,7 +23,7 @@ COMMANDS = {
         "analyse NAME.trace --out analysis",
     ),
     "convert": Command(
-        "traces.cli.convert:app", "Convert a recording made by another tool to a trace.", resumes="from a part on"
+        "traces.cli.convert:app", "Convert a recording made by another tool to a trace.", resumes="once kept"
     ),
     "arrivals": Command(
         "traces.cli.arrivals:arrivals",
@@ -34,13 +34,13 @@ COMMANDS = {
         "traces.cli.fit:fit",
         "Give recorded requests the lengths and arrivals of a workload.",
         "fit NAME.trace --workload azure.parquet --out NAME-azure.trace",
-        resumes="from a part on",
+        resumes="once kept",
     ),
     "synthetic": Command(
         "traces.cli.synthetic:synthetic",
         "Generate a trace with given statistics.",
         "synthetic --model mixtral-8x7b --overlap 0.5 --out NAME.trace",
-        resumes="from a part on",
+        resumes="once kept",
     ),
 }
 

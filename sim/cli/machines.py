@@ -13,7 +13,7 @@ from common.folding import WIDTH, folded
 from common.tables import MISSING, text_table
 from sim.hardware.data_sheet import DataSheetMachine
 from sim.hardware.machine import Machine
-from sim.hardware.machine_figures import MachineFigure, figures_of, not_said
+from sim.hardware.machine_figures import MachineFigure, figures_of, not_modelled
 from sim.hardware.machine_files import machine_named
 from sim.hardware.presets import framework_names, preset, preset_names
 
@@ -63,7 +63,7 @@ def _lines(machine: Machine) -> Iterator[str]:
     yield ""
     for figure in figures_of(machine):
         yield _line(figure)
-    if off := not_said(machine):
+    if off := not_modelled(machine):
         yield ""
         yield folded(f"Off: {', '.join(off)}.")
 
@@ -89,5 +89,5 @@ def _data(machine: Machine) -> dict[str, Any]:
         "gpus": machine.gpus,
         "digest": machine.digest,
         "figures": figures,
-        "not_said": not_said(machine),
+        "not_modelled": not_modelled(machine),
     }

@@ -49,10 +49,10 @@ def figures_of(machine: Machine) -> list[MachineFigure]:
     return list(_profile_figures(machine)) if isinstance(machine, Profile) else []
 
 
-def not_said(machine: Machine) -> list[str]:
+def not_modelled(machine: Machine) -> list[str]:
     """The tables that a data sheet does not have: effects that are off, and efficiencies."""
     if isinstance(machine, ScaledMachine):
-        return not_said(machine.machine)
+        return not_modelled(machine.machine)
     if not isinstance(machine, DataSheetMachine):
         return []
     described = {figure.key.partition(".")[0] for figure in figures_of(machine)}

@@ -101,7 +101,7 @@ def _filled(wanted: Sequence[_Column], summaries: Sequence[Summary]) -> list[lis
     columns = []
     for column in wanted:
         rows = [[each.get(key) for key in column.keys] for each in summaries]
-        if _says_something(column, rows, summaries):
+        if _has_values(column, rows, summaries):
             unit, text = column.unit([row[0] for row in rows])
             columns.append([column.header.format(unit=unit), *(" / ".join(map(text, row)) for row in rows)])
     return columns
@@ -123,7 +123,7 @@ def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterato
         yield f"{heading}\n{_joined(summaries, columns, wide)}"
 
 
-def _says_something(column: _Column, rows: Sequence[Values], summaries: Sequence[Summary]) -> bool:
+def _has_values(column: _Column, rows: Sequence[Values], summaries: Sequence[Summary]) -> bool:
     needed = column.needs is None or any(each[column.needs] for each in summaries)
     return needed and any(value is not None and value == value for row in rows for value in row)
 

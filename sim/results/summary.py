@@ -123,7 +123,7 @@ def _rate(iterations: pd.DataFrame, *outcomes: str) -> float | None:
 
 
 def _mean(values: "pd.Series[float]") -> float | None:
-    """As pandas has it, to the last bit, without the overhead of a series on a few numbers."""
+    """The mean without missing values, bit for bit as pandas computes it, but faster on few numbers."""
     numbers = values.to_numpy(float)
     known = ~np.isnan(numbers)
     return float(np.where(known, numbers, 0.0).sum() / known.sum()) if known.any() else None

@@ -13,6 +13,7 @@ import pytest
 from common.errors import FieldError, UserError
 from common.listed_command import Command
 from common.program import call
+from sim.__main__ import COMMANDS
 
 SIM = [sys.executable, "-m", "sim"]
 # Output that is written when the command ends, as everywhere unless this is set.
@@ -61,8 +62,9 @@ def test_a_mistake_in_the_code_shows_where_it_is(ends: Callable[[BaseException],
 
 
 @pytest.mark.parametrize("words", [["--store", "kept"], ["--store=kept"], []])
+@pytest.mark.parametrize("variable", ["kept", ""])
 def test_ctrl_c_promises_what_a_store_keeps(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command(*, store: str = "") -> None:
         raise KeyboardInterrupt
@@ -70,10 +72,10 @@ def test_ctrl_c_promises_what_a_store_keeps(
     module = ModuleType("example_commands")
     module.command = command  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "example_commands", module)
-    monkeypatch.delenv("FINEMOE_STORE", raising=False)
-    run = Command("example_commands:command", "", resumes="with a store")
+    monkeypatch.setenv("FINEMOE_STORE", variable)
+    run = Command("example_commands:command", "", resumes=COMMANDS["run"].resumes)
     assert call("example", "", {"run": run}, ["run", *words]) == 130
-    promised = "run the same command again to resume" if words else "nothing was kept"
+    promised = "run the same command again to resume" if words or variable else "nothing was kept"
     assert capsys.readouterr().err == f"interrupted; {promised}\n"
 
 

@@ -49,6 +49,8 @@ def test_json_has_the_figures_as_in_a_file(capsys: pytest.CaptureFixture[str], n
     (found,) = json.loads(said(capsys, name, "--json"))
     machine = machine_named(name)
     assert (found["name"], found["digest"]) == (machine.name, machine.digest)
+    assert "pageable_link" not in found["not_modelled"]
+    assert not {figure["key"].partition(".")[0] for figure in found["figures"]} & set(found["not_modelled"])
     for figure in found["figures"]:
         assert figure["origin"] in ("measured", "stated", "assumed")
         if figure["key"] not in ("gpus", "demand_loading", "copies") and not figure["key"].startswith("scale."):
