@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "comparison": Command(
         "sim.cli.comparison:comparison",
-        "Rank the systems on many traces, caches and machines, and write docs/comparison.md.",
+        "Rank the systems on many traces, caches and machines, and write comparison.md.",
         "comparison --routing comparison-out/routing --out docs --overwrite",
         resumes="always",
     ),
@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "anchors": Command(
         "sim.cli.anchors:anchors",
-        "Simulate published measurements, and write the errors to docs/anchors.md.",
+        "Simulate published measurements, and write the errors to anchors.md.",
         "anchors --routing comparison-out/routing --out docs --overwrite",
         resumes="always",
     ),

@@ -18,7 +18,7 @@ class TestbedSettings(ModelChoice):
 
     _: KW_ONLY
     device: str = "cpu"
-    """Kind of device."""
+    """Kind of device; only cpu so far."""
     devices: Annotated[int, Ge(1)] = 1
     """Number of logical devices, each with its own slots and link."""
     threads: Annotated[int, Ge(1)] | None = None

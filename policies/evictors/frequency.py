@@ -9,7 +9,7 @@ from policies.types import Setup
 
 
 class LeastFrequentlyUsed(Evictor):
-    """Keep what was used most often, in (iteration, layer) events since the start; ties go by recency.
+    """Keep what was used most often, in (iteration, layer) events since the start; ties are broken by recency.
 
     A prefetched expert counts as used once more until it is used or evicted. Counts survive an eviction.
     """

@@ -18,7 +18,7 @@ _RELEARN = 16  # iterations
 
 
 class LeastHitDensity(Evictor):
-    """Keep what will bring the most hits for the time that it occupies its slot, judged by its age.
+    """Keep the experts with the most expected hits per time in their slot, estimated from their age.
 
     Beckmann, Chen, Cidon: LHD: improving cache hit rate by maximizing hit density (NSDI 2018). Age is the number of
     (iteration, layer) events since the last use, so each layer comes round at multiples of L. The density at an age is

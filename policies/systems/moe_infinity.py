@@ -339,7 +339,7 @@ def moe_infinity(
 
 
 def moe_infinity_code(capacity: int = 1000, chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Queue all layers ahead at each gate, wait only for a layer's own experts: as its authors' code runs."""
+    """As in its authors' code: at each gate queue all later layers; wait only for a layer's own experts."""
     prefetcher = ActivationMatrixPrefetcher(capacity=capacity, as_code=True)
     return Policy(
         prefetcher=prefetcher,

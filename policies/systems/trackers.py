@@ -35,7 +35,7 @@ def speculate(
 
 
 def map_t(prefetch_distance: int = 3, capacity: int = 1000, learn: bool = True) -> Policy:
-    """FineMoE with trajectory search only and without δ: nothing guides the first layers."""
+    """FineMoE with trajectory search only and without δ: it predicts nothing for the first layers."""
     return finemoe(prefetch_distance, capacity, learn, semantic=False, threshold="top-k")
 
 

@@ -41,8 +41,8 @@ def plot(
     """Draw a folder of results, and print the path of the picture.
 
     For the results of one scenario, draw time per output token and the outcome of every demand, a bar per policy. For a
-    sweep, draw a metric over an axis, with a line per policy and a band over seeds, or its Pareto fronts; each setting
-    of the other axes is a panel. For both, `--stalls` draws where the time goes.
+    sweep, draw a metric over an axis, with a line per policy and a band over seeds, or, with `--pareto`, the sweep's
+    Pareto fronts; each setting of the other axes is a panel. For both, `--stalls` draws where the time goes.
     """
     from common.errors import FieldError
     from common.outputs import picture, reserved

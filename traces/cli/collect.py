@@ -39,7 +39,7 @@ def collect(
     ----------
     prompts
         A prompt set, such as built-in or lmsys-chat-1m (`finemoe traces prompts` lists them), a file or a folder.
-        Required, except with --continue-text (default: built-in-passages).
+        Required without --continue-text, whose default is built-in-passages.
     greedy
         Always choose the most likely token (the default).
     """

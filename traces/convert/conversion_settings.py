@@ -44,11 +44,11 @@ class OptionalTracedModel:
     """The model that was traced, for recordings that may name it themselves."""
 
     model: str | None = None
-    """Name of the traced model. Default: as in the recording. Published models supply hidden size and attention; any
-    other needs a shape."""
+    """Name of the traced model. Default: the recording's. A published model supplies the sizes that the recording
+    lacks; any other name given here needs a shape."""
     shape: str | None = None
-    """Sizes of the model, if its name is unknown, written as for the other formats. Without model and shape, sizes are
-    estimated from the bytes in the recording."""
+    """Sizes of the model, if its name is unknown, as SIZE=N,SIZE=N,… (`finemoe traces convert npz --help` lists them).
+    Without model and shape, sizes are estimated from the bytes in the recording."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -121,7 +121,7 @@ class LogReading(LayerNumbers):
     """Whether positions restart at 0 with each request or with each forward pass. With pass, requests must have run one
     at a time; a forward pass of several tokens starts a new request."""
     warmup_passes: Annotated[int, Ge(0)] = 0
-    """Drop the first N forward passes; needs index pass."""
+    """Drop the first N forward passes; only if the index is pass."""
 
     @override
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ class PromptChoice:
     limit: Annotated[int, Ge(1)] | None = None
     """Take only the first N prompts that are not skipped."""
     sample: Annotated[int, Ge(1)] | None = None
-    """Draw N prompts at random: from those within the limit, or, without a limit, from all (Hugging Face sets: from the
+    """Draw N prompts at random from those within the limit; without a limit, from all (Hugging Face sets: from the
     first 10,000)."""
 
     def __post_init__(self) -> None:
