@@ -32,7 +32,7 @@ NOT_CHARGED = Label(
 DOES_NOT_PAY = Label(
     text="prefetching does not pay here",
     mark="§",
-    note="a token takes longer than with the same cache and copies on demand only (its TTFT may still be shorter)",
+    note="a token takes longer than with the same cache and copies on demand only (TTFT may still be shorter)",
 )
 
 

@@ -41,7 +41,7 @@ class NextUsePrefetcher(Prefetcher):
         """Plan all layers for this iteration, and prepare the plans for those after it."""
         self._next.advance(batch)
         if not self._next.exact:
-            self.note = "in a batch the future is an estimate: a policy may do better than clairvoyant"
+            self.note = "in a batch it only estimates the future, so another policy may do better"
         later = self._next.later.reshape(self._shape)
         self._order = (
             (-later).argsort(axis=1, kind="stable").tolist()
@@ -66,7 +66,8 @@ class NextUsePrefetcher(Prefetcher):
 
 
 def clairvoyant(chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Know all future demand: fetch in the order of next use, evict the farthest, never one needed sooner.
+    """Know all future demand: fetch in the order of next use; evict the one needed last, and never
+    for an expert needed later.
 
     Follows the rules "Aggressive" (Cao, Felten, Karlin and Li, SIGMETRICS 1995) and "Delay" (its successors), which are
     not optimal. On one GPU it comes close: `tests/policies/systems/test_clairvoyant.py` compares it with brute force.

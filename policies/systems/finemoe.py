@@ -269,7 +269,10 @@ class ExpertMapPrefetcher(BlockPrefetcher[Answers]):
     def _new_store(self, hidden: int | None) -> ExpertMapStore:
         """An empty store; `hidden` is the size of embeddings, None without them."""
         if hidden is None and self.semantic:
-            self.note = "the trace has no embeddings: by trajectory only, nothing guides the first layers"
+            self.note = (
+                "the trace has no embeddings, so it searches by trajectory only and "
+                "predicts nothing for the first layers"
+            )
         try:
             return ExpertMapStore(
                 self._model.layers,

@@ -54,5 +54,5 @@ def anchors(
     ]
     print("Simulated beside published measurements; the error is that of the time per token.\n")
     print(text_table(rows, ["anchor", "what", "measured", "error of the simulation"], texts=2))
-    print(f"\n{files[0]}")
+    print(f"\nwrote {files[0]}")
     return int(any(row["status"] == "failed" for row in table.rows))

@@ -59,5 +59,5 @@ def comparison(
     for metric in orders.metrics:
         found = orders.order_rows([metric])
         print(f"\n{text_table(with_groups(found.rows), found.headers, texts=len(found.headers))}")
-    print(f"\n{files[0]}")
+    print(f"\nwrote {files[0]}")
     return int(any(row["status"] == "failed" for row in table.rows))

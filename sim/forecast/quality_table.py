@@ -12,8 +12,9 @@ from traces.format import provenance
 
 def report(quality: Quality, *, wide: bool = False) -> str:
     """Heading, table and notes; a `wide` table has all columns, in lines of any width."""
-    of = "Shares are of all layers / of the layers from the distance on." if wide else "Shares are of all layers."
-    lines = [*heading(quality).splitlines(), "Searches are instantaneous; no cache is modelled.", of]
+    ahead = " / of layers with at least as many layers before them as the distance" if wide else ""
+    remarks = ["Searches are instantaneous; no cache is modelled.", f"Shares are of all layers{ahead}."]
+    lines = [*heading(quality).splitlines(), *remarks]
     head = "\n".join(folded(line, indent="  ") for line in lines)
     notes = (f"{', '.join(policies)}: {note}" for note, policies in quality.notes.items())
     return "\n\n".join([head, table(quality.summary(), wide=wide), *(folded(note, indent="  ") for note in notes)])

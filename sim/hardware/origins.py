@@ -26,12 +26,12 @@ def origins_of(sources: Iterable[str]) -> tuple[Origin, ...]:
 
 
 def origins_text(origins: Origins) -> str:
-    """A sentence: `computing from data sheets; copies measured, assumed; contention not modelled`."""
+    """A sentence: `measured and assumed: copies; from data sheets: computing; not modelled: contention`."""
     parts: dict[tuple[Origin, ...], list[str]] = {}
     for part, found in sorted(origins.items(), key=lambda item: (not item[1], _rank(item[1]))):
         parts.setdefault(tuple(found), []).append(part)
     return "; ".join(
-        f"{', '.join(names)} {' and '.join(_WORDS[origin] for origin in found) or 'not modelled'}"
+        f"{' and '.join(_WORDS[origin] for origin in found) or 'not modelled'}: {', '.join(names)}"
         for found, names in parts.items()
     )
 

@@ -119,7 +119,7 @@ def split_tables(summaries: Sequence[Summary], *, wide: bool = False) -> Iterato
             if any(row[part] for row in rows):
                 columns.append([header, *(unit.text(row[part]) if row[part] else _nothing(row[part]) for row in rows)])
         what = "prefill" if phase == "prefill" else "decode iteration"
-        heading = f"Where the time of a mean {what} goes, {unit.name} (from `miss` on: waiting)"
+        heading = f"Where the time of a mean {what} goes, {unit.name} (`miss` and the columns after it: waiting)"
         yield f"{heading}\n{_joined(summaries, columns, wide)}"
 
 

@@ -107,13 +107,14 @@ def best_known(comparison: PolicyComparison) -> str:
     """The best known run, and the candidates that it was chosen from."""
     distances = [found for each in comparison.know_all if (found := _distance(each))]
     ahead = f"{', '.join(distances[:-1])} or {distances[-1]}" if distances[1:] else "".join(distances)
-    winners = (
+    winners = [
         f"perfect prefetch {found} layers ahead" if (found := _distance(run.scenario.policy)) else run.summary["label"]
         for run in comparison.best_known
-    )
+    ]
+    here = winners[0] if len(winners) == 1 else f"{', '.join(winners[:-1])} and {winners[-1]}, which tie"
     return (
         f"best known: the fastest of clairvoyant and perfect prefetch ({ahead} layers ahead, Belady's evictor), here "
-        f"{' = '.join(winners)}; they know all future demands, and their predictions take no time; heuristics, not "
+        f"{here}; they know all future demands, and their predictions take no time; heuristics, not "
         "bounds"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.folding import WIDTH, folded
-from common.tables import MISSING, number, text_table
+from common.tables import MISSING, number, quantity, text_table
 from common.wide_tables import wide_table
 from sim.labels import DOES_NOT_PAY, footnotes, marked
 from sim.results.working_set import cache_too_small
@@ -312,7 +312,9 @@ def not_done(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
         groups = sorted(rows.groupby("reason", sort=False, dropna=False), key=lambda group: -len(group[1]))
         lines = [f"{text}: {len(rows)} of {len(frame)} runs"]
         for reason, group in groups:
-            lines.append(folded(f"  {len(group)} × {plain(reason) or 'no reason was recorded'}", WIDTH, "      "))
+            lines.append(
+                folded(f"  {quantity(len(group), 'run')}: {plain(reason) or 'no reason was recorded'}", WIDTH, "      ")
+            )
             lines.append(folded(f"      {_where(group, frame, axes)}", WIDTH, "      "))
         yield "\n".join(lines)
 

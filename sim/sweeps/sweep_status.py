@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from common.folding import WIDTH
-from common.tables import MISSING, text_table
+from common.tables import MISSING, quantity, text_table
 from sim.axes import SETTING
 from sim.experiment import Experiment, Run
 from sim.store.result_store import ResultStore
@@ -32,19 +32,29 @@ def dry_run_report(
     stored = {task.key for task in tasks if opened and task.is_stored(opened)}
     missing = [task for task in tasks if task.key not in stored]
     own = {each.task.key for each in plan.runs if each.task}
-    twice = len(plan.runs) - _refused(plan) - len(own)
     summary = (
-        f"{len(plan.runs)} runs ({_refused(plan)} cannot run, {twice} duplicates) and "
-        f"{len(tasks) - len(own)} reference runs and bounds: {len(stored)} stored in {store}, {len(missing)} to compute"
+        f"{_counted(plan, len(own))} and {len(tasks) - len(own)} reference runs and bounds: {len(missing)} to compute, "
+        f"{len(stored)} stored in {store}"
     )
     lines = [_matrix(experiment, plan, stored), "", *wrap(summary, WIDTH)]
     if missing:
         alone_s, processes = sampled_seconds(missing), workers.processes(len(missing))
-        lines.append(
+        estimate = (
             f"about {duration(alone_s / processes)} on {processes} process{'es' * (processes > 1)} "
-            f"({duration(alone_s)} of work), from timed runs of a few requests, without lower bounds"
+            f"({duration(alone_s)} of work), estimated by timing runs of a few requests; lower bounds are not included"
         )
+        lines += wrap(estimate, WIDTH)
     return "\n".join([*lines, *_refusals(plan)]), bool(own)
+
+
+def _counted(plan: SweepPlan, own: int) -> str:
+    """The number of runs, `own` of which are computed: `36 runs, of which 12 cannot run and 3 are duplicates,`."""
+    refused = _refused(plan)
+    twice = len(plan.runs) - refused - own
+    parts = [f"{refused} cannot run"] if refused else []
+    parts += [f"{twice} {'is a duplicate' if twice == 1 else 'are duplicates'}"] if twice else []
+    runs = quantity(len(plan.runs), "run")
+    return f"{runs}, of which {' and '.join(parts)}," if parts else runs
 
 
 def status_report(experiment: Experiment, store: Path, wanted: Collection[Reference], workers: Workers) -> str:

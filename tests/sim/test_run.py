@@ -187,7 +187,7 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
     for words in ("Simulated, not measured", "on a measured profile of flat (2 logical devices)", "8 of 32 experts"):
         assert words in heading
     assert "of their" not in heading  # what memory the devices have was not measured
-    costs = "costs: computing, copies, driving, searches measured; contention, host memory not modelled"
+    costs = "costs: measured: computing, copies, driving, searches; not modelled: contention, host memory"
     assert costs in heading.replace("\n ", "")
 
 

@@ -29,4 +29,4 @@ def measure(
         with then_printed(lambda: summary(found)):
             rows = write_rates(out, found, overwrite=overwrite)
         print(error_summary(rows))
-        print(out / SHEET)
+        print(f"wrote {out / SHEET}")

@@ -77,7 +77,7 @@ def brief_text(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> s
 
 
 def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> str:
-    """Whether what must agree does, and why times need not."""
+    """Whether what must agree agrees, and why times need not."""
     on_demand, wrong, prefetching = [], [], []
     for policy in dict.fromkeys(compared["policy"]):
         runs = _runs_of(policy, simulated, measured)
@@ -91,21 +91,20 @@ def agreement(compared: pd.DataFrame, simulated: Folder, measured: Folder) -> st
                     wrong.append(f"{metric.replace('_', ' ')} of {policy} ({one} simulated, {other} measured)")
     sentences = []
     if wrong:
-        sentences.append(f"What must agree does NOT: {', '.join(wrong)}; without prefetching these must be equal.")
+        sentences.append(f"These must agree and do NOT: {', '.join(wrong)}; without prefetching they must be equal.")
     elif on_demand:
-        copies = "copies" if len(on_demand) == 1 else "copy"
-        equal = "on demand alone, with equal hits, misses and bytes"
-        sentences.append(f"What must agree does: {', '.join(on_demand)} {copies} {equal}.")
+        copy, have = ("copies", "has") if len(on_demand) == 1 else ("copy", "have")
+        which = f"{', '.join(on_demand)}, which {copy} on demand only"
+        sentences.append(f"What must agree agrees: {which}, {have} equal hits, misses and bytes.")
     if measured.provenance["machine"]["name"].startswith("cpu"):
         shared = _shared_error(compared, on_demand, prefetching)
         python = (
             f"the predictor ({', '.join(prefetching)}) is Python in the model's process, and " if prefetching else ""
         )
         calibrated = simulated.provenance["machine"]["described"].startswith("a measured profile")
-        during, them = ("calibrate or replay", "both") if calibrated else ("replay", "it")
-        sentences.append(
-            shared or f"Times differ: {python}other work during {during} counts; run {them} on a quiet machine."
-        )
+        measure, them = ("calibrate and replay measure", "both") if calibrated else ("replay measures", "it")
+        other = f"other work on the machine lengthens what {measure}"
+        sentences.append(shared or f"Times differ: {python}{other}; run {them} on a quiet machine.")
     return " ".join(sentences)
 
 
@@ -123,7 +122,7 @@ def _shared_error(compared: pd.DataFrame, on_demand: Sequence[str], prefetching:
         return None
     row = next(metric.name for metric in METRICS if metric.column == "tpot_over_no_offload")
     return (
-        f"Times differ, and not mainly by the predictor: TPOT of {plain}, without one, is as far off "
+        f"Times differ, but the predictor is not the main cause: TPOT of {plain}, which has none, is as far off "
         f"({errors[plain]:+.1%}, {other} {errors[other]:+.1%}). Run on a quiet machine, or compare {row}."
     )
 

@@ -101,5 +101,6 @@ def test_the_text_groups_parts_and_says_last_what_is_not_modelled() -> None:
         }
     )
     assert text == (
-        "computing measured; copies, exchange from data sheets and assumed; searches assumed; host memory not modelled"
+        "measured: computing; from data sheets and assumed: copies, exchange; assumed: searches; "
+        "not modelled: host memory"
     )

@@ -51,7 +51,7 @@ def test_a_dry_run_computes_no_run_and_makes_no_store(
 ) -> None:
     assert sweep(file, store, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "8 runs (0 cannot run, 0 duplicates)" in said
+    assert "8 runs and 18 reference runs and bounds: 26 to compute, 0 stored in" in said
     assert "to compute" in said
     assert not store.exists()
 

@@ -208,12 +208,12 @@ def test_no_run_vanishes() -> None:
     assert "8 runs: 4 done, 3 refused, 1 failed" in report
     assert part(report, "Refused").splitlines() == [
         "Refused before they ran: 3 of 8 runs",
-        "  3 × cache.share: too small",
+        "  3 runs: cache.share: too small",
         "      policy lru; every cache.share; every seed",
     ]
     assert part(report, "Failed").splitlines() == [
         "Failed while they ran: 1 of 8 runs",
-        "  1 × the policy broke over two lines",
+        "  1 run: the policy broke over two lines",
         "      policy lfu; cache.share 0.25; seed 1",
     ]
     assert "# lru: has fewer seeds than other policies in some settings" in report
@@ -223,7 +223,7 @@ def test_the_most_frequent_reason_comes_first() -> None:
     table = [{**row, "status": "failed", "reason": "rare"} for row in runs()[:1]]
     table += [{**row, "status": "failed", "reason": "common"} for row in runs(seed=[0, 1])]
     lines = part(hand_made(table, "policy", "seed").report(), "Failed").splitlines()
-    assert [lines[1], lines[3]] == ["  4 × common", "  1 × rare"]
+    assert [lines[1], lines[3]] == ["  4 runs: common", "  1 run: rare"]
 
 
 def test_a_policy_without_a_run_in_a_setting_has_a_dash_there_and_not_fewer_seeds() -> None:
@@ -248,7 +248,7 @@ def test_a_sweep_without_a_finished_run_says_why(status: str) -> None:
     lines = hand_made(table, "policy").report().splitlines()
     assert lines[0] == "Simulated, not measured: no run finished"
     assert lines[2] == f"2 runs: 2 {status}"
-    assert lines[-2:] == ["  2 × no room", "      every policy; seed 0"]
+    assert lines[-2:] == ["  2 runs: no room", "      every policy; seed 0"]
 
 
 def test_an_empty_sweep_has_a_report() -> None:

@@ -163,7 +163,7 @@ def test_embeddings_that_only_one_of_the_two_has_are_not_used(
     assert sim(arguments(trace, *options, policies=("finemoe",))) == 0
     out = capsys.readouterr().out
     assert "learned from out.trace (imported)" in out
-    assert "finemoe: the trace has no embeddings: by trajectory only" in out
+    assert "finemoe: the trace has no embeddings, so it searches by trajectory only" in out
 
 
 def test_a_history_of_another_model_is_refused(
