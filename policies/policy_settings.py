@@ -95,7 +95,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
-            raise UserError(f"{where}: must be setting=value, not {word!r}")
+            raise UserError(f"{where}: must be KEY=VALUE, not {word!r}")
         if not known:
             raise UserError(f"{what} has no settings; remove {key!r}")
         if key not in known:

@@ -23,7 +23,7 @@ def parts_of(text: str) -> tuple[str, dict[str, str]]:
     for word in words:
         key, equals, value = (each.strip() for each in word.partition("="))
         if not equals or not _KEY.fullmatch(key):
-            raise FieldError(key or word or "after a comma", "expected KEY=VALUE")
+            raise FieldError(key or word or "after a comma", f"must be KEY=VALUE, not {word!r}")
         if key in found:
             raise FieldError(key, "is set twice")
         found[key] = value

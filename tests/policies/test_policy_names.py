@@ -67,7 +67,7 @@ def test_any_policy_takes_any_evictor(name: str, evictor: str) -> None:
         ("finemoe+lhd,classes=two", "evictor 'lhd,classes=two': classes: must be a whole number, not 'two'"),
         ("finemoe+lhd,classes=2,classes=3", "evictor 'lhd,classes=2,classes=3': classes: is set twice"),
         ("finemoe+", "unknown policy 'finemoe+'; did you mean 'finemoe'?"),
-        ("finemoe+lhd,classes", "evictor 'lhd,classes': must be setting=value, not 'classes'"),
+        ("finemoe+lhd,classes", "evictor 'lhd,classes': must be KEY=VALUE, not 'classes'"),
         ("finemoe+lru+lfu", "policy 'finemoe+lru+lfu': a policy has one evictor, not 2"),
         ("no-offload+lru", "policy 'no-offload+lru': no-offload keeps every expert, so there is nothing to evict"),
     ],

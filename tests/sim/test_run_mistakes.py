@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--policy", ""), "unknown policy ''; known: "),
         (("--policy", "finemoe,capcity=5"), "unknown setting of policy finemoe 'capcity'; did you mean 'capacity'?"),
         (("--policy", "lru,capacity=5"), "policy lru has no settings; remove 'capacity'"),
-        (("--policy", "finemoe,capacity"), "must be setting=value, not 'capacity'"),
+        (("--policy", "finemoe,capacity"), "must be KEY=VALUE, not 'capacity'"),
         (("--policy", "finemoe,capacity=many"), "capacity: must be a whole number, not 'many'"),
         (("--policy", "finemoe,learn=perhaps"), "learn: must be true or false, not 'perhaps'"),
         (("--policy", "finemoe,capacity=0"), "finemoe: capacity: must be at least 1, not 0"),

@@ -102,7 +102,7 @@ def load(
     if not local and "/" not in source:  # hub models are called OWNER/NAME
         raise unknown("model", source, RECIPES)
     if local and not any((Path(source) / file).exists() for file in _TOKENIZERS):
-        raise UserError(f"model {source}: the folder has no tokenizer, none of {', '.join(_TOKENIZERS)}")
+        raise UserError(f"model {source}: the folder has no tokenizer: it has none of {', '.join(_TOKENIZERS)}")
     wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     auto_model: Any = AutoModelForCausalLM  # its annotations change from release to release

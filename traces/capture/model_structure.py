@@ -42,7 +42,9 @@ def _block(model: nn.Module, name: str, owner: nn.Module) -> MoeBlock:
     experts = _child(owner, "experts")
     router = _child(owner, "gate") or _child(owner, "router")
     if router is None:
-        raise UserError(f"{_family(model)}: no router ('gate' or 'router') beside the experts found in block {name}")
+        raise UserError(
+            f"{_family(model)}: no router ('gate' or 'router') was found beside the experts of block {name}"
+        )
     count = getattr(experts, "num_experts", None)
     if experts is None or not isinstance(count, int):
         raise UserError(f"{_family(model)}: the experts of block {name} are not one module with 'num_experts'")

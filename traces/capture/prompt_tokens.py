@@ -16,8 +16,8 @@ _MARK = "\ue000"  # a private-use character: placeholder for the user's text whi
 
 # Effect of `prompt_tokens`, stored in the trace beside the number.
 FIXED_LENGTH_RULE = (
-    "cut at the end; a shorter prompt is continued with the text tokens of those that follow, the first after the last;"
-    " start token and chat template count, and a template stays whole around the text"
+    "cut at the end; a shorter prompt is continued with the text tokens of the next prompts, wrapping around at the "
+    "end; start token and chat template count, and a template stays whole around the text"
 )
 
 
@@ -94,7 +94,7 @@ def _of_fixed_length(
     room = length - len(before) - len(after)
     if room < 1:
         least = len(before) + len(after)
-        raise FieldError("prompt_tokens", f"must exceed the {least} tokens of the chat template, not be {length}")
+        raise FieldError("prompt_tokens", f"must be above {least}, the tokens of the chat template, not {length}")
     texts = [text_tokens(prompt.text, tokenizer) for prompt in prompts]
     if not any(texts):
         raise FieldError("prompt_tokens", "the tokenizer returns no token for any prompt")
@@ -108,5 +108,5 @@ def template_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the chat template before and after the user's text; raises `FieldError` without a template."""
     parts = _in_template(tokenizer, _MARK).split(_MARK)
     if len(parts) != 2:
-        raise FieldError("chat_template", f"the template has the user's text {len(parts) - 1} times instead of once")
+        raise FieldError("chat_template", f"the template must contain the user's text once, not {len(parts) - 1} times")
     return text_tokens(parts[0], tokenizer), text_tokens(parts[1], tokenizer)

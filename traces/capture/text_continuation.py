@@ -41,7 +41,7 @@ def divided_texts(
     before = template_around(loaded.tokenizer)[0] if lengths.chat_template else None
     if before and len(before) >= prefill:
         raise FieldError(
-            "prompt_tokens", f"must exceed the {len(before)} tokens of the chat template, not be {prefill}"
+            "prompt_tokens", f"must be above {len(before)}, the tokens of the chat template, not {prefill}"
         )
     requests: list[TokenizedPrompt] = []
     too_short: dict[int, int] = {}  # line: tokens
@@ -60,13 +60,14 @@ def divided_texts(
         requests.append(TokenizedPrompt(len(requests), text, kept[:prefill], kept[prefill:]))
     if too_short:
         line, length = max(too_short.items(), key=lambda one: one[1])
-        short = f"fewer than {least} tokens (prefill {prefill}, continuation {least - prefill})"
+        parts = f"(prefill {prefill}, continuation {least - prefill})"
         if not requests:
             raise UserError(
-                f"{where}: all {len(texts)} texts have {short}; the longest, in line {line}, has {length}. In a plain "
-                "file each line is a text; JSON Lines allow texts of several lines"
+                f"{where}: none of the {len(texts)} texts has {least} tokens {parts}; the longest, in line {line}, has "
+                f"{length}. In a plain file each line is a text; JSON Lines allow texts of several lines"
             )
-        print(f"{where}: skipped {len(too_short)} of {len(texts)} texts with {short}", file=sys.stderr)
+        skipped = f"skipped {len(too_short)} of {len(texts)} texts with fewer than {least} tokens {parts}"
+        print(f"{where}: {skipped}", file=sys.stderr)
     return requests
 
 

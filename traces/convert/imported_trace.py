@@ -39,7 +39,9 @@ def reading_arrays(file: Path, what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise TraceError.at(file, "is missing") from None
     except Exception as error:  # numpy and zipfile raise nearly anything for a damaged archive
-        why = "it has Python objects, or is no such file" if "allow_pickle" in str(error) else reason(error)
+        why = (
+            "it contains Python objects, or is another kind of file" if "allow_pickle" in str(error) else reason(error)
+        )
         raise TraceError.at(file, f"is not {what}: {why}") from None
 
 

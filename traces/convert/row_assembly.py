@@ -67,7 +67,7 @@ class Assembler:
                     yield self._finish(tokens)
                 if row.request in seen:
                     advice = "sort the file by request, and keep the order within each"
-                    what = f"{row.request!r} returns after another request; {advice}"
+                    what = f"request {row.request!r} continues after another request began; {advice}"
                     raise self.error(row.line, what, "request")
                 seen.add(row.request)
                 tokens = []

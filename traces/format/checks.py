@@ -69,7 +69,7 @@ def _hashes(path: Path, meta: TraceMeta) -> Iterator[str]:
 
 def _strangers(path: Path, meta: TraceMeta) -> Iterator[str]:
     for name in sorted(meta.files.keys() - meta.schemas.keys()):
-        yield str(TraceError.at(path / META, "does not belong to such a trace", field=f"files.{name}"))
+        yield str(TraceError.at(path / META, "is not a file of a trace with these columns", field=f"files.{name}"))
     for name in sorted({file.name for file in path.glob("*.parquet")} - meta.schemas.keys()):
         yield str(TraceError.at(path / name, f"is not described in {META}"))
 

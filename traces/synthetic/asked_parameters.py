@@ -40,7 +40,7 @@ def parameters_of(
             known[name] = given * shape.layers if len(given) == 1 else given
     clusters = asked.clusters if asked.clusters is not None else fitted.clusters if fitted else 16
     if clusters == 1 and asked.cluster_overlap:
-        raise FieldError("cluster_overlap", "cannot be set with one cluster, where load_cv determines it")
+        raise FieldError("cluster_overlap", "cannot be set with one cluster, where `load_cv` determines it")
     meta = source.meta if source else None
     recall = asked.trajectory_recall
     if recall is None and fitted:

@@ -19,9 +19,9 @@ from traces.synthetic.state_space import SyntheticModel
 from traces.workloads.arrivals import Workload
 
 NOTES = (
-    "drawn from a model, not recorded: logits are popularity of experts + cluster + request + what tokens and noise "
-    "bring and their successors remember; layers are independent of each other given cluster, request and tokens "
-    "(traces/synthetic/state_space.py)"
+    "drawn from a model, not recorded: a logit sums the expert's popularity and terms for cluster, request, token "
+    "and noise; the last two persist in later tokens; layers are independent of each other given cluster, "
+    "request and tokens (traces/synthetic/state_space.py)"
 )
 _PART = 8  # requests
 

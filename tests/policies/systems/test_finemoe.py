@@ -248,7 +248,7 @@ def test_prediction_helps_where_the_history_repeats_itself():
         ("finemoe,prefetch_distanc=3", "did you mean 'prefetch_distance'"),
         ("finemoe,capacity=many", "capacity: must be a whole number, not 'many'"),
         ("finemoe,learn=maybe", "learn: must be true or false, not 'maybe'"),
-        ("finemoe,capacity", "setting=value"),
+        ("finemoe,capacity", "KEY=VALUE"),
         ("finemoes", "did you mean 'finemoe'"),
         ("lru,capacity=3", "no settings"),
     ],

@@ -102,12 +102,12 @@ def test_a_prompt_of_exactly_the_length_is_left_as_it_is() -> None:
         (
             Model(template=TEMPLATE),
             {"chat_template": True, "prompt_tokens": 5},
-            "prompt_tokens: must exceed the 5 tokens of the chat template, not be 5",
+            "prompt_tokens: must be above 5, the tokens of the chat template, not 5",
         ),
         (
             Model(template="{{ messages[0]['content'] }} {{ messages[0]['content'] }}"),
             {"chat_template": True, "prompt_tokens": 9},
-            "chat_template: the template has the user's text 2 times instead of once",
+            "chat_template: the template must contain the user's text once, not 2 times",
         ),
         (Model(context=20), {"prompt_tokens": 17}, "p.txt: line 1, field prompt: 17 tokens and 4 new ones exceed"),
     ],

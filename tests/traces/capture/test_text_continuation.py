@@ -214,7 +214,7 @@ def test_texts_that_are_too_short_are_left_out_and_counted(
     assert f"skipped {6 - len(trace)} of 6 texts with fewer than 33 tokens" in capsys.readouterr().err
     assert main(collect(checkpoint, texts, tmp_path / "c.trace", "--prompt-tokens", "99")) == 2
     reported = (
-        "texts.txt: all 6 texts have fewer than 100 tokens (prefill 99, continuation 1); the longest, in line 2, has 61"
+        "texts.txt: none of the 6 texts has 100 tokens (prefill 99, continuation 1); the longest, in line 2, has 61"
     )
     assert reported in capsys.readouterr().err
 
@@ -287,7 +287,7 @@ def test_with_a_chat_template_a_text_is_a_turn_that_goes_on() -> None:
     tokens = [*plain.tokens, *plain.continuation]
     assert [*turn.tokens, *turn.continuation] == [*begins, *tokens][: len(tokens)]
     assert len(turn.tokens) == len(plain.tokens) == 37
-    with pytest.raises(FieldError, match=r"^prompt_tokens: must exceed the 2 tokens of the chat template, not be 2$"):
+    with pytest.raises(FieldError, match=r"^prompt_tokens: must be above 2, the tokens of the chat template, not 2$"):
         divided_texts(text, loaded, Lengths(chat_template=True, prompt_tokens=2), where="t")
 
 

@@ -160,7 +160,7 @@ def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.Capture
     assert "no.npy: is missing" in reported(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
     (tmp_path / "text.npy").write_text("no array")
     assert reported(capsys, lambda: convert(tmp_path / "text.npy", "--overwrite")).endswith(
-        "text.npy: is not a NumPy array: it has Python objects, or is no such file"
+        "text.npy: is not a NumPy array: it contains Python objects, or is another kind of file"
     )
     (tmp_path / "folder.npy").mkdir()
     assert reported(capsys, lambda: convert(tmp_path / "folder.npy", "--overwrite")).endswith(

@@ -261,7 +261,9 @@ def test_a_request_with_separated_rows_is_reported(tmp_path: Path, capsys: pytes
     first, second = rows_of(recorded_pairs(1)), [{**row, "request": 9} for row in rows_of(recorded_pairs(1))]
     file = write_lines(tmp_path / "log.jsonl", [*first, *second, first[0]])
     line = reported(capsys, lambda: convert("jsonl", file))
-    assert line.startswith(f"{file}: line 49, field request: 0 returns after another request; sort the file")
+    assert line.startswith(
+        f"{file}: line 49, field request: request 0 continues after another request began; sort the file"
+    )
     assert [each.name for each in tmp_path.iterdir()] == ["log.jsonl"]
 
 

@@ -128,7 +128,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--clusters", "1", "--topic-change", "0.1"], "--topic-change: must be 0 with a single cluster, not 0.1"),
         (
             ["--clusters", "1", "--cluster-overlap", "0.4"],
-            "--cluster-overlap: cannot be set with one cluster, where load_cv determines it",
+            "--cluster-overlap: cannot be set with one cluster, where --load-cv determines it",
         ),
         (["--trajectory-recall", "1.5"], "--trajectory-recall: must be at least 0 and at most 1, not 1.5"),
         (

@@ -132,7 +132,7 @@ def test_several_threads_change_no_bit(tmp_path: Path) -> None:
     ("family", "said"),
     [
         ("llama", r"'llama' has no experts"),
-        ("jetmoe", r"no router .* beside the experts found in block model\.layers\.0\.self_attention"),
+        ("jetmoe", r"no router .* was found beside the experts of block model\.layers\.0\.self_attention"),
         ("llama4_text", r"block model\.layers\.0\.feed_forward, Llama4TextExperts, do not use .* experts interface"),
         ("dbrx", r"block transformer\.blocks\.0\.ffn, DbrxExperts, do not use Transformers' experts interface"),
     ],
