@@ -16,24 +16,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cyclopts import (
     App,
+    Argument,
     ArgumentCollection,
     CoercionError,
     CycloptsError,
     Group,
     MissingArgumentError,
     Parameter,
-    Token,
+    UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
 )
 
-from common.errors import FieldError, UserError
+from common.errors import FieldError, UserError, either, unknown
 from common.listed_command import Command
 
 FLAT = Parameter(name="*")  # the fields of a dataclass as options of the command itself
@@ -148,31 +150,47 @@ def _spelled(text: str, app: App, words: Sequence[str]) -> str:
 
 
 def _message(error: CycloptsError) -> str:
+    argument = error.argument
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument: {' '.join(error.unused_tokens)}"
-    if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens and not error.keyword:
+    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
+        known = [name for name in error.app if not name.startswith("-")]
+        return str(unknown("command", error.unused_tokens[0], known))
+    if isinstance(error, UnknownOptionError):
+        return _unknown_option(error.token.keyword or error.token.value, error.argument_collection)
+    if isinstance(error, MissingArgumentError) and argument:
+        if argument.tokens or error.keyword:
+            return f"{error.keyword or _shown(argument)}: needs a value"
         for word in error.unused_tokens or ():
             if word.startswith("--") and error.app:  # the missing option may have been misspelt
-                known = error.app.assemble_argument_collection()
-                token = Token(keyword=word.partition("=")[0], source="cli")
-                return str(UnknownOptionError(token=token, argument_collection=known, verbose=False))
-        positional = error.argument.index is not None
-        return f"{error.argument.name.lstrip('-').upper() if positional else error.argument.name} is required"
-    if (
-        isinstance(error, CoercionError)
-        and error.argument
-        and error.token
-        and _innermost(error.argument.hint)[0] in (int, float)
-    ):
-        return f"{error.argument.name}: must be {_wanted(error.argument.hint)}, not {error.token.value!r}"
+                return _unknown_option(word, error.app.assemble_argument_collection())
+        return f"{_shown(argument)}: is required"
+    if isinstance(error, CoercionError) and argument and error.token and (wanted := _wanted(argument.hint)):
+        return f"{_shown(argument)}: must be {either(wanted)}, not {error.token.value!r}"
     return " ".join(str(error).split())
 
 
-def _wanted(hint: Any) -> str:
-    """What a value of this type must be, in words: `a whole number, or whole`."""
-    kind, _ = _innermost(hint)
-    words = [word for each in get_args(hint) if get_origin(each) is Literal for word in get_args(each)]
-    return ", or ".join([{int: "a whole number", float: "a number"}.get(kind, kind.__name__), *words])
+def _unknown_option(word: str, arguments: ArgumentCollection) -> str:
+    name = word.partition("=")[0]
+    near = get_close_matches(name, [known for argument in arguments for known in argument.names], n=1)
+    return f"unknown option {name}" + "".join(f"; did you mean {known}?" for known in near)
+
+
+def _shown(argument: Argument) -> str:
+    """The name of an argument as the help shows it: `MODEL` or `--out`."""
+    return argument.name if argument.index is None else argument.name.lstrip("-").upper()
+
+
+def _wanted(hint: Any) -> list[str]:
+    """What a value of this type may be, in words: `a whole number`, `whole`; nothing if any text will do."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return list(map(str, arguments))
+    if origin in (Annotated, tuple):
+        return _wanted(arguments[0])
+    if origin in (Union, UnionType):
+        return [words for each in arguments for words in _wanted(each)]
+    return {bool: ["true or false"], int: ["a whole number"], float: ["a number"]}.get(hint, [])
 
 
 def _default(value: object) -> str | None:

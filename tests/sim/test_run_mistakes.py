@@ -88,7 +88,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--replicas", 7), "--replicas: must be from 1 to 6, the number of GPUs, not 7"),
         (("--replicas", 2, "--machine", "paper-a100"), "--replicas: must be from 1 to 1, the number of GPUs, not 2"),
         (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, not 0"),
-        (("--chunk-bytes", "all"), "--chunk-bytes: must be a whole number, or whole, not 'all'"),
+        (("--chunk-bytes", "all"), "--chunk-bytes: must be a whole number or whole, not 'all'"),
         (
             ("--sizes", "mixtral-8x7b", "--chunk-bytes", 1),
             "chunk_bytes 1: an expert of 352321536 bytes would take more",
@@ -96,6 +96,11 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--requests", 0), "--requests: must be at least 1, not 0"),
         (("--requests", -1), "--requests: must be at least 1, not -1"),
         (("--seed", -1), "--seed: must be at least 0, not -1"),
+        (("--seed",), "--seed: needs a value"),
+        (("--cache-gb", "maxx"), "--cache-gb: must be a number or max, not 'maxx'"),
+        (("--placement", "any"), "--placement: must be round-robin or balanced, not 'any'"),
+        (("--brief=maybe",), "--brief: must be true or false, not 'maybe'"),
+        (("--polcy", "lru"), "unknown option --polcy; did you mean --policy?"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

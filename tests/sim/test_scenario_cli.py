@@ -86,7 +86,7 @@ def test_a_trace_is_required(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_misspelt_option_offers_the_nearest(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(trace), "--cache-shar", "0.5"]) == 2
-    assert capsys.readouterr().err == "error: Unknown option: --cache-shar. Did you mean --cache-share?\n"
+    assert capsys.readouterr().err == "error: unknown option --cache-shar; did you mean --cache-share?\n"
 
 
 @pytest.mark.parametrize("command", ["run", "predict"])

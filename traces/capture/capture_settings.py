@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 from typing_extensions import override
 
-from common.errors import FieldError
+from common.errors import FieldError, UserError
 from common.settings import check
 from traces.format.target import TraceTarget
 
@@ -82,10 +82,10 @@ class Lengths:
 
     @property
     def new_tokens(self) -> int:
-        """Maximum number of tokens generated per prompt; raises `FieldError` if not set."""
+        """Maximum number of tokens generated per prompt; raises `UserError` if not set."""
         number = self.most_new_tokens
         if number is None:
-            raise FieldError("max_new_tokens", "give `max_new_tokens` N or `output_tokens` N")
+            raise UserError("`max_new_tokens` or `output_tokens` is required")
         return number
 
     @property

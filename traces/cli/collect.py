@@ -48,7 +48,7 @@ def collect(
         raise FieldError("greedy", f"cannot be combined with `{other}`")
     if prompts is None:
         if not generation.continue_text:
-            raise FieldError("prompts", "give `prompts` NAME or `continue_text`")
+            raise UserError("`prompts` or `continue_text` is required")
         prompts = PASSAGES
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import FieldError
+from common.errors import FieldError, UserError
 from common.settings import from_data, to_data
 from traces.__main__ import main
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
@@ -61,14 +61,11 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("pocket", *NAMED, "--lookahed", "1"), "Unknown option: --lookahed. Did you mean --lookahead?"),
-        (("pocket", "--promts", "built-in", *NAMED[2:]), "Unknown option: --promts. Did you mean --prompts?"),
-        (NAMED, "MODEL is required"),
-        (("pocket", *NAMED[:4]), "--out is required"),
-        (
-            ("pocket", *NAMED[:2], *NAMED[4:]),
-            "--max-new-tokens: give --max-new-tokens N or --output-tokens N",
-        ),
+        (("pocket", *NAMED, "--lookahed", "1"), "unknown option --lookahed; did you mean --lookahead?"),
+        (("pocket", "--promts", "built-in", *NAMED[2:]), "unknown option --promts; did you mean --prompts?"),
+        (NAMED, "MODEL: is required"),
+        (("pocket", *NAMED[:4]), "--out: is required"),
+        (("pocket", *NAMED[:2], *NAMED[4:]), "--max-new-tokens or --output-tokens is required"),
         (("pocket", *NAMED, "--output-tokens", "3"), "--output-tokens: cannot be combined with --max-new-tokens"),
         (("pocket", *NAMED, "--batch-size", "8", "--batch-tokens", "99"), "--batch-tokens: cannot be combined with"),
         (("pocket", *NAMED, "--greedy", "--temperature", "1"), "--greedy: cannot be combined with --temperature"),
@@ -77,7 +74,7 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
             ("pocket", *NAMED, "--temperature", "1", "--continue-text"),
             "--temperature: cannot be combined with --continue-text",
         ),
-        (("pocket", *NAMED[2:]), "--prompts: give --prompts NAME or --continue-text"),
+        (("pocket", *NAMED[2:]), "--prompts or --continue-text is required"),
         (("pocket", *NAMED, "--threads", "0"), "--threads: must be at least 1, not 0"),
         (
             ("pocket", *NAMED, "--batch-size", "2.5"),
@@ -122,7 +119,7 @@ def test_settings_check_themselves_and_name_the_field(kind: Any, values: dict[st
 
 def test_a_collection_needs_a_number_of_new_tokens_which_others_may_leave_to_a_default() -> None:
     settings = {"model": {"model": "pocket"}, "lengths": {"chat_template": True}, "target": {"out": "a.trace"}}
-    with pytest.raises(FieldError, match=r"^max_new_tokens: give `max_new_tokens` N or `output_tokens` N$"):
+    with pytest.raises(UserError, match=r"^`max_new_tokens` or `output_tokens` is required$"):
         from_data(CollectSettings, settings)
     assert Lengths(chat_template=True).or_at_most(48) == Lengths(max_new_tokens=48, chat_template=True)
     assert Lengths(output_tokens=7).or_at_most(48) == Lengths(output_tokens=7)

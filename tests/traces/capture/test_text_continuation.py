@@ -295,5 +295,5 @@ def test_a_continued_text_needs_no_number_of_new_tokens() -> None:
     whole: dict[str, Any] = {"model": PlacedModel("pocket"), "target": TraceTarget(out=Path("a.trace"))}
     texts = CollectSettings(**whole, lengths=Lengths(), generation=Generation(continue_text=True))
     assert texts.generated_tokens == 0
-    with pytest.raises(FieldError, match=r"^max_new_tokens: give"):
+    with pytest.raises(UserError, match=r"^`max_new_tokens` or `output_tokens` is required$"):
         CollectSettings(**whole, lengths=Lengths(), generation=Generation())

@@ -115,17 +115,20 @@ def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("synthetic --out a.trace --overlp 0.5", "Unknown option: --overlp. Did you mean --overlap?"),
-        ("convert jsonl x --model gpt-oss-20b --out a.trace --feild a=b", "Did you mean --field?"),
-        ("convert jsonl x --modl gpt-oss-20b --out a.trace", "Unknown option: --modl. Did you mean --model?"),
-        ("convert npx", 'Unknown command "npx". Did you mean "npz"?'),
-        ("convert jsonl x --model gpt-oss-20b --out a.trace --index batch", 'Choose from: "request", "pass".'),
-        ("fit x --out a.trace", "--workload is required"),
-        ("fit --workload w --out a.trace", "TRACE is required"),
-        ("arrivals", "WORKLOAD is required"),
+        ("synthetic --out a.trace --overlp 0.5", "unknown option --overlp; did you mean --overlap?"),
+        ("convert jsonl x --model gpt-oss-20b --out a.trace --feild a=b", "did you mean --field?"),
+        ("convert jsonl x --modl gpt-oss-20b --out a.trace", "unknown option --modl; did you mean --model?"),
+        ("convert npx", "unknown command 'npx'; did you mean 'npz'?"),
+        (
+            "convert jsonl x --model gpt-oss-20b --out a.trace --index batch",
+            "--index: must be request or pass, not 'batch'",
+        ),
+        ("fit x --out a.trace", "--workload: is required"),
+        ("fit --workload w --out a.trace", "TRACE: is required"),
+        ("arrivals", "WORKLOAD: is required"),
         ("analyse a b", "unexpected argument: b"),
         ("analyse a --sample 1.5", "--sample: must be a whole number, not '1.5'"),
-        ("synthetic --out a.trace --shape 3", "Unknown option: --shape."),
+        ("synthetic --out a.trace --shape 3", "unknown option --shape"),
     ],
 )
 def test_other_mistakes_are_one_line_with_the_nearest_name(
