@@ -76,11 +76,11 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         stored = (table.schema.metadata or {}).get(META_KEY)
         frame, meta = table.to_pandas(), None if stored is None else json.loads(stored)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        raise UserError(f"{path}: is missing") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):
-        raise UserError(f"{path} cannot be read: it has no metadata {META_KEY.decode()!r}, so no command wrote it")
+        raise UserError(f"{path}: cannot be read: it has no metadata {META_KEY.decode()!r}, so no command wrote it")
     return frame, meta
 
 

@@ -82,6 +82,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; a missing or broken file is a `UserError`."""
     try:
         return tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -50,7 +50,7 @@ def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callabl
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _cannot_import(kind, place, error) from error
         raise UserError(
-            f"{kind} {place}: there is no module {error.name!r} in the current folder or installed"
+            f"{kind} {place}: no module {error.name!r} in the current folder or among installed packages"
         ) from error
     except (Exception, SystemExit) as error:  # whatever a module from outside may raise
         raise _cannot_import(kind, place, error) from error
@@ -58,7 +58,7 @@ def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callabl
     if found is None:
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         public = [each for each in own if not each.startswith("_") and offered(vars(module)[each])]
-        raise unknown(f"{kind} in module {module_name}", name, public)
+        raise UserError(f"module {module_name}: {unknown(kind, name, public)}")
     if not callable(found):
         raise UserError(f"{kind} {place}: {name} is a {type(found).__name__}, not a class or function")
     return found

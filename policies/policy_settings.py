@@ -99,7 +99,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
         if not known:
             raise UserError(f"{what} has no settings; remove {key!r}")
         if key not in known:
-            raise unknown(f"setting of {what}", key, known)
+            raise UserError(f"{what}: {unknown('setting', key, known)}")
         if key in values:
             raise UserError(f"{where}: {key}: is set twice")
         values[key] = known[key].read(text, f"{where}: {key}")

@@ -139,7 +139,7 @@ class Experiment:
         """A scenario for each policy. Raises a `UserError` if anything but the policy varies."""
         for name in self.axes:
             if name != "policy" and not name.startswith(SETTING):
-                raise FieldError(name, "is an axis, but a comparison varies only the policy; use `finemoe sim sweep`")
+                raise UserError(f"axis {name}: a comparison varies only the policy; use `finemoe sim sweep`")
         runs = self.matrix()
         for run in runs:
             if run.problem:

@@ -241,7 +241,7 @@ def check_size(size: CacheSize, model: ModelShape, machine: Machine, memory: Gpu
     try:
         split_slots(model, slots, machine.gpus)
     except UserError as error:
-        raise FieldError(f"cache.{size.field}", f"{getattr(size, size.field)} means a {error}") from error
+        raise FieldError(f"cache.{size.field}", f"{getattr(size, size.field)} gives {error}") from error
 
 
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from common.errors import FieldError
 from common.progress import bar
-from policies.cache.placement import check_replicas, split_slots
+from policies.cache.placement import check_replicas
 from policies.registry import make_policy
 from policies.types import ModelShape, Rates
 from sim.experiment import Experiment
 from sim.hardware.costs import rates_of
 from sim.hardware.effects import DemandLoading
+from sim.hardware.machine import Machine
 from sim.hardware.profile import Profile, devices, read_profile
-from sim.inputs import Inputs, check_columns, facts_of, train_test_split
+from sim.inputs import Inputs, check_columns, check_size, facts_of, train_test_split
 from sim.results.policy_comparison import RESIDENT, PolicyComparison, comparison_of
 from sim.results.result import Result
 from sim.scenario import Scenario
@@ -71,7 +72,7 @@ def replay(
     shape = shape_of(loaded.model, name=loaded.name)
     lookahead = collection.recording.lookahead
     check_lookahead(lookahead, loaded)
-    _check(scenarios, shape, machine.gpus, lookahead)
+    _check(scenarios, shape, machine, lookahead)
     rates = _rates_of(calibrated, shape, machine.gpus) if calibrated else None
     requests = tokenized(prompts.prompts, loaded, collection.lengths, where=prompts.where)
     train, test = train_test_split(range(len(requests)), first, where=prompts.where)
@@ -112,10 +113,10 @@ def _rates_of(profile: Profile, shape: ModelShape, gpus: int) -> Rates:
     return rates_of(profile.cost(shape), shape, gpus)
 
 
-def _check(scenarios: Sequence[Scenario], shape: ModelShape, gpus: int, lookahead: Sequence[int]) -> None:
+def _check(scenarios: Sequence[Scenario], shape: ModelShape, machine: Machine, lookahead: Sequence[int]) -> None:
     """Refuse what cannot run before spending time on the resident model."""
-    split_slots(shape, scenarios[0].cache.slots(shape), gpus)
-    check_replicas(scenarios[0].replicas, gpus)
+    check_size(scenarios[0].cache, shape, machine, None)
+    check_replicas(scenarios[0].replicas, machine.gpus)
     for scenario in scenarios:
         check_columns(scenario.policy, embedding=True, lookahead=lookahead, where="a replay without `lookahead`")
 

@@ -18,7 +18,7 @@ def place(name: Placement, model: ModelShape, gpus: int, history: History | None
     if counts is not None:
         return balanced(counts, gpus)
     if not history:
-        raise UserError("placement balanced needs requests to learn from; there are none")
+        raise FieldError("placement", "balanced needs a history; raise `train_split`, or give `history` or `counts`")
     return balanced(demand_counts(model, history), gpus)
 
 
@@ -88,7 +88,7 @@ def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
     least = least_slots(model, gpus)
     if not least <= total <= model.total_experts:
         raise UserError(
-            f"cache of {total} experts: {model.name} on {gpus} GPU{'s' * (gpus > 1)} needs at least {least} "
-            f"(top-{model.top_k}, one slot per GPU) and can use at most {model.total_experts}"
+            f"room for {total} expert{'s' * (total != 1)}; {model.name} on {gpus} GPU{'s' * (gpus > 1)} "
+            f"needs {least} to {model.total_experts} (top-{model.top_k}, one slot per GPU)"
         )
     return [total // gpus + (gpu < total % gpus) for gpu in range(gpus)]

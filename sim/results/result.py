@@ -169,8 +169,10 @@ def read_summaries(folder: Path | str) -> pd.DataFrame:
     return _table(Path(folder), "summary", read_meta(Path(folder)))
 
 
-def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a folder of results") -> dict[str, Any]:
-    """Read `meta.json` of a sealed folder, by default of results.
+def read_meta(
+    folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a folder of results", holding: str = "runs"
+) -> dict[str, Any]:
+    """Read `meta.json` of a sealed folder, by default of results; other kinds of folder have other keys than `holding`.
 
     Raises a `UserError` if it is missing, was changed, or has another schema version.
     """
@@ -180,11 +182,11 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {folder} is not {what}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):
         raise UserError(f"{path}: is not a JSON object")
     found = meta.get("schema_version")
-    if found is None:
+    if found is None or holding not in meta:
         raise UserError(f"{folder} is not {what}")
     if found != version:
         raise UserError(f"{path}: field schema_version: must be {version}, not {found}; repeat the run")
@@ -196,7 +198,7 @@ def read_meta(folder: Path, *, version: int = SCHEMA_VERSION, what: str = "a fol
 def _table(folder: Path, name: str, meta: Mapping[str, Any]) -> pd.DataFrame:
     path = folder / f"{name}.parquet"
     if not path.is_file():
-        raise UserError(f"{path} is missing")
+        raise UserError(f"{path}: is missing")
     frame, _ = read_frame(path)
     if sha256_of(path) != meta["files"][path.name]:
         raise UserError(f"{path} was changed after it was written")

@@ -90,7 +90,7 @@ class ResultStore:
         except FileNotFoundError:
             raise StoreError(f"{about} is missing; {folder} is not a result store") from None
         except OSError as error:
-            raise StoreError(f"{about} cannot be read: {reason(error)}") from error
+            raise StoreError(f"{about}: cannot be read: {reason(error)}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{about} does not describe a result store; choose another folder") from error
         if version != SCHEMA_VERSION:

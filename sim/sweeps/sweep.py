@@ -79,7 +79,7 @@ class Sweep:
         folder = Path(folder)
         if (folder / META).exists() and not holds_sweep(folder):
             raise UserError(f"{folder} is not the folder of a sweep")
-        meta = read_meta(folder, version=SCHEMA_VERSION, what="the folder of a sweep")
+        meta = read_meta(folder, version=SCHEMA_VERSION, what="the folder of a sweep", holding="axes")
         path = folder / TABLE
         frame, _ = read_frame(path)
         if sha256_of(path) != meta["files"].get(TABLE):

@@ -81,7 +81,7 @@ def test_a_flipped_bit_in_any_page_is_an_error_or_changes_nothing(tmp_path: Path
             assert read_frame(path)[0].to_string() == expected
         except UserError as error:
             said.append(str(error))
-    assert all(text.startswith(f"{path} cannot be read: ") and "\n" not in text for text in said)
+    assert all(text.startswith(f"{path}: cannot be read: ") and "\n" not in text for text in said)
     assert len(said) > 0.8 * len(places)
 
 
@@ -102,15 +102,15 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> Non
         (tmp_path / "a.parquet").mkdir()
     else:
         (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read: "):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read: "):
         read_frame(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"b\.parquet is missing$"):
+    with pytest.raises(UserError, match=r"b\.parquet: is missing$"):
         read_frame(tmp_path / "b.parquet")
 
 
 def test_a_table_written_by_another_program_is_one_line(tmp_path: Path) -> None:
     FRAME.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet cannot be read: it has no metadata 'finemoe_lab'"):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read: it has no metadata 'finemoe_lab'"):
         read_frame(tmp_path / "a.parquet")
 
 

@@ -98,7 +98,7 @@ def test_our_own_policies_are_checked_under_check(monkeypatch):
 SETTINGS = {
     "count=two": "policy '{0}:mine,count=two': count: must be a whole number, not 'two'",
     "": "policy {0}:mine needs the setting 'count'",
-    "count=2,kount=3": "unknown setting of policy {0}:mine 'kount'; did you mean 'count'?",
+    "count=2,kount=3": "policy {0}:mine: unknown setting 'kount'; did you mean 'count'?",
     "count=2,order=best": "policy '{0}:mine,count=2,order=best': order: must be up or down, not 'best'",
     "count=2,needs=lookahead": "policy {0}:mine,count=2,needs=lookahead: prefetcher.requires: "
     "unknown requirement 'lookahead'; did you mean 'lookahead_1'?",

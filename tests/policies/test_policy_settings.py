@@ -166,7 +166,7 @@ def test_only_parameters_with_a_name_of_their_own_are_settings() -> None:
     assert called(factory, "policy", "mine:again,second=3") == (1, (), 3, {})
     for name in ("first", "rest", "others", "third"):
         assert refusal(factory, f"mine:again,{name}=3") == (
-            f"unknown setting of policy mine:again {name!r}; known: second"
+            f"policy mine:again: unknown setting {name!r}; known: second"
         )
 
 
@@ -217,7 +217,7 @@ def failing(depth: int = 1) -> Any:
         (two, "mine:two", "policy mine:two needs the settings 'a', 'b'"),
         (two, "mine:two,b=1", "policy mine:two needs the setting 'a'"),
         (two, "mine:two,a=1,b=2,a=1", "policy 'mine:two,a=1,b=2,a=1': a: is set twice"),
-        (two, "mine:two,a=1,b=2,cc=1", "unknown setting of policy mine:two 'cc'; did you mean 'c'?"),
+        (two, "mine:two,a=1,b=2,cc=1", "policy mine:two: unknown setting 'cc'; did you mean 'c'?"),
         (two, "mine:two,a", "policy 'mine:two,a': must be KEY=VALUE, not 'a'"),
         (two, "mine:two,", "policy 'mine:two,': must be KEY=VALUE, not ''"),
         (lambda: 0, "mine:two,a=1", "policy mine:two has no settings; remove 'a'"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import FieldError, UserError
+from common.errors import UserError
 from sim.experiment import Experiment, read_experiment
 from sim.scenario import CacheSize, Scenario
 
@@ -104,7 +104,7 @@ def test_1_and_true_are_different_values() -> None:
 
 def test_a_comparison_varies_the_policy_only() -> None:
     experiment = Experiment(scenario=BASE, grid={"policy": ["lru", "lfu"], "seed": [0, 1]})
-    with pytest.raises(FieldError, match=r"^seed: is an axis, but a comparison varies only the policy"):
+    with pytest.raises(UserError, match=r"^axis seed: a comparison varies only the policy"):
         experiment.scenarios()
 
 

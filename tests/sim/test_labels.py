@@ -85,13 +85,13 @@ def test_a_cache_of_max_is_filled_on_each_machine_of_a_grid(trace: Path, small_m
     assert found["fits"].tolist() == [True, True]
 
 
-@pytest.mark.parametrize(("room", "said"), [(-1, "cache of 0 experts: "), (1.5, "cache of 1 experts: ")])
+@pytest.mark.parametrize(("room", "said"), [(-1, "0 experts; "), (1.5, "1 expert; ")])
 def test_a_cache_of_max_needs_room_for_a_layer(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: float, said: str
 ) -> None:
     tight = machine_with(tmp_path / "tight.toml", room_bytes=room * EXPERT_BYTES)
     assert main(arguments(trace, "--machine", tight, "--cache-gb", "max", policies=("lru",))) == 2
-    assert capsys.readouterr().err.startswith(f"error: --cache-gb: max means a {said}")
+    assert capsys.readouterr().err.startswith(f"error: --cache-gb: max gives room for {said}")
 
 
 def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path: Path) -> None:

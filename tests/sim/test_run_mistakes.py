@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         (("--policy", "finemo"), "unknown policy 'finemo'; did you mean 'finemoe'?"),
         (("--policy", "LRU"), "unknown policy 'LRU'; known: belady, "),
         (("--policy", ""), "unknown policy ''; known: "),
-        (("--policy", "finemoe,capcity=5"), "unknown setting of policy finemoe 'capcity'; did you mean 'capacity'?"),
+        (("--policy", "finemoe,capcity=5"), "policy finemoe: unknown setting 'capcity'; did you mean 'capacity'?"),
         (("--policy", "lru,capacity=5"), "policy lru has no settings; remove 'capacity'"),
         (("--policy", "finemoe,capacity"), "must be KEY=VALUE, not 'capacity'"),
         (("--policy", "finemoe,capacity=many"), "capacity: must be a whole number, not 'many'"),
@@ -62,17 +62,17 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
         ),
         (("--cache-experts", 0), "--cache-experts: must be at least 1, not 0"),
         (("--cache-experts", -3), "--cache-experts: must be at least 1, not -3"),
-        (("--cache-experts", 1, "--machine", "paper-a100"), "needs at least 2 (top-2, one slot per GPU)"),
-        (("--cache-experts", 5), "on 6 GPUs needs at least 6 (top-2, one slot per GPU)"),
-        (("--cache-experts", 33), "can use at most 32"),
+        (("--cache-experts", 1, "--machine", "paper-a100"), "on 1 GPU needs 2 to 32 (top-2, one slot per GPU)"),
+        (("--cache-experts", 5), "on 6 GPUs needs 6 to 32 (top-2, one slot per GPU)"),
+        (("--cache-experts", 33), "--cache-experts: 33 gives room for 33 experts; small on 6 GPUs needs 6 to 32"),
         (("--cache-share", 0), "--cache-share: must be above 0 and at most 1, not 0.0"),
         (("--cache-share", 2), "--cache-share: must be above 0 and at most 1, not 2.0"),
         (("--cache-share", -0.5), "--cache-share: must be above 0 and at most 1, not -0.5"),
         (("--cache-share", "nan"), "--cache-share: must be a finite number, not nan"),
-        (("--cache-share", 0.01), "cache of 0 experts"),
+        (("--cache-share", 0.01), "--cache-share: 0.01 gives room for 0 experts; "),
         (("--cache-gb", -1), "--cache-gb: must be above 0, not -1.0"),
         (("--cache-gb", 0), "--cache-gb: must be above 0, not 0.0"),
-        (("--cache-gb", 0.3, "--sizes", "mixtral-8x7b"), "cache of 0 experts"),
+        (("--cache-gb", 0.3, "--sizes", "mixtral-8x7b"), "--cache-gb: 0.3 gives room for 0 experts; "),
         (("--cache-gb", "nan"), "--cache-gb: must be a finite number, not nan"),
         (("--cache-gb", "inf"), "--cache-gb: must be a finite number, not inf"),
         (("--train-split", 1), "--train-split: must be at least 0 and below 1, not 1.0"),
@@ -152,7 +152,7 @@ def test_a_profile_that_was_measured_with_too_few_tokens_is_one_line_and_leaves_
 def test_a_mistake_in_a_profile_is_one_line(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "a.toml"
     said = refused(capsys, arguments(trace, "--machine", profile))
-    assert said == f"{profile}: cannot be read: No such file or directory"
+    assert said == f"{profile}: does not exist"
     write_profile(profile, flat_profile(SHAPE))
     profile.write_text(profile.read_text().replace("gpus = 1", "gpu = 1"))
     said = refused(capsys, arguments(trace, "--machine", profile))

@@ -15,7 +15,7 @@ from common.parquet import META_KEY, parquet_sink
 from policies.types import Int, ModelShape
 from traces.analysis.iterations import shares
 from traces.format.schema import TraceError
-from traces.format.storage import file_info, reading
+from traces.format.storage import ABSENT, file_info, reading
 
 _COLUMNS = ("layer", "expert", "tokens")
 
@@ -33,7 +33,7 @@ def read_counts(file: Path, shape: ModelShape) -> ExpertCounts:
 
     `finemoe traces convert counts` writes such tables; `finemoe traces analyse` writes one as `popularity.parquet`.
     """
-    with reading(file):
+    with reading(file, ABSENT):
         names = pq.read_schema(file).names
         for name in _COLUMNS:
             if name not in names:

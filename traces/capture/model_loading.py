@@ -98,7 +98,7 @@ def load(
     source = str(model_dir(name)) if name in RECIPES else name
     local = Path(source).is_dir()
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise UserError(f"model {source}: there is no such folder")
+        raise UserError(f"{source}: does not exist")
     if not local and "/" not in source:  # hub models are called OWNER/NAME
         raise unknown("model", source, RECIPES)
     if local and not any((Path(source) / file).exists() for file in _TOKENIZERS):

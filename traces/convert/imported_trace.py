@@ -14,7 +14,7 @@ from common.progress import bar
 from policies.types import ModelShape, RecordedRequest
 from traces.convert.conversion_settings import ImportTarget
 from traces.format.schema import RequestInfo, TraceError, TraceMeta, library_versions
-from traces.format.storage import file_info, reading, require_file
+from traces.format.storage import ABSENT, file_info, reading, require_file
 from traces.format.writer import TraceWriter
 
 Pair = tuple[RequestInfo, RecordedRequest]
@@ -37,7 +37,7 @@ def reading_arrays(file: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise TraceError.at(file, "is missing") from None
+        raise TraceError.at(file, ABSENT) from None
     except Exception as error:  # numpy and zipfile raise nearly anything for a damaged archive
         why = (
             "it contains Python objects, or is another kind of file" if "allow_pickle" in str(error) else reason(error)
@@ -107,7 +107,7 @@ def _parts(requests: Iterable[Pair], shape: ModelShape) -> Iterator[list[Pair]]:
 
 def json_objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number, from 1, and object of each line of a JSONL file, without blank lines; raises `TraceError`."""
-    with reading(file), file.open(encoding="utf-8-sig") as lines:
+    with reading(file, ABSENT), file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

@@ -24,7 +24,7 @@ from traces.convert.imported_trace import (
 from traces.convert.routing_row import Row
 from traces.convert.row_assembly import Assembler
 from traces.format.schema import TraceError
-from traces.format.storage import reading
+from traces.format.storage import ABSENT, reading
 
 JSONL = {
     "request": "p",
@@ -88,7 +88,7 @@ def _jsonl(file: Path, shape: ModelShape) -> Iterator[tuple[int, dict[str, Any]]
 
 def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and content of each row; rows count from 0, as everywhere in Parquet."""
-    with reading(file), pq.ParquetFile(file, memory_map=False, pre_buffer=False) as table:
+    with reading(file, ABSENT), pq.ParquetFile(file, memory_map=False, pre_buffer=False) as table:
         columns = [name for name in PARQUET.values() if name in table.schema_arrow.names]
         number = 0
         for batch in table.iter_batches(_BATCH, columns=columns, use_threads=False):

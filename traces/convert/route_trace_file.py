@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from policies.types import Float, Int
 from traces.format.schema import TraceError
-from traces.format.storage import reading
+from traces.format.storage import ABSENT, reading
 
 _MAGIC = re.compile(r"#\s*route_trace\s+v(\S+)\s*$")
 _FACT = re.compile(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)")
@@ -70,7 +70,7 @@ def read_route_trace(file: Path) -> RouteTrace:
     preamble, header = Preamble(), None
     rows: list[tuple[Any, ...]] = []
     ended = True
-    with reading(file), file.open(encoding="utf-8-sig", newline="\n") as lines:
+    with reading(file, ABSENT), file.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, text in enumerate(lines, start=1):
             ended = text.endswith("\n")
             place, text = f"{file}: line {number}", text.strip()

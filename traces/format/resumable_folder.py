@@ -11,6 +11,7 @@ A writer of `NAME.trace` works in `NAME.trace.partial/`:
 """
 
 import fcntl
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -121,9 +122,9 @@ class PartialFolder:
         self.close()
         was, now = dict(_leaves(found)), dict(_leaves(plan))
         differing = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
-        changes = [f"{key} was {was.get(key)!r} and is {now.get(key)!r}" for key in differing[:3]]
+        changes = [_change(key, was.get(key), now.get(key)) for key in differing[:3]]
         more = [f"{len(differing) - 3} more"] * (len(differing) > 3)
-        what = f"{'; '.join(changes + more)}; restart to discard its work"
+        what = f"{'; '.join(changes + more)}; `restart` discards its work"
         raise UserError(f"{self.path} was started with other settings: {what}")
 
     def _take_lock(self) -> None:
@@ -137,6 +138,13 @@ class PartialFolder:
             lock.close()
             raise UserError(f"{self.path}: another process is writing this trace") from None
         self._lock = lock
+
+
+def _change(key: str, was: Any, now: Any) -> str:
+    """How a setting of a plan differs, with its values unless they are hashes of long settings."""
+    if any(re.fullmatch("[0-9a-f]{64}", str(value)) for value in (was, now)):
+        return f"{key} differs"
+    return f"{key} was {was!r} and is {now!r}"
 
 
 def _leaves(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

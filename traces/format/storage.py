@@ -13,6 +13,8 @@ from common.errors import reason
 from common.hashing import sha256_of
 from traces.format.schema import FileInfo, TraceError
 
+ABSENT = "does not exist"
+
 
 def read_json(path: Path) -> Any:
     """The parsed file; raises `TraceError` if it is missing or broken."""
@@ -27,7 +29,7 @@ def read_json(path: Path) -> Any:
 def require_file(path: Path) -> None:
     """Raise a `TraceError` unless `path` is a regular file; a pipe or device would have no end or no size."""
     if not path.is_file():
-        raise TraceError.at(path, "is not a file" if path.exists() else "is missing")
+        raise TraceError.at(path, "is not a file" if path.exists() else ABSENT)
 
 
 def open_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
@@ -61,12 +63,15 @@ def read_table(path: Path, schema: pa.Schema, columns: list[str] | None = None) 
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn errors of Arrow and the system about an unreadable file into a `TraceError`."""
+def reading(path: Path, missing: str = "is missing") -> Iterator[None]:
+    """Turn errors of Arrow and the system about an unreadable file into a `TraceError`.
+
+    If there is no such file, the error says that it is `missing`: `ABSENT` for a file that the user names.
+    """
     try:
         yield
     except FileNotFoundError:
-        raise TraceError.at(path, "is missing") from None
+        raise TraceError.at(path, missing) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise TraceError.at(path, f"cannot be read: {reason(error)}") from None
 

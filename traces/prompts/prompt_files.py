@@ -48,6 +48,8 @@ def rows_of(path: Path) -> Iterator[Row]:
                 yield Row(number, place, _object(line, place))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 

@@ -62,7 +62,9 @@ def test_hot_experts_that_round_robin_puts_together_are_parted():
 
 
 def test_it_needs_a_history():
-    with pytest.raises(UserError, match="placement balanced needs requests to learn from"):
+    with pytest.raises(
+        UserError, match=r"^placement: balanced needs a history; raise `train_split`, or give `history` or `counts`$"
+    ):
         place("balanced", shape(), 2, None)
 
 

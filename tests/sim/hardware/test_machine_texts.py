@@ -122,7 +122,7 @@ def test_a_mistake_in_a_text_is_one_line_with_text_and_key(text: str, said: str)
 
 
 def test_a_file_that_a_text_changes_and_that_is_missing_is_named() -> None:
-    with pytest.raises(UserError, match=r"^none\.toml: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"^none\.toml: does not exist$"):
         machine_named("none.toml,gpus=2")
 
 

@@ -251,7 +251,7 @@ def test_a_mistake_in_the_file_is_one_line_with_file_key_and_value(
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(None, "No such file"), (b"\xff\xfe", "is not TOML"), (b"", "model: is required")]
+    ("data", "said"), [(None, "does not exist"), (b"\xff\xfe", "is not TOML"), (b"", "model: is required")]
 )
 def test_a_file_that_is_not_a_profile_is_an_error_of_one_line(tmp_path: Path, data: bytes | None, said: str) -> None:
     path = tmp_path / "a.toml"

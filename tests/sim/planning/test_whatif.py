@@ -113,7 +113,7 @@ def test_a_refused_factor_is_a_row_with_its_reason_and_gpus_vary_only_in_whole_n
         2.8333: (34, "refused"),
         4.0: (48, "refused"),
     }
-    assert "can use at most 32" in slots[4.0]["reason"]
+    assert "on 1 GPU needs 1 to 32 (top-1, one slot per GPU)" in slots[4.0]["reason"]
     assert {factor: row["status"] for factor, row in gpus.items()} == {1.0: "done", 2.0: "done", 4.0: "done"}
 
 
@@ -221,4 +221,4 @@ def test_only_policies_may_vary_beside_the_resources(
 ) -> None:
     (folder / "seeds.toml").write_text(scenario.read_text() + "[grid]\nseed = [0, 1]\n")
     assert whatif(folder, folder / "seeds.toml") == 2
-    assert "error: --seed: is an axis, but " in capsys.readouterr().err
+    assert "error: axis seed: a comparison varies only the policy; " in capsys.readouterr().err

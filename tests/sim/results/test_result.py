@@ -140,8 +140,8 @@ def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda out: flip(out / "requests.parquet", -200), r"requests\.parquet .*"),
-        (lambda out: (out / "iterations.parquet").unlink(), r"iterations\.parquet is missing$"),
+        (lambda out: flip(out / "requests.parquet", -200), r"requests\.parquet:? .*"),
+        (lambda out: (out / "iterations.parquet").unlink(), r"iterations\.parquet: is missing$"),
         (
             lambda out: shutil.copy(out / "summary.parquet", out / "requests.parquet"),
             r"requests\.parquet was changed after it was written$",
@@ -189,8 +189,8 @@ def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", r"meta\.json cannot be read: "),
-        ("[" * 100_000, r"meta\.json cannot be read: "),
+        ("{", r"meta\.json: cannot be read: "),
+        ("[" * 100_000, r"meta\.json: cannot be read: "),
         ("[]", r"meta\.json: is not a JSON object$"),
         ("{}", r" is not a folder of results$"),
         (f'{{"schema_version": {SCHEMA_VERSION}, "runs": NaN}}', r"meta\.json: field sha256: does not match; "),
@@ -205,7 +205,7 @@ def test_what_no_command_wrote_is_one_line(tmp_path: Path, text: str, said: str)
 
 def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "meta.json").mkdir()
-    with pytest.raises(UserError, match=r"meta\.json cannot be read: Is a directory$"):
+    with pytest.raises(UserError, match=r"meta\.json: cannot be read: Is a directory$"):
         Result.read(tmp_path)
 
 

@@ -146,8 +146,8 @@ def another_version(folder: Path) -> None:
     [
         (shutil.rmtree, r"/meta\.json is missing; \S+ is not the folder of a sweep"),
         (lose("meta.json"), r"/meta\.json is missing; \S+ is not the folder of a sweep"),
-        (lose("sweep.parquet"), r"/sweep\.parquet is missing"),
-        (flip("sweep.parquet"), r"/sweep\.parquet (was changed after it was written|cannot be read: .*)"),
+        (lose("sweep.parquet"), r"/sweep\.parquet: is missing"),
+        (flip("sweep.parquet"), r"/sweep\.parquet( was changed after it was written|: cannot be read: .*)"),
         (flip("meta.json"), r"/meta\.json.*"),
         (another_version, r"/meta\.json: field schema_version: must be 2, not 99; repeat the run"),
     ],

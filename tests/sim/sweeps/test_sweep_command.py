@@ -68,7 +68,7 @@ def test_a_dry_run_shows_stored_runs_and_reasons_for_refusals(
     said = capsys.readouterr().out
     states = [line.split()[-1] for line in said.splitlines()[2:5]]
     assert states == ["run", "stored", "compute"]
-    assert "1 run cannot run: cache.experts: 1 means a cache of 1 experts: " in said
+    assert "1 run cannot run: cache.experts: 1 gives room for 1 expert; " in said
     assert all(len(line) <= 100 for line in said.splitlines())
 
 

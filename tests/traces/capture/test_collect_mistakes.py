@@ -74,7 +74,7 @@ def mistakes() -> dict[str, tuple[Callable[[Path, Path, Path], list[str]], str]]
         "not JSON": (prompt_file('{"prompt": "w4"}\n{\n'), "p.jsonl: line 2: is not JSON"),
         "no field": (prompt_file('{"text": "w4"}\n'), "p.jsonl: line 1, field prompt: is missing"),
         "too long": (prompt_file(f'{{"prompt": "w4"}}\n{long}\n'), "line 2, field prompt: 131 tokens and 5 new ones"),
-        "no such model": (plain(model="none"), "none: there is no such folder"),
+        "no such model": (plain(model="none"), "none: does not exist"),
         "mistyped model": (
             lambda checkpoints, prompts, scratch: command("phi-3.5-moe-twn", prompts, scratch / "a.trace"),
             "unknown model 'phi-3.5-moe-twn'; did you mean 'phi-3.5-moe-twin'?",

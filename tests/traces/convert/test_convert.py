@@ -186,7 +186,7 @@ def test_a_broken_archive_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "a.trace")]
     assert main(["convert", "npz", str(tmp_path / "no.npz"), "--model", "gpt-oss-20b", *out]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}/no.npz: is missing\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/no.npz: does not exist\n"
     assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss", *out]) == 2
     assert capsys.readouterr().err == "error: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'?\n"
     assert convert(tmp_path, small_arrays(), "--max-requests", "0") == 2

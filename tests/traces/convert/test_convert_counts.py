@@ -157,7 +157,7 @@ def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.Capture
     assert line == f"{tmp_path}/b.json: field logical_count: is missing; it has x, y"
     (tmp_path / "b.json").write_text("[[1, 2], [3]]")
     assert "is not a nested JSON list" in reported(capsys, lambda: convert(tmp_path / "b.json", "--overwrite"))
-    assert "no.npy: is missing" in reported(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
+    assert "no.npy: does not exist" in reported(capsys, lambda: convert(tmp_path / "no.npy", "--overwrite"))
     (tmp_path / "text.npy").write_text("no array")
     assert reported(capsys, lambda: convert(tmp_path / "text.npy", "--overwrite")).endswith(
         "text.npy: is not a NumPy array: it contains Python objects, or is another kind of file"
@@ -249,4 +249,4 @@ def test_counts_without_the_placement_that_uses_them_are_refused(
     line = reported(capsys, lambda: sim(arguments(trace, "--counts", tmp_path / "x", policies=("lru",))))
     assert line == "--counts: needs --placement balanced, not round-robin"
     options = ["--placement", "balanced", "--counts", tmp_path / "x"]
-    assert "x: is missing" in reported(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))
+    assert "x: does not exist" in reported(capsys, lambda: sim(arguments(trace, *options, policies=("lru",))))

@@ -105,4 +105,4 @@ def test_mistakes_are_reported_with_the_recorders_own_names(tmp_path: Path, caps
     assert reported(capsys, lambda: convert("policylang", file)) == f"{file}: line 2, field e: is missing"
     (tmp_path / "rec.parquet").write_bytes(b"PAR1")
     assert "rec.parquet: cannot be read: " in reported(capsys, lambda: convert("policylang", tmp_path / "rec.parquet"))
-    assert "no.jsonl: is missing" in reported(capsys, lambda: convert("policylang", tmp_path / "no.jsonl"))
+    assert "no.jsonl: does not exist" in reported(capsys, lambda: convert("policylang", tmp_path / "no.jsonl"))

@@ -218,7 +218,7 @@ def test_what_is_no_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert line == f"{embeddings}: row 0, field embeds: must be finite as float16"
     file.write_bytes(b"\x93NUMPY")
     assert f"{file}: is not a NumPy array: " in reported(capsys, lambda: convert("store", file))
-    assert "no.npy: is missing" in reported(capsys, lambda: convert("store", tmp_path / "no.npy"))
+    assert "no.npy: does not exist" in reported(capsys, lambda: convert("store", tmp_path / "no.npy"))
     np.savez(tmp_path / "v.npz", version=np.array(2), maps=some_maps(1), embeds=np.eye(4)[:1])
     line = reported(capsys, lambda: convert("store", tmp_path / "v.npz"))
     assert line == f"{tmp_path}/v.npz: field version: must be 1, not 2"

@@ -337,6 +337,6 @@ def test_a_truncated_last_line_is_reported(file: Path, kept: int, capsys: pytest
 
 def test_a_missing_or_binary_file_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.csv"
-    assert reported(capsys, lambda: convert(file)) == f"{file}: is missing"
+    assert reported(capsys, lambda: convert(file)) == f"{file}: does not exist"
     file.write_bytes(b"\xff\xfe\x00turn")
     assert reported(capsys, lambda: convert(file)).startswith(f"{file}: cannot be read")

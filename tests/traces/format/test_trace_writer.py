@@ -128,12 +128,20 @@ def test_another_plan_is_refused_and_named(tmp_path: Path, two_parts: list[list[
     with TraceWriter(path, small_meta(), plan={"seed": 1, "generation": {"top_p": 0.9}}) as writer:
         writer.write_part(0, *zip(*two_parts[0], strict=True))
     other = {"seed": 1, "generation": {"top_p": 0.8}}
-    with pytest.raises(UserError, match=r"plan\.generation\.top_p was 0\.9 and is 0\.8; restart to discard its work"):
+    with pytest.raises(UserError, match=r"plan\.generation\.top_p was 0\.9 and is 0\.8; `restart` discards its work$"):
         TraceWriter(path, small_meta(), plan=other)
     with pytest.raises(UserError, match=r"meta\.versions\.torch was None and is '2\.12'"):
         TraceWriter(path, small_meta(versions={"torch": "2.12"}), plan=other)
     with TraceWriter(path, small_meta(), plan=other, restart=True) as writer:
         assert writer.finished == set()
+
+
+def test_a_plan_that_differs_in_a_hash_is_refused_without_the_hash(tmp_path: Path) -> None:
+    plans = [{"lengths": digit * 64} for digit in "af"]
+    with TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[0]):
+        pass
+    with pytest.raises(UserError, match=r"other settings: plan\.lengths differs; `restart` discards its work$"):
+        TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[1])
 
 
 def test_a_finished_trace_is_replaced_only_when_asked(tmp_path: Path, two_parts: list[list[Pair]]) -> None:

@@ -204,7 +204,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ("gone.csv", "gone.csv: is missing"),
+        ("gone.csv", "gone.csv: does not exist"),
         ("poisson --requests 5", "--rate: is required for poisson"),
         ("poisson --rate 5", "--requests: is required for poisson"),
         ("gamma --rate 5 --requests 5", "--burstiness: is required for gamma; 1 gives a Poisson process"),
