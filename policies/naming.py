@@ -113,12 +113,14 @@ def _imported(source: bytes) -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in names)
 
 
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements within a node at any depth. Their expressions, most of a source, import nothing."""
-    for blocks in ("body", "orelse", "finalbody", "handlers", "cases"):
-        for each in getattr(node, blocks, ()):
-            yield each
-            yield from _statements(each)
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a source at any depth. Their expressions, most of a source, import nothing."""
+    found = [tree]  # a chain of a thousand `elif`s is as deep
+    while found:
+        node = found.pop()
+        for blocks in ("body", "orelse", "finalbody", "handlers", "cases"):
+            found += getattr(node, blocks, ())
+        yield node
 
 
 def _import_as_it_is_now(module_name: str) -> ModuleType:

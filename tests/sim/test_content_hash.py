@@ -248,6 +248,14 @@ def test_modules_are_found_wherever_a_policy_imports_them(tmp_path: Path, monkey
     assert set(sources_of("imports_all")) == found
 
 
+def test_modules_are_found_below_a_thousand_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    branches = "".join(f"elif x == {number}:\n    pass\n" for number in range(2000))
+    (tmp_path / "long.py").write_text(f"x = 0\nif x:\n    pass\n{branches}else:\n    import last\n")
+    (tmp_path / "last.py").write_text("")
+    assert set(sources_of("long")) == {"long.py", "last.py"}
+
+
 def test_the_key_of_an_installed_policy_ignores_other_installed_packages() -> None:
     assert {path.partition("/")[0] for path in sources_of("simpy.core")} == {"simpy"}
 

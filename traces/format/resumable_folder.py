@@ -13,6 +13,7 @@ A writer of `NAME.trace` works in `NAME.trace.partial/`:
 import fcntl
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,7 +39,7 @@ class PartialFolder:
         self.settle()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if restart or not (self.path / "plan.json").exists():
+        if restart or not self._has_parts():
             self._discard(keep_lock=True)
             write_json(self.path / "plan.tmp", plan)
             move(self.path / "plan.tmp", self.path / "plan.json")
@@ -56,7 +57,15 @@ class PartialFolder:
         self._check_target()
 
     def close(self) -> None:
-        """Unlock the folder for other processes; finished parts stay."""
+        """Unlock the folder for other processes. Finished parts stay; without any, nothing does."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            if not self._has_parts():
+                self._discard()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -64,6 +73,11 @@ class PartialFolder:
     @property
     def _parts(self) -> Path:
         return self.path / "parts"
+
+    def _has_parts(self) -> bool:
+        """Whether anything was finished that a resumed run would keep."""
+        parts = self._parts.iterdir() if (self.path / "plan.json").exists() and self._parts.exists() else ()
+        return any(part.suffix != ".tmp" for part in parts)
 
     def part(self, number: int) -> Path:
         """The folder of a part."""
@@ -108,7 +122,7 @@ class PartialFolder:
             remove(self.path / "lock")
             self.path.rmdir()
             sync_folder(self.path.parent)
-            self.close()
+            self._unlock()
 
     def _check_target(self) -> None:
         if self.target.exists() and not self.overwrite:

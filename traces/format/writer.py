@@ -122,9 +122,8 @@ class TraceWriter:
         except OSError as error:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
             count = len(self.finished)
-            advice = (
-                f"{count} finished part{'s are' if count != 1 else ' is'} kept; run the same command again to resume"
-            )
+            kept = f"{count} finished part{'s are' if count != 1 else ' is'} kept; run the same command again to resume"
+            advice = kept if count else "nothing was kept"
             raise UserError(f"{error.filename or self._partial.path}: {what}; {advice}") from error
 
     # Parts

@@ -136,12 +136,27 @@ def test_another_plan_is_refused_and_named(tmp_path: Path, two_parts: list[list[
         assert writer.finished == set()
 
 
-def test_a_plan_that_differs_in_a_hash_is_refused_without_the_hash(tmp_path: Path) -> None:
+def test_a_plan_that_differs_in_a_hash_is_refused_without_the_hash(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
     plans = [{"lengths": digit * 64} for digit in "af"]
-    with TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[0]):
-        pass
+    with TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[0]) as writer:
+        writer.write_part(0, *zip(*two_parts[0], strict=True))
     with pytest.raises(UserError, match=r"other settings: plan\.lengths differs; `restart` discards its work$"):
         TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[1])
+
+
+def test_without_a_finished_part_nothing_stays_and_nothing_is_in_the_way(
+    tmp_path: Path, two_parts: list[list[Pair]]
+) -> None:
+    path = tmp_path / "a.trace"
+    with TraceWriter(path, small_meta(), plan={"seed": 1}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    TraceWriter(path, small_meta(), plan={"seed": 1})  # as if the process had been killed
+    assert (tmp_path / "a.trace.partial" / "plan.json").exists()
+    with TraceWriter(path, small_meta(), plan={"seed": 2}) as writer:
+        writer.write_part(0, *zip(*two_parts[0], strict=True))
+        writer.finish()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_finished_trace_is_replaced_only_when_asked(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
@@ -195,7 +210,7 @@ def test_a_write_that_the_system_refuses_inside_arrow_is_one_line(tmp_path: Path
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            with pytest.raises(UserError, match=r"^[^\n]*File too large; 0 finished parts are kept[^\n]*$"):
+            with pytest.raises(UserError, match=r"^[^\n]*File too large; nothing was kept$"):
                 writer.write_part(0, [info], [recorded])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
