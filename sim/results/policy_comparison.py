@@ -39,10 +39,10 @@ class PolicyComparison:
         """The figures of each result, with comparisons."""
         return [self._compared(result) for result in self.results]
 
-    def write(self, folder: Path, *, overwrite: bool = False) -> None:
+    def write(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write results and comparisons into a folder, which appears whole or not at all."""
         facts = {"best_known": {"policy": self._best_known(), "of": list(self.know_all)}}
-        write_results(folder, self.results, self.summaries(), facts=facts, overwrite=overwrite)
+        write_results(Path(folder), self.results, self.summaries(), facts=facts, overwrite=overwrite)
 
     def _best_known(self) -> str | None:
         return names_of([run.summary for run in self.best_known])

@@ -40,7 +40,8 @@ def match(simulated: Folder, measured: Folder) -> None:
             raise UserError(f"{folder.path} has {kinds[1]} results; the {place} folder must have {kinds[0]} ones")
         for metric in (*METRICS, *COUNTS):
             if metric.column not in folder.summary:
-                raise UserError(f"{folder.path}: its summary has no column {metric.column}; repeat the run")
+                how = "`finemoe sim run` and `compare_policies` write it" if expected else "repeat the run"
+                raise UserError(f"{folder.path}: its summary has no column {metric.column}; {how}")
     for field, one, other in _pairs(simulated, measured):
         if one != other:
             raise UserError(
