@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from sim.__main__ import main
 from sim.anchors.anchor import Anchor, AnchorPoint, Variation
 from sim.anchors.anchor_document import document
 from sim.anchors.anchor_runs import run_anchors
@@ -87,6 +88,24 @@ def test_a_second_run_of_the_anchors_computes_nothing(done: tuple[AnchorTable, P
     before = events(store)
     assert run_anchors((REPLAYED, MADE), routing, store=store, workers=Workers(jobs=1)) == table
     assert events(store) == before
+
+
+def test_the_command_prints_a_row_per_measurement_and_writes_the_document(
+    done: tuple[AnchorTable, Path],
+    routing: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table, store = done
+    monkeypatch.setattr("sim.anchors.published_anchors.ANCHORS", (REPLAYED, MADE))
+    words = ["--routing", str(routing), "--store", str(store), "--jobs", "1", "--out", str(tmp_path)]
+    assert main(["anchors", *words]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    measured = [row for row in table.rows if row["variation"] == BASE]
+    assert sum(f"{row['measured']:g} {row['unit']}" in line for line in printed for row in measured) >= len(measured)
+    assert printed[-1] == f"wrote {tmp_path / 'anchors.md'}"
+    assert all(path.exists() for path in outputs(tmp_path))
 
 
 def test_files_keep_the_results_of_the_runs(done: tuple[AnchorTable, Path], tmp_path: Path) -> None:

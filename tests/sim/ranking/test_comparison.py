@@ -56,13 +56,20 @@ def test_a_killed_comparison_resumes_and_ends_with_the_same_bytes(alone: Path, r
     assert begun_again(store) == []
 
 
-def test_a_second_comparison_computes_nothing_and_gives_the_same_bytes(
-    alone: Path, routing: Path, tmp_path: Path
+def test_the_command_on_a_full_store_computes_nothing_and_gives_the_same_bytes(
+    alone: Path, routing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = events(alone / "store")
-    carried_out(routing, alone / "store", tmp_path)
+    monkeypatch.setattr("sim.ranking.compared.COMPARED", TINY)
+    out = tmp_path / "docs"
+    words = ["--routing", str(routing), "--store", str(alone / "store"), "--jobs", "1", "--out", str(out)]
+    assert main(["comparison", *words]) == 0
     assert events(alone / "store") == before
-    assert files(tmp_path) == files(alone / "docs")
+    assert files(out) == files(alone / "docs")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("Simulated, not measured.")
+    assert printed[-1] == f"wrote {out / 'comparison.md'}"
+    assert max(map(len, printed[:-1])) <= 100
 
 
 def test_the_document_follows_from_the_files_beside_it(alone: Path) -> None:
