@@ -80,6 +80,7 @@ def test_a_signal_in_the_middle_is_one_line(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines()[-1] == f"ended by SIGTERM; {line}"
+    assert "Traceback" not in said.err
     assert sorted(each.name for each in tmp_path.iterdir()) == left
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -334,7 +335,7 @@ def test_a_policy_that_does_not_exist_is_refused_before_torch_is_imported(tmp_pa
 
 def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, capsys, tmp_path, monkeypatch):
     """No other layer begins, and no thread goes on."""
-    gated, layers, threads = Driver.gated, [], threading.enumerate()
+    gated, layers, threads = Driver.gated, [], {*threading.enumerate()}
 
     def interrupted(driver, gate, experts):
         layers.append(gate.layer)
@@ -350,7 +351,11 @@ def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, capsys,
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines()[-1].startswith("interrupted")
-    assert threading.enumerate() == threads
+    assert "Traceback" not in said.err
+    until = time.monotonic() + 60  # a driver that is not given the processor leaves its threads to end by themselves
+    while not threads.issuperset(threading.enumerate()):
+        assert time.monotonic() < until, threading.enumerate()
+        time.sleep(0.01)
     assert not out.exists()
 
 

@@ -100,14 +100,17 @@ def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp
 
 
 def test_the_workers_of_a_killed_sweep_end(trace: Path, tmp_path: Path) -> None:
-    grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": list(range(8, 32)), "seed": [0]}
+    seeds = [*range(5)]  # many runs, so that it is killed on the way
+    grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": list(range(8, 32)), "seed": seeds}
     Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid).write(tmp_path / "experiment.toml")
     process = start(tmp_path / "experiment.toml", tmp_path / "store", tmp_path / "out", "--references", "none")
     while stored_runs(tmp_path / "store") < 4:
+        assert process.poll() is None
         time.sleep(0.01)
     workers = {int(path.stem.rpartition("-")[2]) for path in (tmp_path / "store" / "journal").glob("*.jsonl")}
     assert workers
     assert process.pid not in workers
+    assert process.poll() is None
     kill(process, everything=False)
     for _ in range(1200):
         if not any(map(is_alive, workers)):

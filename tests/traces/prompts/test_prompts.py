@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_device_or_a_pipe_is_refused_since_it_may_never_end(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jsonl"  # nobody writes
     os.mkfifo(pipe)
-    for path in (pipe, Path("/dev/zero")):
+    for path in (Path(os.devnull), pipe, Path("/dev/zero")):  # first the one that ends if it is read
         with pytest.raises(UserError, match=f"^{path}: is not a regular file$"):
             read(path)
 
