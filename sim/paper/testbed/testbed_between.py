@@ -41,7 +41,9 @@ def _axes(table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _interpolated(table: pd.DataFrame, at_links: NDArray[np.float64], at_layers: NDArray[np.float64]) -> pd.DataFrame:
-    """The grid interpolated at every combination of these rates and times per layer."""
+    """The grid interpolated at every combination of these rates and times per layer; NaN where points are missing."""
+    if table.duplicated(LABELS).any():
+        raise ValueError("a point of the grid has two rows")
     links, layers = _axes(table)
     by_link, by_layer = _weights(-1 / links, -1 / at_links), _weights(layers, at_layers)
     frames = []

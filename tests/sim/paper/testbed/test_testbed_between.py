@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sim.paper.testbed.testbed_between import checks_of_rate, left_out, refined
@@ -39,6 +40,27 @@ def test_points_left_out_show_the_error_of_interpolation():
     np.testing.assert_allclose(exact["tpot_ms_interpolated"], exact["tpot_ms"], rtol=1e-12)
     bent = left_out(table_from(lambda testbed, *_: dict.fromkeys(FIGURES, 1 / testbed.link_gb_per_s**2)))
     assert bent["tpot_ms_interpolated"].to_numpy() == pytest.approx((2 / 32**2 + 1 / 8**2) / 3)
+
+
+def test_a_missing_point_leaves_gaps_and_not_zeros():
+    table = table_from(copies_and_framework)
+    point = {"link_gb_per_s": 16.0, "layer_ms": 4.0, **table.iloc[0][[*LABELS[2:]]]}
+    missing = (table[[*point]] == pd.Series(point)).all(axis=1)
+    assert missing.sum() == 1
+    whole, gaps = refined(table), refined(table[~missing])
+    there = (gaps[[*point]] == pd.Series(point)).all(axis=1)
+    assert there.sum() == 1
+    assert gaps.loc[there, FIGURES].isna().all(axis=None)
+    pd.testing.assert_frame_equal(gaps[LABELS], whole[LABELS])
+    known = gaps[FIGURES].notna()
+    pd.testing.assert_frame_equal(gaps[FIGURES], whole[FIGURES].where(known))
+    assert known.all(axis=1)[(gaps[LABELS[2:]] != table.iloc[0][LABELS[2:]]).any(axis=1)].all()
+
+
+def test_a_point_that_was_simulated_twice_is_an_error():
+    table = table_from(copies_and_framework)
+    with pytest.raises(ValueError, match="two rows"):
+        refined(pd.concat([table, table.iloc[7:8]]))
 
 
 CHECKED = replace(SMALL, check_link_gb_per_s=(12.8,))
