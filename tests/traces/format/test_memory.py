@@ -53,8 +53,11 @@ print(pa.default_memory_pool().max_memory())
 """
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(TIMES, marks=pytest.mark.slow)])
-def test_writing_and_reading_many_times_as_many_requests_allocates_no_more(tmp_path: Path, times: int) -> None:
+# As many bytes per request break both bounds: a hundredth of the peak of 16 requests for every 16 more.
+@pytest.mark.parametrize(("times", "growth"), [(4, 1.03), pytest.param(TIMES, GROWTH, marks=pytest.mark.slow)])
+def test_writing_and_reading_many_times_as_many_requests_allocates_no_more(
+    tmp_path: Path, times: int, growth: float
+) -> None:
     paths = str(Path(__file__).parents[3])
 
     def peaks(requests: int) -> list[int]:
@@ -65,7 +68,7 @@ def test_writing_and_reading_many_times_as_many_requests_allocates_no_more(tmp_p
     few, many = peaks(16), peaks(16 * times)
     print(few, many)
     for name, one, other in zip(("writing", "reading", "Arrow"), few, many, strict=True):
-        assert other <= GROWTH * one, name
+        assert other <= growth * one, name
 
 
 def peak_bytes(arguments: Sequence[str]) -> int:
