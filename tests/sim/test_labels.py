@@ -85,6 +85,16 @@ def test_a_cache_of_max_is_filled_on_each_machine_of_a_grid(trace: Path, small_m
     assert found["fits"].tolist() == [True, True]
 
 
+def test_a_cache_of_max_has_the_bound_of_the_experts_that_fit(simulate: Any, trace: Path, small_machine: Path) -> None:
+    """There is room for 16.5 experts; the link is so slow that the bound is the time of the fewest loads."""
+    machine = ("--machine", f"{small_machine},host_link.bytes_per_s=1e5")
+    sizes = ("--cache-gb", "max"), ("--cache-experts", 16), ("--cache-experts", 8)
+    filled, same, smaller = (simulate(trace, *machine, *size, policies=("lru",))["lru"] for size in sizes)
+    assert filled["expert_slots"] == 16
+    assert filled == same
+    assert 0 < filled["makespan_lower_bound_s"] < smaller["makespan_lower_bound_s"]
+
+
 @pytest.mark.parametrize(("room", "said"), [(-1, "0 experts; "), (1.5, "1 expert; ")])
 def test_a_cache_of_max_needs_room_for_a_layer(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: float, said: str

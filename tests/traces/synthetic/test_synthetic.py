@@ -25,7 +25,7 @@ from traces.analysis.trace_analysis import analyse
 from traces.format.checks import check
 from traces.format.reader import Trace
 from traces.synthetic.coefficients import calibrate, solve
-from traces.synthetic.state_space import Patterns, SyntheticModel
+from traces.synthetic.state_space import Patterns, SyntheticModel, first_patterns, token_patterns
 
 TOLERANCE = 0.02  # of the mean over layers; of a single layer three times that: these are samples of few requests
 BITS = np.log2(EXPERTS)  # entropy is taken as a share of it
@@ -216,6 +216,19 @@ def test_a_request_depends_on_its_number_alone() -> None:
     other = model.request(7, 3, 5)
     assert one.gate.tobytes() == other.gate.tobytes()
     assert one.token.tolist() == other.token.tolist()
+
+
+@pytest.mark.parametrize("similarity", [0, 1])
+def test_each_seed_has_its_own_patterns_and_embeddings(similarity: float) -> None:
+    """With similarity 0 an embedding is the token's own, with 1 that of its cluster."""
+    known = calibrated().coefficients
+    one, other = (parameters({"seed": seed, "token_similarity": similarity}) for seed in (1, 2))
+    assert not np.isclose(token_patterns(one)(5), token_patterns(other)(5)).any()
+    for name in ("popularity", "clusters"):
+        assert not np.array_equal(getattr(first_patterns(one), name), getattr(first_patterns(other), name))
+    tokens = np.arange(5)
+    vectors = [SyntheticModel(each, known, 1).vectors(tokens) for each in (one, other)]
+    assert (np.abs(np.vecdot(*vectors)) < 0.99).all()
 
 
 def test_coefficients_keep_their_order_whatever_is_asked() -> None:

@@ -142,6 +142,10 @@ GOOD = "2023-11-16 18:15:46.68,374,44\n"
             "line 3, field TIMESTAMP: must not be earlier than in the row before, but is 0.5 s earlier",
         ),
         (AZURE + 'a"b",1,1\n"', "cannot be read: .*"),
+        (
+            BURST + '1,"two\nlines",1,1,2,l\n2,m,x,1,2,l\n',
+            "line 4, field Request tokens: must be a whole number .*, not 'x'",
+        ),
         (BURST + "-1,m,1,1,1,l\n", "line 2, field Timestamp: must be a non-negative number of seconds.*, not '-1'"),
         (BURST + "inf,m,1,1,1,l\n", "line 2, field Timestamp: must be a non-negative number of seconds.*, not 'inf'"),
         (
