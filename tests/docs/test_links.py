@@ -39,3 +39,7 @@ def test_links_are_found_and_headings_named_as_github_does(tmp_path: Path) -> No
 def test_links_of_the_readme_are_checked() -> None:
     assert len(inside(ROOT / "README.md")) > 3
     assert NOTEBOOKS.exists()
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -198,7 +198,7 @@ def test_metadata_and_json_say_what_was_measured_and_what_is_assumed(
     asked = arguments(trace, "--machine", f"{tmp_path / 'a.toml'},scale.search=2", policies=("lru",))
     assert main([*asked, "--json", "--out", str(tmp_path / "out"), *NO_REFERENCES]) == 0
     (summary,) = json.loads(capsys.readouterr().out)
-    assert summary["costs"].startswith("computing, copies, driving measured; searches assumed; ")
+    assert summary["costs"].startswith("measured: computing, copies, driving; assumed: searches; ")
     origins = Result.read(tmp_path / "out").provenance["machine"]["origins"]
     assert origins["copies"] == ["measured"]
     assert origins["searches"] == ["assumed"]
