@@ -6,7 +6,9 @@ One line of JSON says the cluster's address and the process of each node's rayle
 """
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
@@ -15,6 +17,8 @@ NODE: dict[str, Any] = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_
 
 
 def main() -> None:
+    os.environ["RAY_TMPDIR"] = sys.argv[1]  # Ray writes the address below it, and does not create the folder
+    Path(sys.argv[1], "ray").mkdir()
     cluster = Cluster(
         initialize_head=True,
         head_node_args={**NODE, "temp_dir": sys.argv[1], "include_dashboard": False, "no_monitor": True},
