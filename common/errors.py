@@ -1,7 +1,7 @@
 """Errors that a user can correct, each with a message of one line."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from typing_extensions import override
 
@@ -50,10 +50,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 
-def either(words: Sequence[str]) -> str:
+def either(words: Iterable[str]) -> str:
     """The words as alternatives: `a, b or c`."""
+    return listed(words, "or")
+
+
+def listed(words: Iterable[str], conjunction: str = "and") -> str:
+    """The words as a list within a sentence: `a, b and c`."""
     *most, last = words
-    return f"{', '.join(most)} or {last}" if most else last
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
 def one_line(error: BaseException) -> str:

@@ -22,12 +22,12 @@ _LATER_S = 0.05  # until a signal that arrived during an import is looked at aga
 _REPEAT_S = 1.0  # a signal so soon after another is ignored: a key is held down, or a whole group is signalled
 _IMPORTS = "<frozen importlib._bootstrap>"
 
-Resumes: TypeAlias = Literal["yes", "once kept", "no"]
+Resumes: TypeAlias = Literal["always", "once kept", "never"]
 """Whether the same command, after an interruption, goes on where it stopped; once kept: from a call of `kept` on."""
 _ADVICE: dict[Resumes, str] = {
-    "yes": "run the same command again to resume",
+    "always": "run the same command again to resume",
     "once kept": "nothing new was kept",
-    "no": "nothing was kept",
+    "never": "nothing was kept",
 }
 
 
@@ -51,7 +51,7 @@ class Interruption(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible(*, resumes: Resumes = "no") -> Iterator[None]:
+def interruptible(*, resumes: Resumes = "never") -> Iterator[None]:
     """Within the block a signal raises an `Interruption`, unless the process ignores that signal.
 
     The interruption's line says whether the command `resumes`.
@@ -98,7 +98,7 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 def kept() -> None:
     """Note that something was kept from which the same command resumes."""
     if _state.resumes == "once kept":
-        _state.resumes = "yes"
+        _state.resumes = "always"
 
 
 @contextmanager
@@ -128,7 +128,7 @@ class _State:
         self.undoing: list[Callable[[], object]] = []
         self.begin()
 
-    def begin(self, *, resumes: Resumes = "no") -> None:
+    def begin(self, *, resumes: Resumes = "never") -> None:
         self.resumes = resumes
         self.raised: Interruption | None = None
         self.raised_at = -_REPEAT_S

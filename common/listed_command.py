@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from common.interruptions import Resumes
 
 
 class IfGiven(NamedTuple):
@@ -25,5 +27,5 @@ class Command(NamedTuple):
     function: str
     help: str
     example: str = ""
-    resumes: Literal["always", "once kept", "never"] | IfGiven = "never"
+    resumes: Resumes | IfGiven = "never"
     """When the same command resumes after an interruption; "once kept": once a part of a trace is kept."""

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from common.errors import UserError, one_line, reason
 from common.interruptions import Interruption, Resumes, interruptible
-from common.listed_command import Command
+from common.listed_command import Command, IfGiven
 
 
 def call(
@@ -63,11 +63,11 @@ def call(
 def _resumes(commands: Mapping[str, Command], words: Sequence[str]) -> Resumes:
     """Whether the called command, after an interruption, keeps what was finished."""
     command = commands.get(words[0]) if words else None
-    if command is None or command.resumes == "never":
-        return "no"
-    if command.resumes == "once kept":
-        return "once kept"
-    return "yes" if command.resumes == "always" or command.resumes.given(words) else "no"
+    if command is None:
+        return "never"
+    if isinstance(command.resumes, IfGiven):
+        return "always" if command.resumes.given(words) else "never"
+    return command.resumes
 
 
 class _OutputError(OSError):

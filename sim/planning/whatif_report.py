@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.errors import listed
 from common.folding import NAME_WIDTH, WIDTH, folded, folded_name
 from common.tables import MISSING, Unit, number, text_table, time_unit
 from common.wide_tables import wide_table
@@ -101,7 +102,7 @@ class _Tables:
             if sides(done) != NEIGHBOURS:
                 below, above = sides(done)
                 used = [factor_text(each) for each in (below, 1.0, above) if each is not None]
-                yield f"{resource}: elasticity from {', '.join(used[:-1])} and {used[-1]}"
+                yield f"{resource}: elasticity from {listed(used)}"
             rounded = [
                 f"{row['count']} are {factor_text(row['factor'])}" for row in self._columns(rows) if _is_rounded(row)
             ]

@@ -1,10 +1,11 @@
 """The document of a comparison, in Markdown: every sentence and number in it follows from the table of runs."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import Any
 
+from common.errors import listed
 from common.markdown_prose import item, paragraph
 from common.tables import MISSING, markdown_table
 from sim.ranking.figure_tables import NOT_CHARGED, FigureTables
@@ -61,7 +62,7 @@ class _Document:
         yield paragraph(
             f"All times here are **simulated**, not measured. {done:,} runs: {systems} forms of "
             f"systems, and variants of {subject}, on {len(self._traces)} traces with caches of "
-            f"{_listed(map(gigabytes, self._compared.cache_gb))} GB of experts, on {machines} machines. That makes "
+            f"{listed(map(gigabytes, self._compared.cache_gb))} GB of experts, on {machines} machines. That makes "
             f"{places * machines} settings (trace, cache, machine). Each order is the order of one setting; statements "
             "about several settings count them."
         )
@@ -97,7 +98,7 @@ class _Document:
         yield "\n".join(item(f"- *{each.name}*: {each.meaning}") for each in self._compared.machines)
         yield paragraph(
             f"Each cell names systems by a letter, the fastest first; neighbours in brackets tie. ⇅ counts the pairs "
-            f"that flip compared with *{self._compared.base}*. The letters: {', '.join(letters)}; {_listed(oracles)} "
+            f"that flip compared with *{self._compared.base}*. The letters: {', '.join(letters)}; {listed(oracles)} "
             "knows the future."
         )
         table = self._orders.order_rows(self._metrics, "`{}`")
@@ -213,7 +214,7 @@ class _Document:
         yield "These commands make the traces in a folder ROUTING."
         if sources:
             yield paragraph(
-                f"Recordings of others do not ship with the project: download them, here as {_listed(sources)}. `make "
+                f"Recordings of others do not ship with the project: download them, here as {listed(sources)}. `make "
                 "comparison` records the twins in `comparison-out/routing`, and converts the recordings that it finds "
                 "in the folder `FINEMOE_DATA`."
             )
@@ -265,8 +266,3 @@ def _natural_cells(facts: Mapping[str, Any]) -> list[str]:
 
 def _markdown(table: Rows, *, texts: int = 1) -> str:
     return markdown_table(table.rows, table.headers, texts=texts)
-
-
-def _listed(texts: Iterable[str]) -> str:
-    *first, last = texts
-    return f"{', '.join(first)} and {last}" if first else last

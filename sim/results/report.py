@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from common.errors import either, listed
 from common.folding import folded
 from common.tables import number, quantity, size
 from sim.hardware.origins import origins_text
@@ -106,12 +107,12 @@ def proved(summaries: Sequence[Summary]) -> Iterator[str]:
 def best_known(comparison: PolicyComparison) -> str:
     """The best known run, and the candidates that it was chosen from."""
     distances = [found for each in comparison.know_all if (found := _distance(each))]
-    ahead = f"{', '.join(distances[:-1])} or {distances[-1]}" if distances[1:] else "".join(distances)
+    ahead = either(distances) if distances else ""
     winners = [
         f"perfect prefetch {found} layers ahead" if (found := _distance(run.scenario.policy)) else run.summary["label"]
         for run in comparison.best_known
     ]
-    here = winners[0] if len(winners) == 1 else f"{', '.join(winners[:-1])} and {winners[-1]}, which tie"
+    here = listed(winners) + ", which tie" * (len(winners) > 1)
     return (
         f"best known: the fastest of clairvoyant and perfect prefetch ({ahead} layers ahead, Belady's evictor), here "
         f"{here}; they know all future demands, and their predictions take no time; heuristics, not "

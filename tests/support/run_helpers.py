@@ -1,6 +1,7 @@
 """A small trace to simulate, and the command that simulates it."""
 
 import json
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -116,3 +117,12 @@ def simulate(capsys: pytest.CaptureFixture[str]) -> Any:
         return {each["policy"]: each for each in json.loads(captured.out)}
 
     return run
+
+
+def commands_of_sim(run: Callable[..., None], trace: Path, results: Path, folder: Path) -> None:
+    """Have `run` carry out the commands of sim that print or draw what a trace is, with its results in `results`."""
+    one, other = folder / "a.svg", folder / "b.svg"
+    run(main, *arguments(trace, policies=("lru", "belady")))
+    run(main, "plot", results, "--out", one, picture=one)
+    words = ("predict", trace, "--policy", "finemoe", "--distance", 1)
+    run(main, *words, "--plot", other, prints=True, picture=other)

@@ -11,7 +11,7 @@ import pytest
 from sim import Experiment, Scenario, read_results
 from sim.__main__ import main as sim
 from tests.support.compare_helpers import passed_off
-from tests.support.run_helpers import SHAPE, arguments
+from tests.support.run_helpers import SHAPE, arguments, commands_of_sim
 from tests.support.trace_helpers import random_request, small_meta, write_trace
 from traces.__main__ import main as traces
 from validate.__main__ import main as validate
@@ -78,21 +78,7 @@ def test_commands_of_traces_say_it(said: Any, trace: Path) -> None:
 
 
 def test_commands_of_sim_say_it(said: Any, trace: Path, results: Path, tmp_path: Path) -> None:
-    said(sim, *arguments(trace, policies=("lru", "belady")))
-    said(sim, "plot", results, "--out", tmp_path / "a.svg", picture=tmp_path / "a.svg")
-    said(
-        sim,
-        "predict",
-        trace,
-        "--policy",
-        "finemoe",
-        "--distance",
-        1,
-        "--plot",
-        tmp_path / "b.svg",
-        prints=True,
-        picture=tmp_path / "b.svg",
-    )
+    commands_of_sim(said, trace, results, tmp_path)
 
 
 def test_a_history_says_it(repetitive: bool, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
