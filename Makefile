@@ -15,9 +15,10 @@ RECORDED := $(if $(wildcard $(FINEMOE_DATA)/gpt-oss-20b/routing.npz),gpt-oss-20b
 .PHONY: demo docs comparison anchors paper notebooks check test test-slow test-long lint types bench clean
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[models,ray,dev]'
-	touch $@
+	@echo "Installing into $(VENV), which takes a few minutes" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[models,ray,dev]'
+	@touch $@
 
 # Prints what it does and why in less than a screen and a half; docs/quickstart.md goes through the same commands slowly.
 demo: $(VENV)/.installed
