@@ -22,10 +22,11 @@ _LATER_S = 0.05  # until a signal that arrived during an import is looked at aga
 _REPEAT_S = 1.0  # a signal so soon after another is ignored: a key is held down, or a whole group is signalled
 _IMPORTS = "<frozen importlib._bootstrap>"
 
-Resumes: TypeAlias = Literal["always", "once kept", "never"]
+Resumes: TypeAlias = Literal["always", "without --restart", "once kept", "never"]
 """Whether the same command, after an interruption, goes on where it stopped; once kept: from a call of `kept` on."""
-_ADVICE: dict[Resumes, str] = {
+ADVICE: dict[Resumes, str] = {
     "always": "run the same command again to resume",
+    "without --restart": "run the same command again without --restart to resume",
     "once kept": "nothing new was kept",
     "never": "nothing was kept",
 }
@@ -47,7 +48,7 @@ class Interruption(KeyboardInterrupt):
     def line(self) -> str:
         """What the user reads."""
         how = "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
-        return f"{how}; {_ADVICE[_state.resumes]}"
+        return f"{how}; {ADVICE[_state.resumes]}"
 
 
 @contextmanager
@@ -95,10 +96,10 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
             undo()
 
 
-def kept() -> None:
-    """Note that something was kept from which the same command resumes."""
+def kept(*, restarted: bool) -> None:
+    """Note that something was kept from which the same command resumes; not with the --restart that it was given."""
     if _state.resumes == "once kept":
-        _state.resumes = "always"
+        _state.resumes = "without --restart" if restarted else "always"
 
 
 @contextmanager

@@ -232,7 +232,7 @@ def with_sizes_of(traced: ModelShape, name: str | None) -> ModelShape:
         )
     if traced.layers == model.layers:
         return model
-    return replace(model, name=f"{model.name} layers × {traced.layers}", layers=traced.layers)
+    return replace(model, name=f"{traced.layers} layers of {model.name}", layers=traced.layers)
 
 
 def check_size(size: CacheSize, model: ModelShape, machine: Machine, memory: GpuMemory | None) -> None:

@@ -45,6 +45,12 @@ COMMANDS = pytest.mark.parametrize(
             ["a.trace.partial"],
         ),
         (
+            "traces.format.writer TraceWriter write_part",
+            "traces synthetic --model mixtral-8x7b --requests 40 --overlap 0.5 --seed 1 --restart --out a.trace",
+            "run the same command again without --restart to resume",
+            ["a.trace.partial"],
+        ),
+        (
             "validate.rates.device_timer DeviceTimer timed",
             "validate measure --device cpu --quick --out a",
             "nothing was kept",

@@ -20,9 +20,10 @@ def brief_report(comparison: PolicyComparison) -> str:
     """Heading, the table of five columns, and the notes that it needs."""
     summaries = comparison.summaries()
     marks = footnotes((each["label"], each) for each in summaries)
-    tiny = filter(None, [mostly_fixed(comparison.results[0])])
-    remarks = _remarks(comparison.results)
-    below = (folded(note, indent="  ") for note in (*proved(summaries), *tiny, *marks, *remarks))
+    of_all = _on_inputs(comparison.results[0])
+    below = (
+        folded(note, indent="  ") for note in (*proved(summaries), *of_all, *marks, *_remarks(comparison.results))
+    )
     return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
 
 
@@ -77,8 +78,7 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     yield from proved([result.summary for result in comparison.results])
     if comparison.best_known:
         yield best_known(comparison)
-    if tiny := mostly_fixed(comparison.results[0]):
-        yield tiny
+    yield from _on_inputs(comparison.results[0])
     facts = [comparison.resident.summary] if comparison.resident else []
     shown = {each["policy"]: each for each in [*facts, *comparison.summaries()]}
     yield from footnotes((each["label"], each) for each in shown.values())
@@ -124,6 +124,19 @@ def _distance(policy: str) -> str | None:
     """The prefetch distance in the name of a policy, if it has one."""
     found = re.search(r"prefetch_distance=(\d+)", policy)
     return found[1] if found else None
+
+
+def _on_inputs(result: Result) -> Iterator[str]:
+    """Notes on what all runs of a comparison share."""
+    yield from filter(None, (room_for_all(result), mostly_fixed(result)))
+
+
+def room_for_all(result: Result) -> str | None:
+    """A note if the cache holds all experts, since there are misses even so."""
+    model = result.provenance["model"]
+    if result.provenance["cache_experts"] < model["layers"] * model["experts"]:
+        return None
+    return "the cache has room for all experts, so no copy has to be repeated: the longer a run, the fewer misses"
 
 
 def mostly_fixed(result: Result) -> str | None:

@@ -180,7 +180,8 @@ def read_meta(
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; {folder} is not {what}") from None
+        missing = f"{path} is missing; {folder} is not {what}"
+        raise UserError(missing if folder.exists() else f"{folder} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):

@@ -88,7 +88,8 @@ class ResultStore:
             description = json.loads(about.read_text(encoding="utf-8"))
             version, identity = description["schema_version"], str(description["id"])
         except FileNotFoundError:
-            raise StoreError(f"{about} is missing; {folder} is not a result store") from None
+            missing = f"{about} is missing; {folder} is not a result store"
+            raise StoreError(missing if folder.exists() else f"{folder} does not exist") from None
         except OSError as error:
             raise StoreError(f"{about}: cannot be read: {reason(error)}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -5,13 +5,23 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from common.files import files_together, new_file, new_folder, refuse_existing, replacing
+from common.files import (
+    files_together,
+    is_alive,
+    make_folders,
+    new_file,
+    new_folder,
+    refuse_existing,
+    replacing,
+    scratch_folder,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +124,15 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(each.relative_to(folder)): each.read_text() for each in folder.rglob("*") if each.is_file()}
 
 
+def refuses_second_names(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
+    """Make the file system one without hard links, or one that fails with another error."""
+
+    def refused(path: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
 @pytest.mark.parametrize("step", range(3))
 def test_files_arrive_together_or_not_at_all(
@@ -149,6 +168,79 @@ def test_files_arrive_together_or_not_at_all(
     monkeypatch.undo()
     write()
     assert contents(out) == dict.fromkeys((*before, "deep/er/c.txt"), "new")
+
+
+@pytest.mark.parametrize("second_names", [True, False])
+def test_files_that_have_arrived_leave_again_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_names: bool
+) -> None:
+    """What they replaced comes back, whether it was set aside as a second name or as a copy."""
+    if not second_names:
+        refuses_second_names(monkeypatch)
+    (tmp_path / "b.txt").write_text("old")
+    replace = Path.replace
+
+    def fails(path: Path, target: Path) -> Path:
+        if target.name == "c.txt":
+            assert contents(tmp_path) | {"a.txt": "new", "b.txt": "new"} == contents(tmp_path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    def write() -> None:
+        with files_together(tmp_path, "the figures") as partial:
+            for name in "abc":
+                (partial / f"{name}.txt").write_text("new")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(UserError, match="No space left"):
+        write()
+    assert contents(tmp_path) == {"b.txt": "old"}
+
+
+def test_an_error_about_one_of_several_files_names_its_final_place(tmp_path: Path) -> None:
+    def write() -> None:
+        with files_together(tmp_path, "the figures") as partial:
+            (partial / "below").mkdir()
+            with replacing(partial / "below", "the table") as table:
+                table.write_text("a file in place of a folder")
+
+    with pytest.raises(UserError, match=f"^{tmp_path}/below: the table could not be written: "):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_command_creates_at_the_same_time_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def overtaken(path: Path) -> None:
+        if path.name == "shared":
+            mkdir(path)
+        mkdir(path)
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    with ExitStack() as undo:
+        make_folders(tmp_path / "shared" / "own", undo)
+        assert (tmp_path / "shared" / "own").is_dir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "shared"]
+
+
+def test_without_a_temporary_folder_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with (
+        pytest.raises(UserError, match=f"^{tmp_path}/none: no temporary folder: No such file or directory$"),
+        scratch_folder(),
+    ):
+        raise AssertionError("entered")
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(process: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert is_alive(1)
 
 
 def test_folders_within_a_folder_arrive_too(tmp_path: Path) -> None:
@@ -224,15 +316,26 @@ def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
 def test_a_new_file_appears_on_file_systems_without_second_names_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path, target: Path) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(Path, "hardlink_to", refused)
+    refuses_second_names(monkeypatch)
     path = tmp_path / "a.txt"
     with new_file(path, "it") as partial:
         partial.write_text("whole")
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EEXIST])
+def test_a_new_file_that_gets_no_name_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The second error: another process's file was there at that moment, and is gone again."""
+    refuses_second_names(monkeypatch, number)
+    with (
+        pytest.raises(UserError, match=f"/a.txt: it could not be written: {os.strerror(number)}$"),
+        new_file(tmp_path / "a.txt", "it") as partial,
+    ):
+        partial.write_text("whole")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_two_processes_that_make_one_folder_the_first_wins(tmp_path: Path) -> None:

@@ -166,6 +166,30 @@ def test_a_signal_soon_after_another_does_not_interrupt_cleaning_up(monkeypatch:
     assert cleaned == [100.0, 100.9]
 
 
+def test_a_signal_during_an_import_undoes_what_it_can_and_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the end of the process is an error, so that the test goes on."""
+    steps: list[object] = []
+
+    def unmounted() -> None:
+        steps.append("tried")
+        raise OSError("the file system is gone")
+
+    def ends(status: int) -> None:
+        steps.append(status)
+        raise SystemExit
+
+    def command() -> None:
+        with interruptions.undone(lambda: steps.append("undone")), interruptions.undone(unmounted):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(interruptions, "_in_import", lambda frame: True)
+    monkeypatch.setattr(os, "write", lambda handle, line: steps.append((handle, line.decode())))
+    monkeypatch.setattr(os, "_exit", ends)
+    with pytest.raises(SystemExit), interruptible():
+        command()
+    assert steps[:4] == ["tried", "undone", (2, "ended by SIGTERM; nothing was kept\n"), 143]
+
+
 def test_a_signal_that_python_swallows_comes_again(program: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     assert ended(started([program, "finalising", tmp_path], env=environment), "go on\n") == (INTERRUPTED, 130)
 

@@ -128,6 +128,29 @@ def test_a_lock_on_a_claim_that_was_replaced_meanwhile_does_not_count(
     os.close(others[0])
 
 
+def test_a_claim_that_the_disk_has_no_room_for_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, content: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert refusal(file(tmp_path / "a")) == f"{tmp_path / 'a'} cannot be written: No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_whose_owners_keep_leaving_is_given_up_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def the_owner_leaves(handle: int, how: int) -> None:
+        (tmp_path / "a.claim").unlink()
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", the_owner_leaves)
+    assert refusal(file(tmp_path / "a")) == f"{tmp_path / 'a'} cannot be written: other commands keep writing there"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_many_that_try_at_once_one_is_in_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a"
     inside: list[int] = []

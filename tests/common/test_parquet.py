@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import UserError
-from common.parquet import read_frame, write_frame
+from common.parquet import parquet_sink, read_frame, write_frame
 
 ROOT = Path(__file__).parents[2]
 FRAME = pd.DataFrame(
@@ -94,6 +94,20 @@ def test_a_flipped_bit_in_the_footer_is_never_a_traceback(tmp_path: Path) -> Non
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         with suppress(UserError):
             read_frame(path)
+
+
+def test_an_error_between_two_tables_is_not_replaced_by_one_of_the_file(tmp_path: Path) -> None:
+    table = pa.table({"value": [1.0, 2.0]})
+
+    def broken_off(*, after: int) -> None:
+        with parquet_sink(tmp_path / "a.parquet", table.schema) as sink:
+            for _ in range(after):
+                sink.write_table(table)
+            raise KeyboardInterrupt
+
+    for tables in (0, 2):
+        with pytest.raises(KeyboardInterrupt):
+            broken_off(after=tables)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", None])

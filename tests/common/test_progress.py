@@ -1,9 +1,12 @@
 """Long work shows how far it is, also where no bar can be drawn; short work stays silent."""
 
+import sys
+
 import pytest
 
 from common import progress
 from common.progress import bar
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +39,15 @@ def test_short_work_and_workers_say_nothing(
     with bar("measure", 1) as done:
         done(1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with bar("measure", 2, "prompt") as done:
+        done(2)
+    drawn = terminal.states()
+    assert drawn[1].startswith("measure:   0%|")
+    assert " 0/2 [" in drawn[1]
+    assert drawn[-1] == ""
+    assert drawn[-2].strip() == ""  # drawn over it

@@ -172,10 +172,19 @@ def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixtu
 def test_the_heading_says_what_was_simulated_or_measured(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(trace, *NO_REFERENCES, "--sizes", "mixtral-8x7b", policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
-    for word in ("Simulated, not measured", "3 requests", "small.trace", "SYNTHETIC", "mixtral-8x7b layers × 4"):
+    for word in ("Simulated, not measured", "3 requests", "small.trace", "SYNTHETIC", "4 layers of mixtral-8x7b"):
         assert word in heading
     for word in ("rtx3090x6", "8 of 32 experts (25%)", "2.82 GB"):  # 8 · 352 MB
         assert word in heading
+
+
+@pytest.mark.parametrize("brief", [[], ["--brief"]])
+def test_a_cache_for_all_experts_is_noted(trace: Path, capsys: pytest.CaptureFixture[str], brief: list[str]) -> None:
+    """Since they are missed once even so."""
+    for share, noted in ((1, True), (0.97, False)):
+        asked = arguments(trace, *NO_REFERENCES, *brief, "--cache-share", share, policies=("lru",))
+        assert main(asked) == 0
+        assert ("the cache has room for all experts" in capsys.readouterr().out) == noted
 
 
 def test_the_heading_says_that_the_machine_is_a_measured_profile(
@@ -251,7 +260,7 @@ def test_another_models_sizes_change_times_and_bytes_but_not_lrus_hits(simulate:
     more = (*NO_REFERENCES, "--machine", "rtx3090", "--cache-experts", 16)
     plain = simulate(trace, *more, policies=("lru",))["lru"]
     large = simulate(trace, *more, "--sizes", "mixtral-8x7b", policies=("lru",))["lru"]
-    assert large["model"] == "mixtral-8x7b layers × 4"
+    assert large["model"] == "4 layers of mixtral-8x7b"
     for key in ("hit_rate", "distinct_demands", "copies"):
         assert large[key] == plain[key]
     size = 3 * 4096 * 14336 * 2

@@ -25,7 +25,7 @@ def token_bar(model: Any, tokens: int, *, batches: tuple[int, int]) -> Iterator[
     with tqdm(
         total=tokens,
         desc="collect",
-        unit="tok",
+        unit=" tok",
         file=sys.stderr if live else _Lines(),
         mininterval=0.5 if live else LOG_PACE_S,
         dynamic_ncols=live,

@@ -16,7 +16,7 @@ import pyarrow as pa
 from common.errors import UserError
 from common.files import fresh_folder, move, remove, sync_folder, write_json
 from common.hashing import canonical_json
-from common.interruptions import kept, unwound
+from common.interruptions import ADVICE, kept, unwound
 from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
@@ -46,6 +46,7 @@ class TraceWriter:
         self.meta = meta
         self.finished: set[int] = set()
         self._place: dict[int, tuple[int, int]] = {}  # request -> part, row group
+        self._restarted = restart
         self._unwound = ExitStack()
         if self.path.suffix != ".trace":
             raise UserError(f"{self.path}: the name of a trace must end in .trace")
@@ -122,8 +123,9 @@ class TraceWriter:
         except OSError as error:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
             count = len(self.finished)
-            kept = f"{count} finished part{'s are' if count != 1 else ' is'} kept; run the same command again to resume"
-            advice = kept if count else "nothing was kept"
+            kept = f"{count} finished part{'s are' if count != 1 else ' is'} kept"
+            kept += "" if self._restarted else f"; {ADVICE['always']}"
+            advice = kept if count else ADVICE["never"]
             raise UserError(f"{error.filename or self._partial.path}: {what}; {advice}") from error
 
     # Parts
@@ -133,7 +135,7 @@ class TraceWriter:
 
     def _remember(self, number: int, requests: Sequence[int]) -> None:
         self.finished.add(number)
-        kept()
+        kept(restarted=self._restarted)
         self._place |= {request: (number, group) for group, request in enumerate(requests)}
 
     def _check(self, requests: Sequence[RequestInfo], recorded: Sequence[RecordedRequest]) -> None:

@@ -1,6 +1,8 @@
 """A sweep: every run once, whatever has happened before, and nothing lost."""
 
 import math
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from sim.sweeps.sweep_plan import SweepPlan
 from sim.sweeps.sweep_run import run_sweep
 from sim.sweeps.workers import Workers
 from tests.support.sweep_runs import HERE, begun_again, events, run_bytes, small_experiment
+from tests.support.terminal import Terminal
 
 KNOW_ALL = ["clairvoyant", *(f"perfect-prefetch,prefetch_distance={each}+belady" for each in (3, 4))]  # of 4 layers
 EVERYTHING = ("no-offload", "best-known", "own-cache", "lower-bound", "regret")
@@ -214,3 +217,20 @@ def test_more_room_never_costs_belady_a_hit_over_a_sweep(trace: Path, store: Pat
     rates = frame.sort_values("cache.experts")["hit_rate"].to_numpy()
     assert (np.diff(rates) >= 0).all()
     assert not math.isclose(rates[0], rates[-1])
+
+
+def test_a_terminal_gets_a_bar_with_the_runs_and_the_time_left(
+    trace: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is known from the start if the policies have run before."""
+    grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 16]}
+    run_sweep(small_experiment(trace, grid=grid), store=store, references=(), workers=HERE)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("TQDM_DISABLE")
+    run_sweep(small_experiment(trace), store=store, references=(), workers=HERE, name="sizes")
+    drawn = [state for state in terminal.states() if "sizes" in state]  # the plan has a bar, too
+    assert drawn[0].startswith("sizes:   0%|")
+    assert " 0/4 runs [" in drawn[0]
+    assert re.search(r", \d+ s left\]", drawn[1])
+    assert terminal.states()[-1] == ""  # they have vanished

@@ -182,8 +182,9 @@ def test_two_processes_cannot_write_one_trace(tmp_path: Path) -> None:
     assert "a.trace.partial: another process is writing this trace" in result.stderr
 
 
+@pytest.mark.parametrize("restart", [False, True])
 def test_a_full_disk_is_one_line_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_parts: list[list[Pair]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_parts: list[list[Pair]], restart: bool
 ) -> None:
     path = tmp_path / "a.trace"
     expected = content(write_trace(tmp_path / "b.trace", small_meta(), two_parts))
@@ -191,8 +192,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    line = r"^[^\n]*the disk is full; 1 finished part is kept; run the same command again to resume$"
-    with TraceWriter(path, small_meta(), plan=PLAN) as writer:
+    to_resume = "" if restart else "; run the same command again to resume"
+    line = rf"^[^\n]*the disk is full; 1 finished part is kept{to_resume}$"
+    with TraceWriter(path, small_meta(), plan=PLAN, restart=restart) as writer:
         writer.write_part(0, *zip(*two_parts[0], strict=True))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=line):
