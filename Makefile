@@ -101,7 +101,7 @@ docs: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(PYTEST) -m 'slow and not long'
 
-# Minutes each: collections and sweeps that are killed ten and twenty times, each byte of a trace changed.
+# Half a minute and more each: many kills in a row, a cluster that loses a node, each byte of a trace changed.
 test-long: $(VENV)/.installed
 	$(PYTEST) -m long
 

@@ -21,9 +21,7 @@ def brief_report(comparison: PolicyComparison) -> str:
     summaries = comparison.summaries()
     marks = footnotes((each["label"], each) for each in summaries)
     of_all = _on_inputs(comparison.results[0])
-    below = (
-        folded(note, indent="  ") for note in (*proved(summaries), *of_all, *marks, *_remarks(comparison.results))
-    )
+    below = (folded(note, indent="  ") for note in (*proved(summaries), *of_all, *marks, *_remarks(comparison.results)))
     return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
 
 

@@ -71,6 +71,7 @@ def test_an_interrupted_sweep_leaves_no_running_process_and_resumes(
     assert sum(after["started"].values()) <= 20 + 2  # what was running on either node
 
 
+@pytest.mark.long
 def test_a_killed_node_costs_only_the_runs_on_it(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy",), seeds=16)
     alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")
@@ -121,6 +122,7 @@ def test_a_run_whose_process_dies_every_time_ends_the_sweep_in_one_line(
     assert len(sweep.counts("store")["finished"]) == 1
 
 
+@pytest.mark.long
 def test_a_path_that_a_node_does_not_see_is_an_error_with_host_and_path(trace: Path, tmp_path: Path) -> None:
     hidden, store = tmp_path / "hidden", tmp_path / "seen" / "store"
     hidden.mkdir()

@@ -161,7 +161,10 @@ except UserError as error:
 
 @pytest.mark.parametrize(
     ("kills", "least", "parts"),
-    [pytest.param(SIX, 1, 50, id="six"), pytest.param(TWENTY, 2, 160, id="twenty", marks=pytest.mark.slow)],
+    [
+        pytest.param(SIX, 1, 50, id="six"),
+        pytest.param(TWENTY, 2, 160, id="twenty", marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def test_a_writer_killed_many_times_in_a_row_gives_the_same_bytes(
     tmp_path: Path, kills: Sequence[dict[str, int]], least: int, parts: int

@@ -294,6 +294,7 @@ def test_pocket_statistics_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place")
 def test_the_overlaps_of_gpt_oss_come_back_layer_by_layer(tmp_path: Path) -> None:
     source = tmp_path / "gpt-oss.trace"
