@@ -1,6 +1,7 @@
 """Errors that a user can correct, each with a message of one line."""
 
 import difflib
+import json
 from collections.abc import Iterable
 
 from typing_extensions import override
@@ -66,6 +67,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def not_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with one value that is not JSON, for a line that names its place."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error.msg} at character {error.colno}"
+    return f"is not JSON: {one_line(error)}"
+
+
 def reason(error: BaseException) -> str:
     """The message of the error, for a line that names the file: without the system's error number and file name."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at line {error.lineno}, character {error.colno}"
     return (isinstance(error, OSError) and error.strerror) or one_line(error)

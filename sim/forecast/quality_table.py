@@ -35,7 +35,7 @@ def heading(quality: Quality) -> str:
 def table(summary: pd.DataFrame, *, wide: bool = False) -> str:
     """A row per policy, distance and kind of iteration; shares in percent.
 
-    A `wide` table also has the shares of the layers from the distance on, and bytes.
+    A `wide` table also has the shares of the layers with at least as many before them as the distance, and bytes.
     """
 
     def percent(each: dict[str, Any], name: str) -> str:

@@ -12,7 +12,7 @@ MEASURES = {"recall": "executed experts that were planned [%]", "recall_at_k": "
 
 
 def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection[str] = ()) -> None:
-    """Draw recall over distance, a line per policy: solid for the layers from the distance on, dotted for all.
+    """Draw recall over distance, a line per policy: solid for layers with so many layers before them, dotted for all.
 
     The legend marks `uncharged` policies, whose prediction time is not charged.
     """
@@ -31,5 +31,5 @@ def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
     legend(grid[0, -1], loc="upper left", bbox_to_anchor=(1, 1))
-    drawn.suptitle(f"{title}\nsolid: layers from the distance on; dotted: all layers", fontsize=10)
+    drawn.suptitle(f"{title}\nsolid: layers with at least so many layers before them; dotted: all layers", fontsize=10)
     save(drawn, path)

@@ -40,13 +40,13 @@ EVERY = ALONE + COMPOSED
 SOME_COMPOSED = COMPOSED[::5]  # each prefetcher and each evictor several times
 
 
-def told_the_future(spec):
+def knows_the_future(spec):
     return "future" in make_policy(spec).requires
 
 
-ORACLES = tuple(spec for spec in EVERY if told_the_future(spec))
-CAUSAL = tuple(spec for spec in EVERY if not told_the_future(spec))
-CAUSAL_ALONE = tuple(spec for spec in ALONE if not told_the_future(spec))
+ORACLES = tuple(spec for spec in EVERY if knows_the_future(spec))
+CAUSAL = tuple(spec for spec in EVERY if not knows_the_future(spec))
+CAUSAL_ALONE = tuple(spec for spec in ALONE if not knows_the_future(spec))
 IN_BLOCKS = tuple(spec for spec in ALONE if make_policy(spec).prefetcher.block)
 LEARNING = ("finemoe", "hit-count", "map-t", "map-ts", "map-ts-delta", "moe-infinity", "moe-infinity-code")
 
@@ -78,7 +78,7 @@ def run(spec, requests=TEST, *, history=HISTORY, gpus=2, experts=9, bytes_per_s=
     setting = Setting(
         model=MODEL, hardware=machine(gpus, bytes_per_s=bytes_per_s), cache_experts=experts, log=True, **setting
     )
-    future = KnownFuture(MODEL, requests) if told_the_future(spec) else None
+    future = KnownFuture(MODEL, requests) if knows_the_future(spec) else None
     return simulate(spec, setting, requests, history=history, future=future)
 
 

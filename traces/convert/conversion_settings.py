@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from typing_extensions import override
 
-from common.errors import FieldError, nearest
+from common.errors import FieldError, UserError, nearest
 from common.settings import Suffix, check
 from policies.types import ModelShape
 from traces.convert.routing_row import ROW_PARTS
@@ -36,7 +36,7 @@ class TracedModel:
 
     def sizes(self) -> ModelShape:
         """The sizes given in `shape`, or those of the published model."""
-        return published(self.model) if self.shape is None else _spelled(self.model, self.shape)
+        return _published(self.model) if self.shape is None else _spelled(self.model, self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class OptionalTracedModel:
         """The sizes given in `shape`, or those of the published model; None without both."""
         if self.shape is not None:
             return _spelled(self.model or "traced", self.shape)
-        return None if self.model is None else published(self.model)
+        return None if self.model is None else _published(self.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +142,13 @@ class LogReading(LayerNumbers):
     def warmup_rows(self) -> tuple[tuple[str, str], ...]:
         """Key and value (a string or JSON) of the rows to drop."""
         return tuple(_pairs("warmup", self.warmup))
+
+
+def _published(model: str) -> ModelShape:
+    try:
+        return published(model)
+    except UserError as error:
+        raise FieldError("model", f"{error}; any other needs its sizes in `shape`") from None
 
 
 def _spelled(model: str, shape: str) -> ModelShape:

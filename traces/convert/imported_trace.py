@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, one_line, reason
+from common.errors import UserError, not_json, reason
 from common.files import remove
 from common.progress import bar
 from policies.types import ModelShape, RecordedRequest
@@ -115,7 +115,7 @@ def json_objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 data = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise TraceError.at(place, f"is not JSON: {one_line(error)}") from None
+                raise TraceError.at(place, not_json(error)) from None
             if not isinstance(data, dict):
                 raise TraceError.at(place, "is not a JSON object")
             yield number, data

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import UserError
+from common.errors import UserError, not_json
 
 JSON = (".json", ".jsonl", ".ndjson")
 
@@ -76,7 +76,7 @@ def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
                 data, at = decoder.raw_decode(rest, at)
             except ValueError as error:  # invalid, or incomplete so far
                 if len(rest) - at > _LARGEST:
-                    raise UserError(f"{place}: is not JSON: {error}") from None
+                    raise UserError(f"{place}: {not_json(error)}") from None
                 break
             number += 1
             yield Row(number, place, data)
@@ -100,7 +100,7 @@ def _object(line: str, place: str) -> Mapping[str, Any]:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: is not JSON: {error}") from None
+        raise UserError(f"{place}: {not_json(error)}") from None
     if not isinstance(data, dict):
         raise UserError(f"{place}: must be a JSON object, not {shortened(data)}")
     return data

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from common.errors import UserError, one_line, reason
+from common.errors import UserError, not_json, reason
 from common.files import replacing
 from common.hashing import canonical_json
 from common.parquet import META_KEY, parquet_sink
@@ -161,7 +161,7 @@ def _json_records(path: Path, lines: Iterator[str]) -> Iterator[_Record]:
         try:
             data = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise TraceError.at(path, f"is not JSON: {one_line(error)}", line=number) from None
+            raise TraceError.at(path, not_json(error), line=number) from None
         if not isinstance(data, dict):
             raise TraceError.at(path, "is not a JSON object", line=number)
         time, prompt, output = (None if (one := data.get(name)) is None else str(one) for name in MOONCAKE.columns)

@@ -252,7 +252,7 @@ def test_a_link_is_never_idle_while_an_admissible_copy_waits(effects, serial):
 
 @pytest.mark.parametrize("policy", policy_names())
 def test_serial_demand_is_never_faster(policy):
-    """True of whoever copies on demand alone, and of the others on this trace: what they drop is luck elsewhere."""
+    """True of whoever copies only on demand, and of the others on this trace: what they drop is luck elsewhere."""
     hardware = slow(3)
     serial = replace(hardware, demand_loading="serial")
     for experts, effects in ((6, None), (9, EFFECTS)) if policy in ON_DEMAND else ((9, None),):
