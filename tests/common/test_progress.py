@@ -1,17 +1,15 @@
 """Long work shows how far it is, also where no bar can be drawn; short work stays silent."""
 
-import sys
-
 import pytest
 
 from common import progress
 from common.progress import bar
-from tests.support.terminal import Terminal
+from tests.support.terminal import terminal
 
 
 @pytest.fixture(autouse=True)
 def _shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TQDM_DISABLE")
+    monkeypatch.setenv("TQDM_DISABLE", "")
 
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +40,10 @@ def test_short_work_and_workers_say_nothing(
 
 
 def test_a_terminal_gets_a_bar_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = terminal(monkeypatch)
     with bar("measure", 2, "prompt") as done:
         done(2)
-    drawn = terminal.states()
+    drawn = screen.states()
     assert drawn[1].startswith("measure:   0%|")
     assert " 0/2 [" in drawn[1]
     assert drawn[-1] == ""

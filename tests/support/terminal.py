@@ -1,6 +1,11 @@
 """A terminal, as far as progress bars look at it."""
 
 import io
+import sys
+from functools import partial
+
+import pytest
+import tqdm
 
 
 class Terminal(io.StringIO):
@@ -11,3 +16,12 @@ class Terminal(io.StringIO):
 
     def states(self) -> list[str]:
         return self.getvalue().split("\r")
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Stderr is a terminal from now on, on which bars are drawn although tests disable them."""
+    found = Terminal()
+    monkeypatch.setattr(sys, "stderr", found)
+    monkeypatch.delenv("TQDM_DISABLE")
+    monkeypatch.setattr(tqdm, "tqdm", partial(tqdm.tqdm, disable=False))  # which reads the variable when imported
+    return found

@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sim.sweeps.sweep_plan import SweepPlan
 from sim.sweeps.sweep_run import run_sweep
 from sim.sweeps.workers import Workers
 from tests.support.sweep_runs import HERE, begun_again, events, run_bytes, small_experiment
-from tests.support.terminal import Terminal
+from tests.support.terminal import terminal
 
 KNOW_ALL = ["clairvoyant", *(f"perfect-prefetch,prefetch_distance={each}+belady" for each in (3, 4))]  # of 4 layers
 EVERYTHING = ("no-offload", "best-known", "own-cache", "lower-bound", "regret")
@@ -225,12 +224,10 @@ def test_a_terminal_gets_a_bar_with_the_runs_and_the_time_left(
     """Which is known from the start if the policies have run before."""
     grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 16]}
     run_sweep(small_experiment(trace, grid=grid), store=store, references=(), workers=HERE)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.delenv("TQDM_DISABLE")
+    screen = terminal(monkeypatch)
     run_sweep(small_experiment(trace), store=store, references=(), workers=HERE, name="sizes")
-    drawn = [state for state in terminal.states() if "sizes" in state]  # the plan has a bar, too
+    drawn = [state for state in screen.states() if "sizes" in state]  # the plan has a bar, too
     assert drawn[0].startswith("sizes:   0%|")
     assert " 0/4 runs [" in drawn[0]
     assert re.search(r", \d+ s left\]", drawn[1])
-    assert terminal.states()[-1] == ""  # they have vanished
+    assert screen.states()[-1] == ""  # they have vanished
