@@ -87,7 +87,8 @@ def test_the_table_of_a_comparison_with_measurements() -> None:
     assert set(COLUMNS) == listed("validate compare --out")
 
 
-def test_the_tables_of_an_analysis(folder: Path, trace: Path) -> None:
+def test_the_tables_of_an_analysis(folder: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traces.analysis.analysis_figures.draw_all", lambda *given, **named: None)
     run(traces, "analyse", trace, "--out", folder / "analysis")
     files = sorted((folder / "analysis").glob("*.parquet"))
     assert len(files) == 12
