@@ -83,12 +83,12 @@ QUICK := tests/test_imports.py tests/common tests/policies/cache tests/policies/
 
 # A minute: lint, types and the quick tests, after every change.
 check: $(VENV)/.installed lint types
-	$(PYTEST) -m 'not slow' $(QUICK)
+	$(PYTEST) -m 'not slow and not long' $(QUICK)
 
 # Many tests start processes: none of them has to compile what it imports.
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m compileall -q common policies sim traces validate tests/support
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
 
 # Runs them from scratch and writes what they show into them.
 notebooks: $(VENV)/.installed
@@ -97,11 +97,11 @@ notebooks: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m docs.write_commands
 
-# What `make test` leaves out: more instances of the same laws, whole recordings, all notebooks.
+# More instances of the same laws, whole recordings, all notebooks.
 test-slow: $(VENV)/.installed
 	$(PYTEST) -m 'slow and not long'
 
-# Half a minute and more each: many kills in a row, a cluster that loses a node, each byte of a trace changed.
+# At least half a minute each: many kills in a row, a cluster that loses a node, each byte of a trace changed.
 test-long: $(VENV)/.installed
 	$(PYTEST) -m long
 

@@ -18,7 +18,9 @@ PACKAGES = {
         "Record, convert, generate, check and analyse routing traces of Mixture-of-Experts models.",
     ),
     "sim": Command("sim.__main__:main", "Simulate offloading policies on routing traces."),
-    "validate": Command("validate.__main__:main", "Offload experts on real devices and compare with the simulation."),
+    "validate": Command(
+        "validate.__main__:main", "Run models with experts really offloaded, and compare with the simulation."
+    ),
 }
 DESCRIPTION = "FineMoE Lab: simulate and test expert offloading for Mixture-of-Experts models."
 

@@ -22,14 +22,10 @@ _LATER_S = 0.05  # until a signal that arrived during an import is looked at aga
 _REPEAT_S = 1.0  # a signal so soon after another is ignored: a key is held down, or a whole group is signalled
 _IMPORTS = "<frozen importlib._bootstrap>"
 
-Resumes: TypeAlias = Literal["always", "without --restart", "once kept", "never"]
+Resumes: TypeAlias = Literal["always", "once kept", "never"]
 """Whether the same command, after an interruption, goes on where it stopped; once kept: from a call of `kept` on."""
-ADVICE: dict[Resumes, str] = {
-    "always": "run the same command again to resume",
-    "without --restart": "run the same command again without --restart to resume",
-    "once kept": "nothing new was kept",
-    "never": "nothing was kept",
-}
+
+TO_RESUME = "run the same command again to resume"
 
 
 class Interruption(KeyboardInterrupt):
@@ -48,7 +44,7 @@ class Interruption(KeyboardInterrupt):
     def line(self) -> str:
         """What the user reads."""
         how = "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
-        return f"{how}; {ADVICE[_state.resumes]}"
+        return f"{how}; {_state.advice()}"
 
 
 @contextmanager
@@ -97,9 +93,9 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 
 
 def kept(*, restarted: bool) -> None:
-    """Note that something was kept from which the same command resumes; not with the --restart that it was given."""
+    """Note that finished work was kept. The same command resumes it, unless it was told to restart and is so again."""
     if _state.resumes == "once kept":
-        _state.resumes = "without --restart" if restarted else "always"
+        _state.resumes, _state.restarted = "always", restarted
 
 
 @contextmanager
@@ -131,8 +127,14 @@ class _State:
 
     def begin(self, *, resumes: Resumes = "never") -> None:
         self.resumes = resumes
+        self.restarted = False
         self.raised: Interruption | None = None
         self.raised_at = -_REPEAT_S
+
+    def advice(self) -> str:
+        if self.resumes == "always":
+            return "run the same command again without --restart to resume" if self.restarted else TO_RESUME
+        return "nothing new was kept" if self.resumes == "once kept" else "nothing was kept"
 
 
 _state = _State()

@@ -115,7 +115,7 @@ class Scenario:
     detail: Detail = "iterations"
     """Finest rows to keep in the result. events adds the decision log."""
     check: bool = False
-    """Check every answer of the policy, and the cache's invariants after every call (slower)."""
+    """Check every answer of the policy and, where there is a cache, its invariants after every call (slower)."""
     label: str | None = None
     """The run's name in tables and figures. Default: its policy."""
 

@@ -88,7 +88,7 @@ def split_slots(model: ModelShape, total: int, gpus: int) -> list[int]:
     least = least_slots(model, gpus)
     if not least <= total <= model.total_experts:
         raise UserError(
-            f"room for {total} expert{'s' * (total != 1)}; {model.name} on {gpus} GPU{'s' * (gpus > 1)} "
-            f"needs {least} to {model.total_experts} (top-{model.top_k}, one slot per GPU)"
+            f"room for {total} expert{'s' * (total != 1)}; the cache must hold {least} to {model.total_experts} for "
+            f"{model.name} on {gpus} GPU{'s' * (gpus > 1)} (top-{model.top_k}, one slot per GPU)"
         )
     return [total // gpus + (gpu < total % gpus) for gpu in range(gpus)]

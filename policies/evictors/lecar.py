@@ -15,7 +15,7 @@ from policies.types import Setup
 
 
 class LeCaR(Evictor):
-    """Let recency and frequency take turns; trust the one less whose victims are demanded again.
+    """Let recency and frequency take turns; trust less the one whose victims are demanded again.
 
     Vietri et al.: Driving cache replacement with ML-based LeCaR (HotStorage 2018). A demand for an expert that one rule
     evicted multiplies the weight of the other by exp(`learning_rate` · r), where r falls with the time since then.

@@ -66,8 +66,8 @@ class NextUsePrefetcher(Prefetcher):
 
 
 def clairvoyant(chunk_bytes: ChunkBytes | None = None) -> Policy:
-    """Know all future demand: fetch in the order of next use; evict the one needed last, and never
-    for an expert needed later.
+    """Know all future demand: fetch in the order of next use; evict the one needed last, but
+    never to make room for one needed even later.
 
     Follows the rules "Aggressive" (Cao, Felten, Karlin and Li, SIGMETRICS 1995) and "Delay" (its successors), which are
     not optimal. On one GPU it comes close: `tests/policies/systems/test_clairvoyant.py` compares it with brute force.

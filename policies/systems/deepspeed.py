@@ -41,7 +41,7 @@ class LastRun(LeastRecentlyUsed):
 
 
 def deepspeed() -> Policy:
-    """Fetch each layer whole when it begins and nothing earlier, evict by LRU.
+    """Fetch each layer whole when it begins and nothing earlier; keep the experts that ran last.
 
     Its experts are needed as soon as they are copied, so they move whole, as demanded ones do.
     """

@@ -24,7 +24,7 @@ def promoe(
     train_tokens: int = 20_000,
     chunk_bytes: ChunkBytes | None = None,
 ) -> Policy:
-    """Predict a stride ahead with a learned predictor, prefetch asynchronously, evict by LRU."""
+    """Predict the layer at the prefetch distance with a learned predictor, prefetch asynchronously, evict by LRU."""
     prefetcher = Speculator(
         stride=prefetch_distance, lookahead=lookahead, regularisation=regularisation, train_tokens=train_tokens
     )

@@ -27,7 +27,7 @@ def hit_count(prefetch_distance: int = 3, capacity: int = 1000) -> Policy:
 def speculate(
     prefetch_distance: int = 3, lookahead: bool = True, regularisation: float = 1.0, train_tokens: int = 20_000
 ) -> Policy:
-    """Predict a stride ahead by lookahead gates or learned maps, with FineMoE's distance and cache."""
+    """Predict the layer at FineMoE's distance by lookahead gates or learned maps, with FineMoE's cache."""
     prefetcher = Speculator(
         stride=prefetch_distance, lookahead=lookahead, regularisation=regularisation, train_tokens=train_tokens
     )

@@ -12,7 +12,7 @@ from traces.format import provenance
 
 def report(quality: Quality, *, wide: bool = False) -> str:
     """Heading, table and notes; a `wide` table has all columns, in lines of any width."""
-    ahead = " / of layers with at least as many layers before them as the distance" if wide else ""
+    ahead = " / of layers d and later (d: the distance)" if wide else ""
     remarks = ["Searches are instantaneous; no cache is modelled.", f"Shares are of all layers{ahead}."]
     lines = [*heading(quality).splitlines(), *remarks]
     head = "\n".join(folded(line, indent="  ") for line in lines)
@@ -35,7 +35,7 @@ def heading(quality: Quality) -> str:
 def table(summary: pd.DataFrame, *, wide: bool = False) -> str:
     """A row per policy, distance and kind of iteration; shares in percent.
 
-    A `wide` table also has the shares of the layers with at least as many before them as the distance, and bytes.
+    A `wide` table also has the shares of the layers from number d on, and bytes.
     """
 
     def percent(each: dict[str, Any], name: str) -> str:

@@ -12,7 +12,7 @@ MEASURES = {"recall": "executed experts that were planned [%]", "recall_at_k": "
 
 
 def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection[str] = ()) -> None:
-    """Draw recall over distance, a line per policy: solid for layers with so many layers before them, dotted for all.
+    """Draw recall over distance, a line per policy: solid for layers d and later at distance d, dotted for all.
 
     The legend marks `uncharged` policies, whose prediction time is not charged.
     """
@@ -27,9 +27,9 @@ def draw(summary: pd.DataFrame, title: str, path: Path, *, uncharged: Collection
                 color, distance = SERIES[number % len(SERIES)], each["distance"]
                 axes.plot(distance, each[f"{measure_name}_ahead"] * 100, "o-", color=color, label=name, markersize=4)
                 axes.plot(distance, each[measure_name] * 100, ":", color=color)
-            axes.set(xlabel="prefetch distance [layers]", ylabel=label, title="prefill" if prefill else "decode")
+            axes.set(xlabel="prefetch distance d [layers]", ylabel=label, title="prefill" if prefill else "decode")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
     legend(grid[0, -1], loc="upper left", bbox_to_anchor=(1, 1))
-    drawn.suptitle(f"{title}\nsolid: layers with at least so many layers before them; dotted: all layers", fontsize=10)
+    drawn.suptitle(f"{title}\nsolid: layers d and later; dotted: all layers", fontsize=10)
     save(drawn, path)

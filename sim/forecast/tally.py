@@ -69,8 +69,8 @@ class Tally:
 def summarise_layers(frame: pd.DataFrame) -> pd.DataFrame:
     """Sum the rows of `tidy` over layers: a row per (policy, distance, kind of iteration), in their order.
 
-    Recalls and coverage are over all layers. Those with `_ahead` are over layers whose number is at least the distance,
-    because only these have a layer that far before them.
+    Recalls and coverage are over all layers. Those with `_ahead` are over layers d and later at distance d, because
+    only these have a layer that far before them.
     """
     keys = ["policy", "distance", "prefill"]
     every = frame.groupby(keys, sort=False)

@@ -164,6 +164,6 @@ def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
 def _check_known(name: str) -> None:
     if name not in (known := preset_names()):
         raise UserError(
-            f"unknown machine {name!r}; known: {', '.join(known)}; or describe your own in a FILE.toml, for example "
+            f"unknown machine {name!r}; known: {', '.join(known)}, or a FILE.toml with, for example, "
             f'extends = "{known[-1]}" and the differences'
         )

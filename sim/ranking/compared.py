@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Need = Literal["history", "embedding", "lookahead_1", "lookahead_3"]
-Role = Literal["system", "ablation", "anchor"]
+Role = Literal["system", "ablation", "reference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class ComparedSystem:
     name: str
     policy: str
     role: Role = "system"
-    """Systems are ranked, ablations are compared with FineMoE, anchors are shown for scale."""
+    """Systems are ranked, ablations are compared with FineMoE, references are shown for scale."""
     letter: str = ""
     """How orders call a system."""
     other_form: bool = False
@@ -100,9 +100,9 @@ ABLATIONS = (
     ComparedSystem(name="whole copies", policy="finemoe,chunk_bytes=whole", needs=("history",), role="ablation"),
 )
 
-ANCHORS = (
-    ComparedSystem(name="clairvoyant", policy="clairvoyant", role="anchor"),
-    ComparedSystem(name="no offloading", policy="no-offload", role="anchor"),
+REFERENCES = (
+    ComparedSystem(name="clairvoyant", policy="clairvoyant", role="reference"),
+    ComparedSystem(name="no offloading", policy="no-offload", role="reference"),
 )
 
 
@@ -169,7 +169,7 @@ MACHINES = (
 )
 
 COMPARED = Compared(
-    systems=(*SYSTEMS, *ABLATIONS, *ANCHORS),
+    systems=(*SYSTEMS, *ABLATIONS, *REFERENCES),
     traces=TRACES,
     cache_gb=(6.0, 12.0, 24.0),
     machines=MACHINES,

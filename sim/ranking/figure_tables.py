@@ -26,7 +26,7 @@ class FigureTables:
     def time_rows(self, trace: str, metric: Metric) -> Rows:
         """A metric of systems and anchors on each machine, in ms."""
         rows = []
-        for role in ("system", "anchor"):
+        for role in ("system", "reference"):
             for each in self._compared.of_role(role):
                 cells = [self._times(trace, machine, each.name, metric) for machine in self._orders.machines]
                 rows.append([f"{each.name} {NOT_CHARGED}" if each.name in self.not_charged else each.name, *cells])

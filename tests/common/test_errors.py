@@ -1,4 +1,4 @@
-"""Reasons that an error's line gives, without the words of Python's codecs and parsers."""
+"""Reasons that an error's line gives, with the place once and without Python's jargon."""
 
 import errno
 import json

@@ -124,7 +124,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(each.relative_to(folder)): each.read_text() for each in folder.rglob("*") if each.is_file()}
 
 
-def refuses_second_names(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
+def refuses_hard_links(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
     """Make the file system one without hard links, or one that fails with another error."""
 
     def refused(path: Path, target: Path) -> None:
@@ -170,13 +170,13 @@ def test_files_arrive_together_or_not_at_all(
     assert contents(out) == dict.fromkeys((*before, "deep/er/c.txt"), "new")
 
 
-@pytest.mark.parametrize("second_names", [True, False])
+@pytest.mark.parametrize("hard_links", [True, False])
 def test_files_that_have_arrived_leave_again_after_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_names: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
 ) -> None:
-    """What they replaced comes back, whether it was set aside as a second name or as a copy."""
-    if not second_names:
-        refuses_second_names(monkeypatch)
+    """What they replaced comes back, whether it was set aside as a hard link or as a copy."""
+    if not hard_links:
+        refuses_hard_links(monkeypatch)
     (tmp_path / "b.txt").write_text("old")
     replace = Path.replace
 
@@ -313,10 +313,10 @@ def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_new_file_appears_on_file_systems_without_second_names_too(
+def test_a_new_file_appears_on_file_systems_without_hard_links_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuses_second_names(monkeypatch)
+    refuses_hard_links(monkeypatch)
     path = tmp_path / "a.txt"
     with new_file(path, "it") as partial:
         partial.write_text("whole")
@@ -329,7 +329,7 @@ def test_a_new_file_that_gets_no_name_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """The second error: another process's file was there at that moment, and is gone again."""
-    refuses_second_names(monkeypatch, number)
+    refuses_hard_links(monkeypatch, number)
     with (
         pytest.raises(UserError, match=f"/a.txt: it could not be written: {os.strerror(number)}$"),
         new_file(tmp_path / "a.txt", "it") as partial,

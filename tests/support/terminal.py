@@ -20,8 +20,8 @@ class Terminal(io.StringIO):
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Stderr is a terminal from now on, on which bars are drawn although tests disable them."""
-    found = Terminal()
-    monkeypatch.setattr(sys, "stderr", found)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.delenv("TQDM_DISABLE")
     monkeypatch.setattr(tqdm, "tqdm", partial(tqdm.tqdm, disable=False))  # which reads the variable when imported
-    return found
+    return screen

@@ -252,7 +252,7 @@ def test_a_profile_says_where_it_was_measured(calibrated):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--cache-experts", 3], "--cache-experts: 3 gives room for 3 experts; tiny on 1 GPU needs 4 to "),
+        (["--cache-experts", 3], "--cache-experts: 3 gives room for 3 experts; the cache must hold 4 to "),
         (["--cache-experts", 12, "--devices", 0], "--devices: must be at least 1, not 0"),
         (["--cache-experts", 12, "--replicas", 2], "--replicas: must be from 1 to 1, the number of GPUs, not 2"),
         (["--cache-experts", 12, "--threads", 0], "--threads: must be at least 1, not 0"),

@@ -47,7 +47,7 @@ MOST_RECALL = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseFigures:
-    """The measures of decode tokens or of prompts, as fractions; None if the trace does not allow to measure them."""
+    """The measures of decode tokens or of prompts, as fractions; None if they cannot be measured."""
 
     rows: int
     """Number of tokens."""

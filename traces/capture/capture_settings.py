@@ -61,13 +61,12 @@ class Lengths:
     """Number of tokens per prompt and per output."""
 
     max_new_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate at most N tokens per prompt. When continuing texts: read at most N tokens after the prefill."""
+    """Generate at most N tokens per prompt."""
     output_tokens: Annotated[int, Ge(1)] | None = None
-    """Generate exactly N tokens per prompt: end-of-sequence tokens are never chosen. When continuing texts: read
-    exactly N tokens after the prefill and skip shorter texts."""
+    """Generate exactly N tokens per prompt: end-of-sequence tokens are never chosen."""
     prompt_tokens: Annotated[int, Ge(1)] | None = None
     """Make every prompt exactly N tokens long, start token and template included: cut long prompts, extend short ones
-    with the text of the next prompt. When continuing texts: the first N tokens are the prefill (default: 37)."""
+    with the text of the next prompt."""
     chat_template: bool = False
     """Wrap each prompt or text as a user turn in the tokenizer's chat template."""
 
@@ -114,8 +113,8 @@ class Generation:
     batch_tokens: Annotated[int, Ge(1)] | None = None
     """Limit the tokens per batch instead: number of prompts × (longest prompt + new tokens) is at most N."""
     continue_text: bool = False
-    """Do not generate; read each text's own tokens. The first tokens are the prefill, each later token is one decode
-    step."""
+    """Do not generate; read each text's own tokens. The first --prompt-tokens (default: 37) are the prefill; each
+    later token is a decode step, at most --max-new-tokens, or exactly --output-tokens, which skips shorter texts."""
     temperature: Annotated[float, Gt(0)] | None = None
     """Sample at this temperature. Default: greedy."""
     seed: Annotated[int, Ge(0)] = 0

@@ -100,7 +100,9 @@ def load(
     if not local and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise UserError(f"{source}: does not exist")
     if not local and "/" not in source:  # hub models are called OWNER/NAME
-        raise unknown("model", source, RECIPES)
+        raise UserError(
+            f"{unknown('model', source, RECIPES)} (or give a folder, or OWNER/NAME on the Hugging Face hub)"
+        )
     if local and not any((Path(source) / file).exists() for file in _TOKENIZERS):
         raise UserError(f"model {source}: the folder has no tokenizer: it has none of {', '.join(_TOKENIZERS)}")
     wanted: Dtype = "float32" if name in RECIPES and dtype == "auto" else dtype

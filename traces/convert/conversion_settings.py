@@ -148,7 +148,7 @@ def _published(model: str) -> ModelShape:
     try:
         return published(model)
     except UserError as error:
-        raise FieldError("model", f"{error}; any other needs its sizes in `shape`") from None
+        raise FieldError("model", f"{error} (any other model needs `shape`)") from None
 
 
 def _spelled(model: str, shape: str) -> ModelShape:

@@ -73,7 +73,9 @@ def _json(file: Path) -> NDArray[Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
         return _only(file, data) if isinstance(data, dict) else np.array(data)
     except (OSError, ValueError, RecursionError) as error:
-        raise TraceError.at(file, f"is not a nested JSON list: {reason(error)}") from None
+        unread = isinstance(error, (OSError, UnicodeDecodeError, json.JSONDecodeError))
+        what = "cannot be read" if unread else "is not a nested JSON list"
+        raise TraceError.at(file, f"{what}: {reason(error)}") from None
 
 
 def _only(file: Path, named: dict[str, Any]) -> NDArray[Any]:

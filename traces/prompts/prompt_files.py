@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import UserError, not_json
+from common.errors import UserError, not_json, reason
 
 JSON = (".json", ".jsonl", ".ndjson")
 
@@ -47,7 +47,7 @@ def rows_of(path: Path) -> Iterator[Row]:
             for number, place, line in _lines(path, file):
                 yield Row(number, place, _object(line, place))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UserError(f"{path}: is {reason(error)}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist") from None
     except OSError as error:
@@ -74,9 +74,9 @@ def array_rows(pieces: Iterable[str], where: str) -> Iterator[Row]:
                 raise UserError(f"{place}: must be a JSON object, not {shortened(rest[at : at + 40])}")
             try:
                 data, at = decoder.raw_decode(rest, at)
-            except ValueError as error:  # invalid, or incomplete so far
+            except json.JSONDecodeError as error:  # invalid, or incomplete so far
                 if len(rest) - at > _LARGEST:
-                    raise UserError(f"{place}: {not_json(error)}") from None
+                    raise UserError(f"{place}: is not JSON: {error.msg} at character {error.pos - at + 1}") from None
                 break
             number += 1
             yield Row(number, place, data)

@@ -56,7 +56,7 @@ class PromptChoice:
     source_name: str | None = None
     """Source label for prompts without one. Default: the name of the set."""
     max_prompt_chars: Annotated[int, Ge(1)] | None = None
-    """Skip prompts of more than N characters; a token has about 4."""
+    """Skip prompts of more than N characters; a token averages about 4."""
     limit: Annotated[int, Ge(1)] | None = None
     """Take only the first N prompts that are not skipped."""
     sample: Annotated[int, Ge(1)] | None = None

@@ -11,8 +11,6 @@ from traces.workloads.arrivals import MINUTE_S, Workload, counts_per
 
 def draw_workload(workload: Workload, path: Path) -> None:
     """Draw three panels: arrivals over time, and histograms of prompt and output lengths."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
     drawn = figure(12, 3.6)
     over_time, *histograms = panels(drawn, 1, 3, width_ratios=(2, 1, 1))[0]
 
@@ -30,14 +28,20 @@ def draw_workload(workload: Workload, path: Path) -> None:
         axes.hist(tokens, bins=edges, color=BLUE)
         axes.axvline(float(tokens.mean()), color=ORANGE, label=f"mean {tokens.mean():,.0f}")
         axes.set(xlabel=f"{name} length [tokens]", ylabel="requests")
-        decades = np.log10(edges[-1] / edges[0])
-        if decades > 0.5:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
-            axes.xaxis.set_minor_locator(NullLocator())
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        _scale(axes, decades=float(np.log10(edges[-1] / edges[0])))
         legend(axes)
     drawn.suptitle(workload.source, fontsize=10)
     save(drawn, path)
+
+
+def _scale(axes: Any, decades: float) -> None:
+    """A logarithmic axis of lengths with labels that do not overlap; a linear one for lengths that are much alike."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    if decades > 0.5:  # fewer need not contain two of 1, 2, 5, 10, ...
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

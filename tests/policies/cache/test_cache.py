@@ -52,12 +52,12 @@ def test_slots_are_split_evenly_and_the_remainder_goes_to_the_lowest_numbers():
 
 @pytest.mark.parametrize("total", [-1, 0, 1, 17])
 def test_a_cache_below_top_k_or_above_all_experts_is_refused(total):
-    with pytest.raises(UserError, match=f"^room for {total} expert{'s' * (total != 1)}; .* needs 2 to 16 "):
+    with pytest.raises(UserError, match=f"^room for {total} expert{'s' * (total != 1)}; .* must hold 2 to 16 "):
         split_slots(shape(4, 4, top_k=2), total, 1)
 
 
 def test_every_gpu_needs_a_slot():
-    with pytest.raises(UserError, match="on 6 GPUs needs 6 to 16 "):
+    with pytest.raises(UserError, match=r"must hold 6 to 16 for .* on 6 GPUs "):
         split_slots(shape(4, 4, top_k=2), 5, 6)
 
 

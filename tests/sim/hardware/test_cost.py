@@ -213,8 +213,8 @@ def test_an_unknown_machine_is_an_error_that_lists_all(name):
         preset(name)
     assert str(error.value) == (
         f"unknown machine {name!r}; known: a100-80gb, h100-80gb, h200-141gb, paper-a100, paper-rtx3090, "
-        "paper-rtx3090x6, rtx3090, rtx3090x6, rtx4090; or describe your own in a FILE.toml, "
-        'for example extends = "rtx4090" and the differences'
+        "paper-rtx3090x6, rtx3090, rtx3090x6, rtx4090, or a FILE.toml with, for example, "
+        'extends = "rtx4090" and the differences'
     )
 
 

@@ -113,7 +113,7 @@ def test_a_refused_factor_is_a_row_with_its_reason_and_gpus_vary_only_in_whole_n
         2.8333: (34, "refused"),
         4.0: (48, "refused"),
     }
-    assert "on 1 GPU needs 1 to 32 (top-1, one slot per GPU)" in slots[4.0]["reason"]
+    assert "must hold 1 to 32 for small on 1 GPU (top-1, one slot per GPU)" in slots[4.0]["reason"]
     assert {factor: row["status"] for factor, row in gpus.items()} == {1.0: "done", 2.0: "done", 4.0: "done"}
 
 

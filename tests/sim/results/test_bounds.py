@@ -251,9 +251,7 @@ def bound_of(steps, model, home, machine, **left_out):
 LARGE = (50, 118, 183, 194, 206, 208, 218, 226, 256, 302, 338, 360, 370, 494)
 
 
-@pytest.mark.parametrize(
-    "part", [*slow_but(range(10), 4), pytest.param(None, marks=[pytest.mark.slow, pytest.mark.long])]
-)
+@pytest.mark.parametrize("part", [*slow_but(range(10), 4), pytest.param(None, marks=pytest.mark.long)])
 def test_no_schedule_of_a_tiny_run_passes_the_bound(part):
     """486 runs and 14, with chunks and without, on one GPU and two, half of them or so in waves."""
     seeds = LARGE if part is None else sorted({*range(part * 50, part * 50 + 50)} - {*LARGE})

@@ -78,7 +78,6 @@ def test_a_kill_on_the_way_changes_nothing(trace: Path, tmp_path: Path) -> None:
     check_kills(Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid), tmp_path, kills=1)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp_path: Path) -> None:
     pytest.importorskip("torch")

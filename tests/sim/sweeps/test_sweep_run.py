@@ -124,7 +124,7 @@ def test_what_cannot_run_is_a_row_with_its_reason(decoded: Path, store: Path) ->
     )
     frame = run_sweep(experiment, store=store, references=EVERYTHING, workers=HERE).frame
     reasons = {(row["policy"], row["cache.share"]): row["reason"] for row in frame.to_dict("records")}
-    assert "needs 2 to 32 (top-2, one slot per GPU)" in reasons["lru", 0.01]
+    assert "must hold 2 to 32 for small on 1 GPU (top-2, one slot per GPU)" in reasons["lru", 0.01]
     assert reasons["promoe", 1.5] == "cache.share: must be above 0 and at most 1, not 1.5"
     assert frame["status"].value_counts().to_dict() == {"refused": 6, "done": 3}
 

@@ -77,9 +77,9 @@ def test_a_single_call_stays_in_this_process_which_lives_on() -> None:
 
 
 def test_a_process_of_the_workers_ends_when_its_command_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here it would be this process; it has not been started by itself."""
+    """This process stands for it, so `_exit` is replaced; `__wrapped__`, since a process is watched once."""
     ended = threading.Event()
-    monkeypatch.setattr(workers, "_end_with", workers._end_with.__wrapped__)  # not only once per process
+    monkeypatch.setattr(workers, "_end_with", workers._end_with.__wrapped__)
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     assert workers._UntilCommandEnds(abs)(-3) == 3
     assert ended.wait(60)

@@ -163,7 +163,7 @@ except UserError as error:
     ("kills", "least", "parts"),
     [
         pytest.param(SIX, 1, 50, id="six"),
-        pytest.param(TWENTY, 2, 160, id="twenty", marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(TWENTY, 2, 160, id="twenty", marks=pytest.mark.long),
     ],
 )
 def test_a_writer_killed_many_times_in_a_row_gives_the_same_bytes(
@@ -196,7 +196,6 @@ def test_what_a_kill_after_the_renaming_left_is_cleared_away_by_the_same_command
     assert not partial.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("mode", [("--temperature", "1"), ("--continue-text", "--prompt-tokens", "12")], ids=" ".join)
 def test_a_collection_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path: Path, mode: tuple[str, ...]) -> None:

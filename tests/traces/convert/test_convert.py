@@ -188,7 +188,9 @@ def test_mistakes_on_the_command_line_are_reported(tmp_path: Path, capsys: pytes
     assert main(["convert", "npz", str(tmp_path / "no.npz"), "--model", "gpt-oss-20b", *out]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/no.npz: does not exist\n"
     assert main(["convert", "npz", str(tmp_path), "--model", "gpt-oss", *out]) == 2
-    assert capsys.readouterr().err == "error: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'?\n"
+    assert capsys.readouterr().err == (
+        "error: --model: unknown model 'gpt-oss'; did you mean 'gpt-oss-20b'? (any other model needs --shape)\n"
+    )
     assert convert(tmp_path, small_arrays(), "--max-requests", "0") == 2
     assert capsys.readouterr().err == "error: --max-requests: must be at least 1, not 0\n"
     assert convert(tmp_path, small_arrays()) == 0

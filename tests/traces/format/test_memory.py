@@ -80,7 +80,6 @@ def peak_bytes(arguments: Sequence[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_collection_of_twenty_times_the_demo_needs_no_more_memory(tmp_path: Path) -> None:
     demo = [{"prompt": passage.text} for passage in read_prompts(PASSAGES).prompts]

@@ -292,7 +292,6 @@ def test_each_single_byte_of_a_trace_is_guarded(tiny: Path, step: int) -> None:
     assert changes == sum(-(-len(file) // step) for file in content(tiny).values())
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_each_single_byte_of_a_trace_is_guarded_even_from_readers_that_check_no_hash(tiny: Path) -> None:
     """`Trace` does not hash the large files: it must notice by itself, or read what was written."""

@@ -220,6 +220,7 @@ def test_a_trace_like_another_has_its_shape_lengths_and_statistics(known: Trace,
     assert first.gate.tobytes() != second.gate.tobytes()
 
 
+@pytest.mark.slow  # `test_pocket_statistics_come_back` compares layers, too
 def test_layers_of_the_other_trace_come_back_one_by_one(tmp_path: Path) -> None:
     overlap = np.linspace(0.45, 0.8, LAYERS)
     source = drawn(tmp_path / "source.trace", parameters(overlap=overlap, token_overlap=0.4))
@@ -293,7 +294,6 @@ def test_pocket_statistics_come_back(tmp_path: Path) -> None:
     assert np.mean(after.load_cv) == pytest.approx(np.mean(before.load_cv), abs=0.06)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.skipif(not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place")
 def test_the_overlaps_of_gpt_oss_come_back_layer_by_layer(tmp_path: Path) -> None:
