@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -35,13 +36,17 @@ class FieldError(UserError):
         return FieldError(f"{field}.{self.field}", self.problem)
 
 
+class UnknownNameError(UserError):
+    """A name that does not exist, probably misspelt."""
+
+
 class PolicyCodeError(UserError):
     """The code of a user's own policy raised an error, which is the cause of this one."""
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is not among the `known` ones; it offers the nearest."""
-    return UserError(f"unknown {what} {name!r}; {nearest(name, known)}")
+    return UnknownNameError(f"unknown {what} {name!r}; {nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -62,6 +67,12 @@ def listed(words: Iterable[str], conjunction: str = "and") -> str:
     return f"{', '.join(most)} {conjunction} {last}" if most else last
 
 
+def absent(file: Path, what: str) -> str:
+    """Why there is no file that is in every folder that is `what`: the folder is something else, or does not exist."""
+    folder = file.parent
+    return f"{file} is missing; {folder} is not {what}" if folder.exists() else f"{folder}: does not exist"
+
+
 def one_line(error: BaseException) -> str:
     """The message of the error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -77,7 +88,7 @@ def not_json(error: ValueError | RecursionError) -> str:
 def reason(error: BaseException) -> str:
     """The message of the error, for a line that names the file: without the system's error number and file name."""
     if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 text at byte {error.start}"
+        return "not UTF-8 text"  # `error.start` counts from the block that was read
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at line {error.lineno}, character {error.colno}"
     return (isinstance(error, OSError) and error.strerror) or one_line(error)

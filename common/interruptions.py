@@ -25,8 +25,6 @@ _IMPORTS = "<frozen importlib._bootstrap>"
 Resumes: TypeAlias = Literal["always", "once kept", "never"]
 """Whether the same command, after an interruption, goes on where it stopped; once kept: from a call of `kept` on."""
 
-TO_RESUME = "run the same command again to resume"
-
 
 class Interruption(KeyboardInterrupt):
     """A signal that ends the command."""
@@ -98,6 +96,13 @@ def kept(*, restarted: bool) -> None:
         _state.resumes, _state.restarted = "always", restarted
 
 
+def to_resume() -> str | None:
+    """How to resume the running command; None if it keeps nothing, or has kept nothing yet."""
+    if _state.resumes != "always":
+        return None
+    return f"run the same command again{' without --restart' * _state.restarted} to resume"
+
+
 @contextmanager
 def unwound() -> Iterator[None]:
     """Within the block no signal ends the process at once, since only unwinding cleans up."""
@@ -132,9 +137,7 @@ class _State:
         self.raised_at = -_REPEAT_S
 
     def advice(self) -> str:
-        if self.resumes == "always":
-            return "run the same command again without --restart to resume" if self.restarted else TO_RESUME
-        return "nothing new was kept" if self.resumes == "once kept" else "nothing was kept"
+        return to_resume() or ("nothing new was kept" if self.resumes == "once kept" else "nothing was kept")
 
 
 _state = _State()

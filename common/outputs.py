@@ -5,14 +5,15 @@ releases the lock of a killed process, so the next command on that output takes 
 locks, two commands are only kept apart by the way in which outputs appear: a new output never replaces another
 (`common/files.py`).
 
-One rule for all commands: an existing output is refused. With `overwrite` it is replaced once the new one is complete.
+One rule for all commands: an existing output is refused. With `overwrite` it is replaced once the new one is complete,
+but only by one of its own kind, and never if the command reads it.
 """
 
 import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from common.figures import check_picture
 from common.files import host, make_folders, name_beside, refuse_existing
 from common.interruptions import undone
 
-META = "meta.json"  # in every trace, and in every folder of results unless its command names another mark
+META = "meta.json"  # in every folder that commands write
 _TRIES = 100  # to take a claim whose owners keep changing
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -33,7 +34,7 @@ class Output:
 
     path: Path
     mark: str | None = None
-    """A file that is in every such folder; None for an output that is itself a file."""
+    """A file that all folders of this kind have, and no others; None for an output that is itself a file."""
 
     def check(self, *, overwrite: bool) -> None:
         """Raise a `UserError` if nothing may be written there, or if something exists that must not be replaced."""
@@ -53,13 +54,15 @@ class Output:
                 raise UserError(f"{self.path} cannot be replaced: it is a folder")
         elif self.path.is_dir():
             if any(self.path.iterdir()) and not (self.path / self.mark).exists():
-                raise UserError(f"{self.path} cannot be replaced: it has no {self.mark}, so no command wrote it")
+                raise UserError(
+                    f"{self.path} cannot be replaced: it has no {self.mark}, so it is no output of this command"
+                )
         elif self.path.exists():
             raise UserError(f"{self.path} cannot be replaced: it is a file")
 
 
-def folder(path: Path | None, *, mark: str = META) -> Output | None:
-    """A folder of results, or a trace."""
+def folder(path: Path | None, *, mark: str) -> Output | None:
+    """A folder; all of its kind, and no others, have the file `mark`."""
     return Output(path, mark) if path else None
 
 
@@ -76,17 +79,20 @@ def picture(path: Path | None) -> Output | None:
 
 
 @contextmanager
-def reserved(*outputs: Output | None, overwrite: bool) -> Iterator[None]:
-    """Within the block, other commands cannot reserve these outputs; None stands for no output.
+def reserved(*outputs: Output | None, overwrite: bool, inputs: Sequence[Path | None] = ()) -> Iterator[None]:
+    """Within the block, other commands cannot reserve these outputs; None stands for no output, or no input.
 
-    A `UserError` before the block is entered if an output cannot be written, is reserved, or exists without
-    `overwrite`. Claims, and folders that were created for them, are removed when the block ends.
+    A `UserError` before the block is entered if an output cannot be written, is reserved, is one of the `inputs`, or
+    exists without `overwrite`. Claims, and folders that were created for them, are removed when the block ends.
     """
     wanted = [output for output in outputs if output]
     seen: set[str] = set()
+    read = {os.path.realpath(path) for path in inputs if path}
     for output in wanted:
         output.check(overwrite=overwrite)  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)
+        if place in read:
+            raise UserError(f"{output.path} cannot be replaced: this command reads it")
         if place in seen:
             raise UserError(f"{output.path} cannot be written: two outputs have this name")
         seen.add(place)

@@ -17,7 +17,7 @@ from sysconfig import get_path
 from types import ModuleType
 from typing import Any
 
-from common.errors import PolicyCodeError, UserError, one_line, unknown
+from common.errors import PolicyCodeError, UnknownNameError, UserError, one_line, unknown
 
 OWN_PACKAGES = {"common", "policies", "traces", "sim", "validate"}  # whose sources are hashed elsewhere
 _SOURCES = "__finemoe_lab_sources__"  # attribute of a package from outside: its sources when it was imported
@@ -49,7 +49,7 @@ def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callabl
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _cannot_import(kind, place, error) from error
-        raise UserError(
+        raise UnknownNameError(
             f"{kind} {place}: no module {error.name!r} in the current folder or among installed packages"
         ) from error
     except (Exception, SystemExit) as error:  # whatever a module from outside may raise
@@ -58,7 +58,7 @@ def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callabl
     if found is None:
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         public = [each for each in own if not each.startswith("_") and offered(vars(module)[each])]
-        raise UserError(f"module {module_name}: {unknown(kind, name, public)}")
+        raise UnknownNameError(f"module {module_name}: {unknown(kind, name, public)}")
     if not callable(found):
         raise UserError(f"{kind} {place}: {name} is a {type(found).__name__}, not a class or function")
     return found

@@ -26,7 +26,7 @@ from functools import partial
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from common.errors import PolicyCodeError, UserError, either, one_line, unknown
+from common.errors import PolicyCodeError, UnknownNameError, UserError, either, one_line, unknown
 
 _WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 UNDERSTOOD = "bool, int, float, str, Literal of strings or whole numbers, a number | Literal, and each of these | None"
@@ -99,7 +99,7 @@ def called(factory: Callable[..., Any], kind: str, part: str) -> Any:
         if not known:
             raise UserError(f"{what} has no settings; remove {key!r}")
         if key not in known:
-            raise UserError(f"{what}: {unknown('setting', key, known)}")
+            raise UnknownNameError(f"{what}: {unknown('setting', key, known)}")
         if key in values:
             raise UserError(f"{where}: {key}: is set twice")
         values[key] = known[key].read(text, f"{where}: {key}")

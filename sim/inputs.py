@@ -245,8 +245,14 @@ def check_size(size: CacheSize, model: ModelShape, machine: Machine, memory: Gpu
 
 
 def check_memory(memory: GpuMemory, scenario: Scenario, model: ModelShape, machine: Machine) -> None:
-    """Raise a `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache."""
+    """Raise a `FieldError` on the cache if its experts do not fit on the GPUs beside dense weights and KV cache.
+
+    Also if it has more gigabytes than the GPUs, although it never takes more than all experts.
+    """
     size, experts = scenario.cache, scenario.cache.slots(model, memory)
+    if isinstance(size.gb, float | int) and size.gb * 1e9 > memory.total_bytes:
+        has = f"{memory.total_bytes / 1e9:.4g} GB"
+        raise FieldError("cache.gb", f"{size.gb} is more than the {has} of {machine.describe()}")
     if memory.fits(experts * model.expert_bytes):
         return
     wanted, of, dense, cached = (

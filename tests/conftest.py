@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TQDM_DISABLE"] = "1"  # a busy machine shows progress where a quiet one has no time for it
+os.environ["COLUMNS"] = "100"  # as in docs/commands.md: the first help that is printed decides on all later ones
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test asks for more threads, none spins while it waits
 
 from policies import naming  # after the environment, which NumPy reads when it is imported

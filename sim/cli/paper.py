@@ -68,8 +68,8 @@ def paper(
     Runs in the store are not computed again, so the same command resumes after an interruption. The exit status is
     1 if a run failed.
     """
-    from common.errors import FieldError
-    from common.outputs import file, reserved
+    from common.errors import FieldError, UserError
+    from common.outputs import META, file, reserved
     from sim.paper.catalogue_of_figures import figures_named
     from sim.paper.reproduction import prepared_study, reproduce, written
     from sim.paper.tiers import TierName
@@ -79,6 +79,8 @@ def paper(
     for name, given in (("figure", figure), ("routing", routing)):
         if given is not None and not given:
             raise FieldError(name, "needs a value")
+    if (out / META).exists():
+        raise UserError(f"{out} cannot be written: it has a {META}, so it is the output of another command")
     figures = figures_named(figure or [])
     tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
     with reserved(*map(file, written(figures, out)), overwrite=overwrite):

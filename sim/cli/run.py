@@ -58,7 +58,7 @@ def run(
     wanted = EVERY_BOUND if json or out else shown
     if references is not None:
         wanted = references_named(references, EVERY_BOUND)
-    with reserved(folder(out), overwrite=overwrite):
+    with reserved(folder(out, mark="summary.parquet"), overwrite=overwrite):
         comparison = compare_policies(
             experiment,
             references=wanted,

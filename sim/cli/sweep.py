@@ -71,7 +71,7 @@ def sweep(
             text = status_report(described, place, wanted, workers)
         print(text)
         return 0 if possible else 2
-    with reserved(folder(out), overwrite=overwrite):
+    with reserved(folder(out, mark="sweep.parquet"), overwrite=overwrite):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else found.report(), out, quiet=json):

@@ -51,7 +51,7 @@ def whatif(
     from sim.planning.whatif_figure import draw_what_if
     from sim.planning.whatif_report import report
 
-    with reserved(folder(out), picture(plot), overwrite=overwrite):
+    with reserved(folder(out, mark="sweep.parquet"), picture(plot), overwrite=overwrite):
         found = what_if(experiment, store=place_of_store(store), workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else report(found), out, plot, quiet=json):

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import FieldError, UserError, nearest
+from common.errors import FieldError, UnknownNameError, UserError, nearest
 from common.settings import from_data, to_data
 from common.toml_files import read_toml
 from sim.hardware.data_sheet import DataSheetMachine
@@ -163,7 +163,7 @@ def _sourced(figure: Mapping[str, Any], place: str) -> tuple[Any, str]:
 
 def _check_known(name: str) -> None:
     if name not in (known := preset_names()):
-        raise UserError(
+        raise UnknownNameError(
             f"unknown machine {name!r}; known: {', '.join(known)}, or a FILE.toml with, for example, "
             f'extends = "{known[-1]}" and the differences'
         )

@@ -20,7 +20,7 @@ def brief_report(comparison: PolicyComparison) -> str:
     """Heading, the table of five columns, and the notes that it needs."""
     summaries = comparison.summaries()
     marks = footnotes((each["label"], each) for each in summaries)
-    shared = _shared_notes(comparison.results[0])
+    shared = _shared_notes(comparison.results)
     below = (folded(note, indent="  ") for note in (*proved(summaries), *shared, *marks, *_remarks(comparison.results)))
     return "\n\n".join([_head(comparison), brief_table(summaries), "\n".join(below)]).rstrip()
 
@@ -76,7 +76,7 @@ def notes(comparison: PolicyComparison) -> Iterator[str]:
     yield from proved([result.summary for result in comparison.results])
     if comparison.best_known:
         yield best_known(comparison)
-    yield from _shared_notes(comparison.results[0])
+    yield from _shared_notes(comparison.results)
     facts = [comparison.resident.summary] if comparison.resident else []
     shown = {each["policy"]: each for each in [*facts, *comparison.summaries()]}
     yield from footnotes((each["label"], each) for each in shown.values())
@@ -124,15 +124,16 @@ def _distance(policy: str) -> str | None:
     return found[1] if found else None
 
 
-def _shared_notes(result: Result) -> Iterator[str]:
+def _shared_notes(results: Sequence[Result]) -> Iterator[str]:
     """Notes that hold for all runs of a comparison."""
-    yield from filter(None, (room_for_all(result), mostly_fixed(result)))
+    yield from filter(None, (room_for_all(results), mostly_fixed(results[0])))
 
 
-def room_for_all(result: Result) -> str | None:
+def room_for_all(results: Sequence[Result]) -> str | None:
     """A note if the cache holds all experts, since there are first misses even so."""
-    model = result.provenance["model"]
-    if result.provenance["cache_experts"] < model["layers"] * model["experts"]:
+    found = results[0].provenance
+    holds_all = found["cache_experts"] == found["model"]["layers"] * found["model"]["experts"]
+    if not holds_all or all(result.summary["miss_rate"] == 0 for result in results):
         return None
     return (
         "the cache has room for all experts, so no copy has to be repeated: the longer the run, the smaller the share "

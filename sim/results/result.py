@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pandas as pd
 from typing_extensions import override
 
-from common.errors import FieldError, UserError, reason
+from common.errors import FieldError, UserError, absent, reason
 from common.files import new_folder, write_json
 from common.hashing import is_sealed, sealed, sha256_of
 from common.parquet import read_frame, write_frame
@@ -180,8 +180,7 @@ def read_meta(
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        missing = f"{path} is missing; {folder} is not {what}"
-        raise UserError(missing if folder.exists() else f"{folder} does not exist") from None
+        raise UserError(absent(path, what)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     if not isinstance(meta, dict):

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from common.errors import UserError, reason
+from common.errors import UserError, absent, reason
 from common.files import remove, replacing, write_json
 from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
 from sim.artefacts import Artefacts
@@ -88,8 +88,7 @@ class ResultStore:
             description = json.loads(about.read_text(encoding="utf-8"))
             version, identity = description["schema_version"], str(description["id"])
         except FileNotFoundError:
-            missing = f"{about} is missing; {folder} is not a result store"
-            raise StoreError(missing if folder.exists() else f"{folder} does not exist") from None
+            raise StoreError(absent(about, "a result store")) from None
         except OSError as error:
             raise StoreError(f"{about}: cannot be read: {reason(error)}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UnknownNameError, UserError
 from common.progress import bar
 from policies.cache.setup_without_cache import setup_without_cache
 from policies.naming import parts_of
@@ -47,7 +47,10 @@ class SweepPlan:
 
     @classmethod
     def of(cls, experiment: Experiment, wanted: Collection[Reference]) -> "SweepPlan":
-        """Resolve every run; a run that its scenario or inputs do not allow is refused."""
+        """Resolve every run; a run that its scenario or inputs do not allow is refused.
+
+        A name that does not exist raises an `UnknownNameError`, since it is a mistake in all runs that have it.
+        """
         return cls.of_runs(experiment.matrix(), wanted)
 
     @classmethod
@@ -98,6 +101,8 @@ class _Planner:
             return PlannedRun(run=run, refusal=run.problem)
         try:
             task, inputs = self._task(run.scenario)
+        except UnknownNameError:
+            raise
         except UserError as error:
             return PlannedRun(run=run, refusal=str(error))
         return PlannedRun(run=run, task=task, inputs=inputs, references=self._references(run.scenario, inputs))

@@ -246,8 +246,11 @@ def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
 def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.trace"
     path.mkdir()
-    assert refusal(folder(path)) == f"{path} exists already; choose another name, or replace it with `overwrite`"
-    with reserved(folder(path), overwrite=True):
+    assert (
+        refusal(folder(path, mark="meta.json"))
+        == f"{path} exists already; choose another name, or replace it with `overwrite`"
+    )
+    with reserved(folder(path, mark="meta.json"), overwrite=True):
         assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -255,15 +258,32 @@ def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path:
 def test_only_what_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    with reserved(folder(mine), overwrite=True):  # it is empty
+    sweep = folder(mine, mark="sweep.parquet")
+    with reserved(sweep, overwrite=True):  # it is empty
         pass
     (mine / "thesis.tex").write_text("mine")
-    said = "cannot be replaced: it has no meta.json, so no command wrote it"
-    assert refusal(folder(mine), overwrite=True) == f"{mine} {said}"
-    (mine / "meta.json").write_text("{}")
-    with reserved(folder(mine), overwrite=True):
+    said = f"{mine} cannot be replaced: it has no sweep.parquet, so it is no output of this command"
+    assert refusal(sweep, overwrite=True) == said
+    for other in ("meta.json", "tokens.parquet"):  # of another command
+        (mine / other).touch()
+        assert refusal(sweep, overwrite=True) == said
+    (mine / "sweep.parquet").touch()
+    with reserved(sweep, overwrite=True):
         pass
-    assert refusal(folder(mine / "thesis.tex"), overwrite=True).endswith("cannot be replaced: it is a file")
+    file_in_place = folder(mine / "thesis.tex", mark="sweep.parquet")
+    assert refusal(file_in_place, overwrite=True).endswith("cannot be replaced: it is a file")
+
+
+def test_what_a_command_reads_is_never_overwritten(tmp_path: Path) -> None:
+    mine, link = tmp_path / "mine.parquet", tmp_path / "link.parquet"
+    mine.touch()
+    link.symlink_to(mine)
+    for path in (mine, link, tmp_path / "below" / ".." / "mine.parquet"):
+        with (
+            pytest.raises(UserError, match=r"/\w+\.parquet cannot be replaced: this command reads it$"),
+            reserved(file(path), overwrite=True, inputs=[None, mine]),
+        ):
+            raise AssertionError("entered")
 
 
 def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
@@ -278,7 +298,8 @@ def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
 def test_an_output_has_a_name(path: str) -> None:
     for overwrite in (False, True):
-        assert refusal(folder(Path(path)), overwrite=overwrite).endswith("it is not a name for a file or folder")
+        said = refusal(folder(Path(path), mark="meta.json"), overwrite=overwrite)
+        assert said.endswith("it is not a name for a file or folder")
 
 
 def test_an_error_in_the_block_releases_the_output(tmp_path: Path) -> None:

@@ -96,7 +96,18 @@ def test_a_flipped_bit_in_the_footer_is_never_a_traceback(tmp_path: Path) -> Non
             read_frame(path)
 
 
-def test_an_error_between_two_tables_is_not_replaced_by_one_of_the_file(tmp_path: Path) -> None:
+def test_an_error_between_two_tables_is_not_replaced_by_one_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is closed all the same, and may have no room for its footer."""
+    close, closed = pq.ParquetWriter.close, []
+
+    def full(writer: pq.ParquetWriter) -> None:
+        close(writer)
+        closed.append(writer)
+        raise OSError("no room for the footer")
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", full)
     table = pa.table({"value": [1.0, 2.0]})
 
     def broken_off(*, after: int) -> None:
@@ -108,6 +119,7 @@ def test_an_error_between_two_tables_is_not_replaced_by_one_of_the_file(tmp_path
     for tables in (0, 2):
         with pytest.raises(KeyboardInterrupt):
             broken_off(after=tables)
+    assert len(set(closed)) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all", None])

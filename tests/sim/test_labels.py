@@ -95,6 +95,14 @@ def test_a_cache_of_max_has_the_bound_of_the_experts_that_fit(simulate: Any, tra
     assert 0 < filled["makespan_lower_bound_s"] < smaller["makespan_lower_bound_s"]
 
 
+def test_more_gigabytes_than_the_gpus_have_are_refused(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though all experts would fit, which is what 24 GB give."""
+    for gb, status in (("24", 0), ("24.1", 2), ("1e300", 2)):
+        assert main(arguments(trace, "--machine", "rtx3090", "--cache-gb", gb, policies=("lru",))) == status
+    said = "error: --cache-gb: 24.1 is more than the 24 GB of rtx3090"
+    assert capsys.readouterr().err.startswith(said)
+
+
 @pytest.mark.parametrize(("room", "said"), [(-1, "0 experts; "), (1.5, "1 expert; ")])
 def test_a_cache_of_max_needs_room_for_a_layer(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: float, said: str

@@ -174,7 +174,7 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "missing tokens": (missing("tokens.parquet"), r"tokens.parquet: is missing"),
     "missing requests": (missing("requests.parquet"), r"requests.parquet: is missing"),
     "missing embeddings": (missing("embeddings.parquet"), r"embeddings.parquet: is missing"),
-    "missing meta": (missing("meta.json"), r"meta.json: is missing"),
+    "missing meta": (missing("meta.json"), r"meta.json is missing; \S+ is not a trace"),
     "other row groups": (
         replace_table("tokens.parquet", lambda table: table),
         r"must have one row group for each of the 4 requests, not 1",
@@ -207,6 +207,10 @@ BROKEN: dict[str, tuple[Breaker, str]] = {
     "wrong type": (meta_with(seed="one"), r"meta.json: field seed: must be int or null, not 'one'"),
     "bool for int": (meta_with(seed=True), r"meta.json: field seed: must be int or null, not True"),
     "version": (meta_with(format_version=2), r"meta.json: field format_version: must be 1, not 2"),
+    "results": (
+        lambda path: change_meta(path, lambda meta: meta.pop("format_version")),
+        r"\S+ is not a trace",
+    ),
     "kind": (
         meta_with(kind="measured"),
         r"meta.json: field kind: must be captured, imported, synthetic or fitted, not 'measured'",

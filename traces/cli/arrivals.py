@@ -29,7 +29,7 @@ def arrivals(
     """
     from common.outputs import file, picture, reserved, then_printed
 
-    with reserved(file(target.out), picture(target.plot), overwrite=target.overwrite):
+    with reserved(file(target.out), picture(target.plot), overwrite=target.overwrite, inputs=[settings.file]):
         from traces.workloads.arrivals import describe
         from traces.workloads.drawn_workload import chosen_workload, provenance_of
 

@@ -8,7 +8,6 @@ from cyclopts import Group, Parameter
 
 from common.applications import MODEL, OUTPUT, PROMPTS, under
 from common.errors import FieldError, UserError
-from common.outputs import folder, reserved
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, check_target
 from traces.prompts.prompt_sets import PASSAGES, PromptChoice, read_chosen
@@ -52,7 +51,7 @@ def collect(
         prompts = PASSAGES
     settings = CollectSettings(model=model, lengths=lengths, generation=generation, recording=recording, target=target)
     check_target(target)
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved():
         found = read_chosen(prompts, choice, seed=generation.seed)
         try:
             from traces.capture.collection import collect as record

@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, application, under
 from common.listed_command import Command
-from common.outputs import file, folder, reserved
+from common.outputs import file, reserved
 from traces.convert.conversion_settings import (
     CountsTarget,
     ImportTarget,
@@ -81,7 +81,7 @@ def npz(
     source
         The file routing.npz, or the folder that contains it.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(source):
         from traces.convert.npz import convert_npz
 
         print(convert_npz(source, model.sizes(), target, max_tokens=part.max_tokens))
@@ -102,7 +102,7 @@ def jsonl(
     source
         JSON Lines; the rows of a request must be adjacent.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(source):
         from traces.convert.jsonl import convert_jsonl
 
         print(convert_jsonl(source, model.sizes(), target, how))
@@ -116,7 +116,7 @@ def policylang(source: Path, /, *, model: Model, numbers: Numbers = LayerNumbers
     source
         FILE.jsonl or FILE.parquet.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(source):
         from traces.convert.policylang import convert_policylang
 
         print(convert_policylang(source, model.sizes(), target, numbers.first_layer))
@@ -136,7 +136,7 @@ def route_trace(
     source
         FILE.csv that the engine wrote with its option --route-trace.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(source):
         from traces.convert.route_trace import convert_route_trace
         from traces.format.reader import Trace
         from traces.format.recorded_hits import described, recorded_hits
@@ -163,7 +163,7 @@ def store(
     embeddings
         File of the embeddings, if it is not NAME~embed~C.npy in the same folder.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(source):
         from traces.convert.authors_store import convert_store
 
         print(convert_store(source, embeddings, model.sizes(), target))
@@ -184,7 +184,7 @@ def counts(
     source
         A .pt file of SGLang, or counts as .npy, .npz or .json.
     """
-    with reserved(file(target.out), overwrite=target.overwrite):
+    with reserved(file(target.out), overwrite=target.overwrite, inputs=[source]):
         from traces.convert.count_dumps import convert_counts
 
         print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))

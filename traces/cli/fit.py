@@ -7,7 +7,6 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.applications import OUTPUT, under
-from common.outputs import folder, reserved
 from traces.format.target import TraceTarget
 from traces.workloads.workload_settings import FitSettings
 
@@ -28,7 +27,7 @@ def fit(
     trace
         The recorded requests: a folder NAME.trace.
     """
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(trace):
         from traces.analysis.naturalness import naturalness_of, warning
         from traces.format import provenance
         from traces.format.reader import Trace

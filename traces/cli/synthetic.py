@@ -5,7 +5,6 @@ from typing import Annotated
 from cyclopts import Group
 
 from common.applications import OUTPUT, under
-from common.outputs import folder, reserved
 from traces.format.target import TraceTarget
 from traces.synthetic.synthetic_settings import LengthSettings, ShapeSettings, StatisticsSettings
 
@@ -31,7 +30,7 @@ def synthetic(
     target: Annotated[TraceTarget, under(OUTPUT)],
 ) -> None:
     """Generate a trace, and compare its statistics with those requested."""
-    with reserved(folder(target.out), overwrite=target.overwrite):
+    with target.reserved(shape.like):
         from traces.synthetic.synthesis import synthesise
         from traces.synthetic.synthesis_report import report
 

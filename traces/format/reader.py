@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from typing_extensions import override
 
-from common.errors import UserError
+from common.errors import UserError, absent
 from policies.executed import demands_of
 from policies.types import Bool, Float, Int, RecordedRequest
 from traces.format import decoded_routing, faults, token_table
@@ -245,7 +245,11 @@ def read_meta(folder: Path) -> tuple[TraceMeta, str]:
         raise TraceError.at(folder, what + hint)
     if folder.name.endswith(".partial"):
         raise TraceError.at(folder, "is unfinished; repeat the command that started it")
+    if not (folder / META).exists():
+        raise TraceError(absent(folder / META, "a trace"))
     data = read_json(folder / META)
+    if isinstance(data, dict) and "format_version" not in data:
+        raise TraceError(f"{folder} is not a trace")
     return TraceMeta.from_json(data, folder / META), data["sha256"]
 
 

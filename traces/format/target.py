@@ -1,9 +1,11 @@
 """Where a command writes its trace."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.outputs import Output, folder, reserved
 from common.settings import Suffix, check
 
 
@@ -20,6 +22,15 @@ class TraceTarget:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def reserved(self, *inputs: Path | None) -> AbstractContextManager[None]:
+        """Within the block, no other command writes this trace; a `UserError` if it must not be replaced."""
+        return reserved(trace_folder(self.out), overwrite=self.overwrite, inputs=inputs)
+
+
+def trace_folder(path: Path | None) -> Output | None:
+    """A trace as the output of a command."""
+    return folder(path, mark="tokens.parquet")
 
 
 def check_target(target: TraceTarget) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from common.errors import UserError
 from common.files import fresh_folder, move, remove, sync_folder, write_json
 from common.hashing import canonical_json
-from common.interruptions import TO_RESUME, kept, unwound
+from common.interruptions import kept, to_resume, unwound
 from common.parquet import parquet_sink
 from policies.types import Float, Int, RecordedRequest
 from traces.format import faults, token_table
@@ -124,7 +124,7 @@ class TraceWriter:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
             count = len(self.finished)
             rest = f"{count} finished part{'s are' if count != 1 else ' is'} kept" if count else "nothing was kept"
-            advice = f"; {TO_RESUME}" if count and not self._restarted else ""
+            advice = f"; {how}" if count and (how := to_resume()) else ""
             raise UserError(f"{error.filename or self._partial.path}: {what}; {rest}{advice}") from error
 
     # Parts

@@ -29,8 +29,8 @@ def chosen_workload(settings: ArrivalSettings) -> Workload:
 def provenance_of(settings: ArrivalSettings) -> dict[str, Any]:
     """Everything that the workload depends on; files by hash, since paths differ between machines."""
     names = ("rate", "requests", "burstiness", "prompt_tokens", "output_tokens", "seed")
-    file = settings.lengths if settings.is_process else Path(settings.workload)
-    return {name: getattr(settings, name) for name in names} | {"file_sha256": file and file_info(file).sha256}
+    digest = settings.file and file_info(settings.file).sha256
+    return {name: getattr(settings, name) for name in names} | {"file_sha256": digest}
 
 
 def _drawn(settings: ArrivalSettings, rng: np.random.Generator) -> Workload:

@@ -1,5 +1,6 @@
 """Figure of a workload: arrivals over time, and lengths."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,21 @@ def draw_workload(workload: Workload, path: Path) -> None:
         axes.hist(tokens, bins=edges, color=BLUE)
         axes.axvline(float(tokens.mean()), color=ORANGE, label=f"mean {tokens.mean():,.0f}")
         axes.set(xlabel=f"{name} length [tokens]", ylabel="requests")
-        _scale(axes, decades=float(np.log10(edges[-1] / edges[0])))
+        scale_lengths(axes, edges)
         legend(axes)
     drawn.suptitle(workload.source, fontsize=10)
     save(drawn, path)
 
 
-def _scale(axes: Any, decades: float) -> None:
-    """A logarithmic axis of lengths with labels that do not overlap; a linear one for lengths that are much alike."""
+def scale_lengths(axes: Any, edges: Sequence[float]) -> None:
+    """A logarithmic axis with labels that do not overlap; a linear one if the `edges` of bins are much alike."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+    decades = np.log10(edges[-1] / edges[0])
     if decades > 0.5:  # fewer need not contain two of 1, 2, 5, 10, ...
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -46,6 +46,11 @@ class ArrivalSettings:
                 raise FieldError(name, f"applies only to poisson and gamma, not to {self.workload}")
 
     @property
+    def file(self) -> Path | None:
+        """The file that is read, of the workload or of a process's lengths."""
+        return self.lengths if self.is_process else Path(self.workload)
+
+    @property
     def is_process(self) -> bool:
         """Whether arrivals are generated rather than read from a file."""
         return self.workload in PROCESSES

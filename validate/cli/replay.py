@@ -13,7 +13,7 @@ from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
 from sim.scenario_options import FIELDS, MACHINE, takes_scenario
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
-from traces.format.target import TraceTarget
+from traces.format.target import TraceTarget, trace_folder
 from traces.pocket import DEMO_PROMPTS
 from traces.pocket.recipe import RECIPES
 from traces.prompts.prompt_sets import ALL_PROMPTS, PromptChoice, read_chosen
@@ -78,7 +78,7 @@ def replay(
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
-    with reserved(folder(out), folder(record), overwrite=overwrite):
+    with reserved(folder(out, mark="summary.parquet"), trace_folder(record), overwrite=overwrite):
         found = read_chosen(str(DEMO_PROMPTS) if prompts is None else prompts, choice, seed=scenario.seed)
         for each in experiment.scenarios():
             make_policy(each.policy)  # a mistake is reported before torch is imported

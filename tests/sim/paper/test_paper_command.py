@@ -86,6 +86,16 @@ def test_a_trace_without_possible_runs_leaves_earlier_figures_alone(
     assert files_of(tmp_path) == before
 
 
+def test_a_folder_of_another_command_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tiny_trace(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "meta.json").write_text("{}")
+    assert main([*words(trace, tmp_path, "10"), "--overwrite"]) == 2
+    said = "out cannot be written: it has a meta.json, so it is the output of another command\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["meta.json"]
+
+
 def test_a_path_that_is_no_trace_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tmp_path / "no.trace", tmp_path, "10")) == 2
     assert "no.trace" in capsys.readouterr().err

@@ -47,7 +47,9 @@ def test_an_analysis_is_made_once_per_trace_and_settings(study: Study, tmp_path:
     one = study.analysed("count", counted, settings, study.traces[:1])
     pd.testing.assert_frame_equal(one, table.iloc[:1])
     assert len(calls.read_text().splitlines()) == 2
-    study.analysed("count", counted, settings | {"factor": 3})
+    other = settings | {"factor": 3}
+    study.analysed("count", counted, other, study.traces[1:])
+    assert study.analysed("count", counted, other)["requests"].tolist() == [4, 5]  # one kept, one made
     assert len(calls.read_text().splitlines()) == 4
     study.analysed("another", counted, settings)
     assert len(calls.read_text().splitlines()) == 6

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import UserError
 from sim.sweeps.ray_cluster import RETRIES, OnCluster, connected_processors
+from sim.sweeps.run_task import ROOT
 from sim.sweeps.workers import Workers
 
 
@@ -122,6 +123,7 @@ def test_running_calls_are_cancelled_and_no_new_one_begins(ray: StubRay) -> None
 
     calls.append(OnCluster(cancels))
     calls[0]()
+    calls[0].cancel()  # nothing runs any more
     assert ray.cancelled == [(cancels, ())]
     with pytest.raises(RuntimeError, match="cancelled"):
         calls[0]()
@@ -131,6 +133,16 @@ def test_a_cluster_on_this_machine_listens_to_this_machine_only(ray: StubRay) ->
     assert connected_processors() == 3
     (settings,) = ray.started
     assert (settings["address"], settings["_node_ip_address"]) == ("local", "127.0.0.1")
+    assert settings["runtime_env"]["env_vars"]["PYTHONPATH"].split(":")[0] == str(ROOT)  # where workers find our code
+
+
+def test_nothing_at_an_address_with_a_port_is_one_line_before_ray_tries_for_minutes(
+    ray: StubRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"^no Ray cluster answers at \$RAY_ADDRESS, ray://127\.0\.0\.1:1: Connection"):
+        connected_processors()
+    assert ray.started == []
 
 
 def test_an_address_without_a_port_is_left_to_ray(ray: StubRay, monkeypatch: pytest.MonkeyPatch) -> None:

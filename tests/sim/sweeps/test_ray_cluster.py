@@ -137,7 +137,7 @@ def test_a_path_that_a_node_does_not_see_is_an_error_with_host_and_path(trace: P
     unseen = SweepFolder.made(hidden / "sweep", trace, policies=("lru",), seeds=2)
     beside = str(tmp_path / "seen" / "usual")
     cases = [
-        (plain, str(hidden / "store"), f": {hidden}/store does not exist"),
+        (plain, str(hidden / "store"), f": {hidden}/store: does not exist"),
         (plain, str(store), f": {store} is not the store that the sweep uses"),
         (far, beside, f", in {far.path}: {hidden_trace}"),
         (unseen, beside, f": cannot enter {unseen.path}: No such file or directory"),

@@ -144,7 +144,7 @@ def another_version(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (shutil.rmtree, " does not exist"),
+        (shutil.rmtree, ": does not exist"),
         (lose("meta.json"), r"/meta\.json is missing; \S+ is not the folder of a sweep"),
         (lose("sweep.parquet"), r"/sweep\.parquet: is missing"),
         (flip("sweep.parquet"), r"/sweep\.parquet( was changed after it was written|: cannot be read: .*)"),

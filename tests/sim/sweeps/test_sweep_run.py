@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tqdm
 
+from common.errors import UnknownNameError
+from policies.evictors.recency import LeastRecentlyUsed
 from sim.experiment import Experiment
 from sim.inputs import resolve
 from sim.results.bounds import makespan_lower_bound_s
@@ -129,6 +132,26 @@ def test_what_cannot_run_is_a_row_with_its_reason(decoded: Path, store: Path) ->
     assert frame["status"].value_counts().to_dict() == {"refused": 6, "done": 3}
 
 
+@pytest.mark.parametrize(
+    ("axis", "name", "said"),
+    [
+        ("policy", "finmoe", "unknown policy 'finmoe'; did you mean 'finemoe'?"),
+        ("policy", "lru+lri", "unknown evictor 'lri'; did you mean "),
+        ("policy", "finemoe,distance=3", "policy finemoe: unknown setting 'distance'"),
+        ("policy", "nowhere:mine", "policy nowhere:mine: no module 'nowhere' "),
+        ("policy", "tests.support.broken_policies:nobody", "module tests.support.broken_policies: unknown policy "),
+        ("machine", "rtx9090", "unknown machine 'rtx9090'; known: "),
+    ],
+)
+def test_a_name_that_does_not_exist_ends_a_sweep_before_anything_runs(
+    trace: Path, store: Path, axis: str, name: str, said: str
+) -> None:
+    experiment = small_experiment(trace, grid={axis: ["lru" if axis == "policy" else "rtx3090", name]})
+    with pytest.raises(UnknownNameError, match=f"^{re.escape(said)}"):
+        run_sweep(experiment, store=store, references=(), workers=HERE)
+    assert list(ResultStore.open(store).runs()) == []
+
+
 FAILING = """
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
@@ -158,10 +181,12 @@ def test_a_run_that_fails_is_recorded_and_stops_no_other(
     assert len(list((store / "failures").glob("??/*.json"))) == 2
 
 
-def test_a_policy_of_a_script_is_refused_in_a_sweep(trace: Path, store: Path) -> None:
+def test_a_policy_of_a_script_is_refused_in_a_sweep(trace: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("__main__.mine", LeastRecentlyUsed, raising=False)
     experiment = small_experiment(trace, grid={"policy": ["__main__:mine", "lru"]})
     frame = run_sweep(experiment, store=store, references=(), workers=HERE).frame
     assert frame["status"].tolist() == ["refused", "done"]
+    assert frame["reason"][0] == "policy __main__:mine is defined in a script, so other processes cannot import it"
 
 
 def test_learned_state_and_decoded_routing_change_no_byte(trace: Path, tmp_path: Path) -> None:
@@ -224,10 +249,18 @@ def test_a_terminal_gets_a_bar_with_the_runs_and_the_time_left(
     """Which is known from the start if the policies have run before."""
     grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 16]}
     run_sweep(small_experiment(trace, grid=grid), store=store, references=(), workers=HERE)
-    screen = terminal(monkeypatch)
+    screen, bars = terminal(monkeypatch), []
+    drawn_as_usual = tqdm.tqdm
+
+    def kept(**named: Any) -> Any:
+        bars.extend([drawn_as_usual(**named)] if named.get("desc") == "sizes" else [])
+        return bars[-1] if bars else drawn_as_usual(**named)
+
+    monkeypatch.setattr(tqdm, "tqdm", kept)
     run_sweep(small_experiment(trace), store=store, references=(), workers=HERE, name="sizes")
     drawn = [state for state in screen.states() if "sizes" in state]  # the plan has a bar, too
     assert drawn[0].startswith("sizes:   0%|")
-    assert " 0/4 runs [" in drawn[0]
-    assert re.search(r", \d+ s left\]", drawn[1])
+    assert re.search(r" 0/4 runs \[00:00, \d+ s left\]", drawn[1])
+    assert bars[0].n == 4
+    assert bars[0].postfix == "0 s left"
     assert screen.states()[-1] == ""  # they have vanished

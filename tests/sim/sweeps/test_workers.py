@@ -139,7 +139,7 @@ def another(name: str) -> Change:
 SEEN = {
     "no store": (
         lambda place, other: replace(place, store=other),
-        "{other} does not exist",
+        "{other}: does not exist",
     ),
     "another store": (another_store, "{other} is not the store that the sweep uses"),
     "no folder": (

@@ -22,7 +22,10 @@ COMMANDS = [["convert"], *(["convert", each] for each in FORMATS), ["arrivals"],
 
 # Of each command, a mistake that takes no file to see, and what is said.
 CHEAP = {
-    "npz": ("convert npz x --model mixtral --out a.trace", "unknown model 'mixtral'; did you mean 'mixtral-8x7b'?"),
+    "npz": (
+        "convert npz x --model mixtral --out a.trace",
+        "--model: unknown model 'mixtral'; did you mean 'mixtral-8x7b'? (any other model needs --shape)",
+    ),
     "jsonl": (
         "convert jsonl x --model gpt-oss-20b --out a.trace --warmup-passes 1",
         "--warmup-passes: needs --index pass",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
+from common.interruptions import interruptible
 from tests.support.trace_helpers import (
     PLAN,
     Pair,
@@ -192,9 +193,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    to_resume = "" if restart else "; run the same command again to resume"
-    line = rf"^[^\n]*the disk is full; 1 finished part is kept{to_resume}$"
-    with TraceWriter(path, small_meta(), plan=PLAN, restart=restart) as writer:
+    without = " without --restart" * restart
+    line = rf"^[^\n]*the disk is full; 1 finished part is kept; run the same command again{without} to resume$"
+    with (
+        interruptible(resumes="once kept"),
+        TraceWriter(path, small_meta(), plan=PLAN, restart=restart) as writer,
+    ):
         writer.write_part(0, *zip(*two_parts[0], strict=True))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=line):

@@ -297,12 +297,12 @@ def test_the_command_lists_the_sets_and_describes_one(tmp_path: Path, capsys: py
 def test_a_set_is_described_by_its_lengths_and_three_examples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"prompt": f"{'w ' * words}w", "source": "a" if words < 300 else "b"} for words in (0, 1, 2, 3, 400)]
+    rows = [{"prompt": f"{'w ' * words}w", "source": "a" if words < 300 else "b"} for words in (0, 1, 2, 400)]
     assert main(["prompts", str(lines(tmp_path / "p.jsonl", *rows))]) == 0
     head, lengths, first, middle, last = capsys.readouterr().out.split("\n\n")
-    assert [line.split(maxsplit=1)[1] for line in head.splitlines()[1:]] == ["5", "a (4), b (1)"]
+    assert [line.split(maxsplit=1)[1] for line in head.splitlines()[1:]] == ["4", "a (3), b (1)"]
     words = next(line for line in lengths.splitlines() if "words" in line)
-    assert words.split()[1:] == ["82.2", "1", "3", "401", "401"]  # of 1, 2, 3, 4 and 401
+    assert words.split()[1:] == ["101.8", "1", "3", "401", "401"]  # of 1, 2, 3 and 401
     assert (first, middle) == ("[a]\nw", "[a]\nw w w")
     assert last.startswith("[b]\nw w w")
     assert last.endswith(" … (801 characters)\n")

@@ -180,6 +180,16 @@ def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.Captur
     assert content(out) != before
 
 
+def test_a_trace_never_takes_the_place_of_the_one_that_it_is_like(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = written(tmp_path / "a.trace", *SHORT).path
+    before = content(out)
+    assert main(["synthetic", "--like", str(out), "--out", str(out), "--overwrite"]) == 2
+    assert capsys.readouterr().err.endswith(f"error: {out} cannot be replaced: this command reads it\n")
+    assert content(out) == before
+
+
 # ---- like another trace ----------------------------------------------------------------------------------------------
 
 
