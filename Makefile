@@ -101,7 +101,7 @@ docs: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(PYTEST) -m 'slow and not long'
 
-# At least half a minute each: many kills in a row, a cluster that loses a node, each byte of a trace changed.
+# At least half a minute each: many kills in a row, long recordings, each byte of a trace changed.
 test-long: $(VENV)/.installed
 	$(PYTEST) -m long
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from operator import attrgetter
 from pathlib import Path
+from threading import RLock
 
 from common.errors import UserError
 from common.progress import bar
@@ -120,6 +121,8 @@ def _new_tokens(stand_in: StandIn, tier: Tier) -> int:
 
 def _record(trace: PaperTrace, tier: Tier) -> None:
     """Do what `finemoe traces collect` does, in a process that ends with Ctrl-C or when the command is killed."""
+    from tqdm import tqdm
+
     from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
     from traces.format.target import TraceTarget
     from traces.prompts.prompt_sets import PromptChoice, read_prompts
@@ -142,6 +145,7 @@ def _record(trace: PaperTrace, tier: Tier) -> None:
         recording=Recording(lookahead=(1, 3)),
         target=TraceTarget(out=trace.path),
     )
+    tqdm.set_lock(RLock())  # instead of a semaphore, about which Python complains if this process is killed
     with redirect_stderr(StringIO()):  # bars of several processes on one line
         collect(settings, read_prompts(stand_in.prompts, PromptChoice(sample=tier.prompts)))
 

@@ -66,14 +66,17 @@ def _check_fit(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, plac
         raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
+# The tokenizer does not warn of long texts, because they are cut or refused.
+
+
 def with_start(text: str, tokenizer: Any) -> list[int]:
     """Tokens of a text, with the special tokens that the tokenizer adds by default."""
-    return list(tokenizer(text)["input_ids"])
+    return list(tokenizer(text, verbose=False)["input_ids"])
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
     """Tokens of a text, without special tokens."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _in_template(tokenizer: Any, text: str) -> str:

@@ -1,6 +1,5 @@
 """Figure of a workload: arrivals over time, and lengths."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,17 @@ def draw_workload(workload: Workload, path: Path) -> None:
         axes.hist(tokens, bins=edges, color=BLUE)
         axes.axvline(float(tokens.mean()), color=ORANGE, label=f"mean {tokens.mean():,.0f}")
         axes.set(xlabel=f"{name} length [tokens]", ylabel="requests")
-        scale_lengths(axes, edges)
+        scale_lengths(axes, least=float(edges[0]), most=float(edges[-1]))
         legend(axes)
     drawn.suptitle(workload.source, fontsize=10)
     save(drawn, path)
 
 
-def scale_lengths(axes: Any, edges: Sequence[float]) -> None:
-    """A logarithmic axis with labels that do not overlap; a linear one if the `edges` of bins are much alike."""
+def scale_lengths(axes: Any, *, least: float, most: float) -> None:
+    """A logarithmic axis with labels that do not overlap; a linear one if all lengths are much alike."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-    decades = np.log10(edges[-1] / edges[0])
+    decades = np.log10(most / least)
     if decades > 0.5:  # fewer need not contain two of 1, 2, 5, 10, ...
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))

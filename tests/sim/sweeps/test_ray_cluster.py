@@ -71,7 +71,6 @@ def test_an_interrupted_sweep_leaves_no_running_process_and_resumes(
     assert sum(after["started"].values()) <= 20 + 2  # what was running on either node
 
 
-@pytest.mark.long
 def test_a_killed_node_costs_only_the_runs_on_it(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("slowly:policy",), seeds=16)
     alone = sweep.run("--store", "alone", "--out", "alone.sweep", "--jobs", "1")

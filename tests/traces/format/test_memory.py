@@ -80,8 +80,10 @@ def peak_bytes(arguments: Sequence[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
-@pytest.mark.long
-def test_a_collection_of_twenty_times_the_demo_needs_no_more_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "times", [pytest.param(4, marks=pytest.mark.slow), pytest.param(TIMES, marks=pytest.mark.long)]
+)
+def test_a_collection_of_many_times_the_demo_needs_no_more_memory(tmp_path: Path, times: int) -> None:
     demo = [{"prompt": passage.text} for passage in read_prompts(PASSAGES).prompts]
     read = (
         "import sys; from traces.format.reader import Trace; any(one is None for one in Trace.open(sys.argv[1]).iter())"
@@ -102,7 +104,7 @@ def test_a_collection_of_twenty_times_the_demo_needs_no_more_memory(tmp_path: Pa
             "read": peak_bytes(["-c", read, out]),
         }
 
-    demo_peaks, long_peaks = peaks(1), peaks(TIMES)
+    demo_peaks, long_peaks = peaks(1), peaks(times)
     growth = {name: long_peaks[name] / demo_peaks[name] for name in demo_peaks}
     print({name: f"{demo_peaks[name] / 1e6:.0f} MB × {factor:.2f}" for name, factor in growth.items()})
     assert max(growth.values()) <= GROWTH, growth

@@ -201,7 +201,7 @@ def test_an_axis_of_lengths_has_a_few_ticks_that_can_be_read(
 ) -> None:
     (axes,) = panels(figure(3, 3.6), 1, 1).flat
     axes.hist([least], bins=[least, most])
-    scale_lengths(axes, edges=[least, most])
+    scale_lengths(axes, least=least, most=most)
     low, high = axes.get_xlim()
     shown = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
     assert axes.get_xscale() == scale
