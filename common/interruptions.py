@@ -91,7 +91,7 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 
 
 def kept(*, restarted: bool) -> None:
-    """Note that finished work was kept. The same command resumes it, unless it was told to restart and is so again."""
+    """Note that finished work was kept: the same command resumes it, unless it is given --restart again."""
     if _state.resumes == "once kept":
         _state.resumes, _state.restarted = "always", restarted
 

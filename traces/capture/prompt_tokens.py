@@ -66,12 +66,9 @@ def _check_fit(tokens: Sequence[int], loaded: LoadedModel, new_tokens: int, plac
         raise UserError(f"{place}: {wanted} exceed the model's context of {longest}; {way}")
 
 
-# The tokenizer does not warn of long texts, because they are cut or refused.
-
-
 def with_start(text: str, tokenizer: Any) -> list[int]:
     """Tokens of a text, with the special tokens that the tokenizer adds by default."""
-    return list(tokenizer(text, verbose=False)["input_ids"])
+    return list(tokenizer(text, verbose=False)["input_ids"])  # no warning: long texts are cut or refused
 
 
 def text_tokens(text: str, tokenizer: Any) -> list[int]:
