@@ -31,7 +31,7 @@ TINY: Compared = replace(
     machines=(
         ComparedMachine(name="PCIe", machine="rtx3090", meaning="one GPU"),
         ComparedMachine(name="six", machine="rtx3090x6", meaning="six of them"),
-        ComparedMachine(name="none", machine="no-such-machine", meaning="one that there is not"),
+        ComparedMachine(name="none", machine="rtx3090,gpus=99", meaning="one with more GPUs than a cache has slots"),
     ),
 )
 
