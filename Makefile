@@ -117,5 +117,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search_speed.py
 	$(BIN)/python benchmarks/capture_cost.py
 
+# Also what `make comparison` and `make paper` have computed, in up to an hour.
 clean:
 	rm -rf demo-out comparison-out paper-out notebooks/out .pytest_cache .mypy_cache .ruff_cache *.egg-info

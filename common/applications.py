@@ -45,7 +45,7 @@ MODEL = Group("Model", sort_key=10)
 PROMPTS = Group("Prompts", sort_key=20)
 OUTPUT = Group("Output", sort_key=90)
 
-OVERWRITE = Parameter(group=OUTPUT, help="Replace outputs that exist.")
+OVERWRITE = Parameter(group=OUTPUT, help="Replace existing outputs; other files and folders stay as they are.")
 
 
 def under(group: Group) -> Parameter:

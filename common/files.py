@@ -7,8 +7,9 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from common.errors import UserError
@@ -40,19 +41,22 @@ def new_file(path: Path, what: str) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path, what: str, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, what: str, *, replaces: Collection[str] | None = None) -> Iterator[Path]:
     """An empty folder beside `path` to write `what` to, which becomes `path` when the block ends without an error.
 
-    A `UserError` if `path` already exists and `overwrite` is not set, or if writing fails. An error or Ctrl-C leaves
-    nothing behind.
+    A `UserError` if `path` already exists, unless it is a folder with none but the files that it `replaces`; also if
+    writing fails. An error or Ctrl-C leaves nothing behind.
     """
-    if not overwrite:
+    if replaces is None:
         refuse_existing(path)
+    else:
+        check_replaced(path, replaces)
     with _written_beside(path, what) as partial:
         partial.mkdir()
         yield partial
         _sync_all(partial)
-        if overwrite:
+        if replaces is not None:
+            check_replaced(path, replaces)  # somebody may have put something there meanwhile
             _exchange(partial, path)
         else:
             refuse_existing(path)  # another process may have created it meanwhile
@@ -91,6 +95,19 @@ def refuse_existing(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     raise UserError(f"{path} exists already; choose another name, or replace it with `overwrite`")
+
+
+def check_replaced(folder: Path, names: Collection[str]) -> None:
+    """Raise a `UserError` if there is something else than a folder with none but files of these names (or patterns)."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} cannot be replaced: it is a link to {folder.readlink()}")
+    if not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"{folder} cannot be replaced: it is a file")
+        return
+    for each in sorted(folder.iterdir()):
+        if each.is_dir() or not any(fnmatch(each.name, name) for name in names):
+            raise UserError(f"{folder} cannot be replaced: it has {each.name}, which is no part of such an output")
 
 
 def name_beside(path: Path) -> Path:

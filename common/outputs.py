@@ -13,14 +13,14 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
 from common.figures import check_picture
-from common.files import host, make_folders, name_beside, refuse_existing
+from common.files import check_replaced, host, make_folders, name_beside, refuse_existing
 from common.interruptions import undone
 
 META = "meta.json"  # in every folder that commands write
@@ -33,8 +33,10 @@ class Output:
     """A file or folder that a command is going to write."""
 
     path: Path
-    mark: str | None = None
-    """A file that all folders of this kind have, and no others; None for an output that is itself a file."""
+    names: Collection[str] | None = None
+    """Names or patterns of the files in it; None for an output that is itself a file."""
+    reads: Callable[[Path], object] | None = None
+    """Reads such a file, or raises a `UserError` for another; any file may be replaced without it."""
 
     def check(self, *, overwrite: bool) -> None:
         """Raise a `UserError` if nothing may be written there, or if something exists that must not be replaced."""
@@ -43,32 +45,36 @@ class Output:
         for folder in Path(os.path.realpath(self.path)).parents:
             if folder.suffix == ".trace" and (folder / META).exists():
                 raise UserError(f"{self.path} cannot be written: {folder} is a trace")
+        if self.path.suffix == ".parquet" and (self.path.parent / META).exists():
+            raise UserError(f"{self.path} cannot be written: {self.path.parent} is the output of another command")
         if not overwrite:
             refuse_existing(self.path)
         with suppress(OSError):  # a name that is too long is reported by the claim
             self._check_replaced()
 
     def _check_replaced(self) -> None:
-        if self.mark is None:
-            if self.path.is_dir():
-                raise UserError(f"{self.path} cannot be replaced: it is a folder")
-        elif self.path.is_dir():
-            if any(self.path.iterdir()) and not (self.path / self.mark).exists():
-                raise UserError(
-                    f"{self.path} cannot be replaced: it has no {self.mark}, so it is no output of this command"
-                )
-        elif self.path.exists():
-            raise UserError(f"{self.path} cannot be replaced: it is a file")
+        if self.names is not None:
+            check_replaced(self.path, self.names)
+            return
+        if self.path.is_symlink():
+            raise UserError(f"{self.path} cannot be replaced: it is a link to {self.path.readlink()}")
+        if self.path.is_dir():
+            raise UserError(f"{self.path} cannot be replaced: it is a folder")
+        if self.reads and self.path.exists():
+            try:
+                self.reads(self.path)
+            except UserError as error:
+                raise UserError(f"{self.path} cannot be replaced, because it is something else: {error}") from None
 
 
-def folder(path: Path | None, *, mark: str) -> Output | None:
-    """A folder; all of its kind, and no others, have the file `mark`."""
-    return Output(path, mark) if path else None
+def folder(path: Path | None, names: Collection[str]) -> Output | None:
+    """A folder of files with these names, or patterns of names."""
+    return Output(path, names) if path else None
 
 
-def file(path: Path | None) -> Output | None:
-    """A file."""
-    return Output(path) if path else None
+def file(path: Path | None, *, reads: Callable[[Path], object] | None = None) -> Output | None:
+    """A file; `reads` raises a `UserError` for an existing file that must not be replaced."""
+    return Output(path, reads=reads) if path else None
 
 
 def picture(path: Path | None) -> Output | None:
@@ -87,7 +93,7 @@ def reserved(*outputs: Output | None, overwrite: bool, inputs: Sequence[Path | N
     """
     wanted = [output for output in outputs if output]
     seen: set[str] = set()
-    read = {os.path.realpath(path) for path in inputs if path}
+    read = {os.path.realpath(path) for path in inputs if path}  # within a folder, they are no part of such an output
     for output in wanted:
         output.check(overwrite=overwrite)  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)

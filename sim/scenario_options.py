@@ -56,13 +56,22 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             if recorded_by:
                 fields_given["trace",] = given.get(recorded_by, "routing.trace")
             experiment = read_experiment(given.get(_FILE.name), fields_given)
-            if _SAVE.name in given:
-                if recorded_by and recorded_by not in given:
-                    raise FieldError(_SAVE.name, f"needs `{recorded_by}`, because a scenario names its trace")
-                with reserved(file(given[_SAVE.name]), overwrite=given.get("overwrite", False)):
-                    experiment.write(given[_SAVE.name])
+            saved = given.get(_SAVE.name)
+            if saved and recorded_by and recorded_by not in given:
+                raise FieldError(_SAVE.name, f"needs `{recorded_by}`, because a scenario names its trace")
+            if saved and saved.suffix != ".toml":
+                raise FieldError(_SAVE.name, f"must be a name that ends in .toml, not {saved}")
+            place = reserved(
+                file(saved, reads=_only_scenario),
+                overwrite=given.get("overwrite", False),
+                inputs=[given.get(_FILE.name)],
+            )
             try:
-                return command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+                with place:
+                    status = command(experiment, **{each.name: given[each.name] for each in own if each.name in given})
+                    if saved:
+                        experiment.write(saved)
+                return status
             except UserError as error:
                 if error.__cause__ and given.get(_TRACEBACK.name):
                     traceback.print_exception(error.__cause__)
@@ -74,6 +83,13 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
         return called
 
     return decorate
+
+
+def _only_scenario(path: Path) -> None:
+    """Raise a `UserError` unless the file is a scenario, or several that differ in the policy alone."""
+    axes = read_experiment(path, {}).axes
+    if set(axes) - {"policy"}:
+        raise UserError(f"it is a sweep over {', '.join(axes)}")
 
 
 def _paths(names: tuple[str, ...]) -> Iterator[FieldPath]:
@@ -141,7 +157,7 @@ _SAVE = inspect.Parameter(
     "save_scenario",
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
-    annotation=Annotated[Path | None, Parameter(group=OUTPUT, help="Write the scenario to FILE.toml, then run it.")],
+    annotation=Annotated[Path | None, Parameter(group=OUTPUT, help="Write the scenario to FILE.toml once it has run.")],
 )
 _TRACEBACK = inspect.Parameter(
     "traceback",

@@ -6,6 +6,7 @@ from pathlib import Path
 from cyclopts import Parameter
 
 from common.applications import OUTPUT
+from common.errors import UserError
 
 DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(
@@ -18,3 +19,11 @@ STORE = Parameter(
 def place_of_store(chosen: Path | None) -> Path:
     """The chosen store, or the default one."""
     return chosen or Path(os.environ.get("FINEMOE_STORE") or DEFAULT_STORE)
+
+
+def check_apart(store: Path | None, out: Path | None) -> None:
+    """Raise a `UserError` if one of the two lies within the other, since `out` appears, and is replaced, whole."""
+    if store and out:
+        one, other = (Path(os.path.realpath(path)) for path in (store, out))
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise UserError(f"`store` {store} and `out` {out} must not lie within each other")

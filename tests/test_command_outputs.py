@@ -18,10 +18,10 @@ from tests.support.trace_helpers import small_trace
 MODEL = "--model gpt-oss-20b"
 COMMANDS = {  # OUT stands for the output, NONE for an input that is not there
     "run": "sim run NONE.trace --out OUT",
-    "run --save-scenario": "sim run NONE.trace --save-scenario OUT",
+    "run --save-scenario": "sim run NONE.trace --save-scenario OUT.toml",
     "whatif": "sim whatif NONE.trace --out OUT",
     "whatif --plot": "sim whatif NONE.trace --plot OUT.png",
-    "predict": "sim predict NONE.trace --out OUT",
+    "predict": "sim predict NONE.trace --out OUT.parquet",
     "predict --plot": "sim predict NONE.trace --plot OUT.png",
     "plot": "sim plot NONE --out OUT.png",
     "analyse": "traces analyse NONE.trace --out OUT",
@@ -108,7 +108,7 @@ def test_every_command_that_writes_says_in_the_same_words_that_it_can_overwrite(
     for words in (*COMMANDS.values(), *more.values()):
         program, *command = words.partition(" NONE")[0].partition(" --")[0].split()
         assert import_module(f"{program}.__main__").main([*command, "--help"]) == 0
-        assert " ".join(capsys.readouterr().out.split()).count("--overwrite Replace outputs that exist.") == 1, words
+        assert " ".join(capsys.readouterr().out.split()).count("--overwrite Replace existing outputs; other files and folders stay as they are.") == 1, words
 
 
 def test_of_two_predictions_into_one_file_one_is_there_and_one_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from cyclopts import Parameter
 
 from common.applications import OUTPUT, OVERWRITE
 from sim.experiment import Experiment
+from sim.output_files import RESULT_FILES
 from sim.scenario_options import FIELDS, RUN, takes_scenario
+from sim.store_options import check_apart
 
 
 @takes_scenario(*FIELDS)
@@ -58,7 +60,8 @@ def run(
     wanted = EVERY_BOUND if json or out else shown
     if references is not None:
         wanted = references_named(references, EVERY_BOUND)
-    with reserved(folder(out, mark="summary.parquet"), overwrite=overwrite):
+    check_apart(store, out)
+    with reserved(folder(out, RESULT_FILES), overwrite=overwrite):
         comparison = compare_policies(
             experiment,
             references=wanted,

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, OVERWRITE, under
-from sim.store_options import STORE, place_of_store
+from sim.output_files import SWEEP_FILES
+from sim.store_options import STORE, check_apart, place_of_store
 from sim.sweeps.workers import Workers
 
 SWEEP = Group("Sweep", sort_key=40)
@@ -71,7 +72,8 @@ def sweep(
             text = status_report(described, place, wanted, workers)
         print(text)
         return 0 if possible else 2
-    with reserved(folder(out, mark="sweep.parquet"), overwrite=overwrite):
+    check_apart(place, out)
+    with reserved(folder(out, SWEEP_FILES), overwrite=overwrite):
         found = run_sweep(described, store=place, references=wanted, workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else found.report(), out, quiet=json):

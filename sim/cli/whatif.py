@@ -7,8 +7,9 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, OVERWRITE, under
 from sim.experiment import Experiment
+from sim.output_files import SWEEP_FILES
 from sim.scenario_options import FIELDS, takes_scenario
-from sim.store_options import STORE, place_of_store
+from sim.store_options import STORE, check_apart, place_of_store
 from sim.sweeps.workers import Workers
 
 SWEEP = Group("Sweep", sort_key=60)
@@ -51,7 +52,8 @@ def whatif(
     from sim.planning.whatif_figure import draw_what_if
     from sim.planning.whatif_report import report
 
-    with reserved(folder(out, mark="sweep.parquet"), picture(plot), overwrite=overwrite):
+    check_apart(place_of_store(store), out)
+    with reserved(folder(out, SWEEP_FILES), picture(plot), overwrite=overwrite):
         found = what_if(experiment, store=place_of_store(store), workers=workers)
         outcomes = set(found.frame["status"])
         with then_printed(lambda: found.json() if json else report(found), out, plot, quiet=json):

@@ -25,6 +25,7 @@ from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
 from common.tables import number
 from sim.inputs import Inputs
+from sim.output_files import RESULT_FILES
 from sim.results.event_table import event_frame, event_schema, with_tuples
 from sim.results.summary import Summary, summarise
 from sim.scenario import Detail, Scenario
@@ -124,7 +125,7 @@ def write_results(
             )
     meta = {"schema_version": SCHEMA_VERSION, **(facts or {}), "runs": [_meta_of(result) for result in results]}
     rows = [result.summary for result in results] if summaries is None else summaries
-    with new_folder(folder, "results", overwrite=overwrite) as partial:
+    with new_folder(folder, "results", replaces=RESULT_FILES if overwrite else None) as partial:
         write_frame(partial / "summary.parquet", pd.DataFrame(list(rows)), meta)
         for name in TABLES:
             frames = [(result.scenario.policy, getattr(result, name)) for result in results]

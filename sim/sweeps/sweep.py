@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.files import new_folder
 from common.hashing import sha256_of
 from common.parquet import read_frame, write_frame
+from sim.output_files import SWEEP_FILES
 from sim.results.result import read_meta, seal
 from sim.sweeps.sweep_columns import OUTCOMES, tidy
 from sim.sweeps.sweep_report import report
@@ -69,7 +70,7 @@ class Sweep:
     def write(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write the sweep into a folder, which appears whole or not at all; an existing one needs `overwrite`."""
         meta = _meta_of(self)
-        with new_folder(Path(folder), "the sweep", overwrite=overwrite) as partial:
+        with new_folder(Path(folder), "the sweep", replaces=SWEEP_FILES if overwrite else None) as partial:
             write_frame(partial / TABLE, self.frame, meta)
             seal(partial, meta)
 

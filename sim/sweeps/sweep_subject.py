@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.tables import size
+from common.tables import quantity, size
 from sim.sweeps.sweep_columns import OUTCOMES, plain, plain_rows, value_text
 from traces.format import provenance
 
@@ -17,7 +17,7 @@ def heading(frame: pd.DataFrame, axes: Sequence[str], experiment: Mapping[str, A
     counts = frame["status"].value_counts()
     outcomes = ", ".join(f"{counts[each]} {each}" for each in OUTCOMES if each in counts) or "none"
     axis_lines = (f"axis {axis}: {_values(frame[axis])}" for axis in axes)
-    return [*subject(frame, experiment), *axis_lines, f"{len(frame)} runs: {outcomes}"]
+    return [*subject(frame, experiment), *axis_lines, f"{quantity(len(frame), 'run')}: {outcomes}"]
 
 
 def subject(frame: pd.DataFrame, experiment: Mapping[str, Any]) -> list[str]:

@@ -93,12 +93,12 @@ def test_a_folder_that_is_there_is_refused_before_and_after(tmp_path: Path) -> N
 def test_a_folder_replaces_the_old_one_if_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "results"
     for text in ("first", "second"):
-        with new_folder(path, "results", overwrite=True) as partial:
+        with new_folder(path, "results", replaces=["*.txt"]) as partial:
             (partial / f"{text}.txt").write_text(text)
     assert [file.name for file in path.iterdir()] == ["second.txt"]
     for error in (KeyboardInterrupt(), ValueError("a mistake")):
         with pytest.raises(type(error)):
-            broken_off(new_folder(path, "results", overwrite=True), error)
+            broken_off(new_folder(path, "results", replaces=["*.txt"]), error)
     assert [file.name for file in path.iterdir()] == ["second.txt"]
     assert list(tmp_path.iterdir()) == [path]
 
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         return rename(source, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(UserError, match="No space left"), new_folder(path, "results", overwrite=True):
+    with pytest.raises(UserError, match="No space left"), new_folder(path, "results", replaces=["*.txt"]):
         pass
     assert (path / "a.txt").read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

@@ -247,38 +247,69 @@ def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path:
     path = tmp_path / "a.trace"
     path.mkdir()
     assert (
-        refusal(folder(path, mark="meta.json"))
+        refusal(folder(path, ["meta.json"]))
         == f"{path} exists already; choose another name, or replace it with `overwrite`"
     )
-    with reserved(folder(path, mark="meta.json"), overwrite=True):
+    with reserved(folder(path, ["meta.json"]), overwrite=True):
         assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_only_what_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
+def test_only_what_such_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    sweep = folder(mine, mark="sweep.parquet")
-    with reserved(sweep, overwrite=True):  # it is empty
-        pass
-    (mine / "thesis.tex").write_text("mine")
-    said = f"{mine} cannot be replaced: it has no sweep.parquet, so it is no output of this command"
-    assert refusal(sweep, overwrite=True) == said
-    for other in ("meta.json", "tokens.parquet"):  # of another command
+    sweep = folder(mine, ["meta.json", "sweep.parquet"])
+    for own in ("meta.json", "sweep.parquet"):
+        with reserved(sweep, overwrite=True):
+            pass
+        (mine / own).touch()
+    for other in ("thesis.tex", "tokens.parquet"):
         (mine / other).touch()
+        said = f"{mine} cannot be replaced: it has {other}, which is no part of such an output"
         assert refusal(sweep, overwrite=True) == said
-    (mine / "sweep.parquet").touch()
-    with reserved(sweep, overwrite=True):
-        pass
-    file_in_place = folder(mine / "thesis.tex", mark="sweep.parquet")
+        (mine / other).unlink()
+    (mine / "store").mkdir()
+    assert refusal(sweep, overwrite=True).endswith("it has store, which is no part of such an output")
+    file_in_place = folder(mine / "meta.json", ["meta.json"])
     assert refusal(file_in_place, overwrite=True).endswith("cannot be replaced: it is a file")
 
 
+def test_a_link_is_never_overwritten(tmp_path: Path) -> None:
+    for name in ("folder", "file"):
+        (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).touch()
+        (tmp_path / f"to_{name}").symlink_to(tmp_path / name)
+    for link in (folder(tmp_path / "to_folder", ["meta.json"]), file(tmp_path / "to_file")):
+        assert f"cannot be replaced: it is a link to {tmp_path}/" in refusal(link, overwrite=True)
+
+
+def test_a_file_that_is_something_else_is_never_overwritten(tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        if path.read_text() != "a profile":
+            raise UserError(f"{path}: gpus: is required")
+
+    path = tmp_path / "a.toml"
+    with reserved(file(path, reads=read), overwrite=True):
+        path.write_text("a sweep")
+    said = f"{path} cannot be replaced, because it is something else: {path}: gpus: is required"
+    assert refusal(file(path, reads=read), overwrite=True) == said
+    path.write_text("a profile")
+    with reserved(file(path, reads=read), overwrite=True):
+        pass
+
+
+def test_a_table_never_takes_the_place_of_one_in_another_output(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").touch()
+    path = tmp_path / "summary.parquet"
+    said = f"{path} cannot be written: {tmp_path} is the output of another command"
+    assert refusal(file(path)) == refusal(file(path), overwrite=True) == said
+    with reserved(file(tmp_path / "a.png"), overwrite=False):
+        pass
+
+
 def test_what_a_command_reads_is_never_overwritten(tmp_path: Path) -> None:
-    mine, link = tmp_path / "mine.parquet", tmp_path / "link.parquet"
+    mine = tmp_path / "mine.parquet"
     mine.touch()
-    link.symlink_to(mine)
-    for path in (mine, link, tmp_path / "below" / ".." / "mine.parquet"):
+    for path in (mine, tmp_path / "below" / ".." / "mine.parquet"):
         with (
             pytest.raises(UserError, match=r"/\w+\.parquet cannot be replaced: this command reads it$"),
             reserved(file(path), overwrite=True, inputs=[None, mine]),
@@ -298,7 +329,7 @@ def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
 def test_an_output_has_a_name(path: str) -> None:
     for overwrite in (False, True):
-        said = refusal(folder(Path(path), mark="meta.json"), overwrite=overwrite)
+        said = refusal(folder(Path(path), ["meta.json"]), overwrite=overwrite)
         assert said.endswith("it is not a name for a file or folder")
 
 

@@ -44,15 +44,30 @@ def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.C
     )
 
 
-def test_a_scenario_is_saved_before_the_run_and_replaces_no_file(
+def test_a_scenario_is_saved_once_it_has_run_and_replaces_nothing_else(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.toml"
-    assert main(["run", str(trace), "--policy", "none-such", "--save-scenario", str(file)]) == 2
-    assert 'policy = "none-such"' in file.read_text()
+    words = ["run", str(trace), "--policy", "lru", *NO_REFERENCES, "--save-scenario"]
+    assert main([*words, str(file), "--policy", "none-such"]) == 2
+    assert not file.exists()
+    assert main([*words, str(file)]) == 0
+    assert 'policy = "lru"' in file.read_text()
     capsys.readouterr()
-    assert main(["run", str(trace), "--save-scenario", str(file)]) == 2
+    assert main([*words, str(file)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {file} exists already")
+    assert main([*words, str(file), "--overwrite", "--seed", "5"]) == 0
+    assert "seed = 5" in file.read_text()
+    refused = f"{file} cannot be replaced, because it is something else: "
+    for other, content, said in (
+        (tmp_path / "mine.py", "a policy", "--save-scenario: must be a name that ends in .toml"),
+        (file, "gpus = 1", f"{refused}{file}: "),
+        (file, f"{file.read_text()}\n[grid]\nseed = [1, 2]", f"{refused}it is a sweep over seed"),
+    ):
+        other.write_text(content)
+        assert main([*words, str(other), "--overwrite"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {said}")
+        assert other.read_text() == content
 
 
 def test_prediction_takes_the_same_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,9 @@ from annotated_types import Ge, Interval
 
 from common.settings import check
 
+ANALYSIS_FILES = ("meta.json", "*.parquet", "*.png")
+"""In the folder of an analysis; only a folder with none but these is replaced."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalysisSettings:

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, OVERWRITE, under
 from common.errors import UserError
-from traces.analysis.analysis_settings import AnalysisSettings
+from traces.analysis.analysis_settings import ANALYSIS_FILES, AnalysisSettings
 
 ANALYSIS = Group("Analysis", sort_key=1)
 
@@ -36,7 +36,7 @@ def analyse(
     """
     from common.outputs import folder, reserved, then_printed
 
-    with reserved(folder(out, mark="popularity.parquet"), overwrite=overwrite):
+    with reserved(folder(out, ANALYSIS_FILES), overwrite=overwrite):
         from traces.analysis import analysis_report, trace_analysis
         from traces.format.reader import Trace
 

@@ -89,7 +89,7 @@ class CountsTarget:
     out: Annotated[Path, Suffix(".parquet")]
     """Table to write: FILE.parquet."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs; other files and folders stay as they are."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from common.errors import UserError
-from common.files import fresh_folder, move, refuse_existing, remove, sync_folder, write_json
+from common.files import check_replaced, fresh_folder, move, refuse_existing, remove, sync_folder, write_json
 from traces.format.storage import read_json
+from traces.format.trace_files import TRACE_FILES
 
 
 class PartialFolder:
@@ -125,9 +126,16 @@ class PartialFolder:
             self._unlock()
 
     def _check_target(self) -> None:
-        if self.target.exists() and not self.overwrite:
+        if not self.target.exists():
+            return
+        try:
+            if self.overwrite:
+                check_replaced(self.target, TRACE_FILES)
+            else:
+                refuse_existing(self.target)
+        except UserError:
             self.close()
-            refuse_existing(self.target)
+            raise
 
     def _compare(self, plan: Mapping[str, Any]) -> None:
         found = read_json(self.path / "plan.json")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from common.outputs import Output, folder, reserved
 from common.settings import Suffix, check
+from traces.format.trace_files import TRACE_FILES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class TraceTarget:
     restart: bool = False
     """Discard the work of an interrupted run instead of resuming it."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs; other files and folders stay as they are."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -30,7 +31,7 @@ class TraceTarget:
 
 def trace_folder(path: Path | None) -> Output | None:
     """A trace as the output of a command."""
-    return folder(path, mark="tokens.parquet")
+    return folder(path, TRACE_FILES)
 
 
 def check_target(target: TraceTarget) -> None:

@@ -78,7 +78,7 @@ class WorkloadTarget:
     plot: Annotated[Path, Suffix(".png", ".svg", ".pdf")] | None = None
     """Draw arrivals over time, and lengths, to FILE.png, .svg or .pdf."""
     overwrite: bool = False
-    """Replace outputs that exist."""
+    """Replace existing outputs; other files and folders stay as they are."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -24,9 +24,9 @@ def calibrate(
     if out.suffix != ".toml":
         raise FieldError("out", f"must be a name that ends in .toml, not {out}")
     from common.outputs import file, reserved, then_printed
+    from sim.hardware.profile import read_profile, write_profile
 
-    with reserved(file(out), overwrite=overwrite):
-        from sim.hardware.profile import write_profile
+    with reserved(file(out, reads=read_profile), overwrite=overwrite):
         from validate.calibration.machine_profile import calibrate as measure
         from validate.calibration.machine_profile import summary
 

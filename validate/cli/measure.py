@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from common.applications import FLAT, OVERWRITE
-from validate.rates.rate_settings import RateSettings
+from validate.rates.rate_settings import MEASUREMENTS, SHEET, RateSettings
 
 
 def measure(
@@ -21,9 +21,9 @@ def measure(
     """
     from common.outputs import folder, reserved, then_printed
 
-    with reserved(folder(out, mark="machine.toml"), overwrite=overwrite):
+    with reserved(folder(out, (SHEET, MEASUREMENTS)), overwrite=overwrite):
         from validate.rates.rate_measurements import measure as measured
-        from validate.rates.rate_sheet import SHEET, error_summary, summary, write_rates
+        from validate.rates.rate_sheet import error_summary, summary, write_rates
 
         found = measured(settings or RateSettings())
         with then_printed(lambda: summary(found)):

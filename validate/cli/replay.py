@@ -11,6 +11,7 @@ from common.errors import FieldError
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
+from sim.output_files import RESULT_FILES
 from sim.scenario_options import FIELDS, MACHINE, takes_scenario
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, trace_folder
@@ -78,7 +79,7 @@ def replay(
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
-    with reserved(folder(out, mark="summary.parquet"), trace_folder(record), overwrite=overwrite):
+    with reserved(folder(out, RESULT_FILES), trace_folder(record), overwrite=overwrite):
         found = read_chosen(str(DEMO_PROMPTS) if prompts is None else prompts, choice, seed=scenario.seed)
         for each in experiment.scenarios():
             make_policy(each.policy)  # a mistake is reported before torch is imported

@@ -56,7 +56,7 @@ def logs_of(folder: Folder, policies: Sequence[str]) -> dict[str, Log]:
 
 def _log_of(folder: Folder, result: Result) -> Log:
     if result.events is None or result.iterations is None:
-        raise UserError(f"{folder.path} has no events to draw timelines from; repeat the run with detail events")
+        raise UserError(f"{folder.path} has no events to draw timelines from; repeat both runs with `--detail events`")
     times = result.iterations.set_index("iteration")[list(Iteration._fields)]
     iterations = {int(row[0]): Iteration(*row[1:]) for row in times.itertuples(name=None)}
     return Log(logged_calls(result.events), iterations)

@@ -7,6 +7,9 @@ from annotated_types import Ge
 
 from common.settings import check
 
+SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
+"""The files in the folder of measured rates."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateSettings:

@@ -141,6 +141,20 @@ def another_version(folder: Path) -> None:
     path.write_text(json.dumps(meta | {"sha256": sha256_of_json(meta)}))
 
 
+def test_a_sweep_replaces_a_sweep_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    sweep = Sweep.read(folder)
+    sweep.write(folder, overwrite=True)
+    assert Sweep.read(folder) == sweep
+    (folder / "experiment.toml").touch()
+    with pytest.raises(UserError, match=r"/sweep cannot be replaced: it has experiment\.toml, which is no part of"):
+        sweep.write(folder, overwrite=True)
+    assert (folder / "experiment.toml").exists()
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.touch()
+    with pytest.raises(UserError, match=r"cannot be replaced: it is a file"):
+        sweep.write(prompts, overwrite=True)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -211,6 +211,17 @@ def test_a_store_of_another_version_is_refused_before_anything_runs(
     assert [path.name for path in store.iterdir()] == ["store.json"]
 
 
+def test_neither_store_nor_output_lies_within_the_other(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, inner = tmp_path / "one", tmp_path / "one" / "inner"
+    for store, out in ((one, one), (one, inner), (inner, one)):
+        assert sweep(file, store, "--out", out, "--overwrite") == 2
+        said = f"error: --store {store} and --out {out} must not lie within each other\n"
+        assert capsys.readouterr().err == said
+        assert not one.exists()
+
+
 def test_an_existing_output_is_refused_before_anything_runs(
     file: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

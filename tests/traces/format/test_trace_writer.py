@@ -183,6 +183,19 @@ def test_two_processes_cannot_write_one_trace(tmp_path: Path) -> None:
     assert "a.trace.partial: another process is writing this trace" in result.stderr
 
 
+def test_a_trace_replaces_a_trace_and_nothing_else(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
+    path = tmp_path / "a.trace"
+    write_trace(path, small_meta(), two_parts)
+    before = content(path)
+    (path / "prompts.jsonl").touch()
+    with pytest.raises(UserError, match=r"a\.trace cannot be replaced: it has prompts\.jsonl, which is no part of"):
+        write_trace(path, small_meta(), two_parts, overwrite=True)
+    (path / "prompts.jsonl").unlink()
+    assert content(path) == before
+    assert list(tmp_path.iterdir()) == [path]
+    write_trace(path, small_meta(), two_parts, overwrite=True)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_full_disk_is_one_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_parts: list[list[Pair]], restart: bool

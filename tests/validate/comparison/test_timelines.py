@@ -212,6 +212,6 @@ def test_results_without_a_decision_log_cannot_be_drawn(
     capsys.readouterr()
     assert main(["compare", *map(str, pair), "--plot", str(tmp_path / "a.png")]) == 2
     captured = capsys.readouterr()
-    said = f"{pair[lacking]} has no events to draw timelines from; repeat the run with detail events"
+    said = f"{pair[lacking]} has no events to draw timelines from; repeat both runs with `--detail events`"
     assert (captured.out, captured.err) == ("", f"error: {said}\n")
     assert not (tmp_path / "a.png").exists()
