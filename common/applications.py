@@ -172,8 +172,9 @@ def _message(error: CycloptsError) -> str:
 
 def _unknown_option(word: str, arguments: ArgumentCollection) -> str:
     name = word.partition("=")[0]
-    near = get_close_matches(name, [known for argument in arguments for known in argument.names], n=1)
-    return f"unknown option {name}" + "".join(f"; did you mean {known}?" for known in near)
+    known = {each.lstrip("-"): each for argument in arguments for each in argument.names}
+    near = get_close_matches(name.lstrip("-"), known, n=1)  # the dashes would make any two names alike
+    return f"unknown option {name}" + "".join(f"; did you mean {known[each]}?" for each in near)
 
 
 def _shown(argument: Argument) -> str:

@@ -108,7 +108,8 @@ def test_every_command_that_writes_says_in_the_same_words_that_it_can_overwrite(
     for words in (*COMMANDS.values(), *more.values()):
         program, *command = words.partition(" NONE")[0].partition(" --")[0].split()
         assert import_module(f"{program}.__main__").main([*command, "--help"]) == 0
-        assert " ".join(capsys.readouterr().out.split()).count("--overwrite Replace existing outputs; other files and folders stay as they are.") == 1, words
+        said = "--overwrite Replace existing outputs; other files and folders stay as they are."
+        assert " ".join(capsys.readouterr().out.split()).count(said) == 1, words
 
 
 def test_of_two_predictions_into_one_file_one_is_there_and_one_is_refused(tmp_path: Path) -> None:
