@@ -38,7 +38,7 @@ WINGS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__main__",),
     ),
     "sim": (
-        ("artefacts", "hardware", "output_files", "system_colours"),
+        ("artefacts", "hardware", "system_colours"),
         ("decoded_trace", "engine", "labels", "trace_naturalness"),
         ("scenario",),
         ("axes", "inputs"),

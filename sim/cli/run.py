@@ -9,7 +9,6 @@ from cyclopts import Parameter
 
 from common.applications import OUTPUT, OVERWRITE
 from sim.experiment import Experiment
-from sim.output_files import RESULT_FILES
 from sim.scenario_options import FIELDS, RUN, takes_scenario
 from sim.store_options import check_apart
 
@@ -50,6 +49,7 @@ def run(
     from common.errors import FieldError
     from common.outputs import folder, reserved, then_printed
     from sim.results.report import brief_report, report
+    from sim.results.result import RESULT_FILES
     from sim.sweeps.comparison_run import compare_policies
     from sim.sweeps.reference_runs import BRIEF_REFERENCES, DEFAULT_REFERENCES, EVERY_BOUND, references_named
     from sim.sweeps.workers import Workers

@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, OVERWRITE, under
-from sim.output_files import SWEEP_FILES
 from sim.store_options import STORE, check_apart, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -55,6 +54,7 @@ def sweep(
     from common.outputs import folder, reserved, then_printed
     from sim.experiment import Experiment
     from sim.sweeps.reference_runs import references_named
+    from sim.sweeps.sweep import SWEEP_FILES
     from sim.sweeps.sweep_run import run_sweep
     from sim.sweeps.sweep_status import dry_run_report, status_report
 

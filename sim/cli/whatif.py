@@ -7,7 +7,6 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, OVERWRITE, under
 from sim.experiment import Experiment
-from sim.output_files import SWEEP_FILES
 from sim.scenario_options import FIELDS, takes_scenario
 from sim.store_options import STORE, check_apart, place_of_store
 from sim.sweeps.workers import Workers
@@ -51,6 +50,7 @@ def whatif(
     from sim.planning.whatif import what_if
     from sim.planning.whatif_figure import draw_what_if
     from sim.planning.whatif_report import report
+    from sim.sweeps.sweep import SWEEP_FILES
 
     check_apart(place_of_store(store), out)
     with reserved(folder(out, SWEEP_FILES), picture(plot), overwrite=overwrite):

@@ -25,7 +25,6 @@ from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
 from common.tables import number
 from sim.inputs import Inputs
-from sim.output_files import RESULT_FILES
 from sim.results.event_table import event_frame, event_schema, with_tuples
 from sim.results.summary import Summary, summarise
 from sim.scenario import Detail, Scenario
@@ -33,6 +32,8 @@ from sim.started_policy import Outcome
 
 SCHEMA_VERSION = 4
 TABLES = get_args(Detail)  # from the coarsest to the finest
+RESULT_FILES = ("meta.json", "summary.parquet", *(f"{table}.parquet" for table in TABLES))
+"""In a folder of results; only a folder with none but these is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

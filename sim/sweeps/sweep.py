@@ -18,13 +18,14 @@ from common.errors import UserError
 from common.files import new_folder
 from common.hashing import sha256_of
 from common.parquet import read_frame, write_frame
-from sim.output_files import SWEEP_FILES
 from sim.results.result import read_meta, seal
 from sim.sweeps.sweep_columns import OUTCOMES, tidy
 from sim.sweeps.sweep_report import report
 
 SCHEMA_VERSION = 2
 TABLE, META = "sweep.parquet", "meta.json"
+SWEEP_FILES = (META, TABLE)
+"""In the folder of a sweep; only a folder with none but these is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -11,7 +11,6 @@ from common.errors import FieldError
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
-from sim.output_files import RESULT_FILES
 from sim.scenario_options import FIELDS, MACHINE, takes_scenario
 from traces.capture.capture_settings import CollectSettings, Generation, Lengths, PlacedModel, Recording
 from traces.format.target import TraceTarget, trace_folder
@@ -73,6 +72,7 @@ def replay(
     from common.files import scratch_folder
     from common.outputs import folder, reserved, then_printed
     from sim.results.report import report
+    from sim.results.result import RESULT_FILES
 
     if record and record.suffix != ".trace":
         raise FieldError("record", f"must be a name that ends in .trace, not {record}")
