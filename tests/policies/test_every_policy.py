@@ -198,9 +198,10 @@ def test_a_draw_without_the_seed_is_caught():
     assert digest(run(spec).log.rows) != digest(unchanged(spec))
 
 
-def test_another_process_decides_alike():
+@pytest.mark.parametrize("chosen", [ALONE[::3], pytest.param(ALONE, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_another_process_decides_alike(chosen):
     """Sets and hashes of text have another order there."""
-    specs = [*ALONE, "tests.support.broken_policies:hashing"]
+    specs = [*chosen, "tests.support.broken_policies:hashing"]
     digests = f"[t.digest(t.unchanged(s)) for s in {specs!r}]"
     code = f"import json; from tests.support import policy_helpers as t; print(json.dumps({digests}))"
     another = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
