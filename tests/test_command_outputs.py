@@ -141,7 +141,7 @@ def on_a_full_disk(command: str) -> "subprocess.CompletedProcess[str]":
 
 ON_A_FULL_DISK = [
     "sim run TRACE --policy lru --json --out OUT",
-    "sim predict TRACE --policy finemoe --json --out OUT",
+    "sim predict TRACE --policy finemoe --json --out OUT.parquet",
     "sim predict TRACE --policy finemoe --json --plot OUT.png",
     "traces analyse TRACE --json --out OUT",
     "traces arrivals poisson --requests 200 --rate 1 --prompt-tokens 8 --output-tokens 8 --json --out OUT.parquet",

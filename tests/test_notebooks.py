@@ -12,6 +12,7 @@ NOTEBOOKS = notebooks()
 NUMBER = re.compile(r"[0-9a-f]{64}|[-+]?\d[\d,]*(\.\d*)?([eE][-+]?\d+)?(\+[a-z0-9]+)?")
 MACHINE = re.compile(r"/(tmp|root|home|Users|opt|usr|work|mnt|var)/|0x[0-9a-f]{6,}|\b\d{1,2}:\d{2}:\d{2}\b|\d+%\|")
 PICTURE, TABLE, TEXT = "image/png", "text/html", "text/plain"
+SLOWEST = "06_implied_testbed"
 WITHOUT_OUTPUT = {"collect", "collect-twin"}  # whose progress goes into a log
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -44,7 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.notebooks
 @pytest.mark.slow
-@each_notebook
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(each, marks=[pytest.mark.long] * (each.stem == SLOWEST), id=each.stem) for each in NOTEBOOKS],
+)
 def test_a_notebook_runs_and_shows_what_is_committed(path: Path, folder: Path) -> None:
     committed, fresh = (code(each) for each in (nbformat.read(path, as_version=4), executed(path, folder)))
     for before, now in zip(committed, fresh, strict=True):
