@@ -46,6 +46,12 @@ class Suffix:
         object.__setattr__(self, "known", known)
 
 
+def check_suffix(field: str, path: Path | None, *known: str) -> None:
+    """Raise a `FieldError` unless the name ends in one of the known endings; None is no name."""
+    if path is not None and path.suffix not in known:
+        raise FieldError(field, f"must be a name that ends in {either(known)}, not {path}")
+
+
 @dataclass(frozen=True, slots=True)
 class OrInfinite:
     """A bound that also admits infinity for a number, `Annotated[float, Gt(0), OrInfinite()]`."""
@@ -225,8 +231,8 @@ def _check_bounds(value: Any, metadata: tuple[Any, ...], field: str) -> None:
     bounds = list(_bounds(metadata))
     known = [suffix for each in metadata if isinstance(each, Suffix) for suffix in each.known]
     for each in value if isinstance(value, tuple) else (value,):
-        if known and each is not None and each.suffix not in known:
-            raise FieldError(field, f"must be a name that ends in {either(known)}, not {each}")
+        if known:
+            check_suffix(field, each, *known)
         if each is not None and not all(_COMPARE[rule](each, bound) for rule, _, bound in bounds):
             wanted = " and ".join(f"{word} {bound}" for _, word, bound in bounds)
             raise FieldError(field, f"must be {wanted}, not {each}")

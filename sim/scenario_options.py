@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from common.applications import OUTPUT, option
 from common.errors import FieldError, PolicyCodeError, UserError
 from common.outputs import file, reserved
-from common.settings import descriptions
+from common.settings import check_suffix, descriptions
 from sim.experiment import FieldPath, read_experiment
 from sim.scenario import Scenario
 
@@ -59,8 +59,7 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             saved = given.get(_SAVE.name)
             if saved and recorded_by and recorded_by not in given:
                 raise FieldError(_SAVE.name, f"needs `{recorded_by}`, because a scenario names its trace")
-            if saved and saved.suffix != ".toml":
-                raise FieldError(_SAVE.name, f"must be a name that ends in .toml, not {saved}")
+            check_suffix(_SAVE.name, saved, ".toml")
             place = reserved(
                 file(saved, reads=_only_scenario),
                 overwrite=given.get("overwrite", False),

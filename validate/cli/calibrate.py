@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from common.applications import FLAT, OVERWRITE
-from common.errors import FieldError
+from common.settings import check_suffix
 from validate.testbed_settings import CalibrationSettings, TestbedSettings
 
 
@@ -21,8 +21,7 @@ def calibrate(
 
     `finemoe sim run --machine FILE.toml` simulates with it.
     """
-    if out.suffix != ".toml":
-        raise FieldError("out", f"must be a name that ends in .toml, not {out}")
+    check_suffix("out", out, ".toml")
     from common.outputs import file, reserved, then_printed
     from sim.hardware.profile import read_profile, write_profile
 

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from common.applications import OVERWRITE
 from common.errors import FieldError
+from common.settings import check_suffix
 
 
 def compare(
@@ -52,8 +53,7 @@ def compare(
     from validate.comparison.matching import Folder, match
     from validate.comparison.timelines import draw, logs_of, typical_iteration
 
-    if out and out.suffix != ".parquet":
-        raise FieldError("out", f"must be a name that ends in .parquet, not {out}")
+    check_suffix("out", out, ".parquet")
     if iteration is not None and not plot:
         raise FieldError("iteration", "has no effect without `plot`")
     with reserved(file(out), picture(plot), overwrite=overwrite):

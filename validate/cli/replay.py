@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 
 from common.applications import MODEL, OUTPUT, OVERWRITE, PROMPTS, under
 from common.errors import FieldError
+from common.settings import check_suffix
 from policies.registry import make_policy
 from sim.experiment import Experiment
 from sim.hardware.effects import DemandLoading
@@ -74,8 +75,7 @@ def replay(
     from sim.results.report import report
     from sim.results.result import RESULT_FILES
 
-    if record and record.suffix != ".trace":
-        raise FieldError("record", f"must be a name that ends in .trace, not {record}")
+    check_suffix("record", record, ".trace")
     if prompts is None and testbed.model not in RECIPES:
         raise FieldError("prompts", f"is required for {testbed.model}: only the models of this project have their own")
     scenario = experiment.scenario
