@@ -158,6 +158,8 @@ def _open(where: str) -> tuple[str, str, Iterator[Row]]:
         return where, where, rows_of(SHIPPED[where])
     path = Path(where)
     if path.is_dir():
+        if path.suffix == ".trace":  # `datasets` would take its tables for prompts
+            raise UserError(f"{where}: is a trace, not a set of prompts")
         folder = path.resolve().name
         return folder, folder, _hub(where).rows_of_folder(path)
     if not path.exists() and path.name == where and not path.suffix:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from common.errors import FieldError, UserError
+from tests.support.trace_helpers import small_trace
 from traces.__main__ import main
 from traces.prompts import prompt_files
 from traces.prompts.prompt import NO_TEXT, SEEN, Prompt
@@ -91,6 +92,12 @@ def test_mistakes_are_reported_in_one_line(tmp_path: Path, content: bytes, said:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt: does not exist$"):
         read(tmp_path / "none.txt")
+
+
+def test_a_trace_is_refused_although_its_tables_could_be_read(tmp_path: Path) -> None:
+    trace = small_trace(tmp_path / "mine.trace")
+    with pytest.raises(UserError, match=r"mine\.trace: is a trace, not a set of prompts"):
+        read_prompts(str(trace))
 
 
 def test_a_device_or_a_pipe_is_refused_since_it_may_never_end(tmp_path: Path) -> None:
