@@ -46,7 +46,7 @@ COMMANDS = pytest.mark.parametrize(
         ),
         (
             "traces.format.writer TraceWriter write_part",
-            "traces synthetic --model mixtral-8x7b --requests 40 --overlap 0.5 --seed 1 --restart --out a.trace",
+            "traces synthetic --layers 2 --requests 40 --seed 1 --restart --out a.trace",
             "run the same command again without --restart to resume",
             ["a.trace.partial"],
         ),

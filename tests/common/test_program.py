@@ -14,10 +14,12 @@ from common.errors import FieldError, UserError
 from common.listed_command import Command
 from common.program import call
 from sim.__main__ import COMMANDS
+from tests.support.slow_cases import slow_but
 
 SIM = [sys.executable, "-m", "sim"]
 # Output that is written when the command ends, as everywhere unless this is set.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+PRINTING = [["policies"], ["policies", "--json"], ["run", "--help"]]
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_ctrl_c_promises_what_a_store_keeps(
     assert capsys.readouterr().err == f"interrupted; {promised}\n"
 
 
-@pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["machines"], ["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("words", slow_but([*PRINTING, ["machines"], ["--help"]], *PRINTING[::2]))
 def test_a_full_disk_behind_standard_output_is_one_line(words: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(
@@ -91,7 +93,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(words: list[str]) -> Non
     )
 
 
-@pytest.mark.parametrize("words", [["policies"], ["policies", "--json"], ["run", "--help"]])
+@pytest.mark.parametrize("words", slow_but(PRINTING, PRINTING[-1]))
 def test_a_reader_that_has_had_enough_is_no_mistake(words: list[str]) -> None:
     read, write = os.pipe()
     process = subprocess.Popen([*SIM, *words], stdout=write, stderr=subprocess.PIPE, text=True, env=BUFFERED)
