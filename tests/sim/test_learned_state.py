@@ -36,6 +36,9 @@ LEARNERS = (
     "tests.support.learned_policy:learned",
 )
 
+LEARNING = ("finemoe", "hit-count", "lru", "map-t", "moe-infinity", "moe-infinity-code", "promoe", "speculate")
+"""One of each kind that learns, and one that learns nothing."""
+
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -85,7 +88,7 @@ def assert_equal(one: Outcome, other: Outcome) -> None:
     pd.testing.assert_frame_equal(one.iterations, other.iterations, check_exact=True)
 
 
-@pytest.mark.parametrize("policy", ALONE)
+@pytest.mark.parametrize("policy", slow_but(ALONE, *LEARNING, *OUTSIDE))
 def test_kept_learning_does_not_change_what_a_policy_does(policy: str, traced: Path, artefacts: Artefacts) -> None:
     scenario = scenario_of(traced, policy)
     alone = ran(scenario)

@@ -7,7 +7,7 @@ from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
-from tests.support.slow_cases import slow_but
+from tests.support.slow_cases import slow_but, some_policies
 
 MODEL = shape(5, 6)
 REQUESTS = [
@@ -39,7 +39,7 @@ def distinct_demands():
     )
 
 
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 @pytest.mark.parametrize("gpus", slow_but([1, 2], 2))
 def test_infinite_bandwidth_is_no_offloading(policy, gpus):
     """Zero copy latency, free search, no waves: copies take no time, so every time is that of resident experts."""
@@ -50,7 +50,7 @@ def test_infinite_bandwidth_is_no_offloading(policy, gpus):
         np.testing.assert_allclose(offloaded.requests[column], resident.requests[column], rtol=1e-12)
 
 
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 def test_with_room_for_all_an_expert_is_copied_at_most_once(policy):
     counts = run(policy, experts=MODEL.total_experts).counts
     assert counts.evictions == 0
@@ -69,7 +69,7 @@ def test_with_room_for_all_an_on_demand_policy_misses_each_distinct_expert_once(
     assert run(policy, experts=MODEL.total_experts).counts.misses == len(used)
 
 
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 @pytest.mark.parametrize("batch_size", slow_but([1, 2], 2))
 def test_hits_late_and_misses_are_the_distinct_demands(policy, batch_size):
     counts = run(policy, batch_size=batch_size).counts
@@ -81,7 +81,7 @@ def test_hits_late_and_misses_are_the_distinct_demands(policy, batch_size):
     assert counts.hits + counts.late + counts.misses == expected
 
 
-@pytest.mark.parametrize("policy", MOVING)
+@pytest.mark.parametrize("policy", some_policies(MOVING))
 def test_bytes_are_those_of_the_copies_that_arrived(policy):
     """What is still in the air at the end has begun but not arrived: at most a copy per GPU."""
     counts = run(policy).counts
@@ -101,7 +101,7 @@ def test_more_room_never_costs_lru_a_hit(gpus):
     assert hits[0] < hits[-1]
 
 
-@pytest.mark.parametrize("policy", MOVING)
+@pytest.mark.parametrize("policy", some_policies(MOVING))
 def test_iteration_time_is_work_plus_waiting(policy):
     """What an iteration takes longer than with every expert in place is the waiting that was recorded."""
     offloaded, resident = run(policy), run("no-offload")
@@ -127,7 +127,7 @@ def test_lru_on_one_gpu_takes_the_time_of_its_parts():
     assert run.makespan_s == pytest.approx(resident.makespan_s + copies, rel=1e-12)
 
 
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 def test_the_same_inputs_and_seed_give_the_same_run(policy):
     one, two = (run(policy, log=True, seed=4) for _ in range(2))
     assert one.log.rows == two.log.rows

@@ -9,6 +9,7 @@ from policies.registry import policy_names
 from sim.engine.batching import fixed_batches
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 from traces.analysis.iterations import iterations_of
 
 MODEL = shape(4, 8)
@@ -47,8 +48,7 @@ def distinct(recorded):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("hidden", [None, 3])
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize(("gpus", "hidden"), slow_but([(1, None), (1, 3), (2, None), (2, 3)], (1, 3), (2, None)))
 @pytest.mark.parametrize("policy", [*policy_names(), "finemoe,prefill_records=iteration", "finemoe,learn=false"])
 def test_every_policy_runs_and_only_executed_experts_are_demanded(policy, gpus, hidden):
     history, tested = requests(hidden)[:3], requests(hidden)[3:]

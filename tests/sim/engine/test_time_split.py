@@ -30,7 +30,7 @@ from tests.support.builders import (
     with_lookahead,
 )
 from tests.support.in_memory import Setting, simulate
-from tests.support.slow_cases import slow_but
+from tests.support.slow_cases import slow_but, some_policies
 
 MODEL = shape(4, 6)
 REQUESTS = [
@@ -58,7 +58,7 @@ def taken_s(iterations: pd.DataFrame) -> pd.Series:
     ("gpus", "replicas", "experts"), slow_but([(1, 1, 3), (2, 1, 5), (2, 1, 14), (3, 2, 9)], (1, 1, 3), (3, 2, 9))
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 def test_the_parts_add_up_to_the_time_of_each_iteration(policy, batch_size, gpus, replicas, experts):
     """With 3 slots for layers that need up to 6 experts, too: in waves."""
     found = run(policy, hardware=machine(gpus), experts=experts, batch_size=batch_size, replicas=replicas).iterations
@@ -70,7 +70,7 @@ def test_the_parts_add_up_to_the_time_of_each_iteration(policy, batch_size, gpus
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 def test_all_parts_except_waits_are_the_same_for_every_policy(policy, batch_size):
     offloaded, resident = (run(name, batch_size=batch_size).iterations for name in (policy, "no-offload"))
     for part in ("compute_s", "exchange_s", "overhead_s"):
@@ -79,7 +79,7 @@ def test_all_parts_except_waits_are_the_same_for_every_policy(policy, batch_size
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", some_policies(policy_names()))
 def test_copies_and_searches_that_take_no_time_cause_no_waiting(policy, gpus):
     hardware = machine(gpus, bytes_per_s=float("inf"), free_search=True)
     found = run(policy, hardware=hardware, experts=MODEL.experts * gpus).iterations
@@ -176,8 +176,12 @@ def test_a_blocked_layer_waits_for_prefetches():
 # ---- worked out anew from the decision log ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize(("gpus", "experts"), [(1, 3), (2, 5), (2, 12)])
+@pytest.mark.parametrize(
+    ("gpus", "experts", "batch_size"),
+    slow_but(
+        [(*place, size) for place in ((1, 3), (2, 5), (2, 12)) for size in (1, 2)], (1, 3, 1), (2, 5, 2), (2, 12, 1)
+    ),
+)
 @pytest.mark.parametrize("policy", ["finemoe", "promoe", "lru", "clairvoyant", "deepspeed", "perfect-prefetch"])
 def test_expert_waits_are_the_differences_between_replayed_layers(policy, gpus, experts, batch_size):
     """Each layer is played from its copies in the log, once for each number of arrivals that are late as they were.

@@ -8,7 +8,7 @@ from sim.hardware.effects import Effects
 from tests.support.affected import Affected
 from tests.support.builders import KnownFuture, machine, random_requests, shape, with_lookahead
 from tests.support.in_memory import Setting, lower_bound_s, simulate
-from tests.support.slow_cases import slow_but
+from tests.support.slow_cases import slow_but, some_policies
 
 MODEL = shape(4, 6)
 REQUESTS = [
@@ -29,7 +29,7 @@ def bound_s(given):
     return lower_bound_s(given, TEST, simulate("no-offload", given, TEST), HISTORY)
 
 
-@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "no-offload"])
+@pytest.mark.parametrize("policy", some_policies([name for name in policy_names() if name != "no-offload"]))
 @pytest.mark.parametrize("effects", slow_but([HOST, ALL], ALL), ids=["host memory", "all"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_no_policy_passes_the_bound_with_effects(policy, effects, replicas):

@@ -10,7 +10,7 @@ from policies.registry import policy_names
 from sim.inputs import with_sizes_of
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, shape, with_lookahead
 from tests.support.in_memory import Setting, lower_bound_s, simulate
-from tests.support.slow_cases import slow_but
+from tests.support.slow_cases import slow_but, some_policies
 from traces.published_models import published
 
 SIZES = (100, 1000, 400)
@@ -56,7 +56,7 @@ def without_copies_and_bound_s(gpus: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("gpus", slow_but([1, 2], 2))
-@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "no-offload"])
+@pytest.mark.parametrize("policy", some_policies([name for name in policy_names() if name != "no-offload"]))
 def test_no_policy_passes_the_bound_and_the_link_is_busy_for_what_it_moves(policy: str, gpus: int) -> None:
     run = simulate(policy, on(gpus), TESTED, history=HISTORY, future=KnownFuture(MIXED, TESTED))
     resident_s, bound_s = without_copies_and_bound_s(gpus)
