@@ -49,8 +49,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first `STEPS` decode steps of each request."""
-    return converted(tmp_path_factory.mktemp("gpt-oss") / "gpt-oss.trace", "--max-tokens", str(STEPS))
+    """The first `STEPS` decode steps of each of the first 30 requests, of which 21 are the history."""
+    words = ("--max-tokens", str(STEPS), "--max-requests", "30")
+    return converted(tmp_path_factory.mktemp("gpt-oss") / "gpt-oss.trace", *words)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_a_run_below_the_bound_is_refused(trace):
         comparison_of(*given, least_makespan_s=result.summary["makespan_s"] * 1.01)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("batch_size", slow_but([1, 2], 2))
 @pytest.mark.parametrize(("gpus", "replicas"), slow_but([(2, 2), (3, 2), (3, 3)], (3, 2)))
 @pytest.mark.parametrize("experts", slow_but([3, 10, 24], 3))
 def test_with_replicas_no_policy_passes_the_bound_of_all_links_together(experts, gpus, replicas, batch_size):
@@ -251,10 +251,10 @@ def bound_of(steps, model, home, machine, **left_out):
 LARGE = (50, 118, 183, 194, 206, 208, 218, 226, 256, 302, 338, 360, 370, 494)
 
 
-@pytest.mark.parametrize("part", [*slow_but(range(10), 4), pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.parametrize("part", [*slow_but(range(25), 11), pytest.param(None, marks=pytest.mark.long)])
 def test_no_schedule_of_a_tiny_run_passes_the_bound(part):
     """486 runs and 14, with chunks and without, on one GPU and two, half of them or so in waves."""
-    seeds = LARGE if part is None else sorted({*range(part * 50, part * 50 + 50)} - {*LARGE})
+    seeds = LARGE if part is None else sorted({*range(part * 20, part * 20 + 20)} - {*LARGE})
     for seed in seeds:
         steps, events, model, home, machine = tiny(seed)
         assert bound_of(steps, model, home, machine) <= least_units(events, machine), seed

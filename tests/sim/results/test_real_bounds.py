@@ -81,12 +81,12 @@ def pocket(folder: Path) -> Routing:
 
     prompts = folder / "prompts.jsonl"
     lines = (Path(shipped.__file__).parent / "demo_prompts.jsonl").read_text().splitlines()
-    prompts.write_text("\n".join(lines[:42:3]) + "\n")
-    words = ["--max-new-tokens", "24", "--threads", "1", "--lookahead", "1", "--out", str(folder / "pocket.trace")]
+    prompts.write_text("\n".join(lines[:27:3]) + "\n")
+    words = ["--max-new-tokens", "16", "--threads", "1", "--lookahead", "1", "--out", str(folder / "pocket.trace")]
     assert main(["collect", "pocket", "--prompts", str(prompts), *words]) == 0
     trace = Trace.open(folder / "pocket.trace")
     requests = list(trace.iter())
-    return Routing(with_sizes_of(trace.shape, "mixtral-8x7b"), requests[:8], requests[8:])
+    return Routing(with_sizes_of(trace.shape, "mixtral-8x7b"), requests[:6], requests[6:])
 
 
 @pytest.fixture(scope="module", params=slow_but(["gpt-oss-20b", "pocket"], "pocket"))
@@ -147,28 +147,27 @@ def test_with_one_link_and_room_no_policy_beats_clairvoyant_and_none_passes_the_
         assert best_s <= found.requests["tpot_s"].mean() * SLACK, spec
 
 
-@pytest.mark.parametrize("share", slow_but(SHARES, 0.5))
-def test_no_policy_passes_the_bound_on_six_gpus(routing: Routing, share: float) -> None:
-    for gigabytes_per_s in GIGABYTES_PER_S:
-        setting = setting_of(routing, share, gigabytes_per_s, gpus=6)
-        least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
-        best_s = run("clairvoyant", setting, routing).requests["tpot_s"].mean()
-        for spec in ("belady", "finemoe", "perfect-prefetch", *PARTLY):
-            found = run(spec, setting, routing)
-            assert found.makespan_s >= least_s * (1 - 1e-12), spec
-            assert best_s <= found.requests["tpot_s"].mean() * SLACK, spec
+@pytest.mark.parametrize(("share", "gigabytes_per_s"), slow_but(GRID, (0.5, 32)))
+def test_no_policy_passes_the_bound_on_six_gpus(routing: Routing, share: float, gigabytes_per_s: float) -> None:
+    setting = setting_of(routing, share, gigabytes_per_s, gpus=6)
+    least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
+    best_s = run("clairvoyant", setting, routing).requests["tpot_s"].mean()
+    for spec in ("belady", "finemoe", "perfect-prefetch", *PARTLY):
+        found = run(spec, setting, routing)
+        assert found.makespan_s >= least_s * (1 - 1e-12), spec
+        assert best_s <= found.requests["tpot_s"].mean() * SLACK, spec
 
 
 def test_on_six_gpus_with_few_slots_perfect_prefetch_beats_clairvoyant_but_not_the_bound() -> None:
     """So clairvoyant is no bound, and the best known is the fastest of several."""
-    routing = gpt_oss()
+    routing = replace(gpt_oss(), tested=gpt_oss().tested[:1])
     setting = setting_of(routing, 0.06, 32, gpus=6)
     least_s = lower_bound_s(setting, routing.tested, run("no-offload", setting, routing))
     took_s = {spec: run(spec, setting, routing).makespan_s for spec in know_all(routing.model.layers)}
     assert least_s <= min(took_s.values()) < 0.97 * took_s["clairvoyant"]
 
 
-@pytest.mark.parametrize(("share", "gigabytes_per_s"), slow_but(GRID, (0.25, 32), (0.5, 8), (0.75, 128)))
+@pytest.mark.parametrize(("share", "gigabytes_per_s"), slow_but(GRID, (0.25, 32), (0.75, 128)))
 def test_the_clairvoyant_is_close_to_the_bound_on_one_gpu(share: float, gigabytes_per_s: float) -> None:
     """What is left is within 6 % on gpt-oss-20b, so the bound and the policy vouch for each other."""
     routing = gpt_oss()
