@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,31 @@ from tests.support.run_helpers import (
     SHAPE,
     arguments,
     frames,
-    run_once,
 )
 from tests.support.trace_helpers import content
 
 Written = tuple[dict[str, dict[str, Any]], Path]
 
 
+def logging(trace: Path, out: Path) -> list[str]:
+    """The command with the decision log."""
+    return arguments(trace, "--out", out, "--detail", "events", "--json")
+
+
 @pytest.fixture(scope="module")
-def logged(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """The command with the decision log, run once: the JSON of each policy, and the folder of results."""
-    return run_once(tmp_path_factory.mktemp("logged") / "results", trace, "--detail", "events")
+def printed(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The command with the decision log, run once: what it prints, and the folder of results."""
+    out = tmp_path_factory.mktemp("logged") / "results"
+    with redirect_stdout(StringIO()) as text:
+        assert main(logging(trace, out)) == 0
+    return text.getvalue(), out
+
+
+@pytest.fixture
+def logged(printed: tuple[str, Path]) -> Written:
+    """The same, with the JSON of each policy."""
+    text, out = printed
+    return {each["policy"]: each for each in json.loads(text)}, out
 
 
 def test_pandas_opens_the_same_numbers_that_json_gives(written: Written) -> None:
@@ -212,24 +228,22 @@ def test_meta_holds_every_setting(simulate: Any, trace: Path, noted: Any, out: P
     assert json.loads((out / "meta.json").read_text()) != noted
 
 
-def test_the_same_command_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
-    """In interpreters of their own, whose sets and dictionaries of text are in another order."""
-    printed = []
-    for seed in ("1", "2"):
-        command = arguments(trace, "--out", tmp_path / seed / "results", "--detail", "events", "--json")
-        done = subprocess.run(
-            [sys.executable, "-m", "sim", *command],
-            capture_output=True,
-            check=False,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-        printed.append(done.stdout)
-    assert printed[0] == printed[1]
-    assert {each["policy"] for each in json.loads(printed[0])} == set(POLICIES)
-    assert content(tmp_path / "1" / "results") == content(tmp_path / "2" / "results")
+def test_the_same_command_gives_the_same_bytes(trace: Path, printed: tuple[str, Path], out: Path) -> None:
+    """Also in an interpreter of its own, whose sets and dictionaries of text are in another order."""
+    text, here = printed
+    done = subprocess.run(
+        [sys.executable, "-m", "sim", *logging(trace, out)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == text
+    assert {each["policy"] for each in json.loads(text)} == set(POLICIES)
+    assert content(out) == content(here)
 
 
 def test_a_policys_row_does_not_depend_on_other_policies(simulate: Any, trace: Path) -> None:
+    """Nor on their order."""
     alone = {name: simulate(trace, "--references", "no-offload", policies=(name,))[name] for name in POLICIES}
     assert simulate(trace, "--references", "no-offload", policies=POLICIES[::-1]) == alone
