@@ -18,7 +18,8 @@ from sim.__main__ import main
 from sim.hardware.profile import Table, write_profile
 from tests.support.broken_traces import BROKEN
 from tests.support.profiles import flat_profile
-from tests.support.run_helpers import POLICIES, SHAPE, arguments
+from tests.support.run_helpers import NO_REFERENCES, POLICIES, SHAPE, arguments
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import change_values, content, small_trace
 
 
@@ -34,77 +35,82 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
     return captured.err.removeprefix("error: ").removesuffix("\n")
 
 
+WRONG = [
+    (("--policy", "finemo"), "unknown policy 'finemo'; did you mean 'finemoe'?"),
+    (("--policy", ""), "unknown policy ''; known: "),
+    (("--policy", "finemoe,capcity=5"), "policy finemoe: unknown setting 'capcity'; did you mean 'capacity'?"),
+    (("--policy", "lru,capacity=5"), "policy lru has no settings; remove 'capacity'"),
+    (("--policy", "finemoe,capacity"), "must be KEY=VALUE, not 'capacity'"),
+    (("--policy", "finemoe,capacity=many"), "capacity: must be a whole number, not 'many'"),
+    (("--policy", "finemoe,learn=perhaps"), "learn: must be true or false, not 'perhaps'"),
+    (("--policy", "finemoe,capacity=0"), "finemoe: capacity: must be at least 1, not 0"),
+    (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance: must be from 1 to 4, not 5"),
+    (("--policy", "finemoe,fill=full"), "fill: must be random or redundancy, not 'full'"),
+    (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
+    (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100-80gb, h100-80gb, h200-141gb, "),
+    (("--machine", "rtx3090,gpuss=4"), "gpuss: is not a setting of rtx3090; did you mean 'gpus'?"),
+    (("--sizes", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
+    (
+        ("--sizes", "gpt-oss-20b"),
+        "--sizes: gpt-oss-20b has top-4 of 32 experts, but the trace of small has top-2 of 8",
+    ),
+    (("--cache-experts", 0), "--cache-experts: must be at least 1, not 0"),
+    (("--cache-experts", 5), "must hold 6 to 32 for small on 6 GPUs (top-2, one slot per GPU)"),
+    (("--cache-experts", 33), "--cache-experts: 33 gives room for 33 experts; the cache must hold 6 to 32"),
+    (("--cache-share", 0), "--cache-share: must be above 0 and at most 1, not 0.0"),
+    (("--cache-share", 2), "--cache-share: must be above 0 and at most 1, not 2.0"),
+    (("--cache-share", "nan"), "--cache-share: must be a finite number, not nan"),
+    (("--cache-share", 0.01), "--cache-share: 0.01 gives room for 0 experts; "),
+    (("--cache-gb", -1), "--cache-gb: must be above 0, not -1.0"),
+    (("--cache-gb", 0.3, "--sizes", "mixtral-8x7b"), "--cache-gb: 0.3 gives room for 0 experts; "),
+    (("--cache-gb", "inf"), "--cache-gb: must be a finite number, not inf"),
+    (("--train-split", 1), "--train-split: must be at least 0 and below 1, not 1.0"),
+    (
+        ("--train-split", 0.99),
+        "--train-split: 10 requests are not enough: 0.99 takes all as history and leaves none of ",
+    ),
+    (("--batch-size", 0), "--batch-size: must be at least 1, not 0"),
+    (("--replicas", 0), "--replicas: must be at least 1, not 0"),
+    (("--replicas", 7), "--replicas: must be from 1 to 6, the number of GPUs, not 7"),
+    (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, not 0"),
+    (("--chunk-bytes", "all"), "--chunk-bytes: must be a whole number or whole, not 'all'"),
+    (
+        ("--sizes", "mixtral-8x7b", "--chunk-bytes", 1),
+        "chunk_bytes 1: an expert of 352321536 bytes would take more",
+    ),
+    (("--requests", 0), "--requests: must be at least 1, not 0"),
+    (("--seed", -1), "--seed: must be at least 0, not -1"),
+    (("--seed",), "--seed: needs a value"),
+    (("--cache-gb", "maxx"), "--cache-gb: must be a number or max, not 'maxx'"),
+    (("--placement", "any"), "--placement: must be round-robin or balanced, not 'any'"),
+    (("--brief=maybe",), "--brief: must be true or false, not 'maybe'"),
+    (("--polcy", "lru"), "unknown option --polcy; did you mean --policy?"),
+]
+ALIKE = [  # other values that the same checks refuse
+    (("--policy", "LRU"), "unknown policy 'LRU'; known: belady, "),
+    (
+        ("--sizes", "phi-3.5-moe"),
+        "--sizes: phi-3.5-moe has top-2 of 16 experts, but the trace of small has top-2 of 8",
+    ),
+    (("--cache-experts", -3), "--cache-experts: must be at least 1, not -3"),
+    (
+        ("--cache-experts", 1, "--machine", "paper-a100"),
+        "must hold 2 to 32 for small on 1 GPU (top-2, one slot per GPU)",
+    ),
+    (("--cache-share", -0.5), "--cache-share: must be above 0 and at most 1, not -0.5"),
+    (("--cache-gb", 0), "--cache-gb: must be above 0, not 0.0"),
+    (("--cache-gb", "nan"), "--cache-gb: must be a finite number, not nan"),
+    (("--train-split", -0.1), "--train-split: must be at least 0 and below 1, not -0.1"),
+    (("--train-split", "nan"), "--train-split: must be a finite number, not nan"),
+    (("--batch-size", -2), "--batch-size: must be at least 1, not -2"),
+    (("--replicas", 2, "--machine", "paper-a100"), "--replicas: must be from 1 to 1, the number of GPUs, not 2"),
+    (("--requests", -1), "--requests: must be at least 1, not -1"),
+]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
-    [
-        (("--policy", "finemo"), "unknown policy 'finemo'; did you mean 'finemoe'?"),
-        (("--policy", "LRU"), "unknown policy 'LRU'; known: belady, "),
-        (("--policy", ""), "unknown policy ''; known: "),
-        (("--policy", "finemoe,capcity=5"), "policy finemoe: unknown setting 'capcity'; did you mean 'capacity'?"),
-        (("--policy", "lru,capacity=5"), "policy lru has no settings; remove 'capacity'"),
-        (("--policy", "finemoe,capacity"), "must be KEY=VALUE, not 'capacity'"),
-        (("--policy", "finemoe,capacity=many"), "capacity: must be a whole number, not 'many'"),
-        (("--policy", "finemoe,learn=perhaps"), "learn: must be true or false, not 'perhaps'"),
-        (("--policy", "finemoe,capacity=0"), "finemoe: capacity: must be at least 1, not 0"),
-        (("--policy", "finemoe,prefetch_distance=5"), "finemoe: prefetch_distance: must be from 1 to 4, not 5"),
-        (("--policy", "finemoe,fill=full"), "fill: must be random or redundancy, not 'full'"),
-        (("--policy", "finemoe,capacity=100000000000000"), "capacity"),
-        (("--machine", "rtx3090x4"), "unknown machine 'rtx3090x4'; known: a100-80gb, h100-80gb, h200-141gb, "),
-        (("--machine", "rtx3090,gpuss=4"), "gpuss: is not a setting of rtx3090; did you mean 'gpus'?"),
-        (("--sizes", "mixtral-8x7"), "unknown model 'mixtral-8x7'; did you mean 'mixtral-8x7b'?"),
-        (
-            ("--sizes", "gpt-oss-20b"),
-            "--sizes: gpt-oss-20b has top-4 of 32 experts, but the trace of small has top-2 of 8",
-        ),
-        (
-            ("--sizes", "phi-3.5-moe"),
-            "--sizes: phi-3.5-moe has top-2 of 16 experts, but the trace of small has top-2 of 8",
-        ),
-        (("--cache-experts", 0), "--cache-experts: must be at least 1, not 0"),
-        (("--cache-experts", -3), "--cache-experts: must be at least 1, not -3"),
-        (
-            ("--cache-experts", 1, "--machine", "paper-a100"),
-            "must hold 2 to 32 for small on 1 GPU (top-2, one slot per GPU)",
-        ),
-        (("--cache-experts", 5), "must hold 6 to 32 for small on 6 GPUs (top-2, one slot per GPU)"),
-        (("--cache-experts", 33), "--cache-experts: 33 gives room for 33 experts; the cache must hold 6 to 32"),
-        (("--cache-share", 0), "--cache-share: must be above 0 and at most 1, not 0.0"),
-        (("--cache-share", 2), "--cache-share: must be above 0 and at most 1, not 2.0"),
-        (("--cache-share", -0.5), "--cache-share: must be above 0 and at most 1, not -0.5"),
-        (("--cache-share", "nan"), "--cache-share: must be a finite number, not nan"),
-        (("--cache-share", 0.01), "--cache-share: 0.01 gives room for 0 experts; "),
-        (("--cache-gb", -1), "--cache-gb: must be above 0, not -1.0"),
-        (("--cache-gb", 0), "--cache-gb: must be above 0, not 0.0"),
-        (("--cache-gb", 0.3, "--sizes", "mixtral-8x7b"), "--cache-gb: 0.3 gives room for 0 experts; "),
-        (("--cache-gb", "nan"), "--cache-gb: must be a finite number, not nan"),
-        (("--cache-gb", "inf"), "--cache-gb: must be a finite number, not inf"),
-        (("--train-split", 1), "--train-split: must be at least 0 and below 1, not 1.0"),
-        (("--train-split", -0.1), "--train-split: must be at least 0 and below 1, not -0.1"),
-        (("--train-split", "nan"), "--train-split: must be a finite number, not nan"),
-        (
-            ("--train-split", 0.99),
-            "--train-split: 10 requests are not enough: 0.99 takes all as history and leaves none of ",
-        ),
-        (("--batch-size", 0), "--batch-size: must be at least 1, not 0"),
-        (("--batch-size", -2), "--batch-size: must be at least 1, not -2"),
-        (("--replicas", 0), "--replicas: must be at least 1, not 0"),
-        (("--replicas", 7), "--replicas: must be from 1 to 6, the number of GPUs, not 7"),
-        (("--replicas", 2, "--machine", "paper-a100"), "--replicas: must be from 1 to 1, the number of GPUs, not 2"),
-        (("--chunk-bytes", 0), "--chunk-bytes: must be at least 1, not 0"),
-        (("--chunk-bytes", "all"), "--chunk-bytes: must be a whole number or whole, not 'all'"),
-        (
-            ("--sizes", "mixtral-8x7b", "--chunk-bytes", 1),
-            "chunk_bytes 1: an expert of 352321536 bytes would take more",
-        ),
-        (("--requests", 0), "--requests: must be at least 1, not 0"),
-        (("--requests", -1), "--requests: must be at least 1, not -1"),
-        (("--seed", -1), "--seed: must be at least 0, not -1"),
-        (("--seed",), "--seed: needs a value"),
-        (("--cache-gb", "maxx"), "--cache-gb: must be a number or max, not 'maxx'"),
-        (("--placement", "any"), "--placement: must be round-robin or balanced, not 'any'"),
-        (("--brief=maybe",), "--brief: must be true or false, not 'maybe'"),
-        (("--polcy", "lru"), "unknown option --polcy; did you mean --policy?"),
-    ],
+    slow_but([*WRONG, *ALIKE], *WRONG),
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
 def test_a_wrong_setting_is_one_line_and_leaves_nothing(
@@ -208,7 +214,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_trace(tmp_path_factory.mktemp("whole") / "a.trace")
 
 
-@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("case", slow_but([*BROKEN], *[*BROKEN][::4]))
 def test_a_broken_trace_is_one_line(
     whole: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
@@ -272,10 +278,11 @@ def test_a_full_disk_costs_the_folder_and_not_the_figures(
         write_table(writer, table, *more, **options)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    assert main(arguments(trace, "--json", "--out", out)) == 2
+    policies = ("finemoe", "lru")
+    assert main(arguments(trace, *NO_REFERENCES, "--json", "--out", out, policies=policies)) == 2
     captured = capsys.readouterr()
     assert captured.err == f"error: {out}: results could not be written: No space left on device\n"
-    assert [each["policy"] for each in json.loads(captured.out)] == list(POLICIES)
+    assert [each["policy"] for each in json.loads(captured.out)] == list(policies)
     assert list(out.parent.iterdir()) == []
 
 
@@ -299,7 +306,7 @@ def test_a_policy_that_needs_what_the_trace_lacks_names_it(
     simulate: Any, trace: Path, decoded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(NAMED, "needy", f"{__name__}:needy")
-    assert simulate(trace, policies=("needy",))["needy"]["requests"] == 3
+    assert simulate(trace, *NO_REFERENCES, policies=("needy",))["needy"]["requests"] == 3
     said = refused(capsys, arguments(decoded, policies=("lru", "needy")))
     assert said == f"policy needy needs embeddings.parquet, which {decoded} does not have"
 
