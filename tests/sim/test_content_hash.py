@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from importlib.util import module_from_spec, spec_from_file_location
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from policies.base import Policy, Prefetcher
 from policies.evictors.recency import LeastRecentlyUsed
 from policies.naming import sources_of
@@ -260,14 +263,14 @@ def test_the_key_of_an_installed_policy_ignores_other_installed_packages() -> No
     assert {path.partition("/")[0] for path in sources_of("simpy.core")} == {"simpy"}
 
 
-def test_our_own_code_edited_while_python_runs_is_refused(tmp_path: Path) -> None:
+def test_our_own_code_edited_while_python_runs_is_refused(copied_sources: Path) -> None:
     """Part of it would run as it was, under the key of what it is now."""
-    copied_sources(tmp_path)
-    edit = "Path('policies/evictors/recency.py').open('a').write('# edited'); sources_digest()"
-    words = [sys.executable, "-c", f"{CODE}\n{edit}", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == (
-        "common.errors.UserError: policies/evictors/recency.py has been edited while Python runs, "
+    copied = imported_anew(copied_sources)
+    copied.sources_digest()
+    with edited(copied_sources / "policies/evictors/recency.py"), pytest.raises(UserError) as refused:
+        copied.sources_digest()
+    assert str(refused.value) == (
+        "policies/evictors/recency.py has been edited while Python runs, "
         "so results may mix old and new code; restart Python"
     )
 
@@ -290,20 +293,34 @@ def test_an_edited_policy_runs_as_it_is_now_and_not_as_it_was_imported(
     assert not recency.iterations.equals(frequency.iterations)
 
 
-def copied_sources(to: Path) -> None:
+@pytest.fixture(scope="module")
+def copied_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of our own code; whoever edits it puts it right again."""
+    to = tmp_path_factory.mktemp("sources")
     for package in ("common", "policies", "traces", "sim"):
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    return to
 
 
-CODE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from sim.content_hash import sources_digest
-import sim
-assert Path(sim.__file__).is_relative_to(sys.argv[1])
-print(sources_digest())
-"""
+@contextmanager
+def edited(file: Path) -> Iterator[None]:
+    before = file.read_text()
+    file.write_text(before + "# edited\n")
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def imported_anew(folder: Path) -> Any:
+    """The module of the copy as a new process has it, which reads the sources when it imports it."""
+    spec = spec_from_file_location("copied_content_hash", folder / "sim" / "content_hash.py")
+    assert spec is not None
+    assert spec.loader is not None
+    copied = module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    assert folder == copied.ROOT
+    return copied
 
 
 @pytest.mark.parametrize(
@@ -323,22 +340,12 @@ print(sources_digest())
         ("traces/capture/collection.py", False),
     ],
 )
-def test_an_edited_source_changes_the_key_if_it_can_change_a_figure(tmp_path: Path, file: str, counts: bool) -> None:
-    copied_sources(tmp_path)
-
-    def digest() -> str:
-        """As a new process, which reads the sources when it imports the module."""
-        spec = spec_from_file_location("copied_content_hash", tmp_path / "sim" / "content_hash.py")
-        assert spec is not None
-        assert spec.loader is not None
-        copied = module_from_spec(spec)
-        spec.loader.exec_module(copied)
-        assert tmp_path == copied.ROOT
-        return str(copied.sources_digest())
-
-    before = digest()
-    (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
-    assert (digest() != before) == counts
+def test_an_edited_source_changes_the_key_if_it_can_change_a_figure(
+    copied_sources: Path, file: str, counts: bool
+) -> None:
+    before = imported_anew(copied_sources).sources_digest()
+    with edited(copied_sources / file):
+        assert (imported_anew(copied_sources).sources_digest() != before) == counts
 
 
 NOT_HASHED = {  # what a simulation imports and no figure depends on

@@ -46,6 +46,18 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_trace(tmp_path_factory.mktemp("traced") / "small.trace", 10, shape=SHAPE, lookahead=(1, 2))
 
 
+@pytest.fixture(scope="module")
+def bare_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without prefill and embeddings."""
+    folder = tmp_path_factory.mktemp("bare")
+    return small_trace(folder / "bare.trace", 10, shape=SHAPE, prefill=False, embedding=False)
+
+
+@pytest.fixture(scope="module")
+def other_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_trace(tmp_path_factory.mktemp("other") / "other.trace", 9, shape=SHAPE, lookahead=(1, 2))
+
+
 @pytest.fixture
 def artefacts(tmp_path: Path) -> Artefacts:
     return Artefacts(tmp_path / "artefacts", "code")
@@ -100,10 +112,10 @@ def test_kept_learning_does_not_change_what_a_policy_does(policy: str, traced: P
 @pytest.mark.parametrize("bare", slow_but([False, True], True))
 @pytest.mark.parametrize("policy", LEARNERS)
 def test_learning_is_shared_between_machines_and_caches(
-    policy: str, bare: bool, traced: Path, artefacts: Artefacts, tmp_path: Path
+    policy: str, bare: bool, traced: Path, bare_trace: Path, artefacts: Artefacts
 ) -> None:
     """Also without prefill and embeddings, and where the arrays of another policy lie in the same folder."""
-    trace = small_trace(tmp_path / "bare.trace", 10, shape=SHAPE, prefill=False, embedding=False) if bare else traced
+    trace = bare_trace if bare else traced
     ran(scenario_of(trace, "finemoe,capacity=4"), artefacts)
     before = len(list(artefacts))
     ran(scenario_of(trace, policy, machine="paper-a100", cache=CacheSize(share=1.0), batch_size=2), artefacts)
@@ -127,10 +139,9 @@ def test_learning_is_shared_between_machines_and_caches(
     ],
 )
 def test_another_policy_history_split_model_or_seed_learns_again(
-    change: dict[str, Any], traced: Path, artefacts: Artefacts, tmp_path: Path
+    change: dict[str, Any], traced: Path, other_trace: Path, artefacts: Artefacts
 ) -> None:
-    other = small_trace(tmp_path / "other.trace", 9, shape=SHAPE, lookahead=(1, 2))
-    change = {name: other if value == "other" else value for name, value in change.items()}
+    change = {name: other_trace if value == "other" else value for name, value in change.items()}
     scenario = scenario_of(traced, "finemoe")
     ran(scenario, artefacts)
     with pytest.raises(AssertionError, match="read the history"):

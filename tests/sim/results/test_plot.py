@@ -11,6 +11,20 @@ from tests.support.profiles import flat_profile
 from tests.support.run_helpers import NO_REFERENCES, SHAPE, arguments
 
 
+@pytest.fixture(scope="module")
+def simulated(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two policies, without further settings."""
+    out = tmp_path_factory.mktemp("simulated") / "results"
+    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru", "deepspeed"))) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def measured(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, as if they had been measured."""
+    return passed_off(simulated, tmp_path_factory.mktemp("measured") / "results")
+
+
 def drawn(folder: Path, *words: str) -> str:
     """The texts of the picture, which matplotlib notes in comments."""
     picture = folder.parent / "a.svg"
@@ -18,18 +32,16 @@ def drawn(folder: Path, *words: str) -> str:
     return picture.read_text()
 
 
-def test_simulated_times_are_called_simulated(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
-    picture = drawn(out)
+def test_simulated_times_are_called_simulated(simulated: Path) -> None:
+    picture = drawn(simulated)
     assert "simulated time per output token" in picture
     assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
     assert "the cache holds 8 of 32 experts" in picture
     assert "easured" not in picture
 
 
-def test_measured_times_are_called_measured(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
-    picture = drawn(passed_off(out, out.with_name("measured")))
+def test_measured_times_are_called_measured(measured: Path) -> None:
+    picture = drawn(measured)
     assert "measured time per output token" in picture
     assert "Measured: SYNTHETIC routing in the shape of small with the sizes of small" in picture
     assert "on bench, the cache holds 8 of 32 experts" in picture
@@ -47,30 +59,25 @@ def test_a_measured_profile_does_not_make_simulated_times_measured(trace: Path, 
     assert "on a measured profile of flat" in picture
 
 
-def test_the_time_split_is_drawn_for_decode_and_prefill(trace: Path, out: Path) -> None:
-    assert main(arguments(trace, "--out", out, policies=("lru", "deepspeed"))) == 0
-    picture = drawn(out, "--stalls")
+def test_the_time_split_is_drawn_for_decode_and_prefill(simulated: Path, measured: Path) -> None:
+    picture = drawn(simulated, "--stalls")
     assert "simulated time of a mean decode iteration [ms]" in picture
     assert "simulated time of a mean prefill [ms]" in picture
     assert "Simulated: SYNTHETIC routing in the shape of small with the sizes of small" in picture
     assert "miss (waiting)" in picture
     assert "prefetch (waiting)" in picture
-    measured = drawn(passed_off(out, out.with_name("measured")), "--stalls")
-    assert "measured time of a mean decode iteration [ms]" in measured
-    assert "imulated" not in measured
+    other = drawn(measured, "--stalls")
+    assert "measured time of a mean decode iteration [ms]" in other
+    assert "imulated" not in other
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])
-def test_a_picture_has_a_known_ending(trace: Path, out: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
-    assert main(["plot", str(out), "--out", name]) == 2
+def test_a_picture_has_a_known_ending(simulated: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["plot", str(simulated), "--out", name]) == 2
     assert capsys.readouterr().err == f"error: {name}: the name must end in .png, .svg or .pdf\n"
 
 
-def test_a_picture_that_cannot_be_written_is_one_line(
-    trace: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments(trace, "--out", out, *NO_REFERENCES, policies=("lru",))) == 0
-    picture = out / "meta.json" / "a.png"
-    assert main(["plot", str(out), "--out", str(picture)]) == 2
+def test_a_picture_that_cannot_be_written_is_one_line(simulated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = simulated / "meta.json" / "a.png"
+    assert main(["plot", str(simulated), "--out", str(picture)]) == 2
     assert capsys.readouterr().err == f"error: {picture} cannot be written: Not a directory\n"

@@ -21,9 +21,19 @@ from sim.results.result import SCHEMA_VERSION, read_results, write_results
 from tests.support.run_helpers import SHAPE
 
 
+def scenario_of(trace: Path) -> Scenario:
+    return Scenario(trace, policy="finemoe,capacity=9", machine="rtx3090x6", cache=CacheSize(share=0.25))
+
+
 @pytest.fixture
 def scenario(trace: Path) -> Scenario:
-    return Scenario(trace, policy="finemoe,capacity=9", machine="rtx3090x6", cache=CacheSize(share=0.25))
+    return scenario_of(trace)
+
+
+@pytest.fixture(scope="module")
+def result(trace: Path) -> Result:
+    """For tests that only read it."""
+    return simulate(scenario_of(trace))
 
 
 @pytest.mark.parametrize("detail", ["requests", "iterations", "events"])
@@ -49,8 +59,7 @@ def test_a_result_without_prefill_keeps_what_is_missing(decoded: Path, out: Path
     assert Result.read(out) == result
 
 
-def test_results_differ_if_one_bit_does(scenario: Scenario) -> None:
-    result = simulate(scenario)
+def test_results_differ_if_one_bit_does(result: Result) -> None:
     requests = result.requests.copy()
     requests.loc[0, "end_s"] = np.nextafter(requests.loc[0, "end_s"], np.inf)
     assert replace(result, requests=requests) != result
@@ -153,8 +162,8 @@ def test_two_results_of_one_policy_do_not_share_a_folder(scenario: Scenario, out
     ],
     ids=["a flipped bit", "a table gone", "a table of another kind", "an edited setting"],
 )
-def test_a_changed_file_is_an_error_of_one_line(scenario: Scenario, out: Path, spoil: Any, said: str) -> None:
-    simulate(scenario).write(out)
+def test_a_changed_file_is_an_error_of_one_line(result: Result, out: Path, spoil: Any, said: str) -> None:
+    result.write(out)
     spoil(out)
     with pytest.raises(UserError, match=said) as raised:
         Result.read(out)
@@ -173,8 +182,8 @@ def flip(file: Path, at: int) -> None:
     file.write_bytes(data)
 
 
-def test_a_result_of_another_schema_is_one_line(scenario: Scenario, out: Path) -> None:
-    simulate(scenario).write(out)
+def test_a_result_of_another_schema_is_one_line(result: Result, out: Path) -> None:
+    result.write(out)
     meta = json.loads((out / "meta.json").read_text())
     (out / "meta.json").write_text(json.dumps(meta | {"schema_version": SCHEMA_VERSION + 1}))
     with pytest.raises(UserError, match=f"field schema_version: must be {SCHEMA_VERSION}, not {SCHEMA_VERSION + 1}; "):
@@ -209,6 +218,6 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
         Result.read(tmp_path)
 
 
-def test_a_label_is_what_tables_call_a_run(scenario: Scenario) -> None:
+def test_a_label_is_what_tables_call_a_run(scenario: Scenario, result: Result) -> None:
     assert simulate(replace(scenario, label="mine")).summary["label"] == "mine"
-    assert simulate(scenario).summary["label"] == scenario.policy
+    assert result.summary["label"] == scenario.policy
