@@ -76,12 +76,22 @@ EACH = [SPECS[0], "hit-count,prefetch_distance=2", "moe-infinity", "promoe"]
         (1, TEST, HISTORY),
         pytest.param(3, TEST, None, marks=pytest.mark.slow),
         pytest.param(1, BARE, None, marks=pytest.mark.slow),
-        (3, BARE, HISTORY),
+        pytest.param(3, BARE, HISTORY, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_run_that_replays_is_the_run_that_predicts(spec, batch_size, requests, history, monkeypatch):
     """On another machine and cache, with another evictor, from arrays that lie in no memory of its own."""
+    replays(spec, batch_size, requests, history, monkeypatch)
+
+
+@pytest.mark.parametrize("spec", EACH)
+def test_batches_without_embeddings_replay_too(spec, monkeypatch):
+    """The same of one policy of each kind."""
+    replays(spec, 3, BARE, HISTORY, monkeypatch)
+
+
+def replays(spec, batch_size, requests, history, monkeypatch):
     here, there = (replace(each, batch_size=batch_size) for each in (SETTING, ELSEWHERE))
     bare = requests is BARE and history is not None
     past = [replace(past, embedding=None) for past in HISTORY] if bare else history
