@@ -49,8 +49,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first `STEPS` decode steps of each of the first 30 requests, of which 21 are the history."""
-    words = ("--max-tokens", str(STEPS), "--max-requests", "30")
+    """The first `STEPS` decode steps of each of the first 20 requests, of which 14 are the history."""
+    words = ("--max-tokens", str(STEPS), "--max-requests", "20")
     return converted(tmp_path_factory.mktemp("gpt-oss") / "gpt-oss.trace", *words)
 
 

@@ -15,7 +15,7 @@ from sim.results.summary import ARRIVALS_IGNORED
 from sim.sweeps.sweep_run import run_sweep
 from tests.support.compare_helpers import passed_off
 from tests.support.profiles import flat_profile
-from tests.support.run_helpers import EXPERT_BYTES, SHAPE, arguments
+from tests.support.run_helpers import EXPERT_BYTES, NO_REFERENCES, SHAPE, arguments
 from tests.support.sweep_runs import HERE
 from tests.support.trace_helpers import change_values, small_shape, small_trace
 from validate.__main__ import main as validate
@@ -62,7 +62,7 @@ def test_more_experts_than_fit_beside_the_rest_are_refused_with_all_numbers(
     trace: Path, small_machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for size in ("--cache-experts", 16), ("--cache-share", 0.5), ("--cache-gb", 16 * EXPERT_BYTES / 1e9):
-        assert main(arguments(trace, "--machine", small_machine, *size, policies=("lru",))) == 0
+        assert main(arguments(trace, "--machine", small_machine, *size, *NO_REFERENCES, policies=("lru",))) == 0
     capsys.readouterr()
     for option, value in ("--cache-experts", 17), ("--cache-share", 0.54), ("--cache-gb", 17 * EXPERT_BYTES / 1e9):
         assert main(arguments(trace, "--machine", small_machine, option, value, policies=("lru",))) == 2
@@ -98,7 +98,8 @@ def test_a_cache_of_max_has_the_bound_of_the_experts_that_fit(simulate: Any, tra
 def test_more_gigabytes_than_the_gpus_have_are_refused(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Though all experts would fit, which is what 24 GB give."""
     for gb, status in (("24", 0), ("24.1", 2), ("1e300", 2)):
-        assert main(arguments(trace, "--machine", "rtx3090", "--cache-gb", gb, policies=("lru",))) == status
+        words = ("--machine", "rtx3090", "--cache-gb", gb, *NO_REFERENCES)
+        assert main(arguments(trace, *words, policies=("lru",))) == status
     said = "error: --cache-gb: 24.1 is more than the 24 GB of rtx3090"
     assert capsys.readouterr().err.startswith(said)
 
@@ -115,7 +116,7 @@ def test_a_cache_of_max_needs_room_for_a_layer(
 def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path: Path) -> None:
     """One request more takes 8 positions of 4 layers: some bytes, and the machine has room for none."""
     tight = machine_with(tmp_path / "tight.toml", room_bytes=8 * EXPERT_BYTES)
-    words = ("--machine", tight, "--cache-experts", 8)
+    words = ("--machine", tight, "--cache-experts", 8, *NO_REFERENCES)
     assert main(arguments(trace, *words, policies=("lru",))) == 0
     assert main(arguments(trace, *words, "--batch-size", 2, policies=("lru",))) == 2
     assert main(arguments(trace, *words, "--batch-size", 2, "--requests", 1, policies=("lru",))) == 0
@@ -123,7 +124,7 @@ def test_the_cache_of_keys_and_values_grows_with_the_batch(trace: Path, tmp_path
 
 def test_the_whole_of_mixtral_does_not_fit_on_one_a100(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = small_trace(tmp_path / "a.trace", 3, shape=small_shape(layers=32, experts=8))
-    words = ("--sizes", "mixtral-8x7b", "--machine", "paper-a100")
+    words = ("--sizes", "mixtral-8x7b", "--machine", "paper-a100", *NO_REFERENCES)
     assert main(arguments(trace, *words, "--cache-share", "1.0", policies=("lru",))) == 2
     assert capsys.readouterr().err == (
         "error: --cache-share: 1.0 is too much: 256 experts take 90.19 GB, but paper-a100 (1 × A100-80GB) has 80 GB, "
@@ -141,7 +142,7 @@ def test_without_known_memory_nothing_is_checked_and_max_is_refused(
     assert capsys.readouterr().err == (
         "error: --cache-gb: max needs a machine that states its memory (gpu.memory_bytes)\n"
     )
-    words = (*machine, "--cache-share", "1.0")
+    words = (*machine, "--cache-share", "1.0", *NO_REFERENCES)
     found = simulate(trace, *words, policies=("lru", "no-offload"))
     assert [each["fits"] for each in found.values()] == [None, None]
 
@@ -149,7 +150,7 @@ def test_without_known_memory_nothing_is_checked_and_max_is_refused(
 def test_a_run_that_does_not_fit_is_labelled_in_json_table_picture_and_results(
     simulate: Any, trace: Path, small_machine: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--machine", small_machine, "--cache-experts", 8)
+    words = ("--machine", small_machine, "--cache-experts", 8, *NO_REFERENCES)
     found = simulate(trace, *words, "--out", out, policies=("lru", "no-offload"))
     assert {name: each["fits"] for name, each in found.items()} == {"lru": True, "no-offload": False}
     assert pd.read_parquet(out / "summary.parquet")["fits"].tolist() == [True, False]
@@ -184,7 +185,7 @@ def test_a_run_that_fits_has_no_label(trace: Path, tmp_path: Path, capsys: pytes
 def test_a_comparison_with_measured_results_has_the_label(
     trace: Path, small_machine: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--machine", small_machine, "--cache-experts", 8, "--out", out)
+    words = ("--machine", small_machine, "--cache-experts", 8, *NO_REFERENCES, "--out", out)
     assert main(arguments(trace, *words, policies=("lru", "no-offload"))) == 0
     measured = passed_off(out, out.with_name("measured"))
     capsys.readouterr()
@@ -201,7 +202,7 @@ def test_a_note_says_that_batches_ignore_arrival_times(trace: Path, capsys: pyte
     assert result.summary["note"] == ARRIVALS_IGNORED
     assert main(arguments(trace, policies=("lru",))) == 0
     assert f"belady: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
-    assert main(arguments(trace, "--brief", policies=("lru",))) == 0
+    assert main(arguments(trace, "--brief", *NO_REFERENCES, policies=("lru",))) == 0
     assert f"lru: {ARRIVALS_IGNORED}" in " ".join(capsys.readouterr().out.split())
 
 

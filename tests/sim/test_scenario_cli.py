@@ -25,16 +25,16 @@ def test_a_saved_scenario_gives_the_same_figures(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.toml"
-    words = arguments(
-        trace, *NO_REFERENCES, "--cache-experts", 9, "--seed", 3, "--batch-size", 2, "--save-scenario", file
-    )
+    more = ("--cache-experts", 9, "--seed", 3, "--batch-size", 2, "--save-scenario", file)
+    words = arguments(trace, *NO_REFERENCES, *more, policies=("finemoe", "lru"))
     first = printed(capsys, *words)
     assert printed(capsys, "run", "--scenario", file, *NO_REFERENCES) == first
 
 
 def test_options_override_the_file(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "a.toml"
-    printed(capsys, *arguments(trace, *NO_REFERENCES, "--cache-gb", 2e-6, "--seed", 3, "--save-scenario", file))
+    more = ("--cache-gb", 2e-6, "--seed", 3, "--save-scenario", file)
+    printed(capsys, *arguments(trace, *NO_REFERENCES, *more, policies=("finemoe", "belady")))
     found = printed(
         capsys, "run", "--scenario", file, "--policy", "lru", "--cache-share", 0.5, "--seed", 4, *NO_REFERENCES
     )

@@ -67,7 +67,7 @@ profiles = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(profiles)
 def test_what_is_written_is_read_back(tmp_path: Path, profile: Profile) -> None:
     path = tmp_path / "a.toml"
