@@ -25,7 +25,9 @@ from tests.support.run_helpers import (
     arguments,
     demands_of,
     frames,
+    run_once,
 )
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_shape, small_trace
 from traces.published_models import PUBLISHED, published
 
@@ -131,9 +133,9 @@ def test_requests_of_a_batch_demand_an_expert_once(simulate: Any, trace: Path, o
     assert {each["iterations"] for each in found.values()} == {2 * ITERATIONS_OF_A_REQUEST}
 
 
-@pytest.mark.parametrize(("share", "left"), [(0, 10), (0.5, 5), (0.7, 3), (0.9, 1)])
+@pytest.mark.parametrize(("share", "left"), slow_but([(0, 10), (0.5, 5), (0.7, 3), (0.9, 1)], (0, 10), (0.9, 1)))
 def test_the_split_leaves_the_rest_to_simulate(simulate: Any, trace: Path, share: float, left: int) -> None:
-    for each in simulate(trace, *NO_REFERENCES, "--train-split", share).values():
+    for each in simulate(trace, *NO_REFERENCES, "--train-split", share, policies=("finemoe", "lru")).values():
         assert (each["requests"], each["iterations"]) == (left, left * ITERATIONS_OF_A_REQUEST)
         assert each["output_tokens"] == left * ITERATIONS_OF_A_REQUEST  # the prefill gives one, each decode one
 
@@ -158,7 +160,7 @@ def test_fewer_requests_are_the_first_of_them(simulate: Any, trace: Path, tmp_pa
 
 
 def test_the_table_has_a_row_per_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments(trace, "--wide")) == 0
+    assert main(arguments(trace, "--wide", "--references", "no-offload")) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
@@ -191,7 +193,7 @@ def test_the_heading_says_that_the_machine_is_a_measured_profile(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_profile(tmp_path / "a.toml", flat_profile(SHAPE, gpus=2))
-    assert main(arguments(trace, "--machine", tmp_path / "a.toml", policies=("lru",))) == 0
+    assert main(arguments(trace, "--machine", tmp_path / "a.toml", *NO_REFERENCES, policies=("lru",))) == 0
     heading = capsys.readouterr().out.split("\n\n")[0]
     for words in ("Simulated, not measured", "on a measured profile of flat (2 logical devices)", "8 of 32 experts"):
         assert words in heading
@@ -216,7 +218,7 @@ def test_metadata_and_json_say_what_was_measured_and_what_is_assumed(
 
 def test_the_table_prints_the_numbers_of_json(simulate: Any, decoded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without prefill there is no column for it, and where a cell has several figures a dash stands for it."""
-    more = ("--sizes", "mixtral-8x7b")
+    more = ("--sizes", "mixtral-8x7b", *NO_REFERENCES)
     found = simulate(decoded, *more, policies=("lru",))["lru"]
     assert main(arguments(decoded, *more, "--wide", policies=("lru",))) == 0
     text = capsys.readouterr().out
@@ -235,19 +237,25 @@ def test_a_note_says_that_finemoe_runs_by_trajectory_only(
 ) -> None:
     assert "trajectory only" in simulate(decoded, *NO_REFERENCES, policies=("finemoe",))["finemoe"]["note"]
     assert "trajectory only" not in plain["finemoe"]["note"]
-    assert main(arguments(decoded, *NO_REFERENCES)) == 0
+    assert main(arguments(decoded, *NO_REFERENCES, policies=("finemoe", "lru"))) == 0
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "trajectory only" in line]
     assert note.startswith("finemoe")
 
 
-def test_the_command_is_a_program_of_its_own(trace: Path) -> None:
-    def command(*words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([sys.executable, "-m", "sim", *words], capture_output=True, text=True, check=False)
+def in_a_process(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "sim", *words], capture_output=True, text=True, check=False)
 
-    done = command(*arguments(trace, "--cache-share", 0.5, *NO_REFERENCES, policies=("finemoe",)))
+
+@pytest.mark.slow
+def test_the_command_is_a_program_of_its_own(trace: Path) -> None:
+    """As in the test that the same command writes the same bytes, which compares all that it prints."""
+    done = in_a_process(*arguments(trace, "--cache-share", 0.5, *NO_REFERENCES))
     assert (done.returncode, done.stderr) == (0, "")
     assert "finemoe" in done.stdout
-    wrong = command(*arguments(trace, policies=("finemo",)))
+
+
+def test_the_program_ends_with_2_if_it_is_called_wrongly(trace: Path) -> None:
+    wrong = in_a_process(*arguments(trace, policies=("finemo",)))
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "error: unknown policy 'finemo'; did you mean 'finemoe'?\n"
 
@@ -287,7 +295,10 @@ def test_the_three_ways_to_give_a_cache_size_agree(simulate: Any, trace: Path) -
 
 
 @pytest.mark.parametrize(
-    ("share", "experts"), [(0.25, 8), (0.5, 16), (0.999, 31), (1.0, 32), (1, 32), (0.21, 6), (0.24, 7)]
+    ("share", "experts"),
+    slow_but(
+        [(0.25, 8), (0.5, 16), (0.999, 31), (1.0, 32), (1, 32), (0.21, 6), (0.24, 7)], (0.999, 31), (1, 32), (0.21, 6)
+    ),
 )
 def test_a_share_is_rounded_down_to_whole_experts(simulate: Any, trace: Path, share: float, experts: int) -> None:
     assert simulate(trace, *NO_REFERENCES, "--cache-share", share, policies=("lru",))["lru"]["expert_slots"] == experts
@@ -315,19 +326,36 @@ def test_a_share_in_whole_percent_is_exact(model: str) -> None:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def test_checking_looks_at_every_call_of_every_policy_and_does_not_change_the_result(
-    simulate: Any, trace: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked = []
+Checked = tuple[dict[str, dict[str, Any]], int, Path]
+
+
+@pytest.fixture(scope="module")
+def checked(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Checked]:
+    """The command without `--check` and with it: the JSON of each policy, how many calls were checked, and results."""
+    calls: list[int] = []
 
     class Counting(InvariantChecker):
         def called(self, *args: Any) -> None:
-            checked.append(1)
+            calls.append(1)
             super().called(*args)
 
-    monkeypatch.setattr("sim.started_policy.InvariantChecker", Counting)
-    unchecked = simulate(trace, *NO_REFERENCES)
-    assert checked == []
-    found = simulate(trace, "--check", "--detail", "events", *NO_REFERENCES, "--out", out)
-    assert len(checked) == len(frames(out)["events"])
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.started_policy.InvariantChecker", Counting)
+        for more in ((), ("--check",)):
+            calls.clear()
+            out = tmp_path_factory.mktemp("checked") / "results"
+            figures, _ = run_once(out, trace, "--detail", "events", *NO_REFERENCES, *more)
+            found.append((figures, len(calls), out))
+    return found
+
+
+def test_checking_does_not_change_the_result(checked: list[Checked]) -> None:
+    (unchecked, *_), (found, *_) = checked
     assert found == unchecked
+
+
+def test_checking_looks_at_every_call_of_every_policy(checked: list[Checked]) -> None:
+    (_, none, _), (_, calls, out) = checked
+    assert none == 0
+    assert calls == len(frames(out)["events"])

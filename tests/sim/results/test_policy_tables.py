@@ -10,7 +10,7 @@ import pytest
 from sim.__main__ import main
 from sim.results.policy_tables import figures_table, split_tables
 from sim.results.summary import Summary
-from tests.support.run_helpers import arguments
+from tests.support.run_helpers import NO_REFERENCES, arguments
 
 LONG = "finemoe,prefetch_distance=2,capacity=1000+lhd,classes=8"
 POLICIES = (LONG, "mixtral-offloading", "deepspeed", "lru", "no-offload")
@@ -24,7 +24,15 @@ def summaries(trace: Path, simulate: Any, *more: Any, policies: Sequence[str] = 
     return list(simulate(trace, *more, policies=tuple(policies)).values())
 
 
-@pytest.mark.parametrize("more", [(), ("--batch-size", 3), ("--sizes", "mixtral-8x7b"), ("--cache-experts", 8)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("--batch-size", 3), marks=pytest.mark.slow),
+        ("--sizes", "mixtral-8x7b"),
+        pytest.param(("--cache-experts", 8), marks=pytest.mark.slow),
+    ],
+)
 def test_no_line_has_more_than_100_characters(
     trace: Path, capsys: pytest.CaptureFixture[str], more: tuple[Any, ...]
 ) -> None:
@@ -74,8 +82,8 @@ def test_columns_without_values_are_left_out(decoded: Path, simulate: Any) -> No
         assert word in text.replace("com- ", "compute")
 
 
-def test_wide_tables_have_every_percentile_and_the_prefills(trace: Path, simulate: Any) -> None:
-    rows = summaries(trace, simulate)
+def test_wide_tables_have_every_percentile_and_the_prefills(plain: dict[str, Summary]) -> None:
+    rows = list(plain.values())
     narrow, wide = (
         "\n".join([figures_table(rows, wide=wide), *split_tables(rows, wide=wide)]) for wide in (False, True)
     )
@@ -85,7 +93,7 @@ def test_wide_tables_have_every_percentile_and_the_prefills(trace: Path, simulat
 
 
 def test_the_parts_add_up_to_the_whole_that_is_printed(trace: Path, simulate: Any) -> None:
-    rows = summaries(trace, simulate, "--sizes", "mixtral-8x7b")
+    rows = summaries(trace, simulate, "--sizes", "mixtral-8x7b", *NO_REFERENCES)
     for table in split_tables(rows, wide=True):
         for line in [each for each in table.splitlines() if each.startswith(POLICIES)]:
             whole, *parts = map(float, re.findall(r" (\d+(?:\.\d+)?)", line.removeprefix("tests.support")))

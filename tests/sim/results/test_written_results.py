@@ -198,6 +198,9 @@ def test_meta_names_a_profile_by_its_hash(simulate: Any, trace: Path, tmp_path: 
     assert found["digest"] == hashlib.sha256(profile.read_bytes()).hexdigest()
 
 
+STATED = pytest.mark.slow  # its value is looked up in the test of inputs and settings above
+
+
 @pytest.fixture(scope="module")
 def noted(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What is noted of a run without further settings."""
@@ -209,13 +212,13 @@ def noted(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     "setting",
     [
-        pytest.param(("--seed", 1), id="seed"),
-        pytest.param(("--train-split", 0.6), id="train-split"),
-        pytest.param(("--batch-size", 2), id="batch-size"),
+        pytest.param(("--seed", 1), id="seed", marks=STATED),
+        pytest.param(("--train-split", 0.6), id="train-split", marks=STATED),
+        pytest.param(("--batch-size", 2), id="batch-size", marks=STATED),
         pytest.param(("--placement", "balanced"), id="placement"),
         pytest.param(("--replicas", 2), id="replicas"),
-        pytest.param(("--machine", "paper-a100"), id="hardware"),
-        pytest.param(("--cache-experts", 9), id="cache-experts"),
+        pytest.param(("--machine", "paper-a100"), id="hardware", marks=STATED),
+        pytest.param(("--cache-experts", 9), id="cache-experts", marks=STATED),
         pytest.param(("--sizes", "mixtral-8x7b"), id="as"),
         pytest.param(("--requests", 2), id="requests"),
         pytest.param(("--policy", "oracle"), id="policy"),
