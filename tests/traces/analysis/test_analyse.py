@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from tests.support.trace_helpers import random_request, small_meta, small_shape, small_trace, write_trace
 from traces.__main__ import main as traces
-from traces.analysis.analysis_figures import draw_all, whose
+from traces.analysis import analysis_figures
+from traces.analysis.analysis_figures import draw_all, save, whose
 from traces.analysis.analysis_settings import AnalysisSettings
 from traces.analysis.expert_counts import read_counts
 from traces.analysis.trace_analysis import analyse
@@ -42,7 +44,20 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(trace: Path) -> Path:
+def coarse() -> Iterator[None]:
+    """Pictures of few pixels, panels unfitted: no test looks at them, and drawing takes most of the time."""
+
+    def quickly(drawn: Any, path: Path, dpi: int) -> None:
+        drawn.set_layout_engine("none")
+        save(drawn, path, dpi=dpi // 10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis_figures, "save", quickly)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(trace: Path, coarse: None) -> Path:
     out = trace.parent / "found" / "analysis"
     assert traces(words(trace, "--out", out, "--shared-cache")) == 0
     return out
@@ -73,6 +88,7 @@ def test_the_table_of_popularity_holds_counts_to_place_experts_by(trace: Path, f
     np.testing.assert_array_equal(counts, whole)
 
 
+@pytest.mark.usefixtures("coarse")
 def test_the_same_command_gives_the_same_bytes(trace: Path, folder: Path, tmp_path: Path) -> None:
     assert traces(words(trace, "--out", tmp_path / "again", "--shared-cache")) == 0
     one, again = ({path.name: path.read_bytes() for path in out.iterdir()} for out in (folder, tmp_path / "again"))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 Arrays = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=[12, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[8, pytest.param(40, marks=pytest.mark.slow)])
 def requests(request: pytest.FixtureRequest) -> int:
     """How many of the first ones are analysed."""
     return int(request.param)

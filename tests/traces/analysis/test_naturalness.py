@@ -201,7 +201,7 @@ def test_info_prints_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.skipif(not GPT_OSS.exists(), reason=f"{GPT_OSS} is not there; FINEMOE_DATA names another place")
 def test_real_routing_is_natural(tmp_path: Path) -> None:
     out = tmp_path / "gpt-oss.trace"
-    words = ["convert", "npz", str(GPT_OSS), "--model", "gpt-oss-20b", "--max-requests", "40", "--out", str(out)]
+    words = ["convert", "npz", str(GPT_OSS), "--model", "gpt-oss-20b", "--max-requests", "8", "--out", str(out)]
     assert main(words) == 0
     found = naturalness_of(Trace.open(out)).to_data()
     assert found["decode"]["nearest_map_recall"] == pytest.approx(0.6, abs=0.1)
