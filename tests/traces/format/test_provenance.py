@@ -8,7 +8,7 @@ import pytest
 
 from sim.__main__ import main as sim
 from tests.support.compare_helpers import passed_off
-from tests.support.run_helpers import SHAPE, arguments, commands_of_sim
+from tests.support.run_helpers import NO_REFERENCES, SHAPE, arguments, commands_of_sim
 from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import small_trace
 from traces.__main__ import main as traces
@@ -17,6 +17,10 @@ from traces.format.schema import KINDS
 from validate.__main__ import main as validate
 
 MADE_UP = {"synthetic": "SYNTHETIC", "fitted": "FITTED"}
+REPETITIVE = "REPETITIVE"  # these traces are not
+
+# Of commands that simulate or draw: `test_repetitive_label.py` has them label no recorded trace in `make test`, too.
+synthetic_alone = pytest.mark.parametrize("kind", slow_but(KINDS, "synthetic"), indirect=True)
 
 
 @pytest.fixture(scope="module", params=slow_but(KINDS, "captured", "synthetic"))
@@ -33,13 +37,13 @@ def trace(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(trace: Path) -> Path:
     out = trace.with_name("results")
-    assert sim(arguments(trace, "--out", out, "--detail", "events", policies=("lru",))) == 0
+    assert sim(arguments(trace, "--out", out, "--detail", "events", *NO_REFERENCES, policies=("lru",))) == 0
     return out
 
 
 @pytest.fixture
 def said(kind: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command and looks for the kind in the texts of the picture that it draws, and in what it `prints`."""
+    """Runs a command; looks for the kind, and no warning, in the texts of its picture, and in what it `prints`."""
 
     def run(main: Any, *words: Any, picture: Path | None = None, prints: bool = False) -> None:
         capsys.readouterr()
@@ -47,6 +51,7 @@ def said(kind: str, capsys: pytest.CaptureFixture[str]) -> Any:
         printed = capsys.readouterr().out
         texts = ([picture.read_text()] if picture else []) + ([printed] if prints or not picture else [])
         for text in texts:
+            assert REPETITIVE not in text
             for name, word in MADE_UP.items():
                 assert (word in text) == (kind == name)
         assert (picture and not prints) or provenance.label(kind) in printed
@@ -59,10 +64,12 @@ def test_commands_of_traces_say_it(said: Any, trace: Path, command: str) -> None
     said(traces, command, trace)
 
 
+@synthetic_alone
 def test_commands_of_sim_say_it(said: Any, trace: Path, results: Path, tmp_path: Path) -> None:
     commands_of_sim(said, trace, results, tmp_path)
 
 
+@synthetic_alone
 def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
     measured = passed_off(results, tmp_path / "measured")
     compare = ["compare", results, measured]
@@ -71,7 +78,7 @@ def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
 
 def test_json_output_contains_it_too(kind: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reported = {"trace_kind": kind}
-    assert sim(arguments(trace, "--json", policies=("lru",))) == 0
+    assert sim(arguments(trace, "--json", *NO_REFERENCES, policies=("lru",))) == 0
     assert all(reported.items() <= each.items() for each in json.loads(capsys.readouterr().out))
     assert sim(["predict", str(trace), "--policy", "finemoe", "--distance", "1", "--json"]) == 0
     assert all(reported.items() <= each.items() for each in json.loads(capsys.readouterr().out))

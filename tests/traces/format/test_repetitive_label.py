@@ -11,12 +11,19 @@ import pytest
 from sim import Experiment, Scenario, read_results
 from sim.__main__ import main as sim
 from tests.support.compare_helpers import passed_off
-from tests.support.run_helpers import SHAPE, arguments, commands_of_sim
+from tests.support.run_helpers import NO_REFERENCES, SHAPE, arguments, commands_of_sim
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import random_request, small_meta, write_trace
 from traces.__main__ import main as traces
 from validate.__main__ import main as validate
 
 WORD, WHY = "REPETITIVE", "50% of the decode rows occurred before"
+MADE_UP = ("SYNTHETIC", "FITTED")  # these traces are neither
+
+# Of commands that simulate or draw: `test_provenance.py` has them say nothing of a natural trace in `make test`, too.
+repetitive_alone = pytest.mark.parametrize(
+    "repetitive", slow_but([True, False], True), indirect=True, ids=["repetitive", "natural"]
+)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["repetitive", "natural"])
@@ -36,13 +43,13 @@ def trace(repetitive: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(trace: Path) -> Path:
     out = trace.with_name("results")
-    assert sim(arguments(trace, "--out", out, "--detail", "events", policies=("lru",))) == 0
+    assert sim(arguments(trace, "--out", out, "--detail", "events", *NO_REFERENCES, policies=("lru",))) == 0
     return out
 
 
 @pytest.fixture
 def said(repetitive: bool, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command and looks for the warning in the texts of the picture that it draws, and in what it `prints`."""
+    """Runs a command; looks for the warning, and no other, in the texts of its picture, and in what it `prints`."""
 
     def run(main: Any, *words: Any, picture: Path | None = None, prints: bool = False) -> None:
         capsys.readouterr()
@@ -50,6 +57,7 @@ def said(repetitive: bool, capsys: pytest.CaptureFixture[str]) -> Any:
         printed = capsys.readouterr().out
         for text in ([picture.read_text()] if picture else []) + ([printed] if prints or not picture else []):
             assert [word in text for word in (WORD, WHY)] == [repetitive] * 2
+            assert not any(word in text for word in MADE_UP)
 
     return run
 
@@ -77,14 +85,16 @@ def test_commands_of_traces_say_it(said: Any, trace: Path) -> None:
     said(traces, "analyse", trace)
 
 
+@repetitive_alone
 def test_commands_of_sim_say_it(said: Any, trace: Path, results: Path, tmp_path: Path) -> None:
     commands_of_sim(said, trace, results, tmp_path)
 
 
+@repetitive_alone
 def test_a_history_says_it(repetitive: bool, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = small_meta(kind="captured", shape=SHAPE)
     plain = write_trace(tmp_path / "plain.trace", meta, [[random_request(20 + at, meta) for at in range(10)]])
-    assert sim(arguments(plain, "--history", trace, policies=("lru",))) == 0
+    assert sim(arguments(plain, "--history", trace, *NO_REFERENCES, policies=("lru",))) == 0
     printed = capsys.readouterr().out
     assert (f"learned from some.trace (captured, {WORD})" in printed) == repetitive
     assert (f"{WORD} some.trace: {WHY}" in printed) == repetitive
@@ -102,6 +112,7 @@ def test_a_history_says_it(repetitive: bool, trace: Path, tmp_path: Path, capsys
     assert (f"{WORD} some.trace" in (tmp_path / "a.svg").read_text()) == repetitive
 
 
+@repetitive_alone
 def test_sweeps_say_it(said: Any, repetitive: bool, trace: Path, tmp_path: Path) -> None:
     experiment = Experiment(
         scenario=Scenario(trace, policy="lru", machine="rtx3090"), grid={"cache.share": [0.25, 0.5]}
@@ -116,6 +127,7 @@ def test_sweeps_say_it(said: Any, repetitive: bool, trace: Path, tmp_path: Path)
     assert table["trace_warning"].dropna().tolist() == [WHY] * 2 * repetitive
 
 
+@repetitive_alone
 def test_comparisons_say_it(said: Any, results: Path, tmp_path: Path) -> None:
     measured = passed_off(results, tmp_path / "measured")
     compare = ["compare", results, measured]
@@ -129,7 +141,7 @@ def test_results_and_json_output_contain_it_too(
     reported = result.provenance["trace"]
     assert reported["naturalness"]["decode"]["repeated_rows"] == 0.5 * repetitive
     assert reported["warning"] == (WHY if repetitive else None)
-    assert sim(arguments(trace, "--json", policies=("lru",))) == 0
+    assert sim(arguments(trace, "--json", *NO_REFERENCES, policies=("lru",))) == 0
     (run,) = json.loads(capsys.readouterr().out)
     assert run["trace_warning"] == reported["warning"]
     assert run["trace_nearest_map_recall"] == reported["naturalness"]["decode"]["nearest_map_recall"]
@@ -137,6 +149,7 @@ def test_results_and_json_output_contain_it_too(
     assert all(each["trace_warning"] == reported["warning"] for each in json.loads(capsys.readouterr().out))
 
 
+@repetitive_alone
 def test_pictures_of_an_analysis_say_it(
     repetitive: bool, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +163,7 @@ def test_pictures_of_an_analysis_say_it(
 
 
 def test_a_store_keeps_what_was_measured(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = arguments(trace, "--store", tmp_path / "store", policies=("lru",))
+    words = arguments(trace, "--store", tmp_path / "store", *NO_REFERENCES, policies=("lru",))
     assert sim(words) == 0
 
     def again(trace: object) -> None:

@@ -142,32 +142,36 @@ def assert_same_bits(found: RecordedRequest, expected: RecordedRequest) -> None:
         np.testing.assert_array_equal(bits(found.lookahead[distance]), bits(gate))
 
 
-@settings(max_examples=20)
-@given(data=st.data(), given_trace=traces())
+@pytest.mark.parametrize("examples", slow_but([8, 40], 8))
 def test_what_is_written_is_read_and_no_partition_shows(
-    data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]], tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
-    meta, pairs = given_trace
-    folder = tmp_path_factory.mktemp("t")
-    trace = Trace.open(write_trace(folder / "whole.trace", meta, [pairs]))
-    assert check(trace.path) == []
-    assert replace(trace.meta, files={}) == meta
-    expected = sorted(pairs, key=lambda pair: pair[0].request)
-    assert list(trace.infos.values()) == [info for info, _ in expected]
-    for found, (info, recorded) in zip(trace.iter(), expected, strict=True):
-        assert_same_bits(found, recorded)
-        assert trace.rows_of(info.request) == len(recorded.iteration)
+    @settings(max_examples=examples)
+    @given(data=st.data(), given_trace=traces())
+    def holds(data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]]) -> None:
+        meta, pairs = given_trace
+        folder = tmp_path_factory.mktemp("t")
+        trace = Trace.open(write_trace(folder / "whole.trace", meta, [pairs]))
+        assert check(trace.path) == []
+        assert replace(trace.meta, files={}) == meta
+        expected = sorted(pairs, key=lambda pair: pair[0].request)
+        assert list(trace.infos.values()) == [info for info, _ in expected]
+        for found, (info, recorded) in zip(trace.iter(), expected, strict=True):
+            assert_same_bits(found, recorded)
+            assert trace.rows_of(info.request) == len(recorded.iteration)
 
-    shuffled = data.draw(st.permutations(pairs), "order")
-    part_of = [data.draw(st.integers(0, 3), "part") for _ in pairs]
-    for part in data.draw(st.permutations(sorted(set(part_of))), "order of parts"):
-        mine = [pair for pair, number in zip(shuffled, part_of, strict=True) if number == part]
-        with TraceWriter(folder / "parts.trace", meta, plan=PLAN) as writer:  # a session for each part
-            writer.write_part(part, [info for info, _ in mine], [recorded for _, recorded in mine])
-    with TraceWriter(folder / "parts.trace", meta, plan=PLAN) as writer:
-        writer.finish()
-    assert content(folder / "parts.trace") == content(trace.path)
-    shutil.rmtree(folder)
+        shuffled = data.draw(st.permutations(pairs), "order")
+        part_of = [data.draw(st.integers(0, 3), "part") for _ in pairs]
+        for part in data.draw(st.permutations(sorted(set(part_of))), "order of parts"):
+            mine = [pair for pair, number in zip(shuffled, part_of, strict=True) if number == part]
+            with TraceWriter(folder / "parts.trace", meta, plan=PLAN) as writer:  # a session for each part
+                writer.write_part(part, [info for info, _ in mine], [recorded for _, recorded in mine])
+        with TraceWriter(folder / "parts.trace", meta, plan=PLAN) as writer:
+            writer.finish()
+        assert content(folder / "parts.trace") == content(trace.path)
+        shutil.rmtree(folder)
+
+    holds()
 
 
 # Every change of the files is reported, or it changes nothing that is read
@@ -210,30 +214,36 @@ def test_a_byte_that_changes_in_any_file_is_reported_or_changes_nothing(
     shutil.rmtree(path.parent)
 
 
-@settings(max_examples=10)
-@given(data=st.data(), given_trace=traces(widest=7))
+@pytest.mark.parametrize("examples", slow_but([4, 20], 4))
 def test_files_cut_lengthened_removed_or_added_are_reported_or_change_nothing(
-    data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]], tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
-    meta, pairs = given_trace
-    path = write_trace(tmp_path_factory.mktemp("t") / "a.trace", meta, [pairs])
-    whole, before = content(path), values(path)
-    for name, data_of in whole.items():
-        more = data.draw(st.binary(min_size=1, max_size=9), "appended")
-        for changed in (data_of[: data.draw(st.integers(0, len(data_of) - 1), "kept")], data_of + more):
-            (path / name).write_bytes(changed)
+    @settings(max_examples=examples)
+    @given(data=st.data(), given_trace=traces(widest=7))
+    def holds(data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]]) -> None:
+        meta, pairs = given_trace
+        path = write_trace(tmp_path_factory.mktemp("t") / "a.trace", meta, [pairs])
+        whole, before = content(path), values(path)
+        for name, data_of in whole.items():
+            more = data.draw(st.binary(min_size=1, max_size=9), "appended")
+            for changed in (data_of[: data.draw(st.integers(0, len(data_of) - 1), "kept")], data_of + more):
+                (path / name).write_bytes(changed)
+                assert_reported_or_harmless(path, before)
+                if name != "meta.json":  # its last byte ends a line
+                    assert check(path)
+            (path / name).unlink()
+            assert check(path)
+            (path / name).write_bytes(data_of)
+        added = path / data.draw(
+            st.sampled_from(["more.parquet", "embeddings.parquet", "times.json", "notes"]), "added"
+        )
+        if not added.exists():
+            added.write_bytes(more)
             assert_reported_or_harmless(path, before)
-            if name != "meta.json":  # its last byte ends a line
-                assert check(path)
-        (path / name).unlink()
-        assert check(path)
-        (path / name).write_bytes(data_of)
-    added = path / data.draw(st.sampled_from(["more.parquet", "embeddings.parquet", "times.json", "notes"]), "added")
-    if not added.exists():
-        added.write_bytes(more)
-        assert_reported_or_harmless(path, before)
-        assert (added.suffix == ".parquet") == bool(check(path))
-    shutil.rmtree(path.parent)
+            assert (added.suffix == ".parquet") == bool(check(path))
+        shutil.rmtree(path.parent)
+
+    holds()
 
 
 @settings(max_examples=6)
