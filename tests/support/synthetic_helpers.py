@@ -54,7 +54,7 @@ def drawn(
     calibration: Calibration | None = None,
 ) -> Trace:
     lengths = Lengths.constant(requests, prompt, output)
-    return Trace.open(generate(wanted, calibration or calibrate(wanted), lengths, path, notes={}))
+    return Trace.open(generate(wanted, calibration or calibrate(wanted, output), lengths, path, notes={}))
 
 
 def command(out: Path, *more: Any) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from traces.analysis.iterations import iterations_of
 from traces.format.checks import check
 from traces.format.reader import Trace
 from traces.synthetic.drawn_trace import Lengths, generate
-from traces.synthetic.measured_statistics import SameToken, clusters_of, measure
+from traces.synthetic.measured_statistics import Measured, SameToken, clusters_of, measure
 from traces.synthetic.state_space import SyntheticModel
 from traces.workloads.arrivals import Workload
 from traces.workloads.workload_files import write_workload
@@ -42,39 +43,45 @@ def analysed(trace: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    one, same, other = (
-        content(written(tmp_path / f"{name}.trace", "--lookahead", "1,2", "--seed", seed, *SHORT).path)
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    return written(tmp_path_factory.mktemp("short") / "short.trace", "--lookahead", "1,2", "--seed", 3, *SHORT)
+
+
+def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path: Path, short: Trace) -> None:
+    one = content(short.path)
+    same, other = (
+        content(written(tmp_path / f"{seed}.trace", "--lookahead", "1,2", "--seed", seed, *SHORT).path)
+        for seed in (3, 4)
     )
     assert one == same
     assert one["tokens.parquet"] != other["tokens.parquet"]
-    assert check(tmp_path / "a.trace") == []
+    assert check(short.path) == []
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, known = written(tmp_path / "whole.trace", "--output-tokens", 10).path, SyntheticModel.request
+    whole, known = written(tmp_path / "whole.trace", *SHORT).path, SyntheticModel.request
     asked = []
 
     def failing(self: SyntheticModel, number: int, *lengths: Any) -> Any:
         if self.parameters.embedding:  # not when the search for the number of phrases draws some
             asked.append(number)
-            if number == 13 and asked.count(13) == 1:
+            if number == 9 and asked.count(9) == 1:
                 raise KeyboardInterrupt
         return known(self, number, *lengths)
 
     monkeypatch.setattr(SyntheticModel, "request", failing)
     out = tmp_path / "a.trace"
-    assert main(command(out, "--output-tokens", 10)) == 130
+    assert main(command(out, *SHORT)) == 130
     assert not out.exists()
-    assert main(command(out, "--output-tokens", 10)) == 0
+    assert main(command(out, *SHORT)) == 0
     assert asked.count(0) == 1  # its part was kept
     assert content(out) == content(whole)
     assert not (tmp_path / "a.trace.partial").exists()
 
 
 def test_a_trace_notes_what_it_was_drawn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    meta = written(tmp_path / "a.trace", "--overlap", "0.5", "--clusters", 5, "--drift", 0.2, "--seed", 7).meta
+    meta = written(tmp_path / "a.trace", "--overlap", "0.5", "--clusters", 5, "--drift", 0.2, "--seed", 7, *SHORT).meta
     assert (meta.kind, meta.model, meta.seed) == ("synthetic", "5x8-top2", 7)
     assert {"overlap": 0.5, "clusters": 5, "drift": 0.2, "lengths": "constant"}.items() <= meta.generation.items()
     assert meta.generation["expected"]["overlap"] == pytest.approx(0.5, abs=0.005)
@@ -132,7 +139,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         ),
         (["--trajectory-recall", "1.5"], "--trajectory-recall: must be at least 0 and at most 1, not 1.5"),
         (
-            ["--trajectory-recall", "0.9"],
+            ["--trajectory-recall", "0.9", "--layers", "4", *SHORT],
             "--trajectory-recall: cannot be 0.9: the nearest value possible with the other statistics is 0.",
         ),
         (
@@ -149,9 +156,12 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--requests", "1"], TOO_FEW),
         (["--output-tokens", "3"], TOO_FEW),
         (["--seed", "-1"], "--seed: must be at least 0, not -1"),
-        (["--request-overlap", "0.3", "--cluster-overlap", "0.5"], "--request-overlap: cannot be 0.3 in layer"),
         (
-            ["--load-cv", "1.5", "--cluster-overlap", "0.4"],
+            ["--request-overlap", "0.3", "--cluster-overlap", "0.5", *SHORT],
+            "--request-overlap: cannot be 0.3 in layer",
+        ),
+        (
+            ["--load-cv", "1.5", "--cluster-overlap", "0.4", *SHORT],
             "--cluster-overlap: cannot be 0.4 in layer",
         ),  # all share more
     ],
@@ -168,8 +178,8 @@ def test_mistakes_are_reported_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = written(tmp_path / "a.trace", *SHORT).path
+def test_an_existing_trace_is_not_replaced(tmp_path: Path, short: Trace, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shutil.copytree(short.path, tmp_path / "a.trace")
     before = content(out)
     assert main(command(out, "--seed", "5", *SHORT)) == 2
     assert (
@@ -181,9 +191,9 @@ def test_an_existing_trace_is_not_replaced(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_trace_never_takes_the_place_of_the_one_that_it_is_like(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short: Trace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = written(tmp_path / "a.trace", *SHORT).path
+    out = shutil.copytree(short.path, tmp_path / "a.trace")
     before = content(out)
     assert main(["synthetic", "--like", str(out), "--out", str(out), "--overwrite"]) == 2
     assert capsys.readouterr().err.endswith(f"error: {out} cannot be replaced: this command reads it\n")
@@ -196,11 +206,16 @@ def test_a_trace_never_takes_the_place_of_the_one_that_it_is_like(
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     path = tmp_path_factory.mktemp("known") / "known.trace"
-    return drawn(path, parameters({"clusters": 6, "lookahead": {2: 0.7}}, cluster_overlap=0.40), 72)
+    return drawn(path, parameters({"clusters": 6, "lookahead": {2: 0.7}}, cluster_overlap=0.40), 72, output=60)
 
 
-def test_the_parameters_of_a_synthetic_trace_come_back(known: Trace) -> None:
-    found = measure(known)
+@pytest.fixture(scope="module")
+def measured(known: Trace) -> Measured:
+    return measure(known)
+
+
+def test_the_parameters_of_a_synthetic_trace_come_back(measured: Measured) -> None:
+    found = measured
     assert found.clusters == 6
     assert found.silhouette is not None
     assert found.silhouette > 0.2
@@ -208,22 +223,24 @@ def test_the_parameters_of_a_synthetic_trace_come_back(known: Trace) -> None:
     assert found.statistics.mean() == pytest.approx(ASKED | {"cluster_overlap": 0.40}, abs=0.025)
 
 
-def test_the_fit_finds_what_is_counted_by_hand(known: Trace) -> None:
-    found, hand = measure(known).statistics, by_hand(known)
+def test_the_fit_finds_what_is_counted_by_hand(known: Trace, measured: Measured) -> None:
+    found, hand = measured.statistics, by_hand(known)
     for name in ("entropy_bits", "overlap", "load_cv"):
         np.testing.assert_allclose(getattr(found, name), hand[name], atol=2e-3)
     for name in ("request_overlap", "cluster_overlap", "token_overlap"):  # by hand of other pairs of the same kind
         np.testing.assert_allclose(getattr(found, name), hand[name], atol=0.04)
 
 
-def test_a_trace_like_another_has_its_shape_lengths_and_statistics(known: Trace, tmp_path: Path) -> None:
+def test_a_trace_like_another_has_its_shape_lengths_and_statistics(
+    known: Trace, measured: Measured, tmp_path: Path
+) -> None:
     trace = like(known.path, tmp_path / "like.trace", "--seed", 11)
     assert check(trace.path) == []
     assert (trace.shape, trace.meta.lookahead) == (known.shape, known.meta.lookahead)
     assert trace.meta.generation["like_sha256"] == known.digest
     columns = ["prompt_tokens", "output_tokens", "arrival_s"]
     assert trace.requests[columns].equals(known.requests[columns])
-    one, other = measure(known), measure(trace)
+    one, other = measured, measure(trace)
     assert other.clusters == one.clusters
     assert other.statistics.mean() == pytest.approx(one.statistics.mean(), abs=0.025)
     first, second = trace.read(0), known.read(0)
@@ -240,15 +257,15 @@ def test_layers_of_the_other_trace_come_back_one_by_one(tmp_path: Path) -> None:
     assert len(trace) == 80
 
 
-def test_given_statistics_override_fitted_ones(known: Trace, tmp_path: Path) -> None:
+def test_given_statistics_override_fitted_ones(short: Trace, tmp_path: Path) -> None:
     more = ["--entropy", 0.5, "--clusters", 3, "--output-tokens", 30, "--requests", 10]
-    meta = like(known.path, tmp_path / "like.trace", *more).meta
+    meta = like(short.path, tmp_path / "like.trace", *more).meta
     assert (meta.generation["entropy_bits"], meta.generation["clusters"]) == (0.5, 3)
     assert {one.output_tokens for one in Trace.open(tmp_path / "like.trace").infos.values()} == {30}
 
 
 def test_incomplete_gates_stay_incomplete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = drawn(tmp_path / "source.trace", parameters({"gate_complete": False}, entropy_bits=0.8), 20)
+    source = drawn(tmp_path / "source.trace", parameters({"gate_complete": False}, entropy_bits=0.8), 12, output=40)
     trace = like(source.path, tmp_path / "like.trace")
     assert not trace.meta.gate_complete
     assert check(trace.path) == []

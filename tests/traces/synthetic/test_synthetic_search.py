@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.slow_cases import slow_but
 from tests.support.synthetic_helpers import LAYERS, SHAPE, TOP_K, drawn, parameters
 from traces.format.reader import Trace
 from traces.synthetic.coefficients import Calibration, calibrate
@@ -16,7 +17,8 @@ from traces.synthetic.parameters import PHRASE, Parameters
 from traces.synthetic.state_space import SyntheticModel
 from traces.synthetic.trajectory_search import predicted
 
-WIDE = {"shape": replace(SHAPE, layers=12, experts=16, vocab=32000)}
+FEW, MANY = 8, 12  # layers
+OUTPUT = 60  # tokens
 LEVELS = {"request_overlap": 0.25, "cluster_overlap": 0.22, "overlap": 0.35, "load_cv": 0.4, "token_overlap": 0.6}
 
 
@@ -41,18 +43,22 @@ def recall_by_hand(trace: Trace) -> float:
     return float(np.mean(hits)) / trace.shape.top_k
 
 
-def asking_for(recall: float) -> Parameters:
-    return parameters({"trajectory_recall": recall, **WIDE}, **LEVELS)
+def asking_for(recall: float, layers: int, **levels: float) -> Parameters:
+    shape = replace(SHAPE, layers=layers, experts=16, vocab=32000)
+    return parameters({"trajectory_recall": recall, "shape": shape}, **(LEVELS | levels))
 
 
 @cache
-def calibrated(recall: float) -> Calibration:
-    return calibrate(asking_for(recall))
+def calibrated(recall: float, layers: int) -> Calibration:
+    return calibrate(asking_for(recall, layers), OUTPUT)
 
 
-@pytest.mark.parametrize("asked", [0.4, pytest.param(0.52, marks=pytest.mark.slow)])
-def test_the_recall_of_the_nearest_map_comes_out_when_it_is_searched_by_hand(tmp_path: Path, asked: float) -> None:
-    trace = drawn(tmp_path / "a.trace", asking_for(asked), calibration=calibrated(asked))
+@pytest.mark.parametrize(("asked", "layers"), slow_but([(0.4, MANY), (0.52, MANY), (0.52, FEW)], (0.52, FEW)))
+def test_the_recall_of_the_nearest_map_comes_out_when_it_is_searched_by_hand(
+    tmp_path: Path, asked: float, layers: int
+) -> None:
+    known = calibrated(asked, layers)
+    trace = drawn(tmp_path / "a.trace", asking_for(asked, layers), output=OUTPUT, calibration=known)
     assert recall_by_hand(trace) == pytest.approx(asked, abs=0.05)
     measured = measure(trace)
     assert measured.trajectory_recall == pytest.approx(asked, abs=0.04)
@@ -61,21 +67,21 @@ def test_the_recall_of_the_nearest_map_comes_out_when_it_is_searched_by_hand(tmp
         assert found[name] == pytest.approx(LEVELS[name], abs=0.03)
 
 
-@pytest.mark.parametrize("recalls", [(0.4, 0.46), pytest.param((0.4, 0.46, 0.52), marks=pytest.mark.slow)])
-def test_fewer_phrases_are_drawn_the_more_a_search_shall_find(recalls: tuple[float, ...]) -> None:
-    phrases = [calibrated(asked).coefficients.phrases for asked in recalls]
+@pytest.mark.parametrize(
+    ("recalls", "layers"), slow_but([((0.4, 0.46, 0.52), MANY), ((0.46, 0.52), FEW)], ((0.46, 0.52), FEW))
+)
+def test_fewer_phrases_are_drawn_the_more_a_search_shall_find(recalls: tuple[float, ...], layers: int) -> None:
+    phrases = [calibrated(asked, layers).coefficients.phrases for asked in recalls]
     assert phrases == sorted({*phrases}, reverse=True)
 
 
 def test_where_tokens_decide_all_the_nearest_map_knows_nearly_everything(tmp_path: Path) -> None:
-    levels = {"request_overlap": 0.25, "cluster_overlap": 0.22, "overlap": 0.25, "load_cv": 0.4, "token_overlap": 1.0}
-    trace = drawn(tmp_path / "a.trace", parameters({"trajectory_recall": 1.0, **WIDE}, **levels))
+    trace = drawn(tmp_path / "a.trace", asking_for(1.0, FEW, overlap=0.25, token_overlap=1.0))
     assert recall_by_hand(trace) > 0.85
 
 
 def test_where_tokens_decide_nothing_the_nearest_map_knows_cluster_and_request_at_most(tmp_path: Path) -> None:
-    levels = LEVELS | {"token_overlap": 0.22, "overlap": 0.25}
-    trace = drawn(tmp_path / "a.trace", parameters({"trajectory_recall": 1.0, **WIDE}, **levels))
+    trace = drawn(tmp_path / "a.trace", asking_for(1.0, FEW, overlap=0.25, token_overlap=0.22), output=OUTPUT)
     assert recall_by_hand(trace) < 0.3
 
 
