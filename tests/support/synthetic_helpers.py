@@ -14,7 +14,7 @@ from traces.synthetic.coefficients import Calibration, calibrate
 from traces.synthetic.drawn_trace import Lengths, generate
 from traces.synthetic.parameters import Parameters, Statistics
 
-LAYERS, EXPERTS, TOP_K = 5, 8, 2
+LAYERS, EXPERTS, TOP_K = 3, 8, 2  # with more layers, each calibration draws 132 requests to search in
 SHAPE = small_shape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, hidden=16, vocab=1000)
 ASKED = {
     "entropy_bits": 1.5,

@@ -27,6 +27,7 @@ from traces.workloads.workload_files import write_workload
 TOO_FEW = "--requests: too few to measure their statistics: give at least 2, of which one has more than 3 output tokens"
 
 SHORT = ("--requests", 10, "--output-tokens", 10)
+DEEP = ("--layers", 5, "--lookahead", "1,2")  # deep enough for recall
 
 
 def like(source: Path, out: Path, *more: Any) -> Trace:
@@ -45,15 +46,12 @@ def analysed(trace: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return written(tmp_path_factory.mktemp("short") / "short.trace", "--lookahead", "1,2", "--seed", 3, *SHORT)
+    return written(tmp_path_factory.mktemp("short") / "short.trace", *DEEP, "--seed", 3, *SHORT)
 
 
 def test_the_same_command_writes_the_same_bytes_and_another_seed_others(tmp_path: Path, short: Trace) -> None:
     one = content(short.path)
-    same, other = (
-        content(written(tmp_path / f"{seed}.trace", "--lookahead", "1,2", "--seed", seed, *SHORT).path)
-        for seed in (3, 4)
-    )
+    same, other = (content(written(tmp_path / f"{seed}.trace", *DEEP, "--seed", seed, *SHORT).path) for seed in (3, 4))
     assert one == same
     assert one["tokens.parquet"] != other["tokens.parquet"]
     assert check(short.path) == []
@@ -82,7 +80,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatc
 
 def test_a_trace_notes_what_it_was_drawn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = written(tmp_path / "a.trace", "--overlap", "0.5", "--clusters", 5, "--drift", 0.2, "--seed", 7, *SHORT).meta
-    assert (meta.kind, meta.model, meta.seed) == ("synthetic", "5x8-top2", 7)
+    assert (meta.kind, meta.model, meta.seed) == ("synthetic", "3x8-top2", 7)
     assert {"overlap": 0.5, "clusters": 5, "drift": 0.2, "lengths": "constant"}.items() <= meta.generation.items()
     assert meta.generation["expected"]["overlap"] == pytest.approx(0.5, abs=0.005)
     assert meta.notes is not None
@@ -129,7 +127,7 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
         (["--cluster-overlap", "0.1"], "--cluster-overlap: must be from 0.25 to 1, not 0.1"),
         (["--entropy", "4"], "--entropy: must be from 0 to 3, not 4"),
         (["--entropy", "sharp"], "--entropy: must be a number, not 'sharp'"),
-        (["--overlap", "0.4,0.5"], "--overlap: must be one number, or one for each of the 5 layers, not (0.4, 0.5)"),
+        (["--overlap", "0.4,0.5"], "--overlap: must be one number, or one for each of the 3 layers, not (0.4, 0.5)"),
         (["--clusters", "0"], "--clusters: must be at least 1, not 0"),
         (["--clusters", "4001"], "--clusters: must be from 1 to 4000 (each needs 8 of 32000 tokens), not 4001"),
         (["--clusters", "1", "--topic-change", "0.1"], "--topic-change: must be 0 with a single cluster, not 0.1"),
@@ -143,10 +141,10 @@ def test_without_prefill_and_embeddings(tmp_path: Path) -> None:
             "--trajectory-recall: cannot be 0.9: the nearest value possible with the other statistics is 0.",
         ),
         (
-            ["--trajectory-recall", "0.5", "--layers", "3"],
+            ["--trajectory-recall", "0.5"],
             "--trajectory-recall: needs more than 3 layers, but there are 3",
         ),
-        (["--lookahead", "5"], "--lookahead: must be from 1 to 4 layers, not 5"),
+        (["--lookahead", "3"], "--lookahead: must be from 1 to 2 layers, not 3"),
         (["--lookahead-recall", "0.9"], "--lookahead-recall: needs --lookahead"),
         (["--top-k", "9"], "--top-k: must be at most 8, the number of experts in a layer, not 9"),
         (["--experts", "0"], "--experts: must be at least 1, not 0"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.slow_cases import slow_but
-from tests.support.synthetic_helpers import LAYERS, SHAPE, TOP_K, drawn, parameters
+from tests.support.synthetic_helpers import SHAPE, TOP_K, drawn, parameters
 from traces.format.reader import Trace
 from traces.synthetic.coefficients import Calibration, calibrate
 from traces.synthetic.measured_statistics import measure
@@ -87,11 +87,11 @@ def test_where_tokens_decide_nothing_the_nearest_map_knows_cluster_and_request_a
 
 def test_predicted_takes_the_nearest_of_the_maps_that_were_known_then() -> None:
     rng = np.random.default_rng(0)
-    stored, request = rng.random((2, 30, LAYERS, 8), np.float32)
+    stored, request = rng.random((2, 30, 5, 8), np.float32)
     request[20], stored[4] = request[7], request[3]  # row 20 has been there before, row 3 elsewhere
     rows = np.array([3, 7, 20])
     found = predicted(stored, request, rows, TOP_K)
-    assert found.shape == (3, LAYERS - 3, TOP_K)
+    assert found.shape == (3, 2, TOP_K)
     ranked = np.argsort(-request[rows, 3:], axis=2)[..., :TOP_K]
     assert np.array_equal(found[[0, 2]], ranked[[0, 2]])
     assert not np.array_equal(found[1], ranked[1])  # neither itself nor what comes later
