@@ -303,10 +303,10 @@ def test_pocket_statistics_come_back(tmp_path: Path) -> None:
     from traces import pocket
 
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in pocket.demo_prompts()[:24]))
-    words = ["collect", "pocket", "--prompts", prompts, "--max-new-tokens", 32, "--threads", 1, "--out"]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in pocket.demo_prompts()[:16]))
+    words = ["collect", "pocket", "--prompts", prompts, "--max-new-tokens", 24, "--threads", 1, "--out"]
     assert main([str(word) for word in [*words, tmp_path / "pocket.trace"]]) == 0
-    trace = like(tmp_path / "pocket.trace", tmp_path / "like.trace", "--requests", 60)
+    trace = like(tmp_path / "pocket.trace", tmp_path / "like.trace", "--requests", 40)
     one, other = analysed(tmp_path / "pocket.trace"), analysed(trace.path)
     assert trace.meta.embedding
     for name in ("fine_bits", "overlap"):
