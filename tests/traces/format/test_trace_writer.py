@@ -94,8 +94,9 @@ def test_a_process_killed_anywhere_leaves_what_can_be_resumed_to_the_same_bytes(
     assert at > 30  # every stage was reached
 
 
+@pytest.mark.parametrize("step", slow_but([1, 2], 2))
 def test_a_process_killed_while_it_replaces_a_trace_leaves_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_parts: list[list[Pair]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_parts: list[list[Pair]], step: int
 ) -> None:
     new = content(write_trace(tmp_path / "new.trace", small_meta(), two_parts))
     old = content(write_trace(tmp_path / "old.trace", small_meta(), two_parts[1:]))
@@ -113,7 +114,7 @@ def test_a_process_killed_while_it_replaces_a_trace_leaves_the_old_or_the_new_on
         write_trace(path, small_meta(), two_parts, overwrite=True)
         assert content(path) == new, at
         assert not path.with_name(path.name + ".partial").exists(), at
-        at += 1
+        at += step
     assert at > 15  # every stage of `finish` was reached
 
 
