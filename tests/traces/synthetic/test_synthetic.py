@@ -40,6 +40,12 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     )
 
 
+@pytest.fixture(scope="module")
+def tables(trace: Trace) -> dict[str, Any]:
+    """Those of the project's analysis."""
+    return analyse(trace, AnalysisSettings(sample=300)).tables
+
+
 def assert_comes_out(found: Any, asked: Any) -> None:
     assert np.mean(found) == pytest.approx(np.mean(asked), abs=TOLERANCE)
     np.testing.assert_allclose(found, np.broadcast_to(asked, np.shape(found)), atol=3 * TOLERANCE)
@@ -53,8 +59,7 @@ def test_each_statistic_computed_by_hand_is_as_requested(trace: Trace) -> None:
         assert_comes_out(found[name] / scale, asked / scale)
 
 
-def test_the_projects_analysis_measures_them_as_requested(trace: Trace) -> None:
-    tables = analyse(trace, AnalysisSettings()).tables
+def test_the_projects_analysis_measures_them_as_requested(tables: dict[str, Any]) -> None:
     assert_comes_out(tables["entropy"]["fine_decode_bits"] / BITS, ASKED["entropy_bits"] / BITS)
     assert_comes_out(tables["overlap"]["overlap"], ASKED["overlap"])
     assert_comes_out(tables["balance"]["coefficient_of_variation"], ASKED["load_cv"])
@@ -143,7 +148,7 @@ def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path, clo
     found = []
     for close in closeness:
         levels = dict.fromkeys(("overlap", "request_overlap", "cluster_overlap", "token_overlap"), close)
-        wanted = parameters({"clusters": 8, "shape": replace(SHAPE, layers=8)}, **levels, load_cv=0.2)
+        wanted = parameters({"clusters": 8, "shape": replace(SHAPE, layers=6)}, **levels, load_cv=0.2)
         trace = drawn(tmp_path / f"{close}.trace", wanted, 32, output=30)
         found.append(ahead(trace)["nearest_overlap"])
     assert found == sorted(found)
@@ -151,7 +156,7 @@ def test_the_closer_the_clusters_are_the_more_a_search_finds(tmp_path: Path, clo
     assert found[-1] > 0.8
 
 
-def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Trace) -> None:
+def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(tables: dict[str, Any]) -> None:
     model = SyntheticModel(parameters(), calibrated().coefficients, 60)
     unit = model.vectors(np.arange(256)).astype(float)
     cosine = unit @ unit.T / np.outer(*[np.sqrt((unit**2).sum(axis=1))] * 2)
@@ -159,8 +164,7 @@ def test_embeddings_of_a_cluster_are_alike_and_search_by_them_finds_it(trace: Tr
     same = (cluster[:, None] == cluster) & ~np.eye(len(unit), dtype=bool)
     assert cosine[same].mean() == pytest.approx(0.6, abs=0.03)
     assert abs(cosine[cluster[:, None] != cluster].mean()) < 0.2  # four centres in 16 dimensions
-    table = analyse(trace, AnalysisSettings(sample=300)).tables["similarity"]
-    found = table.query("phase == 'decode' and similarity == 'semantic'").iloc[0]
+    found = tables["similarity"].query("phase == 'decode' and similarity == 'semantic'").iloc[0]
     assert found["nearest_overlap"] > found["mean_overlap"] + 0.07  # of its cluster, seldom its token
     assert found["pearson_pairs"] > 0.2
 
