@@ -76,7 +76,7 @@ def test_fewer_phrases_are_drawn_the_more_a_search_shall_find(recalls: tuple[flo
 
 
 def test_where_tokens_decide_all_the_nearest_map_knows_nearly_everything(tmp_path: Path) -> None:
-    trace = drawn(tmp_path / "a.trace", asking_for(1.0, FEW, overlap=0.25, token_overlap=1.0))
+    trace = drawn(tmp_path / "a.trace", asking_for(1.0, FEW, overlap=0.25, token_overlap=1.0), output=OUTPUT)
     assert recall_by_hand(trace) > 0.85
 
 
