@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import replace
 from functools import cache, partial
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -33,13 +34,14 @@ VARIANTS = (
 )
 OUTSIDE = tuple(os.environ.get("FINEMOE_POLICY", "").split())  # of somebody else, to be held to the same
 ALONE = (*policy_names(), *VARIANTS, *OUTSIDE)
-COMPOSED = tuple(
-    f"{name}+{evictor}" for name in policy_names() if not make_policy(name).preloaded for evictor in EVICTORS
-)
+EVICTING = tuple(name for name in policy_names() if not make_policy(name).preloaded)
+COMPOSED = tuple(f"{name}+{evictor}" for name in EVICTING for evictor in EVICTORS)
 EVERY = ALONE + COMPOSED
-SOME_COMPOSED = COMPOSED[::5]  # each prefetcher and each evictor several times
+SOME_COMPOSED = tuple(map("+".join, zip(EVICTING, cycle(EVICTORS))))  # each prefetcher once, each evictor twice or more
+EVICTORS_ONCE = SOME_COMPOSED[4 : 4 + len(EVICTORS)]  # with prefetchers that do not know the future
 
 
+@cache
 def knows_the_future(spec):
     return "future" in make_policy(spec).requires
 
@@ -128,9 +130,8 @@ def spliced(one, other, iteration, layer):
 
 
 def changed(number, iteration, layer):
-    """The requests, but from a layer of an iteration of request `number` on other ones; the prefix is the same."""
-    fresh = spliced(TEST[number], OTHERS[number], iteration, layer)
-    return [*TEST[:number], fresh, *OTHERS[number + 1 :]]
+    """The requests, but from a layer of an iteration of request `number` on another one, and none after it."""
+    return [*TEST[:number], spliced(TEST[number], OTHERS[number], iteration, layer)]
 
 
 def demand_at(batch_size, number, iteration, layer):
