@@ -17,6 +17,7 @@ from sim.engine.recorder import Recorder
 from tests.policies.cache.test_cache import begin, drain, load
 from tests.support.builders import US, HandCost, request_of, scripted, setup_of, shape
 from tests.support.random_runs import Guarding, random_run
+from tests.support.slow_cases import slow_but
 
 
 def cache_of(layers, slots, *, evictor=None, **choices):
@@ -73,7 +74,7 @@ def test_a_key_that_is_no_number_is_an_error_that_names_layer_expert_and_value()
         cache.devices[0].next_copy(0.0)
 
 
-@pytest.mark.parametrize("seed", range(48))
+@pytest.mark.parametrize("seed", slow_but(range(48), *range(16)))
 def test_eq_10_as_a_key_gives_the_very_decisions_of_none(seed):
     logs = []
     for key in (None, lambda layer, expert, weight, distance: weight / distance):

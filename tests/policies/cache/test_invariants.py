@@ -12,6 +12,7 @@ from tests.policies.cache.test_cache import begin
 from tests.support.builders import KnownFuture, machine, random_requests, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.random_runs import random_run
+from tests.support.slow_cases import slow_but
 
 
 def watched(slots=(2,), layers=2, **choices):
@@ -143,10 +144,20 @@ def test_moving_an_expert_that_waits_for_a_link_breaks_9():
         cache.devices[0].next_copy(0.0)
 
 
+# GPUs, replicas, batch size and share of the experts in the cache
+PLACES = [
+    (*links, batch_size, share)
+    for links in ((1, 1), (3, 1), (3, 2), (3, 3))
+    for batch_size in (1, 2)
+    for share in ("smallest", "half")
+]
+
+
 @pytest.mark.parametrize("policy", ["finemoe,prefetch_distance=2", "lru", "no-offload", "clairvoyant"])
-@pytest.mark.parametrize(("gpus", "replicas"), [(1, 1), (3, 1), (3, 2), (3, 3)])
-@pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("share", ["smallest", "half"])
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "batch_size", "share"),
+    slow_but(PLACES, *((*links, size, share) for *links, size, share in PLACES if (size == 1) == (share == "half"))),
+)
 def test_all_invariants_hold_throughout_a_run(policy, gpus, replicas, batch_size, share):
     model = shape(4, 6)
     rng = np.random.default_rng(7)
@@ -164,8 +175,10 @@ def test_all_invariants_hold_throughout_a_run(policy, gpus, replicas, batch_size
     assert run.counts.hits + run.counts.late + run.counts.misses > 0
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(48))
+RANDOM_RUNS = [(seed, replicas) for replicas in (1, 2, 3) for seed in range(48)]
+
+
+@pytest.mark.parametrize(("seed", "replicas"), slow_but(RANDOM_RUNS, *((seed, 1 + seed % 3) for seed in range(48))))
 def test_no_prefetcher_can_break_the_cache_or_stop_the_clock(seed, replicas):
     """Random wishes, machines and choices: every run ends, demands everything once, and keeps all invariants."""
     run = random_run(seed, replicas=replicas)

@@ -9,6 +9,7 @@ from policies.types import Prefetch
 from tests.policies.cache.test_cache import begin, cache_of
 from tests.support.builders import shape
 from tests.support.random_runs import random_run
+from tests.support.slow_cases import slow_but
 
 VIEWS = ("resident", "copying", "planned", "queued_bytes")
 
@@ -58,7 +59,7 @@ class Bookkeeping:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("evictor", [LeastRecentlyUsed, BeliefAndFrequency])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", slow_but(range(12), *range(4)))
 def test_the_view_equals_the_sum_of_the_decisions_so_far(seed, evictor, replicas):
     books = Bookkeeping()
     random_run(seed, replicas=replicas, evictor=evictor(), observers=[books], chunk_bytes="whole")

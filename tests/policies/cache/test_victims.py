@@ -34,7 +34,7 @@ def calls_of(evictor, seed):
     return calls.rows, run.cache.counts
 
 
-@pytest.mark.parametrize("seed", slow_but(range(100), *range(20)))
+@pytest.mark.parametrize("seed", slow_but(range(100), *range(10)))
 @pytest.mark.parametrize("kind", [LastRun, FirstRun])
 def test_a_steady_evictor_gives_the_same_calls_as_one_that_is_asked_for_each_victim(kind, seed):
     one_by_one = kind()
@@ -52,7 +52,7 @@ def test_the_random_runs_choose_several_victims_at_once_and_some_that_are_not_ce
         return slots
 
     monkeypatch.setattr(Victims, "run", noted)
-    for seed in range(20):
+    for seed in range(10):
         calls_of(FirstRun(), seed)
     assert any(chosen > 1 for _, chosen in lengths)
     assert any(0 < chosen < wanted for wanted, chosen in lengths)

@@ -18,6 +18,7 @@ from policies.registry import EVICTORS, make_policy
 from policies.types import Prefetch
 from tests.support.builders import KnownFuture, machine, random_requests, request_of, setup_of, shape
 from tests.support.in_memory import Setting, simulate
+from tests.support.slow_cases import slow_but
 
 SINGLE = shape(1, 6, top_k=1)
 
@@ -258,7 +259,7 @@ def test_settings_that_make_no_sense_are_refused(wrong):
 
 
 @pytest.mark.parametrize("evictor", sorted(EVICTORS))
-@pytest.mark.parametrize("gpus", [1, 3])
+@pytest.mark.parametrize("gpus", slow_but([1, 3], 3))
 def test_every_evictor_runs_under_prefetching_at_any_size(evictor, gpus):
     model = shape(4, 6)
     requests = random_requests(model, np.random.default_rng(8), requests=4, decoded=8, prefill_tokens=5, hidden=3)

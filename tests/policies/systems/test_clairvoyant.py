@@ -104,7 +104,7 @@ def test_an_expert_evicted_by_a_demand_is_fetched_again_in_time():
 @pytest.mark.parametrize("copy_us", [1, 5, 20, 80])
 def test_no_policy_with_part_of_its_knowledge_is_faster(gpus, copy_us):
     model = shape(6, 8)
-    requests = random_requests(model, np.random.default_rng(5), requests=3, decoded=20)
+    requests = random_requests(model, np.random.default_rng(5), requests=2, decoded=12)
     best, _ = timed("clairvoyant", model, requests, 24 // gpus, gpus=gpus, chunk_s=copy_us * US)
     for spec in ("belady", "perfect-prefetch", "perfect-prefetch,prefetch_distance=6", "lru"):
         assert best <= timed(spec, model, requests, 24 // gpus, gpus=gpus, chunk_s=copy_us * US)[0] * (1 + 1e-9)

@@ -161,7 +161,7 @@ def test_prediction_in_blocks_equals_the_callbacks(learn, records, batch_size, w
     """The same decisions at the same times, row by row; scores may differ in the last bit of float32."""
     model = shape(5, 6)
     rng = np.random.default_rng(11)
-    requests = random_requests(model, rng, requests=9, decoded=7, prefill_tokens=4, hidden=3)
+    requests = random_requests(model, rng, requests=7, decoded=7, prefill_tokens=4, hidden=3)
     setting = Setting(
         model=model, hardware=machine(2, bytes_per_s=5e6), cache_experts=12, batch_size=batch_size, log=True
     )
@@ -190,7 +190,7 @@ def test_the_size_of_blocks_changes_no_bit(words, batch_size, hidden, history, m
     """Of plans, beliefs, what was found and what is charged; prefills have more records than a block searches."""
     model = shape(5, 6)
     rng = np.random.default_rng(14)
-    requests = random_requests(model, rng, requests=9, decoded=9, prefill_tokens=20, hidden=hidden)
+    requests = random_requests(model, rng, requests=8, decoded=9, prefill_tokens=20, hidden=hidden)
     steps = list(fixed_batches(requests[4:], batch_size))
     spec = ",".join(
         ["finemoe,prefetch_distance=2", *["capacity=20"] * ("capacity" not in words), *filter(None, [words])]

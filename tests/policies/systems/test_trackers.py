@@ -123,7 +123,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(
-    ("gpus", "experts", "batch_size", "learned"), slow_but(PLACES, (1, 2, 1, True), (3, 3, 3, False), (3, 14, 3, True))
+    ("gpus", "experts", "batch_size", "learned"), slow_but(PLACES, (3, 3, 3, False), (3, 14, 3, True))
 )
 @pytest.mark.parametrize("tracker", TRACKERS)
 def test_a_tracker_holds_the_invariants_and_repeats_itself(tracker, gpus, experts, batch_size, learned):
