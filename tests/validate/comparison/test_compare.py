@@ -23,7 +23,7 @@ POLICIES = ("finemoe", "lru", "oracle")
 @pytest.fixture(scope="module")
 def simulated(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("simulated") / "simulated"
-    assert sim(arguments(trace, "--out", out, "--detail", "events", policies=POLICIES)) == 0
+    assert sim(arguments(trace, "--out", out, policies=POLICIES)) == 0
     return out
 
 

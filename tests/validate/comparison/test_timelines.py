@@ -201,12 +201,18 @@ def test_a_missing_iteration_is_one_line(folders: tuple[Path, Path], tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def plain(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without decision logs."""
+    out = tmp_path_factory.mktemp("plain") / "plain"
+    assert sim(arguments(trace, "--out", out, policies=("finemoe", "lru", "no-offload"))) == 0
+    return out
+
+
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_results_without_a_decision_log_cannot_be_drawn(
-    folders: tuple[Path, Path], trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lacking: int
+    folders: tuple[Path, Path], plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], lacking: int
 ) -> None:
-    plain = tmp_path / "plain"
-    assert sim(arguments(trace, "--out", plain, policies=("finemoe", "lru", "no-offload"))) == 0
     pair = list(folders)
     pair[lacking] = passed_off(plain, tmp_path / "measured") if lacking else plain
     capsys.readouterr()

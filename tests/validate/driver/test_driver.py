@@ -25,6 +25,7 @@ from sim.engine.recorder import Recorder
 from tests.support.builders import machine, random_requests, setup_of, shape
 from tests.support.in_memory import Setting, simulate
 from tests.support.restless import Restless
+from tests.support.slow_cases import slow_but
 from validate.driver.clock import Clock
 from validate.driver.threaded_driver import Driver
 
@@ -98,7 +99,7 @@ def in_threads_of_this_test() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(("link", "predictor"))]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", slow_but(range(12), *range(6)))  # each cache in whole experts and in chunks
 def test_whatever_a_policy_does_real_threads_keep_every_invariant_and_end(seed):
     rng = np.random.default_rng(seed)
     policy = Policy(
@@ -144,7 +145,7 @@ def test_a_policy_may_look_at_the_cache_from_its_own_thread_while_links_change_i
     assert any(queued for _, _, queued in seen)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", slow_but(range(8), *range(3)))
 def test_experts_may_be_computed_by_other_threads_while_the_layer_goes_on(seed):
     """As on GPUs: the model's thread waits while two others compute, in layers that run in waves."""
     given: queue.Queue = queue.Queue()

@@ -27,7 +27,7 @@ def test_both_drivers_write_the_same_log(name: str, gpus: int, replicas: int, ba
     assert len(run.log.rows) > 200 or name == "no-offload"
 
 
-@pytest.mark.parametrize("seed", slow_but(range(60), *range(12)))
+@pytest.mark.parametrize("seed", slow_but(range(60), *range(6), 6, 8))
 def test_both_drivers_write_the_same_log_whatever_a_policy_does(seed: int) -> None:
     simulated, run = both_at_random(seed, 1 if seed % 2 else 2 + seed // 6 % 2)
     assert_same(simulated, run)

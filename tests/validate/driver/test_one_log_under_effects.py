@@ -25,7 +25,7 @@ EFFECTS = {
 }
 
 
-@pytest.mark.parametrize(("first", "count"), slow_but([(0, 3), (3, 9)], (0, 3)))
+@pytest.mark.parametrize(("first", "count"), slow_but([(0, 2), (2, 10)], (0, 2)))
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_both_drivers_write_the_same_log_under_each_effect_whatever_a_policy_does(
     effect: str, first: int, count: int
@@ -34,7 +34,7 @@ def test_both_drivers_write_the_same_log_under_each_effect_whatever_a_policy_doe
     for seed in range(first, first + count):
         replicas = 1 if seed % 2 else 2
         to_the_end.append(alike(*both_at_random(seed, replicas, copy_bytes_per_s=SLOW, **EFFECTS[effect])))
-    assert sum(to_the_end) >= count - 1
+    assert sum(to_the_end) >= count - (count > 2)
 
 
 def named_under(effect: str, name: str) -> bool:
@@ -45,12 +45,15 @@ def named_under(effect: str, name: str) -> bool:
 SOME = ["finemoe", "moe-infinity", "promoe", "mixtral-offloading", "deepspeed", "lru"]
 
 
-@pytest.mark.parametrize("name", slow_but([*policy_names(), *OUTSIDE, LEARNED], *SOME, LEARNED))
+NAMED = [*policy_names(), *OUTSIDE, LEARNED]
+
+
+@pytest.mark.parametrize("name", slow_but(NAMED, "moe-infinity", "promoe", "deepspeed", LEARNED))
 def test_both_drivers_write_the_same_log_under_all_effects(name: str) -> None:
     assert named_under("all", name)
 
 
-@pytest.mark.parametrize("name", slow_but(SOME, "finemoe", "promoe"))
+@pytest.mark.parametrize("name", slow_but(SOME, "finemoe"))
 @pytest.mark.parametrize("effect", [effect for effect in EFFECTS if effect != "all"])
 def test_both_drivers_write_the_same_log_under_each_effect(name: str, effect: str) -> None:
     assert named_under(effect, name)
