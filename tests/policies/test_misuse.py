@@ -1,6 +1,7 @@
 """What a policy may not say is one line that names policy, hook, layer and value: in both drivers and in `predict`."""
 
 import re
+from itertools import cycle, product
 
 import pytest
 
@@ -126,12 +127,14 @@ def mine(
 '''
 
 
+COMMANDS = ["sim run a.trace", "sim predict a.trace", "validate replay pocket"]
+
+
 @pytest.mark.parametrize(
-    "words", [("sim", "run", "a.trace"), ("sim", "predict", "a.trace"), ("validate", "replay", "pocket")]
+    ("settings", "command"), slow_but([*product(SETTINGS, COMMANDS)], *zip(SETTINGS, cycle(COMMANDS)))
 )
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_an_invalid_policy_is_one_line_in_every_command(mine, capsys, trace, settings, words):
-    program, *arguments = words
+def test_an_invalid_policy_is_one_line_in_every_command(mine, capsys, trace, settings, command):
+    program, *arguments = command.split()
     name = mine(MINE)
     arguments = [str(trace) if word == "a.trace" else word for word in arguments]
     main = {"sim": sim, "validate": validate}[program]
