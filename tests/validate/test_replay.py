@@ -34,6 +34,8 @@ from validate.driver.threaded_driver import Driver
 from validate.offload.arena import Arena
 
 PROMPTS = "\n".join(" ".join(f"w{4 + (7 * line + place) % 190}" for place in range(3 + line % 5)) for line in range(6))
+SHORT = ("--max-new-tokens", 2)  # where the length proves nothing
+FEW = (*SHORT, "--limit", 3)  # nor does the number of prompts
 ON_DEMAND = ["hits", "late", "misses", "distinct_demands", "copies", "evictions", "copied_bytes"]
 
 
@@ -132,10 +134,10 @@ def test_finemoe_is_replayed_and_compared_with_its_simulation(measured, calibrat
     run = ["run", "--scenario", folder / "scenario.toml", "--machine", profile, "--out", tmp_path / "simulated"]
     assert sim([str(each) for each in run]) == 0
     capsys.readouterr()
-    compare = ["compare", tmp_path / "simulated", folder / "measured", "--plot", tmp_path / "both.png"]
+    compare = ["compare", tmp_path / "simulated", folder / "measured", "--plot", tmp_path / "both.svg"]
     assert validate([str(each) for each in compare]) == 0
     assert "lru       misses" in capsys.readouterr().out
-    assert (tmp_path / "both.png").stat().st_size > 10_000
+    assert (tmp_path / "both.svg").stat().st_size > 10_000
     results = (folder / "measured", tmp_path / "simulated")
     events = pd.read_parquet(results[0] / "events.parquet")
     assert {"plan", "next_copy", "demand"} <= set(events[events["policy"] == "finemoe"]["call"])
@@ -169,7 +171,7 @@ def test_one_scenario_is_simulated_and_measured_with_results_alike(measured, tmp
 
 def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_path):
     """Over three links; the results say so."""
-    words = ["--cache-experts", 12, "--devices", 3, "--demand-loading", "serial", "--detail", "events", "--check"]
+    words = ["--cache-experts", 12, "--devices", 3, "--demand-loading", "serial", "--detail", "events", "--check", *FEW]
     assert validate(arguments(checkpoint, *words, "--policy", "lru", "--out", tmp_path / "measured")) == 0
     measured = read_results(tmp_path / "measured")[-1]
     assert measured.provenance["machine"]["demand_loading"] == "serial"
@@ -177,9 +179,6 @@ def test_demanded_experts_are_really_copied_one_after_the_other(checkpoint, tmp_
     moved = transfers(logged_calls(measured.events))
     assert len({each.gpu for each in moved}) == 3
     assert all(one.end_s <= other.start_s for one, other in pairwise(moved))
-
-
-SHORT = ("--max-new-tokens", 2)  # where the length proves nothing
 
 
 @pytest.mark.parametrize("setting", ['sizes = "mixtral-8x7b"', 'history = "other.trace"'])
@@ -210,7 +209,7 @@ def test_lookahead_gates_of_a_replay_are_those_of_its_trace(checkpoint, capsys, 
 
     gated = Driver.gated
     monkeypatch.setattr(Driver, "gated", spying)
-    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2", *SHORT]
+    sizes = ["--cache-experts", 12, "--policy", "mixtral-offloading", "--requests", 1, "--lookahead", "1,2", *FEW]
     measured = replayed(checkpoint, capsys, *sizes, "--record", trace)
     assert measured["mixtral-offloading"]["prefetched_copies"] > 0
     opened = Trace.open(trace)
@@ -316,7 +315,7 @@ def test_bytes_that_change_on_their_way_are_noticed(checkpoint, capsys, monkeypa
             next(iter(arena.views(copy.gpu, copy.slot).values())).mul_(1.001)
 
     monkeypatch.setattr(Arena, "move", garbling)
-    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru", *SHORT)) == 2
+    assert validate(arguments(checkpoint, "--cache-experts", 12, "--policy", "lru", *FEW)) == 2
     assert "the resident model's" in capsys.readouterr().err
 
 
@@ -422,7 +421,7 @@ MISUSED = {
 @pytest.mark.parametrize("kind", slow_but([*MISUSED], "an expert twice", "touched fails"))
 def test_a_policys_mistake_ends_a_replay_with_one_line(checkpoint, capsys, kind):
     spec = f"tests.support.misused_policies:misused,kind={kind}"
-    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8, *SHORT)) == 2
+    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8, *FEW)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: policy {spec}: {MISUSED[kind]}"
 
 
@@ -432,7 +431,7 @@ def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_pa
     start = Policy.start
     monkeypatch.setattr(Policy, "start", lambda self, setup: (seen.append(setup), start(self, setup)))
     policy = "tests.support.learned_policy:learned,least_p=0.2,chunk_bytes=700"
-    words = ("--cache-experts", 8, "--policy", policy, "--check", *SHORT)
+    words = ("--cache-experts", 8, "--policy", policy, "--check", *FEW)
     trace = tmp_path / "replayed.trace"
     found = replayed(checkpoint, capsys, *words, "--record", trace)
     assert [setup.rates for setup in seen] == [None] * len(seen)
