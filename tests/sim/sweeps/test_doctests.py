@@ -35,11 +35,19 @@ def read(block: str, folder: Path) -> Experiment:
     return Experiment.read(folder / "experiment.toml")
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for guide and docstring, whose runs are nearly the same."""
+    return tmp_path_factory.mktemp("doctests") / "store"
+
+
 def test_the_example_of_run_sweep_gives_what_it_says(
-    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trace: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, where the example takes as many as there are processors."""
     monkeypatch.setitem(sweep_run.run_sweep.__kwdefaults__, "workers", HERE)
+    store.mkdir(exist_ok=True)
+    (tmp_path / "store").symlink_to(store)
     shown = {"small_trace": trace, "folder": tmp_path}
     (example,) = doctest.DocTestFinder(recurse=False).find(
         sweep_run.run_sweep, "run_sweep", globs=shown, module=sweep_run
@@ -48,7 +56,9 @@ def test_the_example_of_run_sweep_gives_what_it_says(
     assert (results.failed, results.attempted) == (0, 4)
 
 
-def test_the_python_of_the_guide_reads_its_sweep_and_runs_it_again_from_the_store(here: Path) -> None:
+def test_the_python_of_the_guide_reads_its_sweep_and_runs_it_again_from_the_store(here: Path, store: Path) -> None:
+    store.mkdir(exist_ok=True)
+    (here / "finemoe-store").symlink_to(store)
     first, *_ = blocks("toml")
     whole = read(first, here)
     again = {name: whole.grid[name][:most] for name, most in (("cache.share", 2), ("seed", 3))}

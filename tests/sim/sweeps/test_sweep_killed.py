@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -64,16 +65,64 @@ def check_kills(experiment: Experiment, tmp_path: Path, kills: int) -> None:
     assert main([*words(file, tmp_path / "alone", tmp_path / "alone-out"), "--jobs", "1"]) == 0
     hits = killed_on_the_way(file, tmp_path / "killed", tmp_path / "killed-out", runs, kills)
     assert hits >= max(1, kills - 1)
-    tables = [(tmp_path / f"{name}-out" / "sweep.parquet").read_bytes() for name in ("alone", "killed")]
+    check_the_same(tmp_path, runs)
+
+
+def check_the_same(folder: Path, runs: int) -> None:
+    """The sweep that was left alone and the one that was killed have written the same."""
+    tables = [(folder / f"{name}-out" / "sweep.parquet").read_bytes() for name in ("alone", "killed")]
     assert tables[0] == tables[1]
-    assert run_bytes(tmp_path / "killed") == run_bytes(tmp_path / "alone")
-    assert begun_again(tmp_path / "killed") == []
-    assert sum(1 for _ in ResultStore.open(tmp_path / "killed").runs()) == runs
-    found = events(tmp_path / "killed")
+    assert run_bytes(folder / "killed") == run_bytes(folder / "alone")
+    assert begun_again(folder / "killed") == []
+    assert sum(1 for _ in ResultStore.open(folder / "killed").runs()) == runs
+    found = events(folder / "killed")
     assert all(count == 1 for (event, _), count in found.items() if event == "finished")
 
 
-def test_a_kill_on_the_way_changes_nothing(trace: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A sweep that was killed on the way, and not its workers."""
+
+    folder: Path
+    workers: set[int]
+
+
+@pytest.fixture(scope="module")
+def killed(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 12, 14]}  # with references, 26 runs and bounds
+    Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid).write(folder / "experiment.toml")
+    store = folder / "killed"
+    process = start(folder / "experiment.toml", store, folder / "killed-out")
+    while stored_runs(store) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = {int(path.stem.rpartition("-")[2]) for path in (store / "journal").glob("*.jsonl")}
+    assert workers
+    assert process.pid not in workers
+    assert process.poll() is None
+    kill(process, everything=False)
+    return Killed(folder, workers)
+
+
+def test_the_workers_of_a_killed_sweep_end(killed: Killed) -> None:
+    for _ in range(1200):
+        if not any(map(is_alive, killed.workers)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlived the sweep by two minutes")
+
+
+def test_a_kill_on_the_way_changes_nothing(killed: Killed) -> None:
+    folder = killed.folder
+    runs = len(SweepPlan.of(Experiment.read(folder / "experiment.toml"), DEFAULT_REFERENCES).tasks())
+    for name in ("killed", "alone"):
+        assert main([*words(folder / "experiment.toml", folder / name, folder / f"{name}-out"), "--jobs", "1"]) == 0
+    check_the_same(folder, runs)
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_sweep_and_its_workers_changes_nothing(trace: Path, tmp_path: Path) -> None:
     grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 10, 12, 14], "seed": [0, 1]}
     check_kills(Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid), tmp_path, kills=1)
 
@@ -93,23 +142,3 @@ def test_ten_kills_among_two_hundred_runs_of_the_pocket_model_change_nothing(tmp
         "seed": [0, 1, 2, 3, 4],
     }
     check_kills(Experiment(scenario=Scenario(recorded, sizes="mixtral-8x7b"), grid=grid), tmp_path, kills=10)
-
-
-def test_the_workers_of_a_killed_sweep_end(trace: Path, tmp_path: Path) -> None:
-    seeds = [*range(5)]  # many runs, so that it is killed on the way
-    grid = {"policy": ["finemoe", "lru", "lfu"], "cache.experts": list(range(8, 32)), "seed": seeds}
-    Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid).write(tmp_path / "experiment.toml")
-    process = start(tmp_path / "experiment.toml", tmp_path / "store", tmp_path / "out", "--references", "none")
-    while stored_runs(tmp_path / "store") < 4:
-        assert process.poll() is None
-        time.sleep(0.01)
-    workers = {int(path.stem.rpartition("-")[2]) for path in (tmp_path / "store" / "journal").glob("*.jsonl")}
-    assert workers
-    assert process.pid not in workers
-    assert process.poll() is None
-    kill(process, everything=False)
-    for _ in range(1200):
-        if not any(map(is_alive, workers)):
-            return
-        time.sleep(0.1)
-    raise AssertionError("workers outlived the sweep by two minutes")
