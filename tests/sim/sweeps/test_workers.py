@@ -6,11 +6,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from common.errors import UserError
 from common.files import host
@@ -110,11 +113,11 @@ def test_nothing_to_do_asks_for_no_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def sweep(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
-    """A folder to start a sweep in, whose store has the runs of seed 0 already; none of 1 to 3."""
+    """A folder to start a sweep in, whose store has the runs of seed 0 already; none of 1."""
     made = SweepFolder.made(tmp_path / "here", trace, policies=("lru", "finemoe"), seeds=1)
     monkeypatch.chdir(made.path)
     assert main(["sweep", "experiment.toml", "--store", "store", "--references", "none", "--jobs", "1"]) == 0
-    return SweepFolder.made(made.path, trace, policies=("lru", "finemoe"), seeds=4)
+    return SweepFolder.made(made.path, trace, policies=("lru", "finemoe"), seeds=2)
 
 
 def another_store(place: Workplace, other: Path) -> Workplace:
@@ -170,12 +173,10 @@ def test_a_run_is_refused_where_it_would_differ(
 
 @pytest.mark.parametrize(
     ("jobs", "seen"),
-    [
-        ("1", "another store"),
+    slow_but(
+        [("1", "another store"), ("1", "another trace"), ("1", "other code"), ("2", "another store")],
         ("1", "another trace"),
-        ("1", "other code"),
-        pytest.param("2", "another store", marks=pytest.mark.slow),
-    ],
+    ),
 )
 def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
     sweep: SweepFolder,
@@ -199,13 +200,49 @@ def test_a_worker_that_sees_other_inputs_reports_it_and_finished_runs_are_kept(
     assert said.format(other=other) in errors
     assert errors.count("\n") == 1
     assert main(command) == 0
-    assert "8 done" in capsys.readouterr().out
-    assert sorted(sweep.counts("store")["started"].values()) == [1] * 8
+    assert "4 done" in capsys.readouterr().out
+    assert sorted(sweep.counts("store")["started"].values()) == [1] * 4
 
 
 # ---- workers that die ------------------------------------------------------------------------------------------------
 
 
+KILLED = (
+    "error: a process that ran scenarios was killed, possibly out of memory; run the same command again to resume, "
+    "with fewer --jobs if it happens again\n"
+)
+
+
+class KilledAtTheThird:
+    """Stands for joblib, whose process was killed in the third call."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def __call__(self, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]) -> Iterator[Any]:
+        for number, (function, arguments, named) in enumerate(calls):
+            if number == 2:
+                raise TerminatedWorkerError("out of memory")
+            yield function(*arguments, **named)
+
+
+def test_runs_before_a_worker_was_killed_are_kept_and_the_next_call_resumes(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=4)
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep", "experiment.toml", "--references", "none", "--store", "store", "--jobs", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(workers, "Parallel", KilledAtTheThird)
+        assert main(command) == 2
+    assert capsys.readouterr() == ("", KILLED)
+    assert len(sweep.stored("store")) == 2
+    assert main(command) == 0
+    assert "4 done" in capsys.readouterr().out
+    assert sorted(sweep.counts("store")["started"].values()) == [1] * 4
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_the_next_call_resumes(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,11 +252,7 @@ def test_a_killed_worker_is_one_line_and_the_next_call_resumes(
     monkeypatch.chdir(tmp_path)
     command = ["sweep", "experiment.toml", "--references", "none", "--store", "store", "--jobs"]
     assert main([*command, "2"]) == 2
-    assert capsys.readouterr() == (
-        "",
-        "error: a process that ran scenarios was killed, possibly out of memory; run the same command again to "
-        "resume, with fewer --jobs if it happens again\n",
-    )
+    assert capsys.readouterr() == ("", KILLED)
     assert not Path("deadly").exists()
     assert main([*command, "1"]) == 0
     out, errors = capsys.readouterr()
@@ -248,8 +281,25 @@ def test_without_ray_one_line_says_how_to_install_it(
     assert error.count("\n") == 1
 
 
+UNREACHABLE = "error: no Ray cluster answers at $RAY_ADDRESS, 127.0.0.1:1: Connection refused\n"
+
+
+def test_an_unreachable_address_is_an_error_of_one_line(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray, which takes a second to import, is not asked for more than whether it has begun."""
+    monkeypatch.chdir(SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2).path)
+    (tmp_path / "ray.py").write_text("def is_initialized():\n    return False\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    del sys.modules["ray"]  # afterwards, it is what it was before
+    with patch.dict(os.environ, RAY_ADDRESS="127.0.0.1:1"):
+        assert main(["sweep", "experiment.toml", "--store", "store", "--backend", "ray"]) == 2
+    assert capsys.readouterr() == ("", UNREACHABLE)
+
+
 @needs_ray
-def test_an_unreachable_address_is_an_error_of_one_line(trace: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_address_that_rays_own_command_cannot_reach_is_an_error_of_one_line(trace: Path, tmp_path: Path) -> None:
     sweep = SweepFolder.made(tmp_path, trace, policies=("lru",), seeds=2)
-    said = "error: no Ray cluster answers at $RAY_ADDRESS, 127.0.0.1:1: Connection refused\n"
-    assert sweep.run("--store", "store", address="127.0.0.1:1") == (2, "", said)
+    assert sweep.run("--store", "store", address="127.0.0.1:1") == (2, "", UNREACHABLE)
