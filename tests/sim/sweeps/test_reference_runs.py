@@ -49,7 +49,7 @@ def test_a_policy_is_perfected_in_its_prediction_and_in_its_eviction(
 
 def test_every_perfected_policy_can_run(scenario: Scenario) -> None:
     for policy in policy_names():
-        asked = Scenario(scenario.trace, policy=policy, machine="rtx3090")
+        asked = Scenario(scenario.trace, policy=policy, machine="rtx3090", requests=1)
         inputs = resolve(asked)
         for (each,) in reference_runs(asked, inputs, ["regret"]).values():
             assert simulate(each, inputs).summary["tpot_s_mean"] > 0

@@ -280,8 +280,9 @@ def test_every_kind_of_routing_is_named_where_traces_vary() -> None:
 
 def test_a_cache_below_the_working_set_of_a_token_is_named_once_per_size(trace: Path) -> None:
     """Four layers of top-2: the experts of a token are eight."""
-    said = simulated_sweep(trace, policies=("lru", "belady"), shares=(0.125, 0.1875, 0.5), machine="rtx3090").report()
-    text = " ".join(said.split())
+    shares = (0.125, 0.1875, 0.5)
+    sweep = simulated_sweep(trace, policies=("lru", "belady"), shares=shares, seeds=(0,), machine="rtx3090")
+    text = " ".join(sweep.report().split())
     for slots in (4, 6):
         assert f"The cache ({slots * EXPERT_BYTES / 1e3:.2f} kB) is smaller than the experts of one token" in text
     assert text.count("is smaller than the experts of one token") == 2
