@@ -56,10 +56,10 @@ def test_useful_runs_are_not_deleted(filled: Path, capsys: pytest.CaptureFixture
 
 
 def test_broken_runs_leftovers_and_unused_artefacts_are_deleted(
-    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "store"
-    run_sweep(small_experiment(trace), store=folder, references=(), workers=HERE)
+    shutil.copytree(filled, folder)
     store = ResultStore.open(folder)
     broken, *whole = store.runs()
     (broken.path / "requests.parquet").write_bytes(b"")
@@ -89,14 +89,14 @@ def test_broken_runs_leftovers_and_unused_artefacts_are_deleted(
 
 
 def test_runs_of_other_library_versions_are_deleted(
-    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "store"
-    run_sweep(small_experiment(trace), store=folder, references=(), workers=HERE)
+    shutil.copytree(filled, folder)
     code = inventory.code_facts()
     monkeypatch.setattr(inventory, "code_facts", lambda: code | {"numpy": "0.0"})
     assert main(["store", "gc", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("deleted 8 runs made with other versions of the code or libraries")
+    assert capsys.readouterr().out.startswith("deleted 10 runs made with other versions of the code or libraries")
     assert list(ResultStore.open(folder).runs()) == []
 
 

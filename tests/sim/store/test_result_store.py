@@ -3,8 +3,11 @@
 import json
 import multiprocessing
 import shutil
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import pytest
@@ -172,12 +175,35 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_there(
     assert len(list(store.runs())) == 1
 
 
-def _put_again(folder: Path, scenario: Scenario, rounds: int, errors: "multiprocessing.Queue[str]") -> None:
+_meeting: threading.Barrier | None = None
+
+
+def _meet_at(barrier: threading.Barrier) -> None:
+    global _meeting
+    _meeting = barrier
+
+
+def _meet() -> None:
+    """Wait until the other process has come as far."""
+    assert _meeting is not None
+    _meeting.wait(120)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Pool]:
+    """Two processes, which start what they are given at the same time, one each."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2, initializer=_meet_at, initargs=(context.Barrier(2),)) as pool:
+        yield pool
+
+
+def _put_again(folder: Path, scenario: Scenario, rounds: int) -> str:
     store, inputs, keys = ResultStore.open(folder), resolve(scenario), RunKeys()
     facts, key = keys.facts(scenario, inputs), keys.of(scenario, inputs)
     assert facts is not None
     assert key is not None
     result = simulate(scenario, inputs)
+    _meet()
     try:
         for _ in range(rounds):
             with suppress(FileNotFoundError):  # another one replaces it
@@ -186,38 +212,27 @@ def _put_again(folder: Path, scenario: Scenario, rounds: int, errors: "multiproc
             store.find(key, scenario, inputs)
             list(store.runs())
     except Exception as error:
-        errors.put(repr(error))
-    errors.put("")
+        return repr(error)
+    return ""
 
 
 def test_processes_that_replace_one_run_at_once_do_not_get_in_each_other_s_way(
-    store: ResultStore, scenario: Scenario
+    store: ResultStore, scenario: Scenario, two: Pool
 ) -> None:
     key, inputs, result = put(store, scenario)
-    context = multiprocessing.get_context("spawn")
-    errors: multiprocessing.Queue[str] = context.Queue()
-    given = [(store.folder, replace(scenario, detail=detail), 15, errors) for detail in ("events", "iterations")]
-    processes = [context.Process(target=_put_again, args=arguments) for arguments in given]
-    for process in processes:
-        process.start()
-    assert [errors.get(timeout=120) for _ in processes] == [""] * 2
-    for process in processes:
-        process.join()
+    given = [(store.folder, replace(scenario, detail=detail), 10) for detail in ("events", "iterations")]
+    assert two.starmap_async(_put_again, given, chunksize=1).get(timeout=120) == [""] * 2
     put(store, scenario)
     assert store.find(key, scenario, inputs) == result
 
 
-def _open_many(folder: Path, ids: "multiprocessing.Queue[str]") -> None:
-    ids.put(ResultStore.open(folder).identity)
+def _open(folder: Path) -> str:
+    _meet()
+    return ResultStore.open(folder).identity
 
 
-def test_a_store_that_several_processes_make_at_once_is_one_store(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ids: multiprocessing.Queue[str] = context.Queue()
-    processes = [context.Process(target=_open_many, args=(tmp_path / "store", ids)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert len({ids.get(timeout=120) for _ in processes}) == 1
-    for process in processes:
-        process.join()
+def test_a_store_that_several_processes_make_at_once_is_one_store(tmp_path: Path, two: Pool) -> None:
+    ids = two.map_async(_open, [tmp_path / "store"] * 2, chunksize=1).get(timeout=120)
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
     assert [path.name for path in (tmp_path / "store").iterdir() if path.name.startswith(".")] == []
