@@ -1,36 +1,62 @@
 """The command as a user gives it: files, resuming, mistakes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from sim.__main__ import main
 from tests.support.paper_command import files_of, tiny_trace, words
+from tests.support.slow_cases import slow_but
 from tests.support.sweep_runs import begun_again, events, run_bytes
 
 ROOT = Path(__file__).parents[3]
 SHOWN = ("10", "14b")
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that has been carried out: its figures, its trace, its folder, what it wrote and what it printed."""
+
+    shown: list[str]
+    words: list[str]
+    trace: Path
+    folder: Path
+    files: dict[str, bytes]
+    printed: str
+
+
+@pytest.fixture(scope="module", params=slow_but(["10 14b", "14b 18"], "14b 18"))
+def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("paper")
+    trace, shown = tiny_trace(folder), request.param.split()
+    command = words(trace, folder, *shown)
+    with redirect_stdout(StringIO()) as printed:
+        assert main(command) == 0
+    return Done(shown, command, trace, folder, files_of(folder), printed.getvalue())
+
+
 def test_a_second_call_computes_nothing_and_writes_the_same_bytes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Done, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = words(tiny_trace(tmp_path), tmp_path, *SHOWN)
-    assert main(command) == 0
-    first, ran, said = files_of(tmp_path), events(tmp_path / "store"), capsys.readouterr().out
-    assert {*first} == {f"figures/figure_{key}.{end}" for key in SHOWN for end in ("png", "pdf", "csv", "parquet")}
+    command, folder, first, said = done.words, done.folder, done.files, done.printed
+    ran = events(folder / "store")
+    assert {*first} == {f"figures/figure_{key}.{end}" for key in done.shown for end in ("png", "pdf", "csv", "parquet")}
     assert "SYNTHETIC" in said
     assert "Simulated, not measured." in said
     assert main(command) == 2  # not without a word
-    assert "figure_10.png exists already" in capsys.readouterr().err
+    assert f"figure_{done.shown[0]}.png exists already" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
-    assert events(tmp_path / "store") == ran
-    assert files_of(tmp_path) == first
+    assert events(folder / "store") == ran
+    assert files_of(folder) == first
 
 
 @pytest.mark.slow
@@ -72,11 +98,13 @@ def test_a_mistake_gives_one_line(
 
 
 def test_a_trace_without_possible_runs_leaves_earlier_figures_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trace = tiny_trace(tmp_path)
-    assert main(words(trace, tmp_path, "14b")) == 0
+    trace = tmp_path / done.trace.name
+    shutil.copytree(done.trace, trace)
+    shutil.copytree(done.folder / "out", tmp_path / "out")
     before = files_of(tmp_path)
+    assert before
     damaged = trace / "tokens.parquet"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
