@@ -40,28 +40,28 @@ def predict(trace, *more, policies=("finemoe", "hit-count", "mixtral-offloading"
 
 
 def test_the_command_prints_and_writes_the_same_every_time(trace, tmp_path, capsys):
-    words = ("--distance", "1..3", "--overwrite", "--out")
-    assert predict(trace, "--plot", tmp_path / "recall.png", *words, tmp_path / "one.parquet") == 0
+    words = ("--distance", "1..2", "--overwrite", "--out")
+    assert predict(trace, "--plot", tmp_path / "recall.svg", *words, tmp_path / "one.parquet") == 0
     table = capsys.readouterr().out
-    assert table.endswith(f"\nwrote {tmp_path / 'one.parquet'}\nwrote {tmp_path / 'recall.png'}\n")
+    assert table.endswith(f"\nwrote {tmp_path / 'one.parquet'}\nwrote {tmp_path / 'recall.svg'}\n")
     assert predict(trace, *words, tmp_path / "two.parquet") == 0
-    again = table.replace("one.parquet", "two.parquet").removesuffix(f"wrote {tmp_path / 'recall.png'}\n")
+    again = table.replace("one.parquet", "two.parquet").removesuffix(f"wrote {tmp_path / 'recall.svg'}\n")
     assert capsys.readouterr().out == again
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
-    assert (tmp_path / "recall.png").stat().st_size > 0
+    assert (tmp_path / "recall.svg").stat().st_size > 0
     assert {"mixtral-offloading", "recall@K"} <= set(table.split())
 
     frame = pd.read_parquet(tmp_path / "one.parquet")
     keys = ["policy", "distance", "prefill", "layer"]
     assert not frame.duplicated(keys).any()
-    # Four layers and two kinds of iteration; two policies at three distances and one at its own.
-    assert len(frame) == 4 * 2 * (3 + 3 + 1)
+    # Four layers and two kinds of iteration; two policies at two distances and one at its own.
+    assert len(frame) == 4 * 2 * (2 + 2 + 1)
     assert set(frame.loc[frame["policy"] == "mixtral-offloading", "distance"]) == {1}
     assert (frame["useful_bytes"] == frame["hits"] * EXPERT_BYTES).all()
     meta = json.loads(pq.read_schema(tmp_path / "one.parquet").metadata[b"finemoe_lab"])
-    assert (meta["distances"], meta["requests"]) == ([1, 2, 3], 3)
+    assert (meta["distances"], meta["requests"]) == ([1, 2], 3)
 
-    assert predict(trace, "--distance", "1..3", "--json") == 0
+    assert predict(trace, "--distance", "1..2", "--json") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     rows = pd.DataFrame(json.loads(captured.out))

@@ -251,7 +251,7 @@ needs_gpt_oss = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def gpt_oss():
-    """The model, 60 requests of history, and the first 60 steps of 10 others."""
+    """The model, 60 requests of history, and the first 60 steps of 5 others."""
     model = published("gpt-oss-20b")
     with np.load(GPT_OSS) as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -266,7 +266,7 @@ def gpt_oss():
         steps = np.arange(1, len(gate) + 1, dtype=np.int32)
         return RecordedRequest(number, "gpt-oss", steps, steps, arrays["token"][rows].astype(np.int32), gate, experts)
 
-    return model, [request(number) for number in order[:60]], [request(number, 60) for number in order[140:150]]
+    return model, [request(number) for number in order[:60]], [request(number, 60) for number in order[140:145]]
 
 
 @needs_gpt_oss
@@ -307,7 +307,7 @@ def test_fine_maps_recall_more_than_coarse_counts_at_every_distance(gpt_oss, dis
     By trajectory only, as there are no embeddings: `map-t` is the same here.
     """
     model, history, tested = gpt_oss
-    tested = tested[:4]
+    tested = tested[:2]
     found = [
         (policy, measure(at_distance(policy, distance), model, tested, leads=(distance,), history=history))
         for policy in ("finemoe", "hit-count")

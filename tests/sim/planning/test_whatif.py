@@ -11,6 +11,7 @@ import pytest
 from sim.__main__ import main
 from sim.experiment import Experiment
 from sim.inputs import resolve
+from sim.planning import whatif as whatif_module
 from sim.planning.resources import FACTORS, SPEEDS, Resource, resources_of, variations
 from sim.planning.sensitivity import elasticity
 from sim.planning.whatif import what_if
@@ -40,7 +41,7 @@ def one_expert(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(one_expert: Path, folder: Path) -> Sweep:
-    scenario = Scenario(one_expert, policy="lru", machine="rtx3090", cache=TWELVE)
+    scenario = Scenario(one_expert, policy="lru", machine="rtx3090", cache=TWELVE, detail="requests")
     experiment = Experiment(scenario=scenario, grid={"policy": ["lru", "no-offload"]})
     return what_if(experiment, store=folder / "store", workers=HERE)
 
@@ -117,9 +118,17 @@ def test_a_refused_factor_is_a_row_with_its_reason_and_gpus_vary_only_in_whole_n
     assert {factor: row["status"] for factor, row in gpus.items()} == {1.0: "done", 2.0: "done", 4.0: "done"}
 
 
-def test_more_gpus_share_the_slots_of_a_cache_that_fills_the_memory(one_expert: Path, tmp_path: Path) -> None:
+def test_more_gpus_share_the_slots_of_a_cache_that_fills_the_memory(
+    one_expert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """960 dense and cached numbers and 12 experts of 192 bytes take 4224 bytes; two GPUs could hold all 32 experts."""
-    scenario = Scenario(one_expert, policy="lru", machine="rtx3090,gpu.memory_bytes=4300", cache=CacheSize(gb="max"))
+    monkeypatch.setattr(
+        whatif_module,
+        "resources_of",
+        lambda *given: [each for each in resources_of(*given) if each.name in ("GPUs", "slots")],
+    )
+    machine, cache = "rtx3090,gpu.memory_bytes=4300", CacheSize(gb="max")
+    scenario = Scenario(one_expert, policy="lru", machine=machine, cache=cache, requests=1, detail="requests")
     found = what_if(Experiment(scenario=scenario), store=tmp_path / "store", workers=HERE)
     assert {row["cache_experts"] for row in rows(found, "lru", "GPUs").values()} == {12}
     assert rows(found, "lru", "slots")[1.0]["at_1x"] == "12 of 32 experts"
@@ -168,7 +177,10 @@ def test_without_decoding_report_and_picture_show_ttft(sweep: Sweep, tmp_path: P
 def scenario(sweep: Sweep, one_expert: Path, folder: Path) -> Path:
     """A file of the scenario whose runs are in the store."""
     file = folder / "small.toml"
-    file.write_text(f"[scenario]\ntrace = '{one_expert}'\nmachine = 'rtx3090'\ncache.experts = 12\npolicy = 'lru'\n")
+    file.write_text(
+        f"[scenario]\ntrace = '{one_expert}'\nmachine = 'rtx3090'\ncache.experts = 12\npolicy = 'lru'\n"
+        "detail = 'requests'\n"
+    )
     return file
 
 
@@ -180,10 +192,10 @@ def test_a_table_a_picture_and_the_folder_of_a_sweep(
     sweep: Sweep, scenario: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [scenario, "--policy", "lru", "--policy", "no-offload"]
-    assert whatif(folder, *words, "--out", tmp_path / "out", "--plot", tmp_path / "a.png") == 0
+    assert whatif(folder, *words, "--out", tmp_path / "out", "--plot", tmp_path / "a.svg") == 0
     said, wrote, paths = capsys.readouterr().out.partition("wrote ")
     assert said == report(sweep) + "\n"
-    assert wrote + paths == f"wrote {tmp_path / 'out'}\nwrote {tmp_path / 'a.png'}\n"
+    assert wrote + paths == f"wrote {tmp_path / 'out'}\nwrote {tmp_path / 'a.svg'}\n"
     assert max(map(len, said.splitlines())) <= 100
     assert said.startswith("Simulated, not measured: one.trace (SYNTHETIC")
     for heading in ("Elasticity of TPOT at 1×", "lru: TPOT, mean", "lru: TTFT, mean", "no-offload: largest part"):
@@ -192,8 +204,8 @@ def test_a_table_a_picture_and_the_folder_of_a_sweep(
     assert Sweep.read(tmp_path / "out") == sweep
     sweep.write(tmp_path / "again")
     assert content(tmp_path / "again") == content(tmp_path / "out")
-    draw_what_if(sweep, tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    draw_what_if(sweep, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_json_has_a_row_per_resource_and_factor(
