@@ -34,7 +34,7 @@ class Done:
     printed: str
 
 
-@pytest.fixture(scope="module", params=slow_but(["10 14b", "14b 18"], "14b 18"))
+@pytest.fixture(scope="module", params=slow_but(["10 14b", "10 18"], "10 18"))
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("paper")
     trace, shown = tiny_trace(folder), request.param.split()
