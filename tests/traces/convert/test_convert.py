@@ -16,10 +16,10 @@ from traces.format.reader import Trace
 Arrays = dict[str, Any]
 
 
-def small_arrays(requests: int = 3) -> Arrays:
-    """Routing of gpt-oss-20b's shape: requests of 2, 3, 4 … decode steps."""
+def small_arrays(requests: int = 3, longest: int = 4) -> Arrays:
+    """Routing of gpt-oss-20b's shape: requests of 2, 3, 4 … `longest` decode steps, and again."""
     rng = np.random.default_rng(5)
-    offsets = np.concatenate([[0], np.cumsum(np.arange(requests) + 2)])
+    offsets = np.concatenate([[0], np.cumsum(np.arange(requests) % (longest - 1) + 2)])
     steps = int(offsets[-1])
     weights = rng.random((steps, 24, 4)) + 0.1
     return {
@@ -56,7 +56,7 @@ def assert_holds(trace: Trace, arrays: Arrays, requests: int) -> None:
 
 
 def test_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arrays = small_arrays(60)  # more than one part
+    arrays = small_arrays(60, longest=8)  # more than one part
     assert convert(tmp_path, arrays, "--license", "Apache-2.0") == 0
     assert capsys.readouterr().out == f"{tmp_path}/out.trace\n"
     trace = Trace.open(tmp_path / "out.trace")
@@ -64,7 +64,7 @@ def test_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     meta = trace.meta
     assert (meta.kind, meta.model, meta.gate_complete, meta.prefill) == ("imported", "gpt-oss-20b", False, False)
     assert (meta.embedding, meta.lookahead, meta.license) == (False, (), "Apache-2.0")
-    assert trace.requests["output_tokens"].tolist() == (np.arange(60) + 2).tolist()
+    assert trace.requests["output_tokens"].tolist() == (np.arange(60) % 7 + 2).tolist()
     assert trace.requests["prompt_tokens"].isna().all()
     assert check(trace.path) == []
 
