@@ -96,14 +96,21 @@ class Answer:
     stderr: str
 
 
-ONE_BY_ONE = """
-import contextlib, io, json, os, sys
+CUT_OFF = "no network"  # instead of a token
+ONE_BY_ONE = f"""
+import contextlib, io, json, os, socket, sys
 from traces.__main__ import main
+
+connect = socket.socket.connect
+
+def unreachable(*_):
+    raise OSError(101, "Network is unreachable")
 
 answers = []
 for token, words in json.loads(sys.argv[1]):
     os.environ.pop("HF_TOKEN", None)
-    if token:
+    socket.socket.connect = unreachable if token == {CUT_OFF!r} else connect
+    if token and token != {CUT_OFF!r}:
         os.environ["HF_TOKEN"] = token
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main(["prompts", *words])
@@ -113,7 +120,7 @@ print(json.dumps(answers))
 
 
 def ours(url: str, cache: Path, *commands: tuple[str | None, list[str]]) -> list[Answer]:
-    """`finemoe traces prompts`, each time with a token or none, in one process.
+    """`finemoe traces prompts`, each time with a token, with none or without a network, in one process.
 
     It has another hub than the public one, which must be known before the libraries are.
     """
@@ -164,6 +171,7 @@ def test_a_folder_that_is_no_data_set_is_named_in_one_line(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def answers(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     commands = {
+        "no network": (CUT_OFF, ["sharegpt", "--limit", "3"]),  # first, as no connection may be left open
         "denied": (None, ["lmsys-chat-1m", "--limit", "3"]),
         "unknown revision": (None, ["sharegpt@v7", "--limit", "3"]),
         "streamed": (TOKEN, ["lmsys-chat-1m", "--limit", "3", "--json"]),
@@ -209,8 +217,8 @@ def test_an_unknown_revision_is_named(answers: dict[str, Answer]) -> None:
     )
 
 
-def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
-    (done,) = ours("http://127.0.0.1:1", tmp_path, (None, ["sharegpt", "--limit", "3"]))
+def test_without_a_network_one_line_says_so(answers: dict[str, Answer]) -> None:
+    done = answers["no network"]
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"error: sharegpt: https://huggingface.co/datasets/{SHAREGPT.repository} cannot be read:"
