@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def loaded(twin: Recipe) -> Any:
 
 @pytest.fixture(scope="module")
 def readings(loaded: Any) -> Any:
-    """What the twin makes of the demo prompts, which are in no corpus."""
+    """What the twin makes of every other demo prompt; these are in no corpus."""
     model, tokenizer = loaded
-    texts = [row["prompt"] for row in demo_prompts()]
+    texts = [row["prompt"] for row in demo_prompts()[::2]]
     return [reading.routing for reading in read(model, tokenizer, texts, prompt=4, distances=(1, 3))]
 
 
@@ -76,6 +77,7 @@ def test_the_papers_three_models_have_a_twin_each() -> None:
     assert sorted(path.name for path in MODELS.iterdir()) == sorted(RECIPES)
 
 
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_a_twin_has_the_routing_topology_of_the_published_model(twin: Recipe, loaded: Any) -> None:
     shape, original = shape_of(loaded[0], name=twin.name), PUBLISHED[twin.original]
     assert (shape.layers, shape.experts, shape.top_k) == (original.layers, original.experts, original.top_k)
@@ -104,9 +106,13 @@ def test_a_twin_was_trained_by_the_recipe_that_the_code_states(twin: Recipe) -> 
     assert noted(twin)["threads"] == 1
 
 
-def test_the_card_agrees_with_the_notes_of_the_training(twin: Recipe, loaded: Any) -> None:
+def test_the_card_agrees_with_the_notes_of_the_training(twin: Recipe) -> None:
+    from safetensors import safe_open
+
     facts, card = noted(twin), " ".join(card_of(twin).split())
-    assert facts["parameters"] == sum(parameter.numel() for parameter in loaded[0].parameters())
+    with safe_open(model_dir(twin.name) / "model.safetensors", framework="pt") as tensors:
+        shapes = [tensors.get_slice(key).get_shape() for key in tensors.keys()]  # noqa: SIM118
+    assert facts["parameters"] == sum(map(math.prod, shapes))
     for said in (
         f"# FineMoE Lab: {twin.name}",
         f"{facts['parameters'] / 1e6:.2f} M parameters",
@@ -146,7 +152,7 @@ def test_the_documentation_repeats_what_the_cards_say(twin: Recipe) -> None:
 # how the committed models behave
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_generation_is_deterministic_and_in_the_manner_of_the_prompt(loaded: Any) -> None:
     model, tokenizer = loaded
     ids = tokenizer("<|user|>\nCalculate 12 + 30.\n<|assistant|>\n", return_tensors="pt")
@@ -155,14 +161,14 @@ def test_generation_is_deterministic_and_in_the_manner_of_the_prompt(loaded: Any
     assert tokenizer.decode(first[0, ids["input_ids"].shape[1] :]).startswith("The answer is ")
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_a_twin_specialises_by_token_and_fine_beats_coarse(readings: Any) -> None:
     assert (request_entropy(readings) > gate_entropy(readings)).all()
     for one in recall(readings[0::2], readings[1::2], (1, 3)):
         assert one.fine > one.coarse > one.popularity
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_the_executed_experts_are_the_most_probable(readings: Any) -> None:
     for text in readings[:4]:
         gate = text.gate.astype(np.float32)
@@ -171,7 +177,7 @@ def test_the_executed_experts_are_the_most_probable(readings: Any) -> None:
         assert np.allclose(np.sort(chosen, axis=-1), np.sort(gate, axis=-1)[..., -top_k:], atol=1e-3)
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_no_more_experts_are_idle_than_the_card_says(twin: Recipe, readings: Any) -> None:
     (idle,) = re.findall(r"Experts that no held-out token executed: (\d+) of", " ".join(card_of(twin).split()))
     load = expert_load(readings)
@@ -180,7 +186,7 @@ def test_no_more_experts_are_idle_than_the_card_says(twin: Recipe, readings: Any
     ) + 0.02 * load.size  # the prompts are a hundredth of what the card was measured on
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     twin: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +205,7 @@ def test_a_twin_is_recorded_simulated_and_drawn_under_its_own_name(
     assert f"routing of {twin.name} with the sizes of {twin.original}" in picture.read_text()
 
 
-@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[-1]), indirect=True, ids=lambda twin: twin.name)
+@pytest.mark.parametrize("twin", slow_but(TWINS, TWINS[0]), indirect=True, ids=lambda twin: twin.name)
 def test_a_loaded_twin_bears_its_name(twin: Recipe) -> None:
     loaded = load_to_record(twin.name)
     assert loaded.name == twin.name
