@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.errors import FieldError, UserError
 from tests.support.collect_helpers import NEW_TOKENS, PROMPTS, collected, content, numbers, texts_of, write_prompts
+from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import BOS, EOS, save_tiny, tiny_tokenizer
 from traces.__main__ import main
 from traces.capture.capture_settings import Generation
@@ -23,6 +24,8 @@ from traces.capture.token_progress import token_bar
 from traces.format.reader import Trace
 from traces.format.writer import TraceWriter
 from traces.prompts.prompt import Prompt
+
+AHEAD = ("--lookahead", "1")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_prompts(tmp_path_factory.mktemp("prompts") / "words.jsonl")
+
+
+@pytest.fixture(scope="module")
+def ordinary(checkpoints: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """A collection without any option for large models."""
+    return collected(checkpoints / "mixtral", prompts, tmp_path_factory.mktemp("ordinary") / "a.trace", *AHEAD)
 
 
 def collect(model: Path | str, prompts: Path, out: Path, *options: str) -> int:
@@ -77,35 +86,33 @@ def test_a_request_beyond_the_budget_is_named() -> None:
 
 
 def test_a_budget_of_tokens_changes_batches_and_not_what_is_recorded(
-    checkpoints: Path, prompts: Path, tmp_path: Path
+    checkpoints: Path, prompts: Path, ordinary: Trace, tmp_path: Path
 ) -> None:
     options = ("--max-new-tokens", str(NEW_TOKENS))
     assert collect(checkpoints / "mixtral", prompts, tmp_path / "a.trace", *options, "--batch-tokens", "60") == 0
     trace = Trace.open(tmp_path / "a.trace")
-    other = collected(checkpoints / "mixtral", prompts, tmp_path / "b.trace")
     assert (trace.meta.generation["batch_tokens"], trace.meta.generation["batch_size"]) == (60, None)
-    assert "batch_tokens" not in other.meta.generation
+    assert "batch_tokens" not in ordinary.meta.generation
     for request in range(PROMPTS):
-        assert trace.read(request).token.tolist() == other.read(request).token.tolist()
+        assert trace.read(request).token.tolist() == ordinary.read(request).token.tolist()
 
 
 def test_input_and_output_have_the_lengths_asked_for(checkpoints: Path, prompts: Path, tmp_path: Path) -> None:
-    lengths = ("--prompt-tokens", "11", "--output-tokens", "23", "--temperature", "3")  # hot: all tokens are likely
-    assert collect(checkpoints / "mixtral", prompts, tmp_path / "a.trace", *lengths) == 0
+    sampled = ("--limit", "8", "--temperature", "3")  # hot: all tokens are likely
+    lengths, texts = ("--prompt-tokens", "11", "--output-tokens", "23"), texts_of(prompts)[:8]
+    assert collect(checkpoints / "mixtral", prompts, tmp_path / "a.trace", *sampled, *lengths) == 0
     trace = Trace.open(tmp_path / "a.trace")
     said = trace.meta.generation
     assert (said["prompt_tokens"], said["output_tokens"], said["max_new_tokens"]) == (11, 23, 23)
     assert "continued" in said["prompt_tokens_rule"]
-    everything = [token for text in texts_of(prompts) for token in numbers(text)[1:]]
+    everything = [token for text in texts for token in numbers(text)[1:]]
     for request, info in trace.infos.items():
         assert (info.prompt_tokens, info.output_tokens) == (11, 23)
         one = trace.read(request)
         assert EOS not in one.token
-        start = sum(len(numbers(text)) - 1 for text in texts_of(prompts)[:request])
+        start = sum(len(numbers(text)) - 1 for text in texts[:request])
         assert one.token[:11].tolist() == [BOS, *(everything * 2)[start : start + 10]]
-    free = collect(
-        checkpoints / "mixtral", prompts, tmp_path / "b.trace", "--max-new-tokens", "23", "--temperature", "3"
-    )
+    free = collect(checkpoints / "mixtral", prompts, tmp_path / "b.trace", *sampled, "--max-new-tokens", "23")
     assert free == 0  # without the option some of these end early, or the test above proves nothing
     assert min(info.output_tokens for info in Trace.open(tmp_path / "b.trace").infos.values()) < 23
 
@@ -115,23 +122,25 @@ def test_a_chat_template_is_recorded(checkpoints: Path, prompts: Path, tmp_path:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "<s> w10 {{ messages[0]['content'] }} w11"
     tokenizer.save_pretrained(tmp_path / "chat")
-    trace = collected(tmp_path / "chat", prompts, tmp_path / "a.trace", "--chat-template")
+    trace = collected(tmp_path / "chat", prompts, tmp_path / "a.trace", "--chat-template", "--limit", "6")
     assert trace.meta.generation["chat_template"] is True
-    for request, text in enumerate(texts_of(prompts)):
+    for request, text in enumerate(texts_of(prompts)[:6]):
         wanted = [BOS, 10, *numbers(text)[1:], 11]
         assert trace.read(request).token[: len(wanted)].tolist() == wanted
         assert trace.infos[request].prompt_tokens == len(wanted)
-    assert collected(tmp_path / "chat", prompts, tmp_path / "b.trace").meta.generation["chat_template"] is False
+    plain = collected(tmp_path / "chat", prompts, tmp_path / "b.trace", "--limit", "1")
+    assert plain.meta.generation["chat_template"] is False
 
 
-def test_a_device_map_on_a_machine_without_gpus_is_the_cpu(checkpoints: Path, prompts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device_map", slow_but(["auto", "balanced", "sequential"], "auto"))
+def test_a_device_map_on_a_machine_without_gpus_is_the_cpu(
+    checkpoints: Path, prompts: Path, ordinary: Trace, tmp_path: Path, device_map: str
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    wanted = collected(checkpoints / "mixtral", prompts, tmp_path / "a.trace", "--lookahead", "1")
-    for device_map in ("auto", "balanced", "sequential"):
-        out, options = tmp_path / f"{device_map}.trace", ("--lookahead", "1", "--device-map", device_map)
-        mapped = collected(checkpoints / "mixtral", prompts, out, *options)
-        assert content(mapped.path) == content(wanted.path)
+    out, options = tmp_path / "mapped.trace", (*AHEAD, "--device-map", device_map)
+    mapped = collected(checkpoints / "mixtral", prompts, out, *options)
+    assert content(mapped.path) == content(ordinary.path)
 
 
 def test_a_model_with_a_map_says_all_devices_that_compute(checkpoints: Path) -> None:
@@ -169,7 +178,7 @@ def test_code_of_a_repository_is_run_only_when_asked_for(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     model = with_own_code(checkpoints / "mixtral", tmp_path / "own", tmp_path / "ran", "mixtral")
-    trace = collected(model, prompts, tmp_path / "a.trace", *["--trust-remote-code"] * asked)
+    trace = collected(model, prompts, tmp_path / "a.trace", "--limit", "1", *["--trust-remote-code"] * asked)
     assert (tmp_path / "ran").exists() == asked
     assert trace.meta.generation.get("trust_remote_code", False) == asked
 
