@@ -1,5 +1,6 @@
 """Options of `collect` come from frozen settings: help and mistakes appear at once, in the user's words."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,34 +19,9 @@ HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "sklearn", "m
 NAMED = ("--prompts", "built-in", "--max-new-tokens", "4", "--out", "none.trace")
 
 
-def imported(package: str, *commands: tuple[str, ...]) -> tuple[set[str], list[int]]:
-    """What heavy modules a new interpreter has after these commands, and their exit statuses."""
-    code = (
-        f"import sys; from {package}.__main__ import main\n"
-        f"statuses = [main(words) for words in {[list(words) for words in commands]!r}]\n"
-        f"print(sorted({HEAVY!r} & sys.modules.keys()), statuses, sep='|')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules, statuses = done.stdout.splitlines()[-1].split("|")
-    return set(eval(modules)), eval(statuses)
-
-
-@pytest.mark.parametrize(
-    ("package", "commands"),
-    [
-        ("traces", ["collect", "prompts", "info", "check"]),
-        ("traces.pocket_training", ["corpus", "train", "evaluate"]),
-    ],
-)
-def test_help_imports_nothing_heavy(package: str, commands: list[str]) -> None:
-    assert imported(package, ("--help",), *((command, "--help") for command in commands)) == (
-        set(),
-        [0] * (len(commands) + 1),
-    )
-
-
-def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
-    mistakes = [
+HELP = {"traces": ["collect", "prompts", "info", "check"], "traces.pocket_training": ["corpus", "train", "evaluate"]}
+MISTAKES = {
+    "traces": [
         ("collect", "pocket", *NAMED, "--prompts", "built-on"),
         ("collect", "pocket", *NAMED, "--limit", "9", "--sample", "10"),
         ("collect", "pocket", *NAMED, "--out", "none.parquet"),
@@ -53,9 +29,45 @@ def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy() -> None:
         ("collect", "pocket", *NAMED, "--lookahed", "1"),
         ("collect", "pocket", *NAMED[:2], *NAMED[4:]),
         ("check", "a.trace", "--max-problems", "0"),
-    ]
-    assert imported("traces", *mistakes) == (set(), [2] * len(mistakes))
-    assert imported("traces.pocket_training", ("train", "--cache", "none", "--out", "none")) == (set(), [2])
+    ],
+    "traces.pocket_training": [("train", "--cache", "none", "--out", "none")],
+}
+ONE_BY_ONE = f"""
+import importlib, json, sys
+
+ran = []
+for package, words in json.loads(sys.argv[1]):
+    status = importlib.import_module(package + ".__main__").main(words)
+    ran.append((status, sorted({HEAVY!r} & sys.modules.keys())))
+print(json.dumps(ran))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[tuple[str, ...], tuple[int, list[str]]]:
+    """Exit statuses of mistakes and of help, one by one in a new interpreter, and its heavy modules after each."""
+    mistakes = [(package, *words) for package, some in MISTAKES.items() for words in some]
+    commands = [*mistakes, *((package, *words) for package in HELP for words in helps(package))]
+    line = [sys.executable, "-c", ONE_BY_ONE, json.dumps([(package, words) for package, *words in commands])]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    found = [(status, modules) for status, modules in json.loads(done.stdout.splitlines()[-1])]
+    return dict(zip(commands, found, strict=True))
+
+
+def helps(package: str) -> list[tuple[str, ...]]:
+    return [("--help",), *((command, "--help") for command in HELP[package])]
+
+
+@pytest.mark.parametrize("package", HELP)
+def test_help_imports_nothing_heavy(imported: dict[tuple[str, ...], tuple[int, list[str]]], package: str) -> None:
+    assert [imported[package, *words] for words in helps(package)] == [(0, [])] * (1 + len(HELP[package]))
+
+
+@pytest.mark.parametrize("package", MISTAKES)
+def test_a_mistake_that_is_cheap_to_see_imports_nothing_heavy(
+    imported: dict[tuple[str, ...], tuple[int, list[str]]], package: str
+) -> None:
+    assert [imported[package, *words] for words in MISTAKES[package]] == [(2, [])] * len(MISTAKES[package])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -61,17 +62,48 @@ CHEAP = {
 }
 
 
-def loaded_by(*commands: list[str]) -> tuple[list[int], set[str], str]:
-    """Exit statuses of commands, one by one in a new interpreter, the heavy packages they load, and what they say."""
-    code = (
-        "import json, sys; from traces.__main__ import main; "
-        "statuses = [main(words) for words in json.loads(sys.argv[1])]; "
-        f"print(json.dumps([statuses, sorted({HEAVY!r} & sys.modules.keys())]))"
-    )
-    line, root = [sys.executable, "-c", code, json.dumps(commands)], Path(__file__).parents[3]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, cwd=root)
-    statuses, found = json.loads(done.stdout.splitlines()[-1])
-    return statuses, set(found), done.stderr
+ONE_BY_ONE = f"""
+import contextlib, io, json, sys
+from traces.__main__ import main
+
+ran = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(words)
+    ran.append((status, sorted({HEAVY!r} & sys.modules.keys()), err.getvalue()))
+print(json.dumps(ran))
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command's exit status, which heavy packages were loaded after it, and what it said."""
+
+    status: int
+    heavy: list[str]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target that is there."""
+    out = tmp_path_factory.mktemp("there") / "a.trace"
+    out.mkdir()
+    return out
+
+
+@pytest.fixture(scope="module")
+def ran(there: Path) -> dict[str, list[Ran]]:
+    """Commands of three kinds, one by one in a new interpreter, those that may load the least first."""
+    commands = {
+        "cheap mistakes": [words.split() for words, _ in CHEAP.values()],
+        "help": [[*words, "--help"] for words in COMMANDS],
+        "target": [["synthetic", "--out", str(there)]],
+    }
+    line = [sys.executable, "-c", ONE_BY_ONE, json.dumps([words for some in commands.values() for words in some])]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[3])
+    results = iter(json.loads(done.stdout))
+    return {kind: [Ran(*next(results)) for _ in some] for kind, some in commands.items()}
 
 
 def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -92,8 +124,8 @@ def test_help_is_grouped_and_has_an_example(
         assert "─ Parameters ─" not in shown  # every option is under a heading of its own
 
 
-def test_help_loads_nothing_heavy() -> None:
-    assert loaded_by(*([*words, "--help"] for words in COMMANDS))[:2] == ([0] * len(COMMANDS), set())
+def test_help_loads_nothing_heavy(ran: dict[str, list[Ran]]) -> None:
+    assert [(one.status, one.heavy) for one in ran["help"]] == [(0, [])] * len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", CHEAP)
@@ -103,16 +135,13 @@ def test_a_cheap_mistake_is_one_line_spelled_as_an_option(command: str, capsys: 
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
-def test_cheap_mistakes_are_reported_before_anything_heavy_is_loaded() -> None:
-    said = "".join(f"error: {line}\n" for _, line in CHEAP.values())
-    assert loaded_by(*(words.split() for words, _ in CHEAP.values())) == ([2] * len(CHEAP), set(), said)
+def test_cheap_mistakes_are_reported_before_anything_heavy_is_loaded(ran: dict[str, list[Ran]]) -> None:
+    assert ran["cheap mistakes"] == [Ran(2, [], f"error: {line}\n") for _, line in CHEAP.values()]
 
 
-def test_a_target_that_is_there_is_reported_before_anything_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.trace").mkdir()
-    statuses, heavy, said = loaded_by(["synthetic", "--out", str(tmp_path / "a.trace")])
-    assert (statuses, heavy) == ([2], set())
-    assert said == f"error: {tmp_path}/a.trace exists already; choose another name, or replace it with --overwrite\n"
+def test_a_target_that_is_there_is_reported_before_anything_is_read(ran: dict[str, list[Ran]], there: Path) -> None:
+    said = f"error: {there} exists already; choose another name, or replace it with --overwrite\n"
+    assert ran["target"] == [Ran(2, [], said)]
 
 
 @pytest.mark.parametrize(
