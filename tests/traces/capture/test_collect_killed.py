@@ -1,20 +1,18 @@
 """A collection that is killed repeatedly, at any moment, ends in the same bytes as an uninterrupted one."""
 
+import json
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.collect_helpers import BATCH, command, subprocess_environment
+from tests.support.killed_runs import PHASES, interpreter, kill_in_a_row
 from tests.support.tiny_models import save_tiny
 from tests.support.trace_helpers import content, small_trace
 from traces.__main__ import main
@@ -25,105 +23,6 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="look
 
 TWENTY = {"loading": 3, "generating": 6, "writing": 5}, {"loading": 1, "merging": 4}  # and one at the very end
 SIX = {"loading": 1, "generating": 1, "writing": 1}, {"loading": 1, "merging": 1}
-MORE = 50  # attempts at a phase that was not hit often enough
-
-
-@dataclass(frozen=True)
-class Run:
-    """A process that makes the trace `out`."""
-
-    process: subprocess.Popen[bytes]
-    out: Path
-    began_s: float
-
-    @classmethod
-    def start(cls, arguments: Sequence[str], out: Path, environment: dict[str, str]) -> "Run":
-        command = [sys.executable, *arguments]
-        began_s = time.time()
-        quiet = subprocess.DEVNULL
-        return cls(subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet), out, began_s)
-
-    def phase(self) -> str:
-        """What the process is doing, as its files tell; what an earlier one has left behind does not count."""
-        partial = self.out.with_name(self.out.name + ".partial")
-        if not self._holds(partial / "lock"):
-            return "over" if self.out.exists() else "loading"
-        if self._made(partial / "merged"):
-            return "installing"
-        if self._made(partial / "finished"):
-            return "merging"
-        return "writing" if any(map(self._made, partial.glob("parts/*.tmp"))) else "generating"
-
-    def _holds(self, lock: Path) -> bool:
-        try:
-            handles = list(Path(f"/proc/{self.process.pid}/fd").iterdir())
-            return any(str(handle.readlink()) == str(lock) for handle in handles)
-        except OSError:  # closed, or dead, in between
-            return False
-
-    def _made(self, path: Path) -> bool:
-        try:
-            return path.stat().st_mtime > self.began_s
-        except OSError:
-            return False
-
-    def kill(self, wanted: str, late_s: float) -> str:
-        """Kill it so long after it is first seen in the `wanted` phase or beyond; the phase in which it died.
-
-        It is frozen first, so that one can see where it is.
-        """
-        due_s = None
-        while due_s is None or time.monotonic() < due_s:
-            if self.process.poll() is not None:
-                assert self.process.returncode == 0
-                return "over"
-            if due_s is None and PHASES.index(self.phase()) >= PHASES.index(wanted):
-                due_s = time.monotonic() + late_s
-            time.sleep(0.0003)
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        phase = self.phase()
-        self.process.kill()
-        self.process.wait()
-        return phase
-
-
-PHASES = ("loading", "generating", "writing", "merging", "installing", "over")
-
-
-def kill_in_a_row(
-    arguments: Sequence[str],
-    out: Path,
-    environment: dict[str, str],
-    latest_s: dict[str, float],
-    kills: Sequence[dict[str, int]],
-    least: int,
-) -> Counter[str]:
-    """Run and kill, up to `latest_s` after the start of each phase; how often each phase was hit.
-
-    `kills` says how often in each phase, early ones and then late ones. On a machine that is busy, or fast, the process
-    may die in another phase than was wanted: it is killed more often then, until each phase was hit `least` times.
-    """
-    draw = random.Random(5)
-    hit: Counter[str] = Counter()
-
-    def kill(phase: str, latest_s: float) -> None:
-        if out.exists():  # it was over before the kill: begin anew
-            for path in (out, out.with_name(out.name + ".partial")):
-                shutil.rmtree(path, ignore_errors=True)
-        hit[Run.start(arguments, out, environment).kill(phase, draw.uniform(0, latest_s))] += 1
-
-    for wanted in kills:
-        phases = [phase for phase, times in wanted.items() for _ in range(times)]
-        draw.shuffle(phases)
-        for phase in phases:
-            kill(phase, latest_s[phase])
-        for phase in wanted:
-            for _ in range(MORE):
-                if hit[phase] < least:
-                    kill(phase, 0)
-    kill("installing", latest_s["installing"])  # after which there may be nothing left to kill
-    return hit
 
 
 def finish(arguments: Sequence[str], out: Path, environment: dict[str, str]) -> None:
@@ -145,41 +44,52 @@ def assert_everywhere(hit: Counter[str], least: int) -> None:
 
 
 WRITER = """
+import json
 import sys
 from pathlib import Path
-from tests.support.trace_helpers import random_request, small_meta, write_trace
 from common.errors import UserError
+from tests.support.killed_runs import Fork, kill_in_a_row
+from tests.support.trace_helpers import random_request, small_meta, write_trace
 
+whole, out, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+latest_s, kills, least = json.loads(sys.argv[4])
 meta = small_meta()
-parts = [[random_request(request, meta) for request in (part, 400 - part)] for part in range(int(sys.argv[2]))]
+requests = [[random_request(request, meta) for request in (part, 400 - part)] for part in range(parts)]
+
+
+def write(path):
+    return lambda: write_trace(path, meta, requests)
+
+
+assert Fork(write(whole)).wait() == 0
+print(json.dumps(kill_in_a_row(lambda: Fork(write(out)), out, latest_s, kills, least)))
+there = out.exists()
 try:
-    write_trace(Path(sys.argv[1]), meta, parts)
-except UserError as error:
-    sys.exit(str(error))
+    write(out)()
+except UserError as error:  # the last kill came after the renaming
+    assert there and "exists already" in str(error)
 """
 
 
 @pytest.mark.parametrize(
     ("kills", "least", "parts"),
     [
-        pytest.param(SIX, 1, 50, id="six"),
+        pytest.param(SIX, 1, 20, id="six"),
         pytest.param(TWENTY, 2, 160, id="twenty", marks=pytest.mark.long),
     ],
 )
 def test_a_writer_killed_many_times_in_a_row_gives_the_same_bytes(
     tmp_path: Path, kills: Sequence[dict[str, int]], least: int, parts: int
 ) -> None:
-    """The collection's writing without its model, which takes seconds to load."""
-    paths = str(Path(__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": paths}
+    """The collection's writing without its model, which takes seconds to load, in forks of one process."""
     whole, out = tmp_path / "whole.trace", tmp_path / "killed.trace"
-    finish(["-c", WRITER, str(whole), str(parts)], whole, environment)
-    again = ["-c", WRITER, str(out), str(parts)]
-    latest_s = {"loading": 0.3, "generating": 0.03, "writing": 0.01, "merging": 0.03, "installing": 0.01}
-    hit = kill_in_a_row(again, out, environment, latest_s, kills, least)
-    finish(again, out, environment)
+    latest_s = {"loading": 0.03, "generating": 0.03, "writing": 0.01, "merging": 0.03, "installing": 0.01}
+    plan = json.dumps((latest_s, kills, least))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    line = [sys.executable, "-c", WRITER, str(whole), str(out), str(parts), plan]
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     assert_equal_and_nothing_left(out, whole)
-    assert_everywhere(hit, least)
+    assert_everywhere(Counter(json.loads(done.stdout)), least)
 
 
 def test_what_a_kill_after_the_renaming_left_is_cleared_away_by_the_same_command(
@@ -212,7 +122,7 @@ def test_a_collection_killed_twenty_times_in_a_row_gives_the_same_bytes(tmp_path
     )
     finish(uninterrupted, whole, environment)
     latest_s = {"loading": 4.0, "generating": 0.5, "writing": 0.01, "merging": 0.05, "installing": 0.02}
-    hit = kill_in_a_row(again, out, environment, latest_s, TWENTY, 2)
+    hit = kill_in_a_row(lambda: interpreter(again, environment), out, latest_s, TWENTY, 2)
     finish(again, out, environment)
     assert_equal_and_nothing_left(out, whole)
     assert_everywhere(hit, 2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from policies.types import RecordedRequest
+from tests.support.slow_cases import slow_but
 from traces.__main__ import main
 from traces.format.checks import check
 from traces.format.reader import Trace
@@ -19,15 +20,21 @@ DISTANCE = 3
 MAKEFILE = Path(__file__).parents[3] / "Makefile"
 
 
+@pytest.fixture(scope="module", params=slow_but([32, 96], 32), ids="{} texts".format)
+def texts(request: pytest.FixtureRequest) -> int:
+    """How many are recorded: all 96, or the first third."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+def trace(tmp_path_factory: pytest.TempPathFactory, texts: int) -> Trace:
     """What the demo's own command records."""
     commands = MAKEFILE.read_text(encoding="utf-8").replace("\\\n", " ")
     (command,) = re.findall(r"/finemoe traces (collect pocket .*)", commands)
     words = shlex.split(command)
     out = tmp_path_factory.mktemp("demo") / "pocket.trace"
     words[words.index("--out") + 1] = str(out)
-    assert main(words) == 0
+    assert main([*words, "--limit", str(texts)] if texts < 96 else words) == 0
     return Trace.open(out)
 
 
@@ -43,9 +50,9 @@ def card_recall(model: str) -> float:
     return float(re.findall(rf"^\| {DISTANCE} \| ([\d.]+) \|", card, re.MULTILINE)[0])
 
 
-def test_the_demo_records_text(trace: Trace) -> None:
+def test_the_demo_records_text(trace: Trace, texts: int) -> None:
     assert check(trace.path) == []
-    assert len(trace) == 96
+    assert len(trace) == texts
     assert trace.meta.generation["mode"] == "text"
     assert {(info.prompt_tokens, info.output_tokens) for info in trace.infos.values()} == {(37, 64)}
 
