@@ -1,5 +1,6 @@
 """The recorder records what the model did, and does not change it."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.capture_helpers import (
     record,
     spied,
 )
+from tests.support.slow_cases import slow_but
 from tests.support.tiny_models import padded, tiny_model
 from traces.capture.gate_recorder import GateRecorder, product_type, requests_of
 from traces.capture.model_structure import moe_blocks
@@ -170,8 +172,13 @@ def test_a_router_that_does_more_than_a_product_is_not_shortened() -> None:
     assert product_type(torch.nn.Linear(6, 4, device="meta"), seen, logits) is None  # its weights are away
 
 
-@pytest.mark.parametrize("away", ["host", "disk"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize(
+    ("family", "away"),
+    slow_but(
+        [*product(["mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss"], ["host", "disk"])],
+        *(("mixtral", "host"), ("gpt_oss", "host"), ("deepseek_v3", "disk")),
+    ),
+)
 def test_weights_that_accelerate_brings_when_they_are_needed_change_nothing(
     family: str, away: str, tmp_path: Path
 ) -> None:

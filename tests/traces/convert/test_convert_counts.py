@@ -171,10 +171,17 @@ def test_mistakes_with_files_are_reported(tmp_path: Path, capsys: pytest.Capture
 # ---- placing by them -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def trace(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Decode steps only, so that tokens and demands are the same."""
-    return small_trace(tmp_path / "test.trace", 10, shape=SHAPE, prefill=False, gate_complete=False, lookahead=())
+    return small_trace(
+        tmp_path_factory.mktemp("recorded") / "test.trace",
+        10,
+        shape=SHAPE,
+        prefill=False,
+        gate_complete=False,
+        lookahead=(),
+    )
 
 
 def simulated(capsys: pytest.CaptureFixture[str], trace: Path, *more: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 import random
 import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from sim.__main__ import main as sim
 from tests.support.convert_helpers import SHAPE, convert, converted, recorded_pairs, reported, rows_of, write_lines
+from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import assert_same, content, small_meta
 from traces.__main__ import main
 from traces.convert.conversion_settings import LogReading
@@ -60,8 +62,10 @@ def test_a_log_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "1 layers' weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("prefill", [True, False])
-@pytest.mark.parametrize("order", ["token", "layer"])
+@pytest.mark.parametrize(
+    ("order", "prefill"),
+    slow_but([*product(["token", "layer"], [True, False])], ("token", False), ("layer", True)),
+)
 def test_what_was_exported_comes_back_the_same(tmp_path: Path, order: str, prefill: bool) -> None:
     pairs = recorded_pairs(60, prefill=prefill)  # more than one part
     trace = converted("jsonl", write_lines(tmp_path / "log.jsonl", rows_of(pairs, order)))
@@ -409,7 +413,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 def test_an_interrupted_conversion_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from traces.format.writer import TraceWriter
 
-    file = write_lines(tmp_path / "log.jsonl", rows_of(recorded_pairs(120)))
+    file = write_lines(tmp_path / "log.jsonl", rows_of(recorded_pairs(60)))  # two parts
     whole = content(converted("jsonl", file).path)
     write_part = TraceWriter.write_part
 

@@ -29,9 +29,18 @@ def converted(file: Path, *more: str, out: Path | None = None) -> Trace:
     return Trace.open(out)
 
 
+def tiny(file: Path) -> Path:
+    return route_file(file, Engine(sizes=[3000, 5000, 4000], top_k=2), [(0, 4, 5), (9, 3, 2)])
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return route_file(tmp_path / "tiny.csv", Engine(sizes=[3000, 5000, 4000], top_k=2), [(0, 4, 5), (9, 3, 2)])
+    return tiny(tmp_path / "tiny.csv")
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    return converted(tiny(tmp_path_factory.mktemp("usual") / "tiny.csv"))
 
 
 def rows_of(file: Path) -> pd.DataFrame:
@@ -130,15 +139,10 @@ OTHER_FORMS: dict[str, Callable[[Lines], object]] = {
 
 
 @pytest.mark.parametrize("form", OTHER_FORMS)
-def test_other_forms_of_the_same_rows_are_read_alike(file: Path, form: str, tmp_path: Path) -> None:
-    usual = converted(file)
-    other = converted(edited(route_file(tmp_path / "other.csv", *_same(file)), OTHER_FORMS[form]))
+def test_other_forms_of_the_same_rows_are_read_alike(usual: Trace, form: str, tmp_path: Path) -> None:
+    other = converted(edited(tiny(tmp_path / "other.csv"), OTHER_FORMS[form]))
     assert same_rows(usual, other)
     assert other.shape.layer_expert_bytes == usual.shape.layer_expert_bytes
-
-
-def _same(file: Path) -> tuple[Engine, list[tuple[int, int, int]]]:
-    return Engine(sizes=[3000, 5000, 4000], top_k=2), [(0, 4, 5), (9, 3, 2)]
 
 
 def test_without_any_comment_sizes_are_those_of_the_rows(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

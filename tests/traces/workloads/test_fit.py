@@ -1,5 +1,6 @@
 """Requests fitted to a workload consist of recorded rows only."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,20 @@ PROMPTS = [1, 5, 8, 13, 40, 100, 3, 64, 20, 2]
 OUTPUTS = [1, 4, 2, 50, 9, 1, 30, 7, 3, 6]
 
 
-@pytest.fixture
-def workload(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recorded trace and a workload."""
+    folder = tmp_path_factory.mktemp("made")
+    recorded_trace(folder / "source.trace")
     arrival_s = np.arange(len(PROMPTS)) * 0.3
     lengths = {"prompt_tokens": np.array(PROMPTS), "output_tokens": np.array(OUTPUTS)}
-    write_workload(tmp_path / "w.parquet", Workload(arrival_s=arrival_s, **lengths, source="hand-made"), {})
-    return tmp_path / "w.parquet"
+    write_workload(folder / "w.parquet", Workload(arrival_s=arrival_s, **lengths, source="hand-made"), {})
+    return folder
+
+
+@pytest.fixture
+def workload(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made / "w.parquet", tmp_path))
 
 
 def recorded_pairs(meta: Any) -> list[Pair]:
@@ -42,8 +51,14 @@ def recorded_trace(path: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return recorded_trace(tmp_path / "source.trace")
+def source(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "source.trace", tmp_path / "source.trace"))
+
+
+@pytest.fixture(scope="module")
+def fitted(made: Path) -> Path:
+    """The trace fitted to the whole workload."""
+    return fit(made / "source.trace", made / "w.parquet")
 
 
 def fit(source: Path, workload: Path, name: str = "fitted.trace", *more: Any) -> Path:
@@ -80,9 +95,9 @@ def test_lengths_and_arrivals_are_the_workloads_after_the_cap(source: Path, work
     assert check(trace.path) == []
 
 
-def test_every_row_is_a_recorded_one_with_all_that_belongs_to_it(source: Path, workload: Path) -> None:
+def test_every_row_is_a_recorded_one_with_all_that_belongs_to_it(source: Path, fitted: Path) -> None:
     recorded, known = {one.request: one for one in Trace.open(source).iter()}, origins(source)
-    for one in Trace.open(fit(source, workload)).iter():
+    for one in Trace.open(fitted).iter():
         for row, (request, at) in enumerate(places(one, known)):
             was = recorded[request]
             assert one.token[row] == was.token[at]
@@ -112,8 +127,8 @@ def test_no_row_is_used_again_while_another_is_unused(source: Path, workload: Pa
         assert max(times) - min(times) <= 1
 
 
-def test_a_row_is_never_of_the_other_phase(source: Path, workload: Path) -> None:
-    uses = uses_of(fit(source, workload), source)
+def test_a_row_is_never_of_the_other_phase(source: Path, fitted: Path) -> None:
+    uses = uses_of(fitted, source)
     assert all(row < 4 + request for request, row in uses[False])
     assert all(row >= 4 + request for request, row in uses[True])
 
@@ -274,14 +289,14 @@ def test_what_was_synthetic_stays_synthetic(tmp_path: Path, workload: Path) -> N
     assert Trace.open(fit(source, workload)).meta.kind == "synthetic"
 
 
-def test_tables_and_pictures_say_that_a_trace_is_fitted(source: Path, workload: Path, capsys: Any) -> None:
-    fitted, results = fit(source, workload), source.with_name("results")
+def test_tables_and_pictures_say_that_a_trace_is_fitted(fitted: Path, tmp_path: Path, capsys: Any) -> None:
+    results = tmp_path / "results"
     assert main(["info", str(fitted)]) == 0
     assert "FITTED" in capsys.readouterr().out
     assert sim(["run", str(fitted), "--policy", "lru", "--cache-experts", "8", "--out", str(results)]) == 0
     assert "fitted.trace (FITTED, REPETITIVE routing of small)" in capsys.readouterr().out
-    assert sim(["plot", str(results), "--out", str(source.with_name("a.svg"))]) == 0
-    assert "Simulated: FITTED, REPETITIVE routing of small" in source.with_name("a.svg").read_text()
+    assert sim(["plot", str(results), "--out", str(tmp_path / "a.svg")]) == 0
+    assert "Simulated: FITTED, REPETITIVE routing of small" in (tmp_path / "a.svg").read_text()
 
 
 def test_memory_does_not_grow_with_the_requests_that_were_read(
