@@ -140,7 +140,7 @@ def test_a_resumed_collection_equals_an_uninterrupted_one(
     capsys: pytest.CaptureFixture[str],
     options: tuple[str, ...],
 ) -> None:
-    options += ("--limit", "8")  # two batches
+    options += ("--limit", "6")  # two batches
     whole = collected(checkpoints / "mixtral", prompts, tmp_path / "whole.trace", *options)
     _stop_after_parts(monkeypatch, 1)
     ran = command(checkpoints / "mixtral", prompts, tmp_path / "parts.trace", *options)
