@@ -90,7 +90,7 @@ class Killed:
 @pytest.fixture(scope="module")
 def killed(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     folder = tmp_path_factory.mktemp("killed")
-    grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 12, 14]}  # with references, 26 runs and bounds
+    grid = {"policy": ["finemoe", "lru"], "cache.experts": [8, 9, 10, 12, 14]}  # enough to be killed on the way
     Experiment(scenario=Scenario(trace, machine="rtx3090"), grid=grid).write(folder / "experiment.toml")
     store = folder / "killed"
     process = start(folder / "experiment.toml", store, folder / "killed-out")
