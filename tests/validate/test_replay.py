@@ -347,8 +347,7 @@ def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, capsys,
         yield from gated(driver, gate, experts)
 
     monkeypatch.setattr(Driver, "gated", interrupted)
-    out = tmp_path / "measured"
-    words = ("--cache-experts", 12, "--policy", "finemoe", "--out", out)
+    words = ("--cache-experts", 12, "--policy", "finemoe", "--record", tmp_path / "a.trace", "--out", tmp_path / "out")
     assert validate(arguments(checkpoint, *words)) == 128 + signal.SIGINT
     assert len(layers) == 20
     said = capsys.readouterr()
@@ -359,7 +358,7 @@ def test_ctrl_c_in_mid_generation_ends_at_once_with_one_line(checkpoint, capsys,
     while not threads.issuperset(threading.enumerate()):
         assert time.monotonic() < until, threading.enumerate()
         time.sleep(0.01)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 INTERRUPTED = """
@@ -419,10 +418,13 @@ MISUSED = {
 
 
 @pytest.mark.parametrize("kind", slow_but([*MISUSED], "an expert twice", "touched fails"))
-def test_a_policys_mistake_ends_a_replay_with_one_line(checkpoint, capsys, kind):
+def test_a_policys_mistake_ends_a_replay_with_one_line(checkpoint, capsys, tmp_path, kind):
+    """Nor does it leave a trace that the corrected command would find in its way."""
     spec = f"tests.support.misused_policies:misused,kind={kind}"
-    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8, *FEW)) == 2
+    record = ("--record", tmp_path / "a.trace")
+    assert validate(arguments(checkpoint, "--policy", spec, "--cache-experts", 8, *record, *FEW)) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: policy {spec}: {MISUSED[kind]}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_gets_the_rates_of_a_profile_or_none(checkpoint, capsys, tmp_path, monkeypatch):

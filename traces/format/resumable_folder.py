@@ -57,12 +57,12 @@ class PartialFolder:
             self._recover()
         self._check_target()
 
-    def close(self) -> None:
-        """Unlock the folder for other processes. Finished parts stay; without any, nothing does."""
+    def close(self, *, keep: bool = True) -> None:
+        """Unlock the folder for other processes. With `keep`, finished parts stay; without any, nothing does."""
         if self._lock is None:
             return
         with suppress(OSError):
-            if not self._has_parts():
+            if not (keep and self._has_parts()):
                 self._discard()
         self._unlock()
 

@@ -34,25 +34,33 @@ class TraceWriter:
     """Writes the trace at `path` in parts, in any order and over several runs.
 
     `plan` describes all inputs and settings. A later run with the same plan and `meta` finds the parts already on disk
-    in `finished`. Another plan raises a `UserError` that names the differences, unless `restart` discards the parts. An
-    existing trace at `path` is replaced only with `overwrite`. The trace's bytes depend only on the requests, not on
-    how they were divided into parts.
+    in `finished`. Another plan raises a `UserError` that names the differences, unless `restart` discards the parts.
+    Unless it is `resumable`, neither this run nor an earlier one leaves parts. An existing trace at `path` is replaced
+    only with `overwrite`. The trace's bytes depend only on the requests, not on how they were divided into parts.
     """
 
     def __init__(
-        self, path: Path, meta: TraceMeta, *, plan: Mapping[str, Any], restart: bool = False, overwrite: bool = False
+        self,
+        path: Path,
+        meta: TraceMeta,
+        *,
+        plan: Mapping[str, Any],
+        restart: bool = False,
+        resumable: bool = True,
+        overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         self.meta = meta
         self.finished: set[int] = set()
         self._place: dict[int, tuple[int, int]] = {}  # request -> part, row group
         self._restarted = restart
+        self._resumable = resumable
         self._unwound = ExitStack()
         if self.path.suffix != ".trace":
             raise UserError(f"{self.path}: the name of a trace must end in .trace")
         self._partial = PartialFolder(self.path, overwrite=overwrite)
         with self._disk():
-            self._partial.begin(_envelope(meta, plan), restart=restart)
+            self._partial.begin(_envelope(meta, plan), restart=restart or not resumable)
             for number, part in self._partial.finished().items():
                 self._remember(number, self._requests_of(part)["request"].to_pylist())
 
@@ -65,8 +73,8 @@ class TraceWriter:
             self.close()
 
     def close(self) -> None:
-        """Unlock the trace for other processes; finished parts stay. `finish` closes too."""
-        self._partial.close()
+        """Unlock the trace for other processes; finished parts stay if it is resumable. `finish` closes too."""
+        self._partial.close(keep=self._resumable)
 
     def write_part(
         self,
@@ -117,12 +125,12 @@ class TraceWriter:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """Report errors of the file system in one line; finished parts are kept."""
+        """Report errors of the file system in one line, which says how many finished parts are kept."""
         try:
             yield
         except OSError as error:
             what = "the disk is full" if error.errno == ENOSPC else (error.strerror or str(error))
-            count = len(self.finished)
+            count = len(self.finished) if self._resumable else 0
             rest = f"{count} finished part{'s are' if count != 1 else ' is'} kept" if count else "nothing was kept"
             advice = f"; {how}" if count and (how := to_resume()) else ""
             raise UserError(f"{error.filename or self._partial.path}: {what}; {rest}{advice}") from error
@@ -134,7 +142,8 @@ class TraceWriter:
 
     def _remember(self, number: int, requests: Sequence[int]) -> None:
         self.finished.add(number)
-        kept(restarted=self._restarted)
+        if self._resumable:
+            kept(restarted=self._restarted)
         self._place |= {request: (number, group) for group, request in enumerate(requests)}
 
     def _check(self, requests: Sequence[RequestInfo], recorded: Sequence[RecordedRequest]) -> None:

@@ -74,6 +74,7 @@ def replay(
     from common.outputs import folder, reserved, then_printed
     from sim.results.report import report
     from sim.results.result import RESULT_FILES
+    from traces.format.trace_files import copy_trace
 
     check_suffix("record", record, ".trace")
     if prompts is None and testbed.model not in RECIPES:
@@ -86,18 +87,21 @@ def replay(
         from validate.replay import replay as measure
 
         with scratch_folder() as scratch:
+            routing = scratch / (record.name if record else "routing.trace")
             collection = CollectSettings(
                 model=PlacedModel(testbed.model, revision=testbed.revision, dtype=testbed.dtype, device=testbed.device),
                 lengths=lengths.or_at_most(_NEW_TOKENS),
                 generation=Generation(batch_size=scenario.batch_size, seed=scenario.seed),
                 recording=Recording(lookahead=lookahead),
-                target=TraceTarget(out=record or scratch / "routing.trace", overwrite=overwrite),
+                target=TraceTarget(out=routing),
             )
             comparison = measure(experiment, testbed, collection, found, profile=profile, demand_loading=demand_loading)
 
-        def printed() -> str:
-            return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
+            def printed() -> str:
+                return json_text.dumps(comparison.summaries(), indent=2) if json else report(comparison, wide=wide)
 
-        with then_printed(printed, out, record, quiet=json):
-            if out:
-                comparison.write(out, overwrite=overwrite)
+            with then_printed(printed, out, record, quiet=json):
+                if record:  # only now, since a policy may have failed
+                    copy_trace(routing, record, overwrite=overwrite)
+                if out:
+                    comparison.write(out, overwrite=overwrite)

@@ -72,7 +72,7 @@ def resident_run(
         meta = trace_meta(settings, loaded, score, prompts=prompts)
         plan = plan_of(loaded, [request.prompt for batch in batches for request in batch])
         target = settings.target
-        with TraceWriter(target.out, meta, plan=plan, restart=True, overwrite=target.overwrite) as writer:
+        with TraceWriter(target.out, meta, plan=plan, resumable=False, overwrite=target.overwrite) as writer:
             for number, batch in enumerate(batches):
                 generated = generate(loaded, batch, config, logits=True)
                 outputs |= outputs_of(batch, generated)

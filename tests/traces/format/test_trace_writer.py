@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from common.interruptions import interruptible
+from common.interruptions import interruptible, to_resume
 from tests.support.slow_cases import slow_but
 from tests.support.trace_helpers import (
     PLAN,
@@ -162,6 +162,22 @@ def test_without_a_finished_part_nothing_stays_and_nothing_is_in_the_way(
         writer.write_part(0, *zip(*two_parts[0], strict=True))
         writer.finish()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_resumable_leaves_no_part_of_its_own_or_of_an_earlier_run(
+    tmp_path: Path, two_parts: list[list[Pair]]
+) -> None:
+    path = tmp_path / "a.trace"
+    with TraceWriter(path, small_meta(), plan={"seed": 1}) as writer:
+        writer.write_part(0, *zip(*two_parts[0], strict=True))
+    with interruptible(resumes="once kept"):
+        with TraceWriter(path, small_meta(), plan={"seed": 2}, resumable=False) as writer:
+            assert writer.finished == set()
+            writer.write_part(0, *zip(*two_parts[0], strict=True))
+            with pytest.raises(UserError, match=r"the disk is full; nothing was kept$"), writer._disk():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert to_resume() is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_trace_is_replaced_only_when_asked(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
