@@ -56,6 +56,11 @@ def outside(place: str, kind: str, offered: Callable[[object], bool]) -> Callabl
         raise _cannot_import(kind, place, error) from error
     found: object = getattr(module, name, None)
     if found is None:
+        if file := _hidden(module_name):
+            which = getattr(module, "__file__", None) or "a module of Python"
+            raise UserError(
+                f"{kind} {place}: {module_name} is {which}, which hides {file} of the current folder; rename that file"
+            )
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         public = [each for each in own if not each.startswith("_") and offered(vars(module)[each])]
         raise UnknownNameError(f"module {module_name}: {unknown(kind, name, public)}")
@@ -142,6 +147,13 @@ def _import_as_it_is_now(module_name: str) -> ModuleType:
         sys.dont_write_bytecode = before
     setattr(sys.modules[package], _SOURCES, now)
     return module
+
+
+def _hidden(module_name: str) -> Path | None:
+    """The file of the current folder that has the name of another module, which was imported instead."""
+    package = module_name.partition(".")[0]
+    file, imported = Path(f"{package}.py"), getattr(sys.modules[package], "__file__", None)
+    return file if file.exists() and not (imported and file.samefile(imported)) else None
 
 
 def _cannot_import(kind: str, place: str, error: BaseException) -> UserError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import UserError
 from policies.base import Policy
 from policies.evictors.belief_frequency import BeliefAndFrequency
 from policies.evictors.lhd import LeastHitDensity
@@ -96,6 +97,18 @@ def test_the_readmes_policy_runs_as_it_stands(mine: Any, simulate: Any, trace: P
     assert list(found) == list(specs)
     assert found[specs[0]]["prefetched_copies"] > 0
     assert found[specs[0]]["copies"] != found[specs[1]]["copies"]
+
+
+@pytest.mark.parametrize("name", ["queue", "sys"])  # one has a file
+def test_a_file_that_another_module_hides_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{name}.py").write_text(snippet())
+    line = rf"policy {name}:again: {name} is .*, which hides {name}\.py of the current folder; rename that file$"
+    with pytest.raises(UserError, match=line):
+        make_policy(f"{name}:again")
+    (tmp_path / f"{name}.py").unlink()
+    with pytest.raises(UserError, match=rf"module {name}: unknown policy 'again'"):
+        make_policy(f"{name}:again")
 
 
 def test_a_class_may_stand_for_a_function(mine: Any) -> None:
