@@ -35,7 +35,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from common.errors import FieldError, UserError, either, unknown
+from common.errors import FieldError, UserError, either, has_half_pair, unknown
 from common.listed_command import Command
 
 FLAT = Parameter(name="*")  # the fields of a dataclass as options of the command itself
@@ -100,6 +100,9 @@ def run(
     version: Callable[[], str] | None = None,
 ) -> int:
     """Run the command that the words call; its exit status. Mistakes are `UserError`s that speak of options."""
+    for word in words:
+        if has_half_pair(word):  # a byte that is no part of a character
+            raise UserError(f"{word!a} is not valid UTF-8")
     app = application(program, description, commands, words=words[:1], version=version)
     try:
         with _own_help(app, commands, words):

@@ -73,6 +73,14 @@ def absent(file: Path, what: str) -> str:
     return f"{file} is missing; {folder} is not {what}" if folder.exists() else f"{folder}: does not exist"
 
 
+HALF_PAIR = "half a surrogate pair, which is not a character"
+
+
+def has_half_pair(text: str) -> bool:
+    """Whether a text, perhaps from JSON or from a name that is not UTF-8, cannot be written as UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def one_line(error: BaseException) -> str:
     """The message of the error on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -8,6 +8,7 @@ from common.errors import UserError, either
 from common.files import replacing
 
 PICTURES = (".png", ".svg", ".pdf")
+_MAKER = "FineMoE Lab"  # in every picture, by which it is known as ours
 
 # Colours by meaning; distinguishable with any kind of colour vision.
 HIT = COMPUTES = BLUE = "#2a6f97"
@@ -30,6 +31,12 @@ def check_picture(path: Path) -> None:
     """A `UserError` unless the name of a picture ends in a format that can be drawn."""
     if path.suffix not in PICTURES:
         raise UserError(f"{path}: the name must end in {either(PICTURES)}")
+
+
+def check_own_picture(path: Path) -> None:
+    """A `UserError` unless the picture was written by `save`."""
+    if _MAKER.encode() not in path.read_bytes():
+        raise UserError("no command of this project has drawn it")
 
 
 def mixed(colour: str, other: str, share: float) -> str:
@@ -75,6 +82,10 @@ def save(drawn: Any, path: Path, *, dpi: int = 150) -> None:
     """Write a figure; the file appears whole or not at all, and equal figures give equal bytes."""
     from matplotlib import rc_context
 
-    metadata: dict[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    metadata: dict[str, Any] = {
+        ".png": {"Software": _MAKER},
+        ".svg": {"Creator": _MAKER, "Date": None},
+        ".pdf": {"Creator": _MAKER, "CreationDate": None},
+    }
     with replacing(path, "the picture") as partial, rc_context({"svg.hashsalt": "names within an SVG"}):
         drawn.savefig(partial, dpi=dpi, metadata=metadata[path.suffix])

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.figures import check_picture
+from common.figures import check_own_picture, check_picture
 from common.files import check_replaced, host, make_folders, name_beside, refuse_existing
 from common.interruptions import undone
 
 META = "meta.json"  # in every folder that commands write
+STORE = "store.json"  # in every result store
 _TRIES = 100  # to take a claim whose owners keep changing
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -45,8 +46,9 @@ class Output:
         for folder in Path(os.path.realpath(self.path)).parents:
             if folder.suffix == ".trace" and (folder / META).exists():
                 raise UserError(f"{self.path} cannot be written: {folder} is a trace")
-        if self.path.suffix == ".parquet" and (self.path.parent / META).exists():
-            raise UserError(f"{self.path} cannot be written: {self.path.parent} is the output of another command")
+        for name, what in ((META, "the output of another command"), (STORE, "a result store")):
+            if (self.path.parent / name).exists():
+                raise UserError(f"{self.path} cannot be written: {self.path.parent} is {what}")
         if not overwrite:
             refuse_existing(self.path)
         with suppress(OSError):  # a name that is too long is reported by the claim
@@ -60,6 +62,8 @@ class Output:
             raise UserError(f"{self.path} cannot be replaced: it is a link to {self.path.readlink()}")
         if self.path.is_dir():
             raise UserError(f"{self.path} cannot be replaced: it is a folder")
+        if self.path.exists() and not self.path.is_file():
+            raise UserError(f"{self.path} cannot be replaced: it is not a regular file")
         if self.reads and self.path.exists():
             try:
                 self.reads(self.path)
@@ -77,11 +81,22 @@ def file(path: Path | None, *, reads: Callable[[Path], object] | None = None) ->
     return Output(path, reads=reads) if path else None
 
 
+def table(path: Path | None, *columns: str) -> Output | None:
+    """A Parquet file, which may replace a table of this project with these columns."""
+
+    def reads(path: Path) -> None:
+        from common.parquet import check_table  # imports pyarrow
+
+        check_table(path, columns)
+
+    return file(path, reads=reads)
+
+
 def picture(path: Path | None) -> Output | None:
-    """A picture; a `UserError` unless its name ends in a known format."""
+    """A picture, which may replace one of this project; a `UserError` unless its name ends in a known format."""
     if path:
         check_picture(path)
-    return file(path)
+    return file(path, reads=check_own_picture)
 
 
 @contextmanager
@@ -95,12 +110,14 @@ def reserved(*outputs: Output | None, overwrite: bool, inputs: Sequence[Path | N
     seen: set[str] = set()
     read = {os.path.realpath(path) for path in inputs if path}  # within a folder, they are no part of such an output
     for output in wanted:
-        output.check(overwrite=overwrite)  # first, since a folder without write permission would hide the problem
         place = os.path.realpath(output.path)
         if place in read:
             raise UserError(f"{output.path} cannot be replaced: this command reads it")
+        output.check(overwrite=overwrite)  # before the claim, since a folder without write permission would hide it
         if place in seen:
             raise UserError(f"{output.path} cannot be written: two outputs have this name")
+        if any(is_within(place, other) for other in seen):
+            raise UserError(f"{output.path} cannot be written: two outputs must not lie within each other")
         seen.add(place)
     with ExitStack() as claims:
         for output in wanted:
@@ -108,6 +125,12 @@ def reserved(*outputs: Output | None, overwrite: bool, inputs: Sequence[Path | N
         for output in wanted:
             output.check(overwrite=overwrite)  # another command may just have ended, or one lies within another
         yield
+
+
+def is_within(one: str | Path, other: str | Path) -> bool:
+    """Whether one of two places is the other, or a file or folder in it."""
+    first, second = (Path(os.path.realpath(path)) for path in (one, other))
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Equal rows give equal bytes. Page checksums let a reader notice a flipped bit in
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +82,17 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not isinstance(meta, dict):
         raise UserError(f"{path}: cannot be read: it has no metadata {META_KEY.decode()!r}, so no command wrote it")
     return frame, meta
+
+
+def check_table(path: Path, columns: Collection[str]) -> None:
+    """A `UserError` unless the file is a table of this project that has these columns."""
+    try:
+        schema = pq.read_schema(path, memory_map=False)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
+    missing = [name for name in columns if name not in schema.names]
+    if META_KEY not in (schema.metadata or {}) or missing:
+        raise UserError(f"it has no column {missing[0]}" if missing else "no command of this project wrote it")
 
 
 def _writer(sink: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:

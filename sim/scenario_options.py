@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, option
 from common.errors import FieldError, PolicyCodeError, UserError
-from common.outputs import file, reserved
+from common.outputs import file, is_within, reserved
 from common.settings import check_suffix, descriptions
 from sim.experiment import FieldPath, read_experiment
 from sim.scenario import Scenario
@@ -60,6 +60,9 @@ def takes_scenario(*names: str, recorded_by: str | None = None) -> Callable[[_Co
             if saved and recorded_by and recorded_by not in given:
                 raise FieldError(_SAVE.name, f"needs `{recorded_by}`, because a scenario names its trace")
             check_suffix(_SAVE.name, saved, ".toml")
+            for name in _OTHERS:
+                if saved and (other := given.get(name)) and is_within(saved, other):
+                    raise UserError(f"`{_SAVE.name}` {saved} and `{name}` {other} must not lie within each other")
             place = reserved(
                 file(saved, reads=_only_scenario),
                 overwrite=given.get("overwrite", False),
@@ -152,6 +155,7 @@ _FILE = inspect.Parameter(
         ),
     ],
 )
+_OTHERS = ("out", "plot", "record")  # outputs that a command may have beside a saved scenario
 _SAVE = inspect.Parameter(
     "save_scenario",
     inspect.Parameter.KEYWORD_ONLY,

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from common.applications import OUTPUT
 from common.errors import UserError
+from common.outputs import is_within
 
 DEFAULT_STORE = "finemoe-store"
 STORE = Parameter(
@@ -23,7 +24,5 @@ def place_of_store(chosen: Path | None) -> Path:
 
 def check_apart(store: Path | None, out: Path | None) -> None:
     """Raise a `UserError` if one of the two lies within the other, since `out` appears, and is replaced, whole."""
-    if store and out:
-        one, other = (Path(os.path.realpath(path)) for path in (store, out))
-        if one.is_relative_to(other) or other.is_relative_to(one):
-            raise UserError(f"`store` {store} and `out` {out} must not lie within each other")
+    if store and out and is_within(store, out):
+        raise UserError(f"`store` {store} and `out` {out} must not lie within each other")

@@ -52,14 +52,14 @@ def predict(
     share of (iteration, layer) events with a plan. Lead is the mean number of layers by which
     the judged plans were ahead.
     """
-    from common.outputs import file, picture, reserved, then_printed
+    from common.outputs import picture, reserved, table, then_printed
     from common.settings import check_suffix
     from sim.forecast import recall_figure
     from sim.forecast.prediction_quality import prediction_quality
     from sim.forecast.quality_table import heading, report
 
     check_suffix("out", out, ".parquet")
-    with reserved(file(out), picture(plot), overwrite=overwrite):
+    with reserved(table(out, "distance", "planned_events"), picture(plot), overwrite=overwrite):
         quality = prediction_quality(experiment, distance)
         text = partial(_rows, quality) if json else partial(report, quality, wide=wide)
         with then_printed(text, out, plot, quiet=json):

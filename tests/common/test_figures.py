@@ -13,6 +13,7 @@ import pytest
 
 from common.errors import UserError
 from common.figures import GREY, HIT, LATE, MISS, PICTURES, SERIES, WAITS, check_picture, figure, legend, panels, save
+from common.outputs import picture, reserved
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,9 +65,22 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path, suffix: str) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_png_does_not_say_what_drew_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", PICTURES)
+def test_a_picture_is_known_as_ours_and_may_then_be_replaced(suffix: str, tmp_path: Path) -> None:
+    path = (tmp_path / "a").with_suffix(suffix)
+    drawn = a_figure()
+    save(drawn, path)
+    with reserved(picture(path), overwrite=True):
+        pass
+    drawn.savefig(path)
+    said = "something else: no command of this project has drawn it$"
+    with pytest.raises(UserError, match=said), reserved(picture(path), overwrite=True):
+        pass
+
+
+def test_a_png_does_not_say_which_version_drew_it(tmp_path: Path) -> None:
     save(a_figure(), tmp_path / "a.png")
-    assert b"Software" not in (tmp_path / "a.png").read_bytes()
+    assert b"atplotlib" not in (tmp_path / "a.png").read_bytes()
 
 
 def test_a_picture_that_the_disk_has_no_room_for_is_one_line_and_leaves_nothing(

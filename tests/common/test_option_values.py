@@ -81,3 +81,10 @@ def test_the_name_of_a_file_must_have_one_of_its_suffixes() -> None:
     assert Example().out is None
     with pytest.raises(FieldError, match=r"^out: must be a name that ends in \.png or \.svg, not a$"):
         Example(out=Path("a"))
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_begins(
+    run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", "bad\udcff.png") == 2
+    assert capsys.readouterr().err == "error: 'bad\\udcff.png' is not valid UTF-8\n"

@@ -11,10 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from common.errors import UserError
-from common.outputs import Output, file, folder, picture, reserved, then_printed
+from common.outputs import Output, file, folder, reserved, table, then_printed
+from common.parquet import write_frame
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,8 +240,9 @@ def test_a_file_that_only_has_the_name_of_a_claim_is_not_touched(tmp_path: Path)
 
 def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
     assert refusal(file(tmp_path / "a"), file(tmp_path / "b" / ".." / "a")).endswith("two outputs have this name")
-    assert refusal(file(tmp_path / "a"), file(tmp_path / "a" / "b")).startswith(f"{tmp_path}/a exists already")
-    assert refusal(picture(tmp_path / "a.png"), file(tmp_path / "a.png" / "b")).startswith(f"{tmp_path}/a.png exists")
+    within = "cannot be written: two outputs must not lie within each other"
+    assert refusal(file(tmp_path / "a"), file(tmp_path / "a" / "b")) == f"{tmp_path}/a/b {within}"
+    assert refusal(file(tmp_path / "a" / "b"), file(tmp_path / "a")) == f"{tmp_path}/a {within}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,8 +273,27 @@ def test_only_what_such_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
         (mine / other).unlink()
     (mine / "store").mkdir()
     assert refusal(sweep, overwrite=True).endswith("it has store, which is no part of such an output")
-    file_in_place = folder(mine / "meta.json", ["meta.json"])
+    (tmp_path / "file").touch()
+    file_in_place = folder(tmp_path / "file", ["meta.json"])
     assert refusal(file_in_place, overwrite=True).endswith("cannot be replaced: it is a file")
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(file(tmp_path / "pipe"), overwrite=True).endswith("cannot be replaced: it is not a regular file")
+
+
+def test_only_a_table_of_such_a_command_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_frame(path, pd.DataFrame({"metric": [1], "measured": [2]}), {})
+    with reserved(table(path, "metric", "measured"), overwrite=True):
+        pass
+    for mine, why in (
+        (lambda: write_frame(path, pd.DataFrame({"metric": [1]}), {}), "it has no column measured"),
+        (lambda: pd.DataFrame({"metric": [1], "measured": [2]}).to_parquet(path), "no command of this project wrote"),
+        (lambda: path.write_text("mine"), "a.parquet: cannot be read: "),
+    ):
+        mine()
+        said = refusal(table(path, "metric", "measured"), overwrite=True)
+        assert said.startswith(f"{path} cannot be replaced, because it is something else: ")
+        assert why in said
 
 
 def test_a_link_is_never_overwritten(tmp_path: Path) -> None:
@@ -297,13 +319,17 @@ def test_a_file_that_is_something_else_is_never_overwritten(tmp_path: Path) -> N
         pass
 
 
-def test_a_table_never_takes_the_place_of_one_in_another_output(tmp_path: Path) -> None:
-    (tmp_path / "meta.json").touch()
-    path = tmp_path / "summary.parquet"
-    said = f"{path} cannot be written: {tmp_path} is the output of another command"
+@pytest.mark.parametrize(
+    ("name", "what"), [("meta.json", "the output of another command"), ("store.json", "a result store")]
+)
+@pytest.mark.parametrize("output", ["summary.parquet", "a.png", "below"])
+def test_nothing_is_written_into_the_output_of_another_command(
+    tmp_path: Path, name: str, what: str, output: str
+) -> None:
+    (tmp_path / name).touch()
+    path = tmp_path / output
+    said = f"{path} cannot be written: {tmp_path} is {what}"
     assert refusal(file(path)) == refusal(file(path), overwrite=True) == said
-    with reserved(file(tmp_path / "a.png"), overwrite=False):
-        pass
 
 
 def test_what_a_command_reads_is_never_overwritten(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from annotated_types import Ge, Interval
 
 from common.settings import check
 
-ANALYSIS_FILES = ("meta.json", "*.parquet", "*.png")
+_TABLES = (
+    *("balance", "cache_curves", "coverage", "entropy", "entropy_iterations", "heat_map", "overlap", "popularity"),
+    *("reuse_distance", "similarity", "similarity_bins", "similarity_pairs"),
+)
+_PICTURES = ("cache_curves", "coverage", "entropy", "heat_map", "overlap", "popularity", "similarity")
+ANALYSIS_FILES = ("meta.json", *(f"{name}.parquet" for name in _TABLES), *(f"{name}.png" for name in _PICTURES))
 """In the folder of an analysis; only a folder with none but these is replaced."""
 
 

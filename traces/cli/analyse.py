@@ -36,7 +36,7 @@ def analyse(
     """
     from common.outputs import folder, reserved, then_printed
 
-    with reserved(folder(out, ANALYSIS_FILES), overwrite=overwrite):
+    with reserved(folder(out, ANALYSIS_FILES), overwrite=overwrite, inputs=[trace]):
         from traces.analysis import analysis_report, trace_analysis
         from traces.format.reader import Trace
 

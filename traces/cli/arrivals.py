@@ -27,9 +27,12 @@ def arrivals(
     json
         Print JSON instead of a table.
     """
-    from common.outputs import file, picture, reserved, then_printed
+    from common.outputs import picture, reserved, then_printed
+    from common.outputs import table as table_output
 
-    with reserved(file(target.out), picture(target.plot), overwrite=target.overwrite, inputs=[settings.file]):
+    with reserved(
+        table_output(target.out, "arrival_s"), picture(target.plot), overwrite=target.overwrite, inputs=[settings.file]
+    ):
         from traces.workloads.arrivals import describe
         from traces.workloads.drawn_workload import chosen_workload, provenance_of
 

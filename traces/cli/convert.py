@@ -7,7 +7,7 @@ from cyclopts import Group, Parameter
 
 from common.applications import OUTPUT, application, under
 from common.listed_command import Command
-from common.outputs import file, reserved
+from common.outputs import reserved, table
 from traces.convert.conversion_settings import (
     CountsTarget,
     ImportTarget,
@@ -184,7 +184,7 @@ def counts(
     source
         A .pt file of SGLang, or counts as .npy, .npz or .json.
     """
-    with reserved(file(target.out), overwrite=target.overwrite, inputs=[source]):
+    with reserved(table(target.out, "layer", "expert", "tokens"), overwrite=target.overwrite, inputs=[source]):
         from traces.convert.count_dumps import convert_counts
 
         print(convert_counts(source, model.sizes(), target, first_layer=numbers.first_layer))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import HALF_PAIR, has_half_pair
 from policies.types import Float, Int, ModelShape, RecordedRequest
 from traces.convert.imported_trace import Pair
 from traces.convert.routing_row import ROW_PARTS, Row
@@ -199,9 +200,12 @@ class Assembler:
             gate = np.zeros((len(tokens), shape.layers, shape.experts), np.float16)
             np.put_along_axis(gate, experts, self._weights(tokens, lines), axis=2)
         rows = [token.first for token in tokens]
+        source = str(first.source) if first.source is not None else f"{self.file.stem}/{first.request or 0}"
+        if has_half_pair(source):
+            raise self.error(first.line, f"contains {HALF_PAIR}", "source")
         recorded = RecordedRequest(
             request=self._requests,
-            source=str(first.source) if first.source is not None else f"{self.file.stem}/{first.request or 0}",
+            source=source,
             iteration=iteration,
             position=np.arange(len(rows), dtype=np.int32) + np.int32(first.position or 0),
             token=self._tokens(rows),
@@ -273,8 +277,9 @@ class Assembler:
         """`values` `[N, L, …]` as float16 with sum 1: unchanged if they have it, else divided by their sum."""
         values = values.astype(np.float64)
         self._refuse(~(np.isfinite(values) & (values >= 0)), lines, name, "must be finite and at least 0", values)
-        totals = values.sum(axis=2, keepdims=True)
-        self._refuse(totals == 0, lines, name, "must have a sum above 0", totals)
+        with np.errstate(over="ignore"):
+            totals = values.sum(axis=2, keepdims=True)
+        self._refuse(~(np.isfinite(totals) & (totals > 0)), lines, name, "must have a finite sum above 0", totals)
         with np.errstate(over="ignore"):  # a value beyond float16 becomes infinite, and so off
             rounded = values.astype(np.float16)
             off = ~(np.abs(rounded.sum(axis=2, dtype=np.float32) - 1.0) <= GATE_SUM_TOLERANCE)

@@ -143,7 +143,8 @@ class PartialFolder:
             return
         self.close()
         was, now = dict(_leaves(found)), dict(_leaves(plan))
-        differing = [key for key in sorted(was | now) if was.get(key) != now.get(key)]
+        differing = [key for key in was | now if was.get(key) != now.get(key)]
+        differing.sort(key=lambda key: (key.count("."), key))  # options first, then what follows from them
         changes = [_change(key, was.get(key), now.get(key)) for key in differing[:3]]
         more = [f"{len(differing) - 3} more"] * (len(differing) > 3)
         what = f"{'; '.join(changes + more)}; `restart` discards its work"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import UserError
+from common.errors import HALF_PAIR, UserError, has_half_pair
 from traces.prompts.prompt_files import Row, shortened
 
 FIELDS = ("prompt", "turns", "conversation", "conversations", "messages")  # the first one present has the prompt
@@ -77,17 +77,13 @@ def _first_of_user(turns: list[Any]) -> str | None:
             if turn.get("role", turn.get("from")) not in ("user", "human"):
                 continue
             turn = turn.get("content", turn.get("value"))
-        return turn if isinstance(turn, str) and turn.strip() and not _half_pair(turn) else None
+        return turn if isinstance(turn, str) and turn.strip() and not has_half_pair(turn) else None
     return None
 
 
 def _checked(value: object, row: Row, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{row.place}, field {field}: must be non-empty text, not {shortened(value)}")
-    if _half_pair(value):
-        raise UserError(f"{row.place}, field {field}: contains half a surrogate pair, which is not a character")
+    if has_half_pair(value):
+        raise UserError(f"{row.place}, field {field}: contains {HALF_PAIR}")
     return value
-
-
-def _half_pair(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -22,6 +22,7 @@ from policies.types import Bool, Int
 from traces.format.schema import TraceError
 from traces.format.storage import open_parquet, reading, require_file
 from traces.workloads.arrivals import Workload
+from traces.workloads.workload_settings import LARGEST
 
 SCHEMA = pa.schema(
     [
@@ -31,7 +32,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-_LARGEST = np.iinfo(np.int32).max
 _CHUNK = 100_000  # rows
 
 # A row reduced to its number and the strings of time, prompt and output; None if missing.
@@ -196,7 +196,7 @@ def _numbers(path: Path, form: Format, chunk: list[_Record]) -> tuple[Int, Int, 
     line, *columns = zip(*chunk, strict=True)
     texts = [pd.Series(column, dtype=object) for column in columns]
     numbers = []
-    whole = f"a whole number from 0 to {_LARGEST}"
+    whole = f"a whole number from 0 to {LARGEST}"
     kinds = [(form.to_ns, form.time_is), (_whole, whole), (_whole, whole)]
     for field, text, (convert, what) in zip(form.columns, texts, kinds, strict=True):
         values, bad = convert(text)
@@ -211,7 +211,7 @@ def _numbers(path: Path, form: Format, chunk: list[_Record]) -> tuple[Int, Int, 
 
 def _whole(text: "pd.Series[Any]") -> tuple[Int, Bool]:
     number = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-    bad = ~((number >= 0) & (number <= _LARGEST) & (number == np.floor(number)))
+    bad = ~((number >= 0) & (number <= LARGEST) & (number == np.floor(number)))
     return np.where(bad, 0, number).astype(np.int64), bad
 
 

@@ -4,13 +4,14 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from common.errors import FieldError
 from common.settings import Suffix, check
 
 PROCESSES = ("poisson", "gamma")
 MAX_PROMPT_TOKENS = 2048
+LARGEST = 2**31 - 1  # in a column of a workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class ArrivalSettings:
     """For gamma: coefficient of variation of the gaps between arrivals; 1 gives a Poisson process."""
     lengths: Path | None = None
     """For a process: draw prompt and output lengths from the workload in this file."""
-    prompt_tokens: Annotated[int, Ge(1)] | None = None
+    prompt_tokens: Annotated[int, Ge(1), Le(LARGEST)] | None = None
     """For a process: length of every prompt."""
-    output_tokens: Annotated[int, Ge(1)] | None = None
+    output_tokens: Annotated[int, Ge(1), Le(LARGEST)] | None = None
     """For a process: length of every output."""
     seed: Annotated[int, Ge(0)] = 0
     """Random seed."""

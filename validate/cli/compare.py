@@ -36,7 +36,7 @@ def compare(
     """Print simulated beside measured figures, with absolute and relative errors."""
     from common.files import replacing
     from common.folding import folded
-    from common.outputs import file, picture, reserved, then_printed
+    from common.outputs import picture, reserved, table, then_printed
     from common.parquet import write_frame
     from sim.results.result import read_meta
     from validate.comparison.error_table import (
@@ -56,7 +56,7 @@ def compare(
     check_suffix("out", out, ".parquet")
     if iteration is not None and not plot:
         raise FieldError("iteration", "has no effect without `plot`")
-    with reserved(file(out), picture(plot), overwrite=overwrite):
+    with reserved(table(out, "metric", "simulated", "measured"), picture(plot), overwrite=overwrite):
         here, there = Folder.read(simulated), Folder.read(measured)
         match(here, there)
         compared = errors_of(here.summary, there.summary)
@@ -67,9 +67,9 @@ def compare(
         def printed() -> str:
             if json:
                 return json_text.dumps(objects(compared), indent=2)
-            table = brief_text if brief else text
+            shown = brief_text if brief else text
             explained = folded(agreement(compared, here, there))
-            return f"{heading(here, there)}\n{table(compared, here, there)}\n\n{explained}".rstrip()
+            return f"{heading(here, there)}\n{shown(compared, here, there)}\n\n{explained}".rstrip()
 
         with then_printed(printed, out, plot, quiet=json or brief):
             if plot:

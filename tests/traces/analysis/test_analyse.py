@@ -12,11 +12,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from common.outputs import folder as output
+from common.outputs import reserved
 from tests.support.trace_helpers import random_request, small_meta, small_shape, small_trace, write_trace
 from traces.__main__ import main as traces
 from traces.analysis import analysis_figures
 from traces.analysis.analysis_figures import draw_all, save, whose
-from traces.analysis.analysis_settings import AnalysisSettings
+from traces.analysis.analysis_settings import ANALYSIS_FILES, AnalysisSettings
 from traces.analysis.expert_counts import read_counts
 from traces.analysis.trace_analysis import analyse
 from traces.format.reader import Trace
@@ -70,6 +72,7 @@ def words(trace: Path, *more: Any) -> list[str]:
 def test_a_folder_of_tables_and_pictures_appears(trace: Path, folder: Path) -> None:
     names = {f"{name}.parquet" for name in TABLES} | {f"{name}.png" for name in PICTURES} | {"meta.json"}
     assert {path.name for path in folder.iterdir()} == names
+    assert names == set(ANALYSIS_FILES)  # the only ones that another analysis replaces
     assert [path.name for path in folder.parent.iterdir()] == ["analysis"]
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["trace_sha256"] == Trace.open(trace).digest
@@ -77,6 +80,23 @@ def test_a_folder_of_tables_and_pictures_appears(trace: Path, folder: Path) -> N
     for name in TABLES:
         assert json.loads(pq.read_schema(folder / f"{name}.parquet").metadata[b"finemoe_lab"]) == meta
         assert len(pd.read_parquet(folder / f"{name}.parquet"))
+
+
+def test_an_analysis_takes_the_place_of_an_analysis_alone(
+    trace: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = small_trace(tmp_path / "other.trace")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "experiment.parquet").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = {trace: "this command reads it", other: "it has embeddings.parquet", own: "it has experiment"}
+    for out, why in refused.items():
+        assert traces(words(trace, "--out", out, "--overwrite")) == 2
+        assert f"error: {out} cannot be replaced: {why}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with reserved(output(folder, ANALYSIS_FILES), overwrite=True):
+        pass
 
 
 def test_the_table_of_popularity_holds_counts_to_place_experts_by(trace: Path, folder: Path) -> None:

@@ -241,10 +241,12 @@ def put(row: int, key: str, value: Any) -> Callable[[list[Any]], None]:
         (put(4, "experts", [1, "2"]), "line 5, field experts: must be whole numbers, not '2'"),
         (put(4, "weights", [0.5]), "line 5, field weights: must have 2 entries, not 1"),
         (put(4, "weights", [1.5, -0.5]), "line 5, field weights: must be positive, not -0.5"),
+        (put(4, "weights", [1e308, 1e308]), "line 5, field weights: must have a finite sum above 0, not inf"),
         (put(4, "weights", [float("nan"), 1]), "line 5, field weights: must be positive, not nan"),
         (put(4, "weights", [float("inf"), 1]), "line 5, field weights: must be finite and at least 0, not inf"),
         (put(4, "weights", None), "line 5, field weights: must be in all rows or in none"),
         (put(4, "token", 40), "line 5, field token: must be 3, as in line 4 of the same token, not 40"),
+        (put(0, "source", "\ud800"), "line 1, field source: contains half a surrogate pair, which is not a character"),
         (put(24, "request", [0]), "line 25, field request: must be a string or a whole number, not [0]"),
     ],
 )

@@ -141,6 +141,17 @@ def test_another_plan_is_refused_and_named(tmp_path: Path, two_parts: list[list[
         assert writer.finished == set()
 
 
+def test_what_was_asked_for_is_named_before_what_follows_from_it(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
+    metas = [
+        small_meta(kind="synthetic", seed=seed, generation={"expected": {"load_cv": 0.3 + seed, "overlap": seed}})
+        for seed in (0, 5)
+    ]
+    with TraceWriter(tmp_path / "a.trace", metas[0], plan={}) as writer:
+        writer.write_part(0, *zip(*two_parts[0], strict=True))
+    with pytest.raises(UserError, match=r"settings: meta\.seed was 0 and is 5; meta\.generation\.expected\.load"):
+        TraceWriter(tmp_path / "a.trace", metas[1], plan={})
+
+
 def test_a_plan_that_differs_in_a_hash_is_refused_without_the_hash(tmp_path: Path, two_parts: list[list[Pair]]) -> None:
     plans = [{"lengths": digit * 64} for digit in "af"]
     with TraceWriter(tmp_path / "a.trace", small_meta(), plan=plans[0]) as writer:

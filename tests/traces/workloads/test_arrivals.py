@@ -1,6 +1,8 @@
 """Arrival processes, samples of workloads, and their descriptions."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +103,9 @@ def test_a_sample_that_cannot_be_is_refused() -> None:
         sample(random_workload(0), rng, requests=51)
     with pytest.raises(UserError, match=r"^rate: cannot be 2: all requests of mine arrive at once$"):
         sample(workload([0, 0]), rng, rate=2)
-    with pytest.raises(UserError, match=r"^rate: must be above 0, not -1$"):
-        sample(workload([0, 1]), rng, rate=-1)
+    for rate in (-1, 1e-320, 1e300):
+        with pytest.raises(UserError, match=rf"^rate: must be from 1e-9 to 1e9, not {re.escape(f'{rate:g}')}$"):
+            sample(workload([0, 1]), rng, rate=rate)
 
 
 # Processes
@@ -128,6 +131,13 @@ def test_a_gamma_process_has_the_stated_rate_and_burstiness(burstiness: float) -
     # The mean of 200 000 gaps is off by burstiness / √200 000 < 0.5 % as a rule.
     assert gaps.mean() == pytest.approx(1 / 2.91, rel=0.015)
     assert gaps.std() / gaps.mean() == pytest.approx(burstiness, rel=0.03)
+
+
+def test_the_least_rate_and_the_largest_burstiness_can_be_described() -> None:
+    gaps = gamma_arrivals(5, 1e-9, 1e6, np.random.default_rng(0))
+    assert describe(replace(workload([0, 1, 2, 3, 4]), arrival_s=gaps))["peak_per_minute"] >= 1
+    with pytest.raises(UserError, match=r"^burstiness: must be from 1e-6 to 1e6, not 1e\+200$"):
+        gamma_arrivals(5, 1, 1e200, np.random.default_rng(0))
 
 
 def test_lengths_that_are_drawn_keep_prompt_and_output_together() -> None:
@@ -243,7 +253,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5 --output-tokens 0",
-            "--output-tokens: must be at least 1, not 0",
+            "--output-tokens: must be at least 1 and at most 2147483647, not 0",
         ),
         ("poisson --rate 0 --requests 5", "--rate: must be above 0, not 0.0"),
         ("poisson --rate 5 --requests 0", "--requests: must be at least 1, not 0"),
