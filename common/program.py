@@ -15,7 +15,7 @@ interruption is clean.
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import IO, Any, cast
 
 from common.errors import UserError, one_line, reason
@@ -92,6 +92,25 @@ class _Output:
         return getattr(self._stream, name)
 
 
+class _Asides:
+    """Standard error for progress and notes, which may fail to be written: the work goes on."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def _as_output_errors() -> Iterator[None]:
     try:
@@ -102,12 +121,12 @@ def _as_output_errors() -> Iterator[None]:
 
 @contextmanager
 def _watched_output() -> Iterator[None]:
-    """Within the block standard output is written to the end, or raises an `_OutputError`."""
+    """Within the block standard output is written to the end, or raises an `_OutputError`; nobody need read stderr."""
     if sys.stdout is None:  # closed by whoever called us
         yield
         return
-    output = cast("IO[str]", _Output(sys.stdout))
-    with redirect_stdout(output):
+    output, asides = cast("IO[str]", _Output(sys.stdout)), cast("IO[str]", _Asides(sys.stderr))
+    with redirect_stdout(output), redirect_stderr(asides if sys.stderr else sys.stderr):
         yield
         output.flush()
 

@@ -107,3 +107,19 @@ def test_standard_output_may_be_closed() -> None:
         ["sh", "-c", 'exec "$@" >&-', "sh", *SIM, "policies"], stderr=subprocess.PIPE, text=True, check=False
     )
     assert (ran.stderr, ran.returncode) == ("", 0)
+
+
+def test_the_work_goes_on_if_nobody_reads_its_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        for stream in (sys.stderr, sys.stdout):
+            print("half way", file=stream, flush=True)
+
+    module = ModuleType("example_commands")
+    module.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "example_commands", module)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert call("example", "", {"run": Command("example_commands:command", "")}, ["run"]) == 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), closed.fileno())  # for the text that is still in its buffer
