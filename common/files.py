@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -89,11 +90,13 @@ def files_together(folder: Path, what: str) -> Iterator[Path]:
 def refuse_existing(path: Path) -> None:
     """Raise a `UserError` if `path` already exists; call it before computing anything for it."""
     try:
-        path.lstat()
+        mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):  # the writer reports the second, since it knows what it writes
         return
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    if stat.S_ISLNK(mode):
+        raise UserError(f"{path} is a link, which is never replaced; choose another name")
     raise UserError(f"{path} exists already; choose another name, or replace it with `overwrite`")
 
 

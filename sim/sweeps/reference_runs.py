@@ -46,6 +46,8 @@ def references_named(text: str, known: tuple[Reference, ...] = get_args(Referenc
     if text.strip() == "none":
         return ()
     for name in map(str.strip, text.split(",")):
+        if name == "none":
+            raise FieldError("references", "none stands for no reference, so no other can be given")
         if name not in known:
             raise FieldError("references", f"unknown reference {name!r}; {nearest(name, known)}")
     return tuple(each for each in known if each in map(str.strip, text.split(",")))

@@ -302,6 +302,7 @@ def test_a_link_is_never_overwritten(tmp_path: Path) -> None:
         (tmp_path / f"to_{name}").symlink_to(tmp_path / name)
     for link in (folder(tmp_path / "to_folder", ["meta.json"]), file(tmp_path / "to_file")):
         assert f"cannot be replaced: it is a link to {tmp_path}/" in refusal(link, overwrite=True)
+        assert refusal(link) == f"{link.path} is a link, which is never replaced; choose another name"
 
 
 def test_a_file_that_is_something_else_is_never_overwritten(tmp_path: Path) -> None:

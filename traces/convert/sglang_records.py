@@ -22,8 +22,10 @@ def read_pt(file: Path) -> Int:
     """Counts of logical experts, `[steps, layers, experts]` or `[layers, experts]`; runs no code from the file."""
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises nearly anything for a foreign file
+    except OSError as error:
         raise TraceError.at(file, f"cannot be read: {reason(error)}") from None
+    except Exception:  # torch raises nearly anything for a foreign file, and advises to run its code
+        raise TraceError.at(file, "cannot be read: it is no PyTorch file, or holds more than tensors") from None
     if isinstance(data, torch.Tensor):
         return data.numpy()
     if isinstance(data, dict) and isinstance(data.get("logical_count"), torch.Tensor):

@@ -141,7 +141,7 @@ def draw(simulated: Mapping[str, Log], measured: Mapping[str, Log], iteration: i
         Patch(facecolor=COMPUTES, label="layer computes its experts"),
         Patch(facecolor=_DEMANDED[0], label="demanded copy"),
         Patch(facecolor=_PREFETCHED[0], label="prefetch"),
-        Patch(facecolor="white", edgecolor="lightgray", label="attention, router, head"),
+        Patch(facecolor="none", edgecolor="none", label="blank: attention, router, head"),
         Line2D([], [], color="black", linewidth=0.8, label="the iteration ends"),
     ]
     headed = {"title": f"Iteration {iteration} of {title}", "title_fontsize": 9}

@@ -90,7 +90,9 @@ def test_a_dump_that_would_execute_something_is_refused(tmp_path: Path, capsys: 
     import torch
 
     torch.save({"logical_count": Path("x")}, tmp_path / "bad.pt")
-    assert "bad.pt: cannot be read: " in reported(capsys, lambda: convert(tmp_path / "bad.pt"))
+    assert "bad.pt: cannot be read: it is no PyTorch file, or holds more than tensors" in reported(
+        capsys, lambda: convert(tmp_path / "bad.pt")
+    )
     torch.save({"other": torch.zeros(1)}, tmp_path / "bad.pt")
     line = reported(capsys, lambda: convert(tmp_path / "bad.pt"))
     assert line == f"{tmp_path}/bad.pt: has neither logical_count nor records; it has other"
