@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import resource_tracker
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge
@@ -76,24 +77,22 @@ class Workers:
         elif jobs == 1:  # joblib calls it in this process
             yield function
         else:
+            resource_tracker.ensure_running()  # now: when it starts, Python 3.11 unblocks Ctrl-C
             with parallel_config(backend="loky", inner_max_num_threads=1):
                 yield _UntilCommandEnds(function)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let processes that start within the block ignore Ctrl-C, so that this process ends them without tracebacks.
+    """Let processes that start within the block never get Ctrl-C, so that this process ends them without tracebacks.
 
-    Within the block, this process ignores it, too.
+    They inherit the mask of signals. In this process, Ctrl-C waits until the block ends, and is not lost.
     """
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _UntilCommandEnds:

@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -109,6 +111,16 @@ def test_nothing_to_do_asks_for_no_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---- workers that see something else ---------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_processes_start_is_not_lost_and_does_not_reach_them() -> None:
+    ended = []
+    with pytest.raises(KeyboardInterrupt), workers._without_interrupts():
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        child = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+        ended.append(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
+    assert ended == ["True\n"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.fixture
