@@ -114,11 +114,16 @@ def test_nothing_to_do_asks_for_no_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ctrl_c_while_processes_start_is_not_lost_and_does_not_reach_them() -> None:
+    child = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     ended = []
-    with pytest.raises(KeyboardInterrupt), workers._without_interrupts():
+
+    @workers._without_interrupts()
+    def interrupted() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        child = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
         ended.append(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert ended == ["True\n"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
