@@ -46,6 +46,7 @@ PROMPTS = Group("Prompts", sort_key=20)
 OUTPUT = Group("Output", sort_key=90)
 
 OVERWRITE = Parameter(group=OUTPUT, help="Replace existing outputs; other files and folders stay as they are.")
+OVERWRITE_NAMES = Parameter(group=OUTPUT, help="Replace existing files of these names, whoever wrote them.")
 
 
 def under(group: Group) -> Parameter:

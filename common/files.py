@@ -10,11 +10,35 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
 from common.interruptions import unwound
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files in a folder that a command writes."""
+
+    description: str
+    """A JSON file with an object about the others."""
+    key: str
+    """A key of that object, by which such a folder is known."""
+    files: Collection[str]
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all files."""
+        return (self.description, *self.files)
+
+    def described_in(self, folder: Path) -> bool:
+        """Whether the folder has the description of such contents."""
+        try:
+            found = json.loads((folder / self.description).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and self.key in found
 
 
 @contextmanager
@@ -42,11 +66,11 @@ def new_file(path: Path, what: str) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path, what: str, *, replaces: Collection[str] | None = None) -> Iterator[Path]:
+def new_folder(path: Path, what: str, *, replaces: Contents | None = None) -> Iterator[Path]:
     """An empty folder beside `path` to write `what` to, which becomes `path` when the block ends without an error.
 
-    A `UserError` if `path` already exists, unless it is a folder with none but the files that it `replaces`; also if
-    writing fails. An error or Ctrl-C leaves nothing behind.
+    A `UserError` if `path` already exists, unless it is a folder with the contents that it `replaces`; also if writing
+    fails. An error or Ctrl-C leaves nothing behind.
     """
     if replaces is None:
         refuse_existing(path)
@@ -100,8 +124,8 @@ def refuse_existing(path: Path) -> None:
     raise UserError(f"{path} exists already; choose another name, or replace it with `overwrite`")
 
 
-def check_replaced(folder: Path, names: Collection[str]) -> None:
-    """Raise a `UserError` if there is something else than a folder with none but files of these names (or patterns)."""
+def check_replaced(folder: Path, contents: Contents) -> None:
+    """Raise a `UserError` if there is something else than an empty folder or one with such contents alone."""
     if folder.is_symlink():
         raise UserError(f"{folder} cannot be replaced: it is a link to {folder.readlink()}")
     if not folder.is_dir():
@@ -109,8 +133,10 @@ def check_replaced(folder: Path, names: Collection[str]) -> None:
             raise UserError(f"{folder} cannot be replaced: it is a file")
         return
     for each in sorted(folder.iterdir()):
-        if each.is_dir() or not any(fnmatch(each.name, name) for name in names):
+        if each.is_dir() or each.name not in contents.names:
             raise UserError(f"{folder} cannot be replaced: it has {each.name}, which is no part of such an output")
+    if any(folder.iterdir()) and not contents.described_in(folder):
+        raise UserError(f"{folder} cannot be replaced: it has no {contents.description} of such an output")
 
 
 def name_beside(path: Path) -> Path:

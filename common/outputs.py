@@ -13,18 +13,18 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
 from common.figures import check_own_picture, check_picture
-from common.files import check_replaced, host, make_folders, name_beside, refuse_existing
+from common.files import Contents, check_replaced, host, make_folders, name_beside, refuse_existing
 from common.interruptions import undone
 
 META = "meta.json"  # in every folder that commands write
-STORE = "store.json"  # in every result store
+STORE_FILE = "store.json"  # in every result store
 _TRIES = 100  # to take a claim whose owners keep changing
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -34,8 +34,8 @@ class Output:
     """A file or folder that a command is going to write."""
 
     path: Path
-    names: Collection[str] | None = None
-    """Names or patterns of the files in it; None for an output that is itself a file."""
+    contents: Contents | None = None
+    """The files in it; None for an output that is itself a file."""
     reads: Callable[[Path], object] | None = None
     """Reads such a file, or raises a `UserError` for another; any file may be replaced without it."""
 
@@ -46,7 +46,7 @@ class Output:
         for folder in Path(os.path.realpath(self.path)).parents:
             if folder.suffix == ".trace" and (folder / META).exists():
                 raise UserError(f"{self.path} cannot be written: {folder} is a trace")
-        for name, what in ((META, "the output of another command"), (STORE, "a result store")):
+        for name, what in ((META, "the output of another command"), (STORE_FILE, "a result store")):
             if (self.path.parent / name).exists():
                 raise UserError(f"{self.path} cannot be written: {self.path.parent} is {what}")
         if not overwrite:
@@ -55,8 +55,8 @@ class Output:
             self._check_replaced()
 
     def _check_replaced(self) -> None:
-        if self.names is not None:
-            check_replaced(self.path, self.names)
+        if self.contents is not None:
+            check_replaced(self.path, self.contents)
             return
         if self.path.is_symlink():
             raise UserError(f"{self.path} cannot be replaced: it is a link to {self.path.readlink()}")
@@ -71,9 +71,9 @@ class Output:
                 raise UserError(f"{self.path} cannot be replaced, because it is something else: {error}") from None
 
 
-def folder(path: Path | None, names: Collection[str]) -> Output | None:
-    """A folder of files with these names, or patterns of names."""
-    return Output(path, names) if path else None
+def folder(path: Path | None, contents: Contents) -> Output | None:
+    """A folder, which may replace one with such contents."""
+    return Output(path, contents) if path else None
 
 
 def file(path: Path | None, *, reads: Callable[[Path], object] | None = None) -> Output | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.applications import OUTPUT, OVERWRITE, under
+from common.applications import OUTPUT, OVERWRITE_NAMES, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -27,7 +27,7 @@ def anchors(
     out: Annotated[
         Path, Parameter(group=OUTPUT, help="Folder to write anchors.md and anchors/ (tables, picture) into.")
     ],
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Annotated[bool, OVERWRITE_NAMES] = False,
 ) -> int:
     """Simulate published measurements and report the error.
 

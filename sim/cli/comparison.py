@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.applications import OUTPUT, OVERWRITE, under
+from common.applications import OUTPUT, OVERWRITE_NAMES, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -28,7 +28,7 @@ def comparison(
         Path,
         Parameter(group=OUTPUT, help="Folder to write comparison.md and comparison/ (tables, picture) into."),
     ],
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Annotated[bool, OVERWRITE_NAMES] = False,
 ) -> int:
     """Run every system on every trace, cache and machine, and write which is fastest where, and where the order flips.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from common.applications import OUTPUT, OVERWRITE, under
+from common.applications import OUTPUT, OVERWRITE_NAMES, under
 from sim.store_options import STORE, place_of_store
 from sim.sweeps.workers import Workers
 
@@ -61,7 +61,7 @@ def paper(
             group=OUTPUT, help="Folder to write: figures/, paper_vs_ours.md and .csv, implied_testbed.md, and routing/."
         ),
     ],
-    overwrite: Annotated[bool, OVERWRITE] = False,
+    overwrite: Annotated[bool, OVERWRITE_NAMES] = False,
 ) -> int:
     """Make the tables and figures of the FineMoE paper from simulations, and judge each of its claims.
 
@@ -69,7 +69,7 @@ def paper(
     1 if a run failed.
     """
     from common.errors import FieldError, UserError
-    from common.outputs import META, file, reserved
+    from common.outputs import META, STORE_FILE, file, reserved
     from sim.paper.catalogue_of_figures import figures_named
     from sim.paper.reproduction import prepared_study, reproduce, written
     from sim.paper.tiers import TierName
@@ -79,8 +79,9 @@ def paper(
     for name, given in (("figure", figure), ("routing", routing)):
         if given is not None and not given:
             raise FieldError(name, "needs a value")
-    if (out / META).exists():
-        raise UserError(f"{out} cannot be written: it has a {META}, so it is the output of another command")
+    for name, what in ((META, "the output of another command"), (STORE_FILE, "a result store")):
+        if (out / name).exists():
+            raise UserError(f"{out} cannot be written: it has a {name}, so it is {what}")
     figures = figures_named(figure or [])
     tier: TierName = "quick" if quick else "kick-the-tires" if kick_the_tires else "full"
     with reserved(*map(file, written(figures, out)), overwrite=overwrite):

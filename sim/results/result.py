@@ -19,7 +19,7 @@ import pandas as pd
 from typing_extensions import override
 
 from common.errors import FieldError, UserError, absent, reason
-from common.files import new_folder, write_json
+from common.files import Contents, new_folder, write_json
 from common.hashing import is_sealed, sealed, sha256_of
 from common.parquet import read_frame, write_frame
 from common.settings import from_data, to_data
@@ -32,8 +32,8 @@ from sim.started_policy import Outcome
 
 SCHEMA_VERSION = 4
 TABLES = get_args(Detail)  # from the coarsest to the finest
-RESULT_FILES = ("meta.json", "summary.parquet", *(f"{table}.parquet" for table in TABLES))
-"""In a folder of results; only a folder with none but these is replaced."""
+RESULT_FILES = Contents("meta.json", "runs", ("summary.parquet", *(f"{table}.parquet" for table in TABLES)))
+"""The files in a folder of results; only such a folder is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -15,7 +15,7 @@ import pandas as pd
 from typing_extensions import override
 
 from common.errors import UserError
-from common.files import new_folder
+from common.files import Contents, new_folder
 from common.hashing import sha256_of
 from common.parquet import read_frame, write_frame
 from sim.results.result import read_meta, seal
@@ -24,8 +24,8 @@ from sim.sweeps.sweep_report import report
 
 SCHEMA_VERSION = 2
 TABLE, META = "sweep.parquet", "meta.json"
-SWEEP_FILES = (META, TABLE)
-"""In the folder of a sweep; only a folder with none but these is replaced."""
+SWEEP_FILES = Contents(META, "axes", (TABLE,))
+"""The files in the folder of a sweep; only such a folder is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import UserError
 from common.files import (
+    Contents,
     files_together,
     is_alive,
     make_folders,
@@ -22,6 +23,7 @@ from common.files import (
     refuse_existing,
     replacing,
     scratch_folder,
+    write_json,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -90,23 +92,28 @@ def test_a_folder_that_is_there_is_refused_before_and_after(tmp_path: Path) -> N
         raise AssertionError("entered")
 
 
+TEXTS = Contents("meta.json", "texts", ("first.txt", "second.txt"))
+
+
 def test_a_folder_replaces_the_old_one_if_asked_to(tmp_path: Path) -> None:
     path = tmp_path / "results"
     for text in ("first", "second"):
-        with new_folder(path, "results", replaces=["*.txt"]) as partial:
+        with new_folder(path, "results", replaces=TEXTS) as partial:
             (partial / f"{text}.txt").write_text(text)
-    assert [file.name for file in path.iterdir()] == ["second.txt"]
+            write_json(partial / "meta.json", {"texts": 1})
+    assert sorted(file.name for file in path.iterdir()) == ["meta.json", "second.txt"]
     for error in (KeyboardInterrupt(), ValueError("a mistake")):
         with pytest.raises(type(error)):
-            broken_off(new_folder(path, "results", replaces=["*.txt"]), error)
-    assert [file.name for file in path.iterdir()] == ["second.txt"]
+            broken_off(new_folder(path, "results", replaces=TEXTS), error)
+    assert sorted(file.name for file in path.iterdir()) == ["meta.json", "second.txt"]
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results"
     with new_folder(path, "results") as partial:
-        (partial / "a.txt").write_text("before")
+        (partial / "first.txt").write_text("before")
+        write_json(partial / "meta.json", {"texts": 1})
     rename = Path.rename
 
     def refused(source: Path, target: Path) -> Path:
@@ -115,9 +122,9 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         return rename(source, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(UserError, match="No space left"), new_folder(path, "results", replaces=["*.txt"]):
+    with pytest.raises(UserError, match="No space left"), new_folder(path, "results", replaces=TEXTS):
         pass
-    assert (path / "a.txt").read_text() == "before"
+    assert (path / "first.txt").read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 

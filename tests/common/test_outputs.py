@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from common.errors import UserError
+from common.files import Contents
 from common.outputs import Output, file, folder, reserved, table, then_printed
 from common.parquet import write_frame
 
@@ -55,6 +56,9 @@ def started(path: Path) -> "subprocess.Popen[str]":
     assert command.stdout is not None
     assert command.stdout.readline() == "reserved\n"
     return command
+
+
+SWEEP = Contents("meta.json", "axes", ("sweep.parquet",))
 
 
 def refusal(*outputs: Output | None, overwrite: bool = False) -> str:
@@ -249,11 +253,8 @@ def test_two_outputs_of_one_command_are_two_places(tmp_path: Path) -> None:
 def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "a.trace"
     path.mkdir()
-    assert (
-        refusal(folder(path, ["meta.json"]))
-        == f"{path} exists already; choose another name, or replace it with `overwrite`"
-    )
-    with reserved(folder(path, ["meta.json"]), overwrite=True):
+    assert refusal(folder(path, SWEEP)) == f"{path} exists already; choose another name, or replace it with `overwrite`"
+    with reserved(folder(path, SWEEP), overwrite=True):
         assert path.is_dir()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -261,11 +262,17 @@ def test_an_output_that_is_to_be_overwritten_stays_until_it_is_written(tmp_path:
 def test_only_what_such_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
-    sweep = folder(mine, ["meta.json", "sweep.parquet"])
-    for own in ("meta.json", "sweep.parquet"):
-        with reserved(sweep, overwrite=True):
-            pass
-        (mine / own).touch()
+    sweep = folder(mine, SWEEP)
+    with reserved(sweep, overwrite=True):  # it is empty
+        pass
+    (mine / "sweep.parquet").touch()
+    for description in (None, "", "{", "[]", '{"title": "my data"}'):
+        if description is not None:
+            (mine / "meta.json").write_text(description)
+        assert refusal(sweep, overwrite=True) == f"{mine} cannot be replaced: it has no meta.json of such an output"
+    (mine / "meta.json").write_text('{"axes": []}')
+    with reserved(sweep, overwrite=True):
+        pass
     for other in ("thesis.tex", "tokens.parquet"):
         (mine / other).touch()
         said = f"{mine} cannot be replaced: it has {other}, which is no part of such an output"
@@ -274,7 +281,7 @@ def test_only_what_such_a_command_wrote_is_overwritten(tmp_path: Path) -> None:
     (mine / "store").mkdir()
     assert refusal(sweep, overwrite=True).endswith("it has store, which is no part of such an output")
     (tmp_path / "file").touch()
-    file_in_place = folder(tmp_path / "file", ["meta.json"])
+    file_in_place = folder(tmp_path / "file", SWEEP)
     assert refusal(file_in_place, overwrite=True).endswith("cannot be replaced: it is a file")
     os.mkfifo(tmp_path / "pipe")
     assert refusal(file(tmp_path / "pipe"), overwrite=True).endswith("cannot be replaced: it is not a regular file")
@@ -300,7 +307,7 @@ def test_a_link_is_never_overwritten(tmp_path: Path) -> None:
     for name in ("folder", "file"):
         (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).touch()
         (tmp_path / f"to_{name}").symlink_to(tmp_path / name)
-    for link in (folder(tmp_path / "to_folder", ["meta.json"]), file(tmp_path / "to_file")):
+    for link in (folder(tmp_path / "to_folder", SWEEP), file(tmp_path / "to_file")):
         assert f"cannot be replaced: it is a link to {tmp_path}/" in refusal(link, overwrite=True)
         assert refusal(link) == f"{link.path} is a link, which is never replaced; choose another name"
 
@@ -356,7 +363,7 @@ def test_a_trace_is_no_place_for_an_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
 def test_an_output_has_a_name(path: str) -> None:
     for overwrite in (False, True):
-        said = refusal(folder(Path(path), ["meta.json"]), overwrite=overwrite)
+        said = refusal(folder(Path(path), SWEEP), overwrite=overwrite)
         assert said.endswith("it is not a name for a file or folder")
 
 

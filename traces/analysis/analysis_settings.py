@@ -5,6 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Interval
 
+from common.files import Contents
 from common.settings import check
 
 _TABLES = (
@@ -12,8 +13,12 @@ _TABLES = (
     *("reuse_distance", "similarity", "similarity_bins", "similarity_pairs"),
 )
 _PICTURES = ("cache_curves", "coverage", "entropy", "heat_map", "overlap", "popularity", "similarity")
-ANALYSIS_FILES = ("meta.json", *(f"{name}.parquet" for name in _TABLES), *(f"{name}.png" for name in _PICTURES))
-"""In the folder of an analysis; only a folder with none but these is replaced."""
+ANALYSIS_FILES = Contents(
+    "meta.json",
+    "trace_sha256",
+    (*(f"{name}.parquet" for name in _TABLES), *(f"{name}.png" for name in _PICTURES)),
+)
+"""The files in the folder of an analysis; only such a folder is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""The files in the folder of a trace; only a folder with none but these is replaced."""
+"""The files in the folder of a trace; only such a folder is replaced."""
 
 import shutil
 from pathlib import Path
 
-from common.files import new_folder
+from common.files import Contents, new_folder
 
-TRACE_FILES = ("meta.json", "requests.parquet", "tokens.parquet", "embeddings.parquet")
+TRACE_FILES = Contents("meta.json", "format_version", ("requests.parquet", "tokens.parquet", "embeddings.parquet"))
 
 
 def copy_trace(trace: Path, target: Path, *, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from common.applications import FLAT, OVERWRITE
-from validate.rates.rate_settings import MEASUREMENTS, SHEET, RateSettings
+from validate.rates.rate_settings import RATE_FILES, SHEET, RateSettings
 
 
 def measure(
@@ -21,7 +21,7 @@ def measure(
     """
     from common.outputs import folder, reserved, then_printed
 
-    with reserved(folder(out, (SHEET, MEASUREMENTS)), overwrite=overwrite):
+    with reserved(folder(out, RATE_FILES), overwrite=overwrite):
         from validate.rates.rate_measurements import measure as measured
         from validate.rates.rate_sheet import error_summary, summary, write_rates
 

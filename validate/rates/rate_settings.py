@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from common.files import Contents
 from common.settings import check
 
 SHEET, MEASUREMENTS = "machine.toml", "measurements.json"
-"""The files in the folder of measured rates."""
+RATE_FILES = Contents(MEASUREMENTS, "checked", (SHEET,))
+"""The files in the folder of measured rates; only such a folder is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from sim.hardware.parts import Link
 from validate.rates.fitted_rates import efficiencies, fitted_link
 from validate.rates.framework_time import FrameworkTime, framework_time
 from validate.rates.rate_measurements import Measurements, simulated_step_s
-from validate.rates.rate_settings import MEASUREMENTS, SHEET
+from validate.rates.rate_settings import MEASUREMENTS, RATE_FILES, SHEET
 
 _REHEARSED_MEMORY = {"value": 1e9, "source": "assumption: a processor has no memory of its own"}
 _BASIS = "mixtral-8x7b"  # the framework's times are fitted to this model; the errors show how well they fit others
@@ -23,8 +23,7 @@ def write_rates(folder: Path, found: Measurements, *, overwrite: bool = False) -
 
     Each row has an operation or a decode step, its measured seconds, and the seconds simulated with the sheet.
     """
-    replaces = (SHEET, MEASUREMENTS) if overwrite else None
-    with new_folder(folder, "the figures of a machine", replaces=replaces) as scratch:
+    with new_folder(folder, "the figures of a machine", replaces=RATE_FILES if overwrite else None) as scratch:
         write_toml(scratch / SHEET, sheet(found))
         rows = checked(found, scratch / SHEET)
         write_json(scratch / MEASUREMENTS, {**found.to_data(), "checked": rows}, sort=False)

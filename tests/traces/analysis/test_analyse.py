@@ -72,7 +72,7 @@ def words(trace: Path, *more: Any) -> list[str]:
 def test_a_folder_of_tables_and_pictures_appears(trace: Path, folder: Path) -> None:
     names = {f"{name}.parquet" for name in TABLES} | {f"{name}.png" for name in PICTURES} | {"meta.json"}
     assert {path.name for path in folder.iterdir()} == names
-    assert names == set(ANALYSIS_FILES)  # the only ones that another analysis replaces
+    assert names == set(ANALYSIS_FILES.names)  # the only ones that another analysis replaces
     assert [path.name for path in folder.parent.iterdir()] == ["analysis"]
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["trace_sha256"] == Trace.open(trace).digest
