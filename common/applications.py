@@ -46,7 +46,9 @@ PROMPTS = Group("Prompts", sort_key=20)
 OUTPUT = Group("Output", sort_key=90)
 
 OVERWRITE = Parameter(group=OUTPUT, help="Replace existing outputs; other files and folders stay as they are.")
-OVERWRITE_NAMES = Parameter(group=OUTPUT, help="Replace existing files of these names, whoever wrote them.")
+OVERWRITE_NAMES = Parameter(
+    group=OUTPUT, help="Replace existing files that have the name of an output, whoever wrote them."
+)
 
 
 def under(group: Group) -> Parameter:
@@ -102,7 +104,7 @@ def run(
 ) -> int:
     """Run the command that the words call; its exit status. Mistakes are `UserError`s that speak of options."""
     for word in words:
-        if has_half_pair(word):  # a byte that is no part of a character
+        if has_half_pair(word):  # an undecodable byte
             raise UserError(f"{word!a} is not valid UTF-8")
     app = application(program, description, commands, words=words[:1], version=version)
     try:

@@ -77,7 +77,7 @@ HALF_PAIR = "half a surrogate pair, which is not a character"
 
 
 def has_half_pair(text: str) -> bool:
-    """Whether a text, perhaps from JSON or from a name that is not UTF-8, cannot be written as UTF-8."""
+    """Whether the text has a lone surrogate, as from JSON or an undecodable name, so that it is not valid UTF-8."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

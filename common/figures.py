@@ -8,7 +8,7 @@ from common.errors import UserError, either
 from common.files import replacing
 
 PICTURES = (".png", ".svg", ".pdf")
-_MAKER = "FineMoE Lab"  # in every picture, by which it is known as ours
+_MAKER = "FineMoE Lab"  # embedded in every picture, to recognise it as ours
 
 # Colours by meaning; distinguishable with any kind of colour vision.
 HIT = COMPUTES = BLUE = "#2a6f97"
@@ -35,7 +35,11 @@ def check_picture(path: Path) -> None:
 
 def check_own_picture(path: Path) -> None:
     """A `UserError` unless the picture was written by `save`."""
-    if _MAKER.encode() not in path.read_bytes():
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"it cannot be read: {error.strerror or error}") from error
+    if _MAKER.encode() not in content:
         raise UserError("no command of this project has drawn it")
 
 

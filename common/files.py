@@ -19,12 +19,12 @@ from common.interruptions import unwound
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files in a folder that a command writes."""
+    """The files that a command writes into one folder, and how to recognise such a folder."""
 
     description: str
-    """A JSON file with an object about the others."""
+    """Name of the JSON file that describes the others."""
     key: str
-    """A key of that object, by which such a folder is known."""
+    """Top-level key of that file; its presence identifies this kind of folder."""
     files: Collection[str]
 
     @property
@@ -33,7 +33,7 @@ class Contents:
         return (self.description, *self.files)
 
     def described_in(self, folder: Path) -> bool:
-        """Whether the folder has the description of such contents."""
+        """Whether the description in the folder has the key."""
         try:
             found = json.loads((folder / self.description).read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -69,7 +69,7 @@ def new_file(path: Path, what: str) -> Iterator[Path]:
 def new_folder(path: Path, what: str, *, replaces: Contents | None = None) -> Iterator[Path]:
     """An empty folder beside `path` to write `what` to, which becomes `path` when the block ends without an error.
 
-    A `UserError` if `path` already exists, unless it is a folder with the contents that it `replaces`; also if writing
+    A `UserError` if `path` already exists, unless it is empty or has only the contents in `replaces`; also if writing
     fails. An error or Ctrl-C leaves nothing behind.
     """
     if replaces is None:
@@ -125,7 +125,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def check_replaced(folder: Path, contents: Contents) -> None:
-    """Raise a `UserError` if there is something else than an empty folder or one with such contents alone."""
+    """Raise a `UserError` unless the folder is absent, empty, or has only such contents, with their description."""
     if folder.is_symlink():
         raise UserError(f"{folder} cannot be replaced: it is a link to {folder.readlink()}")
     if not folder.is_dir():

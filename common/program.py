@@ -93,7 +93,7 @@ class _Output:
 
 
 class _Asides:
-    """Standard error for progress and notes, which may fail to be written: the work goes on."""
+    """Standard error, for progress and notes. Failing to write them does not stop the work."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -121,7 +121,7 @@ def _as_output_errors() -> Iterator[None]:
 
 @contextmanager
 def _watched_output() -> Iterator[None]:
-    """Within the block standard output is written to the end, or raises an `_OutputError`; nobody need read stderr."""
+    """Within the block stdout is written to the end, or raises an `_OutputError`; errors of stderr are ignored."""
     if sys.stdout is None:  # closed by whoever called us
         yield
         return

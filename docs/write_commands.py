@@ -18,10 +18,10 @@ Every command with its options, as `--help` shows them. `make docs` writes this 
 `python -m sim …` does the same as `finemoe sim …`, and so do `python -m traces` and `python -m validate`.
 A repeated option replaces the earlier value, or adds to a list.
 
-`--overwrite` replaces an output of the same kind, edited or not: a trace, results (of `run` or `replay`), a sweep (of
-`sweep` or `whatif`), an analysis, rates, a table with the same columns, a picture of this project, a scenario, a
-profile. Nothing else is replaced, nor a link, nor what the command reads. Only `comparison`, `anchors` and `paper`
-replace any file that has the name of one of theirs.
+`--overwrite` replaces an existing output only if it is of the same kind, even if it was edited since: a trace, results
+(`run`, `replay`), a sweep (`sweep`, `whatif`), an analysis, rates, a table of this kind, a picture drawn by this
+project, a scenario or a profile. Links and the command's own inputs are never replaced. `comparison`, `anchors` and
+`paper` are exceptions: they replace any file that has the name of one of their outputs.
 
 The exit status is 0 for success, 2 for a mistake in the input (one line on stderr names it) and 130 after Ctrl-C. Where
 a command ends with 1, its help says when.

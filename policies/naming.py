@@ -150,7 +150,7 @@ def _import_as_it_is_now(module_name: str) -> ModuleType:
 
 
 def _hidden(module_name: str) -> Path | None:
-    """The file of the current folder that has the name of another module, which was imported instead."""
+    """The file in the current folder that was not imported, because another module has its name."""
     package = module_name.partition(".")[0]
     file, imported = Path(f"{package}.py"), getattr(sys.modules[package], "__file__", None)
     return file if file.exists() and not (imported and file.samefile(imported)) else None

@@ -102,7 +102,7 @@ def test_every_command_that_writes_says_in_the_same_words_that_it_can_overwrite(
     reference = (ROOT / "docs/commands.md").read_text()  # which is what `--help` says
     helped = dict(re.findall(r"^#+ finemoe (.+?)\n\n```\n(.*?)\n```", reference, re.MULTILINE | re.DOTALL))
     of_one_kind = "--overwrite Replace existing outputs; other files and folders stay as they are."
-    of_all_kinds = "--overwrite Replace existing files of these names, whoever wrote them."
+    of_all_kinds = "--overwrite Replace existing files that have the name of an output, whoever wrote them."
     more = {"sim sweep": of_one_kind} | dict.fromkeys(("sim paper", "sim comparison", "sim anchors"), of_all_kinds)
     for words, said in (dict.fromkeys(COMMANDS.values(), of_one_kind) | more).items():
         assert " ".join(helped[words.partition(" NONE")[0].partition(" --")[0]].split()).count(said) == 1, words

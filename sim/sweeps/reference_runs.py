@@ -47,7 +47,7 @@ def references_named(text: str, known: tuple[Reference, ...] = get_args(Referenc
         return ()
     for name in map(str.strip, text.split(",")):
         if name == "none":
-            raise FieldError("references", "none stands for no reference, so no other can be given")
+            raise FieldError("references", "none cannot be combined with other references")
         if name not in known:
             raise FieldError("references", f"unknown reference {name!r}; {nearest(name, known)}")
     return tuple(each for each in known if each in map(str.strip, text.split(",")))

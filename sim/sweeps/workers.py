@@ -77,16 +77,16 @@ class Workers:
         elif jobs == 1:  # joblib calls it in this process
             yield function
         else:
-            resource_tracker.ensure_running()  # now: when it starts, Python 3.11 unblocks Ctrl-C
+            resource_tracker.ensure_running()  # before Ctrl-C is blocked: its start unblocks it (Python 3.11)
             with parallel_config(backend="loky", inner_max_num_threads=1):
                 yield _UntilCommandEnds(function)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let processes that start within the block never get Ctrl-C, so that this process ends them without tracebacks.
+    """Block Ctrl-C in processes started within the block, so that this process can end them without tracebacks.
 
-    They inherit the mask of signals. In this process, Ctrl-C waits until the block ends, and is not lost.
+    They inherit the mask of signals. In this thread, Ctrl-C is delivered when the block ends.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -24,7 +24,7 @@ def read_pt(file: Path) -> Int:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise TraceError.at(file, f"cannot be read: {reason(error)}") from None
-    except Exception:  # torch raises nearly anything for a foreign file, and advises to run its code
+    except Exception:  # torch raises nearly anything for a foreign file, and recommends unsafe loading
         raise TraceError.at(file, "cannot be read: it is no PyTorch file, or holds more than tensors") from None
     if isinstance(data, torch.Tensor):
         return data.numpy()

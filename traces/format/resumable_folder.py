@@ -58,7 +58,7 @@ class PartialFolder:
         self._check_target()
 
     def close(self, *, keep: bool = True) -> None:
-        """Unlock the folder for other processes. With `keep`, finished parts stay; without any, nothing does."""
+        """Unlock the folder for other processes. Without `keep`, or without a finished part, nothing stays."""
         if self._lock is None:
             return
         with suppress(OSError):

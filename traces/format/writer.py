@@ -35,8 +35,8 @@ class TraceWriter:
 
     `plan` describes all inputs and settings. A later run with the same plan and `meta` finds the parts already on disk
     in `finished`. Another plan raises a `UserError` that names the differences, unless `restart` discards the parts.
-    Unless it is `resumable`, neither this run nor an earlier one leaves parts. An existing trace at `path` is replaced
-    only with `overwrite`. The trace's bytes depend only on the requests, not on how they were divided into parts.
+    Without `resumable`, parts of an earlier run are discarded, and this run leaves none. An existing trace at `path` is
+    replaced only with `overwrite`. The trace's bytes depend only on the requests, not on how they were divided.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TraceWriter:
             self.close()
 
     def close(self) -> None:
-        """Unlock the trace for other processes; finished parts stay if it is resumable. `finish` closes too."""
+        """Unlock the trace for other processes; finished parts stay if the writer is resumable. `finish` closes too."""
         self._partial.close(keep=self._resumable)
 
     def write_part(

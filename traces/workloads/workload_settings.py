@@ -64,7 +64,9 @@ class ArrivalSettings:
         if name == "gamma" and self.burstiness is None:
             raise FieldError("burstiness", "is required for gamma; 1 gives a Poisson process")
         if name == "poisson" and self.burstiness not in (None, 1.0):
-            raise FieldError("burstiness", f"must be 1 for poisson, not {self.burstiness:g}; gamma takes any")
+            raise FieldError(
+                "burstiness", f"must be 1 for poisson, not {self.burstiness:g}; use gamma for other values"
+            )
         fixed = [one is not None for one in (self.prompt_tokens, self.output_tokens)]
         if any(fixed) if self.lengths else not all(fixed):
             raise FieldError("lengths", f"{name} needs either `lengths`, or both `prompt_tokens` and `output_tokens`")

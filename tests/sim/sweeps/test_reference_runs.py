@@ -142,7 +142,7 @@ def test_the_smallest_cache_is_possible(scenario: Scenario) -> None:
 def test_references_are_named_in_text() -> None:
     assert references_named("regret, no-offload") == ("no-offload", "regret")
     assert references_named("none") == ()
-    with pytest.raises(FieldError, match=r"^references: none stands for no reference"):
+    with pytest.raises(FieldError, match=r"^references: none cannot be combined with other references"):
         references_named("none,regret")
     with pytest.raises(FieldError, match="unknown reference 'best-knwon'; did you mean 'best-known'"):
         references_named("no-offload,best-knwon")

@@ -245,7 +245,7 @@ def test_the_picture_has_axes_with_units(azure: Path) -> None:
         ("gamma --rate 5 --requests 5 --burstiness 0", "--burstiness: must be above 0, not 0.0"),
         (
             "poisson --rate 5 --requests 5 --burstiness 2",
-            "--burstiness: must be 1 for poisson, not 2; gamma takes any",
+            "--burstiness: must be 1 for poisson, not 2; use gamma for other values",
         ),
         (
             "poisson --rate 5 --requests 5 --prompt-tokens 5",
