@@ -132,10 +132,11 @@ def check_replaced(folder: Path, contents: Contents) -> None:
         if folder.exists():
             raise UserError(f"{folder} cannot be replaced: it is a file")
         return
-    for each in sorted(folder.iterdir()):
+    found = sorted(folder.iterdir())
+    for each in found:
         if each.is_dir() or each.name not in contents.names:
             raise UserError(f"{folder} cannot be replaced: it has {each.name}, which is no part of such an output")
-    if any(folder.iterdir()) and not contents.described_in(folder):
+    if found and not contents.described_in(folder):
         raise UserError(f"{folder} cannot be replaced: it has no {contents.description} of such an output")
 
 

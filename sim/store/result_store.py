@@ -26,13 +26,13 @@ import pandas as pd
 from common.errors import UserError, absent, reason
 from common.files import remove, replacing, write_json
 from common.hashing import is_sealed, sealed, sha256_of, sha256_of_json
+from common.outputs import STORE_FILE
 from sim.artefacts import Artefacts
 from sim.inputs import Inputs
 from sim.results.result import TABLES, Result, read_meta, write_results
 from sim.scenario import CacheSize, Scenario
 
 SCHEMA_VERSION = 1
-ABOUT = "store.json"
 TRIES = 50  # attempts to store a run that other processes store at the same moment
 OF_OTHERS = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # errors caused by these processes
 
@@ -81,7 +81,7 @@ class ResultStore:
         written.
         """
         folder = Path(folder)
-        about = folder / ABOUT
+        about = folder / STORE_FILE
         if create and not about.exists():
             _make(folder)
         try:
@@ -250,13 +250,13 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         others = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        if others and not (folder / ABOUT).exists():
+        if others and not (folder / STORE_FILE).exists():
             raise StoreError(f"{folder} is neither empty nor a result store; choose another folder")
         description = {"what": "results of FineMoE Lab by content hash", "schema_version": SCHEMA_VERSION}
         made = folder / f".{uuid.uuid4().hex}"
         write_json(made, description | {"id": uuid.uuid4().hex})
         with suppress(FileExistsError):
-            (folder / ABOUT).hardlink_to(made)
+            (folder / STORE_FILE).hardlink_to(made)
         made.unlink()
     except OSError as error:
         raise StoreError(f"{folder}: cannot create a store here: {error.strerror or error}") from error

@@ -188,6 +188,12 @@ def values(path: Path) -> list[Any]:
     return found
 
 
+def written(folder: Path, meta: TraceMeta, pairs: list[Pair]) -> tuple[Path, dict[str, bytes], list[Any]]:
+    """A trace, the bytes of its files, and all that a reader can read."""
+    path = write_trace(folder / "a.trace", meta, [pairs])
+    return path, content(path), values(path)
+
+
 def assert_reported_or_harmless(path: Path, before: list[Any]) -> None:
     reported = check(path)
     assert all("\n" not in line for line in reported)
@@ -202,9 +208,7 @@ def test_a_byte_that_changes_in_any_file_is_reported_or_changes_nothing(
     @settings(max_examples=examples)
     @given(data=st.data(), given_trace=traces(widest=7))
     def holds(data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]]) -> None:
-        meta, pairs = given_trace
-        path = write_trace(tmp_path_factory.mktemp("t") / "a.trace", meta, [pairs])
-        whole, before = content(path), values(path)
+        path, whole, before = written(tmp_path_factory.mktemp("t"), *given_trace)
         for _ in range(8):
             name = data.draw(st.sampled_from([*whole, "meta.json"]), "file")
             at = data.draw(st.integers(0, len(whole[name]) - 1), "offset")
@@ -225,9 +229,7 @@ def test_files_cut_lengthened_removed_or_added_are_reported_or_change_nothing(
     @settings(max_examples=examples)
     @given(data=st.data(), given_trace=traces(widest=7))
     def holds(data: st.DataObject, given_trace: tuple[TraceMeta, list[Pair]]) -> None:
-        meta, pairs = given_trace
-        path = write_trace(tmp_path_factory.mktemp("t") / "a.trace", meta, [pairs])
-        whole, before = content(path), values(path)
+        path, whole, before = written(tmp_path_factory.mktemp("t"), *given_trace)
         for name, data_of in whole.items():
             more = data.draw(st.binary(min_size=1, max_size=9), "appended")
             for changed in (data_of[: data.draw(st.integers(0, len(data_of) - 1), "kept")], data_of + more):
